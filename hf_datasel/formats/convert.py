@@ -1,0 +1,104 @@
+"""Turn a pool into columns that `SFTTrainer` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.errors import FormatError, reason_counts
+from hf_datasel.formats.pool import POOL_ROW, Pool
+from hf_datasel.formats.rows import Row, canonical_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["alpaca_prompt", "converted"]
+
+_KEPT = ("tools", "chat_template_kwargs")
+"""Columns that change how TRL renders a row, and so travel with it."""
+
+_VERSION = 1
+"""Raised when conversion changes, so that no cached rows are taken for new ones."""
+
+
+def alpaca_prompt(instruction: str, input: str) -> str:
+    """The Alpaca prompt (Taori et al. 2023) up to and including `### Response:`."""
+    if input.strip():
+        return (
+            "Below is an instruction that describes a task, paired with an input that provides further context. "
+            "Write a response that appropriately completes the request.\n\n"
+            f"### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+        )
+    return (
+        "Below is an instruction that describes a task. "
+        "Write a response that appropriately completes the request.\n\n"
+        f"### Instruction:\n{instruction}\n\n### Response:"
+    )
+
+
+def converted(pool: Pool, chat_template: bool) -> Dataset:
+    """The rows of the pool that can be trained on, in columns that `SFTTrainer` takes, with their `pool_row`.
+
+    Prompt-completion, messages and text rows pass through unchanged. Alpaca rows become a conversational prompt and
+    completion where the tokenizer has a chat template, else the Alpaca prompt and the output as text. ShareGPT rows
+    become `messages`, preference rows the prompt and the chosen completion.
+
+    Raises:
+        FormatError: no row can be trained on.
+    """
+    usable = np.flatnonzero(pool.reasons == "")
+    if usable.size == 0:
+        counts = dict(zip(*np.unique(pool.reasons, return_counts=True), strict=True))
+        raise FormatError(f"None of the {len(pool):,} rows can be trained on: {reason_counts(counts)}.")
+    kept = [name for name in _KEPT if name in pool.dataset.column_names]
+    data = pool.dataset.select_columns([*pool.columns, *kept]).add_column(POOL_ROW, np.arange(len(pool)))
+    if usable.size < len(pool):
+        data = data.select(usable)
+    write = _writer(pool, chat_template)
+    if write is None:
+        return data
+    return data.map(
+        _convert_batch,
+        batched=True,
+        fn_kwargs={"format": pool.format, "write": write, "version": _VERSION},
+        remove_columns=pool.columns,
+        desc=f"Converting {pool.format} rows",
+    )
+
+
+def _writer(pool: Pool, chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
+    if pool.format == "alpaca":
+        return _chat_prompt_completion if chat_template else _alpaca_prompt_completion
+    if pool.format == "preference":
+        text = isinstance(pool.dataset[0].get("prompt"), str)
+        return _text_prompt_completion if text else _chat_prompt_completion
+    return _messages if pool.format == "sharegpt" else None
+
+
+def _convert_batch(
+    batch: Any, format: str, write: Callable[[Row], dict[str, Any]], version: int
+) -> dict[str, list[Any]]:
+    written = [write(row) for row in canonical_rows(batch, format)]
+    return {name: [row[name] for row in written] for name in written[0]}
+
+
+def _chat(row: Row, start: int, stop: int | None) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in row.turns[start:stop]]
+
+
+def _messages(row: Row) -> dict[str, Any]:
+    return {"messages": _chat(row, 0, None)}
+
+
+def _chat_prompt_completion(row: Row) -> dict[str, Any]:
+    return {"prompt": _chat(row, 0, row.context), "completion": _chat(row, row.context, None)}
+
+
+def _text_prompt_completion(row: Row) -> dict[str, Any]:
+    return {"prompt": row.prompt, "completion": row.response}
+
+
+def _alpaca_prompt_completion(row: Row) -> dict[str, Any]:
+    return {"prompt": f"{alpaca_prompt(row.instruction, row.input)}\n", "completion": row.response}

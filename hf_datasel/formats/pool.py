@@ -1,0 +1,158 @@
+"""A dataset read as a pool of instruction rows."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.errors import FormatError, reason_counts
+from hf_datasel.formats.rows import FORMATS, Part, Row, canonical_rows, detect_format
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["POOL_ROW", "Pool", "load_pool"]
+
+logger = logging.getLogger(__name__)
+
+POOL_ROW = "pool_row"
+"""Column of converted and tokenised datasets that holds the row number in the pool."""
+
+_BATCH = 1_000
+_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+
+
+class Pool:
+    """A `datasets.Dataset` read as instruction rows. Row i is row i of the dataset, whatever happens to it later.
+
+    Attributes:
+        dataset: the dataset as it was passed in, with its output format reset.
+        format: one of the supported formats (see `hf_datasel.formats.rows`).
+    """
+
+    def __init__(self, dataset: Dataset):
+        from datasets import Dataset, DatasetDict
+
+        if isinstance(dataset, DatasetDict):
+            raise FormatError(f"The dataset is a DatasetDict with splits {list(dataset)}. Pass one of them.")
+        if not isinstance(dataset, Dataset):
+            raise FormatError(
+                f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. Rows of a streaming "
+                "dataset have no numbers to select by: load it with streaming=False, or write it to disk first."
+            )
+        if {"image", "images"} & set(dataset.column_names):
+            raise FormatError("Rows with images cannot be scored or selected yet. Remove the image column.")
+        self.format = detect_format(dataset.column_names)
+        self.dataset = dataset.with_format(None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that make the format, as far as the dataset has them."""
+        return row_columns(self.dataset.column_names, self.format)
+
+    def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Row]:
+        """The canonical rows, all or those at `indices`, in that order."""
+        data = self.dataset.select_columns(self.columns)
+        if indices is not None:
+            data = data.select(np.asarray(indices, dtype=np.int64))
+        for batch in data.iter(batch_size=_BATCH):
+            yield from canonical_rows(batch, self.format)
+
+    def texts(self, part: Part, indices: Sequence[int] | np.ndarray | None = None) -> list[str]:
+        """Prompt, response or both of the rows, as plain text."""
+        if self.format == "text" and part != "both":
+            raise FormatError(
+                f"Rows with only a text column have no {part}. Split them into prompt and completion columns."
+            )
+        return [row.text(part) for row in self.rows(indices)]
+
+    @cached_property
+    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+        digests = bytearray(32 * len(self))
+        reasons: list[str] = []
+        for at, row in enumerate(self.rows()):
+            digests[32 * at : 32 * at + 32] = row.digest()
+            reasons.append(row.reason)
+        ids = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
+        return ids, np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1")
+
+    @property
+    def row_ids(self) -> np.ndarray:
+        """Sha256 of each row's canonical content, uint8 of shape (rows, 32)."""
+        return self._scan[0]
+
+    @property
+    def reasons(self) -> np.ndarray:
+        """Why each row cannot be used, as strings of shape (rows,); empty for a row that can."""
+        return self._scan[1]
+
+    @property
+    def id(self) -> str:
+        """Hash over the row ids in order: equal on every machine and in every file format."""
+        return hashlib.sha256(self.row_ids.tobytes()).hexdigest()
+
+    def summary(self) -> str:
+        """One line: how many rows, in what format, and how many of them cannot be used, by reason."""
+        bad = Counter(self.reasons[self.reasons != ""].tolist())
+        line = f"{len(self):,} rows ({self.format})"
+        return f"{line}, {sum(bad.values()):,} of them unusable: {reason_counts(bad)}" if bad else line
+
+
+def row_columns(present: Sequence[str], format: str) -> list[str]:
+    """The columns that hold a row of `format`, out of those present."""
+    needed = next(names for names in FORMATS[format] if names <= set(present))
+    optional = {"input"} if format == "alpaca" else set()
+    return [name for name in present if name in needed | optional]
+
+
+def load_pool(name: str, split: str = "train", config: str | None = None, revision: str | None = None) -> Dataset:
+    """Load rows from a file (json, jsonl, parquet, csv, arrow), a `save_to_disk` folder or the Hub, in one call.
+
+    Args:
+        name: path of a file or folder, or a dataset's id on the Hub.
+        split: which split; a single file has only `train`.
+        config: configuration of a Hub dataset.
+        revision: commit, branch or tag of a Hub dataset.
+
+    Raises:
+        FormatError: nothing is there, or what is there cannot be read.
+    """
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    path = Path(name).expanduser()
+    try:
+        if path.is_file():
+            data: Any = load_dataset(_builder(path), data_files=str(path), split=split)
+        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+            data = load_from_disk(str(path))
+            data = data[split] if isinstance(data, DatasetDict) else data
+        else:
+            data = load_dataset(name, config, split=split, revision=revision)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if isinstance(error, FormatError):
+            raise
+        raise FormatError(f"Cannot load {name!r} (split {split!r}): {_first_line(error)}") from error
+    if not isinstance(data, Dataset) or len(data) == 0:
+        raise FormatError(f"{name!r} (split {split!r}) holds no rows.")
+    return data
+
+
+def _builder(path: Path) -> str:
+    if path.suffix not in _BUILDERS:
+        raise FormatError(f"Cannot read {str(path)!r}: the ending has to be one of {', '.join(_BUILDERS)}.")
+    return _BUILDERS[path.suffix]
+
+
+def _first_line(error: BaseException) -> str:
+    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
+    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]

@@ -1,0 +1,263 @@
+"""Read any supported row format as instruction rows.
+
+| format | columns | response |
+|---|---|---|
+| `prompt-completion` | `prompt`, `completion` (text, or lists of messages) | the completion |
+| `messages` | `messages`: list of `{"role", "content"}` | every assistant turn |
+| `preference` | `prompt` or `conversations`, and `chosen` | the chosen answer |
+| `sharegpt` | `conversations`: list of `{"from", "value"}`, or of plain strings in turn | every assistant turn |
+| `alpaca` | `instruction`, `output` and, where there is one, `input` | the output |
+| `text` | `text` | none: refused where a response is needed |
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hf_datasel.errors import FormatError, did_you_mean
+
+__all__ = ["FORMATS", "Batch", "Part", "Row", "Turn", "canonical_rows", "detect_format"]
+
+Part = Literal["prompt", "response", "both"]
+Batch = Mapping[str, Sequence[Any]]
+
+FORMATS: dict[str, tuple[frozenset[str], ...]] = {
+    "prompt-completion": (frozenset({"prompt", "completion"}),),
+    "messages": (frozenset({"messages"}),),
+    "preference": (frozenset({"prompt", "chosen"}), frozenset({"conversations", "chosen"})),
+    "sharegpt": (frozenset({"conversations"}),),
+    "alpaca": (frozenset({"instruction", "output"}),),
+    "text": (frozenset({"text"}),),
+}
+
+ROLES = {
+    "system": "system", "developer": "developer",
+    "user": "user", "human": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant",
+    "function_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
+}  # fmt: skip
+"""Role names found in published datasets, and the chat-template role each one means."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message: a chat-template role, and its text."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One pool row, whatever format it came in.
+
+    `turns[context:]` is what is trained on: its assistant turns are the responses. `reason` is empty for a row that
+    can be scored, else one word that says why it cannot. `input` is the Alpaca input, kept apart because the published
+    IFD prompts place it differently.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    context: int = 0
+    reason: str = ""
+    instruction: str = ""
+    input: str = ""
+
+    @property
+    def response(self) -> str:
+        """Text of every response turn, one a line."""
+        return "\n".join(turn.content for turn in self.turns[self.context :] if turn.role == "assistant")
+
+    @property
+    def prompt(self) -> str:
+        """Text of every other turn, one a line."""
+        responses = {id(turn) for turn in self.turns[self.context :] if turn.role == "assistant"}
+        return "\n".join(turn.content for turn in self.turns if id(turn) not in responses)
+
+    @property
+    def single_turn(self) -> bool:
+        """One user turn and one assistant turn, nothing else: what the published IFD prompts are defined for."""
+        return [turn.role for turn in self.turns] == ["user", "assistant"]
+
+    def text(self, part: Part) -> str:
+        """`prompt`, `response`, or both, with a newline between."""
+        if part == "both":
+            return f"{self.prompt}\n{self.response}"
+        return self.prompt if part == "prompt" else self.response
+
+    def digest(self) -> bytes:
+        """Sha256 of the canonical prompt and response (32 bytes): the row's identity across formats and machines."""
+        content = [[turn.role, turn.content, at >= self.context] for at, turn in enumerate(self.turns)]
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
+
+
+def detect_format(columns: Sequence[str]) -> str:
+    """The format that these columns make, the most explicit one where they make several.
+
+    >>> detect_format(["instruction", "input", "output", "text"])
+    'alpaca'
+    """
+    present = set(columns)
+    for name, alternatives in FORMATS.items():
+        if any(needed <= present for needed in alternatives):
+            return name
+    known = sorted({column for alternatives in FORMATS.values() for needed in alternatives for column in needed})
+    hint = next((suggestion for column in columns if (suggestion := did_you_mean(column, known))), "")
+    formats = "; ".join(f"{name}: {' + '.join(sorted(alts[0]))}" for name, alts in FORMATS.items())
+    raise FormatError(
+        f"The columns {list(columns)} make none of the formats that can be read ({formats}).{hint} "
+        "Rename the columns with dataset.rename_columns({...})."
+    )
+
+
+def canonical_rows(batch: Batch, format: str | None = None) -> list[Row]:
+    """The rows of a batch (column name -> values). A malformed row is kept, with its `reason`.
+
+    >>> canonical_rows({"prompt": ["Is it slow?"], "completion": ["Yes."]})[0].response
+    'Yes.'
+    """
+    format = format or detect_format(list(batch))
+    columns = _COLUMNS[format](batch)
+    read = _READERS[format]
+    rows = []
+    for values in zip(*columns, strict=True):
+        try:
+            rows.append(read(*values))
+        except _Malformed as error:
+            rows.append(Row(turns=_raw_turns(values), context=1, reason=error.reason))
+    return rows
+
+
+class _Malformed(Exception):
+    def __init__(self, reason: str):
+        self.reason = reason
+
+
+def _raw_turns(values: Sequence[Any]) -> tuple[Turn, ...]:
+    """What a malformed row is identified by: its values as they are."""
+    return (Turn("raw", json.dumps(values, default=str, ensure_ascii=False, sort_keys=True)),)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Malformed("wrong_type")
+    return value
+
+
+def _response(value: Any) -> str:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise _Malformed("empty_response")
+    return _text(value)
+
+
+def _alpaca_row(instruction: Any, input: Any, output: Any) -> Row:
+    response, instruction, input = _response(output), _text(instruction), _text("" if input is None else input)
+    user = f"{instruction}\n\n{input}" if input.strip() else instruction
+    return Row((Turn("user", user), Turn("assistant", response)), 1, "", instruction, input)
+
+
+def _prompt_completion_row(prompt: Any, completion: Any) -> Row:
+    if isinstance(prompt, list) or isinstance(completion, list):
+        if not isinstance(prompt, list) or not isinstance(completion, list):
+            raise _Malformed("empty_response" if completion is None else "wrong_type")
+        return _chat_row([*_turns(prompt), *_turns(completion)], len(prompt))
+    response, prompt = _response(completion), _text(prompt)
+    return Row((Turn("user", prompt), Turn("assistant", response)), 1, "", prompt)
+
+
+def _messages_row(messages: Any) -> Row:
+    return _chat_row(_turns(messages), 0)
+
+
+def _preference_row(prompt: Any, chosen: Any) -> Row:
+    if isinstance(prompt, str):
+        return _prompt_completion_row(prompt, chosen)
+    return _prompt_completion_row(prompt, [chosen] if isinstance(chosen, dict) else chosen)
+
+
+def _text_row(text: Any) -> Row:
+    if text is None or (isinstance(text, str) and not text.strip()):
+        raise _Malformed("empty_text")
+    return Row((Turn("text", _text(text)),))
+
+
+def _turns(messages: Any) -> list[Turn]:
+    if not isinstance(messages, list):
+        raise _Malformed("wrong_type")
+    return [_turn(message, position) for position, message in enumerate(messages)]
+
+
+def _turn(message: Any, position: int) -> Turn:
+    if isinstance(message, str):  # LIMA: plain strings, user and assistant in turn
+        return Turn("assistant" if position % 2 else "user", message)
+    if not isinstance(message, dict):
+        raise _Malformed("wrong_type")
+    role = message.get("role") if message.get("role") is not None else message.get("from")
+    if role not in ROLES:
+        raise _Malformed("unknown_role")
+    content = message.get("content") if message.get("content") is not None else message.get("value")
+    if isinstance(content, list):
+        content = _content_parts(content)
+    calls = message.get("tool_calls")
+    if calls:
+        content = f"{content or ''}{json.dumps(calls, default=str, sort_keys=True)}"
+    if content is None and ROLES[role] == "assistant":
+        raise _Malformed("empty_response")
+    return Turn(ROLES[role], _text(content))
+
+
+def _content_parts(parts: list[Any]) -> str:
+    if not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
+        raise _Malformed("wrong_type")
+    return "".join(_text(part.get("text")) for part in parts)
+
+
+_FOLLOWS = {
+    "user": {"start", "system", "developer", "assistant"},
+    "assistant": {"user", "tool"},
+    "tool": {"assistant", "tool"},
+    "system": {"start", "system", "developer"},
+    "developer": {"start", "system", "developer"},
+}
+
+
+def _chat_row(turns: list[Turn], context: int) -> Row:
+    previous = "start"
+    for turn in turns:
+        if previous not in _FOLLOWS[turn.role]:
+            raise _Malformed("turn_order")
+        previous = turn.role
+    if not any(turn.role == "assistant" for turn in turns[context:]):
+        raise _Malformed("no_response")
+    if previous != "assistant":
+        raise _Malformed("turn_order")
+    if not all(turn.content.strip() for turn in turns[context:] if turn.role == "assistant"):
+        raise _Malformed("empty_response")
+    return Row(tuple(turns), context, "", turns[0].content)
+
+
+def _alpaca_columns(batch: Batch) -> tuple[Sequence[Any], ...]:
+    outputs = batch["output"]
+    return batch["instruction"], batch["input"] if "input" in batch else [""] * len(outputs), outputs
+
+
+_COLUMNS: dict[str, Callable[[Batch], tuple[Sequence[Any], ...]]] = {
+    "prompt-completion": lambda batch: (batch["prompt"], batch["completion"]),
+    "messages": lambda batch: (batch["messages"],),
+    "preference": lambda batch: (batch["conversations" if "conversations" in batch else "prompt"], batch["chosen"]),
+    "sharegpt": lambda batch: (batch["conversations"],),
+    "alpaca": _alpaca_columns,
+    "text": lambda batch: (batch["text"],),
+}
+_READERS: dict[str, Callable[..., Row]] = {
+    "prompt-completion": _prompt_completion_row,
+    "messages": _messages_row,
+    "preference": _preference_row,
+    "sharegpt": _messages_row,
+    "alpaca": _alpaca_row,
+    "text": _text_row,
+}

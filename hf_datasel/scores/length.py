@@ -1,0 +1,88 @@
+"""How long rows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import ConfigError, FormatError, ScoreError
+from hf_datasel.formats import Pool
+from hf_datasel.scores.base import Columns, Score
+from hf_datasel.scores.models import load_tokenizer, model_identity
+from hf_datasel.tokens import TokenRows, TokenSettings
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_datasel.scores.context import ModelContext
+
+__all__ = ["Length"]
+
+
+@dataclass(frozen=True)
+class Length(Score):
+    """Words in the response, or tokens in the row: free, and the baseline a cleverer method has to beat.
+
+    Reads any supported row format that has a response. Writes `response_words` (int32) with `unit="words"`;
+    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`. A row that
+    cannot be used has no length.
+    Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
+
+    >>> Length()({"prompt": ["Is it slow?"] * 2, "completion": ["Yes.", "It depends on the load."]})
+    {'response_words': [np.int32(1), np.int32(5)]}
+    """
+
+    unit: Literal["words", "tokens"] = "words"
+    model: str | None = None
+    """Whose tokenizer counts, for `unit="tokens"`; None is the model of the round."""
+    revision: str | None = field(default=None, kw_only=True)
+
+    citation = "@article{zhao2024long, title={Long Is More for Alignment}, journal={arXiv:2402.04833}}"
+
+    def __post_init__(self) -> None:
+        if self.unit not in ("words", "tokens"):
+            raise ConfigError(f"Length(unit={self.unit!r}): it has to be 'words' or 'tokens'.")
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        return self.unit == "tokens"
+
+    def token_settings(self) -> TokenSettings:
+        """How rows are tokenised outside a trainer."""
+        return TokenSettings()
+
+    def columns(self) -> dict[str, pa.DataType]:
+        names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
+        return dict.fromkeys(names, pa.int32())
+
+    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
+        return self._words(rows) if self.unit == "words" else self._tokens(rows)
+
+    def _words(self, rows: TokenRows) -> Columns:
+        if rows.pool.format == "text":
+            raise FormatError("Rows with only a text column have no response, so that it has no length.")
+        words = [None if row.reason else len(row.response.split()) for row in rows.pool.rows(rows.indices)]
+        return {"response_words": pa.array(words, pa.int32())}
+
+    def _tokens(self, rows: TokenRows) -> Columns:
+        sequences = rows.training().conditional
+        total, response = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
+        total[sequences.owner] = sequences.lengths
+        response[sequences.owner] = sequences.scored
+        missing = total == 0
+        counts = zip(self.columns(), (total - response, response, total), strict=True)
+        return {name: pa.array(values, pa.int32(), mask=missing) for name, values in counts}
+
+    def _identity(self) -> str:
+        resolved = "" if self.model is None else model_identity(self.model, self.revision)
+        return f"{super()._identity()}:{resolved}"
+
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
+        if not self.needs_tokenizer:
+            return super()._rows_of(dataset)
+        if self.model is None:
+            raise ScoreError("Length(unit='tokens') needs the tokenizer of a model: pass model='name or path'.")
+        return TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings()), None

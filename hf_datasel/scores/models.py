@@ -1,0 +1,132 @@
+"""Models by name: loading them, and saying exactly which weights a name means."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from hf_datasel.errors import ModelError
+
+__all__ = ["load_model", "load_tokenizer", "model_identity"]
+
+_HASHED = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja", ".py"}
+_IGNORED = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args|trainer_state|selection")
+
+
+def model_identity(model: str, revision: str | None = None) -> str:
+    """What the name stands for now: the commit of a Hub model, a digest of the files of a local folder.
+
+    A folder whose weights are overwritten in place gets another identity, and so does an adapter whose base changes.
+
+    Raises:
+        ModelError: neither a folder nor a model that the Hub or its cache knows.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return _folder_identity(path)
+    return f"{model}@{_commit(model, revision)}"
+
+
+def _folder_identity(path: Path) -> str:
+    files = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and file.suffix in _HASHED
+        and not _IGNORED.search(file.name)
+        and not any(part.startswith(("checkpoint-", ".")) for part in file.relative_to(path).parts)
+    )
+    if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        raise ModelError(f"{str(path)!r} has no config.json or adapter_config.json, so it holds no model.")
+    stats = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    digest = _digest(stats, str(path))
+    adapter = path / "adapter_config.json"
+    if adapter.is_file():
+        base = json.loads(adapter.read_text())
+        return f"{digest}+{model_identity(base['base_model_name_or_path'], base.get('revision'))}"
+    return digest
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(stats: tuple[tuple[str, int, int], ...], root: str) -> str:
+    """Hash of the files' names and bytes; remembered for as long as sizes and times stay the same."""
+    import xxhash
+
+    whole = xxhash.xxh3_128()
+    for name, _, _ in stats:
+        whole.update(os.path.relpath(name, root).encode())
+        with open(name, "rb") as file:
+            while block := file.read(1 << 22):
+                whole.update(block)
+    return f"files:{whole.hexdigest()}"
+
+
+def _commit(model: str, revision: str | None) -> str:
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
+        return revision
+    problem = "offline mode is on"
+    if not constants.is_offline_mode():
+        try:
+            return str(HfApi().model_info(model, revision=revision, timeout=10).sha)
+        except (OSError, ValueError) as error:  # no such repository, or no way to ask; a cached snapshot will do
+            problem = str(error).strip().splitlines()[0]
+    for name in ("config.json", "adapter_config.json"):
+        try:
+            cached = try_to_load_from_cache(model, name, revision=revision)
+        except ValueError:  # not the form of a Hub id: a path, then
+            break
+        if isinstance(cached, str):
+            return Path(cached).parent.name
+    at = f" at revision {revision!r}" if revision else ""
+    raise ModelError(
+        f"No model {model!r}{at}: there is no such folder, it is not in the Hub cache, and asking the Hub failed "
+        f"({problem}). Check the path or the name."
+    )
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> Any:
+    """The tokenizer of a model name, loaded once a process.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    return _load_tokenizer(model, revision, model_identity(model, revision))
+
+
+@functools.lru_cache(maxsize=4)
+def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The tokenizer of {model!r} cannot be loaded: {error}") from error
+
+
+def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
+    """The causal LM of a model name on the first accelerator, else the CPU, in evaluation mode; loaded once a process.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
+    return _load_model(model, revision, dtype, model_identity(model, revision))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_model(model: str, revision: str | None, dtype: str, identity: str) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
+    if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
+        loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
+    return loaded.eval()

@@ -1,0 +1,227 @@
+"""The tokens that `SFTTrainer` trains on, made outside a trainer, and where in them the responses are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from hf_datasel.errors import ModelError, ScoreError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["PriorContext", "TokenSettings", "mark_responses", "prepare", "prior_prefix"]
+
+PriorContext = Literal["generation-prompt", "bos", "none"]
+
+_MARK_VERSION = 1
+"""Raised when `mark_responses` starts giving other spans, so that no cached ones are taken for them."""
+
+
+@dataclass(frozen=True)
+class TokenSettings:
+    """The fields of `SFTConfig` that decide a row's tokens and labels, with the same meaning and defaults."""
+
+    max_length: int | None = 1024
+    truncation_mode: str = "keep_start"
+    completion_only_loss: bool | None = None
+    assistant_only_loss: bool = False
+    dataset_text_field: str = "text"
+    dataset_num_proc: int | None = None
+
+    def resolve(self, columns: list[str]) -> TokenSettings:
+        """With `completion_only_loss` decided from the columns, as `SFTTrainer` decides it."""
+        if self.completion_only_loss is not None:
+            return self
+        return replace(self, completion_only_loss="prompt" in columns and "completion" in columns)
+
+
+def is_conversational(dataset: Dataset) -> bool:
+    """Whether the rows are lists of messages, so that a chat template is needed."""
+    row = dataset[0]
+    return isinstance(row.get("messages", row.get("prompt")), list)
+
+
+def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Dataset:
+    """Tokenise converted rows with `SFTTrainer._prepare_dataset` itself, run on a stand-in for the trainer.
+
+    Args:
+        dataset: rows as `hf_datasel.formats.converted` gives them.
+        tokenizer: with a chat template, if the rows are conversational.
+        settings: as in the `SFTConfig` of the training run.
+
+    Returns:
+        The dataset with `input_ids` and `labels`; rows that truncation leaves without a label are gone.
+
+    Raises:
+        ModelError: conversational rows, and a tokenizer without a chat template.
+    """
+    from trl import SFTTrainer
+    from trl.chat_template_utils import get_training_chat_template
+
+    chat = is_conversational(dataset)
+    if chat and tokenizer.chat_template is None:
+        raise ModelError(
+            f"The rows are conversations, and the tokenizer of {tokenizer.name_or_path!r} has no chat template. "
+            "Take an instruction-tuned model's tokenizer, set tokenizer.chat_template (chat_template_path in "
+            "SFTConfig), or turn the rows into text columns prompt and completion."
+        )
+    settings = settings.resolve(dataset.column_names)
+    template = None
+    if settings.assistant_only_loss and chat and "{% generation" not in str(tokenizer.chat_template):
+        template = get_training_chat_template(tokenizer)
+    trainer = SimpleNamespace(
+        _tokenizer=tokenizer,
+        processing_class=tokenizer,
+        chat_template=template,
+        completion_only_loss=settings.completion_only_loss,
+        _is_vlm=False,
+        _is_vision_dataset=False,
+    )
+    args = SimpleNamespace(
+        dataset_num_proc=settings.dataset_num_proc,
+        dataset_text_field=settings.dataset_text_field,
+        assistant_only_loss=settings.assistant_only_loss,
+        max_length=settings.max_length,
+        truncation_mode=settings.truncation_mode,
+        shuffle_dataset=False,
+        completion_only_loss=settings.completion_only_loss,
+        eos_token=None,
+    )
+    return SFTTrainer._prepare_dataset(trainer, dataset, tokenizer, args, False, None, "pool")
+
+
+def mark_responses(
+    prepared: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, end_token: bool = True
+) -> Dataset:
+    """Add `spans`: where the response tokens of each prepared row are, flattened (start, stop, start, stop, ...).
+
+    A row whose response was cut away, or whose earlier turns the template renders differently later on, gets no span.
+
+    Args:
+        prepared: as `prepare` or the trainer made it, with the text columns still there.
+        end_token: keep the tokens that end a response (EOS, end of turn), which training sees too.
+    """
+    return prepared.map(
+        _spans_of,
+        fn_kwargs={
+            "tokenizer": tokenizer,
+            "settings": settings.resolve(prepared.column_names),
+            "special": None if end_token else sorted(set(tokenizer.all_special_ids)),
+            "version": _MARK_VERSION,
+        },
+        remove_columns=[name for name in prepared.column_names if name not in ("pool_row", "input_ids")],
+        desc="Finding the responses",
+    )
+
+
+def _spans_of(
+    row: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    settings: TokenSettings,
+    special: list[int] | None,
+    version: int,
+) -> dict[str, list[int]]:
+    ids, labels = row["input_ids"], row["labels"]
+    several = isinstance(row.get("completion"), list) and len(row["completion"]) > 1
+    if "completion" in row and settings.completion_only_loss and not settings.assistant_only_loss and not several:
+        start = next(at for at, label in enumerate(labels) if label != -100)
+        full, spans = ids, [(start, len(ids))]
+    elif "messages" in row or isinstance(row.get("prompt"), list):
+        full, spans = _turn_spans(tokenizer, row)
+    else:
+        text = row["prompt"] + row["completion"]
+        full = tokenizer(text=text)["input_ids"]
+        spans = [(_common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
+    spans = _after_truncation(spans, len(full), len(ids), settings.truncation_mode)
+    if special is not None:
+        spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
+    return {"spans": [edge for start, stop in spans if stop > max(start, 1 if start == 0 else 0) for edge in (start, stop)]}
+
+
+def _turn_spans(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
+    """Where each response turn is, found by rendering the conversation up to it and past it."""
+    messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
+    context = 0 if "messages" in row else len(row["prompt"])
+    kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+
+    def render(upto: int, **more: Any) -> list[int]:
+        return tokenizer.apply_chat_template(messages[:upto], tokenize=True, return_dict=True, **kwargs, **more)[
+            "input_ids"
+        ]
+
+    full = render(len(messages))
+    spans = []
+    for at in range(context, len(messages)):
+        if messages[at]["role"] != "assistant":
+            continue
+        start = _common_prefix(render(at, add_generation_prompt=True), full)
+        upto = full if at == len(messages) - 1 else render(at + 1)
+        stop = _common_prefix(upto, full)
+        if stop < len(upto):  # the template shows this turn differently once others follow
+            return full, []
+        spans.append((start, stop))
+    return full, spans
+
+
+def _after_truncation(
+    spans: list[tuple[int, int]], full: int, kept: int, truncation_mode: str
+) -> list[tuple[int, int]]:
+    shift = full - kept if truncation_mode == "keep_end" and full > kept else 0
+    clipped = [(max(start - shift, 0), min(stop - shift, kept)) for start, stop in spans]
+    return [(start, stop) for start, stop in clipped if stop > start]
+
+
+def _without_end(
+    ids: list[int], start: int, stop: int, special: list[int], tokenizer: PreTrainedTokenizerBase
+) -> int:
+    """Stop before the last special token, if nothing but white space follows it."""
+    for at in range(stop - 1, max(start, stop - 4) - 1, -1):
+        if ids[at] in special:
+            return at
+        if tokenizer.decode(ids[at : at + 1]).strip():
+            return stop
+    return stop
+
+
+def _common_prefix(ids: list[int], others: list[int]) -> int:
+    length = 0
+    for one, other in zip(ids, others, strict=False):
+        if one != other:
+            break
+        length += 1
+    return length
+
+
+def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorContext) -> np.ndarray:
+    """The tokens that stand before a response when it is scored without its instruction, int64.
+
+    `"generation-prompt"`: BOS (else EOS), then what the chat template puts before an answer. `"bos"`: BOS (else EOS).
+    `"none"`: nothing, so that the first response token is scored in neither term.
+
+    Raises:
+        ScoreError: the tokenizer has neither BOS nor EOS, or its template has no fixed generation prompt.
+    """
+    if context == "none":
+        return np.empty(0, dtype=np.int64)
+    first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if first is None:
+        raise ScoreError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has neither a BOS nor an EOS token to put before the "
+            "response. Pass prior_context='none' to leave its first token out of both terms."
+        )
+    if context == "bos" or not chat:
+        return np.array([first], dtype=np.int64)
+    question = [{"role": "user", "content": "Hello"}]
+    alone = tokenizer.apply_chat_template(question, tokenize=True, return_dict=True)["input_ids"]
+    prompt = tokenizer.apply_chat_template(question, tokenize=True, return_dict=True, add_generation_prompt=True)
+    if prompt["input_ids"][: len(alone)] != alone:
+        raise ScoreError(
+            f"The chat template of {tokenizer.name_or_path!r} renders a prompt differently with a generation prompt, "
+            "so that the prompt cannot be told from it. Pass prior_context='bos'."
+        )
+    return np.array([first, *prompt["input_ids"][len(alone) :]], dtype=np.int64)
