@@ -1,0 +1,47 @@
+PYTHON ?= python3
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart check test test-oldest test-matrix bench clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# torch goes first and pinned, so that nothing after it can bring another build of it.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install -q "$$(grep '^torch==' $(2))"
+	$(1)/bin/python -m pip install -q -e ".[dev]" -c $(2)
+	touch $@
+endef
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(call install,.venv,constraints.txt)
+
+.venv-oldest/.installed: pyproject.toml constraints-oldest.txt
+	$(call install,.venv-oldest,constraints-oldest.txt)
+
+setup: .venv/.installed  ## Create .venv with the package, its dev tools and the tested versions
+
+quickstart: setup  ## Run the main job on a small built-in world; results in outputs/quickstart/
+	.venv/bin/python recipes/quickstart/run.py
+
+check: setup  ## Lint, check the formatting and the types
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+test: setup  ## Run the tests
+	.venv/bin/python -m pytest
+
+test-oldest: .venv-oldest/.installed  ## Run the parity and trainer tests on the oldest supported versions
+	.venv-oldest/bin/python -m pytest tests/test_tokens.py tests/training tests/scores
+
+test-matrix: setup  ## Run the long tests that `make test` leaves out
+	.venv/bin/python -m pytest -m slow
+
+bench: setup  ## Run every script in benchmarks/
+	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+
+clean:  ## Remove caches and build folders (not the environments, not outputs/)
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
+	find hf_datasel tests recipes benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true

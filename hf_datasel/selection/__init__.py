@@ -1,0 +1,7 @@
+"""The result of selecting, and how to get one without training."""
+
+from hf_datasel.selection.filters import Between
+from hf_datasel.selection.result import Selection
+from hf_datasel.selection.select import select, wanted_rows
+
+__all__ = ["Between", "Selection", "select", "wanted_rows"]

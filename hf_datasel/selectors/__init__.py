@@ -1,0 +1,94 @@
+"""Selectors: published methods, one a module, and your own by dotted name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.selectors.all import All
+from hf_datasel.selectors.base import Round, RoundPlan, Selector
+from hf_datasel.selectors.graphfilter import GraphFilter
+from hf_datasel.selectors.iterit import IterIT
+from hf_datasel.selectors.longest import Longest
+from hf_datasel.selectors.random import Random
+from hf_datasel.selectors.superfiltering import Superfiltering
+from hf_datasel.selectors.top import Top
+
+__all__ = [
+    "All",
+    "GraphFilter",
+    "IterIT",
+    "Longest",
+    "Random",
+    "Round",
+    "RoundPlan",
+    "Selector",
+    "Superfiltering",
+    "Top",
+    "available",
+    "by_name",
+]
+
+
+def available() -> dict[str, type[Selector]]:
+    """The selectors of the package: module name -> class."""
+    names = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return {name: _class_of(f"{__name__}.{name}", name) for name in sorted(names)}
+
+
+def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports: bool = False) -> Selector:
+    """A selector from its name and settings, as recipes and the command line write them.
+
+    Args:
+        name: a module of this package (`"iterit"`), or somebody else's class (`"my_lab.selectors:Mine"`).
+        settings: its fields.
+        allow_imports: permit the second form, which runs code that the recipe names.
+
+    Raises:
+        ConfigError: no such selector, no such setting, or a value that the setting cannot have.
+    """
+    settings = dict(settings or {})
+    if ":" in name:
+        kind = _imported(name, allow_imports)
+    else:
+        known = available()
+        if name not in known:
+            raise ConfigError(f"There is no selector {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}.")
+        kind = known[name]
+    options = [each.name for each in fields(kind)]
+    for key in settings:
+        if key not in options:
+            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
+    try:
+        return kind(**settings)
+    except TypeError as error:
+        raise ConfigError(f"{name} cannot be made from {settings}: {error}") from error
+
+
+def _class_of(module: str, name: str) -> type[Selector]:
+    home = importlib.import_module(module)
+    return next(
+        value
+        for value in vars(home).values()
+        if isinstance(value, type)
+        and issubclass(value, Selector)
+        and value.__module__ == module
+        and value.__name__.lower() == name.replace("_", "")
+    )
+
+
+def _imported(name: str, allow_imports: bool) -> type[Selector]:
+    if not allow_imports:
+        raise ConfigError(f"Selector {name!r} is code outside hf_datasel. Pass --allow-imports if you trust it.")
+    module, _, attribute = name.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"Selector {name!r} cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Selector)):
+        raise ConfigError(f"{name!r} is not a subclass of hf_datasel.selectors.Selector.")
+    return kind

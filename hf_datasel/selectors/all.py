@@ -1,0 +1,22 @@
+"""Every row: training without selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_datasel.selectors.base import Round, RoundPlan, Selector
+
+__all__ = ["All"]
+
+
+@dataclass(frozen=True)
+class All(Selector):
+    """Every row that can be trained on, in dataset order, whatever the budget. Trains exactly as `SFTTrainer` does."""
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        return (RoundPlan(pool_size, num_epochs),)
+
+    def choose(self, round: Round) -> np.ndarray:
+        return np.flatnonzero(round.eligible)

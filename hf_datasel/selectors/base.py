@@ -1,0 +1,225 @@
+"""What a selector is, and all that it may see and do."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from hf_datasel.errors import ColumnError, SelectionError, did_you_mean, reason_counts
+from hf_datasel.formats import Part, Pool
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_datasel.scores import Columns, Score
+
+__all__ = ["Round", "RoundPlan", "Selector", "run_round"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round of training.
+
+    Attributes:
+        budget: rows trained on in this round.
+        epochs: passes over them before the next round.
+        restart: begin this round from the base model, with a fresh optimizer.
+    """
+
+    budget: int
+    epochs: float = 1.0
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Selector:
+    """A published method, or your own: which scores, which strategy, over which rounds.
+
+    A frozen dataclass whose fields are its settings. A subclass writes `choose`; `plan` is there to be overridden by
+    methods with warm-up, growing rounds or restarts.
+    """
+
+    reselects: ClassVar[bool] = False
+    """Whether the choice depends on the model, so that it is made again every epoch."""
+    citation: ClassVar[str] = ""
+    """BibTeX of the paper, for the dataset card."""
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        """The rounds of a run: one an epoch for a selector that reselects, else one of all epochs.
+
+        Args:
+            total_budget: rows that the user asked for, per round here.
+            num_epochs: as in `TrainingArguments`; a last part of an epoch is a round of its own.
+            pool_size: rows that can be chosen.
+        """
+        if not self.reselects:
+            return (RoundPlan(total_budget, num_epochs),)
+        whole = math.floor(num_epochs)
+        rest = num_epochs - whole
+        return tuple(RoundPlan(total_budget, 1.0) for _ in range(whole)) + (
+            (RoundPlan(total_budget, rest),) if rest > 0 else ()
+        )
+
+    def choose(self, round: Round) -> np.ndarray:
+        """Row numbers to train on in this round, best first, at most `round.budget`, all of them eligible."""
+        raise NotImplementedError
+
+    def spec(self) -> dict[str, Any]:
+        """Name and settings, for the record."""
+        kind = type(self)
+        home = kind.__module__
+        name = home.rsplit(".", 1)[-1] if home.startswith("hf_datasel.selectors.") else f"{home}:{kind.__name__}"
+        return {"selector": name, **{each.name: getattr(self, each.name) for each in fields(self)}}
+
+
+@dataclass
+class Round:
+    """All that a selector may see and do, whoever calls it.
+
+    Attributes:
+        index: number of the round, from 0.
+        pool: the user's dataset, untouched, with whatever columns it has.
+        eligible: bool of shape (rows,): rows that can be trained on. A selector stays inside.
+        budget: rows to choose.
+        chosen: rows chosen in earlier rounds, in order, int64.
+        checkpoints: of earlier rounds, where training has happened.
+        rng: random numbers from (seed, index); use no others.
+        state: arrays kept for the next round and in checkpoints.
+    """
+
+    index: int
+    rows: Pool
+    eligible: np.ndarray
+    budget: int
+    compute: Callable[[Score, np.ndarray | None], Columns]
+    seed: int = 0
+    chosen: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    checkpoints: list[Path] = field(default_factory=list)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    scored: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
+    """What was computed in this round: column -> (row numbers, values)."""
+    specs: list[dict[str, Any]] = field(default_factory=list, init=False)
+    """Of the scores computed, for the record."""
+    columns_used: list[str] = field(default_factory=list, init=False)
+    """Columns of the dataset that the choice relied on, unverified."""
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
+    """Eligible rows that were not candidates, by reason."""
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng([self.seed, self.index])
+
+    @property
+    def pool(self) -> Dataset:
+        return self.rows.dataset
+
+    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The score's columns for these rows (all by default), aligned with them; NaN where a row has none.
+
+        Every process has to call it, in the same order.
+        """
+        at = np.arange(len(self.rows)) if rows is None else np.asarray(rows, dtype=np.int64)
+        columns = {
+            name: np.asarray(column.to_numpy(zero_copy_only=False))
+            for name, column in self.compute(score, None if rows is None else at).items()
+        }
+        self.specs.append(score.spec())
+        for name, values in columns.items():
+            self.scored[name] = (at, values)
+            if name.endswith("_reason"):
+                inside = self.eligible[at]
+                self.left_out.update(reason for reason in values[inside].tolist() if reason)
+        return columns
+
+    def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """A numeric column that the dataset already has, float64; NaN where it is null.
+
+        Raises:
+            ColumnError: there is no such column, or it holds no numbers.
+        """
+        present = self.pool.column_names
+        if name not in present:
+            raise ColumnError(
+                f"There is no column {name!r}: the dataset has {present}.{did_you_mean(name, present)} Scores are added "
+                "with dataset.map(IFD(...), batched=True) or hf_datasel.score(dataset, [...])."
+            )
+        data = self.pool.select_columns([name]).with_format("arrow")
+        values = (data if rows is None else data.select(rows))[:].column(name)
+        try:
+            numbers = values.cast("double").to_numpy()
+        except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
+            raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
+        if name not in self.columns_used:
+            self.columns_used.append(name)
+        return np.asarray(numbers, dtype=np.float64)
+
+    def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:
+        """Prompt, response or both of these rows (all by default), as plain text."""
+        return self.rows.texts(part, rows)
+
+    def candidates(self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = "") -> np.ndarray:
+        """Those of `rows` that are eligible and have a value below `high`; the others are counted as left out."""
+        inside = self.eligible[rows]
+        missing = inside & np.isnan(values)
+        if name in self.columns_used and missing.any():
+            self.left_out[f"without {name}"] += int(missing.sum())
+        inside &= ~np.isnan(values)
+        if high is not None:
+            above = inside & (values >= high)
+            if above.any():
+                self.left_out[f"with {name} >= {high:g}"] += int(above.sum())
+            inside &= ~above
+        return rows[inside]
+
+
+def run_round(selector: Selector, round: Round, strict: bool = True, asked: str = "") -> np.ndarray:
+    """Let the selector choose, and hold the answer against its contract.
+
+    Args:
+        strict: refuse a shortfall; otherwise it is logged, and what there is comes back.
+        asked: how the user asked for the budget, for the message: `"selection_size=5200"`.
+
+    Returns:
+        int64 row numbers, best first, distinct and eligible.
+
+    Raises:
+        SelectionError: a shortfall under `strict`, or rows that no selector may return.
+    """
+    answer = np.asarray(selector.choose(round))
+    name = type(selector).__name__
+    if answer.ndim != 1 or (answer.size and not np.issubdtype(answer.dtype, np.integer)):
+        raise SelectionError(f"{name}.choose returned {answer.dtype} of shape {answer.shape}, not row numbers.")
+    rows = answer.astype(np.int64)
+    if rows.size and (rows.min() < 0 or rows.max() >= len(round.rows)):
+        raise SelectionError(f"{name}.choose returned row numbers outside the {len(round.rows):,} rows of the pool.")
+    if len(np.unique(rows)) < len(rows):
+        raise SelectionError(f"{name}.choose returned {len(rows) - len(np.unique(rows)):,} rows twice.")
+    if not round.eligible[rows].all():
+        bad = int((~round.eligible[rows]).sum())
+        raise SelectionError(f"{name}.choose returned {bad:,} rows that cannot be trained on (see round.eligible).")
+    if len(rows) > round.budget:
+        raise SelectionError(f"{name}.choose returned {len(rows):,} rows for a budget of {round.budget:,}.")
+    if len(rows) < round.budget:
+        message = _shortfall(round, len(rows), asked or f"A budget of {round.budget:,}")
+        if strict or len(rows) == 0:
+            raise SelectionError(f"{message} Lower it, or see why rows are left out.")
+        logger.warning("Round %d: %s The round goes on with these.", round.index, message)
+    return rows
+
+
+def _shortfall(round: Round, found: int, asked: str) -> str:
+    why = Counter(round.left_out)
+    why.update(reason for reason in round.rows.reasons[~round.eligible].tolist() if reason)
+    unexplained = int((~round.eligible & (round.rows.reasons == "")).sum())
+    if unexplained:
+        why["without a label after truncation"] += unexplained
+    explained = f" ({reason_counts(why)})" if why else ""
+    return f"{asked} is more than the {found:,} of {len(round.rows):,} rows that can be selected{explained}."

@@ -1,0 +1,20 @@
+"""A uniform draw: the baseline that every method has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_datasel.selectors.base import Round, Selector
+
+__all__ = ["Random"]
+
+
+@dataclass(frozen=True)
+class Random(Selector):
+    """Rows drawn uniformly without replacement from those that can be trained on."""
+
+    def choose(self, round: Round) -> np.ndarray:
+        rows = np.flatnonzero(round.eligible)
+        return round.rng.permutation(rows)[: round.budget]

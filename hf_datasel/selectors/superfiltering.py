@@ -1,0 +1,60 @@
+"""IFD, once: Superfiltering, and the base that other selectors by IFD share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from hf_datasel.scores import IFD
+from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.top import top_rows
+
+__all__ = ["IFDSelector", "Superfiltering"]
+
+
+@dataclass(frozen=True)
+class IFDSelector(Selector):
+    """Where a selector's IFD comes from: a column of the dataset, or a model."""
+
+    quality: str | None = None
+    """Column to use instead of computing IFD; taken as it is."""
+    model: str | None = None
+    """Whose IFD; None is the model being trained, or the `model` of `select`."""
+    convention: Literal["sft", "iterit", "superfiltering", "cherry"] = "sft"
+
+    def __post_init__(self) -> None:
+        self.score()
+
+    def score(self) -> IFD:
+        """The score that is computed where no column is given."""
+        return IFD(self.model, convention=self.convention)
+
+    def ifd(self, round: Round, rows: np.ndarray) -> np.ndarray:
+        """IFD of these rows, float64, NaN where a row has none."""
+        if self.quality is not None:
+            return round.column(self.quality, rows)
+        score = self.score()
+        whole = len(rows) == len(round.rows)
+        return round.score(score, None if whole else rows)[score.column].astype(np.float64)
+
+    @property
+    def quality_name(self) -> str:
+        """What the score is called in messages."""
+        return self.quality or "ifd"
+
+
+@dataclass(frozen=True)
+class Superfiltering(IFDSelector):
+    """The rows with the highest IFD below 1: hard to answer, but easier with the instruction than without.
+
+    Reference: Li et al. 2024 (2402.00530), which scores with a small model; IterIT's baseline scores with the model to
+    be trained. `convention="superfiltering"` scores with its authors' prompt.
+    """
+
+    citation = "@article{li2024superfiltering, title={Superfiltering}, journal={arXiv:2402.00530}}"
+
+    def choose(self, round: Round) -> np.ndarray:
+        rows = np.arange(len(round.rows))
+        return top_rows(round, self.ifd(round, rows), rows, high=1.0, name=self.quality_name)

@@ -1,0 +1,63 @@
+"""The highest scores first."""
+
+import operator
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_datasel.errors import SelectionError
+
+
+def top(scores: npt.ArrayLike, budget: SupportsIndex) -> npt.NDArray[np.int64]:
+    """Return the positions of the `budget` highest scores, best first.
+
+    Args:
+        scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never chosen.
+        budget: How many positions to return, from 0 to the number of finite scores.
+
+    Returns:
+        int64 positions, shape (budget,), by descending score; equal scores in the order of their positions.
+
+    Raises:
+        SelectionError: The budget is not a whole number of rows, is negative or is more than the finite scores;
+            or the scores are not one flat array of numbers.
+
+    >>> top([0.2, float("nan"), 0.9, 0.2], budget=3)
+    array([2, 0, 3])
+    """
+    values = np.asarray(scores)
+    if values.dtype == object:  # a list with None, which is how a null reads
+        values = values.astype(np.float64)
+    if values.ndim != 1:
+        raise SelectionError(f"top takes one score per row, shape (n,), but got shape {values.shape}.")
+    candidates = np.flatnonzero(np.isfinite(values))
+    budget = check_budget("top", budget, available=len(candidates), total=len(values), without="a finite score")
+    # Sorted back to front and turned round, rather than negated: unsigned and boolean scores would not survive that.
+    backwards = np.argsort(values[candidates][::-1], kind="stable")[::-1]
+    return candidates[len(candidates) - 1 - backwards[:budget]].astype(np.int64, copy=False)
+
+
+def check_budget(who: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
+    """Return the budget as a plain int, or say why so many rows cannot be chosen.
+
+    `available` of the `total` rows can be chosen; the others are those without `without`.
+
+    >>> check_budget("top", 3, available=2, total=5, without="a finite score")
+    Traceback (most recent call last):
+    hf_datasel.errors.SelectionError: top: budget=3 is more than the 2 rows that can be chosen (3 of 5 are without \
+a finite score). Lower it.
+    """
+    try:
+        rows = operator.index(budget)
+    except TypeError:
+        rows = -1
+    if rows < 0 or isinstance(budget, bool):
+        hint = " For a share of the rows, pass int(ratio * rows)." if isinstance(budget, float) else ""
+        raise SelectionError(f"{who}: budget={budget!r} must be a whole number of rows, 0 or more.{hint}")
+    if rows > available:
+        missing = f" ({total - available:,} of {total:,} are without {without})" if available < total else ""
+        raise SelectionError(
+            f"{who}: budget={rows} is more than the {available:,} rows that can be chosen{missing}. Lower it."
+        )
+    return rows

@@ -1,0 +1,230 @@
+"""What every test gets: no network, caches of its own, small models built in code, the reference data where it is."""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# The Hugging Face libraries read these when they are first imported, so they are set before any of them is.
+_CACHE = tempfile.mkdtemp(prefix="hf_datasel_tests_")
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+for name in ("HF_HUB_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE", "HF_MODULES_CACHE", "HF_ENDPOINT", "HF_TOKEN"):
+    os.environ.pop(name, None)
+os.environ |= {
+    "HF_HOME": _CACHE,
+    "HF_DATASETS_CACHE": os.path.join(_CACHE, "datasets"),
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRACKIO_DISABLED": "1",
+    "WANDB_MODE": "disabled",
+    "MPLBACKEND": "Agg",
+}
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CPU, also where there is a GPU; set it to test on one
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+# -- no network ------------------------------------------------------------------------------------------------------
+def _is_local(host: object) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode()
+    if host in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        address = ipaddress.ip_address(str(host).split("%")[0])
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+def _refuse(host: object) -> None:
+    if not _is_local(host):
+        raise RuntimeError(f"A test tried to reach {host!r}, but tests run offline: only loopback is allowed.")
+
+
+def _block_network(patch: pytest.MonkeyPatch) -> None:
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guarded(original: Any) -> Any:
+        def call(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                _refuse(address[0])
+            return original(self, address)
+
+        return call
+
+    def guarded_lookup(host: Any, *args: Any, **kwargs: Any) -> Any:
+        _refuse(host)
+        return getaddrinfo(host, *args, **kwargs)
+
+    patch.setattr(socket.socket, "connect", guarded(connect))
+    patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
+    patch.setattr(socket, "getaddrinfo", guarded_lookup)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # For the whole run and not by a fixture: doctests, collection and background threads are covered too.
+    patch = pytest.MonkeyPatch()
+    _block_network(patch)
+    config.add_cleanup(patch.undo)
+
+
+# -- the reference data ----------------------------------------------------------------------------------------------
+def _has_shared() -> bool:
+    return (SHARED / "golden").is_dir()
+
+
+def pytest_report_header() -> str | None:
+    if _has_shared():
+        return None
+    return "reference data: no folder `shared` beside the repository, so the tests marked `shared` are left out"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if _has_shared():
+        return
+    left_out = [i for i in items if i.get_closest_marker("shared") or "shared" in getattr(i, "fixturenames", ())]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Give the folder of the reference data; a test that asks for it is left out where the folder is absent."""
+    return SHARED
+
+
+# -- small data and models -------------------------------------------------------------------------------------------
+_ROWS = [
+    ("Name a fruit that is red.", "", "A cherry is red."),
+    ("Say hello in a friendly way.", "", "Hello there, it is lovely to see you!"),
+    ("Add the two numbers.", "4 and 9", "4 and 9 make 13."),
+    ("Is the kettle hot?", "The kettle has just boiled.", "Yes, it has just boiled."),
+    ("Write one sentence about rain.", "", "Rain drums on the tin roof all night long."),
+    ("Turn the word around.", "lamp", "pmal"),
+    ("List three tools of a gardener.", "", "1. A spade\n2. A rake\n3. A watering can"),
+    ("Put the words in alphabetical order.", "pear, apple, fig", "apple, fig, pear"),
+    ("What does a baker make?", "", "Bread."),
+    (
+        "Shorten the sentence.",
+        "The cat, which was old, slept on the mat by the door.",
+        "The old cat slept by the door.",
+    ),
+    ("Give a rhyme for 'tree'.", "", "Bee."),
+    ("Explain why boats float.", "", "A boat pushes aside as much water as it weighs, and the water pushes back."),
+    ("Correct the spelling.", "The wether is fine.", "The weather is fine."),
+    ("How many legs has a spider?", "", "Eight."),
+    (
+        "Describe the room.",
+        "A desk, two chairs, one window.",
+        "It is a small room with a desk, two chairs and a window.",
+    ),
+    ("Write a function that doubles a number.", "", "def double(x):\n    return 2 * x"),
+    ("Say hello in a friendly way.", "The guest is called Mira.", "Hello Mira, come in and warm yourself!"),
+    ("Which is heavier?", "a feather or a brick", "The brick is heavier."),
+    ("Translate into French: good evening", "", "Bonsoir ! C'est à vous."),
+    ("Name a fruit that is yellow.", "", "A banana, a lemon or a quince."),
+    (
+        "Tell a very short story.",
+        "",
+        "A fox found a lantern. It lit the way home, and was kept for others.",
+    ),
+    ("Is seven a prime number?", "", "Yes: only 1 and 7 divide it."),
+    ("Make the sentence a question.", "The train is late.", "Is the train late?"),
+    ("Count to five.", "", "One, two, three, four, five."),
+]
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def _tiny_tokenizer(*, bos: bool, chat_template: str | None) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([text for row in _ROWS for text in row], trainer)
+    if bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", tokenizer.token_to_id("<s>"))]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        chat_template=chat_template,
+        model_max_length=1024,
+    )
+
+
+def _save_tiny_model(folder: Path, tokenizer: Any) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        initializer_range=0.2,  # ten times the usual, so that the scores of an untrained model are not flat
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a two-layer chat model in float32, whose tokenizer puts <s> first and has a template."""
+    return _save_tiny_model(
+        tmp_path_factory.mktemp("tiny_model"), _tiny_tokenizer(bos=True, chat_template=_CHAT_TEMPLATE)
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_text_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the same model for plain text: no chat template, and nothing is put before the text."""
+    return _save_tiny_model(tmp_path_factory.mktemp("tiny_text_model"), _tiny_tokenizer(bos=False, chat_template=None))
+
+
+@pytest.fixture(scope="session")
+def pool_rows() -> Any:
+    """Give 24 invented rows with the columns of Alpaca."""
+    from datasets import Dataset
+
+    instruction, input, output = (list(column) for column in zip(*_ROWS, strict=True))
+    return Dataset.from_dict({"instruction": instruction, "input": input, "output": output})
