@@ -46,7 +46,8 @@ class ModelContext:
         sums, counts = self._passes[sequences]
         total = np.bincount(sequences.owner, weights=sums, minlength=rows)
         tokens = np.bincount(sequences.owner, weights=counts, minlength=rows)
-        return np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
+        mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
+        return mean
 
     def _run(self, sequences: Sequences, label: str) -> tuple[np.ndarray, np.ndarray]:
         from tqdm.auto import tqdm

@@ -23,8 +23,8 @@ class Loss(ModelScore):
     """Mean loss of the response tokens in nats, of the row exactly as `SFTTrainer` trains on it.
 
     Reads any supported row format that has a response. Writes `loss` (float32) and `loss_reason` ("" for a scored
-    row). Cost: one forward pass. Reference: Xia et al. 2024, "Rethinking Data Selection at Scale", Eq. 7, with the mean
-    over the response that its code takes.
+    row). Cost: one forward pass. Reference: Xia et al. 2024 (2410.09335), Eq. 7, with the mean over the response that
+    its code takes.
     """
 
     citation = "@article{xia2024rethinking, title={Rethinking Data Selection at Scale}, journal={arXiv:2410.09335}}"

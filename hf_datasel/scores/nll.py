@@ -67,7 +67,9 @@ class NLL:
         self.softcap = getattr(self.causal.config.get_text_config(), "final_logit_softcapping", None)
         self._backend: Callable[[list[Sequence]], list[torch.Tensor]] | None = None
 
-    def __call__(self, sequences: Sequences, done: Callable[[int], Any] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, sequences: Sequences, done: Callable[[int], Any] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Summed NLL in nats (float64) and number of scored tokens (int64) of each sequence.
 
         Args:

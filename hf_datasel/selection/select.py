@@ -9,7 +9,7 @@ from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors.base import Round, Selector, run_round
+from hf_datasel.selectors.base import Round, Selector, check_budget, run_round
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -57,14 +57,17 @@ def select(
             f"{type(selector).__name__} chooses in {len(plan)} rounds with training between them: use it in "
             "SelectiveSFTTrainer."
         )
+    asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({plan[0].budget:,} rows)"
+    check_budget(plan[0].budget, pool, eligible, asked)
     engine = Engine(pool, model, tokenizer, tokens_per_batch)
     round = Round(0, pool, eligible, plan[0].budget, engine.compute, seed)
-    asked = f"size={size}" if size is not None else f"ratio={DEFAULT_RATIO if ratio is None else ratio}"
-    rows = run_round(selector, round, asked=f"{asked}, {plan[0].budget:,} rows,")
+    rows = run_round(selector, round, asked=asked)
     return Selection.from_round(round, selector, rows, seconds=time.perf_counter() - start)
 
 
-def wanted_rows(pool_size: int, size: int | None, ratio: float | None, names: tuple[str, str] = ("size", "ratio")) -> int:
+def wanted_rows(
+    pool_size: int, size: int | None, ratio: float | None, names: tuple[str, str] = ("size", "ratio")
+) -> int:
     """How many rows a size or a share of the pool means.
 
     >>> wanted_rows(5200, None, 0.05)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import Round, RoundPlan, Selector
+from hf_datasel.selectors.base import Round, RoundPlan, Selector, check_budget, run_round
 from hf_datasel.selectors.graphfilter import GraphFilter
 from hf_datasel.selectors.iterit import IterIT
 from hf_datasel.selectors.longest import Longest
@@ -31,6 +31,8 @@ __all__ = [
     "Top",
     "available",
     "by_name",
+    "check_budget",
+    "run_round",
 ]
 
 
@@ -57,7 +59,9 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
     else:
         known = available()
         if name not in known:
-            raise ConfigError(f"There is no selector {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}.")
+            raise ConfigError(
+                f"There is no selector {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
+            )
         kind = known[name]
     options = [each.name for each in fields(kind)]
     for key in settings:

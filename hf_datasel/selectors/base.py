@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scores import Columns, Score
 
-__all__ = ["Round", "RoundPlan", "Selector", "run_round"]
+__all__ = ["Round", "RoundPlan", "Selector", "check_budget", "run_round"]
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +148,8 @@ class Round:
         present = self.pool.column_names
         if name not in present:
             raise ColumnError(
-                f"There is no column {name!r}: the dataset has {present}.{did_you_mean(name, present)} Scores are added "
-                "with dataset.map(IFD(...), batched=True) or hf_datasel.score(dataset, [...])."
+                f"There is no column {name!r}: the dataset has {present}.{did_you_mean(name, present)} Scores are "
+                "added with dataset.map(IFD(...), batched=True) or hf_datasel.score(dataset, [...])."
             )
         data = self.pool.select_columns([name]).with_format("arrow")
         values = (data if rows is None else data.select(rows))[:].column(name)
@@ -165,7 +165,9 @@ class Round:
         """Prompt, response or both of these rows (all by default), as plain text."""
         return self.rows.texts(part, rows)
 
-    def candidates(self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = "") -> np.ndarray:
+    def candidates(
+        self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
+    ) -> np.ndarray:
         """Those of `rows` that are eligible and have a value below `high`; the others are counted as left out."""
         inside = self.eligible[rows]
         missing = inside & np.isnan(values)
@@ -177,7 +179,8 @@ class Round:
             if above.any():
                 self.left_out[f"with {name} >= {high:g}"] += int(above.sum())
             inside &= ~above
-        return rows[inside]
+        kept: np.ndarray = rows[inside]
+        return kept
 
 
 def run_round(selector: Selector, round: Round, strict: bool = True, asked: str = "") -> np.ndarray:
@@ -208,18 +211,30 @@ def run_round(selector: Selector, round: Round, strict: bool = True, asked: str 
     if len(rows) > round.budget:
         raise SelectionError(f"{name}.choose returned {len(rows):,} rows for a budget of {round.budget:,}.")
     if len(rows) < round.budget:
-        message = _shortfall(round, len(rows), asked or f"A budget of {round.budget:,}")
-        if strict or len(rows) == 0:
-            raise SelectionError(f"{message} Lower it, or see why rows are left out.")
+        asked = asked or f"A budget of {round.budget:,}"
+        message = _shortfall(round.rows, round.eligible, round.left_out, len(rows), asked)
+        if strict:
+            raise SelectionError(f"{message} Lower it.")
         logger.warning("Round %d: %s The round goes on with these.", round.index, message)
     return rows
 
 
-def _shortfall(round: Round, found: int, asked: str) -> str:
-    why = Counter(round.left_out)
-    why.update(reason for reason in round.rows.reasons[~round.eligible].tolist() if reason)
-    unexplained = int((~round.eligible & (round.rows.reasons == "")).sum())
+def check_budget(budget: int, pool: Pool, eligible: np.ndarray, asked: str) -> None:
+    """Refuse a budget above the rows that can be trained on, before anything is scored.
+
+    Raises:
+        SelectionError: says why rows are left out.
+    """
+    found = int(eligible.sum())
+    if budget > found:
+        raise SelectionError(f"{_shortfall(pool, eligible, Counter(), found, asked)} Lower it.")
+
+
+def _shortfall(pool: Pool, eligible: np.ndarray, left_out: Counter[str], found: int, asked: str) -> str:
+    why = Counter(left_out)
+    why.update(reason for reason in pool.reasons[~eligible].tolist() if reason)
+    unexplained = int((~eligible & (pool.reasons == "")).sum())
     if unexplained:
         why["without a label after truncation"] += unexplained
     explained = f" ({reason_counts(why)})" if why else ""
-    return f"{asked} is more than the {found:,} of {len(round.rows):,} rows that can be selected{explained}."
+    return f"{asked} is more than the {found:,} of {len(pool):,} rows that can be selected{explained}."

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_datasel import strategies
 from hf_datasel.selectors.base import Round
 from hf_datasel.selectors.superfiltering import IFDSelector
+from hf_datasel.strategies.ngram import ngram_greedy
 
 __all__ = ["GraphFilter"]
 
@@ -18,8 +18,7 @@ class GraphFilter(IFDSelector):
     """Rows chosen one at a time by IFD times the TF-IDF of the instruction's n-grams that no chosen row has.
 
     Raw counts times ln(N / document frequency) over the whole pool, 1- to 3-grams, a covered n-gram counts no more.
-    Reference: Wu et al. 2024, "The Best of Both Worlds: Bridging Quality and Diversity in Data Selection with Bipartite
-    Graph" (2410.12458), as IterIT runs it.
+    Reference: Wu et al. 2024 (2410.12458), "The Best of Both Worlds", as IterIT runs it.
     """
 
     decay: float = 0.0
@@ -30,7 +29,7 @@ class GraphFilter(IFDSelector):
         rows = np.arange(len(round.rows))
         ifd = self.ifd(round, rows)
         candidates = round.candidates(ifd, rows, name=self.quality_name)
-        order = strategies.ngram.ngram_greedy(
+        order = ngram_greedy(
             round.texts("prompt", candidates),
             ifd[candidates],
             min(round.budget, len(candidates)),
@@ -38,4 +37,5 @@ class GraphFilter(IFDSelector):
             weighting="graphfilter",
             corpus=round.texts("prompt"),
         )
-        return candidates[order]
+        chosen: np.ndarray = candidates[order]
+        return chosen

@@ -7,10 +7,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from hf_datasel import strategies
 from hf_datasel.errors import ConfigError
 from hf_datasel.selectors.base import Round
 from hf_datasel.selectors.superfiltering import IFDSelector
+from hf_datasel.strategies.ngram import ngram_greedy
+from hf_datasel.strategies.top import top
 
 __all__ = ["IterIT"]
 
@@ -37,16 +38,20 @@ class IterIT(IFDSelector):
     weighting: Literal["smooth-l2", "paper"] = "smooth-l2"
     candidates: Literal["paper", "code"] = "paper"
     end_token: str | None = None
-    """Text after each response when n-grams are counted; None is `<|end_of_text|>` with `"smooth-l2"`, else nothing."""
+    """Put after each text when n-grams are counted; None is `<|end_of_text|>` with `"smooth-l2"`, else nothing."""
 
     reselects: ClassVar[bool] = True
-    citation = "@article{jia2024iterit, title={Boosting LLM via Learning from Data Iteratively and Selectively}, " \
+    citation = (
+        "@article{jia2024iterit, title={Boosting LLM via Learning from Data Iteratively and Selectively}, "
         "journal={arXiv:2412.17365}}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.candidate_factor, int) or self.candidate_factor < 1:
-            raise ConfigError(f"IterIT(candidate_factor={self.candidate_factor!r}): it has to be an int of at least 1.")
+            raise ConfigError(
+                f"IterIT(candidate_factor={self.candidate_factor!r}): it has to be an int of at least 1."
+            )
         if not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
             raise ConfigError(f"IterIT(decay={self.decay!r}): it has to be a number from 0 to 1.")
         for name, options in _OPTIONS.items():
@@ -74,9 +79,12 @@ class IterIT(IFDSelector):
     def _greedy(self, round: Round, rows: np.ndarray, quality: np.ndarray) -> np.ndarray:
         budget = min(round.budget, len(rows))
         if self.diversity == "none":
-            return rows[strategies.top.top(quality, budget)]
-        texts = [f"{text}{self._end()}" for text in round.texts(self.diversity, rows)]
-        return rows[strategies.ngram.ngram_greedy(texts, quality, budget, self.decay, self.weighting)]
+            order = top(quality, budget)
+        else:
+            texts = [f"{text}{self._end()}" for text in round.texts(self.diversity, rows)]
+            order = ngram_greedy(texts, quality, budget, self.decay, self.weighting)
+        chosen: np.ndarray = rows[order]
+        return chosen
 
     def _end(self) -> str:
         if self.end_token is not None:

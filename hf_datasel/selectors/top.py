@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_datasel import strategies
 from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.strategies.top import top
 
 __all__ = ["Top", "top_rows"]
 
@@ -29,4 +29,5 @@ def top_rows(
     """The budget's worth of highest values among the eligible `rows`, or as many as there are."""
     candidates = round.candidates(values, rows, high, name)
     kept = values[np.isin(rows, candidates)]
-    return candidates[strategies.top.top(kept, min(round.budget, len(candidates)))]
+    chosen: np.ndarray = candidates[top(kept, min(round.budget, len(candidates)))]
+    return chosen

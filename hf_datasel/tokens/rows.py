@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -66,7 +66,7 @@ class TokenRows:
         if prepared is None and indices is not None:
             pool, indices = Pool(pool.dataset.select(np.asarray(indices, dtype=np.int64))), None
         self.pool = pool
-        self.tokenizer = tokenizer
+        self.tokenizer: Any = tokenizer
         self.settings = settings or TokenSettings()
         self.indices = np.arange(len(pool)) if indices is None else np.asarray(indices, dtype=np.int64)
         self._given = prepared
@@ -96,7 +96,7 @@ class TokenRows:
     def _training(self, prior_context: PriorContext, end_token: bool) -> Tokens:
         if self.pool.format == "text":
             raise FormatError(
-                "Rows with only a text column have no response to score. Split them into prompt and completion columns."
+                "Rows with only a text column have no response to score. Make prompt and completion columns of them."
             )
         reasons = self.pool.reasons[self.indices].astype(object)
         prepared = self.prepared

@@ -91,6 +91,7 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
         shuffle_dataset=False,
         completion_only_loss=settings.completion_only_loss,
         eos_token=None,
+        use_liger_kernel=False,
     )
     return SFTTrainer._prepare_dataset(trainer, dataset, tokenizer, args, False, None, "pool")
 
@@ -140,7 +141,9 @@ def _spans_of(
     spans = _after_truncation(spans, len(full), len(ids), settings.truncation_mode)
     if special is not None:
         spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
-    return {"spans": [edge for start, stop in spans if stop > max(start, 1 if start == 0 else 0) for edge in (start, stop)]}
+    return {
+        "spans": [edge for start, stop in spans if stop > max(start, 1 if start == 0 else 0) for edge in (start, stop)]
+    }
 
 
 def _turn_spans(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -150,9 +153,8 @@ def _turn_spans(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tupl
     kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
 
     def render(upto: int, **more: Any) -> list[int]:
-        return tokenizer.apply_chat_template(messages[:upto], tokenize=True, return_dict=True, **kwargs, **more)[
-            "input_ids"
-        ]
+        rendered = tokenizer.apply_chat_template(messages[:upto], tokenize=True, return_dict=True, **kwargs, **more)
+        return list(rendered["input_ids"])
 
     full = render(len(messages))
     spans = []
@@ -176,9 +178,7 @@ def _after_truncation(
     return [(start, stop) for start, stop in clipped if stop > start]
 
 
-def _without_end(
-    ids: list[int], start: int, stop: int, special: list[int], tokenizer: PreTrainedTokenizerBase
-) -> int:
+def _without_end(ids: list[int], start: int, stop: int, special: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
     """Stop before the last special token, if nothing but white space follows it."""
     for at in range(stop - 1, max(start, stop - 4) - 1, -1):
         if ids[at] in special:

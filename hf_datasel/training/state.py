@@ -1,0 +1,104 @@
+"""The selection inside a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.errors import ResumeError
+from hf_datasel.training.rounds import RoundRecord
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["SelectionState", "tokens_digest"]
+
+_VERSION = 1
+_JSON, _ARRAYS = "selection_state.json", "selection_state.npz"
+
+
+@dataclass
+class SelectionState:
+    """What training needs to go on exactly where it was.
+
+    Attributes:
+        identity: of what the run trains on and selects with; another one is refused.
+        records: the rounds that have begun.
+        arrays: the selector's own.
+        checkpoints: of earlier rounds.
+    """
+
+    identity: dict[str, Any]
+    records: list[RoundRecord]
+    arrays: dict[str, np.ndarray]
+    checkpoints: list[str]
+
+    def save(self, directory: str | os.PathLike[str]) -> None:
+        """Write the state beside a checkpoint's weights. Row numbers are stored by difference, which packs well."""
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, Any] = {f"state/{name}": values for name, values in self.arrays.items()}
+        for index, record in enumerate(self.records):
+            arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
+        with (path / _ARRAYS).open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        rounds = [
+            {"planned": each.planned, "updates": each.updates, "per_pass": each.per_pass, "start": each.start}
+            for each in self.records
+        ]
+        content = {
+            "version": _VERSION,
+            "identity": self.identity,
+            "rounds": rounds,
+            "checkpoints": self.checkpoints,
+        }
+        (path / _JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str], identity: dict[str, Any]) -> SelectionState:
+        """Read the state of a checkpoint, and refuse one that belongs to another run.
+
+        Raises:
+            ResumeError: no state is there, or it is of another pool, selector or version; says what differs.
+        """
+        path = Path(directory)
+        if not (path / _JSON).is_file() or not (path / _ARRAYS).is_file():
+            raise ResumeError(
+                f"{str(path)!r} has no {_JSON}: it was not written by SelectiveSFTTrainer. Start without "
+                "resume_from_checkpoint, or pass the checkpoint's folder as the model."
+            )
+        content = json.loads((path / _JSON).read_text(encoding="utf-8"))
+        if content["version"] != _VERSION:
+            raise ResumeError(
+                f"{str(path)!r} was written by another version of hf_datasel (state {content['version']})."
+            )
+        wanted = json.loads(json.dumps(identity, default=str))
+        differs = [name for name in wanted if content["identity"].get(name) != wanted[name]]
+        if differs:
+            was, now = content["identity"].get(differs[0]), wanted[differs[0]]
+            raise ResumeError(
+                f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({was} there, {now} here)."
+            )
+        with np.load(path / _ARRAYS) as stored:
+            rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
+            arrays = {name.removeprefix("state/"): stored[name] for name in stored if name.startswith("state/")}
+        records = [RoundRecord(rows[index], **each) for index, each in enumerate(content["rounds"])]
+        return cls(content["identity"], records, arrays, content["checkpoints"])
+
+
+def tokens_digest(prepared: Dataset) -> str:
+    """Sha256 over the token ids and labels of all rows in order."""
+    digest = hashlib.sha256()
+    view = prepared.select_columns(["input_ids", "labels"]).with_format("arrow")
+    for table in view.iter(batch_size=10_000):
+        for name in ("input_ids", "labels"):
+            lists = table.column(name).combine_chunks()
+            digest.update(np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
+            digest.update(np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
+    return digest.hexdigest()

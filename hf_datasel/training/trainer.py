@@ -1,0 +1,401 @@
+"""`SFTTrainer` that chooses its training rows with the model as it is at that moment."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import SFTTrainer, pack_dataset
+
+from hf_datasel.errors import ConfigError
+from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.quiet import preserved_rng
+from hf_datasel.selection import Selection
+from hf_datasel.selectors import Round, RoundPlan, Selector, check_budget, run_round
+from hf_datasel.tokens import TokenSettings, pool_rows
+from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.inputs import check_private_names, prepared_arguments, rows_per_round
+from hf_datasel.training.rounds import Schedule, following, updates_of
+from hf_datasel.training.state import SelectionState, tokens_digest
+
+__all__ = ["SelectiveSFTTrainer"]
+
+logger = logging.getLogger(__name__)
+
+
+class SelectiveSFTTrainer(SFTTrainer):
+    """`trl.SFTTrainer` that trains each round on the rows a selector chooses with the current model.
+
+    Takes what `SFTTrainer` takes, and a `selector`. `train_dataset` is the pool, in any supported row format; from the
+    first step of a round on, `trainer.train_dataset` is that round's rows, in dataset order. Choosing leaves training
+    untouched: the same rows train the same weights, whether they were chosen here or given. Resuming from any
+    checkpoint gives the weights of an uninterrupted run, and does not score the round under way again.
+
+    Each finished choice is in `trainer.selections`, and saved to `output_dir/selections/round-K`. Per round the
+    trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_<score>_mean`,
+    `selection_overlap` (Jaccard with the round before), `selection_seconds` and `selection_time_share`.
+
+    Args:
+        selector: such as `IterIT(decay=0.1)`; by default the one that `args` names.
+        *args, **kwargs: as for `SFTTrainer`. `args` may be an `SFTConfig`, which means the default selection.
+
+    Raises:
+        ConfigError: settings that contradict each other, a pool that cannot be numbered (streaming, images,
+            `formatting_func`, `skip_prepare_dataset`), or versions of TRL and transformers that do not fit.
+        FormatError: rows in no supported format, or none that can be trained on.
+    """
+
+    _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (TRL's own declaration)
+
+    _candidate_rows: np.ndarray
+    _eligible: np.ndarray
+    _budget: int
+    _entered: int
+    _selection_seconds: float
+    _train_start: float
+
+    def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
+        check_private_names(type(self))
+        self._candidates: Dataset | None = None
+        self._schedule = Schedule((), [], bounded=False)
+        self.selections: list[Selection] = []
+        arguments, self._pool, self._selector = prepared_arguments(SFTTrainer, self, args, kwargs, selector)
+        super().__init__(**arguments)
+        assert self._candidates is not None
+        self._budget = rows_per_round(self.args, len(self._pool))
+        self._eligible = np.zeros(len(self._pool), dtype=bool)
+        self._candidate_rows = pool_rows(self._candidates)
+        self._eligible[self._candidate_rows] = True
+        self._identity: dict[str, Any] | None = None
+        self._state_arrays: dict[str, np.ndarray] = {}
+        self._checkpoints: list[str] = []
+        self._loader: Any = None
+        self._entered = -1
+        self._length_generator: torch.Generator | None = None
+        self._selection_seconds = 0.0
+        self._train_start = time.perf_counter()
+        self._planned_rounds(self.args.num_train_epochs)  # a plan that cannot be is refused before anything starts
+
+    # ---- the pool ----
+
+    def _prepare_dataset(  # type: ignore[no-untyped-def]
+        self, dataset, processing_class, args, packing, formatting_func, dataset_name
+    ):
+        if dataset_name != "train" or self._candidates is not None:
+            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        plain = _copy_with(args, shuffle_dataset=False, packing=False, use_liger_kernel=False)
+        if packing and args.packing_strategy != "bfd":  # these split long rows where the others cut them
+            plain.max_length = None
+        self._candidates = super()._prepare_dataset(
+            dataset, processing_class, plain, False, formatting_func, dataset_name
+        )
+        return self._candidates
+
+    def _rows_dataset(self, rows: np.ndarray) -> Dataset:
+        """The tokenised rows of these pool rows, in dataset order, shuffled and packed as `SFTTrainer` would."""
+        assert self._candidates is not None
+        subset = self._candidates.select(np.flatnonzero(np.isin(self._candidate_rows, rows)))
+        if not self.args.packing:
+            return subset.shuffle(seed=self.args.seed) if self.args.shuffle_dataset else subset
+        subset = subset.select_columns(["input_ids", "labels"])
+        if self.args.shuffle_dataset:
+            subset = subset.shuffle(seed=self.args.seed)
+        packed = pack_dataset(subset, self.args.max_length, self.args.packing_strategy, {"keep_in_memory": True})
+        return packed.shuffle(seed=self.args.seed) if self.args.shuffle_dataset else packed
+
+    # ---- the plan ----
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `SFTTrainer.train`; every call selects anew, unless it resumes."""
+        self.selections = []
+        self._entered = -1
+        self._loader = None
+        self._selection_seconds = 0.0
+        self._train_start = time.perf_counter()
+        first = self._planned_rounds(self.args.num_train_epochs)[0].budget
+        self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
+        return super().train(*args, **kwargs)
+
+    def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
+        plan = self._selector.plan(self._budget, num_epochs, int(self._eligible.sum()))
+        if self.args.reselection_strategy == "no" and self._selector.reselects:
+            plan = (RoundPlan(plan[0].budget, num_epochs),)
+        sizes = self.args.selection_schedule
+        if sizes is not None:
+            if len(sizes) != len(plan):
+                raise ConfigError(
+                    f"selection_schedule has {len(sizes)} rounds, and {type(self._selector).__name__} makes "
+                    f"{len(plan)} in num_train_epochs={self.args.num_train_epochs:g}. Make them equal."
+                )
+            plan = tuple(RoundPlan(size, each.epochs, each.restart) for size, each in zip(sizes, plan, strict=True))
+        if not plan or any(each.budget < 1 or each.epochs <= 0 for each in plan):
+            raise ConfigError(f"{type(self._selector).__name__}.plan returned {plan}: rounds need rows and epochs.")
+        if any(each.restart for each in plan):
+            raise ConfigError(f"{type(self._selector).__name__} restarts from the base model, which is not supported.")
+        for each in plan:
+            check_budget(each.budget, self._pool, self._eligible, self._asked(each.budget))
+        return plan
+
+    def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
+        """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
+        values = list(super().set_initial_training_values(args, dataloader))
+        per_pass = {len(self.train_dataset): values[1]}
+        bounded = args.max_steps > 0
+        plan = self._planned_rounds(args.num_train_epochs)
+        if bounded:
+            plan = self._planned_rounds(max(math.ceil(args.max_steps / values[1]), 1))
+        planned = []
+        for each in plan:
+            size = min(each.budget, int(self._eligible.sum()))
+            if size not in per_pass:
+                per_pass[size] = self._updates_with(size)
+            planned.append(math.ceil(per_pass[size] * each.epochs))
+        self._schedule = Schedule(plan, planned, bounded)
+        # with max_steps the rounds are as many as it takes, and a round may turn out shorter than planned
+        values[0] = args.max_steps if bounded else self._schedule.epochs
+        values[6] = args.max_steps if bounded else sum(planned)
+        return tuple(values)
+
+    def _updates_with(self, size: int) -> int:
+        """Updates of one pass over so many rows, counted on a real dataloader."""
+        before = self.train_dataset
+        with preserved_rng():
+            self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:size])
+            loader = self.get_train_dataloader()
+            self._forget(loader)
+        self.train_dataset = before
+        return updates_of(len(loader), self.args.gradient_accumulation_steps)
+
+    # ---- resuming ----
+
+    def _init_training_state(  # type: ignore[no-untyped-def]
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        at = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        self.state.num_train_epochs = self._schedule.epochs
+        self._state_arrays, self._checkpoints = {}, []
+        if resume_from_checkpoint is None:
+            return at
+        state = SelectionState.load(resume_from_checkpoint, self._run_identity())
+        self._schedule.records = state.records
+        self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
+        self._update_max_steps()
+        self._reload_selections()
+        position = self._schedule.position(self.state.global_step)
+        skipped = 0 if self.args.ignore_data_skip else position.update * self.args.gradient_accumulation_steps
+        return position.epoch, skipped
+
+    def _run_identity(self) -> dict[str, Any]:
+        """What has to be equal for a checkpoint to be gone on from."""
+        assert self._candidates is not None
+        if self._identity is None:
+            self._identity = {
+                "pool": {"id": self._pool.id, "rows": len(self._pool)},
+                "tokens": tokens_digest(self._candidates),
+                "selector": self._selector.spec(),
+                "rows_per_round": self.args.selection_schedule or self._budget,
+                "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
+            }
+        return self._identity
+
+    def _reload_selections(self) -> None:
+        """Selections of earlier rounds, as far as they are still in `output_dir`."""
+        for index, record in enumerate(self._schedule.records):
+            folder = self._selection_folder(index)
+            if (folder / "selection.json").is_file():
+                selection = Selection.load(folder)
+                if np.array_equal(selection.indices, record.rows):
+                    self.selections.append(selection)
+                    continue
+            logger.warning("%s is gone or of another run: trainer.selections lacks round %d.", folder, index)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `Trainer.save_model`, and the state of the selection beside the weights."""
+        super().save_model(output_dir, _internal_call)
+        if _internal_call and output_dir is not None and output_dir not in self._checkpoints:
+            self._checkpoints.append(output_dir)
+        if self.args.should_save and self._schedule.records:
+            records, arrays = self._schedule.records, self._state_arrays
+            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints)
+            state.save(output_dir or self.args.output_dir)
+
+    # ---- the rounds ----
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        epoch = kwargs["epoch"]
+        index, number = self._schedule.round_of(epoch)
+        if index != self._entered and not self._enter(index):
+            self.control.should_training_stop = True
+            return
+        record = self._schedule.records[index]
+        updates, batches = record.per_pass, len(self._loader)
+        within = self._schedule.updates_in_pass(index, number)
+        last = not self._schedule.bounded and epoch + 1 == self._schedule.epochs
+        if within < updates and not last:  # a part of an epoch; the very last one is ended by max_steps
+            updates, batches = within, within * self.args.gradient_accumulation_steps
+        if self._length_generator is not None:
+            self._length_generator.manual_seed(_mixed(self.args.data_seed or self.args.seed, epoch))
+        kwargs |= {
+            "train_dataloader": self._loader,
+            "steps_in_epoch": batches,
+            "num_update_steps_per_epoch": updates,
+        }
+        super()._run_epoch(**kwargs)
+
+    def _enter(self, index: int) -> bool:
+        """Make a round the current one: choose its rows if it has not begun yet, and build its dataloader."""
+        known = index < len(self._schedule.records)
+        rows = self._schedule.records[index].rows if known else self._select(index)
+        if rows.size == 0:
+            logger.warning("Round %d: no row is left to train on, so that training ends here.", index)
+            return False
+        with preserved_rng():
+            self.train_dataset = self._rows_dataset(rows)
+            if self._loader is not None:
+                self._forget(self._loader)
+            self._loader = None
+            self._loader = self.get_train_dataloader()
+        self.callback_handler.train_dataloader = self._loader
+        self._entered = index
+        if not known:
+            self._schedule.begin(rows, updates_of(len(self._loader), self.args.gradient_accumulation_steps))
+            self._update_max_steps()
+        return True
+
+    def _select(self, index: int) -> np.ndarray:
+        start = time.perf_counter()
+        with preserved_rng():
+            round = Round(
+                index=index,
+                rows=self._pool,
+                eligible=self._eligible,
+                budget=self._schedule.round_plan(index).budget,
+                compute=self._engine().compute,
+                seed=self.args.seed,
+                chosen=np.concatenate([np.empty(0, dtype=np.int64), *(each.rows for each in self._schedule.records)]),
+                checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
+                state=self._state_arrays,
+            )
+            rows = run_round(self._selector, round, strict=index == 0, asked=self._asked(round.budget))
+            rows = self._from_main_process(rows)
+        seconds = time.perf_counter() - start
+        self._selection_seconds += seconds
+        selection = Selection.from_round(round, self._selector, rows, seconds=seconds, model=self._model_now())
+        self._report(round, selection, seconds)
+        self.selections.append(selection)
+        if self.args.should_save:
+            selection.save(self._selection_folder(index))
+        return rows
+
+    def _engine(self) -> Engine:
+        autocast = getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None
+        return Engine(
+            self._pool,
+            self.accelerator.unwrap_model(self.model),
+            self._tokenizer,
+            self.args.scoring_tokens_per_batch,
+            autocast,
+            TokenSettings(
+                max_length=self.args.max_length,
+                truncation_mode=self.args.truncation_mode,
+                completion_only_loss=self.completion_only_loss,
+                assistant_only_loss=self.args.assistant_only_loss,
+                dataset_num_proc=self.args.dataset_num_proc,
+            ),
+            self._candidates,
+        )
+
+    def _asked(self, rows: int) -> str:
+        if self.args.selection_schedule is not None:
+            return f"selection_schedule={self.args.selection_schedule} ({rows:,} rows in this round)"
+        if self.args.selection_size is not None:
+            return f"selection_size={self.args.selection_size}"
+        return f"selection_ratio={self.args.selection_ratio or 0.05:g} ({rows:,} rows)"
+
+    def _from_main_process(self, rows: np.ndarray) -> np.ndarray:
+        if self.accelerator.num_processes == 1:
+            return rows
+        from accelerate.utils import broadcast_object_list
+
+        return np.asarray(broadcast_object_list([rows])[0])
+
+    def _model_now(self) -> dict[str, Any]:
+        config = self.accelerator.unwrap_model(self.model).config
+        return {"name": config.name_or_path, "global_step": self.state.global_step, "dtype": str(config.dtype)}
+
+    def _report(self, round: Round, selection: Selection, seconds: float) -> None:
+        """Log the round through the trainer's callbacks, without flushing the training metrics gathered so far."""
+        elapsed = time.perf_counter() - self._train_start
+        logs: dict[str, float] = {
+            "selection_round": round.index,
+            "selection_rows_scored": selection.provenance["rows_scored"],
+            "selection_rows": len(selection.indices),
+            "selection_seconds": round_to(seconds),
+            "selection_time_share": round_to(self._selection_seconds / elapsed),
+        }
+        for name, (at, values) in round.scored.items():
+            if values.dtype.kind == "f":
+                chosen = values[np.isin(at, selection.indices)]
+                logs[f"selection_{name}_mean"] = round_to(float(np.nanmean(chosen)))
+        if self.selections:
+            logs["selection_overlap"] = round_to(selection.overlap(self.selections[-1]))
+        Trainer.log(self, logs)
+
+    # ---- what the loop looks at ----
+
+    def _update_max_steps(self) -> None:
+        if not self._schedule.bounded:
+            self.state.max_steps = self._schedule.max_steps
+
+    def _selection_folder(self, index: int) -> Path:
+        return Path(self.args.output_dir) / "selections" / f"round-{index}"
+
+    def _forget(self, loader: Any) -> None:
+        """The accelerator keeps every dataloader it prepared, and with it that loader's workers."""
+        self.accelerator._dataloaders[:] = [each for each in self.accelerator._dataloaders if each is not loader]
+        if self.callback_handler.train_dataloader is loader:
+            self.callback_handler.train_dataloader = None
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """As `Trainer.create_scheduler`, with the learning rate a function of progress through the rounds."""
+        created = self.lr_scheduler is None
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if created and isinstance(scheduler, LambdaLR):
+            scheduler.lr_lambdas = [following(lambda: self._schedule, each) for each in scheduler.lr_lambdas]
+        return scheduler
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(train_dataset)
+        self._length_generator = None
+        if isinstance(sampler, LengthGroupedSampler):  # unseeded, it differs between ranks and cannot be resumed
+            sampler.generator = self._length_generator = torch.Generator()
+            self._length_generator.manual_seed(self.args.data_seed or self.args.seed)
+        return sampler
+
+
+def round_to(value: float, digits: int = 4) -> float:
+    """For logs: no more digits than say something."""
+    return round(value, digits)
+
+
+def _mixed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+
+
+def _copy_with(args: SelectiveSFTConfig, **changes: Any) -> Any:
+    changed = copy.copy(args)
+    for name, value in changes.items():
+        setattr(changed, name, value)
+    return changed

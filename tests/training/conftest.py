@@ -1,0 +1,72 @@
+"""Short training runs of a tiny model, and how to compare them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[..., Any]:
+    """Give a function that trains and returns the trainer; dropout is on, so that a stray random draw shows."""
+
+    def run(
+        selector: Any = None, name: str = "run", rows: Any = None, resume: Any = None, base: Any = None, **more: Any
+    ) -> Any:
+        trainer = make(selector, name, rows, base, **more)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    def make(chosen: Any, name: str, rows: Any = None, base: Any = None, **more: Any) -> Any:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
+
+        kind = base or SelectiveSFTTrainer
+        extra = {key: more.pop(key) for key in ("peft_config", "eval_dataset", "callbacks") if key in more}
+        settings = {
+            "output_dir": str(tmp_path / name),
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "per_device_train_batch_size": 4,
+            "learning_rate": 1e-2,
+            "num_train_epochs": 3,
+            "logging_steps": 1,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "max_length": 128,
+            **more,
+        }
+        config = SelectiveSFTConfig(**settings)
+        if chosen is not None:
+            extra["selector"] = chosen
+        return kind(
+            model=AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.1),
+            args=config,
+            train_dataset=pool_rows if rows is None else rows,
+            processing_class=AutoTokenizer.from_pretrained(tiny_model_dir),
+            **extra,
+        )
+
+    run.make = make  # type: ignore[attr-defined]
+    return run
+
+
+@pytest.fixture
+def assert_equal_weights() -> Callable[[Any, Any], None]:
+    """Give a check that two trainers ended with equal weights, bit for bit."""
+
+    def check(one: Any, other: Any) -> None:
+        import torch
+
+        ours, theirs = one.model.state_dict(), other.model.state_dict()
+        assert ours.keys() == theirs.keys()
+        differ = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+        assert not differ, f"{len(differ)} of {len(ours)} weights differ, for example {differ[0]}"
+
+    return check

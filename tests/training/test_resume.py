@@ -1,0 +1,165 @@
+"""Going on from a checkpoint: the weights of an uninterrupted run, and nothing scored twice."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hf_datasel.errors import ResumeError
+from hf_datasel.scores import IFD, score
+from hf_datasel.selectors import IterIT, Longest
+
+SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
+
+
+@pytest.fixture
+def scored_rounds(monkeypatch) -> list[int]:
+    """Give the list of rounds in which anything was scored, as they happen."""
+    from hf_datasel.selectors import Round
+
+    rounds: list[int] = []
+    original = Round.score
+
+    def score(self: Round, *args: Any, **kwargs: Any) -> Any:
+        rounds.append(self.index)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(Round, "score", score)
+    return rounds
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
+        {"num_train_epochs": 2.5},
+        {"train_sampling_strategy": "group_by_length"},
+        {"packing": True, "per_device_train_batch_size": 1, "max_length": 96},
+        {"max_steps": 5},
+    ],
+    ids=["plain", "accumulation", "fraction", "group_by_length", "packing", "max_steps"],
+)
+def test_resume_from_every_checkpoint_is_exact_and_rescores_no_round(
+    train, assert_equal_weights, scored_rounds, tmp_path, more
+):
+    whole = train(IterIT(), name="whole", **SAVED, **more)
+    steps = whole.state.global_step
+    assert scored_rounds == list(range(len(whole.selections)))
+    starts = [record.start for record in whole._schedule.records]
+    for step in range(1, steps):
+        scored_rounds.clear()
+        shutil.copytree(tmp_path / "whole" / "selections", tmp_path / f"from-{step}" / "selections")
+        resumed = train(
+            IterIT(), name=f"from-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **SAVED, **more
+        )
+        assert resumed.state.global_step == steps
+        assert_equal_weights(resumed, whole)
+        assert scored_rounds == [index for index, start in enumerate(starts) if start >= step]
+        assert len(resumed.selections) == len(whole.selections)
+
+
+def test_scores_of_the_second_round_are_those_of_the_checkpoint(train, tmp_path, pool_rows):
+    trainer = train(IterIT(), name="run", selection_size=8, save_strategy="epoch")
+    first, second = trainer.selections[:2]
+    fresh = score(pool_rows, [IFD(str(tmp_path / "run" / "checkpoint-2"), max_length=128)])
+    expected = np.array(fresh["ifd"][:], dtype=np.float64)
+    window = ~np.isnan(second.scores("ifd"))
+    assert window.sum() >= 8
+    np.testing.assert_allclose(second.scores("ifd")[window], expected[window], rtol=1e-5)
+    assert np.abs(second.scores("ifd") - first.scores("ifd"))[window].min() > 1e-4
+
+
+def test_another_pool_selector_or_budget_is_refused(train, tmp_path, pool_rows):
+    train(IterIT(), name="run", **SAVED)
+    checkpoint = str(tmp_path / "run" / "checkpoint-3")
+    with pytest.raises(ResumeError, match="selector differ"):
+        train(Longest(), name="run", resume=checkpoint, **SAVED)
+    with pytest.raises(ResumeError, match="pool, tokens differ"):
+        train(IterIT(), name="run", rows=pool_rows.select(range(20)), resume=checkpoint, **SAVED)
+    with pytest.raises(ResumeError, match="rows_per_round differ"):
+        train(IterIT(), name="run", resume=checkpoint, **{**SAVED, "selection_size": 7})
+
+
+def test_a_checkpoint_of_another_trainer_is_refused(train, tmp_path):
+    train(IterIT(), name="run", **SAVED)
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    (checkpoint / "selection_state.json").unlink()
+    with pytest.raises(ResumeError, match=r"has no selection_state.json: it was not written by SelectiveSFTTrainer"):
+        train(IterIT(), name="run", resume=str(checkpoint), **SAVED)
+
+
+KILLED = """
+    import os, signal, sys
+    from datasets import load_from_disk
+    from transformers import TrainerCallback
+    from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
+    from hf_datasel.selectors import IterIT, Round
+
+    folder, model, output, kill, resume = sys.argv[1:]
+
+    class Kill(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if kill == f"step-{state.global_step}":
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill == "scoring":
+        original = Round.score
+        def score(self, *args, **kwargs):
+            columns = original(self, *args, **kwargs)
+            if self.index == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return columns
+        Round.score = score
+
+    args = SelectiveSFTConfig(
+        output, selection_size=8, num_train_epochs=3, per_device_train_batch_size=2, learning_rate=1e-2, bf16=False,
+        gradient_checkpointing=False, report_to="none", save_strategy="steps", save_steps=3, use_cpu=True,
+        max_length=128,
+    )
+    trainer = SelectiveSFTTrainer(
+        model=model, args=args, train_dataset=load_from_disk(folder), selector=IterIT(), callbacks=[Kill()]
+    )
+    trainer.train(resume_from_checkpoint=resume == "resume")
+    trainer.save_model(output + "/final")
+    print("scored rounds", [s.provenance["round"] for s in trainer.selections])
+"""
+
+
+@pytest.mark.parametrize("kill", ["step-7", "scoring"])
+def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path, pool_rows, tiny_model_dir, kill):
+    from safetensors.numpy import load_file
+
+    (tmp_path / "script.py").write_text(textwrap.dedent(KILLED))
+    pool_rows.save_to_disk(tmp_path / "pool")
+
+    def run(output: str, kill: str, resume: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, tmp_path / "script.py", tmp_path / "pool", tiny_model_dir, tmp_path / output]
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+        return subprocess.run(
+            [*map(str, command), kill, resume],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env=environment,
+            check=False,
+        )
+
+    assert run("whole", "never", "fresh").returncode == 0
+    assert run("cut", kill, "fresh").returncode == -signal.SIGKILL
+    first = (tmp_path / "cut" / "selections" / "round-0" / "indices.npy").stat().st_mtime_ns
+    resumed = run("cut", "never", "resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert (tmp_path / "cut" / "selections" / "round-0" / "indices.npy").stat().st_mtime_ns == first
+    whole, cut = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(np.array_equal(whole[name], cut[name]) for name in whole)

@@ -1,0 +1,234 @@
+"""Training on selected rows: what is trained, when it is chosen, and that nothing else changes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from transformers import TrainerCallback
+from trl import SFTTrainer
+
+from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.formats import Pool, converted
+from hf_datasel.scores import IFD, Loss
+from hf_datasel.selectors import All, IterIT, Longest, Random, Round, RoundPlan, Selector
+
+
+@dataclass(frozen=True)
+class AllAgain(Selector):
+    """Every row, scored and chosen again each round: selection that should change nothing."""
+
+    reselects = True
+
+    def choose(self, round: Round) -> np.ndarray:
+        round.score(IFD())
+        return np.flatnonzero(round.eligible)
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        return super().plan(pool_size, num_epochs, pool_size)
+
+
+@dataclass(frozen=True)
+class Sizes(Selector):
+    """The first rows by the loss of the current model, as many as each round's budget."""
+
+    reselects = True
+
+    def choose(self, round: Round) -> np.ndarray:
+        loss = round.score(Loss())["loss"]
+        rows = np.flatnonzero(round.eligible)
+        return rows[np.argsort(-loss[rows], kind="stable")][: round.budget]
+
+
+@dataclass(frozen=True)
+class Replay(Selector):
+    """Given row numbers, nothing scored."""
+
+    rounds: tuple[tuple[int, ...], ...]
+    reselects = True
+
+    def choose(self, round: Round) -> np.ndarray:
+        return np.array(self.rounds[round.index])
+
+
+class Seen(TrainerCallback):
+    """The training rows as they are at each step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[int]] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        self.steps.append(len(train_dataloader.dataset))
+
+
+def logs_of(trainer: Any, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def test_whole_pool_every_round_trains_as_sfttrainer_does(train, assert_equal_weights, pool_rows):
+    plain_rows = converted(Pool(pool_rows), chat_template=True)
+    plain = train(base=SFTTrainer, rows=plain_rows, name="plain")
+    assert_equal_weights(train(All(), name="all"), plain)
+    again = train(AllAgain(), name="again")
+    assert len(again.selections) == 3
+    assert_equal_weights(again, plain)
+
+
+@pytest.mark.parametrize("more", [{"gradient_accumulation_steps": 3}, {"num_train_epochs": 2.5}, {"max_steps": 7}])
+def test_whole_pool_equals_sfttrainer_with(train, assert_equal_weights, pool_rows, more):
+    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    ours = train(AllAgain(), name="again", **more)
+    assert ours.state.global_step == plain.state.global_step
+    assert logs_of(ours, "learning_rate") == logs_of(plain, "learning_rate")
+    assert_equal_weights(ours, plain)
+
+
+@pytest.mark.parametrize("strategy", ["bfd", "wrapped"])
+def test_whole_pool_packed_equals_sfttrainer(train, assert_equal_weights, pool_rows, strategy):
+    more = {"packing": True, "packing_strategy": strategy, "per_device_train_batch_size": 1}
+    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    assert_equal_weights(train(AllAgain(), name="again", **more), plain)
+
+
+def test_a_scored_run_trains_as_a_run_replaying_its_rows(train, assert_equal_weights):
+    scored = train(IterIT(), selection_size=8, name="scored")
+    rounds = tuple(tuple(selection.indices.tolist()) for selection in scored.selections)
+    assert_equal_weights(train(Replay(rounds), selection_size=8, name="replayed"), scored)
+
+
+def test_rounds_choose_anew_and_train_on_their_rows(train, pool_rows):
+    trainer = train(IterIT(), selection_size=8)
+    assert [len(selection.indices) for selection in trainer.selections] == [8, 8, 8]
+    assert trainer.state.global_step == 6
+    assert sorted(trainer.train_dataset["pool_row"]) == sorted(trainer.selections[-1].indices.tolist())
+    everything, window, again = logs_of(trainer, "selection_rows_scored")
+    assert everything == 24 > window == again >= 8
+    first, second = trainer.selections[:2]
+    assert logs_of(trainer, "selection_overlap")[0] == pytest.approx(first.overlap(second), abs=1e-4)
+    assert (first.scores("ifd")[first.indices] < 1).all()
+    assert (second.scores("ifd") != first.scores("ifd"))[second.indices].all()
+
+
+@pytest.mark.parametrize("sizes", [[8, 16, 24], [24, 16, 8], [5, 23, 9]])
+def test_unequal_rounds_train_all_their_rows_and_end_the_schedule_at_zero(train, sizes):
+    seen = Seen()
+    trainer = train(Sizes(), selection_schedule=sizes, gradient_accumulation_steps=2, callbacks=[seen])
+    updates = [math.ceil(math.ceil(size / 4) / 2) for size in sizes]
+    assert seen.steps == [size for size, count in zip(sizes, updates, strict=True) for _ in range(count)]
+    assert trainer.state.global_step == trainer.state.max_steps == sum(updates)
+    assert trainer.lr_scheduler.get_last_lr()[0] == 0.0
+
+
+def test_a_round_that_turns_out_short_is_trained_and_the_learning_rate_still_ends_at_zero(train, caplog):
+    @dataclass(frozen=True)
+    class Shrinking(Selector):
+        reselects = True
+
+        def choose(self, round: Round) -> np.ndarray:
+            return np.flatnonzero(round.eligible)[: 16 if round.index == 0 else 5]
+
+    trainer = train(Shrinking(), selection_size=16)
+    assert trainer.state.global_step == trainer.state.max_steps == 4 + 2 + 2
+    assert trainer.lr_scheduler.get_last_lr()[0] == 0.0
+    assert "Round 1" in caplog.text
+
+
+def test_a_budget_above_the_pool_is_refused_when_the_trainer_is_built(train):
+    with pytest.raises(SelectionError, match=r"selection_size=30 is more than the 24 of 24 rows"):
+        train.make(Longest(), "bad", selection_size=30)
+
+
+def test_a_shortfall_in_the_first_round_is_an_error_that_says_why(train):
+    with pytest.raises(SelectionError, match=r"more than the \d+ of 24 rows that can be selected \(\d+ with ifd >= 1"):
+        train(IterIT(), selection_size=24)
+
+
+def test_one_choice_serves_all_epochs_of_a_selector_that_does_not_reselect(train):
+    trainer = train(Random(), selection_size=8)
+    assert len(trainer.selections) == 1
+    assert trainer.state.global_step == 6
+
+
+def test_reselection_can_be_switched_off(train):
+    assert len(train(IterIT(), selection_size=8, reselection_strategy="no").selections) == 1
+
+
+def test_rows_that_cannot_be_trained_on_are_never_chosen(train, pool_rows):
+    rows = Dataset.from_list([*pool_rows, {"instruction": "Say nothing.", "input": "", "output": ""}])
+    trainer = train(Random(), rows=rows, selection_size=24)
+    assert 24 not in trainer.selections[0].indices
+    assert trainer.selections[0].provenance["not_eligible"] == {"empty_response": 1}
+
+
+def test_rows_whose_prompt_fills_the_window_are_not_eligible(train, pool_rows):
+    trainer = train(All(), max_length=40, num_train_epochs=1)
+    short = trainer.selections[0]
+    assert 0 < len(short.indices) < 24
+    assert short.provenance["not_eligible"] == {"no_label_after_truncation": 24 - len(short.indices)}
+
+
+def test_lora(train, assert_equal_weights, pool_rows):
+    from peft import LoraConfig
+
+    lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)}
+    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **lora)
+    assert_equal_weights(train(AllAgain(), name="lora", **lora), plain)
+
+
+def test_plain_sft_config_means_the_default_selection(tmp_path, tiny_model_dir, pool_rows):
+    from trl import SFTConfig
+
+    args = SFTConfig(str(tmp_path), bf16=False, report_to="none", learning_rate=3e-4, use_cpu=True)
+    trainer = SelectiveSFTTrainer(model=str(tiny_model_dir), args=args, train_dataset=pool_rows)
+    assert isinstance(trainer.args, SelectiveSFTConfig)
+    assert trainer.args.learning_rate == 3e-4
+    assert trainer._selector == IterIT()
+
+
+def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
+    trainer = train(Random(), selection_size=8, num_train_epochs=1)
+    first = trainer.selections[0].indices.tolist()
+    trainer.train()
+    assert [selection.indices.tolist() for selection in trainer.selections] == [first]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"selection_size": 0.05}, r"selection_size=0.05 has to be a number of rows"),
+        ({"selection_size": 4, "selection_ratio": 0.1}, "same thing twice"),
+        ({"selection_ratio": 5}, r"selection_ratio=5 has to be a share"),
+        ({"selection_schedule": [4, 0]}, "row numbers above 0"),
+        ({"selection_schedule": [4, 8]}, r"2 rounds, and IterIT makes 3"),
+        ({"selection_schedule": [4, 8], "max_steps": 3}, "leave max_steps out"),
+        ({"reselection_strategy": "epochs"}, "reselection_strategy='epochs'"),
+        ({"selector": "iterrit"}, "Did you mean 'iterit'"),
+        ({"selector_kwargs": {"decai": 0.1}}, "no setting 'decai'. Did you mean 'decay'"),
+        ({"dataset_kwargs": {"skip_prepare_dataset": True}}, "skip_prepare_dataset"),
+        ({"scoring_dtype": "fp8"}, "scoring_dtype='fp8'"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_before_training(train, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        train.make(None, "bad", **settings)
+
+
+def test_a_selector_given_twice_is_refused(train):
+    with pytest.raises(ConfigError, match="given twice"):
+        train.make(Random(), "bad", selector="longest")
+
+
+def test_a_streaming_pool_is_refused(train, pool_rows):
+    with pytest.raises(ConfigError, match="streaming"):
+        train.make(Random(), "bad", rows=pool_rows.to_iterable_dataset())
+
+
+def test_moved_private_names_are_refused(train, monkeypatch):
+    monkeypatch.setattr(SFTTrainer, "_run_epoch", lambda self, epoch: None, raising=False)
+    with pytest.raises(ConfigError, match="_run_epoch has no train_dataloader"):
+        train.make(Random(), "bad")
