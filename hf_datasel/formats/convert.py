@@ -56,7 +56,7 @@ def converted(pool: Pool, chat_template: bool) -> Dataset:
     data = pool.dataset.select_columns([*pool.columns, *kept]).add_column(POOL_ROW, np.arange(len(pool)))
     if usable.size < len(pool):
         data = data.select(usable)
-    write = _writer(pool, chat_template)
+    write = _writer(pool.format, data[0], chat_template)
     if write is None:
         return data
     return data.map(
@@ -68,13 +68,12 @@ def converted(pool: Pool, chat_template: bool) -> Dataset:
     )
 
 
-def _writer(pool: Pool, chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
-    if pool.format == "alpaca":
+def _writer(format: str, first: dict[str, Any], chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
+    if format == "alpaca":
         return _chat_prompt_completion if chat_template else _alpaca_prompt_completion
-    if pool.format == "preference":
-        text = isinstance(pool.dataset[0].get("prompt"), str)
-        return _text_prompt_completion if text else _chat_prompt_completion
-    return _messages if pool.format == "sharegpt" else None
+    if format == "preference":
+        return _text_prompt_completion if isinstance(first.get("prompt"), str) else _chat_prompt_completion
+    return _messages if format == "sharegpt" else None
 
 
 def _convert_batch(

@@ -128,9 +128,12 @@ def load_pool(name: str, split: str = "train", config: str | None = None, revisi
         FormatError: nothing is there, or what is there cannot be read.
     """
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+    from datasets.exceptions import DatasetsError
 
     path = Path(name).expanduser()
     try:
+        if path.is_file() and path.stat().st_size == 0:
+            raise FormatError(f"{name!r} is empty: it holds no rows.")
         if path.is_file():
             data: Any = load_dataset(_builder(path), data_files=str(path), split=split)
         elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -138,7 +141,7 @@ def load_pool(name: str, split: str = "train", config: str | None = None, revisi
             data = data[split] if isinstance(data, DatasetDict) else data
         else:
             data = load_dataset(name, config, split=split, revision=revision)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"Cannot load {name!r} (split {split!r}): {_first_line(error)}") from error

@@ -91,7 +91,10 @@ class Row:
 
     def digest(self) -> bytes:
         """Sha256 of the canonical prompt and response (32 bytes): the row's identity across formats and machines."""
-        content = [[turn.role, turn.content, at >= self.context] for at, turn in enumerate(self.turns)]
+        content = [
+            [turn.role, turn.content, turn.role == "assistant" and at >= self.context]
+            for at, turn in enumerate(self.turns)
+        ]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
 
 
@@ -248,7 +251,7 @@ def _alpaca_columns(batch: Batch) -> tuple[Sequence[Any], ...]:
 _COLUMNS: dict[str, Callable[[Batch], tuple[Sequence[Any], ...]]] = {
     "prompt-completion": lambda batch: (batch["prompt"], batch["completion"]),
     "messages": lambda batch: (batch["messages"],),
-    "preference": lambda batch: (batch["conversations" if "conversations" in batch else "prompt"], batch["chosen"]),
+    "preference": lambda batch: (batch["prompt" if "prompt" in batch else "conversations"], batch["chosen"]),
     "sharegpt": lambda batch: (batch["conversations"],),
     "alpaca": _alpaca_columns,
     "text": lambda batch: (batch["text"],),

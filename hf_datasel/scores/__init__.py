@@ -1,9 +1,51 @@
 """Scores: numbers for rows, as callables for `Dataset.map` and as arguments of `score`."""
 
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.engine import score
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
 
-__all__ = ["IFD", "Columns", "Length", "Loss", "ModelScore", "Score", "score"]
+__all__ = ["IFD", "Columns", "Length", "Loss", "ModelScore", "Score", "available", "by_name", "score"]
+
+
+def available() -> dict[str, type[Score]]:
+    """The scores of the package: module name -> class."""
+    found = {}
+    for module in pkgutil.iter_modules(__path__):
+        home = importlib.import_module(f"{__name__}.{module.name}")
+        for value in vars(home).values():
+            if isinstance(value, type) and issubclass(value, Score) and value.__name__.lower() == module.name:
+                found[module.name] = value
+    return dict(sorted(found.items()))
+
+
+def by_name(name: str, settings: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Score:
+    """A score from its name and settings, as recipes and the command line write them.
+
+    Args:
+        name: a module of this package that holds a score (`"ifd"`).
+        settings: its fields.
+        defaults: more of them, for those fields that the score has.
+
+    Raises:
+        ConfigError: no such score, no such setting, or a value that the setting cannot have.
+    """
+    known = available()
+    if name not in known:
+        raise ConfigError(f"There is no score {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}.")
+    options = [each.name for each in fields(known[name])]
+    for key in settings or {}:
+        if key not in options:
+            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
+    fitting = {key: value for key, value in (defaults or {}).items() if key in options and value is not None}
+    return known[name](**{**fitting, **(settings or {})})

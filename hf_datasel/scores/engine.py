@@ -15,7 +15,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext
 from hf_datasel.scores.models import load_model, load_tokenizer
-from hf_datasel.tokens import TokenRows, TokenSettings
+from hf_datasel.tokens import Prepared, TokenRows, TokenSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,7 @@ class Engine:
     tokens_per_batch: int = 8192
     autocast: torch.dtype | None = None
     settings: TokenSettings | None = None
-    prepared: Dataset | None = None
+    prepared: Prepared | None = None
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _contexts: dict[Hashable, ModelContext] = field(default_factory=dict, init=False)
 
@@ -71,6 +71,8 @@ class Engine:
                 f"{type(score).__name__}() has no model to run. Pass a name or path, "
                 f"{type(score).__name__}('Qwen/Qwen3-0.6B'), or model=... next to the dataset."
             )
+        if not isinstance(name, str) and self.tokenizer is None:
+            raise ScoreError("model is a live model, so that tokenizer has to be given beside it.")
         tokenizer = load_tokenizer(name, revision) if isinstance(name, str) else self.tokenizer
         settings = self._settings(score)
         live = not isinstance(name, str)
@@ -91,7 +93,7 @@ class Engine:
         if getattr(score, "convention", "sft") == "sft" and length not in (None, self.settings.max_length):
             raise ScoreError(
                 f"{type(score).__name__}(max_length={length}) is not how training cuts rows "
-                f"(max_length={self.settings.max_length}). Leave it out: inside the trainer rows are scored as trained."
+                f"(max_length={self.settings.max_length}). Leave it out: here rows are scored as trained."
             )
         return self.settings
 

@@ -35,8 +35,8 @@ class IFD(ModelScore):
     """How much less the response surprises the model with its instruction than without: 1 is no help at all.
 
     `ifd = exp(loss - loss_prior)`, where `loss` is the mean loss of the response tokens given the instruction and
-    `loss_prior` that of the same tokens without it. Of several turns every assistant turn is a response, a prior has no
-    earlier turns, and the row's losses are means over all response tokens.
+    `loss_prior` that of the same tokens without it. Of several turns every assistant turn is a response, a prior has
+    no earlier turns, and the row's losses are means over all response tokens.
 
     Reads any supported row format that has a response. Writes `ifd`, `loss`, `loss_prior` (float32) and `ifd_reason`
     ("" for a scored row). Cost: two forward passes, the second over the responses alone.

@@ -27,8 +27,8 @@ class Length(Score):
     """Words in the response, or tokens in the row: free, and the baseline a cleverer method has to beat.
 
     Reads any supported row format that has a response. Writes `response_words` (int32) with `unit="words"`;
-    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`. A row that
-    cannot be used has no length.
+    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`. A row
+    that cannot be used has no length.
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
 
     >>> Length()({"prompt": ["Is it slow?"] * 2, "completion": ["Yes.", "It depends on the load."]})

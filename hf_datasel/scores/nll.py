@@ -99,7 +99,9 @@ class NLL:
         """Head on the scored positions, if that agrees with the model's own logits on the shortest rows of a batch."""
         if self.causal.base_model is self.causal or self.causal.get_output_embeddings() is None:
             return self._whole_model
-        few = sorted(batch, key=lambda sequence: len(sequence.ids))[:2]
+        few = sorted((each for each in batch if len(each.scored)), key=lambda each: len(each.ids))[:2]
+        if not few:
+            return self._whole_model
         fast, own = torch.cat(self._head_only(few)), torch.cat(self._whole_model(few))
         low = torch.finfo(self.causal.dtype if self.autocast is None else self.autocast).bits < 32
         if torch.allclose(fast, own, rtol=5e-2 if low else 1e-4, atol=5e-2 if low else 1e-4, equal_nan=True):

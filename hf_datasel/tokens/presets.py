@@ -17,27 +17,28 @@ __all__ = ["PRESETS", "preset_tokens"]
 _VERSION = 1
 """Raised when these tokens change, so that no cached ones are taken for them."""
 
-Pair = tuple[list[int], int, list[int], int]
-"""Ids with the instruction, where the answer starts in them, ids without it, where the answer starts there."""
+Pair = tuple[list[int], int, list[int], int, int]
+"""Ids with the instruction, where the answer starts in them, ids without it, where the answer starts there, and how
+many of the latter are kept."""
 
 
 def _superfiltering(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
     """Li et al. 2024 (2402.00530): instruction, input and answer a line each; the prior is the bare answer."""
     prompt = f"{row.instruction}\n{row.input}\n" if row.input.strip() else f"{row.instruction}\n"
-    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"][:max_length]
+    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"]
     start = len(tokenizer(prompt, verbose=False)["input_ids"])
     prior = tokenizer(row.response, verbose=False)["input_ids"]
-    return whole, start, prior[: max(max_length - start, 0) + 1], 1
+    return whole, start, prior, 1, max_length - start + 1
 
 
 def _cherry(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
     """Li et al. 2024 (2308.12032): Alpaca prompt and answer encoded together, the prior behind `### Response:`."""
     prompt = alpaca_prompt(row.instruction, row.input)
     start = len(tokenizer(prompt, verbose=False)["input_ids"])
-    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"][:max_length]
+    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"]
     header = "### Response:"
     prior = tokenizer(header + row.response, verbose=False)["input_ids"]
-    return whole, start, prior[: max(max_length - start + 4, 0)], len(tokenizer(header)["input_ids"])
+    return whole, start, prior, len(tokenizer(header)["input_ids"]), max_length - start + 4
 
 
 def _iterit(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
@@ -53,9 +54,8 @@ def _iterit(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pa
         )
         return list(rendered["input_ids"])
 
-    whole, start = ids(asked + answer)[:max_length], len(ids(asked, prompt=True))
-    prior, prior_start = ids(unasked + answer), len(ids(unasked, prompt=True))
-    return whole, start, prior[: prior_start + max(max_length - start, 0)], prior_start
+    start, prior_start = len(ids(asked, prompt=True)), len(ids(unasked, prompt=True))
+    return ids(asked + answer), start, ids(unasked + answer), prior_start, prior_start + max_length - start
 
 
 PRESETS: dict[str, tuple[Callable[[Row, PreTrainedTokenizerBase, int], Pair], int]] = {
@@ -71,11 +71,8 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
 
     Rows that are not one question and one answer have no tokens here: the published prompts leave them undefined.
     """
-    if convention == "iterit" and tokenizer.chat_template is None:
-        raise ModelError(
-            f"convention='iterit' renders rows with a chat template, and the tokenizer of {tokenizer.name_or_path!r} "
-            "has none. Use convention='superfiltering' or 'cherry', or a tokenizer with one."
-        )
+    if convention == "iterit":
+        _check_template(tokenizer)
     data = pool.dataset.select_columns(pool.columns)
     return data.map(
         _tokenize_batch,
@@ -92,6 +89,25 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         features=_features(),
         desc=f"Tokenizing ({convention})",
     )
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Refuse a tokenizer that cannot render the prompts of IterIT, its prior with no user turn above all."""
+    from jinja2 import TemplateError
+
+    otherwise = "Use convention='superfiltering' or 'cherry', or another model's tokenizer."
+    if tokenizer.chat_template is None:
+        raise ModelError(
+            f"convention='iterit' renders rows with a chat template, and the tokenizer of {tokenizer.name_or_path!r} "
+            f"has none. {otherwise}"
+        )
+    try:
+        _iterit(Row(instruction="Hello"), tokenizer, 1024)
+    except TemplateError as error:
+        raise ModelError(
+            f"The chat template of {tokenizer.name_or_path!r} cannot render the prompts of convention='iterit' "
+            f"({error}). {otherwise}"
+        ) from error
 
 
 def _features() -> Any:
@@ -123,7 +139,10 @@ def _tokenize_batch(
     out: dict[str, list[Any]] = {name: [] for name in _features()}
     for at, row in zip(indices, canonical_rows(batch, format), strict=True):
         reason = row.reason or ("" if row.single_turn else "not_single_turn")
-        whole, start, prior, prior_start = ([], 0, [], 0) if reason else make(row, tokenizer, max_length)
+        whole, start, prior, prior_start, limit = ([], 0, [], 0, 0) if reason else make(row, tokenizer, max_length)
+        if not reason and (start >= len(whole) or prior_start >= len(prior)):
+            reason = "no_response_token"
+        whole, prior = whole[:max_length], prior[: max(limit, 0)]
         if not reason and (start >= len(whole) or prior_start >= len(prior)):
             reason = "prompt_fills_window"
         values = at, reason, whole, [start, len(whole)], prior, [prior_start, len(prior)]

@@ -9,23 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_datasel.errors import FormatError
-from hf_datasel.formats import POOL_ROW, Pool, converted
+from hf_datasel.formats import Pool, converted
 from hf_datasel.tokens.presets import preset_tokens
 from hf_datasel.tokens.sequences import Sequences, ragged
-from hf_datasel.tokens.training import (
-    PriorContext,
-    TokenSettings,
-    is_conversational,
-    mark_responses,
-    prepare,
-    prior_prefix,
-)
+from hf_datasel.tokens.training import Prepared, PriorContext, TokenSettings, prepare, prior_prefix
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TokenRows", "Tokens", "pool_rows"]
+__all__ = ["TokenRows", "Tokens"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,7 @@ class TokenRows:
         pool: the dataset, read as instruction rows.
         tokenizer: of the model that scores.
         settings: how training cuts and labels rows.
-        prepared: the trainer's own tokenised rows, with `pool_row`; made here where it is not given.
+        prepared: the trainer's own tokenised rows; made here where they are not given.
         indices: pool rows to score, in this order; all by default. `pool` and `indices` of the object then number
             these rows alone, unless `prepared` is given.
     """
@@ -60,7 +53,7 @@ class TokenRows:
         pool: Pool,
         tokenizer: PreTrainedTokenizerBase | None,
         settings: TokenSettings | None = None,
-        prepared: Dataset | None = None,
+        prepared: Prepared | None = None,
         indices: np.ndarray | None = None,
     ):
         if prepared is None and indices is not None:
@@ -76,15 +69,16 @@ class TokenRows:
         return len(self.indices)
 
     @cached_property
+    def _prepared(self) -> Prepared:
+        if self._given is not None:
+            return self._given
+        rows = converted(self.pool, chat_template=self.tokenizer.chat_template is not None)
+        return Prepared(prepare(rows, self.tokenizer, self.settings), self.tokenizer, self.settings)
+
+    @property
     def prepared(self) -> Dataset:
-        """`input_ids` and `labels` of the rows that training can use, with their `pool_row`."""
-        if self._given is None:
-            rows = converted(self.pool, chat_template=self.tokenizer.chat_template is not None)
-            return prepare(rows, self.tokenizer, self.settings)
-        position = np.full(len(self.pool), -1, dtype=np.int64)
-        position[pool_rows(self._given)] = np.arange(len(self._given))
-        found = position[self.indices]
-        return self._given.select(found[found >= 0])
+        """`input_ids` and `labels` of the pool rows that training can use, with their `pool_row`."""
+        return self._prepared.data
 
     def training(self, prior_context: PriorContext = "generation-prompt", end_token: bool = True) -> Tokens:
         """The tokens of `SFTTrainer`, and the same response tokens behind the context of the prior."""
@@ -99,19 +93,24 @@ class TokenRows:
                 "Rows with only a text column have no response to score. Make prompt and completion columns of them."
             )
         reasons = self.pool.reasons[self.indices].astype(object)
-        prepared = self.prepared
-        marked = mark_responses(prepared, self.tokenizer, self.settings, end_token)
-        prefix = prior_prefix(self.tokenizer, is_conversational(prepared), prior_context)
+        if not (reasons == "").any():
+            return _nothing(reasons)
+        prepared = self._prepared
         at = np.full(len(self.pool), -1, dtype=np.int64)
         at[self.indices] = np.arange(len(self))
-        owner = at[pool_rows(prepared)]
+        wanted = np.flatnonzero(at[prepared.rows] >= 0)
+        owner = at[prepared.rows[wanted]]
         missing = np.ones(len(self), dtype=bool)
         missing[owner] = False
         reasons[missing & (reasons == "")] = "prompt_fills_window"
-        with_span = _non_empty(marked, "spans")
-        reasons[owner[~with_span]] = "no_response_token"
-        data, owner = marked.select(np.flatnonzero(with_span)), owner[with_span]
+        if wanted.size == 0:
+            return _nothing(reasons)
+        prefix = prior_prefix(self.tokenizer, prepared.conversational, prior_context)
         skip = prefix.size == 0
+        data = prepared.marked(end_token).select(wanted)
+        with_span = _scorable(data, skip)
+        reasons[owner[~with_span]] = "no_response_token"
+        data, owner = data.select(np.flatnonzero(with_span)), owner[with_span]
         return Tokens(
             Sequences(data, owner, skip_first=skip),
             Sequences(data, owner, skip_first=skip, prefix=prefix),
@@ -132,12 +131,18 @@ class TokenRows:
         return self._tokens[key]
 
 
-def pool_rows(data: Dataset) -> np.ndarray:
-    """The pool row number of each converted or tokenised row, int64."""
-    return np.asarray(data.with_format("numpy")[POOL_ROW][:], dtype=np.int64)
-
-
-def _non_empty(data: Dataset, column: str) -> np.ndarray:
-    view = data.select_columns([column]).with_format("arrow")
-    flags = [np.array([len(row) > 0 for row in ragged(table, column)]) for table in view.iter(batch_size=10_000)]
+def _scorable(data: Dataset, skip_first: bool) -> np.ndarray:
+    """Whether each row has a stretch with a token left to score."""
+    view = data.select_columns(["spans"]).with_format("arrow")
+    flags = [
+        np.array([(np.diff(row.reshape(-1, 2)) > skip_first).any() for row in ragged(table, "spans")])
+        for table in view.iter(batch_size=10_000)
+    ]
     return np.concatenate([np.empty(0, dtype=bool), *flags])
+
+
+def _nothing(reasons: np.ndarray) -> Tokens:
+    from datasets import Dataset
+
+    empty = Sequences(Dataset.from_dict({"input_ids": [], "spans": []}), np.empty(0, dtype=np.int64))
+    return Tokens(empty, empty, reasons.astype(np.str_))

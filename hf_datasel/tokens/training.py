@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_datasel.errors import ModelError, ScoreError
+from hf_datasel.formats import POOL_ROW
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PriorContext", "TokenSettings", "mark_responses", "prepare", "prior_prefix"]
+__all__ = ["Prepared", "PriorContext", "TokenSettings", "mark_responses", "prepare", "prior_prefix"]
 
 PriorContext = Literal["generation-prompt", "bos", "none"]
 
@@ -42,7 +44,7 @@ class TokenSettings:
 
 def is_conversational(dataset: Dataset) -> bool:
     """Whether the rows are lists of messages, so that a chat template is needed."""
-    row = dataset[0]
+    row = dataset[0] if len(dataset) else {}
     return isinstance(row.get("messages", row.get("prompt")), list)
 
 
@@ -61,7 +63,6 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
         ModelError: conversational rows, and a tokenizer without a chat template.
     """
     from trl import SFTTrainer
-    from trl.chat_template_utils import get_training_chat_template
 
     chat = is_conversational(dataset)
     if chat and tokenizer.chat_template is None:
@@ -71,13 +72,10 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
             "SFTConfig), or turn the rows into text columns prompt and completion."
         )
     settings = settings.resolve(dataset.column_names)
-    template = None
-    if settings.assistant_only_loss and chat and "{% generation" not in str(tokenizer.chat_template):
-        template = get_training_chat_template(tokenizer)
     trainer = SimpleNamespace(
         _tokenizer=tokenizer,
         processing_class=tokenizer,
-        chat_template=template,
+        chat_template=_training_template(tokenizer, settings),
         completion_only_loss=settings.completion_only_loss,
         _is_vlm=False,
         _is_vision_dataset=False,
@@ -96,6 +94,38 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
     return SFTTrainer._prepare_dataset(trainer, dataset, tokenizer, args, False, None, "pool")
 
 
+def _training_template(tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> str | None:
+    """What `SFTTrainer` renders with where the tokenizer's own template has no generation markers and needs them."""
+    from trl.chat_template_utils import get_training_chat_template, has_generation_markers
+
+    if not settings.assistant_only_loss or has_generation_markers(tokenizer.chat_template or ""):
+        return None
+    return get_training_chat_template(tokenizer)  # type: ignore[no-any-return]
+
+
+class Prepared:
+    """Tokenised rows of a pool, and where their responses are, found once and kept.
+
+    Args:
+        data: as `prepare` or the trainer made it, with `pool_row` and the text columns still there.
+    """
+
+    def __init__(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings):
+        self.data = data
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.rows = np.asarray(data.with_format("numpy")[POOL_ROW][:], dtype=np.int64)
+        """The pool row number of each, int64."""
+        self.conversational = is_conversational(data)
+        self._marked: dict[bool, Dataset] = {}
+
+    def marked(self, end_token: bool) -> Dataset:
+        """`pool_row`, `input_ids` and `spans` of each row; see `mark_responses`."""
+        if end_token not in self._marked:
+            self._marked[end_token] = mark_responses(self.data, self.tokenizer, self.settings, end_token)
+        return self._marked[end_token]
+
+
 def mark_responses(
     prepared: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, end_token: bool = True
 ) -> Dataset:
@@ -112,10 +142,11 @@ def mark_responses(
         fn_kwargs={
             "tokenizer": tokenizer,
             "settings": settings.resolve(prepared.column_names),
-            "special": None if end_token else sorted(set(tokenizer.all_special_ids)),
+            "template": _training_template(tokenizer, settings),
+            "special": None if end_token else _special_ids(tokenizer),
             "version": _MARK_VERSION,
         },
-        remove_columns=[name for name in prepared.column_names if name not in ("pool_row", "input_ids")],
+        remove_columns=[name for name in prepared.column_names if name not in (POOL_ROW, "input_ids")],
         desc="Finding the responses",
     )
 
@@ -124,21 +155,25 @@ def _spans_of(
     row: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     settings: TokenSettings,
+    template: str | None,
     special: list[int] | None,
     version: int,
 ) -> dict[str, list[int]]:
     ids, labels = row["input_ids"], row["labels"]
     several = isinstance(row.get("completion"), list) and len(row["completion"]) > 1
     if "completion" in row and settings.completion_only_loss and not settings.assistant_only_loss and not several:
-        start = next(at for at, label in enumerate(labels) if label != -100)
+        start = next((at for at, label in enumerate(labels) if label != -100), len(ids))
         full, spans = ids, [(start, len(ids))]
     elif "messages" in row or isinstance(row.get("prompt"), list):
-        full, spans = _turn_spans(tokenizer, row)
+        full, spans = _turn_spans(tokenizer, row, template)
     else:
         text = row["prompt"] + row["completion"]
         full = tokenizer(text=text)["input_ids"]
         spans = [(_common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
-    spans = _after_truncation(spans, len(full), len(ids), settings.truncation_mode)
+    shift = len(full) - len(ids) if settings.truncation_mode == "keep_end" else 0
+    if full[shift : shift + len(ids)] != ids:  # rendered otherwise than the trainer did
+        spans = []
+    spans = _after_truncation(spans, shift, len(ids))
     if special is not None:
         spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
     return {
@@ -146,11 +181,15 @@ def _spans_of(
     }
 
 
-def _turn_spans(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tuple[list[int], list[tuple[int, int]]]:
+def _turn_spans(
+    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], template: str | None
+) -> tuple[list[int], list[tuple[int, int]]]:
     """Where each response turn is, found by rendering the conversation up to it and past it."""
     messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
     context = 0 if "messages" in row else len(row["prompt"])
-    kwargs = {"tools": row.get("tools"), **(row.get("chat_template_kwargs") or {})}
+    tools = row.get("tools")
+    tools = json.loads(tools) if isinstance(tools, str) else tools
+    kwargs = {"chat_template": template, "tools": tools, **(row.get("chat_template_kwargs") or {})}
 
     def render(upto: int, **more: Any) -> list[int]:
         rendered = tokenizer.apply_chat_template(messages[:upto], tokenize=True, return_dict=True, **kwargs, **more)
@@ -161,21 +200,26 @@ def _turn_spans(tokenizer: PreTrainedTokenizerBase, row: dict[str, Any]) -> tupl
     for at in range(context, len(messages)):
         if messages[at]["role"] != "assistant":
             continue
-        start = _common_prefix(render(at, add_generation_prompt=True), full)
+        prompt = render(at, add_generation_prompt=True)
+        start = _common_prefix(prompt, full)
+        if start < len(prompt) and start < len(render(at)):  # the template shows an earlier turn differently here
+            return full, []
         upto = full if at == len(messages) - 1 else render(at + 1)
         stop = _common_prefix(upto, full)
-        if stop < len(upto):  # the template shows this turn differently once others follow
+        if stop < len(upto):  # and here this turn, once others follow
             return full, []
         spans.append((start, stop))
     return full, spans
 
 
-def _after_truncation(
-    spans: list[tuple[int, int]], full: int, kept: int, truncation_mode: str
-) -> list[tuple[int, int]]:
-    shift = full - kept if truncation_mode == "keep_end" and full > kept else 0
+def _after_truncation(spans: list[tuple[int, int]], shift: int, kept: int) -> list[tuple[int, int]]:
     clipped = [(max(start - shift, 0), min(stop - shift, kept)) for start, stop in spans]
     return [(start, stop) for start, stop in clipped if stop > start]
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(added | set(tokenizer.all_special_ids))
 
 
 def _without_end(ids: list[int], start: int, stop: int, special: list[int], tokenizer: PreTrainedTokenizerBase) -> int:

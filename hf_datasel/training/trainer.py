@@ -22,7 +22,7 @@ from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import Round, RoundPlan, Selector, check_budget, run_round
-from hf_datasel.tokens import TokenSettings, pool_rows
+from hf_datasel.tokens import Prepared, TokenSettings
 from hf_datasel.training.config import SelectiveSFTConfig
 from hf_datasel.training.inputs import check_private_names, prepared_arguments, rows_per_round
 from hf_datasel.training.rounds import Schedule, following, updates_of
@@ -57,7 +57,7 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (TRL's own declaration)
 
-    _candidate_rows: np.ndarray
+    _prepared: Prepared
     _eligible: np.ndarray
     _budget: int
     _entered: int
@@ -74,8 +74,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         assert self._candidates is not None
         self._budget = rows_per_round(self.args, len(self._pool))
         self._eligible = np.zeros(len(self._pool), dtype=bool)
-        self._candidate_rows = pool_rows(self._candidates)
-        self._eligible[self._candidate_rows] = True
+        self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
+        self._eligible[self._prepared.rows] = True
         self._identity: dict[str, Any] | None = None
         self._state_arrays: dict[str, np.ndarray] = {}
         self._checkpoints: list[str] = []
@@ -104,7 +104,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _rows_dataset(self, rows: np.ndarray) -> Dataset:
         """The tokenised rows of these pool rows, in dataset order, shuffled and packed as `SFTTrainer` would."""
         assert self._candidates is not None
-        subset = self._candidates.select(np.flatnonzero(np.isin(self._candidate_rows, rows)))
+        subset = self._candidates.select(np.flatnonzero(np.isin(self._prepared.rows, rows)))
         if not self.args.packing:
             return subset.shuffle(seed=self.args.seed) if self.args.shuffle_dataset else subset
         subset = subset.select_columns(["input_ids", "labels"])
@@ -299,23 +299,21 @@ class SelectiveSFTTrainer(SFTTrainer):
             selection.save(self._selection_folder(index))
         return rows
 
-    def _engine(self) -> Engine:
-        autocast = getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None
-        return Engine(
-            self._pool,
-            self.accelerator.unwrap_model(self.model),
-            self._tokenizer,
-            self.args.scoring_tokens_per_batch,
-            autocast,
-            TokenSettings(
-                max_length=self.args.max_length,
-                truncation_mode=self.args.truncation_mode,
-                completion_only_loss=self.completion_only_loss,
-                assistant_only_loss=self.args.assistant_only_loss,
-                dataset_num_proc=self.args.dataset_num_proc,
-            ),
-            self._candidates,
+    def _token_settings(self) -> TokenSettings:
+        return TokenSettings(
+            max_length=self.args.max_length,
+            truncation_mode=self.args.truncation_mode,
+            completion_only_loss=self.completion_only_loss,
+            assistant_only_loss=self.args.assistant_only_loss,
+            dataset_num_proc=self.args.dataset_num_proc,
         )
+
+    def _engine(self) -> Engine:
+        """Scores with the model as it is now, on the tokens that it is trained on."""
+        autocast = getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None
+        model, budget = self.accelerator.unwrap_model(self.model), self.args.scoring_tokens_per_batch
+        settings = self._prepared.settings
+        return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared)
 
     def _asked(self, rows: int) -> str:
         if self.args.selection_schedule is not None:

@@ -1,0 +1,5 @@
+"""The command line: `hf-datasel list | score | select | train | env`, one command a module."""
+
+from hf_datasel.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,33 @@
+"""`hf-datasel list`"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from hf_datasel.errors import ConfigError
+
+__all__ = ["run"]
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print every selector and score: name, what it does, settings with their defaults."""
+    from hf_datasel import scores, selectors
+
+    if argv:
+        raise ConfigError(f"list takes no arguments, and got {' '.join(argv)}.")
+    for title, kinds in (("Selectors", selectors.available()), ("Scores", scores.available())):
+        print(f"{title}\n")
+        for name, kind in kinds.items():
+            print(f"  {name}\n      {_first_paragraph(kind)}")
+            settings = ", ".join(_setting(each) for each in fields(kind))
+            print(f"      settings: {settings or 'none'}\n")
+
+
+def _first_paragraph(kind: type) -> str:
+    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+
+
+def _setting(each: Field[Any]) -> str:
+    return each.name if each.default is MISSING else f"{each.name}={each.default!r}"

@@ -1,0 +1,59 @@
+"""Find the command, run it, and turn a refusal into one line on stderr."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from hf_datasel.errors import DataselError, did_you_mean
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "list": "selectors and scores, with their settings",
+    "score": "add score columns to a dataset",
+    "select": "choose rows once, with a fixed model or from columns",
+    "train": "fine-tune on rows that are chosen again every epoch",
+    "env": "versions and devices, for a bug report",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 if it went well, 2 with one line on stderr if something was wrong with what was asked."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        import hf_datasel
+
+        print(f"hf-datasel {hf_datasel.__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    try:
+        if name not in COMMANDS:
+            raise DataselError(
+                f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} There are {', '.join(COMMANDS)}."
+            )
+        importlib.import_module(f"hf_datasel.cli.{name}").run(rest)
+    except DataselError as error:
+        print(
+            f"hf-datasel {name}: error: {error}" if name in COMMANDS else f"hf-datasel: error: {error}",
+            file=sys.stderr,
+        )
+        return 2
+    return 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<8} {about}" for name, about in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: hf-datasel COMMAND [--config FILE.yaml] [--KEY VALUE ...]",
+            "",
+            *lines,
+            "",
+            "hf-datasel COMMAND --help shows a command's keys. Keys are the same in a file and on the command line.",
+        ]
+    )

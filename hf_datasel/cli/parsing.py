@@ -1,0 +1,118 @@
+"""Flags and YAML keys, as TRL's own commands read them, with a suggestion for a misspelt one."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from trl import TrlParser
+
+from hf_datasel.errors import ConfigError, did_you_mean
+
+__all__ = ["DatasetArguments", "as_dict", "parse", "show_progress_messages"]
+
+
+@dataclass
+class DatasetArguments:
+    """Which dataset, under the names that TRL's scripts use."""
+
+    dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id of the dataset."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to use."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
+
+    def load(self) -> Any:
+        """The dataset.
+
+        Raises:
+            ConfigError: none is named.
+        """
+        from hf_datasel.formats import load_pool
+
+        if not self.dataset_name:
+            raise ConfigError(
+                "No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file."
+            )
+        return load_pool(self.dataset_name, self.dataset_train_split, self.dataset_config, self.dataset_revision)
+
+
+def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any, ...]:
+    """The dataclasses filled from `--config FILE.yaml` and flags, which take precedence.
+
+    Raises:
+        ConfigError: an unknown key or flag (with the nearest known one), a file that cannot be read, or a value that a
+            key cannot have.
+    """
+    parser = TrlParser(tuple(kinds), prog=f"hf-datasel {command}", allow_abbrev=False)
+    flags = parser._option_string_actions
+    known = sorted({action.dest for action in parser._actions} - {"help"})
+    arguments = list(argv)
+    for argument in arguments:
+        name = argument.split("=", 1)[0]
+        if name.startswith("--") and name not in flags and name != "--config":
+            raise ConfigError(
+                f"Unknown flag {name}.{did_you_mean(name, [each for each in flags if each.startswith('--')])}"
+            )
+    arguments = _check_file(arguments, known)
+    try:
+        return tuple(parser.parse_args_and_config(arguments))
+    except (ValueError, TypeError) as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+
+
+def _check_file(arguments: list[str], known: list[str]) -> list[str]:
+    """Arguments with `--config=FILE` split in two, after a look at the file's keys."""
+    split = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
+    if "--config" not in split:
+        return split
+    at = split.index("--config") + 1
+    if at == len(split):
+        raise ConfigError("--config needs a file.")
+    path = Path(split[at])
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} has to hold keys and values, and holds {type(content).__name__}.")
+    for key in content:
+        if key not in known and key != "env":
+            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
+    return split
+
+
+def as_dict(value: Any, key: str) -> dict[str, Any]:
+    """A mapping from YAML, or JSON text from a flag.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"{key} has to be JSON on the command line, such as '{{\"decay\": 0.1}}': {error}"
+            ) from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{key} has to be a mapping of settings, and is {value!r}.")
+    return value
+
+
+def show_progress_messages() -> None:
+    """Our own log lines on stderr, warnings and worse, without a prefix that says nothing."""
+    logger = logging.getLogger("hf_datasel")
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        logger.addHandler(handler)
+        logger.propagate = False

@@ -1,0 +1,66 @@
+"""`hf-datasel select`"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_datasel.cli.parsing import DatasetArguments, as_dict, parse, show_progress_messages
+from hf_datasel.errors import reason_counts
+
+__all__ = ["SelectArguments", "run"]
+
+
+@dataclass
+class SelectArguments:
+    """Which rows, by which method, and where the selection goes."""
+
+    selector: str = field(default="iterit", metadata={"help": "Name of a selector; `hf-datasel list` shows them."})
+    selector_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Settings of the selector, such as {"quality": "ifd"}.'}
+    )
+    selection_size: int | None = field(default=None, metadata={"help": "Rows to choose."})
+    selection_ratio: float | None = field(
+        default=None, metadata={"help": "Share of all rows to choose; 0.05 without selection_size."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of everything random."})
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Model for scores that are not there yet."})
+    scoring_tokens_per_batch: int = field(
+        default=8192, metadata={"help": "Upper bound on the padded tokens of a scoring batch."}
+    )
+    output_dir: str = field(default="outputs/select", metadata={"help": "Folder for the selection."})
+    save_subset: bool = field(default=False, metadata={"help": "Also write the chosen rows as subset.parquet."})
+    allow_imports: bool = field(
+        default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Choose rows, save the selection, and print what was chosen and what was left out."""
+    dataset_arguments, arguments = parse((DatasetArguments, SelectArguments), argv, "select")
+    show_progress_messages()
+    from hf_datasel.selection import select
+    from hf_datasel.selectors import by_name
+
+    settings = as_dict(arguments.selector_kwargs, "selector_kwargs")
+    selector = by_name(arguments.selector, settings, arguments.allow_imports)
+    dataset = dataset_arguments.load()
+    selection = select(
+        dataset,
+        selector,
+        arguments.selection_size,
+        arguments.selection_ratio,
+        arguments.seed,
+        arguments.model_name_or_path,
+        tokens_per_batch=arguments.scoring_tokens_per_batch,
+    )
+    selection.save(arguments.output_dir)
+    left_out = {**selection.provenance["not_eligible"], **selection.provenance["left_out"]}
+    print(f"{selector}: {len(selection.indices):,} of {len(dataset):,} rows.")
+    if left_out:
+        print(f"Left out: {reason_counts(left_out)}.")
+    if arguments.save_subset:
+        selection.apply(dataset).to_parquet(Path(arguments.output_dir) / "subset.parquet")
+    print(f"Written to {arguments.output_dir}.")

@@ -1,0 +1,132 @@
+"""`hf-datasel train`"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_datasel.cli.parsing import parse, show_progress_messages
+from hf_datasel.errors import ConfigError
+
+__all__ = ["TrainArguments", "run"]
+
+
+@dataclass
+class TrainArguments:
+    """What the command has beside TRL's own keys."""
+
+    allow_imports: bool = field(
+        default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """`trl sft`, with `SelectiveSFTTrainer`: the same keys, and those of `SelectiveSFTConfig`."""
+    from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+
+    from hf_datasel.training import SelectiveSFTConfig
+
+    kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
+    script, config, model, mixture, ours = parse(kinds, argv, "train")
+    show_progress_messages()
+    train(script, config, model, mixture, ours.allow_imports)
+
+
+def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: bool = False) -> Any:
+    """Train and save; returns the trainer. Prints what each round chose."""
+    from trl import get_peft_config, get_quantization_config
+
+    from hf_datasel.training import SelectiveSFTTrainer
+
+    if model.model_name_or_path is None:
+        raise ConfigError("No model is named. Pass --model_name_or_path, or put it into the config file.")
+    config.model_init_kwargs = {
+        "revision": model.model_revision,
+        "trust_remote_code": model.trust_remote_code if hasattr(model, "trust_remote_code") else False,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+    _check_model(model)
+    train_rows, eval_rows = _datasets(script, config, mixture)
+    trainer = SelectiveSFTTrainer(
+        model=model.model_name_or_path,
+        args=config,
+        train_dataset=train_rows,
+        eval_dataset=eval_rows,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+        selector=_outside_selector(config, allow_imports),
+    )
+    resume = config.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.save_model(config.output_dir)
+    trainer.accelerator.print(rounds_table(trainer.selections))
+    trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    return trainer
+
+
+def _check_model(model: Any) -> None:
+    """Say that the model does not exist before the dataset is loaded."""
+    from hf_datasel.scores.models import model_identity
+
+    model_identity(model.model_name_or_path, model.model_revision)
+
+
+def _datasets(script: Any, config: Any, mixture: Any) -> tuple[Any, Any]:
+    from trl import get_dataset
+
+    from hf_datasel.formats import load_pool
+
+    if script.dataset_streaming:
+        raise ConfigError("dataset_streaming: a streaming dataset has no row numbers to select by. Leave it out.")
+    wants_eval = config.eval_strategy != "no"
+    if mixture.datasets:
+        both = get_dataset(mixture)
+        return both[script.dataset_train_split], both[script.dataset_test_split] if wants_eval else None
+    if not script.dataset_name:
+        raise ConfigError("No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file.")
+    name, subset = script.dataset_name, script.dataset_config
+    rows = load_pool(name, script.dataset_train_split, subset)
+    return rows, load_pool(name, script.dataset_test_split, subset) if wants_eval else None
+
+
+def _outside_selector(config: Any, allow_imports: bool) -> Any:
+    """A selector named as module:Class, made here because the trainer imports none by name."""
+    from hf_datasel.selectors import by_name
+
+    if ":" not in config.selector:
+        return None
+    selector = by_name(config.selector, config.selector_kwargs, allow_imports)
+    config.selector = type(config).__dataclass_fields__["selector"].default
+    config.selector_kwargs = None
+    return selector
+
+
+def rounds_table(selections: Sequence[Any]) -> str:
+    """What each round scored and chose, and its Jaccard similarity with each round before."""
+    if not selections:
+        return "No round was chosen in this run."
+    means = [name for name in selections[0].table.column_names[1:] if not name.endswith("_reason")]
+    head = f"{'round':>5}{'scored':>9}{'chosen':>9}" + "".join(f"{'mean ' + name:>18}" for name in means)
+    lines = [f"{head}  overlap with rounds before"]
+    for at, selection in enumerate(selections):
+        values = [_mean(selection, name) for name in means]
+        overlaps = " ".join(f"{selection.overlap(other):.3f}" for other in selections[:at])
+        cells = "".join(f"{value:>18.4f}" for value in values)
+        provenance = selection.provenance
+        lines.append(
+            f"{provenance['round']:>5}{provenance['rows_scored']:>9,}{len(selection.indices):>9,}{cells}  {overlaps}"
+        )
+    return "\n".join(lines)
+
+
+def _mean(selection: Any, name: str) -> float:
+    if name not in selection.table.column_names:
+        return float("nan")
+    return float(np.nanmean(selection.scores(name)[selection.indices]))

@@ -1,0 +1,156 @@
+"""The command line as a user types it: what it writes, and what it says to a typo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hf_datasel import Selection, load_pool
+from hf_datasel.cli import main
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path, pool_rows: Any) -> Path:
+    """Give a jsonl file of the small pool and one row with an empty output."""
+    path = tmp_path / "rows.jsonl"
+    empty = {"instruction": "Say nothing.", "input": "", "output": ""}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*pool_rows, empty]))
+    return path
+
+
+TRAINING = ["--bf16", "false", "--report_to", "none", "--use_cpu", "true", "--max_length", "128", "--disable_tqdm"]
+TRAINING += ["true", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
+
+
+def test_list_names_every_selector_and_score(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n  {name}\n" in printed for name in ("iterit", "graphfilter", "random", "ifd", "length"))
+
+
+def test_env_names_the_versions(capsys):
+    assert main(["env"]) == 0
+    assert "- trl: " in capsys.readouterr().out
+
+
+def test_score_writes_the_columns_and_counts_what_has_none(rows_file, tiny_model_dir, tmp_path, capsys):
+    command = ["score", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir)]
+    command += ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "ifd: 24 of 25 rows scored, 1 without: 1 empty_response" in printed
+    scored = load_pool(str(tmp_path / "out" / "scored.parquet"))
+    assert scored.features["ifd"].dtype == "float32"
+    assert scored["ifd"][24] is None
+    assert min(scored["response_words"][:24]) == 1
+
+
+def test_select_saves_a_selection_that_applies_to_the_file(rows_file, tmp_path, capsys):
+    command = ["select", "--dataset_name", str(rows_file), "--selector", "longest", "--selection_size", "5"]
+    assert main([*command, "--output_dir", str(tmp_path / "out"), "--save_subset"]) == 0
+    assert "Left out: 1 empty_response." in capsys.readouterr().out
+    selection = Selection.load(tmp_path / "out")
+    subset = selection.apply(load_pool(str(rows_file)))
+    lengths = [len(text.split()) for text in subset["output"]]
+    assert lengths == sorted(lengths, reverse=True)
+    assert load_pool(str(tmp_path / "out" / "subset.parquet"))["output"][:] == subset["output"][:]
+
+
+def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model_dir, tmp_path, capsys):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"model_name_or_path: {tiny_model_dir}\ndataset_name: {rows_file}\noutput_dir: {tmp_path / 'run'}\n"
+        "selector: iterit\nselector_kwargs:\n  decay: 0.0\nselection_size: 6\nnum_train_epochs: 3\n"
+    )
+    assert main(["train", "--config", str(recipe), "--num_train_epochs", "2", *TRAINING]) == 0
+    table = capsys.readouterr().out
+    assert "overlap with rounds before" in table
+    selections = [Selection.load(tmp_path / "run" / "selections" / f"round-{index}") for index in range(2)]
+    assert not (tmp_path / "run" / "selections" / "round-2").exists()
+    assert selections[0].provenance["selector"]["decay"] == 0.0
+    assert f"{selections[1].overlap(selections[0]):.3f}" in table
+    assert all((each.scores("ifd")[each.indices] < 1).all() for each in selections)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import numpy as np\n"
+        "from hf_datasel.selectors import Selector\n\n\n"
+        "@dataclass(frozen=True)\n"
+        "class Last(Selector):\n"
+        "    def choose(self, round):\n"
+        "        return np.flatnonzero(round.eligible)[-round.budget :]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    command = ["train", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir), *TRAINING]
+    command += ["--selector", "my_lab:Last", "--selection_size", "4", "--num_train_epochs", "1"]
+    command += ["--output_dir", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert main([*command, "--allow_imports"]) == 0
+    assert Selection.load(tmp_path / "run" / "selections" / "round-0").indices.tolist() == [20, 21, 22, 23]
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("trian", "There is no command 'trian'. Did you mean 'train'?"),
+        ("score --dataset_nam x", "Unknown flag --dataset_nam. Did you mean '--dataset_name'?"),
+        ("select --selector iterrit --dataset_name ROWS", "There is no selector 'iterrit'. Did you mean 'iterit'?"),
+        ("select --selector top --selector_kwargs {'by':1 --dataset_name ROWS", "selector_kwargs has to be JSON"),
+        ("select --selector longest --selection_size 25 --dataset_name ROWS", "is more than the 24 of 25 rows"),
+        ("select --selector longest --dataset_name EMPTY", "holds no rows"),
+        ("select --selector longest --dataset_name no/such/file.json", "Cannot load 'no/such/file.json'"),
+        ("score --scores lenght --dataset_name ROWS", "There is no score 'lenght'. Did you mean 'length'?"),
+        ("score --dataset_name ROWS", "has no model to run"),
+        ("score --dataset_name ROWS --model_name_or_path no/such/model/here", "No model 'no/such/model/here'"),
+        (
+            "train --use_cpu true --bf16 false --dataset_name ROWS --model_name_or_path /no/such/model",
+            "No model '/no/such/model'",
+        ),
+        ("train --config TYPO", "unknown key 'selektor'. Did you mean 'selector'?"),
+        ("train --config missing.yaml", "Cannot read 'missing.yaml'"),
+        ("train --config BROKEN", "is no valid YAML"),
+        ("train --use_cpu true --bf16 false --model_name_or_path x", "No dataset is named"),
+        ("list all", "list takes no arguments"),
+    ],
+)
+def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file, tmp_path, capsys):
+    files = {"EMPTY": "", "TYPO": "selektor: iterit\n", "BROKEN": "a: [1\n"}
+    for name, content in files.items():
+        (tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}").write_text(content)
+    replaced = {name: tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}" for name in files}
+    words = [str({**replaced, "ROWS": rows_file}.get(word, word)) for word in command.split()]
+    assert main(words) == 2
+    printed = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message in printed
+    assert printed.startswith("hf-datasel")
+
+
+def test_a_missing_column_names_the_command_that_adds_it(rows_file, capsys):
+    assert main(["select", "--dataset_name", str(rows_file), "--selector_kwargs", '{"quality": "ifd"}']) == 2
+    assert "There is no column 'ifd'" in capsys.readouterr().err
+
+
+def test_scored_file_selects_as_the_columns_say(tmp_path, pool_rows):
+    scored = pool_rows.add_column("ifd", np.linspace(0.1, 1.3, len(pool_rows)).astype(np.float32))
+    assert isinstance(scored, Dataset)
+    scored.to_parquet(tmp_path / "scored.parquet")
+    command = ["select", "--dataset_name", str(tmp_path / "scored.parquet"), "--selector", "superfiltering"]
+    command += [
+        "--selector_kwargs",
+        '{"quality": "ifd"}',
+        "--selection_size",
+        "3",
+        "--output_dir",
+        str(tmp_path / "o"),
+    ]
+    assert main(command) == 0
+    below = np.flatnonzero(np.array(scored["ifd"][:]) < 1)
+    assert Selection.load(tmp_path / "o").indices.tolist() == below[::-1][:3].tolist()
