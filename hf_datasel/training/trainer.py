@@ -117,9 +117,6 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `SFTTrainer.train`; every call selects anew, unless it resumes."""
-        self.selections = []
-        self._entered = -1
-        self._loader = None
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         first = self._planned_rounds(self.args.num_train_epochs)[0].budget
@@ -148,6 +145,7 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
+        self.selections, self._entered, self._loader = [], -1, None  # here, since a smaller batch size starts over
         values = list(super().set_initial_training_values(args, dataloader))
         per_pass = {len(self.train_dataset): values[1]}
         bounded = args.max_steps > 0
@@ -236,6 +234,8 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _run_epoch(self, **kwargs: Any) -> None:
         epoch = kwargs["epoch"]
         index, number = self._schedule.round_of(epoch)
+        if kwargs["train_dataloader"] is not self._loader:
+            self._forget(kwargs["train_dataloader"])  # made before the rows were known
         if index != self._entered and not self._enter(index):
             self.control.should_training_stop = True
             return

@@ -117,16 +117,16 @@ def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monke
         ("train --config TYPO", "unknown key 'selektor'. Did you mean 'selector'?"),
         ("train --config missing.yaml", "Cannot read 'missing.yaml'"),
         ("train --config BROKEN", "is no valid YAML"),
-        ("train --use_cpu true --bf16 false --model_name_or_path x", "No dataset is named"),
+        ("train --use_cpu true --bf16 false --model_name_or_path MODEL", "No dataset is named"),
         ("list all", "list takes no arguments"),
     ],
 )
-def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file, tmp_path, capsys):
+def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file, tiny_model_dir, tmp_path, capsys):
     files = {"EMPTY": "", "TYPO": "selektor: iterit\n", "BROKEN": "a: [1\n"}
     for name, content in files.items():
         (tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}").write_text(content)
     replaced = {name: tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}" for name in files}
-    words = [str({**replaced, "ROWS": rows_file}.get(word, word)) for word in command.split()]
+    words = [str({**replaced, "ROWS": rows_file, "MODEL": tiny_model_dir}.get(word, word)) for word in command.split()]
     assert main(words) == 2
     printed = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in printed

@@ -232,3 +232,33 @@ def test_moved_private_names_are_refused(train, monkeypatch):
     monkeypatch.setattr(SFTTrainer, "_run_epoch", lambda self, epoch: None, raising=False)
     with pytest.raises(ConfigError, match="_run_epoch has no train_dataloader"):
         train.make(Random(), "bad")
+
+
+def test_evaluation_rows_may_be_in_any_format(train, pool_rows):
+    trainer = train(IterIT(), selection_size=8, eval_dataset=pool_rows.select(range(4)), eval_strategy="epoch")
+    assert len(logs_of(trainer, "eval_loss")) == 3
+
+
+def test_the_best_model_is_loaded_at_the_end(train, pool_rows):
+    trainer = train(
+        IterIT(),
+        selection_size=8,
+        eval_dataset=pool_rows.select(range(4)),
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+    )
+    assert trainer.state.best_metric == min(logs_of(trainer, "eval_loss"))
+
+
+def test_training_metrics_are_those_of_the_steps_alone(train):
+    trainer = train(IterIT(), selection_size=8)
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    assert all("loss" not in entry for entry in trainer.state.log_history if "selection_round" in entry)
+
+
+@pytest.mark.parametrize("workers", [2])
+def test_persistent_workers_are_not_piled_up(train, workers):
+    trainer = train(IterIT(), selection_size=8, dataloader_num_workers=workers, dataloader_persistent_workers=True)
+    assert len(trainer.accelerator._dataloaders) == 1
+    assert sorted(trainer.train_dataset["pool_row"]) == sorted(trainer.selections[-1].indices.tolist())
