@@ -34,7 +34,7 @@ test: setup  ## Run the tests
 	.venv/bin/python -m pytest
 
 test-oldest: .venv-oldest/.installed  ## Run the parity and trainer tests on the oldest supported versions
-	.venv-oldest/bin/python -m pytest tests/test_tokens.py tests/training tests/scores
+	.venv-oldest/bin/python -m pytest tests/tokens tests/training tests/scores
 
 test-matrix: setup  ## Run the long tests that `make test` leaves out
 	.venv/bin/python -m pytest -m slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 
@@ -26,9 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_usage())
         return 0
     if arguments[0] == "--version":
-        import hf_datasel
-
-        print(f"hf-datasel {hf_datasel.__version__}")
+        print(f"hf-datasel {importlib.metadata.version('hf-datasel')}")
         return 0
     name, rest = arguments[0], arguments[1:]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -51,6 +52,12 @@ class Engine:
     prepared: Prepared | None = None
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _contexts: dict[Hashable, ModelContext] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, os.PathLike):
+            self.model = os.fspath(self.model)
+        if self.model is not None and not isinstance(self.model, str) and self.tokenizer is None:
+            raise ScoreError(f"A live {type(self.model).__name__} needs its tokenizer: pass tokenizer=... too.")
 
     def compute(self, score: Score, indices: np.ndarray | None = None) -> Columns:
         """The score's columns for the pool rows at `indices` (all by default), in that order.
@@ -142,9 +149,10 @@ def score(
     if isinstance(scores, Score):
         scores = [scores]
     _check_columns(scores)
-    if len(dataset) == 0:
+    pool = Pool(dataset)
+    if len(pool) == 0:
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
-    engine = Engine(Pool(dataset), model, tokenizer, tokens_per_batch)
+    engine = Engine(pool, model, tokenizer, tokens_per_batch)
     columns: Columns = {}
     for each in scores:
         computed = engine.compute(each)

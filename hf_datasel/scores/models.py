@@ -104,9 +104,12 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
         raise ModelError(f"The tokenizer of {model!r} cannot be loaded: {error}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there are no files for it
+        raise ModelError(f"The tokenizer of {model!r} cannot be loaded: there is none beside the weights.")
+    return tokenizer
 
 
 def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
@@ -121,11 +124,12 @@ def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> 
 @functools.lru_cache(maxsize=1)
 def _load_model(model: str, revision: str | None, dtype: str, identity: str) -> Any:
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
         loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")

@@ -33,7 +33,9 @@ class Between:
                 f"{did_you_mean(self.column, present)} Scores are added with dataset.map(IFD(...), batched=True)."
             )
         values = batch[self.column]
-        if isinstance(values, list | np.ndarray):
+        if hasattr(values, "tolist"):  # of numpy, torch or pandas, where the dataset has such a format
+            values = values.tolist()
+        if isinstance(values, list):
             return [self._inside(value) for value in values]
         return self._inside(values)
 

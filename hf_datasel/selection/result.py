@@ -66,6 +66,15 @@ class Selection:
         }
         return cls(rows, provenance, _table(pool, round.scored))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Selection):
+            return NotImplemented
+        return (
+            np.array_equal(self.indices, other.indices)
+            and self.provenance == other.provenance
+            and bool(self.table.equals(other.table))
+        )
+
     @property
     def keep(self) -> Keep:
         """For `dataset.filter(selection.keep, with_indices=True)`: the same rows, in dataset order."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.models import model_identity
 from hf_datasel.selection.result import Selection
 from hf_datasel.selectors.base import Round, Selector, check_budget, run_round
 
@@ -47,7 +49,7 @@ def select(
     start = time.perf_counter()
     if not isinstance(selector, Selector):
         raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
-    if len(dataset) == 0:
+    if not getattr(dataset, "num_rows", True):
         raise SelectionError("The dataset is empty, so that there is nothing to select.")
     pool = Pool(dataset)
     eligible = pool.reasons == ""
@@ -59,10 +61,19 @@ def select(
         )
     asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({plan[0].budget:,} rows)"
     check_budget(plan[0].budget, pool, eligible, asked)
+    model = os.fspath(model) if isinstance(model, os.PathLike) else model
     engine = Engine(pool, model, tokenizer, tokens_per_batch)
     round = Round(0, pool, eligible, plan[0].budget, engine.compute, seed)
     rows = run_round(selector, round, asked=asked)
-    return Selection.from_round(round, selector, rows, seconds=time.perf_counter() - start)
+    used = model is not None and any(spec.get("model", "") is None for spec in round.specs)
+    more = {"model": _model_record(model)} if used else {}
+    return Selection.from_round(round, selector, rows, seconds=time.perf_counter() - start, **more)
+
+
+def _model_record(model: Any) -> dict[str, str]:
+    if isinstance(model, str):
+        return {"name": model, "resolved": model_identity(model)}
+    return {"name": model.config.name_or_path, "dtype": str(model.dtype)}
 
 
 def wanted_rows(

@@ -91,7 +91,7 @@ def _imported(name: str, allow_imports: bool) -> type[Selector]:
     module, _, attribute = name.partition(":")
     try:
         kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no module name, or ".name"
         raise ConfigError(f"Selector {name!r} cannot be imported: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Selector)):
         raise ConfigError(f"{name!r} is not a subclass of hf_datasel.selectors.Selector.")

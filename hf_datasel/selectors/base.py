@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, SelectionError, did_you_mean, reason_counts
 from hf_datasel.formats import Part, Pool
@@ -114,6 +115,9 @@ class Round:
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     """Eligible rows that were not candidates, by reason."""
 
+    asker: str = field(default="The selector", init=False)
+    """Who asks, for messages."""
+
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, self.index])
 
@@ -148,12 +152,15 @@ class Round:
         present = self.pool.column_names
         if name not in present:
             raise ColumnError(
-                f"There is no column {name!r}: the dataset has {present}.{did_you_mean(name, present)} Scores are "
-                "added with dataset.map(IFD(...), batched=True) or hf_datasel.score(dataset, [...])."
+                f"{self.asker} needs column {name!r}, but the dataset has {present}."
+                f"{did_you_mean(str(name), present)} Scores are added with dataset.map(IFD(...), batched=True) or "
+                "hf_datasel.score(dataset, [...])."
             )
         data = self.pool.select_columns([name]).with_format("arrow")
         values = (data if rows is None else data.select(rows))[:].column(name)
         try:
+            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                raise ValueError("a cast would read text as numbers")
             numbers = values.cast("double").to_numpy()
         except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
             raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
@@ -196,8 +203,9 @@ def run_round(selector: Selector, round: Round, strict: bool = True, asked: str 
     Raises:
         SelectionError: a shortfall under `strict`, or rows that no selector may return.
     """
-    answer = np.asarray(selector.choose(round))
     name = type(selector).__name__
+    round.asker = f"Round {round.index} of {name}" if round.index else name
+    answer = np.asarray(selector.choose(round))
     if answer.ndim != 1 or (answer.size and not np.issubdtype(answer.dtype, np.integer)):
         raise SelectionError(f"{name}.choose returned {answer.dtype} of shape {answer.shape}, not row numbers.")
     rows = answer.astype(np.int64)
@@ -214,20 +222,21 @@ def run_round(selector: Selector, round: Round, strict: bool = True, asked: str 
         asked = asked or f"A budget of {round.budget:,}"
         message = _shortfall(round.rows, round.eligible, round.left_out, len(rows), asked)
         if strict:
-            raise SelectionError(f"{message} Lower it.")
+            raise SelectionError(f"{message} Lower it." if len(rows) else message)
         logger.warning("Round %d: %s The round goes on with these.", round.index, message)
     return rows
 
 
 def check_budget(budget: int, pool: Pool, eligible: np.ndarray, asked: str) -> None:
-    """Refuse a budget above the rows that can be trained on, before anything is scored.
+    """Refuse a budget above the rows that can be trained on, or no such row at all, before anything is scored.
 
     Raises:
         SelectionError: says why rows are left out.
     """
     found = int(eligible.sum())
-    if budget > found:
-        raise SelectionError(f"{_shortfall(pool, eligible, Counter(), found, asked)} Lower it.")
+    if budget > found or not found:
+        message = _shortfall(pool, eligible, Counter(), found, asked)
+        raise SelectionError(f"{message} Lower it." if found else message)
 
 
 def _shortfall(pool: Pool, eligible: np.ndarray, left_out: Counter[str], found: int, asked: str) -> str:
@@ -237,4 +246,6 @@ def _shortfall(pool: Pool, eligible: np.ndarray, left_out: Counter[str], found: 
     if unexplained:
         why["without a label after truncation"] += unexplained
     explained = f" ({reason_counts(why)})" if why else ""
+    if not found:
+        return f"None of the {len(pool):,} rows can be selected{explained}."
     return f"{asked} is more than the {found:,} of {len(pool):,} rows that can be selected{explained}."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_datasel.errors import ConfigError
 from hf_datasel.selectors.base import Round
 from hf_datasel.selectors.superfiltering import IFDSelector
 from hf_datasel.strategies.ngram import ngram_greedy
@@ -24,6 +25,11 @@ class GraphFilter(IFDSelector):
     decay: float = 0.0
 
     citation = "@article{wu2024graphfilter, title={The Best of Both Worlds}, journal={arXiv:2410.12458}}"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
+            raise ConfigError(f"GraphFilter(decay={self.decay!r}): it has to be a number from 0 to 1.")
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.arange(len(round.rows))

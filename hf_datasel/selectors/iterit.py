@@ -67,8 +67,9 @@ class IterIT(IFDSelector):
         size = self.candidate_factor * round.budget
         by_ifd = _highest(valid, value)
         if first and self.candidates == "paper":
-            valid = np.sort(by_ifd[:size])
-            round.state["window"] = by_ifd[:size]
+            valid = round.state["window"] = by_ifd[:size]
+        if self.candidates == "paper":
+            valid = np.sort(valid)
         chosen = self._greedy(round, valid, np.array([value[row] for row in valid.tolist()]))
         if first and self.candidates == "code":
             above = rows[round.eligible[rows] & (ifd >= 1.0)]

@@ -25,6 +25,9 @@ class Longest(Selector):
 
     citation = Length.citation
 
+    def __post_init__(self) -> None:
+        Length(self.unit)
+
     def choose(self, round: Round) -> np.ndarray:
         column = "response_words" if self.unit == "words" else "response_tokens"
         lengths = round.score(Length(self.unit))[column].astype(np.float64)

@@ -135,7 +135,9 @@ def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file,
 
 def test_a_missing_column_names_the_command_that_adds_it(rows_file, capsys):
     assert main(["select", "--dataset_name", str(rows_file), "--selector_kwargs", '{"quality": "ifd"}']) == 2
-    assert "There is no column 'ifd'" in capsys.readouterr().err
+    assert (
+        "IterIT needs column 'ifd', but the dataset has ['instruction', 'input', 'output']" in capsys.readouterr().err
+    )
 
 
 def test_scored_file_selects_as_the_columns_say(tmp_path, pool_rows):

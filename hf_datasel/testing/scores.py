@@ -1,0 +1,167 @@
+"""What every score is checked for."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import DataselError
+from hf_datasel.scores import Score, score
+from hf_datasel.scores.models import load_model, load_tokenizer
+from hf_datasel.testing.guards import (
+    alike,
+    modes_kept,
+    offline,
+    random_state_kept,
+    require,
+    require_round_trip,
+    with_model,
+    with_unusable_row,
+)
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["CHECKS"]
+
+
+def _columns(subject: Score, rows: Dataset, model: str | None) -> None:
+    """Appends exactly its declared columns, with their types; rows, order and other columns stay as they are."""
+    declared = _names(subject)
+    data = with_unusable_row(rows.select_columns([name for name in rows.column_names if name not in declared]))
+    wanted = [*data.column_names, *declared]
+    for how in ("score", "map"):
+        scored = _scored(subject, data, model) if how == "score" else _mapped(subject, data, model, len(data))
+        require(scored.column_names == wanted, f"{how} gives columns {scored.column_names} and not {wanted}")
+        types = {name: scored.features.arrow_schema.field(name).type for name in declared}
+        require(types == declared, f"{how} gives types {types}, and declared are {declared}")
+        kept = scored.select_columns(data.column_names)
+        require(repr(kept[:]) == repr(data[:]), f"{how} changes rows, their order or other columns")
+
+
+def _values(subject: Score, rows: Dataset, model: str | None) -> None:
+    """Every number is finite or null, a reason is never null, and a row without any number has a reason."""
+    scored = _scored(subject, with_unusable_row(rows), model)
+    reasons = [name for name in _names(subject) if name.endswith("_reason")]
+    numbers = [name for name in _names(subject) if name not in reasons]
+    for row in scored.select_columns([*numbers, *reasons]):
+        for name in numbers:
+            wrong = row[name] is not None and not np.all(np.isfinite(np.asarray(row[name], dtype=np.float64)))
+            require(not wrong, f"{name} is {row[name]}: write None where a row has no value")
+        for name in reasons:
+            require(isinstance(row[name], str), f"{name} is {row[name]!r}: a scored row has the reason ''")
+        unexplained = reasons and all(row[name] is None for name in numbers) and not any(row[n] for n in reasons)
+        require(not unexplained, "a row has no value, and no reason why")
+
+
+def _batch_size(subject: Score, rows: Dataset, model: str | None) -> None:
+    """In batches of one, of three, or all at once: the same numbers to 1e-5."""
+    data = with_unusable_row(rows.select(range(min(len(rows), 8))))
+    whole = _scored(subject, data, model)
+    for size in (1, 3):
+        _require_same(subject, whole, _mapped(subject, data, model, size), f"in batches of {size}")
+
+
+def _repeatable(subject: Score, rows: Dataset, model: str | None) -> None:
+    """The same numbers twice."""
+    first, second = _scored(subject, rows, model), _scored(subject, rows, model)
+    _require_same(subject, first, second, "the second time", tolerance=0.0)
+
+
+def _order(subject: Score, rows: Dataset, model: str | None) -> None:
+    """Permuted rows give the permuted numbers."""
+    data = with_unusable_row(rows)
+    order = np.random.default_rng(0).permutation(len(data))
+    _require_same(
+        subject,
+        _scored(subject, data, model).select(order),
+        _scored(subject, data.select(order), model),
+        "in another order",
+    )
+
+
+def _round_trips(subject: Score, rows: Dataset, model: str | None) -> None:
+    """Pickle, and settings through JSON, give the same score; the spec is JSON and holds every setting."""
+    require_round_trip(subject, type(subject)(**json.loads(json.dumps(subject.settings()))), "settings through JSON")
+    spec = json.loads(json.dumps(subject.spec()))
+    lost = set(subject.settings()) - set(spec)
+    require(not lost, f"the spec leaves out the settings {sorted(lost)}")
+
+
+def _empty(subject: Score, rows: Dataset, model: str | None) -> None:
+    """An empty dataset: an error that says so, or no rows."""
+    try:
+        scored = _scored(subject, rows.select([]), model)
+    except DataselError as error:
+        require("empty" in str(error), f"the error on an empty dataset does not say that it is empty: {error}")
+    else:
+        require(len(scored) == 0, f"an empty dataset gives {len(scored)} rows")
+
+
+def _one_row(subject: Score, rows: Dataset, model: str | None) -> None:
+    """A dataset of one row: what that row has among others."""
+    whole, alone = _scored(subject, rows, model), _scored(subject, rows.select([0]), model)
+    _require_same(subject, whole.select([0]), alone, "in a dataset of one row")
+
+
+def _global_state(subject: Score, rows: Dataset, model: str | None) -> None:
+    """The random state of torch, numpy and Python, and the mode of every module of a live model, stay as they are."""
+    name = getattr(subject, "model", None) or model
+    live = None if name is None else load_model(name)
+    with random_state_kept(), nullcontext() if live is None else modes_kept(live):
+        score(rows, [subject], live, None if name is None else load_tokenizer(name), on_summary=str)
+        _mapped(subject, rows, model, len(rows))
+
+
+def _no_network(subject: Score, rows: Dataset, model: str | None) -> None:
+    """No connection to another machine."""
+    with offline():
+        _scored(subject, rows, model)
+
+
+def _names(subject: Score) -> dict[str, pa.DataType]:
+    """The declared columns, prefixed, and their types."""
+    return {f"{subject.column_prefix}{name}": kind for name, kind in subject.columns().items()}
+
+
+def _scored(subject: Score, rows: Dataset, model: str | None) -> Dataset:
+    """By the engine."""
+    return score(rows, [with_model(subject, model)], on_summary=str)
+
+
+def _mapped(subject: Score, rows: Dataset, model: str | None, batch_size: int) -> Dataset:
+    """By `Dataset.map`."""
+    called = with_model(subject, model)
+    return rows.map(
+        called,
+        batched=True,
+        batch_size=batch_size,
+        features=called.features(rows),
+        load_from_cache_file=False,
+        keep_in_memory=True,
+    )
+
+
+def _require_same(subject: Score, expected: Dataset, found: Dataset, where: str, tolerance: float = 1e-5) -> None:
+    """Every declared column has the same values in both."""
+    for name in _names(subject):
+        for at, (left, right) in enumerate(zip(expected[name][:], found[name][:], strict=True)):
+            require(alike(left, right, tolerance), f"{name} of row {at} is {right} {where}, and {left} otherwise")
+
+
+CHECKS = {
+    "columns": _columns,
+    "values": _values,
+    "batch_size": _batch_size,
+    "repeatable": _repeatable,
+    "order": _order,
+    "round_trips": _round_trips,
+    "empty": _empty,
+    "one_row": _one_row,
+    "global_state": _global_state,
+    "no_network": _no_network,
+}

@@ -1,0 +1,303 @@
+import getpass
+import json
+import os
+import socket
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Dataset, load_dataset
+from datasets.fingerprint import Hasher
+
+import hf_datasel
+from hf_datasel import Between, Selection, select
+from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
+from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Top
+
+FILES = {"selection.json", "indices.npy", "scores.parquet"}
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.add_column("loss", [round(0.1 * ((7 * row) % 24), 1) for row in range(24)])
+
+
+@pytest.fixture(scope="module")
+def selection(rows):
+    return select(rows, Top(by="loss"), size=5)
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+def test_saves_and_loads(rows, tmp_path):
+    for selector in (Random(), Longest(), Top(by="loss")):
+        before = select(rows, selector, size=6, seed=3)
+        before.save(tmp_path / "new" / "folder")
+        after = Selection.load(str(tmp_path / "new" / "folder"))
+        assert after == before
+        assert after.indices.dtype == np.int64
+        assert after.indices.tolist() == before.indices.tolist()
+        assert after.provenance == before.provenance
+        assert after.apply(rows)[:] == before.apply(rows)[:]
+        assert {path.name for path in (tmp_path / "new" / "folder").iterdir()} == FILES
+
+
+def test_two_selections_are_equal_when_everything_is(rows):
+    first, again, other = (select(rows, Random(), size=6, seed=seed) for seed in (0, 0, 1))
+    again.provenance["seconds"] = first.provenance["seconds"]
+    assert first == again
+    assert first != other
+    assert first != first.indices.tolist()
+
+
+def test_files_are_plain(rows, tmp_path):
+    selection = select(rows, Longest(), size=4, seed=1)
+    selection.save(tmp_path)
+    content = json.loads((tmp_path / "selection.json").read_text(encoding="utf-8"))
+    indices = np.load(tmp_path / "indices.npy", allow_pickle=False)
+    scores = pq.read_table(tmp_path / "scores.parquet")
+    assert indices.tolist() == selection.indices.tolist()
+    assert content["selector"] == {"selector": "longest", "unit": "words"}
+    assert scores.column_names == ["row_id", "response_words"]
+    words = scores.column("response_words").to_pylist()
+    assert words == [len(text.split()) for text in rows["output"][:]]
+    assert len(set(scores.column("row_id").to_pylist())) == 24
+
+
+def test_the_same_seed_gives_the_same_files(rows, tmp_path):
+    for name in ("one", "two"):
+        select(rows, Random(), size=6, seed=11).save(tmp_path / name)
+    for file in FILES - {"selection.json"}:
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    one, two = (json.loads((tmp_path / name / "selection.json").read_text()) for name in ("one", "two"))
+    assert one.pop("seconds") >= 0
+    two.pop("seconds")
+    assert one == two
+
+
+def test_saving_again_replaces(rows, tmp_path):
+    select(rows, Random(), size=6).save(tmp_path)
+    select(rows, Random(), size=2, seed=5).save(tmp_path)
+    assert len(Selection.load(tmp_path).indices) == 2
+
+
+def test_a_folder_without_a_selection(tmp_path, selection):
+    with pytest.raises(
+        SelectionError, match=r"holds no selection: selection\.json, indices\.npy, scores\.parquet not"
+    ):
+        Selection.load(tmp_path)
+    selection.save(tmp_path)
+    (tmp_path / "indices.npy").unlink()
+    with pytest.raises(SelectionError, match=r"holds no selection: indices\.npy not found"):
+        Selection.load(tmp_path)
+
+
+def test_a_later_version_is_refused(tmp_path, selection):
+    selection.save(tmp_path)
+    content = json.loads((tmp_path / "selection.json").read_text())
+    (tmp_path / "selection.json").write_text(json.dumps({**content, "format_version": 2}))
+    with pytest.raises(SelectionError, match="written by a later version of hf_datasel"):
+        Selection.load(tmp_path)
+
+
+# -- apply -----------------------------------------------------------------------------------------------------------
+def test_applies_best_first_with_ranks(rows, selection):
+    subset = selection.apply(rows)
+    assert subset["loss"][:] == sorted(rows["loss"][:], reverse=True)[:5]
+    assert subset["instruction"][:] == [rows[int(row)]["instruction"] for row in selection.indices]
+    assert subset.column_names == [*rows.column_names, "selection_rank", "selection_round"]
+    assert subset["selection_rank"][:] == [0, 1, 2, 3, 4]
+    assert subset["selection_round"][:] == [0] * 5
+
+
+def test_ranks_of_an_earlier_selection_are_replaced(rows, selection):
+    once = rows.add_column("selection_rank", list(range(24)))
+    assert selection.apply(once)["selection_rank"][:] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv"])
+def test_the_same_rows_from_a_file(rows, selection, tmp_path, ending):
+    path = str(tmp_path / f"rows.{ending}")
+    getattr(rows, {"jsonl": "to_json", "parquet": "to_parquet", "csv": "to_csv"}[ending])(path)
+    kind = {"jsonl": "json"}.get(ending, ending)
+    again = load_dataset(kind, data_files=path, split="train")
+    assert selection.apply(again)["instruction"][:] == selection.apply(rows)["instruction"][:]
+
+
+def test_added_columns_and_other_column_orders_do_not_matter(rows, selection):
+    more = rows.add_column("note", ["x"] * 24).select_columns(["note", "output", "instruction", "input"])
+    assert selection.apply(more)["instruction"][:] == selection.apply(rows)["instruction"][:]
+
+
+def test_other_columns_with_the_same_content_are_the_same_rows(rows, selection):
+    chats = [
+        [
+            {
+                "role": "user",
+                "content": f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"],
+            },
+            {"role": "assistant", "content": row["output"]},
+        ]
+        for row in rows
+    ]
+    converted = Dataset.from_dict({"prompt": [chat[:1] for chat in chats], "completion": [chat[1:] for chat in chats]})
+    assert selection.apply(converted)["completion"][0][0]["content"] == selection.apply(rows)["output"][0]
+
+
+def test_other_lengths_are_named(rows, selection):
+    with pytest.raises(DatasetMismatchError, match="made from 24 rows, and this dataset has 23"):
+        selection.apply(rows.select(range(23)))
+
+
+def test_another_order_is_named(rows, selection):
+    order = [1, 0, *range(2, 24)]
+    with pytest.raises(DatasetMismatchError, match=r"2 of 24 rows differ \(the same rows in another order\)"):
+        selection.apply(rows.select(order))
+
+
+@pytest.mark.parametrize("column", ["instruction", "input", "output"])
+def test_other_content_is_named_by_row(rows, selection, tmp_path, column):
+    selection.save(tmp_path)
+    values = [f"{value} " if row in (7, 9) else value for row, value in enumerate(rows[column][:])]
+    changed = rows.remove_columns(column).add_column(column, [*values[:7], "changed", values[8], "too", *values[10:]])
+    for each in (selection, Selection.load(tmp_path)):
+        with pytest.raises(DatasetMismatchError, match=r"2 of 24 rows differ \(the first that differs is row 7\)"):
+            each.apply(changed)
+
+
+# -- keep ------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("options", [{}, {"batched": True, "batch_size": 5}, {"num_proc": 2}])
+def test_keep_filters_to_the_same_rows_in_dataset_order(rows, selection, options):
+    kept = rows.filter(selection.keep, with_indices=True, **options)
+    assert kept["instruction"][:] == [rows[row]["instruction"] for row in sorted(selection.indices.tolist())]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_keep_filters_a_stream(rows, selection, batched):
+    kept = list(rows.to_iterable_dataset().filter(selection.keep, with_indices=True, batched=batched))
+    assert [row["loss"] for row in kept] == [rows[row]["loss"] for row in sorted(selection.indices.tolist())]
+
+
+def test_keep_has_a_stable_fingerprint(rows, selection, tmp_path):
+    selection.save(tmp_path)
+    loaded = Selection.load(tmp_path)
+    first, again = (rows.filter(each.keep, with_indices=True) for each in (selection, loaded))
+    assert first._fingerprint == again._fingerprint
+    assert Hasher.hash(selection.keep) == Hasher.hash(loaded.keep)
+    other = select(rows, Top(by="loss"), size=4).keep
+    assert Hasher.hash(other) != Hasher.hash(selection.keep)
+
+
+# -- thresholds ------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def gaps(rows):
+    values = [None, float("nan"), 0.2, 0.5, 1.0, 1.5]
+    return rows.select(range(6)).remove_columns("loss").add_column("ifd", values)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("kind", [None, "numpy", "torch", "pandas"])
+@pytest.mark.parametrize(
+    ("bounds", "expected"),
+    [({"high": 1.0}, [2, 3]), ({"low": 0.5}, [3, 4, 5]), ({"low": 0.5, "high": 1.0}, [3]), ({}, [2, 3, 4, 5])],
+)
+def test_between_keeps_from_low_to_below_high(gaps, bounds, expected, batched, kind):
+    kept = gaps.with_format(kind).filter(Between("ifd", **bounds), batched=batched).with_format(None)
+    assert kept["instruction"][:] == [gaps[row]["instruction"] for row in expected]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_between_filters_a_stream(gaps, batched):
+    stream = gaps.to_iterable_dataset().filter(Between("ifd", high=1.0), batched=batched)
+    assert [row["ifd"] for row in stream] == [0.2, 0.5]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("streaming", [False, True])
+def test_between_names_a_missing_column(gaps, batched, streaming):
+    data = gaps.to_iterable_dataset() if streaming else gaps
+    with pytest.raises(ColumnError, match=r"Between\('idf'\) needs a column .*Did you mean 'ifd'\? Scores are added"):
+        list(data.filter(Between("idf", high=1.0), batched=batched))
+
+
+def test_between_has_a_stable_fingerprint():
+    assert Hasher.hash(Between("ifd", high=1.0)) == Hasher.hash(Between("ifd", high=1.0))
+    assert Hasher.hash(Between("ifd", high=1.0)) != Hasher.hash(Between("ifd", high=0.9))
+
+
+# -- overlap and scores ----------------------------------------------------------------------------------------------
+def test_overlap_is_jaccard(rows, selection):
+    five, three = selection, select(rows, Top(by="loss"), size=3)
+    assert five.overlap(five) == 1.0
+    assert five.overlap(three) == three.overlap(five) == 3 / 5
+    lowest = rows.add_column("easy", [-value for value in rows["loss"][:]])
+    assert five.overlap(select(lowest, Top(by="easy"), size=3)) == 0.0
+
+
+def test_overlap_of_different_datasets_is_refused(rows, selection):
+    other = select(rows.select(range(20)), Random(), size=5)
+    with pytest.raises(DatasetMismatchError, match="made from different datasets"):
+        selection.overlap(other)
+
+
+def test_a_score_that_is_not_there_is_named(rows):
+    selection = select(rows, Longest(), size=2)
+    with pytest.raises(SelectionError, match=r"no score 'ifd': it has \['response_words'\]"):
+        selection.scores("ifd")
+
+
+# -- provenance ------------------------------------------------------------------------------------------------------
+def test_provenance_says_where_the_rows_come_from(rows, tiny_model_dir):
+    broken = rows.remove_columns("output").add_column("output", ["", None, *rows["output"][2:]])
+    selection = select(broken, GraphFilter(), size=4, seed=9, model=str(tiny_model_dir))
+    provenance = selection.provenance
+    assert provenance["seed"] == 9
+    assert provenance["selector"]["selector"] == "graphfilter"
+    assert provenance["selector"]["decay"] == 0.0
+    assert [spec["score"] for spec in provenance["scores"]] == ["IFD"]
+    assert provenance["scores"][0]["convention"] == "sft"
+    assert provenance["scores"][0]["version"] == 1
+    assert provenance["dataset"]["rows"] == 24
+    assert len(provenance["dataset"]["id"]) == 64
+    assert provenance["not_eligible"] == {"empty_response": 2}
+    assert (provenance["budget"], provenance["chosen"], provenance["shortfall"]) == (4, 4, 0)
+    assert provenance["rows_scored"] == 24
+    assert provenance["columns_unverified"] == []
+    assert provenance["seconds"] > 0
+    assert provenance["versions"]["hf-datasel"] == hf_datasel.__version__
+    assert {"python", "datasets", "transformers", "trl", "torch", "numpy"} <= set(provenance["versions"])
+
+
+def test_columns_that_were_relied_on_are_on_record(rows):
+    data = rows.add_column("ifd", [None, 1.5, 1.0, *[0.5] * 21])
+    provenance = select(data, IterIT(quality="ifd"), size=2).provenance
+    assert provenance["columns_unverified"] == ["ifd"]
+    assert provenance["left_out"] == {"without ifd": 1, "with ifd >= 1": 2}
+    assert provenance["scores"] == []
+
+
+def test_nothing_private_is_on_record(rows, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_aSecretOfMine")
+    monkeypatch.setenv("WANDB_API_KEY", "anotherSecretOfMine")
+    monkeypatch.chdir(tmp_path)
+    select(rows, Longest(), size=3).save("out")
+    written = (tmp_path / "out" / "selection.json").read_text(encoding="utf-8")
+    values = json.dumps(list(leaves(json.loads(written))))
+    for private in ("SecretOfMine", str(tmp_path), os.path.expanduser("~") + "/", socket.gethostname()):
+        assert private not in values
+    assert f'"{getpass.getuser()}"' not in values
+
+
+def leaves(value):
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from leaves(each)
+    else:
+        yield value
+
+
+def test_rows_are_never_held(selection):
+    assert not any(isinstance(value, Dataset) for value in vars(selection).values())

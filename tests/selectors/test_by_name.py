@@ -1,0 +1,113 @@
+import json
+import sys
+
+import pytest
+
+from hf_datasel import select
+from hf_datasel.errors import ConfigError
+from hf_datasel.selectors import IterIT, Random, Selector, Top, available, by_name
+
+MINE = """
+from dataclasses import dataclass
+import numpy as np
+from hf_datasel.selectors import Round, Selector
+
+@dataclass(frozen=True)
+class Every(Selector):
+    step: int = 2
+
+    def choose(self, round: Round) -> np.ndarray:
+        return np.flatnonzero(round.eligible)[:: self.step][: round.budget]
+"""
+
+
+@pytest.fixture
+def my_lab(tmp_path, monkeypatch):
+    (tmp_path / "my_lab.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("my_lab", None)
+
+
+def test_a_module_name_is_the_name():
+    assert by_name("random") == Random()
+    assert by_name("iterit", {"quality": "ifd", "decay": 0}) == IterIT(quality="ifd", decay=0)
+    assert set(available()) >= {"all", "graphfilter", "iterit", "longest", "random", "superfiltering", "top"}
+    assert all(issubclass(kind, Selector) for kind in available().values())
+    assert "base" not in available()
+
+
+@pytest.mark.parametrize("settings", [{}, {"candidates": "code", "diversity": "both"}])
+def test_a_spec_gives_the_selector_back(settings):
+    spec = json.loads(json.dumps(IterIT(**settings).spec()))
+    assert by_name(spec.pop("selector"), spec) == IterIT(**settings)
+
+
+def test_a_misspelt_name_gets_a_suggestion():
+    with pytest.raises(
+        ConfigError, match=r"no selector 'itterit'\. Did you mean 'iterit'\? There are all, graphfilter"
+    ):
+        by_name("itterit")
+
+
+def test_a_name_like_no_other_gets_the_list():
+    with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, graphfilter, iterit"):
+        by_name("xyz")
+
+
+@pytest.mark.parametrize("name", ["base", "IterIT", "", "hf_datasel.selectors.iterit"])
+def test_other_names_are_no_selectors(name):
+    with pytest.raises(ConfigError, match="There is no selector"):
+        by_name(name)
+
+
+def test_a_misspelt_setting_gets_a_suggestion():
+    with pytest.raises(
+        ConfigError, match=r"iterit has no setting 'canddates'\. Did you mean 'candidates'\? It has \["
+    ):
+        by_name("iterit", {"canddates": "code"})
+
+
+def test_a_setting_that_is_missing():
+    with pytest.raises(ConfigError, match=r"top cannot be made from \{\}: .*'by'"):
+        by_name("top")
+    assert by_name("top", {"by": "loss"}) == Top(by="loss")
+
+
+def test_a_value_that_cannot_be():
+    with pytest.raises(ConfigError, match=r"IterIT\(decay=3\)"):
+        by_name("iterit", {"decay": 3})
+
+
+def test_a_dotted_name_needs_leave(my_lab):
+    with pytest.raises(ConfigError, match=r"'my_lab:Every' is code outside hf_datasel\. Pass --allow-imports"):
+        by_name("my_lab:Every")
+    assert "my_lab" not in sys.modules
+
+
+def test_somebody_elses_selector(my_lab, rows):
+    selector = by_name("my_lab:Every", {"step": 3}, allow_imports=True)
+    selection = select(rows, selector, size=3)
+    assert selection.indices.tolist() == [0, 3, 6]
+    assert selection.provenance["selector"] == {"selector": "my_lab:Every", "step": 3}
+    spec = dict(selection.provenance["selector"])
+    assert by_name(spec.pop("selector"), spec, allow_imports=True) == selector
+    with pytest.raises(ConfigError, match=r"has no setting 'stepp'\. Did you mean 'step'"):
+        by_name("my_lab:Every", {"stepp": 3}, allow_imports=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_lab:Mine", "cannot be imported: No module named 'no_such_lab'"),
+        ("my_lab:Evry", r"cannot be imported: module 'my_lab' has no attribute 'Evry'"),
+        (":Every", "cannot be imported"),
+        (".my_lab:Every", "cannot be imported"),
+        ("my_lab:MINE", "cannot be imported"),
+        ("my_lab:dataclass", "is not a subclass of hf_datasel.selectors.Selector"),
+        ("collections:Counter", "is not a subclass of hf_datasel.selectors.Selector"),
+    ],
+)
+def test_dotted_names_that_lead_nowhere(my_lab, name, message):
+    with pytest.raises(ConfigError, match=message):
+        by_name(name, allow_imports=True)

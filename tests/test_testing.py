@@ -1,0 +1,363 @@
+"""Everything in the package has a contract test, and the contract finds what is broken."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+import random
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import hf_datasel.scores
+import hf_datasel.selectors
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.scores import Length, Score
+from hf_datasel.selectors import Random, Selector, Top
+from hf_datasel.testing import contract, scores, selectors
+
+TESTS = Path(__file__).parent
+
+
+# -- nothing without a contract test ---------------------------------------------------------------------------------
+def concrete(package, kind, method):
+    """Give (module, class) of every class of a package that can be used, not only inherited from."""
+    for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        for _, found in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
+            defined_here = found.__module__ == info.name and issubclass(found, kind)
+            if defined_here and getattr(found, method) is not getattr(kind, method):
+                yield info.name, found.__name__
+
+
+def under_contract(folder):
+    """Give the names of the classes that decorators `@contract(...)` in the tests of a folder make objects of."""
+    found = set()
+    for path in (TESTS / folder).rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for call in getattr(node, "decorator_list", []):
+                if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "contract":
+                    found |= {each.func.id for each in call.args if isinstance(each, ast.Call)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        *concrete(hf_datasel.scores, Score, "compute"),
+        *concrete(hf_datasel.selectors, Selector, "choose"),
+    ],
+)
+def test_has_a_contract_test(module, name):
+    folder = module.split(".")[1]
+    assert name in under_contract(folder), (
+        f"{module} defines {name}: begin a test in tests/{folder} with @contract(...)"
+    )
+
+
+def test_the_walk_finds_the_package():
+    found = {name for _, name in concrete(hf_datasel.selectors, Selector, "choose")}
+    assert found >= {"All", "GraphFilter", "IterIT", "Longest", "Random", "Superfiltering", "Top"}
+    assert {name for _, name in concrete(hf_datasel.scores, Score, "compute")} >= {"IFD", "Length", "Loss"}
+
+
+# -- broken scores are found -----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Words(Score):
+    """Words of the response, with the reason where there is none: keeps the contract."""
+
+    scale: float = 1.0
+
+    def columns(self):
+        return {"words": pa.float32(), "words_reason": pa.string()}
+
+    def numbers(self, rows):
+        return [None if row.reason else self.scale * len(row.response.split()) for row in rows.pool.rows(rows.indices)]
+
+    def compute(self, rows, context):
+        numbers = self.numbers(rows)
+        reasons = ["empty_response" if number is None else "" for number in numbers]
+        return {"words": pa.array(numbers, pa.float32()), "words_reason": pa.array(reasons, pa.string())}
+
+
+class OneMoreColumn(Words):
+    def compute(self, rows, context):
+        return {**super().compute(rows, context), "more": pa.nulls(len(rows), pa.int32())}
+
+
+class OtherType(Words):
+    def columns(self):
+        return {**super().columns(), "words": pa.int32()}
+
+
+class Infinite(Words):
+    def numbers(self, rows):
+        return [None if number is None else float("inf") for number in super().numbers(rows)]
+
+
+class NullReason(Words):
+    def compute(self, rows, context):
+        columns = super().compute(rows, context)
+        return {**columns, "words_reason": pa.array([r or None for r in columns["words_reason"].to_pylist()])}
+
+
+class NoReason(Words):
+    def compute(self, rows, context):
+        return {**super().compute(rows, context), "words_reason": pa.array([""] * len(rows))}
+
+
+class ShareOfBatch(Words):
+    def numbers(self, rows):
+        return [None if number is None else number / len(rows) for number in super().numbers(rows)]
+
+
+class Position(Words):
+    def numbers(self, rows):
+        return [None if number is None else at for at, number in enumerate(super().numbers(rows))]
+
+
+class Noisy(Words):
+    noise: ClassVar[random.Random] = random.Random(0)
+
+    def numbers(self, rows):
+        return [None if number is None else self.noise.random() for number in super().numbers(rows)]
+
+
+class ForgetsSetting(Words):
+    def spec(self):
+        return {"score": "ForgetsSetting"}
+
+
+class PicklesWithoutSettings(Words):
+    def __reduce__(self):
+        return type(self), ()
+
+
+class DrawsFromTorch(Words):
+    def numbers(self, rows):
+        torch.rand(1)
+        return super().numbers(rows)
+
+
+class DrawsFromPython(Words):
+    def numbers(self, rows):
+        random.random()
+        return super().numbers(rows)
+
+
+class PhonesHome(Words):
+    def numbers(self, rows):
+        try:
+            socket.create_connection(("192.0.2.1", 80), timeout=0.1)
+        except OSError:
+            pass
+        return super().numbers(rows)
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(8)).add_column("ifd", [0.4, 0.9, 0.2, 0.9, 0.5, 0.1, 0.7, 0.3])
+
+
+@contract(Words(), Words(scale=0.5, column_prefix="half_"))
+def test_a_sound_score_passes(check, score, rows):
+    check(score, rows)
+
+
+@pytest.mark.parametrize(
+    ("check", "score", "message"),
+    [
+        ("columns", OneMoreColumn(), "gives columns"),
+        ("columns", OtherType(), "declared are"),
+        ("values", Infinite(), "words is inf"),
+        ("values", NullReason(), "words_reason is None"),
+        ("values", NoReason(), "no reason why"),
+        ("batch_size", ShareOfBatch(), "in batches of 1"),
+        ("order", Position(), "in another order"),
+        ("one_row", ShareOfBatch(), "in a dataset of one row"),
+        ("repeatable", Noisy(), "the second time"),
+        ("round_trips", ForgetsSetting(), r"leaves out the settings \['column_prefix', 'scale'\]"),
+        ("round_trips", PicklesWithoutSettings(scale=2.0), "the pickle of"),
+        ("global_state", DrawsFromTorch(), "global random state of torch"),
+        ("global_state", DrawsFromPython(), "global random state of Python"),
+        ("no_network", PhonesHome(), "the network is used: 192.0.2.1"),
+    ],
+)
+def test_a_broken_score_is_found(check, score, message, rows):
+    with pytest.raises(AssertionError, match=message):
+        scores.CHECKS[check](score, rows, None)
+
+
+# -- broken selectors are found --------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class First(Selector):
+    """The first eligible rows: keeps the contract."""
+
+    skip: int = 0
+
+    def choose(self, round):
+        return np.flatnonzero(round.eligible)[: round.budget]
+
+
+class Twice(First):
+    def choose(self, round):
+        return np.repeat(np.flatnonzero(round.eligible), 2)[: round.budget]
+
+
+class TooMany(First):
+    def choose(self, round):
+        return np.flatnonzero(round.eligible)
+
+
+class OneShort(First):
+    def choose(self, round):
+        return super().choose(round)[: max(round.budget - 1, 1)]
+
+
+class Outside(First):
+    def choose(self, round):
+        return np.arange(min(round.budget, len(round.rows)))
+
+
+class Mask(First):
+    def choose(self, round):
+        return round.eligible
+
+
+class Tampers(First):
+    def choose(self, round):
+        round.eligible[:] = True
+        return super().choose(round)
+
+
+class TakesNulls(First):
+    def choose(self, round):
+        ifd = np.nan_to_num(round.column("ifd"), nan=9.0)
+        ifd[~round.eligible] = -1
+        return np.argsort(-ifd, kind="stable")[: min(round.budget, int(round.eligible.sum()))]
+
+
+class NeedsNoColumn(First):
+    def choose(self, round):
+        try:
+            round.column("ifd")
+        except ValueError:
+            pass
+        return super().choose(round)
+
+
+class OwnNoise(First):
+    noise: ClassVar[np.random.Generator] = np.random.default_rng(0)
+
+    def choose(self, round):
+        return self.noise.permutation(np.flatnonzero(round.eligible))[: round.budget]
+
+
+class GlobalNoise(First):
+    def choose(self, round):
+        return np.random.permutation(np.flatnonzero(round.eligible))[: round.budget]
+
+
+class IncompleteSpec(First):
+    def spec(self):
+        return {**super().spec(), "skip": 0}
+
+
+class NeedsTwo(First):
+    def choose(self, round):
+        return np.array([np.flatnonzero(round.eligible)[1]])
+
+
+class SelectorPhonesHome(First):
+    def choose(self, round):
+        try:
+            socket.getaddrinfo("example.invalid", 80)
+        except OSError:
+            pass
+        return super().choose(round)
+
+
+@contract(First(), First(skip=2))
+def test_a_sound_selector_passes(check, selector, rows):
+    check(selector, rows)
+
+
+@pytest.mark.parametrize(
+    ("check", "selector", "message"),
+    [
+        ("choice", Twice(), "rows are chosen twice"),
+        ("choice", TooMany(), "rows are chosen for a budget of"),
+        ("choice", Mask(), "not row numbers but bool"),
+        ("choice", Outside(), "not eligible"),
+        ("choice", Tampers(), "round.eligible is changed"),
+        ("eligible", Outside(), "not eligible"),
+        ("budget", OneShort(), "gives 3 of 7 rows"),
+        ("nulls", TakesNulls(), "has no ifd"),
+        ("missing_column", NeedsNoColumn(), "the column 'ifd' is not missed"),
+        ("seeded", OwnNoise(), "by a copy"),
+        ("global_state", GlobalNoise(), "global random state of numpy"),
+        ("round_trips", IncompleteSpec(skip=3), "by_name of the spec"),
+        ("no_network", SelectorPhonesHome(), "the network is used: example.invalid"),
+    ],
+)
+def test_a_broken_selector_is_found(check, selector, message, rows):
+    with pytest.raises(AssertionError, match=message):
+        selectors.CHECKS[check](selector, rows, None)
+
+
+@pytest.mark.parametrize("check", ["one_row", "empty"])
+def test_a_selector_that_crashes_without_rows_is_found(check, rows):
+    with pytest.raises(IndexError, match="out of bounds"):
+        selectors.CHECKS[check](NeedsTwo(), rows, None)
+
+
+# -- exceptions, and the decorator -----------------------------------------------------------------------------------
+class Declared(ForgetsSetting):
+    contract_exceptions: ClassVar[dict[str, str]] = {"round_trips": "Its record is kept by the judge that it asks."}
+
+
+@contract(Declared())
+def test_a_declared_exception_is_honoured(check, score, rows):
+    check(score, rows)
+
+
+def test_a_declared_exception_shows_in_the_report():
+    names = [case.id for case in contract(Declared()).args[1]]
+    assert "Declared()-round_trips (excepted)" in names
+    assert "Declared()-values" in names
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "message"),
+    [({"no_netwerk": "An API."}, "Did you mean 'no_network'"), ({"no_network": " "}, "has to be a reason")],
+)
+def test_an_exception_names_a_check_and_a_reason(exceptions, message):
+    odd = type("Odd", (Declared,), {"contract_exceptions": exceptions})
+    with pytest.raises(ConfigError, match=message):
+        contract(odd())
+
+
+@pytest.mark.parametrize("objects", [(), (Random(), Length()), (Random,)])
+def test_scores_alone_or_selectors_alone(objects):
+    with pytest.raises(ConfigError, match="scores alone, or selectors alone"):
+        contract(*objects)
+
+
+def test_the_parameters_are_named_by_kind():
+    assert contract(Top(by="ifd"), Random()).args[0] == ("check", "selector")
+    assert contract(Length()).args[0] == ("check", "score")
+
+
+def test_a_budget_that_nothing_meets_is_vacuous(rows):
+    none = type("Never", (First,), {"choose": lambda self, round: np.empty(0, dtype=np.int64)})
+    with pytest.raises(AssertionError, match="none of the rows is ever chosen"):
+        selectors.CHECKS["budget"](none(), rows, None)
+    with pytest.raises(SelectionError, match="None of the 8 rows can be selected"):
+        hf_datasel.select(rows, none(), size=1)
