@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_datasel.errors import FormatError, reason_counts
 from hf_datasel.formats.pool import POOL_ROW, Pool
-from hf_datasel.formats.rows import Row, canonical_rows
+from hf_datasel.formats.rows import ROLES, Row, canonical_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +18,8 @@ __all__ = ["alpaca_prompt", "converted"]
 
 _KEPT = ("tools", "chat_template_kwargs")
 """Columns that change how TRL renders a row, and so travel with it."""
+
+_CHAT_ROLES = frozenset(ROLES.values())
 
 _VERSION = 1
 """Raised when conversion changes, so that no cached rows are taken for new ones."""
@@ -41,7 +43,8 @@ def alpaca_prompt(instruction: str, input: str) -> str:
 def converted(pool: Pool, chat_template: bool) -> Dataset:
     """The rows of the pool that can be trained on, in columns that `SFTTrainer` takes, with their `pool_row`.
 
-    Prompt-completion, messages and text rows pass through unchanged. Alpaca rows become a conversational prompt and
+    Prompt-completion, messages and text rows pass through unchanged, unless the first of them names the roles in
+    another way than chat templates do ("human", plain strings in turn). Alpaca rows become a conversational prompt and
     completion where the tokenizer has a chat template, else the Alpaca prompt and the output as text. ShareGPT rows
     become `messages`, preference rows the prompt and the chosen completion.
 
@@ -73,7 +76,16 @@ def _writer(format: str, first: dict[str, Any], chat_template: bool) -> Callable
         return _chat_prompt_completion if chat_template else _alpaca_prompt_completion
     if format == "preference":
         return _text_prompt_completion if isinstance(first.get("prompt"), str) else _chat_prompt_completion
-    return _messages if format == "sharegpt" else None
+    if format == "sharegpt" or (format == "messages" and not _has_chat_roles(first["messages"])):
+        return _messages
+    if format == "prompt-completion" and isinstance(first["prompt"], list):
+        return None if _has_chat_roles(first["prompt"] + first["completion"]) else _chat_prompt_completion
+    return None
+
+
+def _has_chat_roles(messages: list[Any]) -> bool:
+    """Whether these are messages as chat templates take them, and not those of another convention."""
+    return all(isinstance(turn, dict) and turn.get("role") in _CHAT_ROLES for turn in messages)
 
 
 def _convert_batch(

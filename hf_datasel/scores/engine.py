@@ -78,8 +78,6 @@ class Engine:
                 f"{type(score).__name__}() has no model to run. Pass a name or path, "
                 f"{type(score).__name__}('Qwen/Qwen3-0.6B'), or model=... next to the dataset."
             )
-        if not isinstance(name, str) and self.tokenizer is None:
-            raise ScoreError("model is a live model, so that tokenizer has to be given beside it.")
         tokenizer = load_tokenizer(name, revision) if isinstance(name, str) else self.tokenizer
         settings = self._settings(score)
         live = not isinstance(name, str)

@@ -45,6 +45,10 @@ class Length(Score):
     def __post_init__(self) -> None:
         if self.unit not in ("words", "tokens"):
             raise ConfigError(f"Length(unit={self.unit!r}): it has to be 'words' or 'tokens'.")
+        if self.model is not None and not isinstance(self.model, str):
+            raise ConfigError(
+                f"Length(model=...) has to be a name or a path, and this is {type(self.model).__name__}."
+            )
 
     @property
     def needs_tokenizer(self) -> bool:

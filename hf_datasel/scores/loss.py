@@ -44,9 +44,10 @@ class Loss(ModelScore):
 
 
 def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[pa.Array], pa.Array]:
-    """Float32 columns that are null where any is not finite, and a reason for each null that has none yet."""
+    """Float32 columns, null where they are not finite, and a reason for each row with a null that has none yet."""
     with np.errstate(over="ignore"):
         narrow = [value.astype(np.float32) for value in values]
-    bad = ~np.logical_and.reduce([np.isfinite(value) for value in narrow])
-    reasons = np.where(bad & (reasons == ""), "not_finite", reasons)
-    return [pa.array(value, mask=bad, type=pa.float32()) for value in narrow], pa.array(reasons.tolist(), pa.string())
+    bad = [~np.isfinite(value) for value in narrow]
+    reasons = np.where(np.logical_or.reduce(bad) & (reasons == ""), "not_finite", reasons)
+    columns = [pa.array(value, mask=null, type=pa.float32()) for value, null in zip(narrow, bad, strict=True)]
+    return columns, pa.array(reasons.tolist(), pa.string())

@@ -133,13 +133,18 @@ class NLL:
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         head = self.causal.get_output_embeddings()
         chunk = max(_CHUNK_BYTES.get(states.device.type, 64 << 20) // (4 * head.weight.shape[0]), 1)
-        losses = []
-        for part, wanted in zip(states.split(chunk), targets.to(states.device).split(chunk), strict=True):
-            logits = head(part.to(head.weight.device)).float()
+        # Made before the first chunk: small results kept between the chunks would leave the heap in pieces that none of
+        # them fits into again.
+        losses = torch.empty(len(targets), device=head.weight.device)
+        targets = targets.to(losses.device)
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
+            logits = head(states[part].to(losses.device)).float()
             if self.softcap is not None:
                 logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
-            losses.append(_nll(logits, wanted.to(logits.device)))
-        return torch.cat(losses).cpu()
+            losses[part] = _nll(logits, targets[part])
+            del logits  # before the next chunk is made, not after
+        return losses.cpu()
 
     def _whole_model(self, batch: list[Sequence]) -> list[torch.Tensor]:
         keeps = "logits_to_keep" in inspect.signature(self.causal.forward).parameters
@@ -154,4 +159,4 @@ class NLL:
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return torch.logsumexp(logits, dim=-1) - logits.gather(-1, targets[:, None]).squeeze(-1)
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")

@@ -79,7 +79,7 @@ def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model
 
 
 def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monkeypatch):
-    (tmp_path / "my_lab.py").write_text(
+    (tmp_path / "users_file.py").write_text(
         "from dataclasses import dataclass\n"
         "import numpy as np\n"
         "from hf_datasel.selectors import Selector\n\n\n"
@@ -90,7 +90,7 @@ def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monke
     )
     monkeypatch.syspath_prepend(tmp_path)
     command = ["train", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir), *TRAINING]
-    command += ["--selector", "my_lab:Last", "--selection_size", "4", "--num_train_epochs", "1"]
+    command += ["--selector", "users_file:Last", "--selection_size", "4", "--num_train_epochs", "1"]
     command += ["--output_dir", str(tmp_path / "run")]
     assert main(command) == 2
     assert main([*command, "--allow_imports"]) == 0

@@ -42,7 +42,7 @@ def test_a_column_of_nulls_alone(rows):
 
 
 def test_a_misspelt_column_gets_a_suggestion(rows):
-    with pytest.raises(ColumnError, match=r"no column 'idf': .*Did you mean 'ifd'\? Scores are added with"):
+    with pytest.raises(ColumnError, match=r"Top needs column 'idf', but .*Did you mean 'ifd'\? Scores are added with"):
         select(rows, Top(by="idf"), size=1)
 
 

@@ -1,0 +1,91 @@
+"""The columns that `SFTTrainer` is given."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+
+from hf_datasel.errors import FormatError
+from hf_datasel.formats import Pool, alpaca_prompt, converted
+
+QUESTION, ANSWER = {"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}
+
+
+def rows_of(chat_template=True, **columns):
+    return converted(Pool(Dataset.from_dict(columns)), chat_template).to_list()
+
+
+def test_alpaca_becomes_a_conversation_where_there_is_a_template():
+    [plain, with_input] = rows_of(instruction=["Hi?", "Add."], input=[None, "4 and 9"], output=["Hello.", "13"])
+    assert plain == {"prompt": [QUESTION], "completion": [ANSWER], "pool_row": 0}
+    assert with_input["prompt"] == [{"role": "user", "content": "Add.\n\n4 and 9"}]
+
+
+def test_alpaca_becomes_the_alpaca_prompt_where_there_is_none():
+    [plain, with_input] = rows_of(False, instruction=["Hi?", "Add."], input=["", "4 and 9"], output=["Hello.", "13"])
+    assert plain == {"prompt": f"{alpaca_prompt('Hi?', '')}\n", "completion": "Hello.", "pool_row": 0}
+    assert with_input["prompt"].endswith("### Instruction:\nAdd.\n\n### Input:\n4 and 9\n\n### Response:\n")
+    assert "### Input" not in plain["prompt"]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"prompt": ["a"], "completion": ["b"]},
+        {"prompt": [[QUESTION]], "completion": [[ANSWER]]},
+        {"messages": [[QUESTION, ANSWER]]},
+        {"text": ["a"]},
+    ],
+)
+def test_formats_of_trl_pass_through(columns):
+    [row] = rows_of(**columns)
+    assert row == {**{name: values[0] for name, values in columns.items()}, "pool_row": 0}
+
+
+def test_sharegpt_becomes_messages():
+    turns = [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}]
+    assert rows_of(conversations=[turns]) == [{"messages": [QUESTION, ANSWER], "pool_row": 0}]
+    assert rows_of(conversations=[["Hi?", "Hello."]]) == [{"messages": [QUESTION, ANSWER], "pool_row": 0}]
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [{"role": "human", "content": "Hi?"}, {"role": "gpt", "content": "Hello."}],
+        [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello."}],
+        ["Hi?", "Hello."],
+    ],
+)
+def test_messages_in_another_convention_get_the_roles_of_chat_templates(turns):
+    assert rows_of(messages=[turns]) == [{"messages": [QUESTION, ANSWER], "pool_row": 0}]
+    if isinstance(turns[0], dict):
+        expected = [{"prompt": [QUESTION], "completion": [ANSWER], "pool_row": 0}]
+        assert rows_of(prompt=[turns[:1]], completion=[turns[1:]]) == expected
+
+
+def test_preference_rows_become_the_prompt_and_the_chosen_answer():
+    expected = [{"prompt": [QUESTION], "completion": [ANSWER], "pool_row": 0}]
+    sharegpt = {"conversations": [[{"from": "human", "value": "Hi?"}]], "chosen": [{"from": "gpt", "value": "Hello."}]}
+    assert rows_of(**sharegpt) == expected
+    assert rows_of(prompt=[[QUESTION]], chosen=[[ANSWER]], rejected=[[ANSWER]]) == expected
+
+
+def test_text_preference_rows_stay_text_also_where_the_first_has_no_prompt():
+    rows = rows_of(prompt=[None, "Hi?"], chosen=["x", "Hello."], rejected=["y", "z"])
+    assert rows == [{"prompt": "Hi?", "completion": "Hello.", "pool_row": 1}]
+
+
+def test_unusable_rows_are_left_out_and_the_others_keep_their_numbers():
+    rows = rows_of(prompt=["a", None, "c"], completion=["x", "y", "z"])
+    assert [(row["pool_row"], row["prompt"]) for row in rows] == [(0, "a"), (2, "c")]
+
+
+def test_columns_that_render_a_row_travel_with_it_and_others_do_not():
+    data = {"messages": [[QUESTION, ANSWER]], "tools": ['[{"name": "now"}]'], "source": ["web"]}
+    [row] = rows_of(**data)
+    assert row.keys() == {"messages", "tools", "pool_row"}
+
+
+def test_no_usable_row_is_an_error():
+    with pytest.raises(FormatError, match=r"None of the 2 rows can be trained on: 1 empty_response, 1 wrong_type"):
+        rows_of(prompt=["a", None], completion=["", "b"])

@@ -1,0 +1,236 @@
+"""Instruction-following difficulty: published numbers, awkward rows, and every setting against a plain computation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from datasets import Dataset, Value
+
+from hf_datasel import load_pool, score
+from hf_datasel.errors import ConfigError, ModelError, ScoreError
+from hf_datasel.formats import alpaca_prompt
+from hf_datasel.scores import IFD, Loss
+
+COLUMNS = {  # of the published numbers: losses or perplexities with the instruction and without, and their ratio
+    "iterit": ("iterit_loss_cond", "iterit_loss_prior", "iterit_ifd"),
+    "superfiltering": ("sf_bos_ppl_cond", "sf_bos_ppl_prior", "sf_bos_ifd"),
+    "cherry": ("cherry_alpaca_ppl_cond", "cherry_alpaca_ppl_prior", "cherry_alpaca_ifd_ppl_ratio"),
+}
+
+
+def losses_of(table, convention):
+    """Published losses with the instruction and without; NaN where the published code has none."""
+    numbers = [pd.to_numeric(table[name], errors="coerce").to_numpy() for name in COLUMNS[convention][:2]]
+    return numbers if convention == "iterit" else [np.log(each) for each in numbers]
+
+
+# -- published numbers ------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def published(shared):
+    """Give 200 rows of Alpaca and what the authors' code made of them with a tiny model."""
+    rows = load_pool(str(shared / "data" / "alpaca_random_5200.json"), split="train[:200]")
+    return rows, pd.read_csv(shared / "golden" / "ifd_reference_200.csv"), str(shared / "golden" / "tiny-lm")
+
+
+@pytest.mark.parametrize("convention", COLUMNS)
+def test_published_numbers(published, convention):
+    rows, table, model = published
+    found = score(rows, [IFD(model, convention=convention)])
+    assert set(found["ifd_reason"]) == {""}
+    for name, expected in zip(("loss", "loss_prior"), losses_of(table, convention), strict=True):
+        np.testing.assert_allclose(found[name], expected, rtol=1e-4)
+    np.testing.assert_allclose(found["ifd"], table[COLUMNS[convention][2]], rtol=1e-4)
+    assert np.array_equal(np.array(found["ifd"]) < 1, table[COLUMNS[convention][2]] < 1)
+
+
+def test_published_loss_ratio(published):
+    rows, table, model = published
+    found = score(rows, [IFD(model, convention="cherry", ratio="loss")])
+    np.testing.assert_allclose(found["ifd_loss_ratio"], table["cherry_alpaca_ifd_loss_ratio"], rtol=1e-4)
+    assert "ifd" not in found.column_names
+
+
+@pytest.fixture(scope="module")
+def edge(shared):
+    """Give the awkward rows by name, what the authors' code made of them, and the tiny model."""
+    rows = json.loads((shared / "golden" / "rows_edge.json").read_text())
+    names = json.loads((shared / "golden" / "rows_edge_names.json").read_text())
+    data = Dataset.from_dict({key: [row.get(key) for row in rows] for key in ("instruction", "input", "output")})
+    return names, data, pd.read_csv(shared / "golden" / "ifd_reference_edge.csv"), str(shared / "golden" / "tiny-lm")
+
+
+@pytest.mark.parametrize("convention", COLUMNS)
+def test_awkward_rows(edge, convention):
+    names, data, table, model = edge
+    found = score(data, [IFD(model, convention=convention)]).to_pandas()
+    without = {names[at]: reason for at, reason in enumerate(found["ifd_reason"]) if reason}
+    assert without == {"empty_output": "empty_response", "long_prompt": "prompt_fills_window"}
+    assert found.loc[found["ifd_reason"] != "", ["ifd", "loss", "loss_prior"]].isna().all(axis=None)
+    for name, expected in zip(("loss", "loss_prior"), losses_of(table, convention), strict=True):
+        right = np.isfinite(expected)
+        assert right.sum() >= 13
+        np.testing.assert_allclose(found[name][right], expected[right], rtol=1e-4)
+
+
+def test_white_space_that_the_template_trims_changes_nothing(edge):
+    names, data, table, model = edge
+    variants = ["leading_space", "leading_newline", "trailing_newline"]
+    rows = data.select([names.index(name) for name in variants])
+    plain = Dataset.from_dict({"instruction": ["Name a colour."], "output": ["Blue is a colour."]})
+    for convention in ("iterit", "sft"):
+        [expected] = score(plain, [IFD(model, convention=convention)])["ifd"]
+        np.testing.assert_allclose(score(rows, [IFD(model, convention=convention)])["ifd"], [expected] * 3, rtol=1e-5)
+    published_as = table.set_index("case").loc[variants, "iterit_loss_cond"]
+    assert published_as.isna().tolist() == [True, False, True]
+
+
+# -- against a plain computation --------------------------------------------------------------------------------------
+END = "<|im_end|>\n"
+
+
+def messages(*contents):
+    return [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(contents)]
+
+
+def encode(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+SETTINGS = {
+    "default": ({}, "<s><|im_start|>assistant\n", True),
+    "bos": ({"prior_context": "bos"}, "<s>", True),
+    "none": ({"prior_context": "none"}, "", True),
+    "no end token": ({"end_token": False}, "<s><|im_start|>assistant\n", False),
+    "none, no end token": ({"prior_context": "none", "end_token": False}, "", False),
+}
+
+
+@pytest.mark.parametrize(("settings", "before", "end_token"), SETTINGS.values(), ids=SETTINGS.keys())
+def test_equals_a_plain_computation(model, tokenizer, plain_losses, settings, before, end_token):
+    answers = ["Hello, it is lovely to see you!", "A fox.", "13"]
+    data = Dataset.from_dict({"messages": [messages("Say hello.", answer) for answer in answers]})
+    expected = []
+    prompt = encode(tokenizer, f"<|im_start|>user\nSay hello.{END}<|im_start|>assistant\n")
+    for answer in answers:
+        response = encode(tokenizer, answer + END)
+        scored = response if end_token else encode(tokenizer, answer)
+        first = 0 if before else 1
+        prefix = encode(tokenizer, before)
+        given = plain_losses(model, prompt + response, range(len(prompt) + first, len(prompt) + len(scored)))
+        alone = plain_losses(model, prefix + response, range(len(prefix) + first, len(prefix) + len(scored)))
+        assert len(given) == len(alone)
+        expected.append((given.mean(), alone.mean()))
+    found = score(data, [IFD(**settings)], model=model, tokenizer=tokenizer)
+    loss, prior = np.array(expected).T
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(found["loss_prior"], prior, rtol=1e-5)
+    np.testing.assert_allclose(found["ifd"], np.exp(loss - prior), rtol=1e-4)
+    ratio = score(data, [IFD(ratio="loss", **settings)], model=model, tokenizer=tokenizer)
+    np.testing.assert_allclose(ratio["ifd_loss_ratio"], loss / prior, rtol=1e-4)
+
+
+def test_several_turns_are_averaged_over_their_tokens_and_have_priors_of_their_own(model, tokenizer, plain_losses):
+    turns = messages("Hi", "Hello!", "Tell a story.", "A fox found a lantern.")
+    found = score(Dataset.from_dict({"messages": [turns]}), [IFD()], model=model, tokenizer=tokenizer)
+    prefix = encode(tokenizer, "<s><|im_start|>assistant\n")
+    alone = [
+        plain_losses(model, prefix + response, range(len(prefix), len(prefix) + len(response)))
+        for response in (encode(tokenizer, turns[at]["content"] + END) for at in (1, 3))
+    ]
+    assert found["loss_prior"][0] == pytest.approx(np.concatenate(alone).mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("convention", ["sft", "iterit", "superfiltering", "cherry"])
+def test_batches_do_not_matter(model, tokenizer, pool_rows, convention):
+    one, many = (
+        score(pool_rows, [IFD(convention=convention)], model=model, tokenizer=tokenizer, tokens_per_batch=tokens)
+        for tokens in (1, 100_000)
+    )
+    np.testing.assert_allclose(one["ifd"], many["ifd"], rtol=1e-5)
+
+
+def test_plain_text_model(tiny_text_model_dir, pool_rows):
+    found = score(pool_rows, [IFD(str(tiny_text_model_dir))])
+    assert set(found["ifd_reason"]) == {""}
+    same = Dataset.from_dict({
+        "prompt": [f"{alpaca_prompt(row['instruction'], row['input'])}\n" for row in pool_rows],
+        "completion": pool_rows["output"],
+    })  # fmt: skip
+    assert score(same, [IFD(str(tiny_text_model_dir))])["ifd"][:] == found["ifd"][:]
+
+
+def test_the_loss_is_that_of_the_loss_score(model, tokenizer, pool_rows):
+    loss = score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
+    assert score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)["loss"][:] == loss
+    bos = score(pool_rows, [IFD(prior_context="bos")], model=model, tokenizer=tokenizer)
+    np.testing.assert_allclose(bos["loss"], loss, rtol=1e-5)
+
+
+def test_conventions_differ(model, tokenizer, pool_rows):
+    ranks = [
+        np.argsort(score(pool_rows, [IFD(convention=each)], model=model, tokenizer=tokenizer)["ifd"]).tolist()
+        for each in ("sft", "iterit", "superfiltering", "cherry")
+    ]
+    assert len({tuple(each) for each in ranks}) == 4
+
+
+def test_scores_are_float32(model, tokenizer, pool_rows):
+    found = score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)
+    assert [found.features[name] for name in ("ifd", "loss", "loss_prior")] == [Value("float32")] * 3
+    assert found.features["ifd_reason"] == Value("string")
+    assert len(set(found["ifd"])) == 24
+
+
+def test_a_single_token_has_no_score_without_something_before_it(tiny_text_model_dir):
+    data = Dataset.from_dict({"instruction": ["a", "a"], "output": ["b", "bc"]})
+    found = score(data, [IFD(str(tiny_text_model_dir), prior_context="none", end_token=False)])
+    assert found["ifd_reason"][0] == "no_response_token"
+    assert found["ifd"][0] is None
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+def test_settings_are_recorded(tiny_model_dir):
+    spec = IFD(str(tiny_model_dir)).spec()
+    assert spec["prior_context"] == "generation-prompt"
+    assert spec["end_token"] is True
+    assert spec["resolved_model"].startswith("files:")
+    cherry = IFD(convention="cherry").spec()
+    assert (cherry["prior_context"], cherry["end_token"], cherry["max_length"]) == ("response-header", False, 512)
+    assert json.loads(json.dumps(spec)) == spec
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"convention": "itterit"}, r"IFD\(convention='itterit'\).*Did you mean 'iterit'\?"),
+        ({"ratio": "losses"}, r"IFD\(ratio='losses'\).*Did you mean 'loss'\?"),
+        ({"prior_context": "eos"}, r"IFD\(prior_context='eos'\): it has to be one of"),
+        ({"convention": "cherry", "end_token": True}, "convention='cherry' fixes the context of the prior"),
+        ({"convention": "iterit", "prior_context": "bos"}, "convention='iterit' fixes the context of the prior"),
+        ({"max_length": 0}, "max_length has to be an int of at least 2"),
+        ({"max_length": 0.5}, "max_length has to be an int of at least 2"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        IFD(**settings)
+
+
+def test_a_live_model_is_no_setting(model):
+    with pytest.raises(ConfigError, match=r"IFD\(model=\.\.\.\) has to be a name or a path.*LlamaForCausalLM.*model="):
+        IFD(model)
+
+
+def test_no_model(pool_rows):
+    with pytest.raises(ScoreError, match=r"IFD\(\) has no model to run in map. Pass IFD\('name or path'\)"):
+        IFD()(pool_rows[:2])
+    with pytest.raises(ScoreError, match=r"IFD\(\) has no model to run. Pass a name or path"):
+        score(pool_rows, [IFD()])
+
+
+def test_iterit_needs_a_chat_template(tiny_text_model_dir, pool_rows):
+    with pytest.raises(ModelError, match="convention='iterit' renders rows with a chat template"):
+        score(pool_rows, [IFD(str(tiny_text_model_dir), convention="iterit")])

@@ -1,0 +1,134 @@
+"""Cross-entropy of the response."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import SFTConfig, SFTTrainer
+
+from hf_datasel import score
+from hf_datasel.formats import Pool, converted
+from hf_datasel.scores import Loss
+from hf_datasel.tokens import TokenRows
+
+
+@pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_text_model_dir"])
+@pytest.mark.parametrize("max_length", [1024, 64])
+def test_equals_the_eval_loss_of_sfttrainer(request, pool_rows, tmp_path, folder, max_length):
+    folder = request.getfixturevalue(folder)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = pool_rows.select(range(6))
+    chat = tokenizer.chat_template is not None
+    if not chat:  # the Alpaca prompt alone would fill 64 tokens
+        rows = Dataset.from_dict({"prompt": rows["instruction"], "completion": rows["output"]})
+    config = SFTConfig(
+        output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, max_length=max_length, disable_tqdm=True
+    )
+    data = converted(Pool(rows), chat)
+    trainer = SFTTrainer(model=model, args=config, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
+    ours = score(rows, [Loss(max_length=max_length)], model=model, tokenizer=tokenizer)["loss"]
+    theirs = [trainer.evaluate(data.select([row]))["eval_loss"] for row in range(6)]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_several_turns_are_averaged_over_their_tokens(model, tokenizer, plain_losses):
+    turns = ["Hi", "Hello!", "Tell a story.", "A fox found a lantern. It lit the way home."]
+    messages = [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(turns)]
+    data = Dataset.from_dict({"messages": [messages, messages[:2]]})
+    ends = [len(tokenizer.apply_chat_template(messages[:n], return_dict=True)["input_ids"]) for n in range(1, 5)]
+    prompt = len(
+        tokenizer.apply_chat_template(messages[:1], return_dict=True, add_generation_prompt=True)["input_ids"]
+    )
+    header = prompt - ends[0]
+    whole = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    positions = [*range(ends[0] + header, ends[1]), *range(ends[2] + header, ends[3])]
+    losses = plain_losses(model, whole, positions)
+    first = losses[: ends[1] - ends[0] - header]
+    found = score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"]
+    np.testing.assert_allclose(found, [losses.mean(), first.mean()], rtol=1e-5)
+    assert losses.mean() != pytest.approx((first.mean() + losses[len(first) :].mean()) / 2, rel=1e-3)
+
+
+def test_rows_without_a_score_are_null_with_a_reason_and_counted(model, tokenizer, caplog):
+    data = Dataset.from_dict({
+        "prompt": ["Hi?", "a", None, "a long question " * 9, "b"],
+        "completion": ["Hello.", " ", "x", "No.", None],
+    })  # fmt: skip
+    with caplog.at_level(logging.WARNING, "hf_datasel"):
+        found = score(data, [Loss(max_length=32)], model=model, tokenizer=tokenizer)
+    assert [value is None for value in found["loss"]] == [False, True, True, True, True]
+    reasons = ["", "empty_response", "wrong_type", "prompt_fills_window", "empty_response"]
+    assert found["loss_reason"][:] == reasons
+    assert found.features["loss"] == Value("float32")
+    line = "loss: 1 of 5 rows scored, 4 without: 2 empty_response, 1 prompt_fills_window, 1 wrong_type"
+    assert line in caplog.text
+    lines = []
+    score(data, [Loss(max_length=32)], model=model, tokenizer=tokenizer, on_summary=lines.append)
+    assert lines == [line]
+
+
+def test_a_row_whose_loss_is_not_finite_is_null_and_the_others_are_not(model, tokenizer):
+    data = Dataset.from_dict({"prompt": ["Hi?", "Hi?"], "completion": ["Hello.", "A zebra."]})
+    [token] = tokenizer("z", add_special_tokens=False)["input_ids"]
+    expected = score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"][0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = float("nan")
+    found = score(data, [Loss()], model=model, tokenizer=tokenizer)
+    assert found["loss"][:] == [pytest.approx(expected, rel=1e-5), None]
+    assert found["loss_reason"][:] == ["", "not_finite"]
+
+
+def test_token_zero_and_padding_in_the_response_are_scored(model, tokenizer, plain_losses):
+    assert tokenizer.pad_token_id == 0
+    data = Dataset.from_dict({"prompt": ["Hi?\n", "Hi?\n"], "completion": ["a<pad>b", "a long answer to nothing"]})
+    tokens = TokenRows(Pool(data), tokenizer).training().conditional
+    rows = tokens.fetch(np.array([0, 1]))
+    assert 0 in rows[0].ids[rows[0].scored]
+    expected = [plain_losses(model, row.ids, row.scored).mean() for row in rows]
+    np.testing.assert_allclose(score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"], expected, rtol=1e-5)
+
+
+def test_end_token_counts_where_padding_is_the_end_token(model, tokenizer, pool_rows):
+    rows = Dataset.from_dict({"prompt": pool_rows["instruction"], "completion": pool_rows["output"]})
+    expected = score(rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
+    tokenizer.pad_token = tokenizer.eos_token
+    model.config.pad_token_id = tokenizer.eos_token_id
+    assert score(rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:] == expected
+
+
+def random_state():
+    return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+def test_scoring_leaves_no_trace(tiny_model_dir, tokenizer, pool_rows):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.5)
+    model.train()
+    model.model.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = random_state()
+    first = score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
+    assert random_state() == before
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
+    assert score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:] == first
+    assert score(pool_rows, [Loss()], model=model.eval(), tokenizer=tokenizer)["loss"][:] == first
+
+
+def test_the_mode_comes_back_after_an_error(model, tokenizer, pool_rows):
+    model.train()
+
+    def stop(*_):
+        raise RuntimeError("out of memory")
+
+    model.model.register_forward_hook(stop)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)
+    assert all(module.training for module in model.modules())

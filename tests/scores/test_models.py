@@ -1,0 +1,141 @@
+"""Models by name: which weights a name stands for, and what happens when there are none."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from hf_datasel import score
+from hf_datasel.errors import ModelError
+from hf_datasel.scores import Loss
+from hf_datasel.scores.models import load_model, load_tokenizer, model_identity
+
+
+@pytest.fixture
+def copy(tiny_model_dir, tmp_path):
+    return shutil.copytree(tiny_model_dir, tmp_path / "copy")
+
+
+def rewrite(folder, factor):
+    """Other weights at the same path, in files of the same size."""
+    model = load_model(str(folder))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(factor)
+    model.save_pretrained(folder)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.div_(factor)
+
+
+def test_a_folder_is_its_files_and_not_its_name(tiny_model_dir, copy):
+    assert model_identity(str(copy)) == model_identity(str(tiny_model_dir))
+
+
+def test_weights_overwritten_in_place_are_another_model(copy, pool_rows):
+    before, first = model_identity(str(copy)), score(pool_rows, [Loss(str(copy))])["loss"][:]
+    rewrite(copy, 2.0)
+    assert model_identity(str(copy)) != before
+    assert score(pool_rows, [Loss(str(copy))])["loss"][:] != first
+    rewrite(copy, 0.5)
+    assert model_identity(str(copy)) == before
+    assert score(pool_rows, [Loss(str(copy))])["loss"][:] == first
+
+
+def test_what_training_leaves_beside_the_weights_does_not_count(copy):
+    before = model_identity(str(copy))
+    for name in ("optimizer.pt", "trainer_state.json", "rng_state.pth", "README.md", "training_args.bin"):
+        (copy / name).write_text("x")
+    (copy / "checkpoint-10").mkdir()
+    (copy / "checkpoint-10" / "model.safetensors").write_text("x")
+    assert model_identity(str(copy)) == before
+    (copy / "chat_template.jinja").write_text("{{ messages }}")
+    assert model_identity(str(copy)) != before
+
+
+def test_an_adapter_is_its_files_and_its_base(copy, model, tmp_path, pool_rows):
+    model.name_or_path = model.config._name_or_path = str(copy)
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, config)
+    adapter = tmp_path / "adapter"
+    adapted.save_pretrained(adapter)
+    load_tokenizer(str(copy)).save_pretrained(adapter)
+    before = model_identity(str(adapter))
+    tokenizer = load_tokenizer(str(copy))
+    by_name = score(pool_rows, [Loss(str(adapter))])["loss"][:]
+    live = score(pool_rows, [Loss()], model=adapted, tokenizer=tokenizer)["loss"][:]
+    assert by_name == pytest.approx(live, rel=1e-5)
+    assert by_name != pytest.approx(score(pool_rows, [Loss(str(copy))])["loss"][:], rel=1e-3)
+    rewrite(copy, 2.0)
+    assert model_identity(str(adapter)) != before
+
+
+def test_models_are_loaded_once(tiny_model_dir):
+    assert load_model(str(tiny_model_dir)) is load_model(str(tiny_model_dir))
+    assert load_tokenizer(str(tiny_model_dir)) is load_tokenizer(str(tiny_model_dir))
+    assert not load_model(str(tiny_model_dir)).training
+
+
+def test_dtype_of_the_weights(tiny_model_dir):
+    assert load_model(str(tiny_model_dir), dtype="bfloat16").dtype == torch.bfloat16
+    assert load_model(str(tiny_model_dir)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "nobody/no-such-model", "no such model"])
+def test_nothing_there(name, pool_rows):
+    with pytest.raises(ModelError, match=rf"No model '{name}': there is no such folder.*Check the path or the name"):
+        score(pool_rows, [Loss(name)])
+    with pytest.raises(ModelError, match=f"No model '{name}'"):
+        Loss(name)(pool_rows[:2])
+
+
+def test_a_revision_is_named():
+    with pytest.raises(ModelError, match="No model 'nobody/no-such-model' at revision 'v2'"):
+        model_identity("nobody/no-such-model", "v2")
+
+
+def test_a_commit_needs_no_asking():
+    assert model_identity("nobody/model", "0" * 40) == f"nobody/model@{'0' * 40}"
+
+
+def test_a_model_in_the_hub_cache_is_its_commit_offline(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    commit = "a" * 40
+    snapshot = tmp_path / "models--some--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    refs = tmp_path / "models--some--model" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path))
+    assert model_identity("some/model") == f"some/model@{commit}"
+
+
+def test_a_folder_that_holds_no_model(tmp_path):
+    with pytest.raises(ModelError, match=r"has no config.json or adapter_config.json, so it holds no model"):
+        model_identity(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"not weights at all"])
+def test_weights_that_cannot_be_read(copy, content):
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
+        load_model(str(copy))
+
+
+def test_weights_that_are_missing(copy):
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
+        load_model(str(copy))
+
+
+def test_a_tokenizer_that_is_missing(copy, pool_rows):
+    for file in copy.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match=r"The tokenizer of .* cannot be loaded"):
+        score(pool_rows, [Loss(str(copy))])
