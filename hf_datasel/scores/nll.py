@@ -133,16 +133,15 @@ class NLL:
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         head = self.causal.get_output_embeddings()
         chunk = max(_CHUNK_BYTES.get(states.device.type, 64 << 20) // (4 * head.weight.shape[0]), 1)
-        # Made before the first chunk: small results kept between the chunks would leave the heap in pieces that none of
-        # them fits into again.
+        # Made before the first chunk: small results kept between the chunks would leave the heap in pieces that none
+        # of them fits into again.
         losses = torch.empty(len(targets), device=head.weight.device)
-        targets = targets.to(losses.device)
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
             logits = head(states[part].to(losses.device)).float()
             if self.softcap is not None:
                 logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
-            losses[part] = _nll(logits, targets[part])
+            losses[part] = _nll(logits, targets[part].to(logits.device))
             del logits  # before the next chunk is made, not after
         return losses.cpu()
 

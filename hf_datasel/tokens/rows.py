@@ -109,7 +109,8 @@ class TokenRows:
         skip = prefix.size == 0
         data = prepared.marked(end_token).select(wanted)
         with_span = _scorable(data, skip)
-        reasons[owner[~with_span]] = "no_response_token"
+        found = np.array(data["reason"][:], dtype=object)
+        reasons[owner] = np.where((found == "") & ~with_span, "no_response_token", found)
         data, owner = data.select(np.flatnonzero(with_span)), owner[with_span]
         return Tokens(
             Sequences(data, owner, skip_first=skip),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 
 from hf_datasel.errors import ModelError, ScoreError
 from hf_datasel.formats import POOL_ROW
+from hf_datasel.tokens.turns import Conversation, common_prefix
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,7 +131,7 @@ def mark_responses(
 ) -> Dataset:
     """Add `spans`: where the response tokens of each prepared row are, flattened (start, stop, start, stop, ...).
 
-    A row whose response was cut away, or whose earlier turns the template renders differently later on, gets no span.
+    A row without one has a `reason`: its response was cut away, or cannot be told from the rest.
 
     Args:
         prepared: as `prepare` or the trainer made it, with the text columns still there.
@@ -158,58 +158,36 @@ def _spans_of(
     template: str | None,
     special: list[int] | None,
     version: int,
-) -> dict[str, list[int]]:
+) -> dict[str, Any]:
+    ids = row["input_ids"]
+    full, spans = _response_spans(row, tokenizer, settings, template)
+    shift = len(full) - len(ids) if settings.truncation_mode == "keep_end" else 0
+    if spans is None or full[shift : shift + len(ids)] != ids:  # or rendered otherwise than the trainer did
+        return {"spans": [], "reason": "response_not_found"}
+    spans = _after_truncation(spans, shift, len(ids))
+    if not spans:
+        return {"spans": [], "reason": "prompt_fills_window"}
+    if special is not None:
+        spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
+    scored = [(start, stop) for start, stop in spans if stop > max(start, 1)]  # nothing stands before the first token
+    edges = [edge for span in scored for edge in span]
+    return {"spans": edges, "reason": "" if edges else "no_response_token"}
+
+
+def _response_spans(
+    row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, template: str | None
+) -> tuple[list[int], list[tuple[int, int]] | None]:
+    """All tokens of the row before truncation, and where the responses are; of a lone completion, the labels say."""
     ids, labels = row["input_ids"], row["labels"]
     several = isinstance(row.get("completion"), list) and len(row["completion"]) > 1
     if "completion" in row and settings.completion_only_loss and not settings.assistant_only_loss and not several:
         start = next((at for at, label in enumerate(labels) if label != -100), len(ids))
-        full, spans = ids, [(start, len(ids))]
-    elif "messages" in row or isinstance(row.get("prompt"), list):
-        full, spans = _turn_spans(tokenizer, row, template)
-    else:
-        text = row["prompt"] + row["completion"]
-        full = tokenizer(text=text)["input_ids"]
-        spans = [(_common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
-    shift = len(full) - len(ids) if settings.truncation_mode == "keep_end" else 0
-    if full[shift : shift + len(ids)] != ids:  # rendered otherwise than the trainer did
-        spans = []
-    spans = _after_truncation(spans, shift, len(ids))
-    if special is not None:
-        spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
-    return {
-        "spans": [edge for start, stop in spans if stop > max(start, 1 if start == 0 else 0) for edge in (start, stop)]
-    }
-
-
-def _turn_spans(
-    tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], template: str | None
-) -> tuple[list[int], list[tuple[int, int]]]:
-    """Where each response turn is, found by rendering the conversation up to it and past it."""
-    messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
-    context = 0 if "messages" in row else len(row["prompt"])
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    kwargs = {"chat_template": template, "tools": tools, **(row.get("chat_template_kwargs") or {})}
-
-    def render(upto: int, **more: Any) -> list[int]:
-        rendered = tokenizer.apply_chat_template(messages[:upto], tokenize=True, return_dict=True, **kwargs, **more)
-        return list(rendered["input_ids"])
-
-    full = render(len(messages))
-    spans = []
-    for at in range(context, len(messages)):
-        if messages[at]["role"] != "assistant":
-            continue
-        prompt = render(at, add_generation_prompt=True)
-        start = _common_prefix(prompt, full)
-        if start < len(prompt) and start < len(render(at)):  # the template shows an earlier turn differently here
-            return full, []
-        upto = full if at == len(messages) - 1 else render(at + 1)
-        stop = _common_prefix(upto, full)
-        if stop < len(upto):  # and here this turn, once others follow
-            return full, []
-        spans.append((start, stop))
-    return full, spans
+        return ids, [(start, len(ids))]
+    if "messages" in row or isinstance(row.get("prompt"), list):
+        conversation = Conversation(tokenizer, row, template)
+        return conversation.ids, conversation.spans()
+    full = tokenizer(text=row["prompt"] + row["completion"])["input_ids"]
+    return full, [(common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
 
 
 def _after_truncation(spans: list[tuple[int, int]], shift: int, kept: int) -> list[tuple[int, int]]:
@@ -232,15 +210,6 @@ def _without_end(ids: list[int], start: int, stop: int, special: list[int], toke
     return stop
 
 
-def _common_prefix(ids: list[int], others: list[int]) -> int:
-    length = 0
-    for one, other in zip(ids, others, strict=False):
-        if one != other:
-            break
-        length += 1
-    return length
-
-
 def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorContext) -> np.ndarray:
     """The tokens that stand before a response when it is scored without its instruction, int64.
 
@@ -260,12 +229,18 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
         )
     if context == "bos" or not chat:
         return np.array([first], dtype=np.int64)
-    question = [{"role": "user", "content": "Hello"}]
-    alone = tokenizer.apply_chat_template(question, tokenize=True, return_dict=True)["input_ids"]
-    prompt = tokenizer.apply_chat_template(question, tokenize=True, return_dict=True, add_generation_prompt=True)
-    if prompt["input_ids"][: len(alone)] != alone:
+    prompts = {_generation_prompt(tokenizer, question) for question in ("Hello", "Is it slow?")}
+    if len(prompts) > 1:
         raise ScoreError(
-            f"The chat template of {tokenizer.name_or_path!r} renders a prompt differently with a generation prompt, "
+            f"The chat template of {tokenizer.name_or_path!r} renders a question differently with a generation prompt, "
             "so that the prompt cannot be told from it. Pass prior_context='bos'."
         )
-    return np.array([first, *prompt["input_ids"][len(alone) :]], dtype=np.int64)
+    return np.array([first, *prompts.pop()], dtype=np.int64)
+
+
+def _generation_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> tuple[int, ...]:
+    """What the chat template puts behind a question for the model to answer."""
+    messages = [{"role": "user", "content": question}]
+    alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    asked = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+    return tuple(asked["input_ids"][common_prefix(alone, asked["input_ids"]) :])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import trl
 from datasets import Dataset
 from transformers import AutoTokenizer
 
@@ -112,7 +115,7 @@ def test_truncation_from_the_left_moves_the_responses(tokenizer):
 def test_a_response_cut_away_has_a_reason(tokenizer):
     columns = {"messages": [chat("Is it slow? " * 10, "Yes."), chat("Hi", "Hello!")]}
     assert marked(columns, tokenizer, max_length=48) == [[], [f"Hello!{END}"]]
-    assert reasons_of(columns, tokenizer, max_length=48) == ["no_response_token", ""]
+    assert reasons_of(columns, tokenizer, max_length=48) == ["prompt_fills_window", ""]
 
 
 def test_tool_turns_are_no_responses(tokenizer):
@@ -148,7 +151,7 @@ SYSTEM_IN_LAST_QUESTION = (  # as Mistral's does: the system text moves to the l
 )
 
 
-def test_a_template_that_forgets_parts_of_earlier_turns_gives_a_reason_and_no_span(tokenizer):
+def test_a_template_that_forgets_parts_of_earlier_turns_marks_what_is_left_of_them(tokenizer):
     tokenizer.chat_template = FORGETS_THOUGHTS
     columns = {
         "messages": [
@@ -158,11 +161,33 @@ def test_a_template_that_forgets_parts_of_earlier_turns_gives_a_reason_and_no_sp
         ]
     }
     assert marked(columns, tokenizer) == [
-        [],
+        [f"Hello!{END}", f"A pair.{END}"],
         [f"<think>Well</think>Hello!{END}"],
         [f"Hello!{END}", f"<think>Well</think>A pair.{END}"],
     ]
-    assert reasons_of(columns, tokenizer) == ["no_response_token", "", ""]
+    assert reasons_of(columns, tokenizer) == ["", "", ""]
+
+
+def families():
+    """Chat templates of published models, as TRL ships them, that render plain conversations."""
+    folder = Path(trl.__file__).parent / "chat_templates"
+    left_out = ("training", "vl", "idefics", "llava", "diffusion")
+    return sorted(path.name for path in folder.glob("*.jinja") if not any(part in path.name for part in left_out))
+
+
+@pytest.mark.parametrize("name", families())
+def test_published_templates_mark_every_response_and_no_question(tokenizer, name):
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / name).read_text()
+    tokenizer.add_tokens(["<|end|>", "<|return|>"], special_tokens=True)
+    row = chat("Is the kettle hot?", "Yes, very.", "And the pan?", "The pan is cold.", "Thanks", "Welcome, friend.")
+    [stretches] = marked({"messages": [row]}, tokenizer, max_length=None)
+    if name == "gptoss.jinja":  # it ends the last response in another way than those before, so that none can be told
+        assert reasons_of({"messages": [row]}, tokenizer) == ["response_not_found"]
+        return
+    assert len(stretches) == 3
+    for answer, stretch in zip(("Yes, very.", "The pan is cold.", "Welcome, friend."), stretches, strict=True):
+        assert answer in stretch
+        assert not any(question in stretch for question in ("kettle hot", "And the pan", "Thanks"))
 
 
 @pytest.mark.parametrize("template", [MARKS_LAST_QUESTION, SYSTEM_IN_LAST_QUESTION])
@@ -252,7 +277,7 @@ def test_prior_prefix_without_bos_is_eos_and_without_either_is_refused(tokenizer
 
 def test_prior_prefix_of_a_template_without_a_fixed_generation_prompt(tokenizer):
     tokenizer.chat_template = "{{ 'ask' if add_generation_prompt else 'train' }}" + tokenizer.chat_template
-    with pytest.raises(ScoreError, match=r"renders a prompt differently.*prior_context='bos'"):
+    with pytest.raises(ScoreError, match=r"renders a question differently.*prior_context='bos'"):
         prior_prefix(tokenizer, True, "generation-prompt")
 
 
