@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -29,7 +30,7 @@ Columns: TypeAlias = dict[str, pa.Array]
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(ABC):
     """Numbers for rows: a frozen dataclass whose fields are its settings.
 
     A score is a callable for `Dataset.map(score, batched=True)`, and an argument of `hf_datasel.score`, which is
@@ -44,13 +45,13 @@ class Score:
     citation: ClassVar[str] = ""
     """BibTeX of the paper the score comes from, for the dataset card."""
 
+    @abstractmethod
     def columns(self) -> dict[str, pa.DataType]:
         """The columns written and their types, without the prefix."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
         """The columns for these rows, without the prefix."""
-        raise NotImplementedError
 
     @property
     def needs_tokenizer(self) -> bool:

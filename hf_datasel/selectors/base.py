@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
@@ -42,7 +43,7 @@ class RoundPlan:
 
 
 @dataclass(frozen=True)
-class Selector:
+class Selector(ABC):
     """A published method, or your own: which scores, which strategy, over which rounds.
 
     A frozen dataclass whose fields are its settings. A subclass writes `choose`; `plan` is there to be overridden by
@@ -70,9 +71,9 @@ class Selector:
             (RoundPlan(total_budget, rest),) if rest > 0 else ()
         )
 
+    @abstractmethod
     def choose(self, round: Round) -> np.ndarray:
         """Row numbers to train on in this round, best first, at most `round.budget`, all of them eligible."""
-        raise NotImplementedError
 
     def spec(self) -> dict[str, Any]:
         """Name and settings, for the record."""

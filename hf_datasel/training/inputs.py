@@ -145,12 +145,12 @@ def _has_chat_template(arguments: dict[str, Any], config: SelectiveSFTConfig) ->
 
 
 def _converted_eval(dataset: Any, chat: bool) -> Any:
-    """Evaluation rows in columns that `SFTTrainer` takes; what it takes already stays as it is."""
+    """Evaluation rows in columns that `SFTTrainer` takes, without the malformed ones."""
     if isinstance(dataset, dict):
         return {name: _converted_eval(each, chat) for name, each in dataset.items()}
     if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names:
         return dataset
     pool = Pool(dataset)
-    if pool.format in ("prompt-completion", "messages", "text"):
-        return dataset
+    if (pool.reasons != "").any():
+        logger.warning("eval_dataset: %s", pool.summary())
     return converted(pool, chat)
