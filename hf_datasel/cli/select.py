@@ -27,8 +27,11 @@ class SelectArguments:
     )
     seed: int = field(default=0, metadata={"help": "Of everything random."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model for scores that are not there yet."})
-    scoring_tokens_per_batch: int = field(
-        default=8192, metadata={"help": "Upper bound on the padded tokens of a scoring batch."}
+    scoring_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else 16,384."
+        },
     )
     output_dir: str = field(default="outputs/select", metadata={"help": "Folder for the selection."})
     save_subset: bool = field(default=False, metadata={"help": "Also write the chosen rows as subset.parquet."})

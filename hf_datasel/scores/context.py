@@ -22,7 +22,7 @@ class ModelContext:
 
     Args:
         model: causal LM, on its device. Its mode, weights and the random state stay as they are.
-        tokens_per_batch: upper bound on the padded tokens of a batch.
+        tokens_per_batch: upper bound on the padded tokens of a batch; see `NLL`.
         autocast: compute in this dtype instead of the weights' own.
         progress: show a progress bar where the output is a terminal.
     """
@@ -30,7 +30,7 @@ class ModelContext:
     def __init__(
         self,
         model: Any,
-        tokens_per_batch: int = 8192,
+        tokens_per_batch: int | None = None,
         autocast: torch.dtype | None = None,
         progress: bool = True,
     ):

@@ -49,21 +49,22 @@ class NLL:
 
     Args:
         model: causal LM, bare or with PEFT adapters, on its device.
-        tokens_per_batch: upper bound on the padded tokens of a batch.
+        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, whose caches hold no
+            more at speed, and 16,384 elsewhere.
         autocast: compute in this dtype instead of the weights' own.
 
     Raises:
         ModelError: the model has virtual prompt tokens, which shift all positions.
     """
 
-    def __init__(self, model: Any, tokens_per_batch: int = 8192, autocast: torch.dtype | None = None):
+    def __init__(self, model: Any, tokens_per_batch: int | None = None, autocast: torch.dtype | None = None):
         if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
             raise ModelError("Prompt-learning adapters put virtual tokens before every row and cannot be scored.")
         self.model = model
-        self.tokens_per_batch = tokens_per_batch
         self.autocast = autocast
         self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = self.causal.get_input_embeddings().weight.device
+        self.tokens_per_batch = tokens_per_batch or (2048 if self.device.type == "cpu" else 16384)
         self.softcap = getattr(self.causal.config.get_text_config(), "final_logit_softcapping", None)
         self._backend: Callable[[list[Sequence]], list[torch.Tensor]] | None = None
 

@@ -29,7 +29,7 @@ def select(
     seed: int = 0,
     model: Any = None,
     tokenizer: Any = None,
-    tokens_per_batch: int = 8192,
+    tokens_per_batch: int | None = None,
 ) -> Selection:
     """Choose rows once: one round with a fixed model and no training.
 

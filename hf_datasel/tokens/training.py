@@ -232,8 +232,8 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
     prompts = {_generation_prompt(tokenizer, question) for question in ("Hello", "Is it slow?")}
     if len(prompts) > 1:
         raise ScoreError(
-            f"The chat template of {tokenizer.name_or_path!r} renders a question differently with a generation prompt, "
-            "so that the prompt cannot be told from it. Pass prior_context='bos'."
+            f"The chat template of {tokenizer.name_or_path!r} renders a question differently with a generation "
+            "prompt, so that the prompt cannot be told from it. Pass prior_context='bos'."
         )
     return np.array([first, *prompts.pop()], dtype=np.int64)
 

@@ -28,7 +28,8 @@ class SelectiveSFTConfig(SFTConfig):
         selection_schedule: rows of each round, where they differ.
         reselection_strategy: `"epoch"` chooses again before every epoch, if the selector depends on the model; `"no"`
             chooses once.
-        scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch.
+        scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else
+            16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
             dtype, which is the more exact of the two.
 
@@ -56,8 +57,11 @@ class SelectiveSFTConfig(SFTConfig):
             "choices": list(_STRATEGIES),
         },
     )
-    scoring_tokens_per_batch: int = field(
-        default=8192, metadata={"help": "Upper bound on the padded tokens of a scoring batch."}
+    scoring_tokens_per_batch: int | None = field(
+        default=None,
+        metadata={
+            "help": "Upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else 16,384."
+        },
     )
     scoring_dtype: str | None = field(
         default=None,
@@ -73,8 +77,9 @@ class SelectiveSFTConfig(SFTConfig):
             raise ConfigError(f"reselection_strategy={self.reselection_strategy!r} has to be one of {_STRATEGIES}.")
         if self.scoring_dtype not in _DTYPES:
             raise ConfigError(f"scoring_dtype={self.scoring_dtype!r} has to be one of {_DTYPES}.")
-        if not isinstance(self.scoring_tokens_per_batch, int) or self.scoring_tokens_per_batch < 1:
-            raise ConfigError(f"scoring_tokens_per_batch={self.scoring_tokens_per_batch!r} has to be an int above 0.")
+        tokens = self.scoring_tokens_per_batch
+        if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
+            raise ConfigError(f"scoring_tokens_per_batch={tokens!r} has to be an int above 0.")
 
     def _check_schedule(self, schedule: list[int]) -> None:
         if self.selection_size is not None or self.selection_ratio is not None:

@@ -313,7 +313,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         autocast = getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None
         model, budget = self.accelerator.unwrap_model(self.model), self.args.scoring_tokens_per_batch
         settings = self._prepared.settings
-        return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared)
+        progress = not self.args.disable_tqdm
+        return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared, progress)
 
     def _asked(self, rows: int) -> str:
         if self.args.selection_schedule is not None:
