@@ -39,6 +39,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
     """Train and save; returns the trainer. Prints what each round chose."""
     from trl import get_peft_config, get_quantization_config
 
+    from hf_datasel.scores.models import check_model_exists
     from hf_datasel.training import SelectiveSFTTrainer
 
     if model.model_name_or_path is None:
@@ -50,7 +51,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
-    _check_model(model)
+    check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
     train_rows, eval_rows = _datasets(script, config, mixture)
     trainer = SelectiveSFTTrainer(
         model=model.model_name_or_path,
@@ -69,13 +70,6 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     return trainer
-
-
-def _check_model(model: Any) -> None:
-    """Say that the model does not exist before the dataset is loaded."""
-    from hf_datasel.scores.models import model_identity
-
-    model_identity(model.model_name_or_path, model.model_revision)
 
 
 def _datasets(script: Any, config: Any, mixture: Any) -> tuple[Any, Any]:

@@ -43,8 +43,8 @@ def alpaca_prompt(instruction: str, input: str) -> str:
 def converted(pool: Pool, chat_template: bool) -> Dataset:
     """The rows of the pool that can be trained on, in columns that `SFTTrainer` takes, with their `pool_row`.
 
-    Prompt-completion, messages and text rows pass through unchanged, unless the first of them names the roles in
-    another way than chat templates do ("human", plain strings in turn). Alpaca rows become a conversational prompt and
+    Prompt-completion, messages and text rows pass through unchanged, unless one of them names the roles in another way
+    than chat templates do ("human", plain strings in turn). Alpaca rows become a conversational prompt and
     completion where the tokenizer has a chat template, else the Alpaca prompt and the output as text. ShareGPT rows
     become `messages`, preference rows the prompt and the chosen completion.
 
@@ -59,7 +59,7 @@ def converted(pool: Pool, chat_template: bool) -> Dataset:
     data = pool.dataset.select_columns([*pool.columns, *kept]).add_column(POOL_ROW, np.arange(len(pool)))
     if usable.size < len(pool):
         data = data.select(usable)
-    write = _writer(pool.format, data[0], chat_template)
+    write = _writer(pool.format, data, chat_template)
     if write is None:
         return data
     return data.map(
@@ -71,21 +71,29 @@ def converted(pool: Pool, chat_template: bool) -> Dataset:
     )
 
 
-def _writer(format: str, first: dict[str, Any], chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
+def _writer(format: str, data: Dataset, chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
     if format == "alpaca":
         return _chat_prompt_completion if chat_template else _alpaca_prompt_completion
     if format == "preference":
-        return _text_prompt_completion if isinstance(first.get("prompt"), str) else _chat_prompt_completion
-    if format == "sharegpt" or (format == "messages" and not _has_chat_roles(first["messages"])):
+        return _text_prompt_completion if isinstance(data[0].get("prompt"), str) else _chat_prompt_completion
+    if format == "sharegpt":
         return _messages
-    if format == "prompt-completion" and isinstance(first["prompt"], list):
-        return None if _has_chat_roles(first["prompt"] + first["completion"]) else _chat_prompt_completion
+    if format == "messages":
+        return None if _have_chat_roles(data, ["messages"]) else _messages
+    if format == "prompt-completion" and isinstance(data[0]["prompt"], list):
+        return None if _have_chat_roles(data, ["prompt", "completion"]) else _chat_prompt_completion
     return None
 
 
-def _has_chat_roles(messages: list[Any]) -> bool:
-    """Whether these are messages as chat templates take them, and not those of another convention."""
-    return all(isinstance(turn, dict) and turn.get("role") in _CHAT_ROLES for turn in messages)
+def _have_chat_roles(data: Dataset, columns: list[str]) -> bool:
+    """Whether all messages are as chat templates take them, and none of another convention."""
+    return all(
+        isinstance(turn, dict) and turn.get("role") in _CHAT_ROLES
+        for batch in data.select_columns(columns).iter(batch_size=1_000)
+        for name in columns
+        for messages in batch[name]
+        for turn in messages
+    )
 
 
 def _convert_batch(

@@ -69,12 +69,14 @@ class Row:
 
     @property
     def response(self) -> str:
-        """Text of every response turn, one a line."""
+        """Text of every response turn, one a line; empty for a malformed row."""
         return "\n".join(turn.content for turn in self.turns[self.context :] if turn.role == "assistant")
 
     @property
     def prompt(self) -> str:
-        """Text of every other turn, one a line."""
+        """Text of every other turn, one a line; empty for a malformed row."""
+        if self.reason:
+            return ""
         responses = {id(turn) for turn in self.turns[self.context :] if turn.role == "assistant"}
         return "\n".join(turn.content for turn in self.turns if id(turn) not in responses)
 

@@ -39,6 +39,17 @@ class ModelContext:
         self._nll = NLL(model, tokens_per_batch, autocast)
         self._passes: dict[Sequences, tuple[np.ndarray, np.ndarray]] = {}
 
+    def describe(self) -> dict[str, Any]:
+        """What, besides the weights, decides the numbers."""
+        adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
+        return {
+            "model": self.model.config.name_or_path,
+            "adapters": list(adapters) if isinstance(adapters, list) else adapters,
+            "weights_dtype": str(self._nll.causal.dtype),
+            "autocast": None if self._nll.autocast is None else str(self._nll.autocast),
+            "tokens_per_batch": self._nll.tokens_per_batch,
+        }
+
     def mean_nll(self, sequences: Sequences, rows: int, label: str) -> np.ndarray:
         """Mean NLL in nats over the scored tokens of each of `rows` output rows, float64; NaN where there is none."""
         if sequences not in self._passes:

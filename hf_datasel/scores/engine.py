@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.models import load_model, load_tokenizer
+from hf_datasel.scores.models import load_tokenizer, read_model, tokenizer_identity
 from hf_datasel.tokens import Prepared, TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -88,9 +88,23 @@ class Engine:
             return rows, None
         key = "live" if live else (name, revision, score.dtype)
         if key not in self._contexts:
-            model = name if live else load_model(name, revision, score.dtype)
+            self._contexts.clear()  # one model at a time
+            model = name if live else read_model(name, revision, score.dtype)
             self._contexts[key] = ModelContext(model, self.tokens_per_batch, self.autocast, self.progress)
         return rows, self._contexts[key]
+
+    def describe(self, score: Score) -> dict[str, Any]:
+        """The score's spec, and everything here that decides its numbers too."""
+        if not score.needs_tokenizer:
+            return score.spec()
+        name = getattr(score, "model", None) or self.model
+        tokenizer = load_tokenizer(name, getattr(score, "revision", None)) if isinstance(name, str) else self.tokenizer
+        tokens = {**asdict(self._settings(score)), "tokenizer": tokenizer_identity(tokenizer)}
+        spec = {**score.spec(), "tokens": tokens}
+        if isinstance(score, ModelScore):
+            context = next(iter(self._contexts.values()), None)
+            spec |= {"computed": context.describe() if context is not None else None}
+        return spec
 
     def _settings(self, score: Any) -> TokenSettings:
         wanted: TokenSettings = score.token_settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 from hf_datasel.errors import ModelError
 
-__all__ = ["load_model", "load_tokenizer", "model_identity"]
+__all__ = ["check_model_exists", "load_model", "load_tokenizer", "model_identity", "read_model", "tokenizer_identity"]
 
 _HASHED = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja", ".py"}
 _IGNORED = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args|trainer_state|selection")
@@ -42,7 +43,7 @@ def _folder_identity(path: Path) -> str:
     )
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
         raise ModelError(f"{str(path)!r} has no config.json or adapter_config.json, so it holds no model.")
-    stats = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    stats = tuple((str(file), *_stat(file)) for file in files)
     digest = _digest(stats, str(path))
     adapter = path / "adapter_config.json"
     if adapter.is_file():
@@ -51,13 +52,18 @@ def _folder_identity(path: Path) -> str:
     return digest
 
 
+def _stat(file: Path) -> tuple[int, ...]:
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 @functools.lru_cache(maxsize=64)
-def _digest(stats: tuple[tuple[str, int, int], ...], root: str) -> str:
-    """Hash of the files' names and bytes; remembered for as long as sizes and times stay the same."""
+def _digest(stats: tuple[tuple[Any, ...], ...], root: str) -> str:
+    """Hash of the files' names and bytes; remembered for as long as inodes, sizes and times stay the same."""
     import xxhash
 
     whole = xxhash.xxh3_128()
-    for name, _, _ in stats:
+    for name, *_ in stats:
         whole.update(os.path.relpath(name, root).encode())
         with open(name, "rb") as file:
             while block := file.read(1 << 22):
@@ -65,7 +71,9 @@ def _digest(stats: tuple[tuple[str, int, int], ...], root: str) -> str:
     return f"files:{whole.hexdigest()}"
 
 
+@functools.lru_cache(maxsize=64)
 def _commit(model: str, revision: str | None) -> str:
+    """The commit that a Hub name means: asked once a process, so that one run does not see two."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -90,6 +98,32 @@ def _commit(model: str, revision: str | None) -> str:
     )
 
 
+def check_model_exists(model: str, revision: str | None = None) -> None:
+    """Refuse a name that is neither a model's folder nor known to the Hub or its cache, without reading weights.
+
+    Raises:
+        ModelError: says which of the two was tried.
+    """
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        _commit(model, revision)
+    elif not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+        raise ModelError(f"{str(path)!r} has no config.json or adapter_config.json, so it holds no model.")
+
+
+def tokenizer_identity(tokenizer: Any) -> str:
+    """A digest of the tokenizer's vocabulary, rules and chat template."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    special = [tokenizer.bos_token, tokenizer.eos_token, str(tokenizer.chat_template)]
+    return hashlib.sha256(json.dumps([rules, special]).encode()).hexdigest()
+
+
+def _pinned(model: str, revision: str | None) -> str | None:
+    """The revision to load: of a Hub model the commit that its identity names."""
+    return None if Path(model).expanduser().is_dir() else _commit(model, revision)
+
+
 def load_tokenizer(model: str, revision: str | None = None) -> Any:
     """The tokenizer of a model name, loaded once a process.
 
@@ -104,7 +138,7 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=_pinned(model, revision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The tokenizer of {model!r} cannot be loaded: {error}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there are no files for it
@@ -113,22 +147,27 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
 
 
 def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
-    """The causal LM of a model name on the first accelerator, else the CPU, in evaluation mode; loaded once a process.
-
-    Raises:
-        ModelError: there is none, or it cannot be loaded.
-    """
+    """As `read_model`, for `Dataset.map`: the last one is kept, since every batch asks for it again."""
     return _load_model(model, revision, dtype, model_identity(model, revision))
 
 
 @functools.lru_cache(maxsize=1)
 def _load_model(model: str, revision: str | None, dtype: str, identity: str) -> Any:
+    return read_model(model, revision, dtype)
+
+
+def read_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
+    """The causal LM of a model name on the first accelerator, else the CPU, in evaluation mode.
+
+    Raises:
+        ModelError: there is none, or it cannot be loaded.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, dtype=dtype)
+        loaded = AutoModelForCausalLM.from_pretrained(model, revision=_pinned(model, revision), dtype=dtype)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):

@@ -147,12 +147,14 @@ class NLL:
         return losses.cpu()
 
     def _whole_model(self, batch: list[Sequence]) -> list[torch.Tensor]:
-        keeps = "logits_to_keep" in inspect.signature(self.causal.forward).parameters
+        forward = type(self.causal).forward  # not the instance's: trainers wrap that one, in autocast for example
+        keeps = "logits_to_keep" in inspect.signature(forward).parameters
         losses = []
         for sequence in batch:
             at = torch.from_numpy(sequence.scored - 1).to(self.device)
             ids = torch.from_numpy(sequence.ids)[None].to(self.device)
-            logits = self.causal(input_ids=ids, use_cache=False, **({"logits_to_keep": at} if keeps else {})).logits[0]
+            more = {"logits_to_keep": at} if keeps else {}
+            logits = forward(self.causal, input_ids=ids, use_cache=False, **more).logits[0]
             logits = (logits if keeps else logits[at]).float()
             losses.append(_nll(logits, torch.from_numpy(sequence.ids[sequence.scored]).to(logits.device)).cpu())
         return losses

@@ -31,16 +31,16 @@ def preserved_rng() -> Iterator[None]:
 def inference(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; every module's mode and all random state are put back at the end.
 
-    `Linear4bit` keeps its training flag: on CPU, bitsandbytes repacks the weights of a 4-bit layer in evaluation mode,
-    and every later gradient through it is zero.
+    `Linear4bit` runs in training mode all the same, which changes nothing in its output: in evaluation mode
+    bitsandbytes repacks the weights of a 4-bit layer on the CPU, and every later gradient through it is zero.
     """
     modes = {module: module.training for module in model.modules()}
     with preserved_rng(), torch.no_grad():
         try:
             model.eval()
-            for module, training in modes.items():
+            for module in modes:
                 if type(module).__name__ == "Linear4bit":
-                    module.training = training
+                    module.training = True
             yield
         finally:
             for module, training in modes.items():

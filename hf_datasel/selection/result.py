@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ class Selection:
         pool = round.rows
         provenance = {
             "format_version": _FORMAT,
-            "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format},
+            "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **_origin(pool.dataset)},
             "selector": selector.spec(),
             "scores": round.specs,
             "columns_unverified": round.columns_used,
@@ -155,18 +156,23 @@ class Selection:
         )
 
 
-def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, np.ndarray]]) -> pa.Table:
+def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Table:
     columns: dict[str, pa.Array] = {"row_id": pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))}
     for name, (at, values) in scored.items():
-        if values.dtype.kind in "OU":
-            full = np.full(len(pool), None, dtype=object)
-            full[at] = values
-            columns[name] = pa.array(full.tolist(), pa.string())
-        else:
-            whole = np.full(len(pool), np.nan)
-            whole[at] = values
-            columns[name] = pa.array(whole.astype(np.float32), pa.float32(), mask=np.isnan(whole))
+        position = np.full(len(pool), -1, dtype=np.int64)
+        position[at] = np.arange(len(at))
+        columns[name] = values.take(pa.array(position, mask=position < 0))
     return pa.table(columns)
+
+
+def _origin(dataset: Dataset) -> dict[str, str]:
+    """Name, configuration, split and commit of a dataset from the Hub, as far as it knows them."""
+    sources = [re.match(r"hf://datasets/(.+?)@(\w+)/", source) for source in dataset.info.download_checksums or {}]
+    found = next((match for match in sources if match), None)
+    if found is None:
+        return {}
+    config, split = dataset.info.config_name, dataset.split
+    return {"name": found[1], "revision": found[2], "config": str(config), "split": str(split)}
 
 
 def _counts(reasons: np.ndarray) -> dict[str, int]:

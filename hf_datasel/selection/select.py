@@ -63,7 +63,7 @@ def select(
     check_budget(plan[0].budget, pool, eligible, asked)
     model = os.fspath(model) if isinstance(model, os.PathLike) else model
     engine = Engine(pool, model, tokenizer, tokens_per_batch)
-    round = Round(0, pool, eligible, plan[0].budget, engine.compute, seed)
+    round = Round(0, pool, eligible, plan[0].budget, engine.compute, seed, plan=plan, describe=engine.describe)
     rows = run_round(selector, round, asked=asked)
     used = model is not None and any(spec.get("model", "") is None for spec in round.specs)
     more = {"model": _model_record(model)} if used else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import Round, RoundPlan, Selector, check_budget, run_round
+from hf_datasel.selectors.base import Round, RoundPlan, Selector, as_numpy, check_budget, round_off, run_round
 from hf_datasel.selectors.graphfilter import GraphFilter
 from hf_datasel.selectors.iterit import IterIT
 from hf_datasel.selectors.longest import Longest
@@ -29,9 +29,11 @@ __all__ = [
     "Selector",
     "Superfiltering",
     "Top",
+    "as_numpy",
     "available",
     "by_name",
     "check_budget",
+    "round_off",
     "run_round",
 ]
 

@@ -42,6 +42,11 @@ class RoundPlan:
     restart: bool = False
 
 
+def round_off(epochs: float) -> float:
+    """Without the noise of binary fractions: 1.1 epochs are one and a tenth."""
+    return round(epochs, 9)
+
+
 @dataclass(frozen=True)
 class Selector(ABC):
     """A published method, or your own: which scores, which strategy, over which rounds.
@@ -66,7 +71,7 @@ class Selector(ABC):
         if not self.reselects:
             return (RoundPlan(total_budget, num_epochs),)
         whole = math.floor(num_epochs)
-        rest = num_epochs - whole
+        rest = round_off(num_epochs - whole)
         return tuple(RoundPlan(total_budget, 1.0) for _ in range(whole)) + (
             (RoundPlan(total_budget, rest),) if rest > 0 else ()
         )
@@ -92,10 +97,12 @@ class Round:
         pool: the user's dataset, untouched, with whatever columns it has.
         eligible: bool of shape (rows,): rows that can be trained on. A selector stays inside.
         budget: rows to choose.
-        chosen: rows chosen in earlier rounds, in order, int64.
+        chosen: rows chosen in earlier rounds, each once, in the order of their first choice, int64.
         checkpoints: of earlier rounds, where training has happened.
         rng: random numbers from (seed, index); use no others.
         state: arrays kept for the next round and in checkpoints.
+        plan: the rounds of the run.
+        describe: what to record of a score that was computed; its spec by default.
     """
 
     index: int
@@ -107,7 +114,9 @@ class Round:
     chosen: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     checkpoints: list[Path] = field(default_factory=list)
     state: dict[str, np.ndarray] = field(default_factory=dict)
-    scored: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, init=False)
+    plan: tuple[RoundPlan, ...] = ()
+    describe: Callable[[Score], dict[str, Any]] | None = None
+    scored: dict[str, tuple[np.ndarray, pa.Array]] = field(default_factory=dict, init=False)
     """What was computed in this round: column -> (row numbers, values)."""
     specs: list[dict[str, Any]] = field(default_factory=list, init=False)
     """Of the scores computed, for the record."""
@@ -131,17 +140,15 @@ class Round:
 
         Every process has to call it, in the same order.
         """
-        at = np.arange(len(self.rows)) if rows is None else np.asarray(rows, dtype=np.int64)
-        columns = {
-            name: np.asarray(column.to_numpy(zero_copy_only=False))
-            for name, column in self.compute(score, None if rows is None else at).items()
-        }
-        self.specs.append(score.spec())
-        for name, values in columns.items():
+        everything = np.arange(len(self.rows))
+        at = everything if rows is None else np.asarray(rows, dtype=np.int64)
+        computed = self.compute(score, None if np.array_equal(at, everything) else at)
+        self.specs.append(self.describe(score) if self.describe is not None else score.spec())
+        columns = {name: as_numpy(column) for name, column in computed.items()}
+        for name, values in computed.items():
             self.scored[name] = (at, values)
             if name.endswith("_reason"):
-                inside = self.eligible[at]
-                self.left_out.update(reason for reason in values[inside].tolist() if reason)
+                self.left_out.update(reason for reason in columns[name][self.eligible[at]].tolist() if reason)
         return columns
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
@@ -189,6 +196,13 @@ class Round:
             inside &= ~above
         kept: np.ndarray = rows[inside]
         return kept
+
+
+def as_numpy(column: pa.Array) -> np.ndarray:
+    """A score's column as numpy: NaN for null numbers, one row a vector for vectors."""
+    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
+        return np.array(column.to_pylist(), dtype=object if column.null_count else np.float32)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def run_round(selector: Selector, round: Round, strict: bool = True, asked: str = "") -> np.ndarray:

@@ -64,7 +64,7 @@ class IterIT(IFDSelector):
         ifd = self.ifd(round, rows)
         valid = round.candidates(ifd, rows, high=1.0, name=self.quality_name)
         value = dict(zip(rows.tolist(), ifd.tolist(), strict=True))
-        size = self.candidate_factor * round.budget
+        size = self.candidate_factor * max([round.budget, *(each.budget for each in round.plan)])
         by_ifd = _highest(valid, value)
         if first and self.candidates == "paper":
             valid = round.state["window"] = by_ifd[:size]

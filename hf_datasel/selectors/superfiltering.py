@@ -22,6 +22,8 @@ class IFDSelector(Selector):
     """Column to use instead of computing IFD; taken as it is."""
     model: str | None = None
     """Whose IFD; None is the model being trained, or the `model` of `select`."""
+    revision: str | None = None
+    """Commit, branch or tag of a Hub `model`."""
     convention: Literal["sft", "iterit", "superfiltering", "cherry"] = "sft"
 
     def __post_init__(self) -> None:
@@ -29,15 +31,14 @@ class IFDSelector(Selector):
 
     def score(self) -> IFD:
         """The score that is computed where no column is given."""
-        return IFD(self.model, convention=self.convention)
+        return IFD(self.model, revision=self.revision, convention=self.convention)
 
     def ifd(self, round: Round, rows: np.ndarray) -> np.ndarray:
         """IFD of these rows, float64, NaN where a row has none."""
         if self.quality is not None:
             return round.column(self.quality, rows)
         score = self.score()
-        whole = len(rows) == len(round.rows)
-        return round.score(score, None if whole else rows)[score.column].astype(np.float64)
+        return round.score(score, rows)[score.column].astype(np.float64)
 
     @property
     def quality_name(self) -> str:

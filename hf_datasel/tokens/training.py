@@ -137,6 +137,8 @@ def mark_responses(
         prepared: as `prepare` or the trainer made it, with the text columns still there.
         end_token: keep the tokens that end a response (EOS, end of turn), which training sees too.
     """
+    from datasets import Features, List, Value
+
     return prepared.map(
         _spans_of,
         fn_kwargs={
@@ -147,6 +149,13 @@ def mark_responses(
             "version": _MARK_VERSION,
         },
         remove_columns=[name for name in prepared.column_names if name not in (POOL_ROW, "input_ids")],
+        features=Features(  # given, since the first thousand rows may all be without a span
+            {
+                **{name: prepared.features[name] for name in (POOL_ROW, "input_ids")},
+                "spans": List(Value("int32")),
+                "reason": Value("string"),
+            }
+        ),
         desc="Finding the responses",
     )
 

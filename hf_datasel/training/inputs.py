@@ -17,10 +17,10 @@ from trl import SFTConfig
 from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats import Pool, converted
 from hf_datasel.selection import wanted_rows
-from hf_datasel.selectors import Selector, by_name
+from hf_datasel.selectors import RoundPlan, Selector, by_name
 from hf_datasel.training.config import SelectiveSFTConfig
 
-__all__ = ["check_private_names", "prepared_arguments", "rows_per_round"]
+__all__ = ["check_private_names", "planned_rounds", "prepared_arguments", "rows_per_round"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +82,37 @@ def rows_per_round(config: SelectiveSFTConfig, pool_size: int) -> int:
         return config.selection_schedule[0]
     names = ("selection_size", "selection_ratio")
     return wanted_rows(pool_size, config.selection_size, config.selection_ratio, names)
+
+
+def planned_rounds(
+    selector: Selector, config: SelectiveSFTConfig, budget: int, num_epochs: float, eligible: int
+) -> tuple[RoundPlan, ...]:
+    """The selector's rounds, as the config changes them.
+
+    Args:
+        budget: rows that the user asked for, per round.
+        eligible: rows that can be trained on.
+
+    Raises:
+        ConfigError: a schedule of another length, or rounds that cannot be trained.
+    """
+    name = type(selector).__name__
+    plan = selector.plan(budget, num_epochs, eligible)
+    if config.reselection_strategy == "no" and selector.reselects:
+        plan = (RoundPlan(plan[0].budget, num_epochs),)
+    sizes = config.selection_schedule
+    if sizes is not None:
+        if len(sizes) != len(plan):
+            raise ConfigError(
+                f"selection_schedule has {len(sizes)} rounds, and {name} makes {len(plan)} in num_train_epochs="
+                f"{config.num_train_epochs:g}. Make them equal."
+            )
+        plan = tuple(RoundPlan(size, each.epochs, each.restart) for size, each in zip(sizes, plan, strict=True))
+    if not plan or any(each.budget < 1 or each.epochs <= 0 for each in plan):
+        raise ConfigError(f"{name}.plan returned {plan}: rounds need rows and epochs.")
+    if any(each.restart for each in plan):
+        raise ConfigError(f"{name} restarts from the base model, which this trainer cannot do.")
+    return plan
 
 
 def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:

@@ -9,9 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from hf_datasel.selectors import RoundPlan
+from hf_datasel.selectors import RoundPlan, round_off
 
-__all__ = ["Position", "RoundRecord", "Schedule", "updates_of"]
+__all__ = ["Position", "RoundRecord", "Schedule", "following", "updates_in", "updates_of"]
+
+
+def updates_in(per_pass: int, epochs: float) -> int:
+    """Optimizer updates in so many epochs of so many updates each, a last part counted in full."""
+    return math.ceil(round_off(per_pass * epochs))
 
 
 def updates_of(batches: int, accumulation: int) -> int:
@@ -96,9 +101,15 @@ class Schedule:
         """Record a round that begins now."""
         index = len(self.records)
         start = self.records[-1].start + self.records[-1].updates if self.records else 0
-        updates = math.ceil(per_pass * self.round_plan(index).epochs)
+        updates = updates_in(per_pass, self.round_plan(index).epochs)
         self.records.append(RoundRecord(rows, self.planned_updates(index), updates, per_pass, start))
         return self.records[-1]
+
+    def restore(self, records: list[RoundRecord]) -> None:
+        """Take over the rounds of an earlier run; how many updates they have is for this run's plan to say."""
+        self.records = []
+        for each in records:
+            self.begin(each.rows, each.per_pass)
 
     def updates_in_pass(self, index: int, number: int) -> int:
         """Updates of one pass of a round that has begun; a last part of an epoch is shorter."""

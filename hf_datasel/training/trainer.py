@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer, pack_dataset
 
-from hf_datasel.errors import ConfigError
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import Round, RoundPlan, Selector, check_budget, run_round
 from hf_datasel.tokens import Prepared, TokenSettings
 from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.inputs import check_private_names, prepared_arguments, rows_per_round
-from hf_datasel.training.rounds import Schedule, following, updates_of
+from hf_datasel.training.inputs import check_private_names, planned_rounds, prepared_arguments, rows_per_round
+from hf_datasel.training.logs import round_logs
+from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
 from hf_datasel.training.state import SelectionState, tokens_digest
 
 __all__ = ["SelectiveSFTTrainer"]
@@ -76,7 +77,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._eligible = np.zeros(len(self._pool), dtype=bool)
         self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
         self._eligible[self._prepared.rows] = True
-        self._identity: dict[str, Any] | None = None
+        self._tokens_digest: str | None = None
         self._state_arrays: dict[str, np.ndarray] = {}
         self._checkpoints: list[str] = []
         self._loader: Any = None
@@ -124,21 +125,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         return super().train(*args, **kwargs)
 
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
-        plan = self._selector.plan(self._budget, num_epochs, int(self._eligible.sum()))
-        if self.args.reselection_strategy == "no" and self._selector.reselects:
-            plan = (RoundPlan(plan[0].budget, num_epochs),)
-        sizes = self.args.selection_schedule
-        if sizes is not None:
-            if len(sizes) != len(plan):
-                raise ConfigError(
-                    f"selection_schedule has {len(sizes)} rounds, and {type(self._selector).__name__} makes "
-                    f"{len(plan)} in num_train_epochs={self.args.num_train_epochs:g}. Make them equal."
-                )
-            plan = tuple(RoundPlan(size, each.epochs, each.restart) for size, each in zip(sizes, plan, strict=True))
-        if not plan or any(each.budget < 1 or each.epochs <= 0 for each in plan):
-            raise ConfigError(f"{type(self._selector).__name__}.plan returned {plan}: rounds need rows and epochs.")
-        if any(each.restart for each in plan):
-            raise ConfigError(f"{type(self._selector).__name__} restarts from the base model, which is not supported.")
+        plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
         for each in plan:
             check_budget(each.budget, self._pool, self._eligible, self._asked(each.budget))
         return plan
@@ -147,7 +134,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
         self.selections, self._entered, self._loader = [], -1, None  # here, since a smaller batch size starts over
         values = list(super().set_initial_training_values(args, dataloader))
-        per_pass = {len(self.train_dataset): values[1]}
+        per_pass = {} if self.args.packing else {len(self.train_dataset): values[1]}
         bounded = args.max_steps > 0
         plan = self._planned_rounds(args.num_train_epochs)
         if bounded:
@@ -157,7 +144,7 @@ class SelectiveSFTTrainer(SFTTrainer):
             size = min(each.budget, int(self._eligible.sum()))
             if size not in per_pass:
                 per_pass[size] = self._updates_with(size)
-            planned.append(math.ceil(per_pass[size] * each.epochs))
+            planned.append(updates_in(per_pass[size], each.epochs))
         self._schedule = Schedule(plan, planned, bounded)
         # with max_steps the rounds are as many as it takes, and a round may turn out shorter than planned
         values[0] = args.max_steps if bounded else self._schedule.epochs
@@ -187,7 +174,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         if resume_from_checkpoint is None:
             return at
         state = SelectionState.load(resume_from_checkpoint, self._run_identity())
-        self._schedule.records = state.records
+        self._schedule.restore(state.records)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
         self._update_max_steps()
         self._reload_selections()
@@ -198,15 +185,16 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _run_identity(self) -> dict[str, Any]:
         """What has to be equal for a checkpoint to be gone on from."""
         assert self._candidates is not None
-        if self._identity is None:
-            self._identity = {
-                "pool": {"id": self._pool.id, "rows": len(self._pool)},
-                "tokens": tokens_digest(self._candidates),
-                "selector": self._selector.spec(),
-                "rows_per_round": self.args.selection_schedule or self._budget,
-                "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
-            }
-        return self._identity
+        if self._tokens_digest is None:
+            self._tokens_digest = tokens_digest(self._candidates)
+        return {
+            "pool": {"id": self._pool.id, "rows": len(self._pool)},
+            "tokens": self._tokens_digest,
+            "selector": self._selector.spec(),
+            "rows_per_round": self.args.selection_schedule or self._budget,
+            "rows_per_update": self.get_total_train_batch_size(self.args),
+            "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
+        }
 
     def _reload_selections(self) -> None:
         """Selections of earlier rounds, as far as they are still in `output_dir`."""
@@ -236,7 +224,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         index, number = self._schedule.round_of(epoch)
         if kwargs["train_dataloader"] is not self._loader:
             self._forget(kwargs["train_dataloader"])  # made before the rows were known
-        if index != self._entered and not self._enter(index):
+        finished = self.state.global_step >= self.state.max_steps  # resumed from the end of a run
+        if finished or (index != self._entered and not self._enter(index)):
             self.control.should_training_stop = True
             return
         record = self._schedule.records[index]
@@ -246,7 +235,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         if within < updates and not last:  # a part of an epoch; the very last one is ended by max_steps
             updates, batches = within, within * self.args.gradient_accumulation_steps
         if self._length_generator is not None:
-            self._length_generator.manual_seed(_mixed(self.args.data_seed or self.args.seed, epoch))
+            self._length_generator.manual_seed(_mixed(self._data_seed(), epoch))
         kwargs |= {
             "train_dataloader": self._loader,
             "steps_in_epoch": batches,
@@ -277,27 +266,42 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _select(self, index: int) -> np.ndarray:
         start = time.perf_counter()
         with preserved_rng():
-            round = Round(
-                index=index,
-                rows=self._pool,
-                eligible=self._eligible,
-                budget=self._schedule.round_plan(index).budget,
-                compute=self._engine().compute,
-                seed=self.args.seed,
-                chosen=np.concatenate([np.empty(0, dtype=np.int64), *(each.rows for each in self._schedule.records)]),
-                checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
-                state=self._state_arrays,
-            )
-            rows = run_round(self._selector, round, strict=index == 0, asked=self._asked(round.budget))
-            rows = self._from_main_process(rows)
+            round = self._round(index)
+            chosen = run_round(self._selector, round, strict=index == 0, asked=self._asked(round.budget))
+            rows, self._state_arrays = self._from_main_process(chosen, round.state)
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
-        selection = Selection.from_round(round, self._selector, rows, seconds=seconds, model=self._model_now())
-        self._report(round, selection, seconds)
-        self.selections.append(selection)
-        if self.args.should_save:
-            selection.save(self._selection_folder(index))
+        if rows.size:
+            selection = Selection.from_round(round, self._selector, rows, seconds=seconds, model=self._model_now())
+            self._report(round, selection, seconds)
+            self.selections.append(selection)
+            if self.args.should_save:
+                self._save_selection(selection, index)
         return rows
+
+    def _round(self, index: int) -> Round:
+        earlier = [each.rows for each in self._schedule.records]
+        chosen = np.array(list(dict.fromkeys(row for rows in earlier for row in rows.tolist())), dtype=np.int64)
+        engine = self._engine()
+        return Round(
+            index=index,
+            rows=self._pool,
+            eligible=self._eligible,
+            budget=self._schedule.round_plan(index).budget,
+            compute=engine.compute,
+            describe=engine.describe,
+            seed=self.args.seed,
+            plan=self._schedule.plan,
+            chosen=chosen,
+            checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
+            state=self._state_arrays,
+        )
+
+    def _save_selection(self, selection: Selection, index: int) -> None:
+        """Save the round, and remove later ones that an earlier run left in the same place."""
+        selection.save(self._selection_folder(index))
+        while (later := self._selection_folder(index := index + 1)).joinpath("selection.json").is_file():
+            shutil.rmtree(later)
 
     def _token_settings(self) -> TokenSettings:
         return TokenSettings(
@@ -316,6 +320,9 @@ class SelectiveSFTTrainer(SFTTrainer):
         progress = not self.args.disable_tqdm
         return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared, progress)
 
+    def _data_seed(self) -> int:
+        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+
     def _asked(self, rows: int) -> str:
         if self.args.selection_schedule is not None:
             return f"selection_schedule={self.args.selection_schedule} ({rows:,} rows in this round)"
@@ -323,12 +330,16 @@ class SelectiveSFTTrainer(SFTTrainer):
             return f"selection_size={self.args.selection_size}"
         return f"selection_ratio={self.args.selection_ratio or 0.05:g} ({rows:,} rows)"
 
-    def _from_main_process(self, rows: np.ndarray) -> np.ndarray:
+    def _from_main_process(
+        self, rows: np.ndarray, state: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The choice of the first process, for all of them."""
         if self.accelerator.num_processes == 1:
-            return rows
+            return rows, state
         from accelerate.utils import broadcast_object_list
 
-        return np.asarray(broadcast_object_list([rows])[0])
+        rows, state = broadcast_object_list([rows, state])
+        return rows, state
 
     def _model_now(self) -> dict[str, Any]:
         config = self.accelerator.unwrap_model(self.model).config
@@ -336,21 +347,9 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     def _report(self, round: Round, selection: Selection, seconds: float) -> None:
         """Log the round through the trainer's callbacks, without flushing the training metrics gathered so far."""
-        elapsed = time.perf_counter() - self._train_start
-        logs: dict[str, float] = {
-            "selection_round": round.index,
-            "selection_rows_scored": selection.provenance["rows_scored"],
-            "selection_rows": len(selection.indices),
-            "selection_seconds": round_to(seconds),
-            "selection_time_share": round_to(self._selection_seconds / elapsed),
-        }
-        for name, (at, values) in round.scored.items():
-            if values.dtype.kind == "f":
-                chosen = values[np.isin(at, selection.indices)]
-                logs[f"selection_{name}_mean"] = round_to(float(np.nanmean(chosen)))
-        if self.selections:
-            logs["selection_overlap"] = round_to(selection.overlap(self.selections[-1]))
-        Trainer.log(self, logs)
+        share = self._selection_seconds / (time.perf_counter() - self._train_start)
+        before = self._schedule.records[-1].rows if self._schedule.records else None
+        Trainer.log(self, round_logs(round, selection, before, seconds, share))
 
     # ---- what the loop looks at ----
 
@@ -380,13 +379,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._length_generator = None
         if isinstance(sampler, LengthGroupedSampler):  # unseeded, it differs between ranks and cannot be resumed
             sampler.generator = self._length_generator = torch.Generator()
-            self._length_generator.manual_seed(self.args.data_seed or self.args.seed)
+            self._length_generator.manual_seed(self._data_seed())
         return sampler
-
-
-def round_to(value: float, digits: int = 4) -> float:
-    """For logs: no more digits than say something."""
-    return round(value, digits)
 
 
 def _mixed(seed: int, epoch: int) -> int:

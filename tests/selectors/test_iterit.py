@@ -180,7 +180,8 @@ def test_later_rounds_score_the_window_with_the_model_of_the_round(pool_rows, ti
     second = Round(1, pool, eligible, 3, Engine(pool, later_model, tokenizer).compute, state=first.state)
     chosen = IterIT(candidate_factor=2).choose(second)
     assert len(first.scored["ifd"][0]) == 24
-    scored, values = second.scored["ifd"]
+    scored, column = second.scored["ifd"]
+    values = column.to_numpy()
     assert scored.tolist() == first.state["window"].tolist()
     assert len(scored) == 6
     alone = np.array(score(pool_rows, [IFD()], model=later_model, tokenizer=tokenizer)["ifd"][:])

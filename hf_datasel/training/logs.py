@@ -1,0 +1,42 @@
+"""What the trainer logs of a round."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.selection import Selection
+from hf_datasel.selectors import Round, as_numpy
+
+__all__ = ["round_logs"]
+
+
+def round_logs(
+    round: Round, selection: Selection, before: np.ndarray | None, seconds: float, share: float
+) -> dict[str, float]:
+    """Plain numbers by name, for any `report_to`.
+
+    Args:
+        before: row numbers of the round before, for the Jaccard similarity with them.
+        seconds: spent on this selection.
+        share: of the run's time so far that went into selecting.
+    """
+    logs: dict[str, float] = {
+        "selection_round": round.index,
+        "selection_rows_scored": selection.provenance["rows_scored"],
+        "selection_rows": len(selection.indices),
+        "selection_seconds": _short(seconds),
+        "selection_time_share": _short(share),
+    }
+    for name, (at, values) in round.scored.items():
+        if pa.types.is_floating(values.type):
+            chosen = as_numpy(values)[np.isin(at, selection.indices)]
+            logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
+    if before is not None:
+        union = np.union1d(before, selection.indices).size
+        logs["selection_overlap"] = _short(np.intersect1d(before, selection.indices).size / union)
+    return logs
+
+
+def _short(value: float) -> float:
+    return round(value, 4)
