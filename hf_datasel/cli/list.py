@@ -30,4 +30,4 @@ def _first_paragraph(kind: type) -> str:
 
 
 def _setting(each: Field[Any]) -> str:
-    return each.name if each.default is MISSING else f"{each.name}={each.default!r}"
+    return f"{each.name} (required)" if each.default is MISSING else f"{each.name}={each.default!r}"

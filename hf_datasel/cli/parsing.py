@@ -7,14 +7,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from trl import TrlParser
 
 from hf_datasel.errors import ConfigError, did_you_mean
 
-__all__ = ["DatasetArguments", "as_dict", "parse", "show_progress_messages"]
+__all__ = ["DatasetArguments", "as_dict", "output_folder", "parse", "show_progress_messages"]
 
 
 @dataclass
@@ -34,7 +34,7 @@ class DatasetArguments:
         """
         from hf_datasel.formats import load_pool
 
-        if not self.dataset_name:
+        if not self.dataset_name or not isinstance(self.dataset_name, str):
             raise ConfigError(
                 "No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file."
             )
@@ -59,10 +59,31 @@ def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any
                 f"Unknown flag {name}.{did_you_mean(name, [each for each in flags if each.startswith('--')])}"
             )
     arguments = _check_file(arguments, known)
+    parser.error = _refuse  # argparse would print every key there is
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except (ValueError, TypeError) as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
+        if isinstance(error, ConfigError):
+            raise
+        text = str(error).replace("Some specified arguments are not used by the HfArgumentParser", "Unknown arguments")
+        raise ConfigError(text) from error
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}.")
+
+
+def output_folder(path: str) -> Path:
+    """The folder for results, made before any work is done.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output_dir={path!r} cannot be made: {error.strerror}.") from error
+    return Path(path)
 
 
 def _check_file(arguments: list[str], known: list[str]) -> list[str]:

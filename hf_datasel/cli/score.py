@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_datasel.cli.parsing import DatasetArguments, as_dict, parse, show_progress_messages
+from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
 from hf_datasel.errors import ConfigError
 
 __all__ = ["ScoreArguments", "run"]
@@ -42,17 +41,20 @@ def run(argv: Sequence[str]) -> None:
     show_progress_messages()
     from hf_datasel.scores import by_name, score
 
+    folder = output_folder(arguments.output_dir)
+    if not isinstance(arguments.scores, list):
+        raise ConfigError(f"scores has to be a list of names, and is {arguments.scores!r}.")
     settings = as_dict(arguments.scores_kwargs, "scores_kwargs")
     unknown = [name for name in settings if name not in arguments.scores]
     if unknown:
         raise ConfigError(f"scores_kwargs names {unknown[0]!r}, which is not among scores {arguments.scores}.")
+    settings = {name: as_dict(value, f"scores_kwargs[{name!r}]") for name, value in settings.items()}
     model = {"model": arguments.model_name_or_path, "revision": arguments.model_revision}
     scores = [by_name(name, settings.get(name), defaults=model) for name in arguments.scores]
     scored = score(
         dataset_arguments.load(), scores, tokens_per_batch=arguments.scoring_tokens_per_batch, on_summary=print
     )
-    path = Path(arguments.output_dir) / "scored.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / "scored.parquet"
     scored.to_parquet(path)
     names = [f"{each.column_prefix}{name}" for each in scores for name in each.columns()]
     print(quantile_table(scored, list(dict.fromkeys(names))))

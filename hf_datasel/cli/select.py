@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from hf_datasel.cli.parsing import DatasetArguments, as_dict, parse, show_progress_messages
+from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
 from hf_datasel.errors import reason_counts
 
 __all__ = ["SelectArguments", "run"]
@@ -49,6 +48,7 @@ def run(argv: Sequence[str]) -> None:
 
     settings = as_dict(arguments.selector_kwargs, "selector_kwargs")
     selector = by_name(arguments.selector, settings, arguments.allow_imports)
+    folder = output_folder(arguments.output_dir)
     dataset = dataset_arguments.load()
     selection = select(
         dataset,
@@ -65,5 +65,5 @@ def run(argv: Sequence[str]) -> None:
     if left_out:
         print(f"Left out: {reason_counts(left_out)}.")
     if arguments.save_subset:
-        selection.apply(dataset).to_parquet(Path(arguments.output_dir) / "subset.parquet")
+        selection.apply(dataset).to_parquet(folder / "subset.parquet")
     print(f"Written to {arguments.output_dir}.")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hf_datasel.cli.parsing import parse, show_progress_messages
+from hf_datasel.cli.parsing import output_folder, parse, show_progress_messages
 from hf_datasel.errors import ConfigError
 
 __all__ = ["TrainArguments", "run"]
@@ -51,6 +52,11 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
+    output_folder(config.output_dir)
+    resume = config.resume_from_checkpoint
+    resume = True if str(resume).lower() == "true" else resume
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
     train_rows, eval_rows = _datasets(script, config, mixture)
     trainer = SelectiveSFTTrainer(
@@ -62,8 +68,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
         peft_config=get_peft_config(model),
         selector=_outside_selector(config, allow_imports),
     )
-    resume = config.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=True if str(resume).lower() == "true" else resume)
+    trainer.train(resume_from_checkpoint=resume)
     trainer.save_model(config.output_dir)
     trainer.accelerator.print(rounds_table(trainer.selections))
     trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")

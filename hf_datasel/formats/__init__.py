@@ -2,9 +2,10 @@
 
 from hf_datasel.formats.convert import alpaca_prompt, converted
 from hf_datasel.formats.pool import POOL_ROW, Pool, load_pool
-from hf_datasel.formats.rows import Batch, Part, Row, Turn, canonical_rows, detect_format
+from hf_datasel.formats.rows import FORMATS, Batch, Part, Row, Turn, canonical_rows, detect_format
 
 __all__ = [
+    "FORMATS",
     "POOL_ROW",
     "Batch",
     "Part",

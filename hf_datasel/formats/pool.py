@@ -139,12 +139,17 @@ def load_pool(name: str, split: str = "train", config: str | None = None, revisi
         elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
             data = load_from_disk(str(path))
             data = data[split] if isinstance(data, DatasetDict) else data
+        elif path.suffix in _BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise FormatError(f"There is no file or folder {name!r}.")
         else:
             data = load_dataset(name, config, split=split, revision=revision)
     except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         if isinstance(error, FormatError):
             raise
-        raise FormatError(f"Cannot load {name!r} (split {split!r}): {_first_line(error)}") from error
+        line = _first_line(error)
+        if "corresponds to no data" in line:
+            raise FormatError(f"{name!r} (split {split!r}) holds no rows.") from error
+        raise FormatError(f"Cannot load {name!r} (split {split!r}): {line}") from error
     if not isinstance(data, Dataset) or len(data) == 0:
         raise FormatError(f"{name!r} (split {split!r}) holds no rows.")
     return data

@@ -111,7 +111,9 @@ def detect_format(columns: Sequence[str]) -> str:
         if any(needed <= present for needed in alternatives):
             return name
     known = sorted({column for alternatives in FORMATS.values() for needed in alternatives for column in needed})
-    hint = next((suggestion for column in columns if (suggestion := did_you_mean(column, known))), "")
+    hint = next(
+        (suggestion for column in columns if column not in known and (suggestion := did_you_mean(column, known))), ""
+    )
     formats = "; ".join(f"{name}: {' + '.join(sorted(alts[0]))}" for name, alts in FORMATS.items())
     raise FormatError(
         f"The columns {list(columns)} make none of the formats that can be read ({formats}).{hint} "

@@ -81,6 +81,12 @@ class Score(ABC):
         """New columns for a batch (column name -> values): float32, int32 or str, None where there is no value."""
         from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
+        for name in batch:
+            if isinstance(batch[name], str) or not hasattr(batch[name], "__len__"):
+                raise ScoreError(
+                    f"{type(self).__name__} works on batches: pass batched=True to map (and batch_size=1024, say)."
+                )
+            break
         was_disabled = are_progress_bars_disabled()
         disable_progress_bars()
         try:

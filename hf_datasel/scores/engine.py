@@ -77,8 +77,8 @@ class Engine:
         name = self.model if name is None else name
         if name is None:
             raise ScoreError(
-                f"{type(score).__name__}() has no model to run. Pass a name or path, "
-                f"{type(score).__name__}('Qwen/Qwen3-0.6B'), or model=... next to the dataset."
+                f"{type(score).__name__} has no model to run. Pass its name or path: model=... next to the dataset, "
+                "or --model_name_or_path on the command line."
             )
         tokenizer = load_tokenizer(name, revision) if isinstance(name, str) else self.tokenizer
         settings = self._settings(score)
@@ -162,6 +162,11 @@ def score(
 
     if isinstance(scores, Score):
         scores = [scores]
+    for each in scores:
+        if not isinstance(each, Score):
+            raise ScoreError(f"scores has to hold scores such as IFD(), and holds {each!r}.")
+    if tokens_per_batch is not None and tokens_per_batch < 1:
+        raise ScoreError(f"tokens_per_batch={tokens_per_batch} has to be above 0.")
     _check_columns(scores)
     pool = Pool(dataset)
     if len(pool) == 0:

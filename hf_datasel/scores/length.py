@@ -27,12 +27,12 @@ class Length(Score):
     """Words in the response, or tokens in the row: free, and the baseline a cleverer method has to beat.
 
     Reads any supported row format that has a response. Writes `response_words` (int32) with `unit="words"`;
-    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`. A row
-    that cannot be used has no length.
+    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`; and
+    `length_reason` ("" for a row with a length).
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
 
     >>> Length()({"prompt": ["Is it slow?"] * 2, "completion": ["Yes.", "It depends on the load."]})
-    {'response_words': [np.int32(1), np.int32(5)]}
+    {'response_words': [np.int32(1), np.int32(5)], 'length_reason': ['', '']}
     """
 
     unit: Literal["words", "tokens"] = "words"
@@ -60,7 +60,7 @@ class Length(Score):
 
     def columns(self) -> dict[str, pa.DataType]:
         names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
-        return dict.fromkeys(names, pa.int32())
+        return {**dict.fromkeys(names, pa.int32()), "length_reason": pa.string()}
 
     def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
         return self._words(rows) if self.unit == "words" else self._tokens(rows)
@@ -68,17 +68,20 @@ class Length(Score):
     def _words(self, rows: TokenRows) -> Columns:
         if rows.pool.format == "text":
             raise FormatError("Rows with only a text column have no response, so that it has no length.")
-        words = [None if row.reason else len(row.response.split()) for row in rows.pool.rows(rows.indices)]
-        return {"response_words": pa.array(words, pa.int32())}
+        read = list(rows.pool.rows(rows.indices))
+        words = [None if row.reason else len(row.response.split()) for row in read]
+        reasons = pa.array([row.reason for row in read], pa.string())
+        return {"response_words": pa.array(words, pa.int32()), "length_reason": reasons}
 
     def _tokens(self, rows: TokenRows) -> Columns:
-        sequences = rows.training().conditional
+        tokens = rows.training()
+        sequences = tokens.conditional
         total, response = np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64)
         total[sequences.owner] = sequences.lengths
         response[sequences.owner] = sequences.scored
         missing = total == 0
-        counts = zip(self.columns(), (total - response, response, total), strict=True)
-        return {name: pa.array(values, pa.int32(), mask=missing) for name, values in counts}
+        counts = [pa.array(values, pa.int32(), mask=missing) for values in (total - response, response, total)]
+        return dict(zip(self.columns(), [*counts, pa.array(tokens.reasons.tolist(), pa.string())], strict=True))
 
     def _identity(self) -> str:
         resolved = "" if self.model is None else model_identity(self.model, self.revision)

@@ -74,27 +74,24 @@ def _digest(stats: tuple[tuple[Any, ...], ...], root: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _commit(model: str, revision: str | None) -> str:
     """The commit that a Hub name means: asked once a process, so that one run does not see two."""
-    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+    from transformers.utils import cached_file
 
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
-    problem = "offline mode is on"
-    if not constants.is_offline_mode():
-        try:
-            return str(HfApi().model_info(model, revision=revision, timeout=10).sha)
-        except (OSError, ValueError) as error:  # no such repository, or no way to ask; a cached snapshot will do
-            problem = str(error).strip().splitlines()[0]
+    problem = ""
     for name in ("config.json", "adapter_config.json"):
         try:
-            cached = try_to_load_from_cache(model, name, revision=revision)
-        except ValueError:  # not the form of a Hub id: a path, then
-            break
-        if isinstance(cached, str):
-            return Path(cached).parent.name
+            found = cached_file(model, name, revision=revision)  # asks the Hub, else takes what is cached
+        except OSError as error:
+            problem = problem or " ".join(str(error).split())
+            continue
+        commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(found))
+        if commit is not None:
+            return commit[1]
     at = f" at revision {revision!r}" if revision else ""
     raise ModelError(
-        f"No model {model!r}{at}: there is no such folder, it is not in the Hub cache, and asking the Hub failed "
-        f"({problem}). Check the path or the name."
+        f"No model {model!r}{at}: there is no such folder, and it cannot be had from the Hub or its cache. Check the "
+        f"path or the name. ({problem})"
     )
 
 

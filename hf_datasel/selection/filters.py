@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_datasel.errors import ColumnError, did_you_mean
+from hf_datasel.errors import ColumnError, ConfigError, DatasetMismatchError, did_you_mean
+from hf_datasel.formats import FORMATS, canonical_rows
 
 __all__ = ["Between", "Keep"]
 
@@ -17,6 +18,8 @@ __all__ = ["Between", "Keep"]
 class Between:
     """Rows with `low <= value < high` in a column; a row without a value is never kept. Batched or not.
 
+    Without bounds, every row with a value.
+
     >>> Between("ifd", high=1.0)({"ifd": [0.4, 1.0, None]})
     [True, False, False]
     """
@@ -24,6 +27,10 @@ class Between:
     column: str
     low: float | None = None
     high: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ConfigError(f"Between({self.column!r}, low={self.low!r}, high={self.high!r}) can keep no row.")
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
         if self.column not in batch:
@@ -46,15 +53,38 @@ class Between:
 
 
 class Keep:
-    """The rows of a selection, for `dataset.filter(selection.keep, with_indices=True)`. Batched or not."""
+    """The rows of a selection, for `dataset.filter(selection.keep, with_indices=True)`. Batched or not.
 
-    def __init__(self, indices: np.ndarray):
-        self.rows = frozenset(indices.tolist())
+    Args:
+        rows: row number -> id of the row's content.
+        format: of the dataset that the selection was made from.
 
-    def __call__(self, example: Any, index: Any) -> Any:
+    Raises:
+        DatasetMismatchError: a row to be kept has other content than the row that was chosen.
+    """
+
+    def __init__(self, rows: dict[int, bytes], format: str):
+        self.rows = rows
+        self.format = format
+
+    def __call__(self, example: Mapping[str, Any], index: Any) -> Any:
         if isinstance(index, list | np.ndarray):
-            return [int(each) in self.rows for each in index]
-        return int(index) in self.rows
+            return self._batch(example, [int(each) for each in index])
+        return self._batch({name: [example[name]] for name in example}, [int(index)])[0]
+
+    def _batch(self, batch: Mapping[str, Any], indices: list[int]) -> list[bool]:
+        kept = [at for at, index in enumerate(indices) if index in self.rows]
+        columns = [name for alternative in FORMATS[self.format] for name in alternative]
+        if kept and any(alternative <= set(batch) for alternative in FORMATS[self.format]):
+            needed = [name for name in (*columns, "input") if name in batch]
+            part = {name: [batch[name][at] for at in kept] for name in needed}
+            for at, row in zip(kept, canonical_rows(part, self.format), strict=True):
+                if row.digest() != self.rows[indices[at]]:
+                    raise DatasetMismatchError(
+                        f"Row {indices[at]:,} is not the row that was chosen. Filter the dataset that the selection "
+                        "was made from, before any other filter or shuffle."
+                    )
+        return [index in self.rows for index in indices]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Keep, (np.array(sorted(self.rows), dtype=np.int64),)
+        return Keep, (dict(sorted(self.rows.items())), self.format)

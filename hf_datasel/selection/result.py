@@ -29,7 +29,7 @@ _FORMAT = 1
 _PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
 
 
-@dataclass
+@dataclass(repr=False, eq=False)
 class Selection:
     """Row numbers, best first, and where they come from. Never holds rows.
 
@@ -59,7 +59,9 @@ class Selection:
             "budget": round.budget,
             "chosen": len(rows),
             "shortfall": round.budget - len(rows),
-            "rows_scored": max((len(at) for at, _ in round.scored.values()), default=0),
+            "rows_scored": max(
+                (len(at) for name, (at, _) in round.scored.items() if name not in round.columns_used), default=0
+            ),
             "not_eligible": _counts(pool.reasons[~round.eligible]),
             "left_out": dict(round.left_out),
             "versions": _versions(),
@@ -76,10 +78,20 @@ class Selection:
             and bool(self.table.equals(other.table))
         )
 
+    def __repr__(self) -> str:
+        about, name = self.provenance, self.provenance["selector"]["selector"]
+        return (
+            f"Selection({len(self.indices):,} of {about['dataset']['rows']:,} rows by {name}, round {about['round']})"
+        )
+
     @property
     def keep(self) -> Keep:
-        """For `dataset.filter(selection.keep, with_indices=True)`: the same rows, in dataset order."""
-        return Keep(self.indices)
+        """For `dataset.filter(selection.keep, with_indices=True)`: the same rows, in dataset order.
+
+        Each row that it keeps is checked against the row that was chosen, where the dataset still has the columns.
+        """
+        ids = self.table.column("row_id").take(pa.array(self.indices)).to_pylist()
+        return Keep(dict(zip(self.indices.tolist(), ids, strict=True)), self.provenance["dataset"]["format"])
 
     def apply(self, dataset: Dataset) -> Dataset:
         """The chosen rows of the parent dataset, best first, with `selection_rank` (0 is best) and `selection_round`.
@@ -133,7 +145,10 @@ class Selection:
         missing = [name for name in ("selection.json", "indices.npy", "scores.parquet") if not (path / name).is_file()]
         if missing:
             raise SelectionError(f"{str(path)!r} holds no selection: {', '.join(missing)} not found.")
-        provenance = json.loads((path / "selection.json").read_text(encoding="utf-8"))
+        try:
+            provenance = json.loads((path / "selection.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise SelectionError(f"{str(path / 'selection.json')!r} is no valid JSON: {error}") from error
         if provenance["format_version"] > _FORMAT:
             raise SelectionError(f"{str(path)!r} was written by a later version of hf_datasel. Upgrade to read it.")
         return cls(np.load(path / "indices.npy"), provenance, pq.read_table(path / "scores.parquet"))

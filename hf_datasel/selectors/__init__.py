@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
@@ -69,10 +69,17 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
     for key in settings:
         if key not in options:
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
+    missing = [each.name for each in fields(kind) if _required(each) and each.name not in settings]
+    if missing:
+        raise ConfigError(f"{name} needs the setting {missing[0]!r}: pass it in selector_kwargs.")
     try:
         return kind(**settings)
     except TypeError as error:
         raise ConfigError(f"{name} cannot be made from {settings}: {error}") from error
+
+
+def _required(each: Field[Any]) -> bool:
+    return each.default is MISSING and each.default_factory is MISSING
 
 
 def _class_of(module: str, name: str) -> type[Selector]:

@@ -117,7 +117,7 @@ class Round:
     plan: tuple[RoundPlan, ...] = ()
     describe: Callable[[Score], dict[str, Any]] | None = None
     scored: dict[str, tuple[np.ndarray, pa.Array]] = field(default_factory=dict, init=False)
-    """What was computed in this round: column -> (row numbers, values)."""
+    """What the choice is based on: column -> (row numbers, values). Computed in this round, or read from a column."""
     specs: list[dict[str, Any]] = field(default_factory=list, init=False)
     """Of the scores computed, for the record."""
     columns_used: list[str] = field(default_factory=list, init=False)
@@ -174,6 +174,8 @@ class Round:
             raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
         if name not in self.columns_used:
             self.columns_used.append(name)
+            everything = np.arange(len(self.rows)) if rows is None else rows
+            self.scored.setdefault(name, (everything, pa.array(numbers, pa.float64(), mask=np.isnan(numbers))))
         return np.asarray(numbers, dtype=np.float64)
 
     def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from hf_datasel.errors import ConfigError
 from hf_datasel.scores import IFD
 from hf_datasel.selectors.base import Round, Selector
 from hf_datasel.selectors.top import top_rows
@@ -28,6 +29,11 @@ class IFDSelector(Selector):
 
     def __post_init__(self) -> None:
         self.score()
+        if self.quality is not None and (self.model, self.revision, self.convention) != (None, None, "sft"):
+            raise ConfigError(
+                f"{type(self).__name__}(quality={self.quality!r}) takes that column as it is: leave model, revision "
+                "and convention out, or quality."
+            )
 
     def score(self) -> IFD:
         """The score that is computed where no column is given."""

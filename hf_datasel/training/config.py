@@ -26,8 +26,8 @@ class SelectiveSFTConfig(SFTConfig):
         selection_size: rows trained on per round; or
         selection_ratio: share of all rows, rounded down. Without either, 0.05.
         selection_schedule: rows of each round, where they differ.
-        reselection_strategy: `"epoch"` chooses again before every epoch, if the selector depends on the model; `"no"`
-            chooses once.
+        reselection_strategy: `"epoch"` chooses again before every epoch, if that is how the selector works (IterIT;
+            the others choose once); `"no"` chooses once.
         scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
@@ -53,7 +53,7 @@ class SelectiveSFTConfig(SFTConfig):
     reselection_strategy: str = field(
         default="epoch",
         metadata={
-            "help": "'epoch': choose again before every epoch; 'no': choose once.",
+            "help": "'epoch': choose again every epoch, if the selector does so (IterIT); 'no': choose once.",
             "choices": list(_STRATEGIES),
         },
     )

@@ -17,8 +17,15 @@ BATCH = 32
 PLAIN = {"random": "random rows", "whole pool": "the whole pool"}
 STYLES = {"half junk": ("o", "#20639b", "#20639b"), "no junk": ("s", "#e07b39", "white")}  # marker, edge, face
 
+IN_WORDS = """What is compared: before each of three epochs, IterIT asks the model as it is then how much each question
+helps it with its answer (IFD: below 1 it helps, and the closer to 1 the less) and takes the 5 % of rows that are
+hardest and say something new. The others train on 5 % of the rows, drawn once, or on the whole pool, for as many
+steps."""
+
 CAVEATS = """What they do not show:
 
+- That selecting is worth its time. Steps are equal, seconds are not (last column of the table): for as long as IterIT
+  took, the other two could have trained for more steps.
 - That the gain is skill alone. No test prompt is in a pool, but a row that was trained on may state the fact that a
   test question asks for.
 - How much another base model would change: all seeds start from the same one, and differ in pool and training order.
@@ -57,7 +64,9 @@ class Run:
 
 def write_report(runs: list[Run], untrained: float, output: Path) -> str:
     """Write `results.json`, `results.md` and `quickstart.png`; what was written to `results.md` comes back."""
-    text = "\n\n".join([accuracies(runs, untrained), overlaps(runs), meaning(runs), CAVEATS, places(runs, output)])
+    text = "\n\n".join(
+        [IN_WORDS, accuracies(runs, untrained), overlaps(runs), meaning(runs), CAVEATS, places(runs, output)]
+    )
     (output / "results.md").write_text(f"# Quickstart\n\n{text}\n", encoding="utf-8")
     numbers = {"untrained": untrained, "runs": [as_json(run, output) for run in runs]}
     (output / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")

@@ -106,7 +106,10 @@ def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monke
         ("select --selector top --selector_kwargs {'by':1 --dataset_name ROWS", "selector_kwargs has to be JSON"),
         ("select --selector longest --selection_size 25 --dataset_name ROWS", "is more than the 24 of 25 rows"),
         ("select --selector longest --dataset_name EMPTY", "holds no rows"),
-        ("select --selector longest --dataset_name no/such/file.json", "Cannot load 'no/such/file.json'"),
+        (
+            "select --selector longest --dataset_name no/such/file.json",
+            "There is no file or folder 'no/such/file.json'",
+        ),
         ("score --scores lenght --dataset_name ROWS", "There is no score 'lenght'. Did you mean 'length'?"),
         ("score --dataset_name ROWS", "has no model to run"),
         ("score --dataset_name ROWS --model_name_or_path no/such/model/here", "No model 'no/such/model/here'"),

@@ -152,7 +152,7 @@ def test_slices_of_a_file(tmp_path):
         ("rows.json", "{not json", r"Cannot load .*rows\.json.*split 'train'"),
         ("rows.parquet", "no parquet", r"Cannot load .*rows\.parquet"),
         ("rows.jsonl", "", r"rows\.jsonl' is empty: it holds no rows"),
-        ("rows.csv", "prompt,completion\n", r"Cannot load .*rows\.csv.*no data"),
+        ("rows.csv", "prompt,completion\n", r"rows\.csv.*holds no rows"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
@@ -161,10 +161,15 @@ def test_files_that_cannot_be_read(tmp_path, name, content, message):
         load_pool(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("name", ["no/such/folder/rows.json", "nobody/no-such-dataset"])
-def test_nothing_there(name):
-    with pytest.raises(FormatError, match=rf"Cannot load '{name}'"):
+@pytest.mark.parametrize("name", ["no/such/folder/rows.json", "typo.json", "./rows", "a/b/c"])
+def test_a_path_where_nothing_is_does_not_ask_the_hub(name):
+    with pytest.raises(FormatError, match=rf"There is no file or folder '{name}'"):
         load_pool(name)
+
+
+def test_a_dataset_that_cannot_be_had():
+    with pytest.raises(FormatError, match="Cannot load 'nobody/no-such-dataset'"):
+        load_pool("nobody/no-such-dataset")
 
 
 def test_another_split_of_a_single_file(tmp_path):

@@ -27,10 +27,13 @@ def passes(model, run):
         hook.remove()
 
 
+LENGTH = ("response_words", "length_reason")
+
+
 def test_columns_are_added_and_rows_left_alone(model, tokenizer, pool_rows):
     data = pool_rows.add_column("source", [f"s{row}" for row in range(24)])
     found = score(data, [IFD(), Length()], model=model, tokenizer=tokenizer)
-    assert found.column_names == [*data.column_names, "ifd", "loss", "loss_prior", "ifd_reason", "response_words"]
+    assert found.column_names == [*data.column_names, "ifd", "loss", "loss_prior", "ifd_reason", *LENGTH]
     assert found.select_columns(data.column_names).to_dict() == data.to_dict()
 
 
@@ -140,7 +143,7 @@ def test_scores_name_their_own_models(tiny_model_dir, model, tokenizer, pool_row
 
 
 def test_what_it_refuses(model, tokenizer, pool_rows):
-    with pytest.raises(ScoreError, match=r"Loss\(\) has no model to run. Pass a name or path.*or model=\.\.\."):
+    with pytest.raises(ScoreError, match=r"Loss has no model to run. Pass its name or path: model=\.\.\."):
         score(pool_rows, [Loss()])
     with pytest.raises(ScoreError, match="A live LlamaForCausalLM needs its tokenizer"):
         score(pool_rows, [Loss()], model=model)
@@ -177,4 +180,13 @@ def test_the_summary_is_one_line_a_score(pool_rows, caplog):
         score(pool_rows, [Length()])
         assert caplog.text == ""
         score(data, [Length()])
-    assert "response_words: 1 of 2 rows scored, 1 without a value" in caplog.text
+    assert "response_words: 1 of 2 rows scored, 1 without: 1 empty_response" in caplog.text
+
+
+def test_a_first_thousand_rows_without_a_response_in_the_window(model, tokenizer):
+    full = [{"role": "user", "content": "why " * 40}, {"role": "assistant", "content": "Because."}]
+    short = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "Because."}]
+    data = Dataset.from_dict({"messages": [full] * 1_200 + [short] * 2})
+    found = score(data, [Loss(max_length=40)], model=model, tokenizer=tokenizer)
+    assert set(found["loss_reason"][:1_200]) == {"prompt_fills_window"}
+    assert None not in found["loss"][1_200:]

@@ -227,7 +227,7 @@ def test_a_live_model_is_no_setting(model):
 def test_no_model(pool_rows):
     with pytest.raises(ScoreError, match=r"IFD\(\) has no model to run in map. Pass IFD\('name or path'\)"):
         IFD()(pool_rows[:2])
-    with pytest.raises(ScoreError, match=r"IFD\(\) has no model to run. Pass a name or path"):
+    with pytest.raises(ScoreError, match=r"IFD has no model to run. Pass its name or path"):
         score(pool_rows, [IFD()])
 
 

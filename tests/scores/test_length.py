@@ -24,9 +24,10 @@ def test_tokens_as_training_sees_them(tiny_model_dir, tokenizer):
     prompt, response = (len(tokenizer(text)["input_ids"]) for text in ("Hi?\n", "Hello."))
     assert found[0] == {
         **data[0], "prompt_tokens": prompt, "response_tokens": response, "num_tokens": prompt + response,
+        "length_reason": "",
     }  # fmt: skip
     assert found["response_tokens"][1] == 2  # the letter and the end token
-    assert found["num_tokens"][2] is None
+    assert (found["num_tokens"][2], found["length_reason"][2]) == (None, "empty_response")
 
 
 def test_tokens_of_a_live_model(model, tokenizer, tiny_model_dir, pool_rows):

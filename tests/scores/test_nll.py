@@ -199,3 +199,5 @@ def test_gradients_through_4_bit_layers_are_the_same_after_scoring(quantized, se
     assert all(each > 0 for each in before)
     scored(quantized, sequences)
     assert gradients(quantized) == pytest.approx(before, rel=1e-4)
+    scored(quantized.eval(), sequences)  # as a model is when it has just been loaded, before its first step
+    assert gradients(quantized.train()) == pytest.approx(before, rel=1e-4)

@@ -131,7 +131,7 @@ def test_several_rounds_need_a_trainer(pool_rows):
 
 
 def test_a_score_without_a_model(pool_rows):
-    with pytest.raises(ScoreError, match=r"IFD\(\) has no model to run\. Pass a name or path"):
+    with pytest.raises(ScoreError, match=r"IFD has no model to run\. Pass its name or path"):
         select(pool_rows, Superfiltering(), size=1)
     with pytest.raises(ModelError, match="there is no such folder"):
         select(pool_rows, Superfiltering(), size=1, model="/there/is/no/such/model")

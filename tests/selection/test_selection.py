@@ -12,7 +12,7 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
-from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Top
+from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
 FILES = {"selection.json", "indices.npy", "scores.parquet"}
 
@@ -57,7 +57,7 @@ def test_files_are_plain(rows, tmp_path):
     scores = pq.read_table(tmp_path / "scores.parquet")
     assert indices.tolist() == selection.indices.tolist()
     assert content["selector"] == {"selector": "longest", "unit": "words"}
-    assert scores.column_names == ["row_id", "response_words"]
+    assert scores.column_names == ["row_id", "response_words", "length_reason"]
     words = scores.column("response_words").to_pylist()
     assert words == [len(text.split()) for text in rows["output"][:]]
     assert len(set(scores.column("row_id").to_pylist())) == 24
@@ -241,7 +241,7 @@ def test_overlap_of_different_datasets_is_refused(rows, selection):
 
 def test_a_score_that_is_not_there_is_named(rows):
     selection = select(rows, Longest(), size=2)
-    with pytest.raises(SelectionError, match=r"no score 'ifd': it has \['response_words'\]"):
+    with pytest.raises(SelectionError, match=r"no score 'ifd': it has \['response_words', 'length_reason'\]"):
         selection.scores("ifd")
 
 
@@ -301,3 +301,25 @@ def leaves(value):
 
 def test_rows_are_never_held(selection):
     assert not any(isinstance(value, Dataset) for value in vars(selection).values())
+
+
+def test_keep_refuses_rows_that_were_not_chosen(pool_rows):
+    keep = select(pool_rows, Random(), size=5).keep
+    other = pool_rows.shuffle(seed=1)
+    with pytest.raises(DatasetMismatchError, match="is not the row that was chosen"):
+        other.filter(keep, with_indices=True)
+    with pytest.raises(DatasetMismatchError, match="is not the row that was chosen"):
+        other.filter(keep, with_indices=True, batched=True)
+    assert len(pool_rows.remove_columns(["output"]).filter(keep, with_indices=True)) == 5
+
+
+def test_a_column_that_the_choice_relied_on_is_kept(pool_rows):
+    scored = pool_rows.add_column("ifd", np.linspace(0.1, 0.9, len(pool_rows)))
+    selection = select(scored, Superfiltering(quality="ifd"), size=3)
+    assert selection.provenance["columns_unverified"] == ["ifd"]
+    assert selection.provenance["rows_scored"] == 0
+    np.testing.assert_allclose(selection.scores("ifd"), scored["ifd"][:])
+
+
+def test_a_selection_prints_as_one_line(pool_rows):
+    assert repr(select(pool_rows, Random(), size=5)) == "Selection(5 of 24 rows by random, round 0)"

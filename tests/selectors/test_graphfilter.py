@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.formats import Pool
 from hf_datasel.selectors import GraphFilter
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.testing import contract
@@ -49,3 +51,8 @@ def test_negative_quality_is_refused(rows):
 def test_an_impossible_decay_is_found_at_once(decay):
     with pytest.raises(ConfigError, match=r"GraphFilter\(decay=.*a number from 0 to 1"):
         GraphFilter(decay=decay)
+
+
+def test_malformed_rows_have_no_words():
+    pool = Pool(Dataset.from_dict({"instruction": ["Name a bird."], "output": [None]}))
+    assert pool.texts("prompt") == pool.texts("response") == [""]

@@ -2,6 +2,7 @@ import csv
 import json
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset
@@ -279,3 +280,19 @@ def test_a_negative_quality_is_refused(rows):
 def test_impossible_settings_are_found_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
         IterIT(**settings)
+
+
+@pytest.mark.parametrize("candidates", ["paper", "code"])
+def test_a_window_as_large_as_the_pool_keeps_scores_with_their_rows(pool_rows, candidates):
+    quality = np.linspace(0.9, 0.1, len(pool_rows))[np.random.default_rng(0).permutation(len(pool_rows))]
+
+    def compute(score, indices):
+        rows = np.arange(len(quality)) if indices is None else indices
+        return {"ifd": pa.array(quality[rows], pa.float32())}
+
+    state = {}
+    pool = Pool(pool_rows)
+    for index in range(3):
+        round = Round(index, pool, np.ones(len(pool_rows), dtype=bool), 8, compute, state=state)
+        chosen = IterIT(diversity="none", candidates=candidates).choose(round)
+        assert set(chosen.tolist()) == set(np.argsort(-quality)[:8].tolist())

@@ -16,7 +16,7 @@ import pytest
 
 from hf_datasel.errors import ResumeError
 from hf_datasel.scores import IFD, score
-from hf_datasel.selectors import IterIT, Longest
+from hf_datasel.selectors import IterIT, Longest, Random
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -163,3 +163,27 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path, pool_rows, 
     whole, cut = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
+
+
+def test_resume_under_another_batch_size_is_refused(train, tmp_path):
+    train(IterIT(), name="run", **SAVED)
+    with pytest.raises(ResumeError, match=r"rows_per_update differ \(4 there, 2 here\)"):
+        train(
+            IterIT(), name="run", resume=str(tmp_path / "run" / "checkpoint-3"), **SAVED, per_device_train_batch_size=2
+        )
+
+
+def test_resume_for_more_epochs_trains_them(train, tmp_path):
+    train(Random(), name="run", **SAVED)
+    longer = train(Random(), name="run", resume=str(tmp_path / "run" / "checkpoint-4"), **SAVED, num_train_epochs=5)
+    assert longer.state.global_step == longer.state.max_steps == 10
+    assert longer.lr_scheduler.get_last_lr()[0] == 0.0
+    assert len(longer._schedule.records) == 1
+
+
+def test_a_finished_run_is_not_trained_further(train, assert_equal_weights, tmp_path):
+    more = {**SAVED, "max_steps": 6, "lr_scheduler_type": "constant"}
+    whole = train(IterIT(), name="run", **more)
+    again = train(IterIT(), name="run", resume=str(tmp_path / "run" / "checkpoint-6"), **more)
+    assert again.state.global_step == 6
+    assert_equal_weights(again, whole)

@@ -15,7 +15,7 @@ from trl import SFTTrainer
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import IFD, Loss
+from hf_datasel.scores import IFD, Loss, score
 from hf_datasel.selectors import All, IterIT, Longest, Random, Round, RoundPlan, Selector
 
 
@@ -262,3 +262,43 @@ def test_persistent_workers_are_not_piled_up(train, workers):
     trainer = train(IterIT(), selection_size=8, dataloader_num_workers=workers, dataloader_persistent_workers=True)
     assert len(trainer.accelerator._dataloaders) == 1
     assert sorted(trainer.train_dataset["pool_row"]) == sorted(trainer.selections[-1].indices.tolist())
+
+
+def test_bf16_training_is_scored_in_the_weights_own_precision(train, tmp_path, pool_rows, caplog):
+    trainer = train(
+        IterIT(), name="run", selection_size=8, save_strategy="epoch", bf16=True, gradient_checkpointing=True
+    )
+    assert "LM head" not in caplog.text
+    second = trainer.selections[1].scores("ifd")
+    fresh = score(pool_rows, [IFD(str(tmp_path / "run" / "checkpoint-2"), max_length=128)])
+    window = ~np.isnan(second)
+    np.testing.assert_allclose(second[window], np.array(fresh["ifd"][:], dtype=float)[window], rtol=1e-5)
+
+
+@pytest.mark.parametrize("epochs", [1.1, 1.3, 2.1])
+def test_parts_of_an_epoch_are_counted_as_sfttrainer_counts_them(train, assert_equal_weights, pool_rows, epochs):
+    rows = pool_rows.select(range(20))
+    more = {"num_train_epochs": epochs, "per_device_train_batch_size": 2}
+    plain = train(base=SFTTrainer, rows=converted(Pool(rows), chat_template=True), name="plain", **more)
+    ours = train(AllAgain(), rows=rows, name="ours", **more)
+    assert ours.state.global_step == plain.state.global_step
+    assert_equal_weights(ours, plain)
+
+
+def test_a_growing_schedule_finds_its_rows_in_the_window(train):
+    trainer = train(IterIT(candidate_factor=1), selection_schedule=[2, 4, 8])
+    assert [len(selection.indices) for selection in trainer.selections] == [2, 4, 8]
+
+
+def test_a_shorter_run_leaves_no_rounds_of_a_longer_one_before_it(train, tmp_path):
+    train(IterIT(), name="run", selection_size=8)
+    train(Random(), name="run", selection_size=8, num_train_epochs=1)
+    assert [path.name for path in (tmp_path / "run" / "selections").iterdir()] == ["round-0"]
+
+
+def test_provenance_says_how_rows_were_scored(train):
+    [first, *_] = train(IterIT(), selection_size=8).selections
+    [spec] = first.provenance["scores"]
+    assert spec["tokens"]["max_length"] == 128
+    assert spec["computed"]["weights_dtype"] == "torch.float32"
+    assert len(spec["tokens"]["tokenizer"]) == 64
