@@ -98,8 +98,7 @@ class IFD(ModelScore):
         """The sequences that are scored."""
         if self.convention in PRESETS:
             return rows.preset(self.convention, self.max_length or PRESETS[self.convention][1])
-        context, end = self._prior()
-        return rows.training(context, end)  # type: ignore[arg-type]
+        return rows.training(self.prior_context or "generation-prompt", self._prior()[1])
 
     def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
         assert context is not None
