@@ -21,10 +21,11 @@ def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[...,
         return trainer
 
     def make(chosen: Any, name: str, rows: Any = None, base: Any = None, **more: Any) -> Any:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
         from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 
+        set_seed(0)  # adapters start at random, and not every version of TRL seeds before it makes them
         kind = base or SelectiveSFTTrainer
         extra = {key: more.pop(key) for key in ("peft_config", "eval_dataset", "callbacks") if key in more}
         settings = {
