@@ -49,8 +49,8 @@ class NLL:
 
     Args:
         model: causal LM, bare or with PEFT adapters, on its device.
-        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, whose caches hold no
-            more at speed, and 16,384 elsewhere.
+        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, where more was
+            slower, and 16,384 elsewhere.
         autocast: compute in this dtype instead of the weights' own.
 
     Raises:

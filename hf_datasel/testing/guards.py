@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import numpy as np
@@ -28,8 +28,6 @@ __all__ = [
     "with_model",
     "with_unusable_row",
 ]
-
-T = TypeVar("T")
 
 
 def require(condition: object, message: str) -> None:
@@ -55,12 +53,12 @@ def alike(left: Any, right: Any, tolerance: float = 1e-5) -> bool:
     return bool(left == right)
 
 
-def with_model(subject: T, model: str | None) -> T:
+def with_model(subject: Any, model: str | None) -> Any:
     """The object with this model, where it takes one and names none."""
-    takes_one = any(each.name == "model" for each in fields(subject))  # type: ignore[arg-type]
-    if model is None or not takes_one or getattr(subject, "model") is not None:  # noqa: B009
+    takes_one = any(each.name == "model" for each in fields(subject))
+    if model is None or not takes_one or subject.model is not None:
         return subject
-    return replace(subject, model=model)  # type: ignore[type-var]
+    return replace(subject, model=model)
 
 
 def with_unusable_row(rows: Dataset) -> Dataset:

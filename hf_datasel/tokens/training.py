@@ -100,7 +100,8 @@ def _training_template(tokenizer: PreTrainedTokenizerBase, settings: TokenSettin
 
     if not settings.assistant_only_loss or has_generation_markers(tokenizer.chat_template or ""):
         return None
-    return get_training_chat_template(tokenizer)  # type: ignore[no-any-return]
+    template: str | None = get_training_chat_template(tokenizer)
+    return template
 
 
 class Prepared:

@@ -89,9 +89,9 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     # ---- the pool ----
 
-    def _prepare_dataset(  # type: ignore[no-untyped-def]
-        self, dataset, processing_class, args, packing, formatting_func, dataset_name
-    ):
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
+    ) -> Any:
         if dataset_name != "train" or self._candidates is not None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         plain = _copy_with(args, shuffle_dataset=False, packing=False, use_liger_kernel=False)
@@ -163,10 +163,15 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     # ---- resuming ----
 
-    def _init_training_state(  # type: ignore[no-untyped-def]
-        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
-    ):
-        at = super()._init_training_state(
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        at: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         self.state.num_train_epochs = self._schedule.epochs
@@ -342,8 +347,12 @@ class SelectiveSFTTrainer(SFTTrainer):
         return rows, state
 
     def _model_now(self) -> dict[str, Any]:
-        config = self.accelerator.unwrap_model(self.model).config
-        return {"name": config.name_or_path, "global_step": self.state.global_step, "dtype": str(config.dtype)}
+        model = self.accelerator.unwrap_model(self.model)
+        return {
+            "name": model.config.name_or_path,
+            "global_step": self.state.global_step,
+            "dtype": str(model.dtype),
+        }
 
     def _report(self, round: Round, selection: Selection, seconds: float) -> None:
         """Log the round through the trainer's callbacks, without flushing the training metrics gathered so far."""
