@@ -228,3 +228,13 @@ def pool_rows() -> Any:
 
     instruction, input, output = (list(column) for column in zip(*_ROWS, strict=True))
     return Dataset.from_dict({"instruction": instruction, "input": input, "output": output})
+
+
+# -- the Hub ---------------------------------------------------------------------------------------------------------
+@pytest.fixture
+def local_hub(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Give a Hub on the loopback that this process is logged in to: over LFS, or with the parameter "xet" over Xet."""
+    from tests.local_hub import LocalHub, connected
+
+    with LocalHub() as hub, connected(hub, tmp_path / "hf_home", xet=getattr(request, "param", "lfs") == "xet"):
+        yield hub

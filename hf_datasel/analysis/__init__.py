@@ -1,6 +1,28 @@
-"""Looking at selections: how much they share, and which scores were chosen."""
+"""Looking at selections: what they share, what was chosen and what was not; as numbers and as plots."""
 
 from hf_datasel.analysis.overlap import jaccard_matrix
-from hf_datasel.analysis.plots import plot_rounds
+from hf_datasel.analysis.plots import (
+    draw_lengths,
+    draw_loss,
+    draw_map,
+    draw_overlaps,
+    draw_rounds,
+    draw_scores,
+    plot_rounds,
+)
+from hf_datasel.analysis.summaries import distribution, distribution_by_round, embedding_map, overlaps
 
-__all__ = ["jaccard_matrix", "plot_rounds"]
+__all__ = [
+    "distribution",
+    "distribution_by_round",
+    "draw_lengths",
+    "draw_loss",
+    "draw_map",
+    "draw_overlaps",
+    "draw_rounds",
+    "draw_scores",
+    "embedding_map",
+    "jaccard_matrix",
+    "overlaps",
+    "plot_rounds",
+]

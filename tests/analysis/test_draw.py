@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+
+from hf_datasel.analysis import (
+    distribution,
+    distribution_by_round,
+    draw_lengths,
+    draw_loss,
+    draw_map,
+    draw_overlaps,
+    draw_rounds,
+    draw_scores,
+    embedding_map,
+    overlaps,
+    plots,
+)
+from hf_datasel.analysis.plots.spreads import bin_shares
+from hf_datasel.analysis.plots.theme import log_ticks, printable, settings, shortened, theme_of
+from hf_datasel.errors import DataselError
+
+POOL = np.random.default_rng(0).lognormal(3, 1, 300)
+GROUPS = {"pool": POOL, "chosen": POOL[POOL > 60], "Random": POOL[:30], "Longest": np.sort(POOL)[-30:]}
+
+
+def texts(figure) -> list[str]:
+    """List all that is written in a figure and is seen."""
+    from matplotlib.text import Text
+
+    return [each.get_text() for each in figure.findobj(Text) if each.get_visible() and each.get_text().strip()]
+
+
+def test_shares_are_of_each_group_alone():
+    for log in (False, True):
+        summary = distribution("x", GROUPS, log=log)
+        for group in summary["groups"]:
+            assert bin_shares(summary, group).sum() == pytest.approx(sum(group["counts"]) / group["rows"], rel=1e-3)
+    words = distribution("words", {"pool": np.arange(1, 9)}, bins=4, log=True)
+    density = bin_shares(words, words["groups"][0]) / np.array(words["groups"][0]["counts"])
+    assert density == pytest.approx(1 / np.diff(np.log(words["edges"])) * density[0] * np.log(words["edges"][1] * 2))
+
+
+def test_scores_say_rows_medians_and_what_is_left_out():
+    summary = distribution("ifd", {"pool": POOL, "chosen": POOL[:1]})
+    figure = draw_scores(summary, "The title")
+    said = texts(figure)
+    assert "The title" in said
+    assert f"pool: 300 rows, median {np.median(POOL):.3g}" in said
+    assert f"chosen: 1 row, median {POOL[0]:.3g}" in said
+    assert "ifd (not shown: 6 of pool)" in said
+    [axes] = figure.axes
+    assert {line.get_xdata()[0] for line in axes.lines} == {group["quantiles"][2] for group in summary["groups"]}
+
+
+def test_lengths_are_named_one_by_one():
+    summary = distribution("response_words", GROUPS, log=True)
+    figure = draw_lengths(summary)
+    labels = [label.get_text().split("\n") for label in figure.axes[0].get_yticklabels()]
+    assert labels == [[name, f"median {np.median(values):.3g}"] for name, values in GROUPS.items()]
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_overlaps_show_each_pair_once():
+    named = {f"choice {at}": np.arange(at, at + 20) for at in range(4)}
+    figure = draw_overlaps(overlaps(named, 400))
+    numbers = [each for each in texts(figure) if each.startswith("0.") or each == "1.00"]
+    assert sorted(numbers) == ["0.74", "0.82", "0.82", "0.90", "0.90", "0.90"]
+    assert "Jaccard (rows in both / rows in either); two random draws from the pool: 0.026" in texts(figure)
+
+
+@pytest.mark.parametrize("count", [2, 12])
+def test_few_and_many_choices(count):
+    named = {f"a rather long name of a method, {at}": np.arange(at, at + 20) for at in range(count)}
+    figure = draw_overlaps(overlaps(named, 400), dark=True)
+    assert len([each for each in texts(figure) if each.startswith("0.")]) == count * (count - 1) / 2
+    inside(figure)
+
+
+def test_a_map_marks_the_cells_with_chosen_rows():
+    vectors = np.random.default_rng(0).normal(size=(300, 4))
+    summary = embedding_map("embedding", vectors, np.arange(20), bins=10)
+    figure = draw_map(summary)
+    [discs] = [each for each in figure.axes[0].collections if type(each).__name__ == "PathCollection"]
+    cells = np.argwhere(np.array(summary["chosen"]))
+    x, y = (np.convolve(summary[axis], [0.5, 0.5], "valid") for axis in ("x", "y"))
+    assert np.asarray(discs.get_offsets()) == pytest.approx(
+        np.stack([x[cells[:, 1]], y[cells[:, 0]]], axis=1), abs=1e-4
+    )
+    assert "pool: 300 rows" in texts(figure)
+    draw_map(embedding_map("embedding", vectors, np.array([], dtype=np.int64)))
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_rounds_name_as_many_as_fit(count):
+    rounds = [(at, POOL + at, POOL[:30] + at) for at in range(count)]
+    figure = draw_rounds(distribution_by_round("ifd", rounds, log=True))
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(labels) == {1: 1, 4: 4, 30: 10}[count]
+    assert labels[-1].startswith({1: "round 0\n", 4: "round 3\n", 30: "27"}[count])
+
+
+def test_loss_leaves_out_what_is_not_finite():
+    figure = draw_loss([(1, 3.0), (2, float("nan")), (3, 2.0)], [(3, 2.5)])
+    training, evaluation = figure.axes[0].lines
+    assert training.get_xydata().tolist() == [[1, 3], [3, 2]]
+    assert evaluation.get_xydata().tolist() == [[3, 2.5]]
+
+
+def inside(figure) -> None:
+    """Check that nothing sticks out of the image."""
+    figure.canvas.draw()
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_nothing_sticks_out_and_text_stands_out(dark):
+    theme = theme_of(dark)
+    for colour in (theme.ink, theme.muted, theme.chosen, *theme.others):
+        assert contrast(colour, theme.ground) > 4.5
+    for colour in (theme.pool, *theme.density):
+        assert contrast(theme.chosen, colour) > 2
+    name = "W" * 500
+    figure = draw_scores(distribution(name, {name: POOL, "chosen": POOL[:9]}), name, dark)
+    assert matplotlib.colors.to_hex(figure.get_facecolor()) == theme.ground
+    inside(figure)
+
+
+def contrast(one: str, other: str) -> float:
+    """How far two colours are apart, 1 to 21, as WCAG counts it."""
+    lights = []
+    for colour in (one, other):
+        rgb = np.array(matplotlib.colors.to_rgb(colour))
+        linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+        lights.append(float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
+    return max(lights) / min(lights)
+
+
+def test_settings_of_others_are_neither_used_nor_changed():
+    ours = {"font.family": ["serif"], "axes.facecolor": "red", "font.size": 30.0, "text.usetex": False}
+    with matplotlib.rc_context(ours):
+        before = dict(matplotlib.rcParams)
+        figure = draw_lengths(distribution("x", GROUPS))
+        assert dict(matplotlib.rcParams) == before
+    assert matplotlib.colors.to_hex(figure.axes[0].get_facecolor()) == "#ffffff"
+    assert {label.get_fontname() for label in figure.axes[0].get_xticklabels()} == {"DejaVu Sans"}
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+@pytest.mark.parametrize("draw", [getattr(plots, name) for name in plots.__all__ if name.startswith("draw_")])
+def test_without_matplotlib_the_extra_is_named(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    arguments = {
+        "draw_map": embedding_map("x", np.eye(3), np.array([0])),
+        "draw_overlaps": overlaps({"a": np.array([0]), "b": np.array([1])}, 2),
+        "draw_rounds": distribution_by_round("x", [(0, POOL, POOL)]),
+        "draw_loss": [(1, 2.0)],
+    }
+    with pytest.raises(
+        DataselError, match=rf"{draw.__name__} draws with matplotlib.*pip install 'hf-datasel\[plot\]'"
+    ):
+        draw(arguments.get(draw.__name__, distribution("x", GROUPS)))
+
+
+# -- text of other people --------------------------------------------------------------------------------------------
+def test_text_is_one_short_line():
+    assert shortened("a\tb\u2028c\x00d\u202ee") == "a b c d e"
+    assert shortened("x" * 500, 10) == "x" * 9 + "…"
+    assert shortened("") == ""
+
+
+def test_characters_that_the_font_lacks_are_boxes():
+    pytest.importorskip("matplotlib")
+    assert printable("naïve 日本") == "naïve □□"
+
+
+def test_mathematics_is_left_as_it_is():
+    figure = draw_scores(distribution("$x^2$", {"$a_b$": POOL, "_c": POOL[:9]}), r"\frac $\alpha$")
+    said = " ".join(texts(figure))
+    for each in ("$x^2$", "$a_b$", "_c", r"\frac $\alpha$"):
+        assert each in said
+    with settings(theme_of(False)):
+        assert matplotlib.rcParams["text.parse_math"] is False
+    assert not any(each.get_parse_math() for each in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.parametrize("low", [1e-9, 0.2, 0.9, 1, 37, 1e6])
+@pytest.mark.parametrize("factor", [1.0000001, 1.01, 1.2, 3, 9, 40, 2000, 1e9, 1e30])
+def test_ticks_are_few_and_inside(low, factor):
+    ticks = log_ticks(low, low * factor)
+    assert 1 < len(ticks) <= 8
+    assert sorted(ticks) == ticks
+    assert low * 0.99 <= ticks[0] and ticks[-1] <= low * factor * 1.01
