@@ -12,6 +12,7 @@ __all__ = [
     "DatasetMismatchError",
     "FormatError",
     "ModelError",
+    "PublishError",
     "ResumeError",
     "ScoreError",
     "SelectionError",
@@ -54,6 +55,10 @@ class ConfigError(DataselError):
 
 class ResumeError(DataselError):
     """A checkpoint belongs to another pool, selector or version than the run that wants to go on from it."""
+
+
+class PublishError(DataselError):
+    """The Hub, a token or the licence of the rows does not permit what was asked, or there is nothing to publish."""
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +15,17 @@ import pyarrow.parquet as pq
 from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.selection.filters import Keep
+from hf_datasel.selection.provenance import origin, versions
 from hf_datasel.selectors.base import Round, Selector
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from huggingface_hub import CommitInfo
 
 __all__ = ["Selection"]
 
 _FORMAT = 1
-_PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
+_OURS = ("selection_rank", "selection_round")
 
 
 @dataclass(repr=False, eq=False)
@@ -38,11 +37,13 @@ class Selection:
         provenance: plain values: the dataset's id and length, the selector and its settings, the scores and theirs,
             seed, budget, shortfall, rows left out by reason, seconds, package versions.
         table: `row_id` (sha256 of the row's content) of the whole pool, and the scores as far as they were computed.
+        dataset: the parent, where it is still at hand; never saved.
     """
 
     indices: np.ndarray
     provenance: dict[str, Any]
     table: pa.Table = field(repr=False)
+    dataset: Dataset | None = field(default=None, repr=False)
 
     @classmethod
     def from_round(cls, round: Round, selector: Selector, rows: np.ndarray, **more: Any) -> Selection:
@@ -50,7 +51,7 @@ class Selection:
         pool = round.rows
         provenance = {
             "format_version": _FORMAT,
-            "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **_origin(pool.dataset)},
+            "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **origin(pool.dataset)},
             "selector": selector.spec(),
             "scores": round.specs,
             "columns_unverified": round.columns_used,
@@ -64,10 +65,10 @@ class Selection:
             ),
             "not_eligible": _counts(pool.reasons[~round.eligible]),
             "left_out": dict(round.left_out),
-            "versions": _versions(),
+            "versions": versions(),
             **more,
         }
-        return cls(rows, provenance, _table(pool, round.scored))
+        return cls(rows, provenance, _table(pool, round.scored), pool.dataset)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
@@ -77,6 +78,9 @@ class Selection:
             and self.provenance == other.provenance
             and bool(self.table.equals(other.table))
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "dataset": None}
 
     def __repr__(self) -> str:
         about, name = self.provenance, self.provenance["selector"]["selector"]
@@ -94,19 +98,99 @@ class Selection:
         return Keep(dict(zip(self.indices.tolist(), ids, strict=True)), self.provenance["dataset"]["format"])
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """The chosen rows of the parent dataset, best first, with `selection_rank` (0 is best) and `selection_round`.
+        """The chosen rows of the parent dataset, best first, with their scores.
+
+        Adds `selection_rank` (0 is best), `selection_round`, and the scores that the choice is based on; a score whose
+        name the dataset has taken for a column of its own is called `selection_<score>`.
 
         Raises:
             DatasetMismatchError: the dataset is not the one the selection was made from; says what differs.
         """
+        from datasets.features.features import generate_from_arrow_type
+
         self._check(Pool(dataset))
-        ours = {"selection_rank": np.arange(len(self.indices), dtype=np.int32)}
-        ours["selection_round"] = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
-        subset = dataset.select_columns([name for name in dataset.column_names if name not in ours])
+        subset = dataset.select_columns([name for name in dataset.column_names if name not in _OURS])
+        ours = {}
+        for name in self.score_columns:
+            if name not in subset.column_names:
+                ours[name] = self.table.column(name)
+            elif name not in self.provenance["columns_unverified"]:  # those are the dataset's own, and still there
+                ours[f"selection_{name}"] = self.table.column(name)
         subset = subset.select(self.indices)
         for name, values in ours.items():
-            subset = subset.add_column(name, values)
-        return subset
+            chosen = values.take(pa.array(self.indices))
+            subset = subset.remove_columns(name) if name in subset.column_names else subset
+            subset = subset.add_column(name, chosen, feature=generate_from_arrow_type(chosen.type))
+        rank = np.arange(len(self.indices), dtype=np.int32)
+        round = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
+        return subset.add_column("selection_rank", rank).add_column("selection_round", round)
+
+    @property
+    def score_columns(self) -> list[str]:
+        """Names of the scores that the choice is based on, without the reasons for rows that have none."""
+        return [name for name in self.table.column_names[1:] if not name.endswith("_reason")]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        dataset: Dataset | None = None,
+        *,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        config_name: str | None = None,
+    ) -> CommitInfo:
+        """Publish the chosen rows, their scores, how they were chosen, a card and its plots, in one commit.
+
+        `load_dataset(repo_id)` then gives what `apply` does, and `from_hub` the selection. Pushing again uploads what
+        has changed, and keeps what a person wrote in the card outside its generated part.
+
+        Args:
+            repo_id: of the dataset repository; made if it is not there.
+            dataset: the parent; may be left out where the selection was made in this process.
+            private: whether a repository that is made is private. An existing one stays as it is.
+            token: with write permission; by default the one that is logged in.
+            revision: branch to push to, made if it is not there; by default the main branch.
+            commit_message: by default says what was chosen.
+            config_name: configuration that holds the rows; by default the one that `load_dataset(repo_id)` gives.
+                Another name puts the selection beside those that are there.
+
+        Raises:
+            PublishError: the token, the repository or the parent does not permit it; nothing has been uploaded then.
+            DatasetMismatchError: the dataset is not the one the selection was made from.
+        """
+        from hf_datasel.publish.push import push_selections
+
+        return push_selections(
+            [self],
+            repo_id,
+            dataset,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            config_name=config_name,
+        )
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, *, config_name: str | None = None, revision: str | None = None, token: str | None = None
+    ) -> Selection:
+        """Read a published selection.
+
+        Args:
+            repo_id: of the dataset repository.
+            config_name: which one; by default the one that `load_dataset(repo_id)` gives.
+            revision: commit, branch or tag.
+            token: for a private repository; by default the one that is logged in.
+
+        Raises:
+            PublishError: there is no such repository or no such selection in it.
+        """
+        from hf_datasel.publish.pull import pull_selection
+
+        return pull_selection(repo_id, config_name=config_name, revision=revision, token=token)
 
     def scores(self, column: str) -> np.ndarray:
         """A score of the whole pool, float64 of shape (rows,); NaN where it was not computed."""
@@ -180,29 +264,9 @@ def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Tab
     return pa.table(columns)
 
 
-def _origin(dataset: Dataset) -> dict[str, str]:
-    """Name, configuration, split and commit of a dataset from the Hub, as far as it knows them."""
-    sources = [re.match(r"hf://datasets/(.+?)@(\w+)/", source) for source in dataset.info.download_checksums or {}]
-    found = next((match for match in sources if match), None)
-    if found is None:
-        return {}
-    config, split = dataset.info.config_name, dataset.split
-    return {"name": found[1], "revision": found[2], "config": str(config), "split": str(split)}
-
-
 def _counts(reasons: np.ndarray) -> dict[str, int]:
     names, counts = np.unique(np.where(reasons == "", "no_label_after_truncation", reasons), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 def _save_npy(path: Path, values: np.ndarray) -> None:

@@ -1,6 +1,7 @@
 import getpass
 import json
 import os
+import pickle
 import socket
 
 import numpy as np
@@ -107,6 +108,21 @@ def test_applies_best_first_with_ranks(rows, selection):
     assert subset.column_names == [*rows.column_names, "selection_rank", "selection_round"]
     assert subset["selection_rank"][:] == [0, 1, 2, 3, 4]
     assert subset["selection_round"][:] == [0] * 5
+
+
+def test_applies_with_the_scores_of_the_choice(pool_rows):
+    selection = select(pool_rows, Longest(), size=5)
+    subset = selection.apply(pool_rows)
+    assert subset.column_names == [*pool_rows.column_names, "response_words", "selection_rank", "selection_round"]
+    assert subset["response_words"][:] == [len(output.split()) for output in subset["output"]]
+    assert str(subset.features["response_words"]) == "Value('int32')"
+
+
+def test_a_column_of_the_dataset_is_not_replaced_by_a_score_of_its_name(pool_rows):
+    mine = pool_rows.add_column("response_words", [-1] * 24)
+    subset = select(pool_rows, Longest(), size=5).apply(mine)
+    assert subset["response_words"][:] == [-1] * 5
+    assert subset["selection_response_words"][:] == [len(output.split()) for output in subset["output"]]
 
 
 def test_ranks_of_an_earlier_selection_are_replaced(rows, selection):
@@ -299,8 +315,11 @@ def leaves(value):
         yield value
 
 
-def test_rows_are_never_held(selection):
-    assert not any(isinstance(value, Dataset) for value in vars(selection).values())
+def test_rows_are_never_written(rows, selection, tmp_path):
+    selection.save(tmp_path)
+    copies = [pickle.loads(pickle.dumps(selection)), Selection.load(tmp_path)]
+    assert not any(isinstance(value, Dataset) for copy in copies for value in vars(copy).values())
+    assert copies == [selection, selection]
 
 
 def test_keep_refuses_rows_that_were_not_chosen(pool_rows):

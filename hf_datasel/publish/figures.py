@@ -1,0 +1,194 @@
+"""Which figures the facts of a selection give, what they say, and their images."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from hf_datasel.analysis import plots
+from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, theme_of
+from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps, Spread
+from hf_datasel.errors import DataselError, did_you_mean
+from hf_datasel.publish.facts import Facts, Training
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["FigureInfo", "draw", "figures", "png"]
+
+_COLOURS = 64  # of an image: enough for smooth edges, and a third of the bytes
+_NAMED = 6  # rounds that the alternative text goes through one by one
+
+
+@dataclass(frozen=True)
+class FigureInfo:
+    """A figure, without its image.
+
+    Attributes:
+        name: stem of its files, of a-z, 0-9 and hyphens; no two figures of a page share it.
+        title: short, plain text.
+        alt: what the image shows, with the numbers, in plain text on one line. Names in it are other people's: escape
+            it for where it goes.
+    """
+
+    name: str
+    title: str
+    alt: str
+
+
+def figures(facts: Facts) -> list[FigureInfo]:
+    """The figures that these facts give, in the order of a page. Needs no matplotlib."""
+    return [info for info, _ in _plan(facts).values()]
+
+
+def draw(facts: Facts, name: str, dark: bool) -> Figure:
+    """Draw one of the figures, for a light page or for a dark one.
+
+    Raises:
+        DataselError: there is no such figure, or matplotlib is not installed.
+    """
+    plan = _plan(facts)
+    if name not in plan:
+        raise DataselError(f"These facts give no figure {name!r}, only {list(plan)}.{did_you_mean(name, plan)}")
+    return plan[name][1](dark=dark)
+
+
+def png(facts: Facts, name: str, dark: bool) -> bytes:
+    """The image of a figure, 1,152 pixels wide; the same bytes every time with the same versions of packages.
+
+    Raises:
+        DataselError: there is no such figure, or matplotlib is not installed.
+    """
+    figure = draw(facts, name, dark)
+    from PIL import Image  # comes with matplotlib
+
+    pixels, written = io.BytesIO(), io.BytesIO()
+    with settings(theme_of(dark)):
+        figure.savefig(pixels, format="rgba")
+    image = Image.frombytes("RGBA", figure.canvas.get_width_height(), pixels.getvalue()).convert("RGB")
+    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(written, format="png", optimize=True)
+    return written.getvalue()
+
+
+# -- which figures ---------------------------------------------------------------------------------------------------
+def _plan(facts: Facts) -> dict[str, tuple[FigureInfo, Callable[..., Figure]]]:
+    plan: dict[str, tuple[FigureInfo, Callable[..., Figure]]] = {}
+    for label, title, alt, drawn in _all(facts):
+        stem = _stem(label, plan)
+        plan[stem] = FigureInfo(stem, title, alt), partial(drawn, title=title)
+    return plan
+
+
+def _all(facts: Facts) -> Iterator[tuple[str, str, str, Callable[..., Figure]]]:
+    """What the name is made of, title, alternative text and drawing function of each figure."""
+    for scores in facts["distributions"]:
+        title = f"{shortened(scores['column'], 24)} of scored and chosen rows"
+        yield f"scores {scores['column']}", title, _of_scores(scores), partial(plots.draw_scores, scores)
+    for rounds in facts["rounds"]:
+        title = f"{shortened(rounds['column'], 24)} of scored and chosen rows, round by round"
+        yield f"rounds {rounds['column']}", title, _of_rounds(rounds), partial(plots.draw_rounds, rounds)
+    if lengths := facts["lengths"]:
+        yield "lengths", "How long the responses are", _of_lengths(lengths), partial(plots.draw_lengths, lengths)
+    if (overlap := facts["overlap"]) and len(overlap["names"]) > 1:
+        yield "overlap", "What the choices share", _of_overlaps(overlap), partial(plots.draw_overlaps, overlap)
+    if points := facts["map"]:
+        yield "map", "Where the chosen rows lie in the pool", _of_map(points), partial(plots.draw_map, points)
+    if (run := facts["training"]) and max(len(_finite(run["loss"])), len(_finite(run["eval_loss"]))) > 1:
+        drawn = partial(plots.draw_loss, run["loss"], run["eval_loss"])
+        yield "training", "Loss while training", _of_training(run), drawn
+
+
+def _stem(label: str, taken: Container[str]) -> str:
+    """A file name of a-z, 0-9 and hyphens that is not taken yet."""
+    stem = re.sub(r"[^a-z0-9]+", "-", label.lower())[:48].strip("-")
+    name, at = stem, 2
+    while name in taken:
+        name, at = f"{stem}-{at}", at + 1
+    return name
+
+
+# -- what they show, in words ----------------------------------------------------------------------------------------
+def _of_scores(summary: Distribution) -> str:
+    named = [f"{_name(group)}, {_rows(group)}: {_spread(group)}" for group in summary["groups"]]
+    return f"Histograms of {shortened(summary['column'])}, each as shares of its own rows. {'; '.join(named)}."
+
+
+def _of_lengths(summary: Distribution) -> str:
+    named = [f"{_name(group)}, {_rows(group)}: {_spread(group)}" for group in summary["groups"]]
+    scale = " on a logarithmic axis" if summary["log"] else ""
+    return f"Histograms of {shortened(summary['column'])}{scale}, one below the other. {'; '.join(named)}."
+
+
+def _of_rounds(summary: Distribution) -> str:
+    groups = summary["groups"]
+    pairs = list(zip(groups[::2], groups[1::2], strict=True))
+    named = [_of_round(*pair) for pair in (pairs if len(pairs) <= _NAMED else [pairs[0], pairs[-1]])]
+    some = "" if len(pairs) <= _NAMED else ", the first and the last"
+    return (
+        f"Histograms of {shortened(summary['column'])} in {len(pairs)} rounds{some}, back to back: the rows scored on "
+        f"the left, those chosen on the right. {'; '.join(named)}."
+    )
+
+
+def _of_round(scored: Spread, chosen: Spread) -> str:
+    return (
+        f"{shortened(scored['name'].rpartition(':')[0])}: median {plain_number(scored['quantiles'][2])} of "
+        f"{_rows(scored)} scored, {plain_number(chosen['quantiles'][2])} of {_rows(chosen)} chosen"
+    )
+
+
+def _of_overlaps(summary: Overlaps) -> str:
+    names, matrix = [shortened(name) for name in summary["names"]], summary["matrix"]
+    pairs = [
+        (matrix[row][column], f"{names[row]} and {names[column]} {matrix[row][column]:.2f}")
+        for row in range(len(names))
+        for column in range(row)
+    ]
+    if len(pairs) <= 2 * _NAMED:
+        said = "; ".join(text for _, text in pairs)
+    else:
+        said = f"Lowest: {min(pairs)[1]}; highest: {max(pairs)[1]}"
+    return (
+        f"Matrix of the Jaccard similarity of {len(names)} choices, the rows in both over the rows in either. Two "
+        f"random draws from the pool would have {summary['chance']:.2g}. {said}."
+    )
+
+
+def _of_map(summary: EmbeddingMap) -> str:
+    pool, chosen = ([count for row in cells for count in row] for cells in (summary["pool"], summary["chosen"]))
+    return (
+        f"Map of {shortened(summary['column'])} on two principal axes, which hold {summary['explained']:.0%} of the "
+        f"variance: {sum(chosen):,} chosen rows as discs on the density of the pool's {sum(pool):,}. Chosen rows lie "
+        f"in {sum(map(bool, chosen)):,} of the {sum(map(bool, pool)):,} cells of the grid that the pool fills."
+    )
+
+
+def _of_training(run: Training) -> str:
+    said = []
+    for name, points in (("Training loss", _finite(run["loss"])), ("evaluation loss", _finite(run["eval_loss"]))):
+        if points:
+            (first, start), (last, end) = points[0], points[-1]
+            said.append(f"{name}: {plain_number(start)} at step {first:,}, {plain_number(end)} at step {last:,}")
+    return f"Line chart of loss against step. {'; '.join(said)}."
+
+
+def _spread(group: Spread) -> str:
+    low, lower, middle, upper, high = (plain_number(each) for each in group["quantiles"])
+    return f"median {middle}, middle half from {lower} to {upper}, all from {low} to {high}"
+
+
+def _name(group: Spread) -> str:
+    return shortened(group["name"])
+
+
+def _rows(group: Spread) -> str:
+    return f"{group['rows']:,} row{'' if group['rows'] == 1 else 's'}"
+
+
+def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in points if math.isfinite(value)]

@@ -1,0 +1,286 @@
+"""From selections to the facts that a card or a report is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel import selectors
+from hf_datasel.analysis.summaries import (
+    Distribution,
+    EmbeddingMap,
+    Overlaps,
+    distribution,
+    distribution_by_round,
+    embedding_map,
+    overlaps,
+)
+from hf_datasel.errors import PublishError
+from hf_datasel.formats import Pool
+from hf_datasel.publish.facts import Choice, DataConfig, Facts, Method, Parent, Result, Training
+from hf_datasel.publish.recipe import recipe
+from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import origin
+from hf_datasel.selection.select import select
+from hf_datasel.selectors import Longest, Random
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["check_together", "config_names", "gather", "published"]
+
+_FORMAT = 1
+_MOST_SCORES = 3
+
+
+def gather(
+    selections: Sequence[Selection],
+    dataset: Dataset | None = None,
+    *,
+    title: str,
+    repo_id: str | None = None,
+    publication: str = "default",
+    images: str = "",
+    metadata: Mapping[str, Any] | None = None,
+    configs: Sequence[DataConfig] = (),
+    results: Sequence[Result] = (),
+    training: Training | None = None,
+) -> Facts:
+    """Everything that can be said of one selection, or of the rounds of one run.
+
+    Args:
+        selections: one, or one a round in order.
+        dataset: the parent; without it, what needs its text (lengths, baselines) is left out.
+        title: of the page.
+        repo_id: where it is published.
+        publication: its name there.
+        images: what stands before the path of an image.
+        metadata: of the parent's card, as `carried_over` gives it.
+        configs: of the published dataset.
+        results: measurements of models trained on the rows.
+        training: the run that chose.
+
+    Raises:
+        PublishError: no selections, or selections that do not belong together.
+    """
+    check_together(selections)
+    last, names = selections[-1], config_names(selections, publication)
+    provenance = published(last.provenance)
+    parent = _parent(provenance, dataset, metadata or {})
+    command, keys, missing = recipe(provenance, parent)
+    pool = Pool(dataset) if dataset is not None else None
+    baselines = _baselines(last, pool) if pool is not None else {}
+    return {
+        "format_version": _FORMAT,
+        "title": title,
+        "repo_id": repo_id,
+        "publication": publication,
+        "images": images,
+        "parent": parent,
+        "method": _method(provenance["selector"]),
+        "scores": list(provenance["scores"]),
+        "choices": [_choice(each, name) for each, name in zip(selections, names, strict=True)],
+        "recipe": keys,
+        "command": command,
+        "not_in_recipe": missing,
+        "seed": provenance["seed"],
+        "configs": list(configs),
+        "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)],
+        "rounds": [_rounds(selections, column) for column in _numeric(last)] if len(selections) > 1 else [],
+        "lengths": _lengths(last, pool, baselines),
+        "overlap": _overlap(selections, baselines),
+        "map": _map(last),
+        "results": list(results),
+        "training": training,
+        "versions": dict(provenance["versions"]),
+    }
+
+
+def config_names(selections: Sequence[Selection], publication: str = "default") -> list[str]:
+    """Name of the published configuration of each selection."""
+    if len(selections) == 1:
+        return [publication]
+    before = "" if publication == "default" else f"{publication}-"
+    return [f"{before}round-{each.provenance['round']}" for each in selections]
+
+
+def published(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance without paths of this machine: of a local file or folder, its name alone is left."""
+    return {key: _without_paths(value) for key, value in provenance.items()}
+
+
+def _without_paths(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_paths(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_paths(each) for each in value]
+    if isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../"))):
+        return os.path.basename(value.rstrip("/\\")) or "root"
+    return value
+
+
+def check_together(selections: Sequence[Selection]) -> None:
+    """Refuse selections that cannot be shown as one: they have to be the rounds of one run.
+
+    Raises:
+        PublishError: says in what they differ.
+    """
+    if not selections:
+        raise PublishError("There is no selection to show or publish.")
+    first = selections[0].provenance
+    for each in selections[1:]:
+        if each.provenance["dataset"]["id"] != first["dataset"]["id"]:
+            raise PublishError("The selections were made from different datasets: they cannot go on one page.")
+        if each.provenance["selector"] != first["selector"]:
+            raise PublishError(
+                "The selections were made by different selectors or settings. Several selections on one page are the "
+                "rounds of one run; publish others one by one, each with a config_name."
+            )
+    rounds = [each.provenance["round"] for each in selections]
+    if len(set(rounds)) < len(rounds):
+        raise PublishError(f"Two selections are of the same round: {rounds}.")
+
+
+def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Mapping[str, Any]) -> Parent:
+    about = provenance["dataset"]
+    known = {key: about.get(key) for key in ("name", "revision", "config", "split", "changed")}
+    if dataset is not None and (found := origin(dataset)):
+        known |= found
+    return {
+        "name": known["name"],
+        "revision": known["revision"],
+        "config": known["config"],
+        "split": known["split"],
+        "changed": bool(known["changed"]),
+        "id": about["id"],
+        "rows": about["rows"],
+        "format": about["format"],
+        "metadata": dict(metadata),
+    }
+
+
+def _method(spec: Mapping[str, Any]) -> Method:
+    settings = {key: value for key, value in spec.items() if key != "selector"}
+    kind = selectors.available().get(spec["selector"])
+    if kind is None:
+        return {"name": spec["selector"], "about": "", "settings": settings, "citation": ""}
+    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+    return {"name": kind.__name__, "about": about, "settings": settings, "citation": kind.citation}
+
+
+def _choice(selection: Selection, config: str) -> Choice:
+    about = published(selection.provenance)
+    return {
+        "config": config,
+        "round": about["round"],
+        "rows": len(selection.indices),
+        "budget": about["budget"],
+        "rows_scored": about["rows_scored"],
+        "seconds": None if about.get("seconds") is None else round(float(about["seconds"]), 1),
+        "model": about.get("model"),
+        "columns_unverified": list(about["columns_unverified"]),
+        "not_eligible": dict(about["not_eligible"]),
+        "left_out": dict(about["left_out"]),
+        "means": {name: _means(selection, name) for name in _numeric(selection)},
+    }
+
+
+def _means(selection: Selection, column: str) -> tuple[float, float]:
+    scored, chosen = _scored_and_chosen(selection, column)
+    return _short(np.mean(scored)), _short(np.mean(chosen))
+
+
+def _short(value: Any) -> float:
+    return float(f"{float(value):.6g}")
+
+
+def _numeric(selection: Selection) -> list[str]:
+    """Scores that are numbers, and known for a chosen row."""
+    names = [
+        name for name in selection.score_columns if not pa.types.is_nested(selection.table.schema.field(name).type)
+    ]
+    names = [name for name in names if not np.isnan(selection.scores(name)[selection.indices]).all()]
+    return names[:_MOST_SCORES]
+
+
+def _scored_and_chosen(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:
+    values = selection.scores(column)
+    chosen = values[selection.indices]
+    return values[~np.isnan(values)], chosen[~np.isnan(chosen)]
+
+
+def _pool_and_chosen(selection: Selection, column: str) -> Distribution:
+    scored, chosen = _scored_and_chosen(selection, column)
+    whole = len(scored) > 0.9 * selection.provenance["dataset"]["rows"]
+    return distribution(column, {"pool" if whole else "scored": scored, "chosen": chosen}, log=_skewed(scored))
+
+
+def _rounds(selections: Sequence[Selection], column: str) -> Distribution:
+    rounds = [
+        (each.provenance["round"], *_scored_and_chosen(each, column))
+        for each in selections
+        if column in _numeric(each)
+    ]
+    return distribution_by_round(column, rounds, log=_skewed(np.concatenate([scored for _, scored, _ in rounds])))
+
+
+def _skewed(values: np.ndarray) -> bool:
+    """Whether a logarithmic axis shows these better."""
+    if values.min() <= 0:
+        return False
+    low, high = np.percentile(values, [1, 99])
+    return bool(high > 20 * low)
+
+
+def _baselines(selection: Selection, pool: Pool) -> dict[str, np.ndarray]:
+    """What anybody can choose without a model: as many rows at random, and the longest responses."""
+    mine, size, seed = (
+        selection.provenance["selector"]["selector"],
+        len(selection.indices),
+        selection.provenance["seed"],
+    )
+    found = {}
+    for baseline in (Random(), Longest()):
+        if baseline.spec()["selector"] != mine and (pool.format != "text" or isinstance(baseline, Random)):
+            found[type(baseline).__name__] = select(pool.dataset, baseline, size=size, seed=seed).indices
+    return found
+
+
+def _lengths(selection: Selection, pool: Pool | None, baselines: Mapping[str, np.ndarray]) -> Distribution | None:
+    if pool is None or pool.format == "text":
+        return None
+    words = np.fromiter((len(row.text("response").split()) for row in pool.rows()), dtype=np.float64, count=len(pool))
+    words[words == 0] = np.nan  # no response, which a logarithmic axis cannot show and no selector takes
+    groups = {"pool": words, "chosen": words[selection.indices]}
+    groups |= {name: words[rows] for name, rows in baselines.items()}
+    groups = {name: values for name, values in groups.items() if not np.isnan(values).all()}
+    return distribution("response_words", groups, log=True) if "chosen" in groups else None
+
+
+def _overlap(selections: Sequence[Selection], baselines: Mapping[str, np.ndarray]) -> Overlaps | None:
+    named = {f"round {each.provenance['round']}": each.indices for each in selections}
+    if len(selections) == 1:
+        named = {"chosen": selections[0].indices}
+    named |= baselines
+    return overlaps(named, selections[-1].provenance["dataset"]["rows"]) if len(named) > 1 else None
+
+
+def _map(selection: Selection) -> EmbeddingMap | None:
+    vectors = [
+        name
+        for name in selection.score_columns
+        if pa.types.is_fixed_size_list(selection.table.schema.field(name).type)
+        or pa.types.is_list(selection.table.schema.field(name).type)
+    ]
+    if not vectors:
+        return None
+    column = selection.table.column(vectors[0]).combine_chunks()
+    known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+    values = column.drop_null()
+    matrix = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(known), -1)
+    chosen = np.flatnonzero(np.isin(known, selection.indices))
+    return embedding_map(vectors[0], matrix, chosen)

@@ -1,0 +1,52 @@
+"""Where rows come from, as far as their dataset and this machine can say."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["origin", "versions"]
+
+_PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
+_NAME = r"(?P<namespace>[\w.-]+?){}(?P<name>[\w.-]+?)"
+_CACHED = re.compile(
+    r"[/\\]" + _NAME.format("___") + r"[/\\](?P<config>[^/\\]+)[/\\][\d.]+[/\\](?P<revision>[0-9a-f]{40})[/\\]"
+)
+_DOWNLOADED = re.compile(r"hf://datasets/" + _NAME.format("/") + r"@(?P<revision>[0-9a-f]{40})/")
+
+
+def origin(dataset: Dataset) -> dict[str, Any]:
+    """Where on the Hub a dataset comes from, as far as it knows: from the names of its files, which hold the commit.
+
+    Returns:
+        `name`, `revision`, `config`, `split`, and `changed`: whether it visibly is not that split as it is on the Hub
+        (rows filtered, reordered, of chosen files only). Empty where nothing is known.
+    """
+    config, split = str(dataset.info.config_name or "default"), str(dataset.split or "train")
+    for place in [*(each["filename"] for each in dataset.cache_files), *(dataset.info.download_checksums or {})]:
+        if found := _CACHED.search(place) or _DOWNLOADED.match(place):
+            whole = (dataset.info.splits or {}).get(split)
+            changed = (
+                dataset._indices is not None
+                or (whole is not None and whole.num_examples != len(dataset))
+                or found.groupdict().get("config", config) != config
+            )
+            name = f"{found['namespace']}/{found['name']}"
+            return {"name": name, "revision": found["revision"], "config": config, "split": split, "changed": changed}
+    return {}
+
+
+def versions() -> dict[str, str]:
+    """Package -> version, of what a selection's numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

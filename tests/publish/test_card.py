@@ -1,0 +1,161 @@
+import copy
+
+import pytest
+from datasets import Dataset
+
+from hf_datasel import select
+from hf_datasel.publish.card import card, page, updated_card
+from hf_datasel.publish.gather import config_names, gather, published
+from hf_datasel.publish.metadata import split_card
+from hf_datasel.selectors import IterIT, Longest, Random, Top
+
+
+@pytest.fixture(scope="module")
+def facts(pool_rows, tiny_model_dir):
+    selection = select(pool_rows, IterIT(), size=5, model=str(tiny_model_dir))
+    return gather(
+        [selection],
+        pool_rows,
+        title="chosen",
+        repo_id="me/chosen",
+        configs=[
+            {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "data/default/train-*.parquet"},
+             "bytes": 12_345, "default": True},
+        ],
+        metadata={"license": "mit", "language": ["en"]},
+        results=[
+            {"trained_on": "this selection", "metric": "exact match", "dataset": "512 questions", "value": 0.6912,
+             "note": "3 seeds"},
+        ],
+    )  # fmt: skip
+
+
+# -- facts -----------------------------------------------------------------------------------------------------------
+def test_facts_are_plain_and_hold_no_text(facts, pool_rows):
+    import json
+
+    text = json.dumps(facts, allow_nan=False)
+    assert json.loads(text)["choices"][0]["rows"] == 5
+    assert not [row for row in pool_rows["output"] if len(row) > 20 and row in text]
+
+
+def test_facts_of_the_choice(facts, pool_rows):
+    [choice] = facts["choices"]
+    assert (choice["config"], choice["rows"], choice["budget"], choice["rows_scored"]) == ("default", 5, 5, 24)
+    assert choice["means"].keys() == {"ifd", "loss", "loss_prior"}
+    assert choice["left_out"].keys() <= {"with ifd >= 1"}
+    assert facts["method"]["name"] == "IterIT"
+    assert facts["method"]["settings"]["decay"] == 0.1
+    assert "@article{jia2024iterit" in facts["method"]["citation"]
+    assert [each["column"] for each in facts["distributions"]] == ["ifd", "loss", "loss_prior"]
+    assert [each["name"] for each in facts["lengths"]["groups"]] == ["pool", "chosen", "Random", "Longest"]
+    assert facts["overlap"]["names"] == ["chosen", "Random", "Longest"]
+    assert (facts["rounds"], facts["map"], facts["training"]) == ([], None, None)
+
+
+def test_without_the_dataset_what_needs_text_is_left_out(pool_rows):
+    facts = gather([select(pool_rows, Longest(), size=5)], title="x")
+    assert (facts["lengths"], facts["overlap"]) == (None, None)
+    assert [each["column"] for each in facts["distributions"]] == ["response_words"]
+    assert "# x" in page(facts)
+
+
+def test_a_baseline_is_not_compared_with_itself(pool_rows):
+    facts = gather([select(pool_rows, Random(), size=5)], pool_rows, title="x")
+    assert facts["overlap"]["names"] == ["chosen", "Longest"]
+
+
+def test_rows_that_are_plain_text(pool_rows):
+    rows = Dataset.from_dict({"text": pool_rows["output"][:], "value": [float(row) for row in range(24)]})
+    facts = gather([select(rows, Top(by="value"), size=5)], rows, title="x")
+    assert facts["lengths"] is None
+    assert facts["choices"][0]["columns_unverified"] == ["value"]
+    assert "The choice relies on `value` as the dataset had it." in page(facts)
+
+
+def test_vectors_are_mapped(pool_rows):
+    import numpy as np
+    import pyarrow as pa
+
+    selection = select(pool_rows, Random(), size=5)
+    vectors = np.random.default_rng(0).normal(size=(23, 4)).astype(np.float32)
+    column = pa.array([*vectors.tolist(), None], pa.list_(pa.float32(), 4))
+    selection.table = selection.table.append_column("embedding", column)
+    found = gather([selection], title="x")["map"]
+    assert found["column"] == "embedding"
+    assert sum(map(sum, found["pool"])) == 23
+    assert sum(map(sum, found["chosen"])) == len([row for row in selection.indices if row < 23])
+
+
+@pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])
+def test_paths_are_cut_to_their_names(place):
+    found = published({"model": {"name": place}, "scores": [{"model": place}], "seed": 0})
+    assert found == {"model": {"name": "tiny"}, "scores": [{"model": "tiny"}], "seed": 0}
+
+
+def test_names_of_configurations(pool_rows):
+    made = [select(pool_rows, Random(), size=2) for _ in range(2)]
+    made[1].provenance["round"] = 3
+    assert config_names(made[:1]) == ["default"]
+    assert config_names(made) == ["round-0", "round-3"]
+    assert config_names(made, "k5") == ["k5-round-0", "k5-round-3"]
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+def test_the_page_says_what_a_reader_asks(facts):
+    text = page(facts)
+    assert text.startswith(
+        "# chosen\n\n**5 of the 24 rows of a dataset that is not on the Hub, selected by IterIT.**\n"
+    )
+    for part in (
+        "## Load it", "## What was chosen", "## How it was chosen", "## What was left out, and why",
+        "## How well it does", "## Make it again", "## Cost", "## Limits", "## Citation",
+        "| `decay` | `0.1` |", "| this selection | exact match | 512 questions | 0.6912 | 3 seeds |",
+        "mit, as the parent has it", "hf-datasel select",
+    ):  # fmt: skip
+        assert part in text, part
+    assert "{{" not in text
+    assert "None" not in text
+
+
+def test_says_so_where_nothing_was_measured_and_no_licence_is_known(facts):
+    text = page({**facts, "results": [], "parent": {**facts["parent"], "metadata": {}}})
+    assert "Nothing was measured" in text
+    assert "not stated by the parent, so not stated here" in text
+
+
+def test_a_shortfall_is_said(facts):
+    short = copy.deepcopy(facts)
+    short["choices"][0]["budget"] = 9
+    text = page(short)
+    assert "9 rows were asked for, and only 5 could be chosen." in text
+    assert "- The selection is 4 rows short of what was asked for." in text
+
+
+def test_the_same_facts_give_the_same_text(facts):
+    assert page(facts) == page(copy.deepcopy(facts))
+    assert card(facts) == card(copy.deepcopy(facts))
+
+
+def test_a_card_is_updated_in_place(facts):
+    first = card(facts)
+    mine = "Before.\n\n" + split_card(first)[1] + "\nAfter.\n"
+    assert updated_card(first, facts, {"default"}) == first
+    again = updated_card(mine, {**facts, "title": "renamed"}, {"default"})
+    assert split_card(again)[1].startswith("\nBefore.\n\n\n<!-- hf_datasel: default: begin -->")
+    assert again.endswith("<!-- hf_datasel: default: end -->\n\nAfter.\n")
+    assert "# renamed" in again
+    assert "# chosen" not in again
+
+
+def test_a_card_without_the_marks_gets_the_page_at_its_end(facts):
+    text = updated_card("---\nlicense: cc0-1.0\n---\n# Mine\n\nWords.\n", facts, set())
+    metadata, body = split_card(text)
+    assert metadata["license"] == "cc0-1.0"
+    assert body.strip().startswith("# Mine\n\nWords.\n\n<!-- hf_datasel: default: begin -->")
+
+
+def test_another_publication_has_its_own_part(facts):
+    both = updated_card(card(facts), {**facts, "publication": "k5"}, {"k5"})
+    assert both.count("# chosen") == 2
+    assert updated_card(both, {**facts, "publication": "k5", "title": "five"}, {"k5"}).count("# chosen") == 1

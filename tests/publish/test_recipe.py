@@ -1,0 +1,85 @@
+import shlex
+
+import pytest
+import yaml
+
+from hf_datasel import Selection, load_pool, score, select
+from hf_datasel.cli import main
+from hf_datasel.publish.recipe import as_command, as_yaml, recipe
+from hf_datasel.scores import IFD
+from hf_datasel.selectors import IterIT, Random, Superfiltering, Top
+
+HUB = {"name": "them/parent", "revision": "a" * 40, "config": "plain", "split": "test", "changed": False, "id": "0" * 64, "rows": 24}
+LOCAL = {"name": None, "revision": None, "config": None, "split": None, "changed": False, "id": "0" * 64, "rows": 24}
+
+
+def test_names_the_dataset_and_what_differs_from_the_defaults(pool_rows, tiny_model_dir):
+    selection = select(pool_rows, IterIT(decay=0.0, diversity="both"), size=4, seed=3, model=str(tiny_model_dir))
+    command, keys, missing = recipe(selection.provenance, HUB)
+    assert (command, missing) == ("select", [])
+    assert keys == {
+        "dataset_name": "them/parent",
+        "dataset_config": "plain",
+        "dataset_train_split": "test",
+        "dataset_revision": "a" * 40,
+        "selector": "iterit",
+        "selector_kwargs": {"decay": 0.0, "diversity": "both"},
+        "selection_size": 4,
+        "seed": 3,
+        "model_name_or_path": str(tiny_model_dir),
+    }
+
+
+def test_a_model_of_the_hub_is_pinned(pool_rows, tiny_model_dir):
+    selection = select(pool_rows, Superfiltering(), size=4, model=str(tiny_model_dir))
+    selection.provenance["model"] = {"name": "me/model", "resolved": f"me/model@{'b' * 40}"}
+    keys = recipe(selection.provenance, HUB)[1]
+    assert keys["selector_kwargs"] == {"model": "me/model", "revision": "b" * 40}
+    assert "model_name_or_path" not in keys
+
+
+def test_says_what_it_does_not_settle(pool_rows, tiny_model_dir):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    scored = score(pool_rows, [IFD()], model=str(tiny_model_dir))
+    by_column = recipe(select(scored, Top(by="ifd"), size=4).provenance, LOCAL)
+    assert [each.split(":")[0] for each in by_column[2]] == [
+        "the dataset is not on the Hub", "column 'ifd' has to be in the dataset",
+    ]  # fmt: skip
+    live = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    selection = select(
+        pool_rows, Superfiltering(), size=4, model=live, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir)
+    )
+    assert "was an object in a Python program" in recipe(selection.provenance, HUB)[2][0]
+
+
+@pytest.mark.parametrize("selector", [Random(), IterIT(decay=0.3), Superfiltering(convention="iterit")])
+def test_the_recipe_makes_the_selection_again(pool_rows, tiny_model_dir, tmp_path, selector):
+    path = tmp_path / "rows.jsonl"
+    pool_rows.to_json(path)
+    before = select(load_pool(str(path)), selector, size=4, seed=1, model=str(tiny_model_dir))
+    command, keys, _ = recipe(before.provenance, {**LOCAL, "name": str(path)})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(as_yaml(keys, command, file.name), encoding="utf-8")
+    words = shlex.split(as_command(keys, command).replace("\\\n", " "))
+    assert words[0] == "hf-datasel"
+    for name, arguments in (("file", [command, "--config", str(file)]), ("flags", words[1:])):
+        assert main([*arguments, "--output_dir", str(tmp_path / name)]) == 0
+        after = Selection.load(tmp_path / name)
+        assert after.indices.tolist() == before.indices.tolist()
+        assert after.provenance["selector"] == before.provenance["selector"]
+
+
+def test_values_are_quoted():
+    keys = {
+        "selector_kwargs": {"by": "it's; rm -rf $HOME"},
+        "dataset_name": "a b",
+        "flag": True,
+        "names": ["x y", "z"],
+    }
+    words = shlex.split(as_command(keys, "select").replace("\\\n", " "))
+    assert words == [
+        "hf-datasel", "select", "--selector_kwargs", '{"by": "it\'s; rm -rf $HOME"}', "--dataset_name", "a b",
+        "--flag", "true", "--names", "x y", "z",
+    ]  # fmt: skip
+    assert yaml.safe_load(as_yaml(keys, "select", "recipe.yaml")) == keys
