@@ -153,9 +153,9 @@ class Facts(TypedDict):
         not_in_recipe: why the recipe alone is not enough; empty where it is.
         seed: of everything random.
         configs: of the published dataset; empty for a local page.
-        distributions: each score over the rows scored and those chosen.
-        rounds: each score over the rounds, in groups `"round 0: scored"`, `"round 0: chosen"`, `"round 1: scored"` ...;
-            empty unless there are several.
+        distributions: scores over the rows scored and those chosen; of several rounds, the first score in the last.
+        rounds: the first score over the rounds, in groups `"round 0: scored"`, `"round 0: chosen"`,
+            `"round 1: scored"` ...; empty unless there are several.
         lengths: response length in words over the pool, the chosen rows and baselines of the same size, or None.
         overlap: of the rounds and the baselines, or None.
         map: of embeddings, or None.

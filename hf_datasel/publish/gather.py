@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from hf_datasel.publish.facts import Choice, DataConfig, Facts, Method, Parent, 
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origin
-from hf_datasel.selection.select import select
+from hf_datasel.selection.selecting import select
 from hf_datasel.selectors import Longest, Random
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ def gather(
     command, keys, missing = recipe(provenance, parent)
     pool = Pool(dataset) if dataset is not None else None
     baselines = _baselines(last, pool) if pool is not None else {}
+    several = len(selections) > 1
     return {
         "format_version": _FORMAT,
         "title": title,
@@ -89,13 +90,13 @@ def gather(
         "not_in_recipe": missing,
         "seed": provenance["seed"],
         "configs": list(configs),
-        "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)],
-        "rounds": [_rounds(selections, column) for column in _numeric(last)] if len(selections) > 1 else [],
+        "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
+        "rounds": [_rounds(selections, column) for column in _numeric(last)[:1] if several],
         "lengths": _lengths(last, pool, baselines),
         "overlap": _overlap(selections, baselines),
         "map": _map(last),
         "results": list(results),
-        "training": training,
+        "training": cast(Training, published(training)) if training is not None else None,
         "versions": dict(provenance["versions"]),
     }
 

@@ -299,18 +299,25 @@ class Hub:
         )
 
     def _passing(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask again where the Hub has a passing problem."""
-        for attempt in range(_ATTEMPTS - 1):
+        """Ask again where the Hub has a passing problem.
+
+        Raises:
+            PublishError: there is no answer at all.
+        """
+        for attempt in range(_ATTEMPTS):
             try:
                 return ask()
             except OfflineModeIsEnabled as error:
                 raise PublishError("HF_HUB_OFFLINE is set, so that the Hub cannot be asked.") from error
             except (_TRANSPORT, ConnectionError, TimeoutError) as error:
-                if _status(error) in _STALE or not _may_pass(error):
+                last = attempt == _ATTEMPTS - 1
+                if last and _status(error) is None:
+                    raise PublishError(f"{self._api.endpoint} does not answer: {_line(error)}") from error
+                if last or _status(error) in _STALE or not _may_pass(error):
                     raise
                 logger.info("The Hub has a problem, asking again: %s", _line(error))
             time.sleep(_WAIT * 2**attempt)
-        return ask()
+        raise AssertionError
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -47,7 +47,8 @@ def code(value: object) -> Markdown:
 
 
 def fence(content: str, language: str) -> Markdown:
-    """A block of code, in a fence longer than any within it."""
+    """A block of code, in a fence longer than any within it; characters that cannot be seen are replaced."""
+    content = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in content)
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip()}\n{ticks}")
@@ -55,7 +56,7 @@ def fence(content: str, language: str) -> Markdown:
 
 def link(repo_id: str, kind: str = "datasets") -> Markdown:
     """A link to a repository on the Hub; only the name where it cannot be one."""
-    if not _REPO.fullmatch(repo_id):
+    if not _REPO.fullmatch(repo_id) or len(repo_id) > 2 * 96:  # the Hub's own limit of a name
         return code(repo_id)
     place = f"{kind}/{repo_id}" if kind else repo_id
     return Markdown(f"[{text(repo_id)}](https://huggingface.co/{place})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -13,21 +14,25 @@ from hf_datasel.publish.recipe import as_command
 __all__ = ["SECTIONS"]
 
 _REASONS = {
-    "empty_response": "no response to train on",
-    "prompt_fills_window": "nothing of the response is left after truncation",
-    "no_label_after_truncation": "nothing of the response is left after truncation",
-    "turn_order": "turns in an order that no conversation has",
-    "response_not_found": "the chat template hides where a response ends",
+    "empty_response": ("without a response", "there is nothing to train on"),
+    "empty_prompt": ("without a prompt", "there is nothing to answer"),
+    "prompt_fills_window": ("with too long a prompt", "nothing of the response is left after truncation"),
+    "no_label_after_truncation": ("with too long a prompt", "nothing of the response is left after truncation"),
+    "no_response_token": ("without a response token", "the response has no token of its own"),
+    "turn_order": ("with turns out of order", "no conversation has its turns in that order"),
+    "response_not_found": ("whose response is not found", "the chat template hides where it ends"),
 }
+
+_INNER = ("score", "tokens", "computed", "resolved_model")
+"""Parts of a score's spec that only a program reads; they are in selection.json."""
 
 
 def _headline(facts: Facts) -> Markdown:
-    last, rounds = facts["choices"][-1], len(facts["choices"])
-    times = f", chosen {rounds} times, once before each round of training," if rounds > 1 else ""
-    return Markdown(
-        f"{last['rows']:,} of the {facts['parent']['rows']:,} rows{times} of {_parent(facts)}, selected by "
-        f"{text(facts['method']['name'])}."
-    )
+    last, rounds, method = facts["choices"][-1], len(facts["choices"]), text(facts["method"]["name"])
+    rows = f"{last['rows']:,} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"
+    if rounds > 1:
+        return Markdown(f"{rows}, chosen anew before each of {rounds} rounds of training by {method}.")
+    return Markdown(f"{rows}, chosen by {method}.")
 
 
 def _gist(facts: Facts) -> Markdown:
@@ -53,7 +58,7 @@ def _summary(facts: Facts) -> Markdown:
     for column, (scored, chosen) in list(last["means"].items())[:1]:
         rows.append(("mean", Markdown(f"{code(column)} {chosen:.4g} of the rows kept, {scored:.4g} of those scored")))
     out = _left_out_counts(last)
-    rows.append(("ruled out", ", ".join(f"{n:,} {_reason(name)}" for name, n in out.most_common(3)) or "no row"))
+    rows.append(("ruled out", ", ".join(f"{n:,} {_short_reason(name)}" for name, n in out.most_common(3)) or "no row"))
     rows.append(("licence", _licence(facts)))
     return table(["", ""], [(Markdown(f"**{name}**"), value) for name, value in rows])
 
@@ -146,38 +151,44 @@ def _rounds(facts: Facts) -> Markdown:
         "scored",
         "chosen",
         *(f"mean {name}" for name in columns),
-        "shared with the round before (Jaccard)",
+        "Jaccard with the round before",
     ]
     return table(head, rows)
 
 
 def _settings(facts: Facts) -> Markdown:
-    settings = facts["method"]["settings"]
-    if not settings:
-        return Markdown("It has no settings.")
-    return table(["setting", "value"], [(code(name), code(value)) for name, value in settings.items()])
+    return _table_of(facts["method"]["settings"]) or Markdown("It has no settings.")
 
 
 def _scores(facts: Facts) -> Markdown:
-    lines = []
+    parts = []
     for spec in facts["scores"]:
-        rest = ", ".join(
-            f"{code(name)} {code(value)}"
-            for name, value in spec.items()
-            if name != "score" and value not in (None, "")
-        )
-        lines.append(
-            f"- {code(spec.get('score', 'score'))}: {rest}" if rest else f"- {code(spec.get('score', 'score'))}"
-        )
-    return Markdown("\n".join(dict.fromkeys(lines)))
+        shown = {key: value for key, value in spec.items() if key not in _INNER}
+        parts.append(f"{code(spec.get('score', 'score'))}\n\n{_table_of(shown)}")
+    return Markdown("\n\n".join(dict.fromkeys(parts)))
+
+
+def _table_of(settings: Mapping[str, Any]) -> Markdown:
+    """What is set; a setting that is null or empty says nothing."""
+    rows = [(code(name), code(value)) for name, value in settings.items() if value not in (None, "")]
+    return table(["setting", "value"], rows) if rows else Markdown("")
 
 
 def _left_out_counts(choice: Choice) -> Counter[str]:
     return Counter(choice["not_eligible"]) + Counter(choice["left_out"])
 
 
-def _reason(name: str) -> str:
-    return _REASONS.get(name, name)
+def _short_reason(name: str) -> str:
+    return _REASONS[name][0] if name in _REASONS else name.replace(">=", "≥")
+
+
+def _long_reason(name: str) -> str:
+    if name in _REASONS:
+        return _REASONS[name][1]
+    above = re.fullmatch(r"with (\w+) >= (.+)", name)
+    if above:
+        return f"{above[1]} has to be below {above[2]} for this method"
+    return "there is no value to rank it by" if name.startswith("without ") else ""
 
 
 def _left_out(facts: Facts) -> Markdown:
@@ -185,16 +196,18 @@ def _left_out(facts: Facts) -> Markdown:
     counts = _left_out_counts(last)
     lines = []
     if counts:
-        rows = [(code(name), _reason(name) if name in _REASONS else "", f"{n:,}") for name, n in counts.most_common()]
+        rows = [(f"{n:,}", code(name), _long_reason(name)) for name, n in counts.most_common()]
         lines.append("Rows that no ranking could have taken:")
-        lines.append(table(["reason", "meaning", "rows"], rows))
+        lines.append(table(["rows", "reason", "meaning"], rows))
     else:
         lines.append("No row was ruled out: every one could be chosen.")
     if last["rows"] < last["budget"]:
         lines.append(f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen.")
     after = _candidates(facts, last) - last["rows"]
     if after > 0:
-        lines.append(f"The other {after:,} rows could have been chosen, and came after those that were.")
+        scored = last["rows_scored"]
+        among = f" of the {scored:,} scored in this round" if 0 < scored < facts["parent"]["rows"] else ""
+        lines.append(f"The other {after:,} rows{among} could have been chosen, and came after those that were.")
     return Markdown("\n\n".join(lines))
 
 
@@ -241,8 +254,14 @@ def _missing(facts: Facts) -> Markdown:
     if not facts["not_in_recipe"]:
         return Markdown("")
     return Markdown(
-        "What the command does not settle:\n\n" + "\n".join(f"- {text(each)}" for each in facts["not_in_recipe"])
+        "What the command does not settle:\n\n" + "\n".join(f"- {_with_code(each)}" for each in facts["not_in_recipe"])
     )
+
+
+def _with_code(sentence: str) -> Markdown:
+    """A sentence of ours, in which what stands between backticks is code."""
+    parts = sentence.split("`")
+    return Markdown("".join(code(part) if at % 2 else text(part, limit=400) for at, part in enumerate(parts)))
 
 
 def _rebuild(facts: Facts) -> Markdown:
@@ -314,7 +333,8 @@ def _limits(facts: Facts) -> Markdown:
 
 
 def _citation(facts: Facts) -> Markdown:
-    return fence(facts["method"]["citation"], "bibtex") if facts["method"]["citation"] else Markdown("")
+    entry = re.sub(r",\s+(?=\w+\s*=)", ",\n  ", facts["method"]["citation"])
+    return fence(re.sub(r"\}\}$", "}\n}", entry), "bibtex") if entry else Markdown("")
 
 
 SECTIONS: dict[str, Callable[[Facts], Markdown]] = {

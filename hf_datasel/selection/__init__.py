@@ -2,6 +2,6 @@
 
 from hf_datasel.selection.filters import Between
 from hf_datasel.selection.result import Selection
-from hf_datasel.selection.select import select, wanted_rows
+from hf_datasel.selection.selecting import select, wanted_rows
 
 __all__ = ["Between", "Selection", "select", "wanted_rows"]

@@ -19,7 +19,7 @@ def facts(pool_rows, tiny_model_dir):
         title="chosen",
         repo_id="me/chosen",
         configs=[
-            {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "data/default/train-*.parquet"},
+            {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "data/default/*.parquet"},
              "bytes": 12_345, "default": True},
         ],
         metadata={"license": "mit", "language": ["en"]},
@@ -104,9 +104,7 @@ def test_names_of_configurations(pool_rows):
 # -- text ------------------------------------------------------------------------------------------------------------
 def test_the_page_says_what_a_reader_asks(facts):
     text = page(facts)
-    assert text.startswith(
-        "# chosen\n\n**5 of the 24 rows of a dataset that is not on the Hub, selected by IterIT.**\n"
-    )
+    assert text.startswith("# chosen\n\n**5 of the 24 rows of a dataset that is not on the Hub, chosen by IterIT.**\n")
     for part in (
         "## Load it", "## What was chosen", "## How it was chosen", "## What was left out, and why",
         "## How well it does", "## Make it again", "## Cost", "## Limits", "## Citation",

@@ -9,8 +9,9 @@ from hf_datasel.publish.recipe import as_command, as_yaml, recipe
 from hf_datasel.scores import IFD
 from hf_datasel.selectors import IterIT, Random, Superfiltering, Top
 
-HUB = {"name": "them/parent", "revision": "a" * 40, "config": "plain", "split": "test", "changed": False, "id": "0" * 64, "rows": 24}
-LOCAL = {"name": None, "revision": None, "config": None, "split": None, "changed": False, "id": "0" * 64, "rows": 24}
+POOL = {"changed": False, "id": "0" * 64, "rows": 24}
+HUB = {"name": "them/parent", "revision": "a" * 40, "config": "plain", "split": "test", **POOL}
+LOCAL = {"name": None, "revision": None, "config": None, "split": None, **POOL}
 
 
 def test_names_the_dataset_and_what_differs_from_the_defaults(pool_rows, tiny_model_dir):

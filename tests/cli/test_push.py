@@ -1,0 +1,125 @@
+"""`hf-datasel push` as a user types it, to a Hub on the loopback."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub.errors import HfHubHTTPError
+
+from hf_datasel import Selection, select
+from hf_datasel.cli import main
+from hf_datasel.selectors import Longest, Random
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    monkeypatch.setattr("hf_datasel.publish.files.png", lambda facts, name, dark: f"{name} {dark}".encode())
+
+
+@pytest.fixture
+def rows_file(tmp_path, pool_rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pool_rows))
+    return path
+
+
+@pytest.fixture
+def selection(tmp_path, pool_rows):
+    select(pool_rows, Longest(), size=6).save(tmp_path / "selection")
+    return tmp_path / "selection"
+
+
+def test_push_publishes_once(local_hub, selection, rows_file, tmp_path, capsys):
+    result = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    config = tmp_path / "push.yaml"
+    config.write_text(f"selection: {selection}\nrepo_id: tester/longest\nprivate: true\n")
+    command = ["push", "--config", str(config), "--dataset_name", str(rows_file)]
+    command += ["--results", str(tmp_path / "results.json"), "--commit_message", "Six rows"]
+    assert main(command) == 0
+    commit = local_hub.commits("tester/longest")[-1]
+    url = f"{local_hub.url}/datasets/tester/longest"
+    assert capsys.readouterr().out.strip() == f"Published: {url} (commit {commit.oid[:12]})"
+    assert commit.title == "Six rows"
+    assert local_hub.repo("tester/longest").private
+    assert "exact match" in local_hub.files("tester/longest")["README.md"].decode()
+    assert Selection.from_hub("tester/longest").indices.tolist() == Selection.load(selection).indices.tolist()
+
+    assert main(command) == 0
+    assert capsys.readouterr().out.strip() == f"Nothing is new, and nothing was uploaded: {url}"
+    assert local_hub.commits("tester/longest")[-1] == commit
+
+
+def test_push_publishes_every_round_of_a_run(local_hub, rows_file, pool_rows, tmp_path):
+    for at in range(2):
+        chosen = select(pool_rows, Random(), size=6, seed=at)
+        chosen.provenance |= {"round": at, "seed": 0}
+        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+    command = ["push", "--selection", str(tmp_path / "run"), "--repo_id", "rounds", "--dataset_name", str(rows_file)]
+    assert main([*command, "--revision", "trial"]) == 0
+    last = Selection.load(tmp_path / "run" / "selections" / "round-1")
+    rows = load_dataset("tester/rounds", split="train", revision="trial")
+    assert rows["output"][:] == [pool_rows["output"][at] for at in last.indices]
+    assert Selection.from_hub("tester/rounds", config_name="round-0", revision="trial").provenance["round"] == 0
+
+
+def test_the_help_names_the_login_and_no_token(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["push", "--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "The token is that of `hf auth login`, or HF_TOKEN in the environment" in printed
+    assert "--token" not in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--token hf_x", "Unknown flag --token."),
+        ("--selektion SELECTION", "Unknown flag --selektion. Did you mean '--selection'?"),
+        ("--repo_id tester/x", "No selection is named"),
+        ("--selection SELECTION --dataset_name ROWS", "No repository is named. Pass --repo_id NAMESPACE/NAME"),
+        ("--selection SELECTION --repo_id tester/x", "No dataset is named"),
+        ("--selection NOWHERE --repo_id tester/x --dataset_name ROWS", "nowhere"),
+        ("--selection SELECTION --repo_id tester/x --dataset_name SHORT", "this dataset has 23"),
+        ("--selection SELECTION --repo_id else/x --dataset_name ROWS", "tester cannot publish under 'else'"),
+        ("--selection SELECTION --repo_id tester/x/y --dataset_name ROWS", "is no name for a repository"),
+        ("--selection SELECTION --repo_id tester/x --dataset_name ROWS --config_name scores", "config_name='scores'"),
+        ("--selection SELECTION --repo_id tester/x --dataset_name ROWS --private maybe", "private"),
+    ],
+)
+def test_mistakes_get_one_line_and_nothing_is_sent(
+    command, message, local_hub, selection, rows_file, tmp_path, capsys
+):
+    (tmp_path / "short.jsonl").write_text("\n".join(rows_file.read_text().splitlines()[:-1]))
+    places = {"SELECTION": selection, "ROWS": rows_file, "SHORT": tmp_path / "short.jsonl"}
+    places["NOWHERE"] = tmp_path / "nowhere"
+    assert main(["push", *(str(places.get(word, word)) for word in command.split())]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err.strip().splitlines()[-1]
+    assert printed.err.strip().splitlines()[-1].startswith("hf-datasel push: error: ")
+    assert printed.out == ""
+    assert not local_hub.repos
+
+
+def test_nobody_is_logged_in(local_hub, selection, rows_file, capsys):
+    local_hub.accounts.clear()
+    command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
+    assert main(command) == 2
+    assert "The Hub does not know this token." in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_a_hub_that_cannot_be_reached(local_hub, selection, rows_file, monkeypatch, capsys):
+    transport = HfHubHTTPError.__bases__[0]
+
+    def refuse(self):
+        raise transport("Connection refused\nand more")
+
+    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.0)
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", refuse)
+    command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
+    assert main(command) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert printed[-1].startswith("hf-datasel push: error: The Hub cannot be reached")
+    assert printed[-1].endswith("Connection refused")

@@ -1,0 +1,137 @@
+"""`hf-datasel report` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from hf_datasel import Selection, select
+from hf_datasel.cli import main
+from hf_datasel.publish.report import read_facts
+from hf_datasel.selectors import Longest, Random
+
+RESULT = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
+
+
+@pytest.fixture
+def rows_file(tmp_path, pool_rows):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in pool_rows))
+    return path
+
+
+@pytest.fixture
+def selection(tmp_path, pool_rows):
+    select(pool_rows, Longest(), size=6).save(tmp_path / "selection")
+    return tmp_path / "selection"
+
+
+@pytest.fixture
+def run_folder(tmp_path, pool_rows):
+    """Give the folder of a training run, as far as its selections go."""
+    for at in range(2):
+        chosen = select(pool_rows, Random(), size=6, seed=at)
+        chosen.provenance |= {"round": at, "seed": 0}
+        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+    return tmp_path / "run"
+
+
+def test_a_report_of_a_selection(selection, rows_file, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(json.dumps([RESULT]))
+    command = ["report", "--selection", str(selection), "--dataset_name", str(rows_file)]
+    command += ["--results", str(tmp_path / "results.json"), "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    written = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*.*")}
+    images = {name for name in written if name.startswith("plots/")}
+    assert written - images == {"report.html", "report.md", "facts.json"}
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert printed == [
+        f"Written to {tmp_path / 'out'}: report.html (all in one file), report.md, facts.json and {len(images)} "
+        "images in plots/."
+    ]
+    facts = read_facts(tmp_path / "out" / "facts.json")
+    assert facts["title"] == "Longest on rows"
+    assert facts["results"] == [{**RESULT, "note": ""}]
+    assert [each["name"] for each in facts["lengths"]["groups"]] == ["pool", "chosen", "Random"]
+    assert "exact match" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("inner", [".", "selections"])
+def test_a_report_of_a_run_has_all_rounds(inner, run_folder, tmp_path):
+    config = tmp_path / "report.yaml"
+    config.write_text(f"selection: {run_folder / inner}\noutput_dir: {tmp_path / 'out'}\ntitle: Two rounds\n")
+    assert main(["report", "--config", str(config), "--title", "Both rounds"]) == 0
+    facts = read_facts(tmp_path / "out" / "facts.json")
+    assert facts["title"] == "Both rounds"
+    assert [each["config"] for each in facts["choices"]] == ["round-0", "round-1"]
+    assert facts["overlap"]["names"] == ["round 0", "round 1"]
+
+
+def test_without_a_dataset_it_says_what_is_missing(selection, tmp_path, capsys):
+    assert main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out.strip().splitlines()
+    assert len(printed) == 2
+    assert printed[0].startswith("Without --dataset_name there are no response lengths and no baselines")
+    facts = read_facts(tmp_path / "out" / "facts.json")
+    assert facts["title"] == "Longest on 24 rows"
+    assert facts["lengths"] is None
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--selektion SELECTION", "Unknown flag --selektion. Did you mean '--selection'?"),
+        ("", "No selection is named. Pass --selection FOLDER"),
+        ("--selection NOWHERE", "nowhere"),
+        ("--selection SELECTION --dataset_name OTHER", "1 of 24 rows differ (the first that differs is row 3)"),
+        ("--selection SELECTION --dataset_name SHORT", "was made from 24 rows, and this dataset has 23"),
+        ("--selection SELECTION --results NOWHERE", "Cannot read"),
+        ("--selection SELECTION --results BROKEN", "[0]['value'] has to be a number, and is text"),
+        ("--selection SELECTION --output_dir ROWS", "cannot be made"),
+        ("--config TYPO", "unknown key 'dataset_nam'. Did you mean 'dataset_name'?"),
+    ],
+)
+def test_mistakes_get_one_line_and_write_nothing(command, message, selection, rows_file, tmp_path, capsys):
+    lines = rows_file.read_text().splitlines()
+    changed = json.dumps({**json.loads(lines[3]), "output": "Something else."})
+    made = {
+        "OTHER": ("other.jsonl", "\n".join([*lines[:3], changed, *lines[4:]])),
+        "SHORT": ("short.jsonl", "\n".join(lines[:-1])),
+        "BROKEN": ("broken.json", json.dumps([{**RESULT, "value": "high"}])),
+        "TYPO": ("typo.yaml", "dataset_nam: x\n"),
+    }
+    for name, content in made.values():
+        (tmp_path / name).write_text(content)
+    places = {key: tmp_path / name for key, (name, _) in made.items()}
+    places |= {"SELECTION": selection, "ROWS": rows_file, "NOWHERE": tmp_path / "nowhere"}
+    words = [str(places.get(word, word)) for word in command.split()]
+    if "--output_dir" not in words:
+        words += ["--output_dir", str(tmp_path / "out")]
+    assert main(["report", *words]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err.strip().splitlines()[-1]
+    assert printed.err.strip().splitlines()[-1].startswith("hf-datasel report: error: ")
+    assert printed.out == ""
+    assert not list((tmp_path / "out").glob("*"))
+
+
+def test_without_matplotlib_one_line_says_so(selection, rows_file, tmp_path, monkeypatch, capsys):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    command = ["report", "--selection", str(selection), "--dataset_name", str(rows_file)]
+    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "matplotlib" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_the_selection_is_left_as_it_was(selection, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_datasel.publish.report.png", lambda facts, name, dark: b"")
+    before = {path.name: path.read_bytes() for path in Path(selection).iterdir()}
+    main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")])
+    assert {path.name: path.read_bytes() for path in Path(selection).iterdir()} == before
+    assert len(Selection.load(selection).indices) == 6
