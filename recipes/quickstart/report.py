@@ -12,6 +12,9 @@ from matplotlib.figure import Figure
 
 from hf_datasel import Selection
 from hf_datasel.analysis import jaccard_matrix, plot_rounds
+from hf_datasel.publish.facts import Result
+from hf_datasel.publish.gather import gather
+from hf_datasel.publish.report import write_report as write_page
 
 BATCH = 32
 PLAIN = {"random": "random rows", "whole pool": "the whole pool"}
@@ -63,7 +66,10 @@ class Run:
 
 
 def write_report(runs: list[Run], untrained: float, output: Path) -> str:
-    """Write `results.json`, `results.md` and `quickstart.png`; what was written to `results.md` comes back."""
+    """Write `results.json`, `results.md`, `quickstart.png` and a page about one selection.
+
+    What was written to `results.md` comes back.
+    """
     text = "\n\n".join(
         [IN_WORDS, accuracies(runs, untrained), overlaps(runs), meaning(runs), CAVEATS, places(runs, output)]
     )
@@ -71,7 +77,32 @@ def write_report(runs: list[Run], untrained: float, output: Path) -> str:
     numbers = {"untrained": untrained, "runs": [as_json(run, output) for run in runs]}
     (output / "results.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
     draw(runs, untrained).savefig(output / "quickstart.png", dpi=150)
+    [first] = where(runs, pool=runs[0].pool, seed=runs[0].seed, method="IterIT")
+    facts = gather(
+        first.selections,
+        first.selections[-1].dataset,
+        title="IterIT in a made-up world",
+        results=measured(runs, untrained, first.pool),
+    )
+    write_page(facts, output / "report")
     return f"\n{text}"
+
+
+def measured(runs: list[Run], untrained: float, pool: str) -> list[Result]:
+    """List the accuracies on one pool, for the page."""
+    plain = {"IterIT": "rows of IterIT, as here", "random": "as many random rows", "whole pool": "the whole pool"}
+    values = {"nothing (the base model)": [untrained]}
+    values |= {plain[method]: [run.accuracy for run in where(runs, pool=pool, method=method)] for method in plain}
+    return [
+        {
+            "trained_on": trained_on,
+            "metric": "exact match",
+            "dataset": "512 questions",
+            "value": float(np.mean(found)),
+            "note": f"mean of {len(found)} seeds, {min(found):.3f} to {max(found):.3f}" if len(found) > 1 else "",
+        }
+        for trained_on, found in values.items()
+    ]
 
 
 def as_json(run: Run, output: Path) -> dict[str, object]:
@@ -146,8 +177,9 @@ def places(runs: list[Run], output: Path) -> str:
     """Say where things are."""
     folder = runs[0].folder.relative_to(output)
     return (
-        f"Written to {output}/: results.md (this), results.json, quickstart.png, and the selections of each run, "
-        f"such as {folder}/round-0 (read them with hf_datasel.Selection.load)."
+        f"Written to {output}/: report/report.html (open it: a page about the rows of one run), results.md (this), "
+        f"results.json, quickstart.png, and the selections of each run, such as {folder}/round-0 (read them with "
+        "hf_datasel.Selection.load)."
     )
 
 

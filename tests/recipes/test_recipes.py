@@ -1,0 +1,267 @@
+"""Every YAML recipe, loaded as it is and run for real on toy rows with a tiny model; and the TRL script."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import runpy
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+
+from hf_datasel import Selection, SelectiveSFTConfig, load_pool
+from hf_datasel.cli import main
+from hf_datasel.cli.parsing import DatasetArguments, parse
+from hf_datasel.cli.score import ScoreArguments
+from hf_datasel.cli.select import SelectArguments
+from hf_datasel.cli.train import TrainArguments
+from hf_datasel.selectors import by_name
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+COPIES = 5
+ELIGIBLE = COPIES * 24
+ROWS = ELIGIBLE + 1  # as in Alpaca, a row with an empty output is among them
+RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)$", re.MULTILINE)
+KINDS = {
+    "train": (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments),
+    "select": (DatasetArguments, SelectArguments),
+    "score": (DatasetArguments, ScoreArguments),
+}
+ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
+
+each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def toy_files(tmp_path_factory: pytest.TempPathFactory, pool_rows: Any) -> dict[str, Path]:
+    """Give files like Alpaca and Magpie on the Hub: 120 different rows, and one without an answer."""
+    rows = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in pool_rows]
+    rows.append({"instruction": "Say nothing.", "input": "", "output": ""})
+    folder = tmp_path_factory.mktemp("rows")
+    files = {"alpaca": folder / "alpaca.jsonl", "magpie": folder / "magpie.jsonl"}
+    files["alpaca"].write_text("".join(json.dumps({**row, "text": row["output"]}) + "\n" for row in rows))
+    turns = [[{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}] for row in rows]
+    files["magpie"].write_text("".join(json.dumps({"conversations": each}) + "\n" for each in turns))
+    return files
+
+
+def toy_file(keys: dict[str, Any], toy_files: dict[str, Path]) -> Path:
+    """The toy that stands for the recipe's dataset."""
+    return toy_files["magpie" if keys["dataset_name"].startswith("Magpie") else "alpaca"]
+
+
+@pytest.fixture
+def run(
+    tmp_path: Path,
+    toy_files: dict[str, Path],
+    tiny_model_dir: Path,
+    tiny_text_model_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[[Path], tuple[Path, str]]:
+    """Give a function that runs a recipe with only what a toy needs changed, and returns its folder and output."""
+
+    def start(recipe: Path) -> tuple[Path, str]:
+        command, keys = read(recipe)
+        flags: dict[str, Any] = {"dataset_name": toy_file(keys, toy_files), "dataset_train_split": "train"}
+        flags["output_dir"] = tmp_path / recipe.stem
+        if "model_name_or_path" in keys:  # of the base models named, only Qwen's have a chat template
+            has_template = keys["model_name_or_path"].startswith("Qwen/")
+            flags["model_name_or_path"] = tiny_model_dir if has_template else tiny_text_model_dir
+        if "chat_template_path" in keys:
+            flags["chat_template_path"] = tiny_model_dir
+        if "model" in (keys.get("selector_kwargs") or {}):
+            settings = {**keys["selector_kwargs"], "model": str(tiny_text_model_dir)}
+            flags["selector_kwargs"] = json.dumps(settings)
+        if "selection_size" in keys:
+            flags["selection_size"] = 7
+        words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+        if command == "train":
+            words += [*ON_CPU, "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
+            words += ["--disable_tqdm", "true"]
+        code = main([command, "--config", str(recipe), *words])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return tmp_path / recipe.stem, printed.out
+
+    return start
+
+
+def read(recipe: Path) -> tuple[str, dict[str, Any]]:
+    """The command that the recipe's comment names, and its keys."""
+    text = recipe.read_text()
+    found = RUN_LINE.search(text)
+    assert found is not None, (
+        f"{recipe.name} has no line like '# Run: hf-datasel train --config recipes/{recipe.name}'"
+    )
+    return found[1], yaml.safe_load(text)
+
+
+def only(command: str) -> pytest.MarkDecorator:
+    """The recipes of one command."""
+    return pytest.mark.parametrize(
+        "recipe", [path for path in RECIPES if read(path)[0] == command], ids=lambda path: path.stem
+    )
+
+
+def wanted(keys: dict[str, Any]) -> int:
+    """The rows that a recipe chooses among the toy rows."""
+    if keys["selector"] == "all":
+        return ELIGIBLE
+    return 7 if "selection_size" in keys else int(keys["selection_ratio"] * ROWS)
+
+
+@each_recipe
+def test_the_comment_says_what_and_how(recipe):
+    lines = recipe.read_text().splitlines()
+    comment = [line for line in lines if line.startswith("#")]
+    assert lines[: len(comment)] == comment, "the comment is at the top"
+    assert 2 <= len(comment) <= 6
+    command, name = RUN_LINE.findall("\n".join(comment))[-1]
+    assert name == recipe.name
+    assert command in KINDS
+
+
+@each_recipe
+def test_every_key_arrives(recipe):
+    command, keys = read(recipe)
+    parsed = parse(KINDS[command], ["--config", str(recipe), *(ON_CPU if command == "train" else [])], command)
+    arrived: dict[str, Any] = {}
+    for each in parsed:
+        arrived |= vars(each)
+    different = {key: arrived[key] for key, value in keys.items() if arrived[key] != value}
+    assert not different
+    assert arrived["output_dir"] == f"outputs/{recipe.stem}", "no recipe writes into the folder of another"
+    if "selector" in keys:
+        by_name(keys["selector"], keys.get("selector_kwargs"))
+
+
+@pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
+@only("train")
+def test_train_recipes_choose_train_and_save(recipe, run):
+    _, keys = read(recipe)
+    folder, printed = run(recipe)
+    rounds = sorted((folder / "selections").iterdir(), key=lambda path: path.name)
+    selections = [Selection.load(path) for path in rounds]
+    assert len(selections) == (keys["num_train_epochs"] if keys["selector"] == "iterit" else 1)
+    for selection in selections:
+        assert len(selection.indices) == wanted(keys)
+        assert ELIGIBLE not in selection.indices, "the row without an answer"
+        recorded, meant = (
+            selection.provenance["selector"],
+            by_name(keys["selector"], keys.get("selector_kwargs")).spec(),
+        )
+        assert {**recorded, "model": None} == {**meant, "model": None}
+    steps = math.ceil(wanted(keys) / 8) * keys["num_train_epochs"]
+    assert (folder / ("adapter_model.safetensors" if keys.get("use_peft") else "model.safetensors")).is_file()
+    if keys["save_strategy"] == "epoch":
+        assert (folder / f"checkpoint-{steps}" / "trainer_state.json").is_file()
+    assert f"{wanted(keys):>9,}" in printed
+
+
+@only("select")
+def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files):
+    _, keys = read(recipe)
+    folder, printed = run(recipe)
+    selection = Selection.load(folder)
+    assert len(selection.indices) == wanted(keys)
+    assert f"{wanted(keys)} of {ROWS} rows" in printed
+    assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
+    subset = load_pool(str(folder / "subset.parquet"))
+    assert subset[:] == selection.apply(load_pool(str(toy_file(keys, toy_files))))[:]
+
+
+@only("score")
+def test_score_recipes_write_their_columns(recipe, run, tmp_path, capsys):
+    folder, _ = run(recipe)
+    scored = load_pool(str(folder / "scored.parquet"))
+    assert len(scored) == ROWS
+    assert {"ifd", "loss", "loss_prior", "response_words"} <= set(scored.column_names)
+    assert [value is None for value in scored["ifd"]] == [False] * ELIGIBLE + [True]
+    # what the comment suggests
+    command = ["select", "--dataset_name", str(folder / "scored.parquet"), "--output_dir", str(tmp_path / "chosen")]
+    assert main([*command, "--selector", "superfiltering", "--selector_kwargs", '{"quality": "ifd"}']) == 0
+    chosen = Selection.load(tmp_path / "chosen")
+    assert (chosen.scores("ifd")[chosen.indices] < 1).all()
+
+
+def test_superfiltering_trains_on_what_its_select_recipe_chooses(run):
+    trained, _ = run(FOLDER / "alpaca-superfiltering.yaml")
+    rows = Selection.load(trained / "selections" / "round-0").indices
+    chosen, _ = run(FOLDER / "alpaca-superfiltering-select.yaml")
+    assert Selection.load(chosen).indices.tolist() == rows.tolist()
+
+
+@pytest.mark.parametrize("method", ["superfiltering", "graphfilter", "random", "all"])
+def test_methods_that_are_compared_are_trained_alike(method):
+    _, iterit = read(FOLDER / "alpaca-iterit-llama3-8b.yaml")
+    _, other = read(FOLDER / f"alpaca-{method}.yaml")
+    own = {"output_dir", "selector", "selector_kwargs", "selection_ratio"}
+    assert {key: other[key] for key in other.keys() - own} == {key: iterit[key] for key in iterit.keys() - own}
+
+
+@pytest.mark.parametrize("name", ["small-iterit", "small-superfiltering"])
+def test_the_comment_of_a_small_recipe_counts_right(name):
+    recipe = FOLDER / f"{name}.yaml"
+    _, keys = read(recipe)
+    split = re.fullmatch(r"train\[:(\d+)\]", keys["dataset_train_split"])
+    assert split is not None
+    assert f"first {split[1]} rows" in recipe.read_text()
+    assert f"{int(keys['selection_ratio'] * int(split[1]))} of" in recipe.read_text()
+
+
+# -- the TRL script --------------------------------------------------------------------------------------------------
+SCRIPT = FOLDER / "trl_sft_script.py"
+
+
+@pytest.fixture
+def flags(tmp_path: Path, pool_rows: Any, tiny_model_dir: Path) -> list[str]:
+    """Give a script's flags; the dataset is a folder of train and test rows in a form that TRL reads by itself."""
+    rows = [{"prompt": f"{row['instruction']}\n{row['input']}\n", "completion": row["output"]} for row in pool_rows]
+    (tmp_path / "rows").mkdir()
+    for split, part in (("train", rows), ("test", rows[:4])):
+        (tmp_path / "rows" / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    paths = {"model_name_or_path": tiny_model_dir, "dataset_name": tmp_path / "rows", "output_dir": tmp_path / "out"}
+    settings = {"num_train_epochs": 2, "per_device_train_batch_size": 8, "max_length": 128, "disable_tqdm": "true"}
+    return [*ON_CPU, *(str(word) for key, value in {**paths, **settings}.items() for word in (f"--{key}", value))]
+
+
+def steps_trained(folder: Path) -> int:
+    """Steps of the last checkpoint, which is written at the end."""
+    states = [json.loads(path.read_text()) for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return max(state["global_step"] for state in states)
+
+
+def test_the_trl_script_selects_trains_evaluates_and_saves(flags, tmp_path):
+    command = [sys.executable, str(SCRIPT), *flags, "--eval_strategy", "epoch"]
+    command += ["--selector", "iterit", "--selector_kwargs", '{"decay": 0.0}', "--selection_size", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    rounds = [Selection.load(tmp_path / "out" / "selections" / f"round-{index}") for index in range(2)]
+    assert [len(each.indices) for each in rounds] == [5, 5]
+    assert rounds[0].provenance["selector"]["decay"] == 0.0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert steps_trained(tmp_path / "out") == 2
+    assert "eval metrics" in done.stdout
+
+
+def test_with_the_two_names_changed_back_it_is_a_trl_script(flags, tmp_path, monkeypatch):
+    text = SCRIPT.read_text()
+    changed = text.replace("from hf_datasel import", "from trl import")
+    changed = changed.replace("SelectiveSFTConfig", "SFTConfig").replace("SelectiveSFTTrainer", "SFTTrainer")
+    assert "hf_datasel" not in changed
+    plain = tmp_path / "plain.py"
+    plain.write_text(changed)
+    monkeypatch.setattr(sys, "argv", [str(plain), *flags])
+    runpy.run_path(str(plain), run_name="__main__")
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "selections").exists()
+    assert steps_trained(tmp_path / "out") == 6, "all 24 rows, 8 a step, twice"
