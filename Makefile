@@ -1,7 +1,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart check test test-oldest test-matrix bench clean
+.PHONY: help setup quickstart notebooks check test test-oldest test-matrix bench clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ setup: .venv/.installed  ## Create .venv with the package, its dev tools and the
 
 quickstart: setup  ## Run the main job on a small built-in world; results in outputs/quickstart/
 	.venv/bin/python recipes/quickstart/run.py
+
+notebooks: setup  ## Make the .ipynb in recipes/notebooks/ from the .py beside them
+	.venv/bin/jupytext -q --to ipynb --update recipes/notebooks/*.py
 
 check: setup  ## Lint, check the formatting and the types
 	.venv/bin/ruff check

@@ -1,4 +1,4 @@
-"""The command line: `hf-datasel list | score | select | train | env`, one command a module."""
+"""The command line: `hf-datasel list | score | select | train | report | push | env`, one command a module."""
 
 from hf_datasel.cli.main import main
 

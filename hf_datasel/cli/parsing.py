@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,11 +130,18 @@ def as_dict(value: Any, key: str) -> dict[str, Any]:
     return value
 
 
+class _ToStderr(logging.Handler):
+    """Lines on what `sys.stderr` is when they are written: a notebook may replace it between two commands."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
 def show_progress_messages() -> None:
     """Our own log lines on stderr, warnings and worse, without a prefix that says nothing."""
     logger = logging.getLogger("hf_datasel")
     if not logger.handlers:
-        handler = logging.StreamHandler()
+        handler = _ToStderr()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
