@@ -1,7 +1,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart notebooks check test test-oldest test-matrix bench clean
+.PHONY: help setup quickstart notebooks check test test-oldest test-matrix bench cards clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-matrix: setup  ## Run the long tests that `make test` leaves out
 
 bench: setup  ## Run every script in benchmarks/
 	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done
+
+cards: setup  ## Render the cards in cards/ anew from their facts
+	.venv/bin/python cards/render.py
 
 clean:  ## Remove caches and build folders (not the environments, not outputs/)
 	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache

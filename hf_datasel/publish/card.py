@@ -29,7 +29,7 @@ def page(facts: Facts) -> str:
         **{name: section(facts) for name, section in sections.SECTIONS.items()},
         "title": facts["title"],
         "method": facts["method"],
-        "figures": [{"caption": each.alt, "picture": _picture(facts, each)} for each in figures(facts)],
+        "figures": [{"numbers": each.alt, "picture": _picture(facts, each)} for each in figures(facts)],
     }
     rendered = _template().render(values)
     return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
@@ -85,7 +85,7 @@ def _marked(facts: Facts) -> str:
 
 def _picture(facts: Facts, figure: FigureInfo) -> Markdown:
     stem = f"{facts['images']}{image_folder(facts['publication'])}/{figure.name}"
-    alt = html.escape(figure.title, quote=True)  # what it shows in numbers stands below it, for everyone
+    alt = html.escape(f"{figure.title} (in numbers below)", quote=True)
     return Markdown(
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{stem}-dark.png">\n'
         f'  <img src="{stem}-light.png" alt="{alt}" width="720">\n</picture>'

@@ -118,7 +118,7 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_paths(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_paths(each) for each in value]
+        return type(value)(_without_paths(each) for each in value)
     if isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../"))):
         return os.path.basename(value.rstrip("/\\")) or "root"
     return value

@@ -50,7 +50,8 @@ def card_metadata(facts: Facts) -> dict[str, Any]:
     if facts["parent"]["name"] is not None:
         metadata["source_datasets"] = [facts["parent"]["name"]]
     metadata["tags"] = ["hf_datasel", "data-selection", "instruction-tuning", "sft"]
-    metadata["configs"] = [_config(each) for each in facts["configs"]]
+    if facts["configs"]:
+        metadata["configs"] = [_config(each) for each in facts["configs"]]
     return metadata
 
 
@@ -77,7 +78,7 @@ def merged_metadata(existing: Mapping[str, Any], ours: Mapping[str, Any], replac
             merged[key] = value
     tags = existing.get("tags") or []
     merged["tags"] = list(dict.fromkeys([*tags, *ours["tags"]]))
-    merged["configs"] = _merged_configs(existing.get("configs") or [], ours["configs"], replaced)
+    merged["configs"] = _merged_configs(existing.get("configs") or [], ours.get("configs", []), replaced)
     return merged
 
 

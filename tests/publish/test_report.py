@@ -25,7 +25,8 @@ PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 OURS = {
-    "html", "head", "meta", "title", "link", "style", "body", "main", "h1", "h2", "p", "ul", "li", "a", "em", "strong",
+    "html", "head", "meta", "title", "link", "style", "body", "main", "h1", "h2", "p", "details", "summary",
+    "ul", "li", "a", "em", "strong",
     "code", "pre", "picture", "source", "img", "div", "table", "thead", "tbody", "tr", "th", "td",
 }  # fmt: skip
 VOID = {"meta", "link", "img", "source", "br", "hr"}

@@ -1,0 +1,65 @@
+"""The examples of the README, as they stand there."""
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+
+def example(title: str) -> str:
+    """Return the first Python block of a section."""
+    section = TEXT.split(f"\n## {title}", 1)[1].split("\n## ")[0]
+    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+
+
+@pytest.fixture
+def alpaca(local_hub, pool_rows, monkeypatch):
+    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.01)
+    content = io.BytesIO()
+    pool_rows.to_parquet(content)
+    local_hub.commit("tatsu-lab/alpaca", {"data/train-00000-of-00001.parquet": content.getvalue()})
+    return local_hub
+
+
+def test_in_ten_lines(alpaca, tiny_model_dir):
+    code = example("In ten lines")
+    assert len(code.splitlines()) == 10
+    names = {}
+    exec(code.replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)).replace('"me/', '"tester/'), names)
+    assert len(names["subset"]) == 1
+    assert "README.md" in alpaca.files("tester/alpaca-superfiltering")
+
+
+def test_change_two_names(alpaca, tiny_model_dir, tmp_path):
+    code = example("Train on what the current model needs")
+    small = 'num_train_epochs=3, bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none", '
+    code = code.replace("num_train_epochs=3", f'{small}selection_ratio=0.25, disable_tqdm=True, save_strategy="no"')
+    code = code.replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)).replace('"alpaca-iterit"', repr(str(tmp_path / "run")))
+    names = {}
+    exec(code, names)
+    assert [len(each.indices) for each in names["trainer"].selections] == [6, 6, 6]
+
+
+def test_score_look_choose(alpaca, tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example("Score, look, choose").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
+    assert len(names["subset"]) == len(names["selection"].indices) == 1
+    assert (tmp_path / "selection" / "selection.json").is_file()
+
+
+def test_links_lead_somewhere():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)|(?:src|srcset)=\"(?!http)([^\"]+)\"", TEXT)
+    missing = [link or image for link, image in links if not (README.parent / (link or image)).exists()]
+    assert not missing
+
+
+def test_every_command_is_shown():
+    from hf_datasel.cli.main import COMMANDS
+
+    shown = set(re.findall(r"^hf-datasel (\w+)", TEXT, re.MULTILINE))
+    assert shown == set(COMMANDS)
