@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 from hf_datasel.publish.card import image_folder
 from hf_datasel.publish.facts import DataConfig, Facts
 from hf_datasel.publish.figures import figures, png
-from hf_datasel.publish.gather import config_names, published
+from hf_datasel.publish.gather import config_names
 from hf_datasel.publish.recipe import as_yaml
 from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import without_paths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -158,6 +159,6 @@ def _write_selection(folder: Path, selection: Selection) -> None:
     folder.mkdir(parents=True)
     with (folder / "indices.npy").open("wb") as file:
         np.save(file, selection.indices)
-    about: Mapping[str, Any] = {**published(selection.provenance), "columns": selection.table.column_names[1:]}
+    about: Mapping[str, Any] = {**without_paths(selection.provenance), "columns": selection.table.column_names[1:]}
     text = json.dumps(about, indent=2, ensure_ascii=False, default=str)
     (folder / "selection.json").write_text(f"{text}\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,14 +23,14 @@ from hf_datasel.formats import Pool
 from hf_datasel.publish.facts import Choice, DataConfig, Facts, Method, Parent, Result, Training
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origin
+from hf_datasel.selection.provenance import origin, without_paths
 from hf_datasel.selection.selecting import select
 from hf_datasel.selectors import Longest, Random
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["check_together", "config_names", "gather", "published"]
+__all__ = ["check_together", "config_names", "gather"]
 
 _FORMAT = 1
 _MOST_SCORES = 3
@@ -69,7 +68,7 @@ def gather(
     """
     check_together(selections)
     last, names = selections[-1], config_names(selections, publication)
-    provenance = published(last.provenance)
+    provenance = without_paths(last.provenance)
     parent = _parent(provenance, dataset, metadata or {})
     command, keys, missing = recipe(provenance, parent)
     pool = Pool(dataset) if dataset is not None else None
@@ -96,7 +95,7 @@ def gather(
         "overlap": _overlap(selections, baselines),
         "map": _map(last),
         "results": list(results),
-        "training": cast(Training, published(training)) if training is not None else None,
+        "training": cast(Training, without_paths(training)) if training is not None else None,
         "versions": dict(provenance["versions"]),
     }
 
@@ -107,21 +106,6 @@ def config_names(selections: Sequence[Selection], publication: str = "default") 
         return [publication]
     before = "" if publication == "default" else f"{publication}-"
     return [f"{before}round-{each.provenance['round']}" for each in selections]
-
-
-def published(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance without paths of this machine: of a local file or folder, its name alone is left."""
-    return {key: _without_paths(value) for key, value in provenance.items()}
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_paths(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_without_paths(each) for each in value)
-    if isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../"))):
-        return os.path.basename(value.rstrip("/\\")) or "root"
-    return value
 
 
 def check_together(selections: Sequence[Selection]) -> None:
@@ -174,7 +158,7 @@ def _method(spec: Mapping[str, Any]) -> Method:
 
 
 def _choice(selection: Selection, config: str) -> Choice:
-    about = published(selection.provenance)
+    about = without_paths(selection.provenance)
     return {
         "config": config,
         "round": about["round"],

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["origin", "versions"]
+__all__ = ["origin", "versions", "without_paths"]
 
 _PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
 _NAME = r"(?P<namespace>[\w.-]+?){}(?P<name>[\w.-]+?)"
@@ -50,3 +52,18 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record to be shown to others: of a local file or folder, its name alone is left."""
+    return {key: _named(value) for key, value in record.items()}
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return without_paths(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_named(each) for each in value)
+    if isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../"))):
+        return os.path.basename(value.rstrip("/\\")) or "root"
+    return value

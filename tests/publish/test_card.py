@@ -5,7 +5,7 @@ from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.publish.card import card, page, updated_card
-from hf_datasel.publish.gather import config_names, gather, published
+from hf_datasel.publish.gather import config_names, gather
 from hf_datasel.publish.metadata import split_card
 from hf_datasel.selectors import IterIT, Longest, Random, Top
 
@@ -85,12 +85,6 @@ def test_vectors_are_mapped(pool_rows):
     assert found["column"] == "embedding"
     assert sum(map(sum, found["pool"])) == 23
     assert sum(map(sum, found["chosen"])) == len([row for row in selection.indices if row < 23])
-
-
-@pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])
-def test_paths_are_cut_to_their_names(place):
-    found = published({"model": {"name": place}, "scores": [{"model": place}], "seed": 0})
-    assert found == {"model": {"name": "tiny"}, "scores": [{"model": "tiny"}], "seed": 0}
 
 
 def test_names_of_configurations(pool_rows):

@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
 FILES = {"selection.json", "indices.npy", "scores.parquet"}
@@ -320,6 +321,14 @@ def test_rows_are_never_written(rows, selection, tmp_path):
     copies = [pickle.loads(pickle.dumps(selection)), Selection.load(tmp_path)]
     assert not any(isinstance(value, Dataset) for copy in copies for value in vars(copy).values())
     assert copies == [selection, selection]
+
+
+@pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])
+def test_paths_are_cut_to_their_names(place):
+    found = without_paths(
+        {"model": {"name": place}, "scores": [{"model": place}], "seed": 0, "pair": ("me/tiny", place)}
+    )
+    assert found == {"model": {"name": "tiny"}, "scores": [{"model": "tiny"}], "seed": 0, "pair": ("me/tiny", "tiny")}
 
 
 def test_keep_refuses_rows_that_were_not_chosen(pool_rows):
