@@ -22,6 +22,7 @@ class TrainArguments:
     allow_imports: bool = field(
         default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
     )
+    dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
 
 
 def run(argv: Sequence[str]) -> None:
@@ -33,10 +34,10 @@ def run(argv: Sequence[str]) -> None:
     kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
     script, config, model, mixture, ours = parse(kinds, argv, "train")
     show_progress_messages()
-    train(script, config, model, mixture, ours.allow_imports)
+    train(script, config, model, mixture, ours)
 
 
-def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: bool = False) -> Any:
+def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArguments) -> Any:
     """Train and save; returns the trainer. Prints what each round chose."""
     from trl import get_peft_config, get_quantization_config
 
@@ -47,7 +48,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
         raise ConfigError("No model is named. Pass --model_name_or_path, or put it into the config file.")
     config.model_init_kwargs = {
         "revision": model.model_revision,
-        "trust_remote_code": model.trust_remote_code if hasattr(model, "trust_remote_code") else False,
+        "trust_remote_code": config.trust_remote_code,
         "attn_implementation": model.attn_implementation,
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
@@ -58,7 +59,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
-    train_rows, eval_rows = _datasets(script, config, mixture)
+    train_rows, eval_rows = _datasets(script, config, mixture, ours.dataset_revision)
     trainer = SelectiveSFTTrainer(
         model=model.model_name_or_path,
         args=config,
@@ -66,18 +67,20 @@ def train(script: Any, config: Any, model: Any, mixture: Any, allow_imports: boo
         eval_dataset=eval_rows,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        selector=_outside_selector(config, allow_imports),
+        selector=_outside_selector(config, ours.allow_imports),
     )
     trainer.train(resume_from_checkpoint=resume)
-    trainer.save_model(config.output_dir)
     trainer.accelerator.print(rounds_table(trainer.selections))
-    trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
+    trainer.save_state()
     if config.push_to_hub:
-        trainer.push_to_hub(dataset_name=script.dataset_name)
+        trainer.push_to_hub()  # saves the model, too
+    else:
+        trainer.save_model(config.output_dir)
+    trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
     return trainer
 
 
-def _datasets(script: Any, config: Any, mixture: Any) -> tuple[Any, Any]:
+def _datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> tuple[Any, Any]:
     from trl import get_dataset
 
     from hf_datasel.formats import load_pool
@@ -91,8 +94,8 @@ def _datasets(script: Any, config: Any, mixture: Any) -> tuple[Any, Any]:
     if not script.dataset_name:
         raise ConfigError("No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file.")
     name, subset = script.dataset_name, script.dataset_config
-    rows = load_pool(name, script.dataset_train_split, subset)
-    return rows, load_pool(name, script.dataset_test_split, subset) if wants_eval else None
+    rows = load_pool(name, script.dataset_train_split, subset, revision)
+    return rows, load_pool(name, script.dataset_test_split, subset, revision) if wants_eval else None
 
 
 def _outside_selector(config: Any, allow_imports: bool) -> Any:

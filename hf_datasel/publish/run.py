@@ -63,8 +63,9 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[list[Selection], Training 
     if state is None:
         return selections, None
     try:
-        log = json.loads(state.read_text(encoding="utf-8"))["log_history"]
-        return selections, training_facts(log, selections[-1].provenance)
+        content = json.loads(state.read_text(encoding="utf-8"))
+        end = {"step": content["global_step"], "epoch": content["epoch"]}  # later than what was logged last
+        return selections, training_facts([*content["log_history"], end], selections[-1].provenance)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PublishError(f"{str(state)!r} is not the log of a training run: {error!r}") from error
 

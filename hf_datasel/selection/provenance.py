@@ -30,17 +30,18 @@ def origin(dataset: Dataset) -> dict[str, Any]:
         (rows filtered, reordered, of chosen files only). Empty where nothing is known.
     """
     config, split = str(dataset.info.config_name or "default"), str(dataset.split or "train")
-    for place in [*(each["filename"] for each in dataset.cache_files), *(dataset.info.download_checksums or {})]:
-        if found := _CACHED.search(place) or _DOWNLOADED.match(place):
-            whole = (dataset.info.splits or {}).get(split)
-            changed = (
-                dataset._indices is not None
-                or (whole is not None and whole.num_examples != len(dataset))
-                or found.groupdict().get("config", config) != config
-            )
-            name = f"{found['namespace']}/{found['name']}"
-            return {"name": name, "revision": found["revision"], "config": config, "split": split, "changed": changed}
-    return {}
+    places = [*(each["filename"] for each in dataset.cache_files), *(dataset.info.download_checksums or {})]
+    found = [match for place in places if (match := _CACHED.search(place) or _DOWNLOADED.match(place))]
+    if len({(match["namespace"], match["name"], match["revision"]) for match in found}) != 1:
+        return {}  # of no place on the Hub, or of several
+    whole = (dataset.info.splits or {}).get(split)
+    changed = (
+        dataset._indices is not None
+        or (whole is not None and whole.num_examples != len(dataset))
+        or any(match.groupdict().get("config", config) != config for match in found)
+    )
+    name, revision = f"{found[0]['namespace']}/{found[0]['name']}", found[0]["revision"]
+    return {"name": name, "revision": revision, "config": config, "split": split, "changed": changed}
 
 
 def versions() -> dict[str, str]:

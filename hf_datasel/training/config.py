@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
 from trl import SFTConfig
@@ -10,10 +11,12 @@ from trl import SFTConfig
 from hf_datasel.errors import ConfigError
 from hf_datasel.selection import wanted_rows
 
-__all__ = ["SelectiveSFTConfig"]
+__all__ = ["SelectiveSFTConfig", "default_of"]
 
 _STRATEGIES = ("epoch", "no")
 _DTYPES = (None, "bfloat16", "float16")
+_REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_SECRET = ("hub_token", "push_to_hub_token")
 
 
 @dataclass
@@ -32,6 +35,9 @@ class SelectiveSFTConfig(SFTConfig):
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
             dtype, which is the more exact of the two.
+        push_selection: publish the selections of all rounds as a dataset when the trained model is pushed. Pushes of
+            checkpoints on the way leave them out.
+        selection_repo_id: of that dataset; by default the model's, with `-selection` at the end.
 
     Raises:
         ConfigError: a field has a value or a type that it cannot have.
@@ -67,9 +73,19 @@ class SelectiveSFTConfig(SFTConfig):
         default=None,
         metadata={"help": "Score under autocast in 'bfloat16' or 'float16'; by default in the weights' own dtype."},
     )
+    push_selection: bool = field(
+        default=False,
+        metadata={"help": "Publish the selections of all rounds as a dataset when the model is pushed."},
+    )
+    selection_repo_id: str | None = field(
+        default=None,
+        metadata={"help": "Where they are published; by default the model's repo id with '-selection' at the end."},
+    )
 
     def __post_init__(self) -> None:
+        self._given = self._values()
         super().__post_init__()
+        self.settle()
         wanted_rows(1, self.selection_size, self.selection_ratio, ("selection_size", "selection_ratio"))
         if self.selection_schedule is not None:
             self._check_schedule(self.selection_schedule)
@@ -80,6 +96,31 @@ class SelectiveSFTConfig(SFTConfig):
         tokens = self.scoring_tokens_per_batch
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ConfigError(f"scoring_tokens_per_batch={tokens!r} has to be an int above 0.")
+        if not isinstance(self.push_selection, bool):
+            raise ConfigError(f"push_selection={self.push_selection!r} has to be True or False.")
+        repo_id = self.selection_repo_id
+        if repo_id is not None and not (isinstance(repo_id, str) and _REPO_ID.fullmatch(repo_id)):
+            raise ConfigError(f"selection_repo_id={repo_id!r} has to be 'name' or 'namespace/name'.")
+
+    def given(self) -> dict[str, Any]:
+        """Values of the fields as they were passed, or assigned later: without what TRL and transformers made of them.
+
+        Secrets are left out.
+        """
+        settled = self._settled
+        return {
+            name: self._given[name] if value is settled[name] or value == settled[name] else value
+            for name, value in self._values().items()
+        }
+
+    def settle(self, given: dict[str, Any] | None = None) -> None:
+        """Take the values as they are now for what was made of those given, by default of those passed."""
+        if given is not None:
+            self._given = given
+        self._settled = self._values()
+
+    def _values(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SECRET}
 
     def _check_schedule(self, schedule: list[int]) -> None:
         if self.selection_size is not None or self.selection_ratio is not None:
@@ -88,3 +129,8 @@ class SelectiveSFTConfig(SFTConfig):
             raise ConfigError(f"selection_schedule={schedule} has to be a list of row numbers above 0.")
         if self.max_steps > 0:
             raise ConfigError("selection_schedule says how many rounds there are: leave max_steps out.")
+
+
+def default_of(each: Field[Any]) -> Any:
+    """What a field of a dataclass is where nothing is given; `MISSING` where something has to be."""
+    return each.default if each.default_factory is MISSING else each.default_factory()

@@ -18,9 +18,10 @@ from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats import Pool, converted
 from hf_datasel.selection import wanted_rows
 from hf_datasel.selectors import RoundPlan, Selector, by_name
-from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.config import SelectiveSFTConfig, default_of
+from hf_datasel.training.record import Record
 
-__all__ = ["check_private_names", "planned_rounds", "prepared_arguments", "rows_per_round"]
+__all__ = ["asked_for", "check_private_names", "planned_rounds", "prepared_arguments", "rows_per_round"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "create_scheduler": ("num_training_steps", "optimizer"),
     "_get_train_sampler": ("train_dataset",),
     "save_model": ("output_dir", "_internal_call"),
+    "evaluate": ("eval_dataset", "ignore_keys", "metric_key_prefix"),
+    "create_model_card": ("model_name", "dataset_name", "tags"),
+    "init_hf_repo": ("token",),
+    "push_to_hub": ("commit_message", "blocking", "token", "revision"),
 }  # fmt: skip
 """Methods of `SFTTrainer` and `Trainer` that are overridden, and the parameters that are relied on."""
 
@@ -56,8 +61,8 @@ def check_private_names(kind: type) -> None:
 
 def prepared_arguments(
     base: type, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], selector: Selector | None
-) -> tuple[dict[str, Any], Pool, Selector]:
-    """The arguments for `SFTTrainer`, with the rows converted; the pool; and the selector."""
+) -> tuple[dict[str, Any], Pool, Selector, Record]:
+    """The arguments for `SFTTrainer`, with the rows converted; the pool; the selector; and what was passed."""
     arguments = dict(inspect.signature(base.__init__).bind(trainer, *args, **kwargs).arguments)  # type: ignore[misc]
     arguments.pop("self")
     config = _as_selective(arguments.get("args"), arguments["model"])
@@ -65,6 +70,9 @@ def prepared_arguments(
     _refuse(arguments, config)
     chosen = _selector(config, selector)
     pool = Pool(arguments["train_dataset"])
+    record = Record.of(arguments, config, chosen)
+    if not type(trainer).__module__.startswith("hf_datasel."):
+        record.in_python.append(f"the trainer was {type(trainer).__name__}, which is defined in Python")
     chat = _has_chat_template(arguments, config)
     if bad := int((pool.reasons != "").sum()):
         logger.warning("train_dataset: %s", pool.summary())
@@ -73,7 +81,7 @@ def prepared_arguments(
         raise FormatError("No row can be trained on.")
     if arguments.get("eval_dataset") is not None:
         arguments["eval_dataset"] = _converted_eval(arguments["eval_dataset"], chat)
-    return arguments, pool, chosen
+    return arguments, pool, chosen, record
 
 
 def rows_per_round(config: SelectiveSFTConfig, pool_size: int) -> int:
@@ -82,6 +90,15 @@ def rows_per_round(config: SelectiveSFTConfig, pool_size: int) -> int:
         return config.selection_schedule[0]
     names = ("selection_size", "selection_ratio")
     return wanted_rows(pool_size, config.selection_size, config.selection_ratio, names)
+
+
+def asked_for(config: SelectiveSFTConfig, rows: int) -> str:
+    """The setting that asks for so many rows, for a message."""
+    if config.selection_schedule is not None:
+        return f"selection_schedule={config.selection_schedule} ({rows:,} rows in this round)"
+    if config.selection_size is not None:
+        return f"selection_size={config.selection_size}"
+    return f"selection_ratio={config.selection_ratio or 0.05:g} ({rows:,} rows)"
 
 
 def planned_rounds(
@@ -126,7 +143,14 @@ def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:
         raise ConfigError(f"args has to be a SelectiveSFTConfig, and is {type(config).__name__}.")
     fields = SelectiveSFTConfig.__dataclass_fields__
     names = [each.name for each in dataclasses.fields(config) if each.init and each.name in fields]
-    return SelectiveSFTConfig(**{name: getattr(config, name) for name in names})
+    values = {name: getattr(config, name) for name in names}
+    device = {name: values[name] for name in ("use_cpu", "bf16", "fp16")}
+    usual = SFTConfig(config.output_dir, **device)
+    selective = SelectiveSFTConfig(**values)
+    given = selective.given()
+    derived = [name for name in given if name not in device and values.get(name) == getattr(usual, name, given)]
+    selective.settle(given | {name: default_of(fields[name]) for name in derived})
+    return selective
 
 
 def _selector(config: SelectiveSFTConfig, selector: Selector | None) -> Selector:

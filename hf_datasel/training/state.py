@@ -1,10 +1,12 @@
-"""The selection inside a checkpoint."""
+"""The selection inside a checkpoint, and those of earlier rounds beside it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_datasel.errors import ResumeError
+from hf_datasel.selection import Selection
 from hf_datasel.training.rounds import RoundRecord
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SelectionState", "tokens_digest"]
+__all__ = ["SelectionState", "save_selection", "saved_selections", "tokens_digest"]
+
+logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _JSON, _ARRAYS = "selection_state.json", "selection_state.npz"
@@ -102,3 +107,28 @@ def tokens_digest(prepared: Dataset) -> str:
             digest.update(np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
             digest.update(np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def save_selection(selection: Selection, output_dir: str, index: int) -> None:
+    """Save a round, and remove later ones that an earlier run left in the same place."""
+    selection.save(_folder(output_dir, index))
+    while (later := _folder(output_dir, index := index + 1)).joinpath("selection.json").is_file():
+        shutil.rmtree(later)
+
+
+def saved_selections(output_dir: str, records: list[RoundRecord]) -> list[Selection]:
+    """Selections of earlier rounds, as far as they are still there."""
+    found = []
+    for index, record in enumerate(records):
+        folder = _folder(output_dir, index)
+        if (folder / "selection.json").is_file():
+            selection = Selection.load(folder)
+            if np.array_equal(selection.indices, record.rows):
+                found.append(selection)
+                continue
+        logger.warning("%s is gone or of another run: trainer.selections lacks round %d.", folder, index)
+    return found
+
+
+def _folder(output_dir: str, index: int) -> Path:
+    return Path(output_dir) / "selections" / f"round-{index}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import logging
 import math
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,27 @@ from trl import SFTTrainer, pack_dataset
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import Round, RoundPlan, Selector, check_budget, run_round
 from hf_datasel.tokens import Prepared, TokenSettings
-from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.inputs import check_private_names, planned_rounds, prepared_arguments, rows_per_round
+from hf_datasel.training.inputs import (
+    asked_for,
+    check_private_names,
+    planned_rounds,
+    prepared_arguments,
+    rows_per_round,
+)
 from hf_datasel.training.logs import round_logs
+from hf_datasel.training.publishing import PublishingSFTTrainer
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
-from hf_datasel.training.state import SelectionState, tokens_digest
+from hf_datasel.training.state import SelectionState, save_selection, saved_selections, tokens_digest
 
 __all__ = ["SelectiveSFTTrainer"]
 
 logger = logging.getLogger(__name__)
 
 
-class SelectiveSFTTrainer(SFTTrainer):
+class SelectiveSFTTrainer(PublishingSFTTrainer):
     """`trl.SFTTrainer` that trains each round on the rows a selector chooses with the current model.
 
     Takes what `SFTTrainer` takes, and a `selector`. `train_dataset` is the pool, in any supported row format; from the
@@ -45,6 +51,15 @@ class SelectiveSFTTrainer(SFTTrainer):
     Each finished choice is in `trainer.selections`, and saved to `output_dir/selections/round-K`. Per round the
     trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_<score>_mean`,
     `selection_overlap` (Jaccard with the round before), `selection_seconds` and `selection_time_share`.
+
+    `push_to_hub` pushes the model as TRL does, with a card that says how its rows were chosen, and with
+    `push_selection=True` in `args` the selections too. The card's metadata holds the last evaluation; append to
+    `trainer.evaluation_results` what else was measured, for example with `evaluate`:
+
+        accuracy = evaluate.load("accuracy").compute(predictions=predictions, references=references)["accuracy"]
+        trainer.evaluation_results.append(
+            EvalResult("text-generation", "openai/gsm8k", "GSM8K", "accuracy", accuracy)
+        )
 
     Args:
         selector: such as `IterIT(decay=0.1)`; by default the one that `args` names.
@@ -70,8 +85,13 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._candidates: Dataset | None = None
         self._schedule = Schedule((), [], bounded=False)
         self.selections: list[Selection] = []
-        arguments, self._pool, self._selector = prepared_arguments(SFTTrainer, self, args, kwargs, selector)
+        arguments, self._pool, self._selector, self._record = prepared_arguments(
+            SFTTrainer, self, args, kwargs, selector
+        )
+        self._check_push(arguments["args"])
+        given = arguments["args"].given()
         super().__init__(**arguments)
+        self.args.settle(given)
         assert self._candidates is not None
         self._budget = rows_per_round(self.args, len(self._pool))
         self._eligible = np.zeros(len(self._pool), dtype=bool)
@@ -94,7 +114,8 @@ class SelectiveSFTTrainer(SFTTrainer):
     ) -> Any:
         if dataset_name != "train" or self._candidates is not None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        plain = _copy_with(args, shuffle_dataset=False, packing=False, use_liger_kernel=False)
+        plain = copy.copy(args)
+        plain.shuffle_dataset = plain.packing = plain.use_liger_kernel = False
         if packing and args.packing_strategy != "bfd":  # these split long rows where the others cut them
             plain.max_length = None
         self._candidates = super()._prepare_dataset(
@@ -120,6 +141,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         """As `SFTTrainer.train`; every call selects anew, unless it resumes."""
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
+        self._published_at = None
         first = self._planned_rounds(self.args.num_train_epochs)[0].budget
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
         return super().train(*args, **kwargs)
@@ -127,7 +149,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
         plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
         for each in plan:
-            check_budget(each.budget, self._pool, self._eligible, self._asked(each.budget))
+            check_budget(each.budget, self._pool, self._eligible, asked_for(self.args, each.budget))
         return plan
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
@@ -182,7 +204,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._schedule.restore(state.records)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
         self._update_max_steps()
-        self._reload_selections()
+        self.selections = saved_selections(self.args.output_dir, state.records)
         position = self._schedule.position(self.state.global_step)
         skipped = 0 if self.args.ignore_data_skip else position.update * self.args.gradient_accumulation_steps
         return position.epoch, skipped
@@ -200,17 +222,6 @@ class SelectiveSFTTrainer(SFTTrainer):
             "rows_per_update": self.get_total_train_batch_size(self.args),
             "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
         }
-
-    def _reload_selections(self) -> None:
-        """Selections of earlier rounds, as far as they are still in `output_dir`."""
-        for index, record in enumerate(self._schedule.records):
-            folder = self._selection_folder(index)
-            if (folder / "selection.json").is_file():
-                selection = Selection.load(folder)
-                if np.array_equal(selection.indices, record.rows):
-                    self.selections.append(selection)
-                    continue
-            logger.warning("%s is gone or of another run: trainer.selections lacks round %d.", folder, index)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, and the state of the selection beside the weights."""
@@ -272,16 +283,18 @@ class SelectiveSFTTrainer(SFTTrainer):
         start = time.perf_counter()
         with preserved_rng():
             round = self._round(index)
-            chosen = run_round(self._selector, round, strict=index == 0, asked=self._asked(round.budget))
+            chosen = run_round(self._selector, round, strict=index == 0, asked=asked_for(self.args, round.budget))
             rows, self._state_arrays = self._from_main_process(chosen, round.state)
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
         if rows.size:
-            selection = Selection.from_round(round, self._selector, rows, seconds=seconds, model=self._model_now())
+            more = {"seconds": seconds, "model": self._model_now(), "training": self._run_now()}
+            selection = Selection.from_round(round, self._selector, rows, **more)
+            selection.provenance = without_paths(selection.provenance)  # it may be pushed with the model
             self._report(round, selection, seconds)
             self.selections.append(selection)
             if self.args.should_save:
-                self._save_selection(selection, index)
+                save_selection(selection, self.args.output_dir, index)
         return rows
 
     def _round(self, index: int) -> Round:
@@ -301,12 +314,6 @@ class SelectiveSFTTrainer(SFTTrainer):
             checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
             state=self._state_arrays,
         )
-
-    def _save_selection(self, selection: Selection, index: int) -> None:
-        """Save the round, and remove later ones that an earlier run left in the same place."""
-        selection.save(self._selection_folder(index))
-        while (later := self._selection_folder(index := index + 1)).joinpath("selection.json").is_file():
-            shutil.rmtree(later)
 
     def _token_settings(self) -> TokenSettings:
         return TokenSettings(
@@ -328,13 +335,6 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _data_seed(self) -> int:
         return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
-    def _asked(self, rows: int) -> str:
-        if self.args.selection_schedule is not None:
-            return f"selection_schedule={self.args.selection_schedule} ({rows:,} rows in this round)"
-        if self.args.selection_size is not None:
-            return f"selection_size={self.args.selection_size}"
-        return f"selection_ratio={self.args.selection_ratio or 0.05:g} ({rows:,} rows)"
-
     def _from_main_process(
         self, rows: np.ndarray, state: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -354,6 +354,9 @@ class SelectiveSFTTrainer(SFTTrainer):
             "dtype": str(model.dtype),
         }
 
+    def _run_now(self) -> dict[str, Any]:
+        return self._record.provenance(self.args, self.accelerator.unwrap_model(self.model).config)
+
     def _report(self, round: Round, selection: Selection, seconds: float) -> None:
         """Log the round through the trainer's callbacks, without flushing the training metrics gathered so far."""
         share = self._selection_seconds / (time.perf_counter() - self._train_start)
@@ -365,9 +368,6 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _update_max_steps(self) -> None:
         if not self._schedule.bounded:
             self.state.max_steps = self._schedule.max_steps
-
-    def _selection_folder(self, index: int) -> Path:
-        return Path(self.args.output_dir) / "selections" / f"round-{index}"
 
     def _forget(self, loader: Any) -> None:
         """The accelerator keeps every dataloader it prepared, and with it that loader's workers."""
@@ -394,10 +394,3 @@ class SelectiveSFTTrainer(SFTTrainer):
 
 def _mixed(seed: int, epoch: int) -> int:
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-
-
-def _copy_with(args: SelectiveSFTConfig, **changes: Any) -> Any:
-    changed = copy.copy(args)
-    for name, value in changes.items():
-        setattr(changed, name, value)
-    return changed

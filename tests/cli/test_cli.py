@@ -76,6 +76,7 @@ def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model
     assert f"{selections[1].overlap(selections[0]):.3f}" in table
     assert all((each.scores("ifd")[each.indices] < 1).all() for each in selections)
     assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert (tmp_path / "run" / "trainer_state.json").is_file()
 
 
 def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monkeypatch):

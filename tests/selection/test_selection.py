@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
-from hf_datasel.selection.provenance import without_paths
+from hf_datasel.selection.provenance import origin, without_paths
 from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
 FILES = {"selection.json", "indices.npy", "scores.parquet"}
@@ -321,6 +321,23 @@ def test_rows_are_never_written(rows, selection, tmp_path):
     copies = [pickle.loads(pickle.dumps(selection)), Selection.load(tmp_path)]
     assert not any(isinstance(value, Dataset) for copy in copies for value in vars(copy).values())
     assert copies == [selection, selection]
+
+
+def test_says_where_on_the_hub_rows_come_from(local_hub, pool_rows):
+    from datasets import concatenate_datasets
+
+    pool_rows.push_to_hub("tester/parent")
+    pool_rows.push_to_hub("tester/other")
+    rows = load_dataset("tester/parent", split="train")
+    commit = local_hub.commits("tester/parent")[-1].oid
+    place = {"name": "tester/parent", "revision": commit, "config": "default", "split": "train", "changed": False}
+    assert origin(rows) == place
+    assert origin(rows.add_column("ifd", [0.5] * 24)) == place
+    assert origin(load_dataset("tester/parent", split="train[:10]")) == {**place, "split": "train[:10]"}
+    for changed in (rows.select(range(9)), rows.shuffle(seed=0), rows.filter(lambda row: len(row["output"]) > 20)):
+        assert origin(changed) == {**place, "changed": True}
+    assert origin(concatenate_datasets([rows, load_dataset("tester/other", split="train")])) == {}
+    assert origin(pool_rows) == {}
 
 
 @pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])

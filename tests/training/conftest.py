@@ -71,3 +71,20 @@ def assert_equal_weights() -> Callable[[Any, Any], None]:
         assert not differ, f"{len(differ)} of {len(ours)} weights differ, for example {differ[0]}"
 
     return check
+
+
+@pytest.fixture
+def from_hub() -> Callable[..., Any]:
+    """Give a function that makes of rows what `load_dataset` gives of `them/rows`, whose split has so many rows."""
+
+    def make(rows: Any, split: str = "train", of: int | None = None) -> Any:
+        from datasets import NamedSplit, SplitDict, SplitInfo
+
+        rows = rows.select(range(len(rows)))
+        rows.info.download_checksums = {f"hf://datasets/them/rows@{'a' * 40}/data.parquet": {}}
+        rows.info.config_name = "default"
+        rows.info.splits = SplitDict({split: SplitInfo(split, num_examples=len(rows) if of is None else of)})
+        rows._split = NamedSplit(split)
+        return rows
+
+    return make

@@ -1,0 +1,167 @@
+"""What the model card says of the rows, and of what was measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from hf_datasel.selection import Selection
+from hf_datasel.selectors import Selector
+from hf_datasel.training.config import default_of
+
+__all__ = ["extend_card", "measured", "training_data"]
+
+_BEFORE = "## Training procedure"
+_NO_BASE = "[None](https://huggingface.co/None)"
+_METRICS = {"loss": ("loss", "Loss"), "mean_token_accuracy": ("accuracy", "Mean token accuracy")}
+
+
+def extend_card(
+    path: Path, *, section: str, datasets: Sequence[str], results: Sequence[EvalResult], name: str
+) -> None:
+    """Add to the card that TRL has written: what it trained on and was measured on, in its metadata and its text."""
+    card = ModelCard.load(path)
+    data = card.data.to_dict()
+    data.pop("licence", None)  # TRL's placeholder
+    if tags := data.get("tags"):
+        data["tags"] = sorted(tags)
+    if datasets:
+        data["datasets"] = list(dict.fromkeys(datasets))
+    if results:
+        data |= {"model_name": name, "eval_results": [_plain(each) for each in results]}
+    before, found, after = card.text.replace(_NO_BASE, "a model that is not on the Hub").partition(_BEFORE)
+    text = f"{before}{section}\n\n{found}{after}" if found else f"{before.rstrip()}\n\n{section}\n"
+    ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n{text}").save(path)
+
+
+def measured(
+    log_history: Sequence[Mapping[str, Any]], rows: Mapping[str, Mapping[str, str]], step: int | None = None
+) -> list[EvalResult]:
+    """Loss and accuracy of the last evaluation on each set of rows.
+
+    Args:
+        log_history: of the trainer.
+        rows: beginning of the metrics' names -> name, configuration, split and revision of the rows on the Hub, as far
+            as they are known.
+        step: take the last evaluation after this step instead.
+    """
+    found = []
+    for prefix, known in rows.items():
+        entries = [each for each in log_history if f"{prefix}_loss" in each and step in (None, each.get("step"))]
+        for metric, (kind, name) in _METRICS.items():
+            last = entries[-1] if entries else {}
+            value = last.get(
+                f"{prefix}_{metric}", last.get(f"eval_{metric}")
+            )  # of several sets, only losses have names
+            if value is None or not math.isfinite(value):
+                continue
+            of = prefix.removeprefix("eval").removeprefix("_")
+            title = known.get("name") or (f"evaluation set {of}" if of else "evaluation set")
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=title,
+                    dataset_name=title,
+                    metric_type=kind,
+                    metric_value=float(value),
+                    dataset_config=known.get("config"),
+                    dataset_split=known.get("split"),
+                    dataset_revision=known.get("revision"),
+                    metric_name=name,
+                )
+            )
+    return found
+
+
+def training_data(
+    selections: Sequence[Selection],
+    parent: Mapping[str, str],
+    pool_rows: int,
+    selector: Selector,
+    published_at: str | None,
+) -> str:
+    """The section of the card that says how the training rows were chosen.
+
+    Args:
+        selections: one a round.
+        parent: where the pool is on the Hub, as far as it is known.
+        pool_rows: rows of the pool.
+        selector: that chose.
+        published_at: repository of the selections, if they are published.
+    """
+    from hf_datasel.publish.markdown import code, fence, link, text
+
+    source = link(parent["name"]) if "name" in parent else "a dataset that is not on the Hub"
+    place = ", ".join(
+        str(code(parent[key])) for key in ("config", "split") if parent.get(key) not in (None, "default")
+    )
+    commit = f" at revision {code(parent['revision'][:12])}" if "revision" in parent else ""
+    name = type(selector).__name__
+    about = (
+        (type(selector).__doc__ or "").split("\n\n")[0] if type(selector).__module__.startswith("hf_datasel.") else ""
+    )
+    parts = [
+        "## Training data",
+        f"The rows that this model was trained on were chosen by {text(name)} from {pool_rows:,} rows of "
+        f"{source}{f' ({place})' if place else ''}{commit}. {text(about)}".rstrip(),
+        _settings(selector),
+        _rounds(selections, pool_rows, published_at),
+    ]
+    if selector.citation:
+        parts += [f"Cite {text(name)} as:", fence(selector.citation, "bibtex")]
+    return "\n\n".join(str(each) for each in parts)
+
+
+def _settings(selector: Selector) -> str:
+    from hf_datasel.publish.markdown import code
+
+    spec = selector.spec()
+    changed = {each.name: spec[each.name] for each in fields(selector) if spec[each.name] != default_of(each)}
+    if not changed:
+        return "All its settings are its defaults."
+    return (
+        f"Settings that differ from its defaults: {', '.join(f'{code(k)} = {code(v)}' for k, v in changed.items())}."
+    )
+
+
+def _rounds(selections: Sequence[Selection], pool_rows: int, published_at: str | None) -> str:
+    from hf_datasel.publish.gather import config_names
+    from hf_datasel.publish.markdown import code, link, table
+
+    if not selections:
+        return "No rows have been chosen yet."
+    sizes = sorted({len(each.indices) for each in selections})
+    share = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    times = f"in each of {len(selections)} rounds" if len(selections) > 1 else "once"
+    places = config_names(selections) if published_at else [_folder(each) for each in selections]
+    rows = []
+    for at, (each, place) in enumerate(zip(selections, places, strict=True)):
+        number = each.provenance["round"]
+        follows = at > 0 and selections[at - 1].provenance["round"] == number - 1
+        overlap = f"{each.overlap(selections[at - 1]):.3f}" if follows else ""
+        rows.append((number, f"{each.provenance['rows_scored']:,}", f"{len(each.indices):,}", overlap, code(place)))
+    head = ["round", "rows scored", "rows chosen", "overlap with the round before (Jaccard)"]
+    if published_at:
+        where = (
+            f"The chosen rows, their numbers and their scores are in {link(published_at)}, a configuration a round."
+        )
+        head.append("configuration")
+    else:
+        where = "The numbers of the chosen rows and their scores are in this repository, a folder a round."
+        head.append("folder")
+    return f"{share} of the {pool_rows:,} rows were chosen {times}.\n\n{table(head, rows)}\n\n{where}"
+
+
+def _folder(selection: Selection) -> str:
+    return f"selections/round-{selection.provenance['round']}"
+
+
+def _plain(result: EvalResult) -> EvalResult:
+    """With a plain number, where a metric gave one of NumPy's."""
+    value = result.metric_value
+    return replace(result, metric_value=value.item()) if hasattr(value, "item") else result

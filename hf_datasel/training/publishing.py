@@ -1,0 +1,161 @@
+"""`SFTTrainer` whose model card and push say how its rows were chosen."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import EvalResult
+from trl import SFTTrainer
+
+from hf_datasel.errors import PublishError
+from hf_datasel.formats import Pool
+from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import origin
+from hf_datasel.selectors import Selector
+from hf_datasel.training.card import extend_card, measured, training_data
+from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.record import Record
+
+__all__ = ["PublishingSFTTrainer"]
+
+
+class PublishingSFTTrainer(SFTTrainer):
+    """What `SelectiveSFTTrainer` does beside training: the model card, and the push to the Hub."""
+
+    args: SelectiveSFTConfig
+    selections: list[Selection]
+    evaluation_results: list[EvalResult]
+    _pool: Pool
+    _selector: Selector
+    _record: Record
+    _published_at: str | None = None
+    """Repository of the selections of this run, once they are published."""
+
+    def __init__(self, **arguments: Any) -> None:
+        self.evaluation_results = []
+        self._evaluated_by_hand: dict[str, dict[str, str]] = {}
+        super().__init__(**arguments)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """As `Trainer.init_hf_repo`; the scores among the selections are meant to be in the model's repository."""
+        warnings.filterwarnings("ignore", r"It seems that you are about to commit a data file \(selections/round-")
+        super().init_hf_repo(*args, **kwargs)
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As `Trainer.push_to_hub`; with `push_selection`, the selections too, in a dataset repository of their own.
+
+        Args:
+            private: whether repositories that are made are private, by default as `hub_private_repo` says.
+            commit_message, blocking, token, revision, **kwargs: as for `Trainer.push_to_hub`.
+
+        Raises:
+            PublishError: the selections cannot be published. The model has been pushed then.
+        """
+        if self.hub_model_id is None:
+            if private is not None:  # not every version of transformers takes it as an argument
+                self.args.hub_private_repo = private
+            self.init_hf_repo(token=token if token is not None else self.args.hub_token)
+        problem = None
+        if self.args.push_selection:
+            self.save_model(_internal_call=True)  # before anything that may take long or fail
+        if self.args.push_selection and self.is_world_process_zero():
+            try:
+                self._push_selections(token, private)
+            except Exception as error:  # whatever it is, the trained model comes first
+                problem = error
+        pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        if problem is not None:
+            raise problem
+        return pushed
+
+    def _push_selections(self, token: str | None, private: bool | None) -> None:
+        from hf_datasel.publish.push import push_selections
+        from hf_datasel.publish.run import training_facts
+
+        if not self.selections:
+            raise PublishError("No rows have been chosen yet, so that there is no selection to publish: train first.")
+        self._published_at = None
+        done = push_selections(
+            self.selections,
+            self.args.selection_repo_id or f"{self.hub_model_id}-selection",
+            self._pool.dataset,
+            private=private if private is not None else self.args.hub_private_repo,
+            token=token if token is not None else self.args.hub_token,
+            results=[
+                {
+                    "trained_on": "this selection",
+                    "metric": each.metric_name or each.metric_type,
+                    "dataset": each.dataset_name,
+                    "value": float(each.metric_value),
+                    "note": "",
+                }
+                for each in self._measured()
+                if isinstance(each.metric_value, int | float)
+            ],
+            training=training_facts(self.state.log_history, self.selections[-1].provenance),
+        )
+        self._published_at = done.repo_url.repo_id
+
+    def _check_push(self, config: SelectiveSFTConfig) -> None:
+        """Find out whether the selections could be published, before any work is done."""
+        if not (config.push_selection and config.push_to_hub) or config.process_index != 0:
+            return
+        from hf_datasel.publish.push import check_push
+
+        model = config.hub_model_id or Path(config.output_dir).absolute().name
+        repo_id = config.selection_repo_id or f"{model}-selection"
+        check_push(repo_id, self._pool.dataset, private=config.hub_private_repo, token=config.hub_token)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """As TRL's, and how the training rows were chosen, the datasets, and what was measured."""
+        parent = self._record.parent.get("name")
+        super().create_model_card(model_name, dataset_name or parent, tags)
+        path = Path(self.args.output_dir) / "README.md"
+        if not self.is_world_process_zero() or not path.is_file():
+            return
+        extend_card(
+            path,
+            section=training_data(
+                self.selections, self._record.parent, len(self._pool), self._selector, self._published_at
+            ),
+            datasets=[each for each in (dataset_name, parent, self._published_at) if each is not None],
+            results=self._measured(),
+            name=model_name or os.path.basename(self.hub_model_id or os.path.abspath(self.args.output_dir)),
+        )
+
+    def _measured(self) -> list[EvalResult]:
+        by_hand = {name: rows for name, rows in self._evaluated_by_hand.items() if name.startswith("eval")}
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        return [*measured(self.state.log_history, self._record.evaluation | by_hand, best), *self.evaluation_results]
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As `Trainer.evaluate`; remembers which rows its metrics are of."""
+        if isinstance(eval_dataset, Dataset):
+            self._evaluated_by_hand[metric_key_prefix] = origin(eval_dataset)
+        elif not isinstance(eval_dataset, Mapping):
+            self._evaluated_by_hand.pop(metric_key_prefix, None)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return metrics

@@ -1,0 +1,144 @@
+"""The model card of a run: how the rows were chosen, and what was measured."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from huggingface_hub import EvalResult, ModelCard
+
+from hf_datasel.selectors import All, IterIT, Random, Round, Selector
+from hf_datasel.training.card import extend_card, measured, training_data
+
+
+@dataclass(frozen=True)
+class Evil(Selector):
+    """Not shown, since it is nobody's of ours."""
+
+    note: str = ""
+    citation = "@article{x,\n```\n# Not a heading\n}"
+
+    def choose(self, round: Round) -> np.ndarray:
+        return np.flatnonzero(round.eligible)[: round.budget]
+
+
+def metadata_of(folder: Path) -> dict[str, Any]:
+    found = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert isinstance(found, dict)
+    return found
+
+
+def section_of(folder: Path) -> str:
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    return card[card.index("## Training data") : card.index("## Training procedure")]
+
+
+def test_the_card_says_how_each_round_was_chosen_and_what_the_last_evaluation_gave(train, tmp_path, pool_rows):
+    trainer = train(
+        IterIT(decay=0.5),
+        selection_size=8,
+        num_train_epochs=2,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        eval_dataset=pool_rows.select(range(4)),
+    )
+    first, second = trainer.selections
+    after_training = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")  # written with the last checkpoint
+    section = section_of(tmp_path / "run")
+    assert "chosen by IterIT from 24 rows of a dataset that is not on the Hub. Before every epoch" in section
+    assert "Settings that differ from its defaults: `decay` = `0.5`." in section
+    assert "8 of the 24 rows were chosen in each of 2 rounds." in section
+    assert "| 0 | 24 | 8 |  | `selections/round-0` |" in section
+    scored = second.provenance["rows_scored"]
+    assert f"| 1 | {scored} | 8 | {second.overlap(first):.3f} | `selections/round-1` |" in section
+    assert "Boosting LLM via Learning from Data Iteratively" in section
+    metadata = metadata_of(tmp_path / "run")
+    assert not {"licence", "license", "datasets", "base_model", "eval_results"} & set(metadata)
+    [found] = metadata["model-index"][0]["results"]
+    assert found["dataset"] == {"name": "evaluation set", "type": "evaluation set"}
+    last = [each for each in trainer.state.log_history if "eval_loss" in each][-1]
+    assert last["step"] == trainer.state.global_step
+    assert found["metrics"] == [
+        {"type": "loss", "value": last["eval_loss"], "name": "Loss"},
+        {"type": "accuracy", "value": last["eval_mean_token_accuracy"], "name": "Mean token accuracy"},
+    ]
+    assert "None](" not in after_training
+    trainer.create_model_card(model_name="run")
+    again = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")
+    assert again == after_training
+    assert again.count("## Training data") == 1
+
+
+def test_what_is_measured_by_hand_goes_into_the_metadata_under_its_own_name(train, tmp_path, pool_rows, from_hub):
+    few = pool_rows.select(range(4))
+    trainer = train(
+        Random(), selection_size=4, num_train_epochs=1, eval_strategy="epoch", eval_dataset={"a": few, "b": few}
+    )
+    other = from_hub(trainer.eval_dataset["a"], "test")
+    trainer.evaluate(other)
+    value = EvalResult("text-generation", "openai/gsm8k", "GSM8K", "exact_match", np.float64(0.25))
+    trainer.evaluation_results.append(value)
+    trainer.create_model_card()
+    [index] = metadata_of(tmp_path / "run")["model-index"]
+    assert index["name"] == "run"
+    found = {each["dataset"]["name"]: each["metrics"] for each in index["results"]}
+    assert list(found) == ["evaluation set a", "evaluation set b", "them/rows", "GSM8K"]
+    assert [each["type"] for each in found["evaluation set b"]] == ["loss", "accuracy"]
+    assert found["GSM8K"] == [{"type": "exact_match", "value": 0.25}]
+    assert found["them/rows"][0]["value"] == trainer.state.log_history[-1]["eval_loss"]
+    assert isinstance(ModelCard.load(tmp_path / "run" / "README.md").data.eval_results, list)
+
+
+def test_the_best_model_is_shown_with_its_own_evaluation():
+    log = [{"step": 1, "eval_loss": 2.0}, {"step": 2, "eval_loss": 1.0}, {"step": 3, "eval_loss": 3.0, "loss": 1}]
+    assert [each.metric_value for each in measured(log, {"eval": {}})] == [3.0]
+    assert [each.metric_value for each in measured(log, {"eval": {}}, step=2)] == [1.0]
+    assert measured([{"step": 1, "eval_loss": float("nan")}], {"eval": {}}) == []
+    assert measured(log, {}) == []
+
+
+def test_a_card_before_anything_was_chosen(train, tmp_path):
+    train.make(All(), "run").create_model_card(model_name="mine", tags="x")
+    section = section_of(tmp_path / "run")
+    assert "No rows have been chosen yet." in section
+    assert "All its settings are its defaults." in section
+    tags = metadata_of(tmp_path / "run")["tags"]
+    assert {"x", "hf_datasel", "sft", "trl"} <= set(tags)
+    assert tags == sorted(tags)
+
+
+def test_strange_words_cannot_leave_their_place(train):
+    evil = Evil(note="`|x|\n\n# Heading <script>")
+    parent = {"name": "a](http://evil) <b>", "revision": "main", "config": "`c`", "split": "train"}
+    trainer = train(evil, selection_size=4, num_train_epochs=1)
+    section = training_data(trainer.selections, parent, 24, evil, "x](http://evil)")
+    outside = re.sub(r"^(`{3,})bibtex\n.*?^\1$", "", section, flags=re.DOTALL | re.MULTILINE)
+    outside = re.sub(r"`[^`\n]*`", "", outside)
+    assert [line for line in outside.splitlines() if line.startswith("#")] == ["## Training data"]
+    assert not re.search(r"<script|<b>|\]\(http:", outside)
+    assert "Not shown" not in section
+
+
+def test_a_card_without_the_usual_heading_gets_the_section_at_its_end(tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("---\ntags: [a]\nlicence: license\n---\n\n# Model\n", encoding="utf-8")
+    extend_card(path, section="## Training data", datasets=["a/b", "c/d", "a/b"], results=[], name="m")
+    assert path.read_text().endswith("# Model\n\n## Training data\n")
+    assert metadata_of(tmp_path) == {"tags": ["a"], "datasets": ["a/b", "c/d"]}
+
+
+def test_the_parent_is_named_with_its_revision(train, tmp_path, pool_rows, from_hub):
+    rows = from_hub(pool_rows, "train")
+    trainer = train.make(Random(), "run", rows=rows, selection_size=4)
+    trainer.create_model_card()
+    assert metadata_of(tmp_path / "run")["datasets"] == ["them/rows"]
+    assert (
+        "[them/rows](https://huggingface.co/datasets/them/rows) (`train`) at revision `aaaaaaaaaaaa`."
+        in section_of(tmp_path / "run")
+    )
+    trainer.create_model_card(dataset_name="me/mixture")
+    assert metadata_of(tmp_path / "run")["datasets"] == ["me/mixture", "them/rows"]

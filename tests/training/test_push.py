@@ -1,0 +1,163 @@
+"""Pushing a trained model, and the selections it was trained on, to a Hub over HTTP."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+
+from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer
+from hf_datasel.cli import main
+from hf_datasel.errors import PublishError
+from hf_datasel.publish.gather import gather
+from hf_datasel.selectors import IterIT, Random
+
+QUICK = {"selection_size": 6, "num_train_epochs": 2, "hub_model_id": "tester/model"}
+
+
+@pytest.fixture
+def hub(local_hub: Any, pool_rows: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Give a Hub that holds the pool as `tester/parent`, and has no figures drawn."""
+    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.publish.files.png", lambda *args: b"drawn")
+    content = io.BytesIO()
+    pool_rows.to_parquet(content)
+    card = b"---\nlicense: cc-by-4.0\n---\n"
+    local_hub.commit("tester/parent", {"README.md": card, "data/train-00000-of-00001.parquet": content.getvalue()})
+    return local_hub
+
+
+@pytest.fixture
+def parent(hub: Any) -> Dataset:
+    return load_dataset("tester/parent", split="train")
+
+
+def card_of(hub: Any, repo_id: str = "tester/model") -> tuple[dict[str, Any], str]:
+    card = hub.files(repo_id, "model")["README.md"].decode()
+    return yaml.safe_load(card.split("---\n")[1]), card
+
+
+def test_a_push_publishes_the_model_and_the_selections_of_all_rounds_once(train, hub, parent, tmp_path):
+    trainer = train(
+        IterIT(),
+        rows=parent,
+        push_to_hub=True,
+        push_selection=True,
+        save_strategy="epoch",
+        eval_strategy="epoch",
+        eval_dataset=parent.select(range(4)),
+        **QUICK,
+    )
+    assert ("dataset", "tester/model-selection") not in hub.repos  # checkpoints were pushed, selections not
+    assert len(hub.commits("tester/model", "model")) > 1
+    trainer.push_to_hub()
+    assert len(hub.commits("tester/model-selection")) == 2  # the Hub's own, and the push
+    assert {"model.safetensors", "selections/round-1/selection.json"} <= set(hub.files("tester/model", "model"))
+    metadata, card = card_of(hub)
+    assert metadata["datasets"] == ["tester/parent", "tester/model-selection"]
+    assert metadata["model-index"][0]["results"][0]["dataset"]["type"] == "tester/parent"
+    assert "[tester/model-selection](https://huggingface.co/datasets/tester/model-selection)" in card
+    assert all(f"| `round-{at}` |" in card for at in (0, 1))
+    assert "licence" not in metadata
+    for at, selection in enumerate(trainer.selections):
+        rows = load_dataset("tester/model-selection", f"round-{at}", split="train")
+        assert rows["instruction"] == parent.select(selection.indices)["instruction"]
+        there = Selection.from_hub("tester/model-selection", config_name=f"round-{at}")
+        np.testing.assert_array_equal(there.indices, selection.indices)
+    about = hub.files("tester/model-selection")["README.md"].decode()
+    assert f"{trainer.state.global_step} steps" in about
+    assert "hf-datasel train" in about
+    assert hub.token not in card + about
+
+
+def test_pushing_by_hand_needs_no_push_to_hub_in_the_config(train, hub, parent):
+    trainer = train(Random(), rows=parent, push_selection=True, selection_repo_id="lab/chosen", **QUICK)
+    trainer.push_to_hub(private=True)
+    assert hub.repo("lab/chosen").private
+    assert hub.repo("tester/model", "model").private
+    assert card_of(hub)[0]["datasets"] == ["tester/parent", "lab/chosen"]
+    assert "| `default` |" in card_of(hub)[1]
+
+
+def test_without_push_selection_the_model_alone_is_pushed(train, hub, parent):
+    train(Random(), rows=parent, **QUICK).push_to_hub()
+    assert {repo_id for kind, repo_id in hub.repos if kind == "dataset"} == {"tester/parent"}
+    metadata, card = card_of(hub)
+    assert metadata["datasets"] == ["tester/parent"]
+    assert "| `selections/round-0` |" in card
+
+
+def test_the_model_is_pushed_though_the_selections_cannot_be(train, hub, parent):
+    trainer = train(Random(), rows=parent, push_selection=True, **QUICK)
+    hub.repo("tester/parent").private = True
+    with pytest.raises(PublishError, match=r"The parent 'tester/parent' is private"):
+        trainer.push_to_hub()
+    assert "model.safetensors" in hub.files("tester/model", "model")
+    assert card_of(hub)[0]["datasets"] == ["tester/parent"]
+    assert "| `selections/round-0` |" in card_of(hub)[1]
+
+
+def test_a_model_without_a_selection_is_pushed_alone(train, hub, parent):
+    trainer = train.make(Random(), "run", rows=parent, push_selection=True, **QUICK)
+    with pytest.raises(PublishError, match="No rows have been chosen yet"):
+        trainer.push_to_hub()
+    assert "model.safetensors" in hub.files("tester/model", "model")
+
+
+@pytest.mark.parametrize(
+    ("private_parent", "more", "message"),
+    [
+        (True, {}, "The parent 'tester/parent' is private"),
+        (False, {"hub_token": "hf_nobodys"}, "does not know this token"),
+        (False, {"selection_repo_id": "stranger/rows"}, "cannot publish under 'stranger'"),
+        (False, {"selection_repo_id": "tester/parent"}, "is the parent itself"),
+    ],
+)
+def test_what_cannot_be_pushed_is_refused_before_a_model_is_loaded(
+    hub, parent, tmp_path, tiny_model_dir, private_parent, more, message
+):
+    hub.repo("tester/parent").private = private_parent
+    config = SelectiveSFTConfig(
+        str(tmp_path / "run"), use_cpu=True, bf16=False, push_to_hub=True, push_selection=True, **QUICK, **more
+    )
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    seen = len(hub.requests)
+    with pytest.raises(PublishError, match=message):
+        SelectiveSFTTrainer(str(model), config, train_dataset=parent)
+    assert not [each for each in hub.requests[seen:] if each.method == "POST"]
+
+
+def test_the_command_pushes_what_a_recipe_says(hub, tmp_path, tiny_model_dir, capsys):
+    settings = {
+        **QUICK,
+        "model_name_or_path": str(tiny_model_dir),
+        "dataset_name": "tester/parent",
+        "output_dir": str(tmp_path / "run"),
+        "selector": "random",
+        "push_to_hub": True,
+        "push_selection": True,
+        "hub_strategy": "end",
+        "use_cpu": True,
+        "bf16": False,
+        "disable_tqdm": True,
+    }
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(settings))
+    assert main(["train", "--config", str(recipe)]) == 0, capsys.readouterr().err
+    assert card_of(hub)[0]["datasets"] == ["tester/parent", "tester/model-selection"]
+    assert len(hub.commits("tester/model", "model")) == 2
+    assert (tmp_path / "run" / "trainer_state.json").is_file()
+    hub.commit("tester/parent", {"data/train-00000-of-00001.parquet": b"another version, which nobody can read"})
+    there = Selection.from_hub("tester/model-selection")
+    keys = gather([there], title="rows")["recipe"]
+    assert keys["dataset_revision"] == hub.commits("tester/parent")[1].oid
+    here = {"model_name_or_path": str(tiny_model_dir), "output_dir": str(tmp_path / "again"), "disable_tqdm": True}
+    recipe.write_text(yaml.safe_dump(keys | here))
+    assert main(["train", "--config", str(recipe)]) == 0, capsys.readouterr().err
+    again = Selection.load(tmp_path / "again" / "selections" / "round-0")
+    assert again.indices.tolist() == there.indices.tolist()
