@@ -7,19 +7,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from hf_datasel.cli.parsing import DatasetArguments, parse, show_progress_messages
-from hf_datasel.cli.report import run_folder
+from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
 
 __all__ = ["PushArguments", "run"]
 
 
 @dataclass
-class PushArguments:
-    """Which selection or training run, and where on the Hub it goes."""
+class PushArguments(RunArguments):
+    """Where on the Hub it goes."""
 
-    selection: str | None = field(
-        default=None, metadata={"help": "Folder of a selection, or output_dir of a training run with all its rounds."}
-    )
     repo_id: str | None = field(
         default=None,
         metadata={
@@ -35,13 +32,6 @@ class PushArguments:
     commit_message: str | None = field(default=None, metadata={"help": "By default it says what was chosen."})
     config_name: str | None = field(
         default=None, metadata={"help": "Puts the selection beside others in the repository, under this name."}
-    )
-    results: str | None = field(
-        default=None,
-        metadata={
-            "help": "JSON file with measurements of models trained on the rows: a list of objects with trained_on, "
-            "metric, dataset, value and, if need be, note."
-        },
     )
 
 

@@ -13,19 +13,15 @@ from hf_datasel.errors import ConfigError
 if TYPE_CHECKING:
     from hf_datasel.publish.facts import Facts
 
-__all__ = ["ReportArguments", "run", "run_folder"]
+__all__ = ["ReportArguments", "RunArguments", "run", "run_folder"]
 
 
 @dataclass
-class ReportArguments:
-    """Which selection or training run, and where the page goes."""
+class RunArguments:
+    """What a page is about: a selection or a training run, and how well its rows do."""
 
     selection: str | None = field(
         default=None, metadata={"help": "Folder of a selection, or output_dir of a training run with all its rounds."}
-    )
-    title: str | None = field(default=None, metadata={"help": "Of the page; by default METHOD on DATASET."})
-    output_dir: str = field(
-        default="outputs/report", metadata={"help": "Folder for report.html, report.md, plots/ and facts.json."}
     )
     results: str | None = field(
         default=None,
@@ -33,6 +29,16 @@ class ReportArguments:
             "help": "JSON file with measurements of models trained on the rows: a list of objects with trained_on, "
             "metric, dataset, value and, if need be, note."
         },
+    )
+
+
+@dataclass
+class ReportArguments(RunArguments):
+    """Where the page goes."""
+
+    title: str | None = field(default=None, metadata={"help": "Of the page; by default METHOD on DATASET."})
+    output_dir: str = field(
+        default="outputs/report", metadata={"help": "Folder for report.html, report.md, plots/ and facts.json."}
     )
 
 

@@ -10,25 +10,12 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from hf_datasel import Selection, select
 from hf_datasel.cli import main
-from hf_datasel.selectors import Longest, Random
+from hf_datasel.selectors import Random
 
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     monkeypatch.setattr("hf_datasel.publish.files.png", lambda facts, name, dark: f"{name} {dark}".encode())
-
-
-@pytest.fixture
-def rows_file(tmp_path, pool_rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in pool_rows))
-    return path
-
-
-@pytest.fixture
-def selection(tmp_path, pool_rows):
-    select(pool_rows, Longest(), size=6).save(tmp_path / "selection")
-    return tmp_path / "selection"
 
 
 def test_push_publishes_once(local_hub, selection, rows_file, tmp_path, capsys):

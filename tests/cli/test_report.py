@@ -12,22 +12,9 @@ import pytest
 from hf_datasel import Selection, select
 from hf_datasel.cli import main
 from hf_datasel.publish.report import read_facts
-from hf_datasel.selectors import Longest, Random
+from hf_datasel.selectors import Random
 
 RESULT = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
-
-
-@pytest.fixture
-def rows_file(tmp_path, pool_rows):
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in pool_rows))
-    return path
-
-
-@pytest.fixture
-def selection(tmp_path, pool_rows):
-    select(pool_rows, Longest(), size=6).save(tmp_path / "selection")
-    return tmp_path / "selection"
 
 
 @pytest.fixture
