@@ -36,8 +36,8 @@ check: setup  ## Lint, check the formatting and the types
 test: setup  ## Run the tests
 	.venv/bin/python -m pytest
 
-test-oldest: .venv-oldest/.installed  ## Run the parity and trainer tests on the oldest supported versions
-	.venv-oldest/bin/python -m pytest tests/tokens tests/training tests/scores
+test-oldest: .venv-oldest/.installed  ## Run the parity, trainer and publishing tests on the oldest supported versions
+	.venv-oldest/bin/python -m pytest tests/tokens tests/training tests/scores tests/publish
 
 test-matrix: setup  ## Run the long tests that `make test` leaves out
 	.venv/bin/python -m pytest -m slow
