@@ -18,7 +18,7 @@ def example(title: str) -> str:
 
 @pytest.fixture
 def alpaca(local_hub, pool_rows, monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.01)
     content = io.BytesIO()
     pool_rows.to_parquet(content)
     local_hub.commit("tatsu-lab/alpaca", {"data/train-00000-of-00001.parquet": content.getvalue()})

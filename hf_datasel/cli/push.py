@@ -84,10 +84,11 @@ def _head(repo_id: str, revision: str | None) -> str | None:
     """Commit that the branch is at, or None for a repository or a branch that is not there yet."""
     from huggingface_hub.errors import RevisionNotFoundError
 
+    from hf_datasel.publish.access import sign_in
     from hf_datasel.publish.hub import Hub
 
     hub = Hub(repo_id, revision=revision)
-    hub.sign_in()
+    sign_in(hub)
     try:
         return hub.snapshot().commit if hub.is_private() is not None else None
     except RevisionNotFoundError:

@@ -53,6 +53,8 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
         "dtype": model.dtype,
         **(config.model_init_kwargs or {}),
     }
+    if config.push_selection and not config.push_to_hub:
+        raise ConfigError("push_selection publishes the selections with the model: add push_to_hub.")
     output_folder(config.output_dir)
     resume = config.resume_from_checkpoint
     resume = True if str(resume).lower() == "true" else resume
@@ -73,7 +75,8 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     trainer.accelerator.print(rounds_table(trainer.selections))
     trainer.save_state()
     if config.push_to_hub:
-        trainer.push_to_hub()  # saves the model, too
+        pushed = trainer.push_to_hub()  # saves the model, too
+        trainer.accelerator.print(f"Model pushed: {getattr(pushed, 'repo_url', trainer.hub_model_id)}")
     else:
         trainer.save_model(config.output_dir)
     trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import functools
 import html
+import json
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Collection
 from typing import Any
 
 import jinja2
-import yaml
 
+from hf_datasel.errors import PublishError
 from hf_datasel.publish import sections
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.figures import FigureInfo, figures
 from hf_datasel.publish.markdown import Markdown, text
-from hf_datasel.publish.metadata import card_metadata, merged_metadata, split_card
+from hf_datasel.publish.metadata import card_metadata, joined, merged_metadata, split_card, to_yaml
 
 __all__ = ["card", "image_folder", "page", "updated_card"]
 
+_PART = re.compile(
+    r"^<!-- hf_datasel: (?P<name>[\w.-]+): begin -->\r?$"
+    r"(?P<text>(?:(?!^<!-- hf_datasel: [\w.-]+: begin -->\r?$).)*?)"
+    r"^<!-- hf_datasel: (?P=name): end -->\r?$",
+    re.DOTALL | re.MULTILINE,
+)
 _SENTENCES = 2_000
 """Characters of a text of ours that are shown; words of others are cut earlier."""
 
@@ -37,10 +44,10 @@ def page(facts: Facts) -> str:
 
 def card(facts: Facts) -> str:
     """A new dataset card: metadata for the Hub, and the page between marks that `updated_card` looks for."""
-    return _with_metadata(card_metadata(facts), _marked(facts))
+    return f"{to_yaml(card_metadata(facts))}\n{_marked(facts)}\n"
 
 
-def updated_card(existing: str, facts: Facts, replaced: Set[str]) -> str:
+def updated_card(existing: str, facts: Facts, replaced: Collection[str]) -> str:
     """A card that is there already, with the generated part and its metadata made new and all else left as it is.
 
     Args:
@@ -49,17 +56,27 @@ def updated_card(existing: str, facts: Facts, replaced: Set[str]) -> str:
         replaced: names of configurations that are written or removed with it.
 
     Raises:
-        PublishError: the metadata of the existing card cannot be read.
+        PublishError: the metadata of the card cannot be read, one of the marks around the generated part is gone, or
+            another configuration is the default one.
     """
     metadata, body = split_card(existing)
-    begin, end = _marks(facts)
-    at = body.find(begin)
-    stop = body.find(end, at)
-    if at >= 0 and stop >= 0:
-        body = body[:at] + _marked(facts) + body[stop + len(end) :]
+    name, ours = facts["publication"], card_metadata(facts)
+    parts = {match["name"]: match for match in _PART.finditer(body)}
+    _check_marks(body, name)
+    before = {other: _recorded(match) for other, match in parts.items()}
+    merged = merged_metadata(
+        metadata,
+        joined(list(before.values())),
+        joined(list({**before, name: ours}.values())),
+        ours.get("configs", []),
+        replaced,
+    )
+    if name in parts:
+        body = body[: parts[name].start()] + _marked(facts) + body[parts[name].end() :]
     else:
-        body = f"{body.rstrip()}\n\n{_marked(facts)}\n" if body.strip() else f"{_marked(facts)}\n"
-    return _with_metadata(merged_metadata(metadata, card_metadata(facts), set(replaced)), body.strip("\n"))
+        body = f"{body.rstrip()}\n\n{_marked(facts)}\n" if body.strip() else f"\n{_marked(facts)}\n"
+    head = existing[: len(existing) - len(split_card(existing)[1])] if merged == metadata else to_yaml(merged)
+    return head + body
 
 
 def image_folder(publication: str) -> str:
@@ -67,20 +84,37 @@ def image_folder(publication: str) -> str:
     return "plots" if publication == "default" else f"plots/{publication}"
 
 
-def _with_metadata(metadata: Mapping[str, Any], body: str) -> str:
-    head = yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=10_000)
-    return f"---\n{head}---\n\n{body}\n"
-
-
-def _marks(facts: Facts) -> tuple[str, str]:
-    name = facts["publication"]
-    return f"<!-- hf_datasel: {name}: begin -->", f"<!-- hf_datasel: {name}: end -->"
-
-
 def _marked(facts: Facts) -> str:
-    begin, end = _marks(facts)
-    note = "<!-- Generated: write above or below these marks; what is between them is replaced by the next push. -->"
-    return f"{begin}\n{note}\n\n{page(facts)}\n{end}"
+    name = facts["publication"]
+    kept = {key: value for key, value in card_metadata(facts).items() if key != "configs"}
+    record = json.dumps(kept).replace("-", "\\u002d")  # what is in a comment must not end it
+    return (
+        f"<!-- hf_datasel: {name}: begin -->\n"
+        "<!-- Generated: write above or below these marks; what is between them is replaced by the next push. -->\n"
+        f"<!-- metadata: {record} -->\n\n{page(facts)}\n<!-- hf_datasel: {name}: end -->"
+    )
+
+
+def _recorded(part: re.Match[str]) -> dict[str, Any]:
+    """The metadata that an earlier push gave the card, so that what a person changed since can be told."""
+    found = re.search(r"^<!-- metadata: (\{.*\}) -->\r?$", part["text"], re.MULTILINE)
+    try:
+        content = json.loads(found[1]) if found else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _check_marks(body: str, name: str) -> None:
+    """Refuse a card in which one of our two marks is gone: what a person wrote could not be told from ours."""
+    rest = _PART.sub("", body)
+    for end in ("begin", "end"):
+        mark = f"<!-- hf_datasel: {name}: {end} -->"
+        if any(line.strip() == mark for line in rest.splitlines()):
+            raise PublishError(
+                f"The card has a mark {mark!r} without its other half. Put that back, or remove this one and the "
+                "generated part with it, and push again."
+            )
 
 
 def _picture(facts: Facts, figure: FigureInfo) -> Markdown:

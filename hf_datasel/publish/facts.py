@@ -21,8 +21,11 @@ class Parent(TypedDict):
         id: sha256 over the content of its rows in order.
         rows: how many it has.
         format: of its rows: `"alpaca"`, `"prompt-completion"`, `"messages"` ...
+        looked_up: whether the Hub was asked for its card.
+        sources: names of all datasets on the Hub that its rows come from; several where it is a mixture.
         metadata: what its card says and ours carries over: `license`, `license_name`, `license_link`, `language`,
-            `task_categories`; a key that its card lacks is not here.
+            `task_categories`, and `license_as_written` in the place of `license` where that is no identifier; a key
+            that its card lacks is not here.
     """
 
     name: str | None
@@ -33,6 +36,8 @@ class Parent(TypedDict):
     id: str
     rows: int
     format: str
+    looked_up: bool
+    sources: list[str]
     metadata: dict[str, Any]
 
 
@@ -142,11 +147,12 @@ class Facts(TypedDict):
         format_version: of these facts.
         title: of the page.
         repo_id: where the selection is published, or None.
+        revision: branch that it is published on, or None for the main one.
         publication: name of this selection within the repository; "default" unless it shares it with others.
         images: what stands before the path of an image: "" for files beside the page.
         parent: the pool.
         method: the selector.
-        scores: specs of the scores that were computed.
+        scores: specs of the scores that were computed, each with `about`, what the score is in one sentence.
         choices: one, or one a round; the last is what is trained on in the end.
         recipe: keys and values of the YAML file that makes the selection again.
         command: `"select"` or `"train"`: what runs the recipe.
@@ -167,6 +173,7 @@ class Facts(TypedDict):
     format_version: int
     title: str
     repo_id: str | None
+    revision: str | None
     publication: str
     images: str
     parent: Parent

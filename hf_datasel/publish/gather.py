@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from hf_datasel import selectors
+from hf_datasel import scores, selectors
 from hf_datasel.analysis.summaries import (
     Distribution,
     EmbeddingMap,
@@ -23,17 +25,35 @@ from hf_datasel.formats import Pool
 from hf_datasel.publish.facts import Choice, DataConfig, Facts, Method, Parent, Result, Training
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origin, without_paths
+from hf_datasel.selection.provenance import origins, without_paths
 from hf_datasel.selection.selecting import select
 from hf_datasel.selectors import Longest, Random
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["check_together", "config_names", "gather"]
+__all__ = ["Place", "check_together", "config_names", "gather"]
 
 _FORMAT = 1
 _MOST_SCORES = 3
+_PLACE = ("name", "revision", "config", "split", "changed")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a page is published.
+
+    Attributes:
+        repo_id: dataset repository, or None for a local page.
+        revision: branch, or None for the main one.
+        publication: name of the selection within the repository.
+        images: what stands before the path of an image.
+    """
+
+    repo_id: str | None = None
+    revision: str | None = None
+    publication: str = "default"
+    images: str = ""
 
 
 def gather(
@@ -41,10 +61,9 @@ def gather(
     dataset: Dataset | None = None,
     *,
     title: str,
-    repo_id: str | None = None,
-    publication: str = "default",
-    images: str = "",
+    place: Place | None = None,
     metadata: Mapping[str, Any] | None = None,
+    changed: bool | None = None,
     configs: Sequence[DataConfig] = (),
     results: Sequence[Result] = (),
     training: Training | None = None,
@@ -55,10 +74,9 @@ def gather(
         selections: one, or one a round in order.
         dataset: the parent; without it, what needs its text (lengths, baselines) is left out.
         title: of the page.
-        repo_id: where it is published.
-        publication: its name there.
-        images: what stands before the path of an image.
-        metadata: of the parent's card, as `carried_over` gives it.
+        place: where it is published.
+        metadata: of the parent's card, as `carried_over` gives it; None where nobody looked it up.
+        changed: whether the dataset is not the parent as it is on the Hub; by default what it tells of itself.
         configs: of the published dataset.
         results: measurements of models trained on the rows.
         training: the run that chose.
@@ -67,9 +85,11 @@ def gather(
         PublishError: no selections, or selections that do not belong together.
     """
     check_together(selections)
-    last, names = selections[-1], config_names(selections, publication)
+    place = place or Place()
+    last, names = selections[-1], config_names(selections, place.publication)
     provenance = without_paths(last.provenance)
-    parent = _parent(provenance, dataset, metadata or {})
+    parent = _parent(provenance, dataset, metadata)
+    parent["changed"] = parent["changed"] if changed is None else changed
     command, keys, missing = recipe(provenance, parent)
     pool = Pool(dataset) if dataset is not None else None
     baselines = _baselines(last, pool) if pool is not None else {}
@@ -77,12 +97,13 @@ def gather(
     return {
         "format_version": _FORMAT,
         "title": title,
-        "repo_id": repo_id,
-        "publication": publication,
-        "images": images,
+        "repo_id": place.repo_id,
+        "revision": place.revision,
+        "publication": place.publication,
+        "images": place.images,
         "parent": parent,
         "method": _method(provenance["selector"]),
-        "scores": list(provenance["scores"]),
+        "scores": [_described(spec) for spec in provenance["scores"]],
         "choices": [_choice(each, name) for each, name in zip(selections, names, strict=True)],
         "recipe": keys,
         "command": command,
@@ -130,21 +151,23 @@ def check_together(selections: Sequence[Selection]) -> None:
         raise PublishError(f"Two selections are of the same round: {rounds}.")
 
 
-def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Mapping[str, Any]) -> Parent:
+def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Mapping[str, Any] | None) -> Parent:
     about = provenance["dataset"]
-    known = {key: about.get(key) for key in ("name", "revision", "config", "split", "changed")}
-    if dataset is not None and (found := origin(dataset)):
-        known |= found
+    found = origins(dataset) if dataset is not None else []
+    known = found[0] if len(found) == 1 else {key: about.get(key) for key in _PLACE} if not found else {}
+    sources = [each["name"] for each in found] or [name for name in (known.get("name"),) if name]
     return {
-        "name": known["name"],
-        "revision": known["revision"],
-        "config": known["config"],
-        "split": known["split"],
-        "changed": bool(known["changed"]),
+        "name": known.get("name"),
+        "revision": known.get("revision"),
+        "config": known.get("config"),
+        "split": known.get("split"),
+        "changed": bool(known.get("changed")),
         "id": about["id"],
         "rows": about["rows"],
         "format": about["format"],
-        "metadata": dict(metadata),
+        "sources": sources,
+        "looked_up": metadata is not None,
+        "metadata": dict(metadata or {}),
     }
 
 
@@ -155,6 +178,12 @@ def _method(spec: Mapping[str, Any]) -> Method:
         return {"name": spec["selector"], "about": "", "settings": settings, "citation": ""}
     about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
     return {"name": kind.__name__, "about": about, "settings": settings, "citation": kind.citation}
+
+
+def _described(spec: Mapping[str, Any]) -> dict[str, Any]:
+    kind = next((each for each in scores.available().values() if each.__name__ == spec.get("score")), None)
+    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else ""
+    return {**spec, "about": about}
 
 
 def _choice(selection: Selection, config: str) -> Choice:
@@ -184,18 +213,21 @@ def _short(value: Any) -> float:
 
 
 def _numeric(selection: Selection) -> list[str]:
-    """Scores that are numbers, and known for a chosen row."""
+    """Scores that are quantities, and known for a chosen row; the number of a cluster is none."""
+    kinds = {name: selection.table.schema.field(name).type for name in selection.score_columns}
     names = [
-        name for name in selection.score_columns if not pa.types.is_nested(selection.table.schema.field(name).type)
+        name
+        for name, kind in kinds.items()
+        if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not name.endswith("_id"))
     ]
-    names = [name for name in names if not np.isnan(selection.scores(name)[selection.indices]).all()]
+    names = [name for name in names if np.isfinite(selection.scores(name)[selection.indices]).any()]
     return names[:_MOST_SCORES]
 
 
 def _scored_and_chosen(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:
     values = selection.scores(column)
     chosen = values[selection.indices]
-    return values[~np.isnan(values)], chosen[~np.isnan(chosen)]
+    return values[np.isfinite(values)], chosen[np.isfinite(chosen)]
 
 
 def _pool_and_chosen(selection: Selection, column: str) -> Distribution:
@@ -255,17 +287,15 @@ def _overlap(selections: Sequence[Selection], baselines: Mapping[str, np.ndarray
 
 
 def _map(selection: Selection) -> EmbeddingMap | None:
-    vectors = [
-        name
-        for name in selection.score_columns
-        if pa.types.is_fixed_size_list(selection.table.schema.field(name).type)
-        or pa.types.is_list(selection.table.schema.field(name).type)
-    ]
-    if not vectors:
-        return None
-    column = selection.table.column(vectors[0]).combine_chunks()
-    known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-    values = column.drop_null()
-    matrix = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(known), -1)
-    chosen = np.flatnonzero(np.isin(known, selection.indices))
-    return embedding_map(vectors[0], matrix, chosen)
+    for name in selection.score_columns:
+        column = selection.table.column(name).combine_chunks()
+        if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+            continue
+        known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
+        lengths = np.unique(pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False))
+        if len(known) < 3 or len(lengths) != 1 or lengths[0] < 2:
+            continue  # no vectors, or none of the same length
+        values = column.drop_null().flatten().to_numpy(zero_copy_only=False)
+        matrix = np.asarray(values, dtype=np.float32).reshape(len(known), -1)
+        return embedding_map(name, matrix, np.flatnonzero(np.isin(known, selection.indices)))
+    return None

@@ -49,6 +49,7 @@ def code(value: object) -> Markdown:
 def fence(content: str, language: str) -> Markdown:
     """A block of code, in a fence longer than any within it; characters that cannot be seen are replaced."""
     content = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in content)
+    content = content.replace("<!--", "<\ufffd--")  # no word of others may look like a mark of ours
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip()}\n{ticks}")

@@ -3,36 +3,47 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from hf_datasel.errors import PublishError
 from hf_datasel.publish.facts import DataConfig, Facts
+from hf_datasel.publish.markdown import text
 
-__all__ = ["card_metadata", "carried_over", "data_configs", "merged_metadata", "split_card"]
-
-_METADATA = re.compile(r"\A\s*---[ \t]*\r?\n(.*?)(?:(?<=\n)|\r?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+__all__ = ["card_metadata", "carried_over", "data_configs", "joined", "merged_metadata", "split_card", "to_yaml"]
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
-_LINK = re.compile(r"(https?://[\w.~:/?#@%&=+-]{1,300}|\w[\w./-]{0,100})")
-_SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8, 10**9)
-_NAMES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B")
-_INHERITED = ("license", "license_name", "license_link", "language", "task_categories")
+_WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+_-]{0,80}")
+_LINK = re.compile(r"https?://[\w.~:/?#@%&=+-]{1,300}")
+_FILE = re.compile(r"\w[\w./-]{0,100}")
+_METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:(?<=\n)|\r?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+_SIZES = {10**3: "1K", 10**4: "10K", 10**5: "100K", 10**6: "1M", 10**7: "10M", 10**8: "100M", 10**9: "1B"}
+_LISTS = ("language", "task_categories", "size_categories", "source_datasets", "tags")
 
 
-def carried_over(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """What our card takes over from the parent's, as far as it has the form it should have; nothing is made up."""
+def carried_over(metadata: Mapping[str, Any], files: str = "") -> dict[str, Any]:
+    """What our card takes over from the parent's, as far as it has the form it should have; nothing is made up.
+
+    A licence that is no identifier of the Hub comes back as `license_as_written`, for the text of the page.
+
+    Args:
+        metadata: of the parent's card.
+        files: address of the parent's files, for a link to a licence that is one of them.
+    """
     kept: dict[str, Any] = {}
-    for key in _INHERITED:
-        pattern = _LINK if key == "license_link" else _WORD
-        values = metadata.get(key)
-        several = isinstance(values, list)
+    for key in ("license", "license_name", "language", "task_categories"):
+        values, form = metadata.get(key), _WORDS if key == "license_name" else _WORD
         words = [each for each in (values if isinstance(values, list) else [values]) if isinstance(each, str)]
-        words = [each for each in words if pattern.fullmatch(each)]
+        words = [each for each in words if form.fullmatch(each)]
         if words:
-            kept[key] = words if several or key in ("language", "task_categories") else words[0]
+            kept[key] = words if key in _LISTS or len(words) > 1 else words[0]
+    link = metadata.get("license_link")
+    if isinstance(link, str) and (_LINK.fullmatch(link) or (files and _FILE.fullmatch(link))):
+        kept["license_link"] = link if _LINK.fullmatch(link) else f"{files}{link}"
+    if metadata.get("license") and "license" not in kept:
+        kept["license_as_written"] = text(metadata["license"])
     return kept
 
 
@@ -44,55 +55,62 @@ def card_metadata(facts: Facts) -> dict[str, Any]:
         default=facts["choices"][-1]["rows"],
     )
     metadata: dict[str, Any] = {"pretty_name": facts["title"]}
-    metadata |= {key: inherited[key] for key in _INHERITED if key in inherited}
+    for key in ("license", "license_name", "license_link", "language", "task_categories"):
+        if key in inherited:
+            metadata[key] = inherited[key]
     metadata.setdefault("task_categories", ["text-generation"])
     metadata["size_categories"] = [_size(rows)]
-    if facts["parent"]["name"] is not None:
-        metadata["source_datasets"] = [facts["parent"]["name"]]
+    if facts["parent"]["sources"]:
+        metadata["source_datasets"] = list(facts["parent"]["sources"])
     metadata["tags"] = ["hf_datasel", "data-selection", "instruction-tuning", "sft"]
     if facts["configs"]:
         metadata["configs"] = [_config(each) for each in facts["configs"]]
     return metadata
 
 
-def merged_metadata(existing: Mapping[str, Any], ours: Mapping[str, Any], replaced: set[str]) -> dict[str, Any]:
-    """Metadata of a card that is there already, brought up to date.
+def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Metadata of several selections in one repository: their licences, languages and parents together."""
+    whole: dict[str, Any] = {}
+    for part in parts:
+        for key, value in part.items():
+            if key not in whole:
+                whole[key] = value
+            elif key in _LISTS or key == "license":
+                values = list(dict.fromkeys([*_as_list(whole[key]), *_as_list(value)]))
+                whole[key] = values if key in _LISTS or len(values) > 1 else values[0]
+            elif key.startswith("license_") and whole[key] != value:
+                whole[key] = None  # the name or the link of one licence cannot stand for two
+    return {key: value for key, value in whole.items() if value is not None}
 
-    What a person changed stays: all keys but those of the files. What came from the parent is renewed if the parent is
-    another one.
+
+def merged_metadata(
+    existing: Mapping[str, Any],
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    configs: Sequence[Mapping[str, Any]],
+    replaced: Collection[str],
+) -> dict[str, Any]:
+    """Metadata of a card that is there already, brought up to date; what a person changed or added stays.
 
     Args:
         existing: of the card that is there.
-        ours: of the new card.
-        replaced: names of configurations that this push writes or removes.
+        before: what the earlier pushes have put there.
+        now: what this one puts there.
+        configs: of the selection that is pushed.
+        replaced: names of the configurations that this push writes or removes.
+
+    Raises:
+        PublishError: another configuration is the default one already.
     """
     merged = dict(existing)
-    another_parent = bool(existing.get("source_datasets")) and (
-        existing.get("source_datasets") != ours.get("source_datasets")
-    )
-    if another_parent:
-        for key in _INHERITED:
+    for key in [key for key in {**before, **now} if key != "tags"]:
+        if key not in existing or existing[key] == before.get(key):
             merged.pop(key, None)
-    for key, value in ours.items():
-        if key not in merged or key in ("size_categories", "source_datasets"):
-            merged[key] = value
-    tags = existing.get("tags") or []
-    merged["tags"] = list(dict.fromkeys([*tags, *ours["tags"]]))
-    merged["configs"] = _merged_configs(existing.get("configs") or [], ours.get("configs", []), replaced)
+            if key in now:
+                merged[key] = now[key]
+    merged["tags"] = list(dict.fromkeys([*_as_list(existing.get("tags")), *now.get("tags", [])]))
+    merged["configs"] = _merged_configs(_configs(existing), configs, replaced)
     return merged
-
-
-def _merged_configs(existing: list[Any], ours: list[Any], replaced: set[str]) -> list[Any]:
-    """Ours in the place of those of their name, then those that are new; one default."""
-    new = {each["config_name"]: dict(each) for each in ours}
-    others = [each for each in existing if each.get("config_name") not in replaced | new.keys()]
-    if any(each.get("default") or each.get("config_name") == "default" for each in others):
-        for each in new.values():
-            each.pop("default", None)
-    kept = [
-        new.pop(each.get("config_name"), each) for each in existing if each in others or each["config_name"] in new
-    ]
-    return [*kept, *new.values()]
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str]:
@@ -103,10 +121,10 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     """
     match = _METADATA.match(card)
     if match is None:
-        return {}, card
+        return {}, card.removeprefix("\ufeff")
     try:
-        metadata = yaml.safe_load(match[1])
-    except yaml.YAMLError as error:
+        metadata = yaml.load(match[1], _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         line = " ".join(str(error).split())
         raise PublishError(f"The metadata of the card that is there is no valid YAML: {line}") from error
     if not isinstance(metadata or {}, dict):
@@ -114,18 +132,63 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     return metadata or {}, card[match.end() :]
 
 
+def to_yaml(metadata: Mapping[str, Any]) -> str:
+    """Metadata as the block that stands at the top of a card."""
+    return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=10_000)}---\n"
+
+
 def data_configs(card: str | None) -> dict[str, list[str]]:
     """Configuration -> patterns of its files, as the metadata of a card lists them."""
-    configs = split_card(card)[0].get("configs") if card else None
     found: dict[str, list[str]] = {}
-    for each in configs or []:
+    for each in _configs(split_card(card)[0]) if card else []:
         files = each.get("data_files") or []
-        files = [files] if isinstance(files, str) else files
-        paths = [entry.get("path", "") if isinstance(entry, dict) else entry for entry in files]
+        paths = [entry.get("path", "") if isinstance(entry, dict) else entry for entry in _as_list(files)]
         found[str(each.get("config_name", "default"))] = [
-            path for entry in paths for path in (entry if isinstance(entry, list) else [entry])
+            str(path) for entry in paths for path in (entry if isinstance(entry, list) else [entry])
         ]
     return found
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as the Hub reads it: `no` is the Norwegian language, and not `false`."""
+
+
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FALSE)\Z"), list("tTfF"))
+
+
+def _configs(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
+    configs = metadata.get("configs") or []
+    if not isinstance(configs, list) or not all(isinstance(each, dict) for each in configs):
+        raise PublishError(
+            f"`configs` of the card that is there has to be a list of mappings, and is {configs!r:.80}."
+        )
+    return configs
+
+
+def _merged_configs(
+    existing: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], replaced: Collection[str]
+) -> list[dict[str, Any]]:
+    """Ours in the place of those of their name, then those that are new."""
+    new = {each["config_name"]: dict(each) for each in ours}
+    others = [each for each in existing if each.get("config_name") not in {*replaced, *new}]
+    taken = [each.get("config_name") for each in others if each.get("default") or each.get("config_name") == "default"]
+    if taken and any(each.get("default") for each in ours):
+        raise PublishError(
+            f"The configuration {taken[0]!r} is the repository's default already. Pass a config_name, to put the "
+            "selection beside it."
+        )
+    kept = []
+    for each in existing:
+        if each.get("config_name") in new:
+            kept.append(new.pop(each["config_name"]))
+        elif each in others:
+            kept.append(dict(each))
+    return [*kept, *new.values()]
 
 
 def _config(config: DataConfig) -> dict[str, Any]:
@@ -136,10 +199,14 @@ def _config(config: DataConfig) -> dict[str, Any]:
     return entry | ({"default": True} if config["default"] else {})
 
 
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _size(rows: int) -> str:
-    if rows < _SIZES[0]:
-        return "n<1K"
-    for at, bound in enumerate(_SIZES[1:], start=1):
+    below = "n<1K"
+    for bound, name in _SIZES.items():
         if rows < bound:
-            return f"{_NAMES[at - 1]}<n<{_NAMES[at]}"
-    return "n>1B" if rows < 10**12 else "n>1T"
+            return below
+        below = f"{name}<n<{next((after for size, after in _SIZES.items() if size > bound), '10B')}"
+    return "1B<n<10B"

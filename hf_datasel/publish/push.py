@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,14 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import PublishError
+from hf_datasel.publish.access import is_unchanged, parent_metadata, sign_in
 from hf_datasel.publish.card import card, updated_card
 from hf_datasel.publish.facts import Facts, Result, Training
-from hf_datasel.publish.files import belongs, belongs_config, write_data, write_page
-from hf_datasel.publish.gather import check_together, gather
+from hf_datasel.publish.files import belongs, belongs_config, owned, write_data, write_page
+from hf_datasel.publish.gather import Place, check_together, gather
 from hf_datasel.publish.hub import Hub, Snapshot
-from hf_datasel.publish.metadata import data_configs
+from hf_datasel.publish.metadata import data_configs, joined
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origin
+from hf_datasel.selection.provenance import origins
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_push", "push_selections"]
 
-_DATA = re.compile(r".+\.(parquet|jsonl?|csv|arrow|txt|zip|tar|gz|zst)")
-_CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+logger = logging.getLogger(__name__)
+
+_DATA = re.compile(r".+\.(parquet|jsonl?|csv|tsv|arrow|txt|zip|tar|gz|zst)")
+_CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _RESERVED = re.compile(r"scores|(.+-)?round-\d+|.+-scores")
 
 
@@ -62,37 +66,36 @@ def push_selections(
         raise PublishError(
             "The selection does not hold the rows it chose. Pass the dataset that it was made from: dataset=..."
         )
+    selections[-1].check(parent)  # all are of the same dataset
     hub = Hub(repo_id, token, revision)
-    hub.sign_in()
-    public = _is_public(hub, private)
-    metadata = _metadata(hub, origin(parent) or selections[-1].provenance["dataset"], public)
+    sign_in(hub)
+    there, recorded = hub.is_private(), selections[-1].provenance["dataset"]
+    sources, public = _sources(parent, recorded), _is_public(hub, there, private)
+    metadata = _metadata(hub, sources, public)
+    if public and not sources:
+        logger.warning(
+            "Where the rows come from is not known, so that nobody can tell whether they may be public: %s will be.",
+            hub.repo_id,
+        )
+    if there is not None:
+        _check_room(hub, hub.snapshot(), publication)
     with tempfile.TemporaryDirectory(prefix="hf_datasel_") as scratch:
         folder = Path(scratch)
-        facts: dict[str, Any] = {
-            "title": hub.repo_id.split("/")[1],
-            "repo_id": hub.repo_id,
-            "publication": publication,
-            "images": hub.files_url,
-            "metadata": metadata,
-            "results": results,
-            "training": training,
-        }
-        configs = write_data(folder, selections, parent, publication)
-        page = gather(selections, parent, configs=configs, **facts)
+        page = gather(
+            selections,
+            parent,
+            title=hub.repo_id.split("/")[1],
+            place=Place(hub.repo_id, revision, publication, hub.files_url),
+            metadata=metadata,
+            changed=_changed(sources, recorded["id"]),
+            configs=write_data(folder, selections, parent, publication),
+            results=results,
+            training=training,
+        )
         write_page(folder, page)
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        hub.check_secret(files)
-        hub.create(private)
-
-        def build(now: Snapshot) -> tuple[dict[str, Path], set[str]]:
-            _check_room(hub, now, publication)
-            readme = folder / "README.md"
-            readme.write_text(_card(now, page, publication), encoding="utf-8")
-            hub.check_secret({"README.md": readme})
-            wanted = {**files, "README.md": readme}
-            return wanted, {path for path in now.files if belongs(path, publication) and path not in wanted}
-
-        return hub.commit(build, commit_message or _message(page))
+        if there is None:
+            hub.validate(card(page))
+        return _commit(hub, folder, page, private, commit_message or _message(page))
 
 
 def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, token: str | None = None) -> None:
@@ -105,8 +108,29 @@ def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, t
         PublishError: the token, the repository or the parent does not permit it.
     """
     hub = Hub(repo_id, token)
-    hub.sign_in()
-    _metadata(hub, origin(dataset), _is_public(hub, private))
+    sign_in(hub)
+    there = hub.is_private()
+    _metadata(hub, _sources(dataset, {}), _is_public(hub, there, private))
+    if there is not None:
+        _check_room(hub, hub.snapshot(), "default")
+
+
+def _commit(hub: Hub, folder: Path, page: Facts, private: bool | None, message: str) -> CommitInfo:
+    """Send the files of the folder, and the card as it is there with our part of it made new."""
+    publication = page["publication"]
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    hub.check_secret(files)
+
+    def build(now: Snapshot) -> tuple[dict[str, Path], set[str]]:
+        _check_room(hub, now, publication)
+        readme = folder / "README.md"
+        readme.write_text(_card(now, page, publication), encoding="utf-8", newline="")
+        hub.check_secret({"README.md": readme})
+        wanted = {**files, "README.md": readme}
+        return wanted, {path for path in now.files if belongs(path, publication) and path not in wanted}
+
+    hub.create(private)
+    return hub.commit(build, message)
 
 
 def _publication(config_name: str | None) -> str:
@@ -120,8 +144,7 @@ def _publication(config_name: str | None) -> str:
     return config_name
 
 
-def _is_public(hub: Hub, private: bool | None) -> bool:
-    there = hub.is_private()
+def _is_public(hub: Hub, there: bool | None, private: bool | None) -> bool:
     if there is False and private:
         raise PublishError(
             f"{hub.repo_id!r} is public already, and private=True does not change that. Change it in the settings of "
@@ -130,36 +153,48 @@ def _is_public(hub: Hub, private: bool | None) -> bool:
     return not (there if there is not None else private)
 
 
-def _metadata(hub: Hub, known: Mapping[str, Any], public: bool) -> dict[str, Any]:
-    if known.get("name") is None:
-        return {}
-    if known["name"] == hub.repo_id:
-        raise PublishError(
-            f"{hub.repo_id!r} is the parent itself: its rows would be hidden behind the chosen ones. Choose another "
-            "repo_id."
-        )
-    return hub.parent_metadata(known["name"], known.get("revision"), not public)
+def _sources(dataset: Dataset, recorded: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Places on the Hub that the rows come from: what the dataset knows, else what was recorded of it."""
+    return [*origins(dataset)] or ([recorded] if recorded.get("name") else [])
+
+
+def _changed(sources: Sequence[Mapping[str, Any]], pool_id: str) -> bool | None:
+    """Whether the pool is another dataset than its one parent; None where nobody can tell."""
+    if len(sources) != 1:
+        return bool(sources)
+    unchanged = is_unchanged(sources[0], pool_id)
+    return None if unchanged is None else not unchanged
+
+
+def _metadata(hub: Hub, sources: Sequence[Mapping[str, Any]], public: bool) -> dict[str, Any]:
+    """What the cards of the parents say; refuses what may not be shown."""
+    for each in sources:
+        if each["name"].lower() == hub.repo_id.lower():
+            raise PublishError(
+                f"{hub.repo_id!r} is the parent itself: its rows would be hidden behind the chosen ones. Choose "
+                "another repo_id."
+            )
+    return joined([parent_metadata(hub, each["name"], each.get("revision"), not public) for each in sources])
 
 
 def _check_room(hub: Hub, now: Snapshot, publication: str) -> None:
     """Refuse to put a selection where another dataset is."""
-    names = {name: files for name, files in data_configs(now.card).items() if belongs_config(name, publication)}
-    foreign = [name for name, files in names.items() if not all(_ours(each) for each in files)]
-    if foreign:
-        raise PublishError(
-            f"{hub.repo_id!r} has a configuration {foreign[0]!r} with other files. Pass a config_name, or choose "
-            "another repo_id."
-        )
-    other = [path for path in now.files if _DATA.fullmatch(path) and not _ours(path)]
-    if other and not data_configs(now.card):
+    configs = data_configs(now.card)
+    ours = owned(now.files)
+    for name, patterns in configs.items():
+        if belongs_config(name, publication) and not all(each.startswith(ours) for each in patterns):
+            raise PublishError(
+                f"{hub.repo_id!r} has a configuration {name!r} with other files. Pass a config_name, or choose "
+                "another repo_id."
+            )
+    other = [path for path in now.files if _DATA.fullmatch(path) and not path.startswith(ours)]
+    if other and not configs:
         raise PublishError(
             f"{hub.repo_id!r} holds another dataset ({other[0]}), whose card lists no configurations: it could not be "
             "loaded any more. Choose another repo_id."
         )
-
-
-def _ours(path: str) -> bool:
-    return path.startswith(("data/", "scores/", "selections/")) and path.count("/") >= 2
+    if taken := [path for path in other if belongs(path, publication)]:
+        raise PublishError(f"{hub.repo_id!r} has a file {taken[0]!r} that is no selection's. Choose another repo_id.")
 
 
 def _card(now: Snapshot, facts: Facts, publication: str) -> str:

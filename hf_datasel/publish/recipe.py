@@ -36,7 +36,7 @@ def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str
         missing.append("the model was an object in a Python program: pass `model=` to `select` as it was there")
     elif model is not None:
         keys |= _model(model, keys)
-    return "select", keys, missing + _columns(provenance)
+    return "select", keys, missing + _local_models(provenance) + _columns(provenance)
 
 
 def as_yaml(keys: Mapping[str, Any], command: str, file: str) -> str:
@@ -60,6 +60,11 @@ def as_command(keys: Mapping[str, Any], command: str) -> str:
 
 
 def _dataset(parent: Parent) -> tuple[dict[str, Any], list[str]]:
+    if len(parent["sources"]) > 1:
+        return {"dataset_name": "PATH"}, [
+            f"the pool is a mixture of {', '.join(parent['sources'])}: it has {parent['rows']:,} rows, and its id is "
+            f"{parent['id'][:16]}…; put it together again, save it, and put its file or folder in the place of PATH"
+        ]
     if parent["name"] is None:
         about = f"the dataset is not on the Hub: it has {parent['rows']:,} rows, and its id is {parent['id'][:16]}…"
         return {"dataset_name": "PATH"}, [f"{about}; put its file or folder in the place of PATH"]
@@ -97,6 +102,18 @@ def _model(model: Mapping[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
     if commit is None or not {"model", "revision"} <= takes:
         return {"model_name_or_path": model["name"]}
     return {"selector_kwargs": {**keys.get("selector_kwargs", {}), "model": commit[1], "revision": commit[2]}}
+
+
+def _local_models(provenance: Mapping[str, Any]) -> list[str]:
+    used = [provenance.get("model") or {}, *provenance["scores"]]
+    names = {
+        each.get("name") or each.get("model"): each.get("resolved") or each.get("resolved_model") for each in used
+    }
+    return [
+        f"{name!r} is a model in a folder of one machine ({digest}): put the folder's path in its place"
+        for name, digest in names.items()
+        if name and str(digest).startswith("files:")
+    ]
 
 
 def _columns(provenance: Mapping[str, Any]) -> list[str]:

@@ -83,9 +83,8 @@ def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[in
 
 
 def _selecting(log_history: Sequence[Mapping[str, Any]]) -> float | None:
-    """Share of the wall time; None where the log does not hold the whole run, as after it was resumed."""
-    seconds = sum(float(each["selection_seconds"]) for each in log_history if "selection_seconds" in each)
-    whole = [float(each["train_runtime"]) for each in log_history if "train_runtime" in each]
-    if not whole or not 0 < seconds <= whole[-1]:
-        return None
-    return round(seconds / whole[-1], 4)
+    """Share of the wall time, as the run logged it at its end; of a run that was resumed, since then."""
+    shares = [
+        each["selection_time_share"] for each in log_history if {"train_runtime", "selection_time_share"} <= set(each)
+    ]
+    return float(shares[-1]) if shares else None

@@ -40,7 +40,12 @@ class Length(Score):
     """Whose tokenizer counts, for `unit="tokens"`; None is the model of the round."""
     revision: str | None = field(default=None, kw_only=True)
 
-    citation = "@article{zhao2024long, title={Long Is More for Alignment}, journal={arXiv:2402.04833}}"
+    citation = (
+        "@article{zhao2024long, title={Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for "
+        "Instruction Fine-Tuning}, author={Zhao, Hao and Andriushchenko, Maksym and Croce, Francesco and "
+        "Flammarion, Nicolas}, "
+        "journal={arXiv preprint arXiv:2402.04833}, year={2024}}"
+    )
 
     def __post_init__(self) -> None:
         if self.unit not in ("words", "tokens"):

@@ -7,12 +7,13 @@ import os
 import platform
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["origin", "versions", "without_paths"]
+__all__ = ["origin", "origins", "versions", "without_paths"]
 
 _PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
 _NAME = r"(?P<namespace>[\w.-]+?){}(?P<name>[\w.-]+?)"
@@ -20,28 +21,50 @@ _CACHED = re.compile(
     r"[/\\]" + _NAME.format("___") + r"[/\\](?P<config>[^/\\]+)[/\\][\d.]+[/\\](?P<revision>[0-9a-f]{40})[/\\]"
 )
 _DOWNLOADED = re.compile(r"hf://datasets/" + _NAME.format("/") + r"@(?P<revision>[0-9a-f]{40})/")
+_PATHS = ("adapters", "chat_template_path", "checkpoints", "model", "model_name_or_path", "name", "resolved_model")
 
 
 def origin(dataset: Dataset) -> dict[str, Any]:
-    """Where on the Hub a dataset comes from, as far as it knows: from the names of its files, which hold the commit.
+    """The one place on the Hub that a dataset comes from; empty where none is known, or several are."""
+    places = origins(dataset)
+    return places[0] if len(places) == 1 else {}
+
+
+def origins(dataset: Dataset) -> list[dict[str, Any]]:
+    """Where on the Hub a dataset comes from, as far as it knows: from the paths of its files, which hold the commit.
 
     Returns:
-        `name`, `revision`, `config`, `split`, and `changed`: whether it visibly is not that split as it is on the Hub
-        (rows filtered, reordered, of chosen files only). Empty where nothing is known.
+        For each repository `name`, `revision`, `config`, `split`, and `changed`: whether the dataset visibly is not
+        that split as it is on the Hub (filtered, reordered, mixed, of chosen files only).
     """
     config, split = str(dataset.info.config_name or "default"), str(dataset.split or "train")
     places = [*(each["filename"] for each in dataset.cache_files), *(dataset.info.download_checksums or {})]
     found = [match for place in places if (match := _CACHED.search(place) or _DOWNLOADED.match(place))]
-    if len({(match["namespace"], match["name"], match["revision"]) for match in found}) != 1:
-        return {}  # of no place on the Hub, or of several
     whole = (dataset.info.splits or {}).get(split)
+    names = dict.fromkeys((_name(match), match["revision"]) for match in found)
     changed = (
-        dataset._indices is not None
+        len(names) > 1
+        or dataset._indices is not None
         or (whole is not None and whole.num_examples != len(dataset))
         or any(match.groupdict().get("config", config) != config for match in found)
     )
-    name, revision = f"{found[0]['namespace']}/{found[0]['name']}", found[0]["revision"]
-    return {"name": name, "revision": revision, "config": config, "split": split, "changed": changed}
+    return [
+        {"name": name, "revision": revision, "config": config, "split": split, "changed": changed}
+        for name, revision in names
+    ]
+
+
+def _name(match: re.Match[str]) -> str:
+    """The repository's name: `datasets` writes it in snake case, so the folder of the download is asked first."""
+    from datasets.naming import camelcase_to_snakecase
+    from huggingface_hub import constants
+
+    namespace, snake, revision = match["namespace"], match["name"], match["revision"]
+    for folder in Path(constants.HF_HUB_CACHE).glob(f"datasets--{namespace}--*"):
+        name = folder.name.removeprefix(f"datasets--{namespace}--")
+        if camelcase_to_snakecase(name) == snake and (folder / "snapshots" / revision).is_dir():
+            return f"{namespace}/{name}"
+    return f"{namespace}/{snake}"
 
 
 def versions() -> dict[str, str]:
@@ -57,14 +80,14 @@ def versions() -> dict[str, str]:
 
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record to be shown to others: of a local file or folder, its name alone is left."""
-    return {key: _named(value) for key, value in record.items()}
+    return {key: _named(value, key) for key, value in record.items()}
 
 
-def _named(value: Any) -> Any:
+def _named(value: Any, key: str) -> Any:
     if isinstance(value, Mapping):
         return without_paths(value)
     if isinstance(value, list | tuple):
-        return type(value)(_named(each) for each in value)
-    if isinstance(value, str) and (os.path.isabs(value) or value.startswith(("~", "./", "../"))):
-        return os.path.basename(value.rstrip("/\\")) or "root"
+        return type(value)(_named(each, key) for each in value)
+    if key in _PATHS and isinstance(value, str) and re.match(r"(/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:)", value):
+        return os.path.basename(value.rstrip("/\\")) or "folder"
     return value

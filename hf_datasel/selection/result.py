@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "check_format"]
 
 _FORMAT = 1
 _OURS = ("selection_rank", "selection_round")
@@ -106,21 +106,25 @@ class Selection:
         Raises:
             DatasetMismatchError: the dataset is not the one the selection was made from; says what differs.
         """
+        self.check(dataset)
+        return self.rows_of(dataset)
+
+    def rows_of(self, dataset: Dataset) -> Dataset:
+        """As `apply`, of a dataset that is known to be the parent: nothing is checked."""
         from datasets.features.features import generate_from_arrow_type
 
-        self._check(Pool(dataset))
         subset = dataset.select_columns([name for name in dataset.column_names if name not in _OURS])
-        ours = {}
-        for name in self.score_columns:
-            if name not in subset.column_names:
-                ours[name] = self.table.column(name)
-            elif name not in self.provenance["columns_unverified"]:  # those are the dataset's own, and still there
-                ours[f"selection_{name}"] = self.table.column(name)
+        columns = set(subset.column_names)
         subset = subset.select(self.indices)
-        for name, values in ours.items():
-            chosen = values.take(pa.array(self.indices))
-            subset = subset.remove_columns(name) if name in subset.column_names else subset
-            subset = subset.add_column(name, chosen, feature=generate_from_arrow_type(chosen.type))
+        for name in self.score_columns:
+            if name in columns and name in self.provenance["columns_unverified"]:
+                continue  # the dataset's own, and still there
+            free = name
+            while free in columns:
+                free = f"selection_{free}"
+            columns.add(free)
+            chosen = self.table.column(name).take(pa.array(self.indices))
+            subset = subset.add_column(free, chosen, feature=generate_from_arrow_type(chosen.type))
         rank = np.arange(len(self.indices), dtype=np.int32)
         round = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
         return subset.add_column("selection_rank", rank).add_column("selection_round", round)
@@ -128,7 +132,8 @@ class Selection:
     @property
     def score_columns(self) -> list[str]:
         """Names of the scores that the choice is based on, without the reasons for rows that have none."""
-        return [name for name in self.table.column_names[1:] if not name.endswith("_reason")]
+        names = self.table.column_names[1:]
+        return [name for name in names if not name.endswith("_reason") and name not in _OURS]
 
     def push_to_hub(
         self,
@@ -233,11 +238,16 @@ class Selection:
             provenance = json.loads((path / "selection.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise SelectionError(f"{str(path / 'selection.json')!r} is no valid JSON: {error}") from error
-        if provenance["format_version"] > _FORMAT:
-            raise SelectionError(f"{str(path)!r} was written by a later version of hf_datasel. Upgrade to read it.")
+        check_format(provenance, repr(str(path)))
         return cls(np.load(path / "indices.npy"), provenance, pq.read_table(path / "scores.parquet"))
 
-    def _check(self, pool: Pool) -> None:
+    def check(self, dataset: Dataset) -> None:
+        """Refuse a dataset that the selection was not made from.
+
+        Raises:
+            DatasetMismatchError: says what differs.
+        """
+        pool = Pool(dataset)
         expected = self.provenance["dataset"]
         if len(pool) != expected["rows"]:
             raise DatasetMismatchError(
@@ -255,7 +265,25 @@ class Selection:
         )
 
 
+def check_format(provenance: Any, where: str) -> None:
+    """Refuse what this version cannot read.
+
+    Raises:
+        SelectionError: it is from a later version, or no record of a selection.
+    """
+    found = provenance.get("format_version") if isinstance(provenance, dict) else None
+    if not isinstance(found, int):
+        raise SelectionError(f"The selection.json in {where} is no record of a selection.")
+    if found > _FORMAT:
+        raise SelectionError(f"{where} was written by a later version of hf_datasel. Upgrade to read it.")
+
+
 def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Table:
+    if "row_id" in scored:
+        raise SelectionError(
+            "The choice relies on a column called 'row_id', which is what a selection calls the ids of its rows. "
+            "Rename the column."
+        )
     columns: dict[str, pa.Array] = {"row_id": pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))}
     for name, (at, values) in scored.items():
         position = np.full(len(pool), -1, dtype=np.int64)

@@ -24,7 +24,11 @@ class GraphFilter(IFDSelector):
 
     decay: float = 0.0
 
-    citation = "@article{wu2024graphfilter, title={The Best of Both Worlds}, journal={arXiv:2410.12458}}"
+    citation = (
+        "@article{wu2024graphfilter, title={The Best of Both Worlds: Bridging Quality and Diversity in Data Selection "
+        "with Bipartite Graph}, author={Wu, Minghao and Vu, Thuy-Trang and Qu, Lizhen and Haffari, Gholamreza}, "
+        "journal={arXiv preprint arXiv:2410.12458}, year={2024}}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -43,7 +43,8 @@ class IterIT(IFDSelector):
     reselects: ClassVar[bool] = True
     citation = (
         "@article{jia2024iterit, title={Boosting LLM via Learning from Data Iteratively and Selectively}, "
-        "journal={arXiv:2412.17365}}"
+        "author={Jia, Qi and Ren, Siyu and Qin, Ziheng and Xue, Fuzhao and Ni, Jinjie and You, Yang}, "
+        "journal={arXiv preprint arXiv:2412.17365}, year={2024}}"
     )
 
     def __post_init__(self) -> None:

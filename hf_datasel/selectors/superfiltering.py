@@ -60,7 +60,11 @@ class Superfiltering(IFDSelector):
     be trained. `convention="superfiltering"` scores with its authors' prompt.
     """
 
-    citation = "@article{li2024superfiltering, title={Superfiltering}, journal={arXiv:2402.00530}}"
+    citation = (
+        "@article{li2024superfiltering, title={Superfiltering: Weak-to-Strong Data Filtering for Fast "
+        "Instruction-Tuning}, author={Li, Ming and Zhang, Yong and He, Shwai and Li, Zhitao and Zhao, Hongyu and "
+        "Wang, Jianzong and Cheng, Ning and Zhou, Tianyi}, journal={arXiv preprint arXiv:2402.00530}, year={2024}}"
+    )
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.arange(len(round.rows))

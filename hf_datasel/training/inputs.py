@@ -8,6 +8,7 @@ import logging
 import os
 from typing import Any
 
+import numpy as np
 import transformers
 import trl
 from datasets import Dataset, IterableDataset
@@ -21,7 +22,14 @@ from hf_datasel.selectors import RoundPlan, Selector, by_name
 from hf_datasel.training.config import SelectiveSFTConfig, default_of
 from hf_datasel.training.record import Record
 
-__all__ = ["asked_for", "check_private_names", "planned_rounds", "prepared_arguments", "rows_per_round"]
+__all__ = [
+    "asked_for",
+    "check_private_names",
+    "mixed_seed",
+    "planned_rounds",
+    "prepared_arguments",
+    "rows_per_round",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +43,8 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "create_scheduler": ("num_training_steps", "optimizer"),
     "_get_train_sampler": ("train_dataset",),
     "save_model": ("output_dir", "_internal_call"),
+    "_save": ("output_dir", "state_dict"),
+    "log": ("logs", "start_time"),
     "evaluate": ("eval_dataset", "ignore_keys", "metric_key_prefix"),
     "create_model_card": ("model_name", "dataset_name", "tags"),
     "init_hf_repo": ("token",),
@@ -209,3 +219,8 @@ def _converted_eval(dataset: Any, chat: bool) -> Any:
     if (pool.reasons != "").any():
         logger.warning("eval_dataset: %s", pool.summary())
     return converted(pool, chat)
+
+
+def mixed_seed(seed: int, epoch: int) -> int:
+    """A seed for an epoch that no other epoch or run seed gives."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

@@ -76,10 +76,23 @@ class PublishingSFTTrainer(SFTTrainer):
                 self._push_selections(token, private)
             except Exception as error:  # whatever it is, the trained model comes first
                 problem = error
-        pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        try:
+            pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        except Exception as error:
+            if problem is not None:
+                error.add_note(f"The selections were not published either: {problem}")
+            raise
         if problem is not None:
             raise problem
         return pushed
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As `Trainer._save`, but for the token, which would be pushed with the model in training_args.bin."""
+        token, self.args.hub_token = self.args.hub_token, None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            self.args.hub_token = token
 
     def _push_selections(self, token: str | None, private: bool | None) -> None:
         from hf_datasel.publish.push import push_selections
@@ -98,7 +111,7 @@ class PublishingSFTTrainer(SFTTrainer):
                 {
                     "trained_on": "this selection",
                     "metric": each.metric_name or each.metric_type,
-                    "dataset": each.dataset_name,
+                    "dataset": f"{each.dataset_name}{f' ({each.dataset_split})' if each.dataset_split else ''}",
                     "value": float(each.metric_value),
                     "note": "",
                 }

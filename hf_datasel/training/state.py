@@ -61,7 +61,7 @@ class SelectionState:
             "version": _VERSION,
             "identity": self.identity,
             "rounds": rounds,
-            "checkpoints": self.checkpoints,
+            "checkpoints": [Path(each).name for each in self.checkpoints],  # they stand side by side
         }
         (path / _JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -94,7 +94,7 @@ class SelectionState:
             rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
             arrays = {name.removeprefix("state/"): stored[name] for name in stored if name.startswith("state/")}
         records = [RoundRecord(rows[index], **each) for index, each in enumerate(content["rounds"])]
-        return cls(content["identity"], records, arrays, content["checkpoints"])
+        return cls(content["identity"], records, arrays, [str(path.parent / each) for each in content["checkpoints"]])
 
 
 def tokens_digest(prepared: Dataset) -> str:

@@ -26,6 +26,7 @@ from hf_datasel.tokens import Prepared, TokenSettings
 from hf_datasel.training.inputs import (
     asked_for,
     check_private_names,
+    mixed_seed,
     planned_rounds,
     prepared_arguments,
     rows_per_round,
@@ -251,7 +252,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         if within < updates and not last:  # a part of an epoch; the very last one is ended by max_steps
             updates, batches = within, within * self.args.gradient_accumulation_steps
         if self._length_generator is not None:
-            self._length_generator.manual_seed(_mixed(self._data_seed(), epoch))
+            self._length_generator.manual_seed(mixed_seed(self._data_seed(), epoch))
         kwargs |= {
             "train_dataloader": self._loader,
             "steps_in_epoch": batches,
@@ -363,6 +364,12 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         before = self._schedule.records[-1].rows if self._schedule.records else None
         Trainer.log(self, round_logs(round, selection, before, seconds, share))
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As `Trainer.log`; the last line of a run says what share of its time went into selecting."""
+        if runtime := logs.get("train_runtime"):
+            logs["selection_time_share"] = round(self._selection_seconds / runtime, 4)
+        super().log(logs, start_time)
+
     # ---- what the loop looks at ----
 
     def _update_max_steps(self) -> None:
@@ -390,7 +397,3 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
             sampler.generator = self._length_generator = torch.Generator()
             self._length_generator.manual_seed(self._data_seed())
         return sampler
-
-
-def _mixed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])

@@ -40,7 +40,7 @@ def drawn() -> Any:
 @pytest.fixture
 def hub(local_hub: Any, pool_rows: Any, drawn: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a Hub with the dataset `tester/parent`: the pool, and what its card says."""
-    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.01)
     monkeypatch.setattr("hf_datasel.publish.files.png", drawn)
     local_hub.commit("tester/parent", {"README.md": CARD, "data/train-00000-of-00001.parquet": parquet(pool_rows)})
     return local_hub

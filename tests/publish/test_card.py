@@ -1,11 +1,14 @@
+import ast
 import copy
+import re
 
 import pytest
 from datasets import Dataset
 
 from hf_datasel import select
+from hf_datasel.errors import PublishError
 from hf_datasel.publish.card import card, page, updated_card
-from hf_datasel.publish.gather import config_names, gather
+from hf_datasel.publish.gather import Place, config_names, gather
 from hf_datasel.publish.metadata import split_card
 from hf_datasel.selectors import IterIT, Longest, Random, Top
 
@@ -17,7 +20,7 @@ def facts(pool_rows, tiny_model_dir):
         [selection],
         pool_rows,
         title="chosen",
-        repo_id="me/chosen",
+        place=Place("me/chosen"),
         configs=[
             {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "data/default/*.parquet"},
              "bytes": 12_345, "default": True},
@@ -111,9 +114,60 @@ def test_the_page_says_what_a_reader_asks(facts):
 
 
 def test_says_so_where_nothing_was_measured_and_no_licence_is_known(facts):
-    text = page({**facts, "results": [], "parent": {**facts["parent"], "metadata": {}}})
-    assert "Nothing was measured" in text
-    assert "not stated by the parent, so not stated here" in text
+    assert "Nothing was measured" in page({**facts, "results": []})
+    hub = {"name": "them/parent", "sources": ["them/parent"], "metadata": {}}
+    for said, parent in {
+        "not known, since the parent is not on the Hub": {"metadata": {}},
+        "not stated by the parent, so not stated here": {**hub, "looked_up": True},
+        "that of the parent, which was not looked up for this page": {**hub, "looked_up": False},
+        "in words that are no identifier of a licence: Ask us": {**hub, "metadata": {"license_as_written": "Ask us"}},
+    }.items():
+        assert said in page({**facts, "parent": {**facts["parent"], **parent}})
+
+
+def test_a_changed_pool_is_not_taken_for_its_parent(facts):
+    hub = {"name": "them/parent", "sources": ["them/parent"], "revision": "a" * 40, "split": "train"}
+    plain = page({**facts, "parent": {**facts["parent"], **hub}})
+    assert "24 rows of [them/parent]" in plain
+    assert 'Selection.from_hub("me/chosen").apply(pool)' in plain
+    changed = page({**facts, "parent": {**facts["parent"], **hub, "changed": True}})
+    assert "24 rows of a changed copy of [them/parent]" in changed
+    assert "The pool is not the parent as it is on the Hub" in changed
+    assert "from_hub" not in changed
+    mixed = page({**facts, "parent": {**facts["parent"], "sources": ["a/b", "c/d"], "changed": True}})
+    assert "24 rows of a mixture of [a/b](https://huggingface.co/datasets/a/b) and [c/d]" in mixed
+
+
+def test_words_of_others_do_not_run_in_a_shell_or_in_python(facts):
+    evil = '"); import os; os.system("x") #'
+    hub = {"name": "them/parent", "sources": ["them/parent"], "split": evil, "revision": "a" * 40}
+    text = page({**facts, "parent": {**facts["parent"], **hub}, "revision": evil})
+    programs = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(programs) == 2
+    for program in programs:
+        tree = ast.parse(program)
+        assert {type(each) for each in tree.body} <= {ast.ImportFrom, ast.Assign}
+
+
+def test_a_branch_is_named_in_what_loads_it(facts):
+    text = page({**facts, "revision": "second"})
+    assert 'load_dataset("me/chosen", split="train", revision="second")' in text
+    assert 'Selection.from_hub("me/chosen", revision="second")' in text
+
+
+def test_a_mark_without_its_half_is_refused(facts):
+    first = card(facts)
+    for gone in ("begin", "end"):
+        broken = first.replace(f"<!-- hf_datasel: default: {gone} -->\n", "") + "\nMine.\n"
+        with pytest.raises(PublishError, match="without its other half"):
+            updated_card(broken, facts, {"default"})
+    quoted = first + "\nThe mark `<!-- hf_datasel: default: begin -->` begins it.\n"
+    assert updated_card(quoted, facts, {"default"}) == quoted
+
+
+def test_a_card_that_does_not_change_keeps_its_bytes(facts):
+    mine = card(facts).replace("---\npretty_name", "---\n# a comment\npretty_name").replace("\n", "\r\n")
+    assert updated_card(mine, facts, {"default"}).startswith("---\r\n# a comment\r\npretty_name")
 
 
 def test_a_shortfall_is_said(facts):
@@ -134,7 +188,7 @@ def test_a_card_is_updated_in_place(facts):
     mine = "Before.\n\n" + split_card(first)[1] + "\nAfter.\n"
     assert updated_card(first, facts, {"default"}) == first
     again = updated_card(mine, {**facts, "title": "renamed"}, {"default"})
-    assert split_card(again)[1].startswith("\nBefore.\n\n\n<!-- hf_datasel: default: begin -->")
+    assert split_card(again)[1].startswith("Before.\n\n\n<!-- hf_datasel: default: begin -->")
     assert again.endswith("<!-- hf_datasel: default: end -->\n\nAfter.\n")
     assert "# renamed" in again
     assert "# chosen" not in again

@@ -60,6 +60,7 @@ def test_a_table_keeps_its_cells(value):
 def test_a_fence_holds_its_content(value):
     blocks = MarkdownIt().parse(fence(value, "yaml"))
     seen = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in value)
+    seen = seen.replace("<!--", "<\ufffd--")
     assert [(token.type, token.content) for token in blocks] == [("fence", f"{seen.rstrip()}\n")]
 
 

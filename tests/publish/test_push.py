@@ -1,3 +1,4 @@
+import io
 import json
 import re
 
@@ -9,10 +10,12 @@ from datasets import load_dataset
 from markdown_it import MarkdownIt
 
 from hf_datasel import Selection, select
-from hf_datasel.errors import DatasetMismatchError, PublishError
+from hf_datasel.errors import DatasetMismatchError, FormatError, PublishError, SelectionError
 from hf_datasel.publish import push_selections
 from hf_datasel.publish.metadata import split_card
 from hf_datasel.selectors import Longest, Random, Top
+
+from .conftest import CARD, parquet
 
 REPO = "tester/chosen"
 
@@ -184,6 +187,55 @@ def test_paths_of_this_machine_stay_here(hub, parent, tiny_model_dir):
     assert tiny_model_dir.name.encode() in content
 
 
+def test_a_parent_with_capitals(hub, pool_rows):
+    hub.commit("tester/Open-Orca-300K", {"README.md": CARD, "data/train-00000-of-00001.parquet": parquet(pool_rows)})
+    rows = load_dataset("tester/Open-Orca-300K", split="train")
+    select(rows, Longest(), size=5).push_to_hub(REPO)
+    metadata = split_card(card(hub))[0]
+    assert (metadata["source_datasets"], metadata["license"]) == (["tester/Open-Orca-300K"], "cc-by-nc-4.0")
+
+
+def test_a_link_to_a_licence_leads_to_the_parent(hub, pool_rows):
+    text = CARD.replace(b"license: cc-by-nc-4.0", b"license: other\nlicense_name: Our Own\nlicense_link: LICENSE")
+    hub.commit("tester/parent", {"README.md": text})
+    select(load_dataset("tester/parent", split="train"), Longest(), size=5).push_to_hub(REPO)
+    metadata, commit = split_card(card(hub))[0], hub.commits("tester/parent")[-1].oid
+    assert metadata["license_link"] == f"{hub.url}/datasets/tester/parent/blob/{commit}/LICENSE"
+    assert (metadata["license"], metadata["license_name"]) == ("other", "Our Own")
+
+
+def test_a_pool_that_was_changed_is_not_called_the_parent(hub, parent):
+    changed = parent.map(lambda row: {"output": row["output"].upper()})
+    select(changed, Longest(), size=5).push_to_hub(REPO)
+    assert "of the 24 rows of a changed copy of [tester/parent]" in card(hub)
+    more = parent.map(lambda row: {"note": 1})
+    select(more, Longest(), size=5).push_to_hub("tester/more")
+    assert "of the 24 rows of [tester/parent]" in card(hub, "tester/more")
+
+
+def test_a_large_selection_is_the_same_file_after_it_was_loaded(hub, parent, tmp_path):
+    selection = select(parent, Longest(), size=6)
+    selection.push_to_hub(REPO)
+    pieces = [selection.table.slice(at, 5) for at in range(0, 24, 5)]
+    selection.table = pa.concat_tables(pieces)
+    assert selection.table.column("row_id").num_chunks == 5
+    selection.push_to_hub(REPO)
+    assert len(hub.commits(REPO)) == 2
+
+
+@pytest.mark.parametrize("name", ["row", "row_id"])
+def test_columns_with_the_names_of_our_keys(hub, parent, name):
+    rows = parent.add_column(name, [float(at) for at in range(24)])
+    if name == "row_id":
+        with pytest.raises(SelectionError, match="a column called 'row_id'"):
+            select(rows, Top(by=name), size=5)
+        return
+    selection = select(rows, Top(by=name), size=5)
+    selection.push_to_hub(REPO, rows)
+    assert Selection.from_hub(REPO) == selection
+    assert load_dataset(REPO, "scores", split="train")["row"][:] == list(range(24))
+
+
 # -- pushing again ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("local_hub", ["lfs", "xet"], indirect=True)
 def test_nothing_changed_uploads_nothing(hub, selection):
@@ -231,8 +283,30 @@ def test_a_second_selection_beside_the_first(hub, parent, selection):
     assert load_dataset(REPO, "random-4", split="train")[:] == other.apply(parent)[:]
     assert load_dataset(REPO, "random-4-scores", split="train").num_rows == 24
     assert card(hub).count("begin -->") == 2
+    assert Selection.from_hub(REPO, config_name="default") == selection
     selection.push_to_hub(REPO)
     assert len(hub.commits(REPO)) == 3
+
+
+def test_selections_of_two_parents_have_the_licences_of_both(hub, parent, selection, pool_rows):
+    text = CARD.replace(b"cc-by-nc-4.0", b"mit").replace(b"language: en", b"language: code")
+    hub.commit("tester/code", {"README.md": text, "data/train-00000-of-00001.parquet": parquet(pool_rows)})
+    other = select(load_dataset("tester/code", split="train"), Random(), size=4)
+    selection.push_to_hub(REPO)
+    other.push_to_hub(REPO, config_name="code")
+    metadata = split_card(card(hub))[0]
+    assert metadata["license"] == ["cc-by-nc-4.0", "mit"]
+    assert metadata["source_datasets"] == ["tester/parent", "tester/code"]
+    select(pool_rows, Longest(), size=3).push_to_hub(REPO)
+    metadata = split_card(card(hub))[0]
+    assert (metadata["license"], metadata["source_datasets"]) == ("mit", ["tester/code"])
+
+
+def test_rounds_under_a_name_of_their_own(hub, parent):
+    made = rounds(parent, 2)
+    push_selections(made, REPO, parent, config_name="run")
+    assert Selection.from_hub(REPO, config_name="run") == made[-1]
+    assert Selection.from_hub(REPO, config_name="run-round-0") == made[0]
 
 
 # -- what is refused, before anything is sent ------------------------------------------------------------------------
@@ -258,14 +332,84 @@ def test_refused(hub, selection, repo, more, message):
 @pytest.mark.parametrize(("private", "gated", "word"), [(True, False, "private"), (False, "auto", "gated")])
 def test_rows_of_a_closed_parent_do_not_become_public(hub, selection, private, gated, word):
     hub.repo("tester/parent").private, hub.repo("tester/parent").gated = private, gated
-    with pytest.raises(
-        PublishError, match=f"'tester/parent' is {word}, and .* would show its rows. Pass private=True"
-    ):
+    with pytest.raises(PublishError, match=f"'tester/parent' is {word}, and .* would show its rows. .*private=True"):
         selection.push_to_hub(REPO)
     assert not sent(hub)
     selection.push_to_hub(REPO, private=True)
     assert hub.repo(REPO).private
     selection.push_to_hub(REPO)  # it is there, and private
+
+
+def test_one_closed_parent_of_a_mixture_is_enough(hub, parent, pool_rows):
+    from datasets import concatenate_datasets
+
+    hub.commit("tester/secret", {"data/train-00000-of-00001.parquet": parquet(pool_rows)})
+    mixture = concatenate_datasets([parent, load_dataset("tester/secret", split="train")])
+    hub.repo("tester/secret").private = True
+    selection = select(mixture, Longest(), size=6)
+    with pytest.raises(PublishError, match="'tester/secret' is private"):
+        selection.push_to_hub(REPO)
+    selection.push_to_hub(REPO, private=True)
+    assert split_card(card(hub))[0]["source_datasets"] == ["tester/parent", "tester/secret"]
+    assert "24 rows of a mixture of" not in card(hub)
+    assert "48 rows of a mixture of [tester/parent]" in card(hub)
+
+
+def test_rows_of_unknown_origin_are_warned_about(hub, pool_rows, caplog):
+    select(pool_rows, Longest(), size=6).push_to_hub(REPO)
+    assert "nobody can tell whether they may be public" in caplog.text
+
+
+def test_a_parent_whose_history_was_rewritten(hub, parent, selection):
+    del hub.repos["dataset", "tester/parent"]
+    hub.commit("tester/parent", {"README.md": CARD})
+    selection.push_to_hub(REPO)
+    assert split_card(card(hub))[0]["license"] == "cc-by-nc-4.0"
+
+
+@pytest.mark.parametrize(("scope", "fine"), [(["tester/other"], False), (["tester"], True), ([REPO], True)])
+def test_a_fine_grained_token(hub, selection, scope, fine):
+    token = hub.add_token("tester", role="fineGrained", scope=scope)
+    if fine:
+        selection.push_to_hub(REPO, token=token)
+        return
+    with pytest.raises(PublishError, match="it is a fine-grained one"):
+        selection.push_to_hub(REPO, token=token)
+    assert not sent(hub)
+
+
+def test_a_reader_of_an_organisation(hub, selection):
+    token = hub.add_token("tester", orgs={"press": "read"})
+    with pytest.raises(PublishError, match="may only read in the organisation 'press'"):
+        selection.push_to_hub("press/chosen", token=token)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [({"token": False}, "publishing needs a token"), ({"repo_id": None}, "repo_id=None is no name")],
+)
+def test_arguments_of_the_wrong_type(hub, selection, more, message):
+    with pytest.raises(PublishError, match=message):
+        selection.push_to_hub(**{"repo_id": REPO, **more})
+
+
+@pytest.mark.parametrize("token", [True, ""])
+def test_the_token_that_is_logged_in(hub, selection, token):
+    selection.push_to_hub(REPO, token=token)
+    assert Selection.from_hub(REPO, token=token) == selection
+
+
+def test_something_else_than_a_dataset(hub, parent, selection):
+    for wrong in (parent.to_iterable_dataset(), "tester/parent", {"train": parent}):
+        with pytest.raises(FormatError, match=r"has to be a datasets\.Dataset"):
+            selection.push_to_hub(REPO, wrong)
+
+
+def test_metadata_that_the_hub_does_not_take(hub, selection):
+    hub.fail("validate-yaml", 400, times=None)
+    with pytest.raises(PublishError, match=r"The Hub does not take the metadata of the card: .*Fault on purpose"):
+        selection.push_to_hub(REPO)
+    assert ("dataset", REPO) not in hub.repos
 
 
 def test_a_parent_that_cannot_be_seen(hub, selection):
@@ -294,6 +438,21 @@ def test_a_public_repository_does_not_become_private(hub, selection):
             },
             "has a configuration 'default' with other files",
         ),
+        (
+            {
+                "README.md": b"---\nconfigs:\n- config_name: default\n  data_files: data/en/*\n---\n",
+                "data/en/a.csv": b"a",
+            },
+            "has a configuration 'default' with other files",
+        ),
+        ({"data/en/train.parquet": b"PAR1"}, "holds another dataset"),
+        (
+            {
+                "README.md": b"---\nconfigs:\n- config_name: m\n  data_files: m/*\n  default: true\n---\n",
+                "m/a.csv": b"a",
+            },
+            "The configuration 'm' is the repository's default already",
+        ),
     ],
 )
 def test_another_dataset_is_not_overwritten(hub, selection, files, message):
@@ -321,6 +480,26 @@ def test_a_passing_error_is_retried(hub, selection, status, path):
     hub.fail(f"/{path}", status, times=2)
     selection.push_to_hub(REPO)
     assert Selection.from_hub(REPO) == selection
+
+
+def test_a_passing_error_does_not_cost_the_licence(hub, selection, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another"))
+    hub.fail("(HEAD|GET) .*tester/parent/resolve/.*/README.md", 503, times=8)
+    selection.push_to_hub(REPO)
+    assert split_card(card(hub))[0]["license"] == "cc-by-nc-4.0"
+
+
+def test_a_mistake_of_ours_is_not_retried(hub, selection, monkeypatch):
+    calls = []
+
+    def broken(*_):
+        calls.append(1)
+        raise NotImplementedError("mine")
+
+    monkeypatch.setattr("hf_datasel.publish.push._card", broken)
+    with pytest.raises(NotImplementedError, match="mine"):
+        selection.push_to_hub(REPO)
+    assert len(calls) == 1
 
 
 def test_a_lasting_error_is_said(hub, selection):
@@ -397,6 +576,38 @@ def test_what_cannot_be_read(hub, parent, selection):
         Selection.from_hub(REPO, config_name="rond-1")
     with pytest.raises(PublishError, match="has no revision 'nope'"):
         Selection.from_hub(REPO, revision="nope")
+
+
+def test_a_push_while_it_is_read(hub, parent, selection):
+    selection.push_to_hub(REPO)
+    other = select(parent, Random(), size=9)
+    hub.before("selections/default/indices", lambda: other.push_to_hub(REPO))
+    assert Selection.from_hub(REPO) == selection
+    assert Selection.from_hub(REPO) == other
+
+
+def test_files_that_do_not_fit_together(hub, selection):
+    selection.push_to_hub(REPO)
+    about = json.loads(hub.files(REPO)["selections/default/selection.json"])
+    files = {
+        "later version": {"selections/default/selection.json": json.dumps({**about, "format_version": 99}).encode()},
+        "no record of a selection": {"selections/default/selection.json": b"[]"},
+        "cannot be read": {"selections/default/selection.json": b"{"},
+        "has row numbers that its pool": {"selections/default/indices.npy": npy([99])},
+        "cannot be read: Object arrays": {"selections/default/indices.npy": npy([{}])},
+    }
+    for message, content in files.items():
+        before = hub.files(REPO)
+        hub.commit(REPO, content)
+        with pytest.raises(SelectionError, match=message):
+            Selection.from_hub(REPO)
+        hub.commit(REPO, before)
+
+
+def npy(values):
+    content = io.BytesIO()
+    np.save(content, np.array(values))
+    return content.getvalue()
 
 
 def test_selections_that_do_not_belong_together(hub, parent):

@@ -13,7 +13,7 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
-from hf_datasel.selection.provenance import origin, without_paths
+from hf_datasel.selection.provenance import origin, origins, without_paths
 from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
 FILES = {"selection.json", "indices.npy", "scores.parquet"}
@@ -336,16 +336,32 @@ def test_says_where_on_the_hub_rows_come_from(local_hub, pool_rows):
     assert origin(load_dataset("tester/parent", split="train[:10]")) == {**place, "split": "train[:10]"}
     for changed in (rows.select(range(9)), rows.shuffle(seed=0), rows.filter(lambda row: len(row["output"]) > 20)):
         assert origin(changed) == {**place, "changed": True}
-    assert origin(concatenate_datasets([rows, load_dataset("tester/other", split="train")])) == {}
+    mixed = concatenate_datasets([rows, load_dataset("tester/other", split="train")])
+    assert origin(mixed) == {}
+    assert [each["name"] for each in origins(mixed)] == ["tester/parent", "tester/other"]
+    assert all(each["changed"] for each in origins(mixed))
     assert origin(pool_rows) == {}
+    assert origins(pool_rows) == []
+
+
+@pytest.mark.parametrize("name", ["OpenHermes-2.5", "Magpie-Pro-300K-Filtered", "MATH-500", "alpaca", "a_b.C"])
+def test_the_name_is_spelt_as_on_the_hub(local_hub, pool_rows, name):
+    pool_rows.push_to_hub(f"tester/{name}")
+    assert origin(load_dataset(f"tester/{name}", split="train"))["name"] == f"tester/{name}"
 
 
 @pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])
 def test_paths_are_cut_to_their_names(place):
     found = without_paths(
-        {"model": {"name": place}, "scores": [{"model": place}], "seed": 0, "pair": ("me/tiny", place)}
+        {"model": {"name": place}, "scores": [{"model": place}], "seed": 0, "checkpoints": ("me/tiny", place)}
     )
-    assert found == {"model": {"name": "tiny"}, "scores": [{"model": "tiny"}], "seed": 0, "pair": ("me/tiny", "tiny")}
+    assert without_paths({"prompt": place}) == {"prompt": place}
+    assert found == {
+        "model": {"name": "tiny"},
+        "scores": [{"model": "tiny"}],
+        "seed": 0,
+        "checkpoints": ("me/tiny", "tiny"),
+    }
 
 
 def test_keep_refuses_rows_that_were_not_chosen(pool_rows):

@@ -23,7 +23,7 @@ QUICK = {"selection_size": 6, "num_train_epochs": 2, "hub_model_id": "tester/mod
 @pytest.fixture
 def hub(local_hub: Any, pool_rows: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a Hub that holds the pool as `tester/parent`, and has no figures drawn."""
-    monkeypatch.setattr("hf_datasel.publish.hub._WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.01)
     monkeypatch.setattr("hf_datasel.publish.files.png", lambda *args: b"drawn")
     content = io.BytesIO()
     pool_rows.to_parquet(content)

@@ -1,0 +1,35 @@
+"""What each section of a page says, worked out from the facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hf_datasel.publish.facts import Facts
+from hf_datasel.publish.markdown import Markdown
+from hf_datasel.publish.sections import choice, overview, proof
+
+__all__ = ["SECTIONS"]
+
+SECTIONS: dict[str, Callable[[Facts], Markdown]] = {
+    "headline": overview.headline,
+    "gist": overview.gist,
+    "summary": overview.summary,
+    "load": overview.load,
+    "configs": overview.configs,
+    "columns": overview.columns,
+    "means": choice.means,
+    "rounds": choice.rounds,
+    "settings": choice.settings,
+    "scores": choice.scores,
+    "left_out": choice.left_out,
+    "results": proof.results,
+    "training": proof.training,
+    "command": proof.command,
+    "missing": proof.missing,
+    "rebuild": proof.rebuild,
+    "versions": proof.versions,
+    "cost": proof.cost,
+    "limits": proof.limits,
+    "citation": proof.citation,
+}
+"""Name in the template -> what it says."""

@@ -1,0 +1,94 @@
+"""How rows were chosen, and which were left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hf_datasel.publish.facts import Choice, Facts
+from hf_datasel.publish.markdown import Markdown, code, table, text
+from hf_datasel.publish.sections.reasons import is_window, long_reason
+
+__all__ = ["left_out", "means", "rounds", "scores", "settings"]
+
+_INNER = ("score", "about", "tokens", "computed", "resolved_model")
+"""Parts of a score's spec that only a program reads; they are in selection.json."""
+
+
+def means(facts: Facts) -> Markdown:
+    means = facts["choices"][-1]["means"]
+    if not means:
+        return Markdown("No score was computed for this choice.")
+    rows = [(code(name), f"{scored:.4g}", f"{chosen:.4g}") for name, (scored, chosen) in means.items()]
+    return table(["score", "mean of the rows scored", "mean of the rows chosen"], rows)
+
+
+def rounds(facts: Facts) -> Markdown:
+    if len(facts["choices"]) < 2:
+        return Markdown("")
+    columns = list(facts["choices"][-1]["means"])
+    overlap = facts["overlap"]
+    rows = []
+    for at, each in enumerate(facts["choices"]):
+        shared = "" if at == 0 or overlap is None else f"{overlap['matrix'][at - 1][at]:.3f}"
+        means = [f"{each['means'][name][1]:.4g}" if name in each["means"] else "" for name in columns]
+        rows.append(
+            (str(each["round"]), f"{each['rows_scored']:,}", f"{each['rows']:,}", _ruled_out(each), *means, shared)
+        )
+    head = [
+        "round",
+        "scored",
+        "chosen",
+        "ruled out",
+        *(f"mean {name}" for name in columns),
+        "Jaccard with the round before",
+    ]
+    return table(head, rows)
+
+
+def _ruled_out(choice: Choice) -> str:
+    return f"{sum(choice['left_out'].values()) + sum(choice['not_eligible'].values()):,}"
+
+
+def settings(facts: Facts) -> Markdown:
+    return _table_of(facts["method"]["settings"]) or Markdown("It has no settings.")
+
+
+def scores(facts: Facts) -> Markdown:
+    parts = []
+    for spec in facts["scores"]:
+        shown = {key: value for key, value in spec.items() if key not in _INNER}
+        about = f": {text(spec['about'], limit=400)}" if spec.get("about") else ""
+        parts.append(f"{code(spec.get('score', 'score'))}{about}\n\n{_table_of(shown)}")
+    return Markdown("\n\n".join(dict.fromkeys(parts)))
+
+
+def _table_of(settings: Mapping[str, Any]) -> Markdown:
+    """What is set; a setting that is null or empty says nothing."""
+    rows = [(code(name), code(value)) for name, value in settings.items() if value not in (None, "")]
+    return table(["setting", "value"], rows) if rows else Markdown("")
+
+
+def left_out(facts: Facts) -> Markdown:
+    last, pool = facts["choices"][-1], facts["parent"]["rows"]
+    counts = [*Counter(last["not_eligible"]).most_common(), *Counter(last["left_out"]).most_common()]
+    lines = []
+    if is_window(facts):
+        scored = last["rows_scored"]
+        lines.append(
+            f"{scored:,} of the {pool:,} rows were scored for the last round: those that an earlier one had ranked "
+            "highest. The table counts these, and the rows that can never be chosen."
+        )
+    if counts:
+        rows = [(f"{n:,}", code(name), long_reason(name)) for name, n in counts]
+        lines += ["Rows that no ranking could have taken:", table(["rows", "reason", "meaning"], rows)]
+    else:
+        lines.append("No row was ruled out: every one could be chosen.")
+    if last["rows"] < last["budget"]:
+        lines.append(f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen.")
+    considered = last["rows_scored"] if is_window(facts) else pool - sum(last["not_eligible"].values())
+    after = considered - sum(last["left_out"].values()) - last["rows"]
+    if after > 0:
+        lines.append(f"The other {after:,} rows could have been chosen, and came after those that were.")
+    return Markdown("\n\n".join(lines))

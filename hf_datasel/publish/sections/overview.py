@@ -1,0 +1,157 @@
+"""What a page begins with: what was kept, from what, and how to load it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hf_datasel.publish.facts import Facts
+from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
+from hf_datasel.publish.sections.reasons import short_reason
+
+__all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument", "summary"]
+
+
+def headline(facts: Facts) -> Markdown:
+    last, rounds, method = facts["choices"][-1], len(facts["choices"]), text(facts["method"]["name"])
+    rows = f"{last['rows']:,} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"
+    if rounds > 1:
+        return Markdown(f"{rows}, chosen anew before each of {rounds} rounds of training by {method}.")
+    when = f" before round {last['round']} of training" if last["round"] else ""
+    return Markdown(f"{rows}, chosen by {method}{when}.")
+
+
+def gist(facts: Facts) -> Markdown:
+    about = facts["method"]["about"]
+    return text(about, limit=1_000)
+
+
+def _parent(facts: Facts) -> Markdown:
+    name, revision = facts["parent"]["name"], facts["parent"]["revision"]
+    if len(facts["parent"]["sources"]) > 1:
+        return Markdown(f"a mixture of {' and '.join(link(each) for each in facts['parent']['sources'])}")
+    if name is None:
+        return Markdown("a dataset that is not on the Hub")
+    at = f" (revision {code(revision[:12])})" if revision else ""
+    return Markdown(f"{'a changed copy of ' if facts['parent']['changed'] else ''}{link(name)}{at}")
+
+
+def summary(facts: Facts) -> Markdown:
+    parent, last = facts["parent"], facts["choices"][-1]
+    share = last["rows"] / parent["rows"]
+    kept = f"{last['rows']:,} rows, {share:.1%} of the pool"
+    if len(facts["choices"]) > 1:
+        kept += f", in each of {len(facts['choices'])} rounds" if _equal_rounds(facts) else " in the last round"
+    rows: list[tuple[str, object]] = [("kept", kept), ("from", _from(facts)), ("by", _by(facts))]
+    lately = " in the last round" if len(facts["choices"]) > 1 else ""
+    for column, (scored, chosen) in list(last["means"].items())[:1]:
+        mean = f"{code(column)} {chosen:.4g} of the rows kept, {scored:.4g} of those scored{lately}"
+        rows.append(("mean", Markdown(mean)))
+    rows.append(("ruled out", _ruled_out(facts)))
+    rows.append(("licence", _licence(facts)))
+    return table(["", ""], [(Markdown(f"**{name}**"), value) for name, value in rows])
+
+
+def _equal_rounds(facts: Facts) -> bool:
+    return len({each["rows"] for each in facts["choices"]}) == 1
+
+
+def _from(facts: Facts) -> Markdown:
+    parent = facts["parent"]
+    place = ", ".join(code(each) for each in (parent["config"], parent["split"]) if each not in (None, "default"))
+    return Markdown(f"{_parent(facts)}{f', {place}' if place else ''}, {parent['rows']:,} rows")
+
+
+def _by(facts: Facts) -> Markdown:
+    model = facts["choices"][-1]["model"]
+    with_model = f" with {_model(model)}" if model else ""
+    return Markdown(f"{text(facts['method']['name'])}{with_model}, seed {facts['seed']}")
+
+
+def _model(model: Mapping[str, Any]) -> Markdown:
+    step = f", as it is after {model['global_step']:,} steps of training" if model.get("global_step") else ""
+    return Markdown(f"{code(model['name'])}{step}")
+
+
+def _licence(facts: Facts) -> str:
+    metadata = facts["parent"]["metadata"]
+    if "license_as_written" in metadata:
+        return f"as the parent has it, in words that are no identifier of a licence: {metadata['license_as_written']}"
+    if "license" not in metadata:
+        if not facts["parent"]["sources"]:
+            return "not known, since the parent is not on the Hub"
+        stated = "not stated by the parent, so not stated here"
+        return stated if facts["parent"]["looked_up"] else "that of the parent, which was not looked up for this page"
+    named = metadata["license"] if isinstance(metadata["license"], str) else ", ".join(metadata["license"])
+    return f"{metadata.get('license_name', named)}, as the parent has it"
+
+
+def _ruled_out(facts: Facts) -> str:
+    first, last = facts["choices"][0], facts["choices"][-1]
+    parts = [f"{n:,} {short_reason(name)}" for name, n in Counter(last["not_eligible"]).most_common(3)]
+    for choice in (first, last) if last is not first else (last,):
+        when = f" in round {choice['round']}" if last is not first else ""
+        parts += [f"{n:,} {short_reason(name)}{when}" for name, n in Counter(choice["left_out"]).most_common(3)]
+    return ", ".join(parts) or "no row"
+
+
+def load(facts: Facts) -> Markdown:
+    if facts["repo_id"] is None or not facts["configs"]:
+        return Markdown("")
+    chosen = [each for each in facts["configs"] if each["holds"] == "rows"]
+    name = "" if chosen[-1]["default"] else f", {json.dumps(chosen[-1]['name'])}"
+    repo = json.dumps(facts["repo_id"])
+    lines = [
+        "from datasets import load_dataset",
+        "",
+        f'rows = load_dataset({repo}{name}, split="train"{revision_argument(facts)}){_order(facts)}',
+    ]
+    return fence("\n".join(lines), "python")
+
+
+def _order(facts: Facts) -> str:
+    return "  # best first" if facts["choices"][-1]["means"] else ""
+
+
+def columns(facts: Facts) -> Markdown:
+    """What is in the published tables."""
+    rank = "`selection_rank` (0 is best)" if facts["choices"][-1]["means"] else "`selection_rank` (in order of choice)"
+    lines = [
+        f"Each row has the columns of the parent, its scores as far as there are any, {rank} and `selection_round`."
+    ]
+    if facts["choices"][-1]["means"]:
+        lines.append(
+            "The scores of every row of the pool, with its row number and a hash of its content but no text, are "
+            "there to select from again without scoring."
+        )
+    return Markdown(" ".join(lines))
+
+
+def revision_argument(facts: Facts) -> str:
+    """Argument for the branch that the page is about."""
+    return f", revision={json.dumps(facts['revision'])}" if facts["revision"] else ""
+
+
+def configs(facts: Facts) -> Markdown:
+    about = {"rows": "chosen rows", "scores": "scores of the whole pool, no text"}
+    return table(
+        ["configuration", "holds", "rows", "size"],
+        [
+            (
+                Markdown(f"{code(each['name'])}{' (default)' if each['default'] else ''}"),
+                about[each["holds"]],
+                f"{max(each['splits'].values()):,}",
+                _size(each["bytes"]),
+            )
+            for each in facts["configs"]
+        ],
+    )
+
+
+def _size(count: int) -> str:
+    for power, unit in ((9, "GB"), (6, "MB"), (3, "kB")):
+        if count >= 10**power:
+            return f"{count / 10**power:,.1f} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,138 @@
+"""What the choice is worth, how to make it again, and what it cannot tell."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from hf_datasel.publish.facts import Facts
+from hf_datasel.publish.markdown import Markdown, code, fence, table, text
+from hf_datasel.publish.recipe import as_command
+from hf_datasel.publish.sections.overview import revision_argument
+
+__all__ = ["citation", "command", "cost", "limits", "missing", "rebuild", "results", "training", "versions"]
+
+
+def results(facts: Facts) -> Markdown:
+    if not facts["results"]:
+        return Markdown(
+            "Nothing was measured: no model trained on these rows was evaluated when this page was made. That a score "
+            "is high does not show that training on the row helps. Compare with as many random rows before you rely "
+            "on it."
+        )
+    rows = [
+        (each["trained_on"], each["metric"], each["dataset"], f"{each['value']:.4g}", each["note"])
+        for each in facts["results"]
+    ]
+    return table(["trained on", "metric", "measured on", "value", "note"], rows)
+
+
+def training(facts: Facts) -> Markdown:
+    training = facts["training"]
+    if training is None:
+        return Markdown("")
+    ends = [f"a training loss of {training['loss'][-1][1]:.4g}"] if training["loss"] else []
+    ends += [f"a loss of {training['eval_loss'][-1][1]:.4g} on held-out rows"] if training["eval_loss"] else []
+    return Markdown(
+        f"{code(training['model'])} was trained for {_counted(training['steps'], 'step')} over "
+        f"{_counted(training['epochs'], 'epoch')} of these rows{', ending at ' if ends else ''}{' and '.join(ends)}."
+    )
+
+
+def _counted(count: float, noun: str) -> str:
+    return f"{count:,g} {noun}{'' if count == 1 else 's'}"
+
+
+def command(facts: Facts) -> Markdown:
+    return fence(as_command(facts["recipe"], facts["command"]), "bash")
+
+
+def missing(facts: Facts) -> Markdown:
+    if not facts["not_in_recipe"]:
+        return Markdown("")
+    return Markdown(
+        "What the command does not settle:\n\n" + "\n".join(f"- {_with_code(each)}" for each in facts["not_in_recipe"])
+    )
+
+
+def _with_code(sentence: str) -> Markdown:
+    """A sentence of ours, in which what stands between backticks is code."""
+    parts = sentence.split("`")
+    return Markdown("".join(code(part) if at % 2 else text(part, limit=400) for at, part in enumerate(parts)))
+
+
+def rebuild(facts: Facts) -> Markdown:
+    parent, repo = facts["parent"], facts["repo_id"]
+    if repo is None or parent["changed"]:  # what has changed since it was loaded has other row numbers
+        return Markdown("")
+    chosen = [each for each in facts["configs"] if each["holds"] == "rows"]
+    config = "" if not chosen or chosen[-1]["default"] else f", config_name={json.dumps(chosen[-1]['name'])}"
+    if parent["name"] is None:
+        lines = ["from hf_datasel import Selection, load_pool", "", 'pool = load_pool("PATH")']
+    else:
+        named = json.dumps(parent["name"])
+        if parent["config"] not in (None, "default"):
+            named += f", {json.dumps(parent['config'])}"
+        at = f", revision={json.dumps(parent['revision'])}" if parent["revision"] else ""
+        pool = f"pool = load_dataset({named}, split={json.dumps(parent['split'] or 'train')}{at})"
+        lines = ["from datasets import load_dataset", "from hf_datasel import Selection", "", pool]
+    lines.append(f"rows = Selection.from_hub({json.dumps(repo)}{config}{revision_argument(facts)}).apply(pool)")
+    return fence("\n".join(lines), "python")
+
+
+def versions(facts: Facts) -> Markdown:
+    named = ", ".join(f"{text(name)} {text(version)}" for name, version in facts["versions"].items())
+    return Markdown(f"Versions: {named}. Id of the pool's rows: {code(facts['parent']['id'])}.")
+
+
+def cost(facts: Facts) -> Markdown:
+    seconds = [each["seconds"] for each in facts["choices"] if each["seconds"] is not None]
+    scored = sum(each["rows_scored"] for each in facts["choices"])
+    lines = []
+    if seconds:
+        rounds = f" in {len(seconds)} rounds" if len(seconds) > 1 else ""
+        lines.append(f"Scoring and choosing took {_duration(sum(seconds))}{rounds}")
+        lines[-1] += f", for {scored:,} rows scored." if scored else "; no row was scored."
+    training = facts["training"]
+    if training is not None and training["selecting"] is not None:
+        lines.append(f"That is {training['selecting']:.0%} of the wall time of the run.")
+    return Markdown(" ".join(lines) or "Not recorded.")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def limits(facts: Facts) -> Markdown:
+    last, lines = facts["choices"][-1], []
+    if last["model"] or any(spec.get("model") for spec in facts["scores"]):
+        lines.append(
+            "The scores are those of one model with one prompt format; another model would choose other rows."
+        )
+    if last["columns_unverified"]:
+        named = ", ".join(code(each) for each in last["columns_unverified"])
+        lines.append(f"The choice relies on {named} as the dataset had it. How it was computed is not recorded.")
+    if last["rows"] < last["budget"]:
+        lines.append(f"The selection is {last['budget'] - last['rows']:,} rows short of what was asked for.")
+    if facts["parent"]["changed"]:
+        lines.append(
+            "The pool is not the parent as it is on the Hub: rows were filtered, changed, mixed or reordered before "
+            "they were chosen from, and the row numbers are those of that pool."
+        )
+    elif facts["parent"]["name"] is None:
+        lines.append("The parent is not on the Hub, so that nobody else can make this selection again from it.")
+    lines += [
+        "Rows are chosen, not corrected: mistakes, biases and private information of the parent may be among them. "
+        "Nothing was checked for truth or safety.",
+        "Selection is no substitute for more good data. On large pools random rows often do as well as published "
+        "methods ([2410.09335](https://arxiv.org/abs/2410.09335)), and where a pool has little junk, training on all "
+        "of it does better.",
+    ]
+    return Markdown("\n".join(f"- {each}" for each in lines))
+
+
+def citation(facts: Facts) -> Markdown:
+    entry = re.sub(r",\s+(?=\w+\s*=)", ",\n  ", facts["method"]["citation"])
+    return fence(re.sub(r"\}\}$", "}\n}", entry), "bibtex") if entry else Markdown("")

@@ -1,0 +1,37 @@
+"""Why rows were left out, in words."""
+
+from __future__ import annotations
+
+import re
+
+from hf_datasel.publish.facts import Facts
+
+__all__ = ["is_window", "long_reason", "short_reason"]
+
+_REASONS = {
+    "empty_response": ("without a response", "there is nothing to train on"),
+    "empty_prompt": ("without a prompt", "there is nothing to answer"),
+    "prompt_fills_window": ("with too long a prompt", "nothing of the response is left after truncation"),
+    "no_label_after_truncation": ("with too long a prompt", "nothing of the response is left after truncation"),
+    "no_response_token": ("without a response token", "the response has no token of its own"),
+    "turn_order": ("with turns out of order", "no conversation has its turns in that order"),
+    "response_not_found": ("whose response is not found", "the chat template hides where it ends"),
+}
+
+
+def is_window(facts: Facts) -> bool:
+    """Whether only a part of the pool was scored for the last choice."""
+    return 0 < facts["choices"][-1]["rows_scored"] < facts["parent"]["rows"]
+
+
+def short_reason(name: str) -> str:
+    return _REASONS[name][0] if name in _REASONS else name.replace(">=", "≥")
+
+
+def long_reason(name: str) -> str:
+    if name in _REASONS:
+        return _REASONS[name][1]
+    above = re.fullmatch(r"with (\w+) >= (.+)", name)
+    if above:
+        return f"{above[1]} has to be below {above[2]} for this method"
+    return "there is no value to rank it by" if name.startswith("without ") else ""
