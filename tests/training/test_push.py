@@ -161,3 +161,21 @@ def test_the_command_pushes_what_a_recipe_says(hub, tmp_path, tiny_model_dir, ca
     assert main(["train", "--config", str(recipe)]) == 0, capsys.readouterr().err
     again = Selection.load(tmp_path / "again" / "selections" / "round-0")
     assert again.indices.tolist() == there.indices.tolist()
+
+
+def test_nothing_of_this_machine_or_its_token_is_pushed(train, hub, parent, tmp_path):
+    trainer = train(IterIT(), rows=parent, push_to_hub=True, save_strategy="epoch", hub_token=hub.token, **QUICK)
+    trainer.push_to_hub()
+    assert trainer.args.hub_token == hub.token
+    files = hub.files("tester/model", "model")
+    assert "training_args.bin" in files
+    assert not [path for path, content in files.items() if hub.token.encode() in content]
+    ours = {path: content for path, content in files.items() if path.startswith("select")}
+    assert "selection_state.json" in ours
+    assert not [path for path, content in ours.items() if str(tmp_path).encode() in content]
+
+
+def test_selections_without_a_push_are_refused_on_the_command_line(tiny_model_dir, tmp_path, capsys):
+    command = ["train", "--model_name_or_path", str(tiny_model_dir), "--dataset_name", "x", "--push_selection", "true"]
+    assert main([*command, "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]) == 2
+    assert "push_selection publishes the selections with the model: add push_to_hub" in capsys.readouterr().err

@@ -55,11 +55,11 @@ def test_steps_are_counted_to_the_end_and_not_to_the_last_line_of_the_log(train,
     assert (training["steps"], training["epochs"], training["loss"][-1][0]) == (3, 3.0, 2)
 
 
-def test_a_log_of_a_run_that_was_gone_on_with_gives_no_share():
+def test_the_share_of_selecting_is_what_the_run_logged_at_its_end():
     log = [
-        {"step": 1, "selection_seconds": 9.0},
+        {"step": 1, "selection_seconds": 30.0},
         {"step": 2, "loss": 1, "epoch": 1.0},
-        {"step": 2, "train_runtime": 5},
+        {"step": 2, "train_runtime": 100.0, "selection_time_share": 0.2},  # since it was resumed
     ]
     facts = training_facts(log, json.loads("{}"))
     assert facts == {
@@ -69,5 +69,6 @@ def test_a_log_of_a_run_that_was_gone_on_with_gives_no_share():
         "epochs": 1.0,
         "loss": [(2, 1.0)],
         "eval_loss": [],
-        "selecting": None,
+        "selecting": 0.2,
     }
+    assert training_facts(log[:2], {})["selecting"] is None
