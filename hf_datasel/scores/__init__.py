@@ -10,12 +10,26 @@ from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore, Score
+from hf_datasel.scores.compressibility import Compressibility
 from hf_datasel.scores.engine import score
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
+from hf_datasel.scores.selectit import SelectIT
 
-__all__ = ["IFD", "Columns", "Length", "Loss", "ModelScore", "Score", "available", "by_name", "score"]
+__all__ = [
+    "IFD",
+    "Columns",
+    "Compressibility",
+    "Length",
+    "Loss",
+    "ModelScore",
+    "Score",
+    "SelectIT",
+    "available",
+    "by_name",
+    "score",
+]
 
 
 def available() -> dict[str, type[Score]]:

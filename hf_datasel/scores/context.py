@@ -39,6 +39,16 @@ class ModelContext:
         self._nll = NLL(model, tokens_per_batch, autocast)
         self._passes: dict[Sequences, tuple[np.ndarray, np.ndarray]] = {}
 
+    @property
+    def tokens_per_batch(self) -> int:
+        """Upper bound on the padded tokens of a batch."""
+        return self._nll.tokens_per_batch
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Dtype that is computed in instead of the weights' own."""
+        return self._nll.autocast
+
     def describe(self) -> dict[str, Any]:
         """What, besides the weights, decides the numbers."""
         adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
@@ -52,13 +62,18 @@ class ModelContext:
 
     def mean_nll(self, sequences: Sequences, rows: int, label: str) -> np.ndarray:
         """Mean NLL in nats over the scored tokens of each of `rows` output rows, float64; NaN where there is none."""
+        total, tokens = self.summed_nll(sequences, rows, label)
+        mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
+        return mean
+
+    def summed_nll(self, sequences: Sequences, rows: int, label: str) -> tuple[np.ndarray, np.ndarray]:
+        """Summed NLL in nats and number of scored tokens of each of `rows` output rows, float64."""
         if sequences not in self._passes:
             self._passes[sequences] = self._run(sequences, label)
         sums, counts = self._passes[sequences]
         total = np.bincount(sequences.owner, weights=sums, minlength=rows)
         tokens = np.bincount(sequences.owner, weights=counts, minlength=rows)
-        mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
-        return mean
+        return total, tokens
 
     def _run(self, sequences: Sequences, label: str) -> tuple[np.ndarray, np.ndarray]:
         from tqdm.auto import tqdm

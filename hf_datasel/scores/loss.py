@@ -1,36 +1,68 @@
-"""Cross-entropy of the response."""
+"""Cross-entropy of the response, or of the whole row."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.tokens import TokenRows
+from hf_datasel.tokens import Sequences, TokenRows
+from hf_datasel.tokens.sequences import Sequence
 
 if TYPE_CHECKING:
     from hf_datasel.scores.context import ModelContext
 
 __all__ = ["Loss", "finite_or_null"]
 
+_COLUMNS = {
+    ("response", "mean"): "loss",
+    ("response", "sum"): "loss_sum",
+    ("pair", "mean"): "loss_pair",
+    ("pair", "sum"): "loss_pair_sum",
+}
+
 
 @dataclass(frozen=True)
 class Loss(ModelScore):
-    """Mean loss of the response tokens in nats, of the row exactly as `SFTTrainer` trains on it.
+    """Mean or summed loss, in nats, of the response or the whole row, exactly as `SFTTrainer` trains on it.
 
     Reads any supported row format that has a response. Writes `loss` (float32) and `loss_reason` ("" for a scored
-    row). Cost: one forward pass. Reference: Xia et al. 2024 (2410.09335), Eq. 7, with the mean over the response that
-    its code takes.
+    row); with the other settings `loss_sum`, `loss_pair` or `loss_pair_sum`, and the reason under the same name. Cost:
+    one forward pass, shared by the mean and the sum, and with `IFD` where it is over the response.
+    Reference: Xia et al. 2024 (2410.09335): the default is the mean that its code takes, and
+    `Loss(reduction="sum", over="pair")` its Eq. 7, in nats: divide by ln 2 for bits.
     """
+
+    reduction: Literal["mean", "sum"] = field(default="mean", kw_only=True)
+    """Of the losses of a row's tokens. A sum grows with the number of tokens."""
+    over: Literal["response", "pair"] = field(default="response", kw_only=True)
+    """`"pair"` takes every token of the row that training puts into the model, after truncation: prompt, responses
+    and all that the chat template adds, but the first one, which nothing stands before. A row without a loss of its
+    response has none of the pair either."""
 
     citation = "@article{xia2024rethinking, title={Rethinking Data Selection at Scale}, journal={arXiv:2410.09335}}"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, options in (("reduction", ["mean", "sum"]), ("over", ["response", "pair"])):
+            value = getattr(self, name)
+            if value not in options:
+                hint = did_you_mean(str(value), options)
+                raise ConfigError(f"Loss({name}={value!r}): it has to be one of {options}.{hint}")
+
+    @property
+    def column(self) -> str:
+        """Name of the column with the score itself."""
+        return f"{self.column_prefix}{_COLUMNS[self.over, self.reduction]}"
+
     def columns(self) -> dict[str, pa.DataType]:
-        return {"loss": pa.float32(), "loss_reason": pa.string()}
+        name = _COLUMNS[self.over, self.reduction]
+        return {name: pa.float32(), f"{name}_reason": pa.string()}
 
     def meaning(self, column: str) -> Hashable:
         return (column, "sft", True, False, self.model, self.revision, self.dtype, self.max_length)
@@ -38,9 +70,36 @@ class Loss(ModelScore):
     def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
         assert context is not None
         tokens = rows.training()
-        loss = context.mean_nll(tokens.conditional, len(rows), "loss")
+        sequences = tokens.conditional if self.over == "response" else _Pairs.of(tokens.conditional)
+        if self.reduction == "mean":
+            loss = context.mean_nll(sequences, len(rows), "loss")
+        else:
+            total, tokens_scored = context.summed_nll(sequences, len(rows), "loss")
+            loss = np.where(tokens_scored > 0, total, np.nan)
         values, reasons = finite_or_null([loss], tokens.reasons)
-        return {"loss": values[0], "loss_reason": reasons}
+        return dict(zip(self.columns(), [values[0], reasons], strict=True))
+
+
+class _Pairs(Sequences):
+    """Sequences with every token but the first one scored. Equal for the same rows, so that their pass is shared."""
+
+    @classmethod
+    def of(cls, sequences: Sequences) -> _Pairs:
+        """Those of whole rows."""
+        return cls(sequences.data, sequences.owner)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.scored = self.lengths - 1
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Pairs) and other.data is self.data
+
+    def __hash__(self) -> int:
+        return id(self.data)
+
+    def fetch(self, at: np.ndarray) -> list[Sequence]:
+        return [Sequence(each.ids, np.arange(1, len(each.ids))) for each in super().fetch(at)]
 
 
 def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[pa.Array], pa.Array]:

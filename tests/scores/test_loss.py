@@ -13,9 +13,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import score
+from hf_datasel.errors import ConfigError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Loss
-from hf_datasel.tokens import TokenRows
+from hf_datasel.scores import IFD, Loss
+from hf_datasel.scores.engine import Engine
+from hf_datasel.testing import contract
+from hf_datasel.tokens import TokenRows, TokenSettings
+
+SETTINGS = [
+    ("loss", "response", "mean"),
+    ("loss_sum", "response", "sum"),
+    ("loss_pair", "pair", "mean"),
+    ("loss_pair_sum", "pair", "sum"),
+]
+ALL = [Loss(over=over, reduction=reduction) for _, over, reduction in SETTINGS]
+
+
+@contract(
+    Loss(reduction="sum"), Loss(over="pair", max_length=96), Loss(reduction="sum", over="pair", column_prefix="old_")
+)
+def test_contract(check, score, pool_rows, tiny_model_dir):
+    check(score, pool_rows.select(range(6)), tiny_model_dir)
 
 
 @pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_text_model_dir"])
@@ -132,3 +150,97 @@ def test_the_mode_comes_back_after_an_error(model, tokenizer, pool_rows):
     with pytest.raises(RuntimeError, match="out of memory"):
         score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)
     assert all(module.training for module in model.modules())
+
+
+def losses_of(model, ids, positions):
+    """Plain cross-entropy of each token at `positions`, given all before it."""
+    losses = []
+    for at in positions:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([ids[:at]])).logits[0, -1]
+        losses.append(torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[at])).item())
+    return losses
+
+
+CHAT = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+    {"role": "user", "content": "Sing."},
+    {"role": "assistant", "content": "La la."},
+]
+
+
+@pytest.mark.parametrize(("name", "over", "reduction"), SETTINGS)
+def test_each_setting_equals_a_plain_loop(model, tokenizer, name, over, reduction):
+    def render(messages, prompt=False):
+        return tokenizer.apply_chat_template(messages, return_dict=True, add_generation_prompt=prompt)["input_ids"]
+
+    expected = []
+    for messages in (CHAT, CHAT[:2]):
+        ids = render(messages)
+        positions = list(range(1, len(ids)))
+        if over == "response":
+            turns = [(len(render(messages[:at], True)), len(render(messages[: at + 1]))) for at in (1, 3)]
+            positions = [at for start, stop in turns[: len(messages) // 2] for at in range(start, stop)]
+        losses = losses_of(model, ids, positions)
+        expected.append(sum(losses) / (len(losses) if reduction == "mean" else 1))
+    subject = Loss(reduction=reduction, over=over)
+    found = score(Dataset.from_dict({"messages": [CHAT, CHAT[:2]]}), [subject], model=model, tokenizer=tokenizer)
+    assert found.column_names == ["messages", name, f"{name}_reason"]
+    assert subject.column == name
+    np.testing.assert_allclose(found[name], expected, rtol=1e-5)
+
+
+def test_a_pair_is_the_row_that_training_sees_with_its_end_token(model, tokenizer):
+    data = Dataset.from_dict({"prompt": ["Hi?\n", "a long question " * 9], "completion": ["Hello.", "No."]})
+    found = score(data, [Loss(over="pair", max_length=32)], model=model, tokenizer=tokenizer, on_summary=str)
+    ids = tokenizer("Hi?\nHello.")["input_ids"] + [tokenizer.eos_token_id]
+    assert found["loss_pair"][:] == [pytest.approx(np.mean(losses_of(model, ids, range(1, len(ids)))), rel=1e-5), None]
+    assert found["loss_pair_reason"][:] == ["", "prompt_fills_window"]
+
+
+def test_a_first_token_in_the_response_has_no_loss(model, tokenizer):
+    data = Dataset.from_dict({"prompt": ["Hi?", "Hi?"], "completion": ["a long answer to nothing", "Yes."]})
+    settings = TokenSettings(max_length=9, truncation_mode="keep_end")
+    engine = Engine(Pool(data), model, tokenizer, settings=settings, progress=False)
+    found = {name: column.to_pylist() for each in ALL for name, column in engine.compute(each).items()}
+    ids = tokenizer("Hi?a long answer to nothing")["input_ids"] + [tokenizer.eos_token_id]
+    losses = losses_of(model, ids[-9:], range(1, 9))  # the prompt is cut off
+    assert [found[name][0] for name, *_ in SETTINGS] == pytest.approx([np.mean(losses), sum(losses)] * 2, rel=1e-5)
+    assert found["loss_sum"][1] < found["loss_pair_sum"][1]
+
+
+def test_settings_share_passes_with_each_other_and_with_ifd(model, tokenizer, pool_rows):
+    calls = []
+    model.model.register_forward_hook(lambda *_: calls.append(1))
+
+    def run(scores):
+        before = len(calls)
+        return score(pool_rows, scores, model=model, tokenizer=tokenizer, tokens_per_batch=512), len(calls) - before
+
+    alone = [run([each]) for each in (*ALL, IFD())]
+    together, passes = run([*ALL, IFD()])
+    for found, _ in alone:
+        added = [name for name in found.column_names if name not in pool_rows.column_names]
+        assert together.select_columns(added).to_dict() == found.select_columns(added).to_dict()
+    ifd, pair = alone[4][1], alone[2][1]
+    # a backend is chosen once instead of in each call, on two rows: a hidden-state pass and two whole ones
+    assert passes == ifd + pair - 3
+    assert run([ALL[2], ALL[3]])[1] == pair
+
+
+def test_rows_without_a_sum_are_null_with_a_reason(model, tokenizer):
+    data = Dataset.from_dict({"prompt": ["Hi?", "a", None], "completion": ["Hello.", " ", "x"]})
+    found = score(data, ALL, model=model, tokenizer=tokenizer, on_summary=str)
+    for name, *_ in SETTINGS:
+        assert [value is None for value in found[name]] == [False, True, True]
+        assert found[f"{name}_reason"][:] == ["", "empty_response", "wrong_type"]
+        nothing = score(data.select([1, 2]), ALL, model=model, tokenizer=tokenizer, on_summary=str)
+        assert nothing[name][:] == [None, None]
+
+
+def test_what_it_refuses():
+    with pytest.raises(ConfigError, match=r"Loss\(reduction='summ'\).*'mean', 'sum'.*Did you mean 'sum'\?"):
+        Loss(reduction="summ")
+    with pytest.raises(ConfigError, match=r"Loss\(over='prompt'\): it has to be one of \['response', 'pair'\]"):
+        Loss(over="prompt")

@@ -1,0 +1,372 @@
+"""Ratings weighed by confidence: published numbers, the next token the slow way, and awkward tokenizers and rows."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+
+from hf_datasel import score
+from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
+from hf_datasel.formats import Pool, canonical_rows, converted
+from hf_datasel.scores import SelectIT, selectit
+from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.rating import RATING_PROMPTS, RatingLogits, RatingRequest
+from hf_datasel.scores.selectit import model_scores, rating_probabilities, sentence_scores, token_scores
+from hf_datasel.testing import contract
+from hf_datasel.tokens import Prepared, TokenSettings, prepare
+
+SHORT = ("Good? 1 to {ratings}.", "Useful? 1 to {ratings}.")
+SEVERAL = SelectIT(level="model", parameters=1, models=[("to be named", 3)], prompts=SHORT)
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(8))
+
+
+@contract(SelectIT(), SelectIT(level="token", ratings=3, max_length=240, column_prefix="old_"))
+def test_contract(check, score, rows, tiny_model_dir):
+    check(score, rows, tiny_model_dir)
+
+
+@contract(SelectIT(prompts=SHORT))
+def test_contract_without_a_chat_template(check, score, rows, tiny_text_model_dir):
+    check(score, rows, tiny_text_model_dir)
+
+
+@contract(SEVERAL)
+def test_contract_of_several_models(check, score, rows, tiny_model_dir, tiny_text_model_dir):
+    named = replace(score, model=str(tiny_model_dir), models=((str(tiny_text_model_dir), 3),))
+    check(named, rows, tiny_model_dir)
+
+
+# -- published numbers ------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def published(shared):
+    """Give logits of ratings by 3 models, for 40 rows and 5 prompts, and what the authors' code made of them."""
+    return np.load(shared / "golden" / "selectit.npz")
+
+
+def best(scores, count=8):
+    return np.argsort(-scores, kind="stable")[:count].tolist()
+
+
+def test_published_token_level(published):
+    found = token_scores(rating_probabilities(published["score_token_logits"]))[0, :, 0]
+    np.testing.assert_allclose(found, published["token_level_model0_prompt0"], atol=1e-6)
+    assert best(found) == published["order_token"].tolist()
+
+
+def test_published_sentence_level(published):
+    tokens = token_scores(rating_probabilities(published["score_token_logits"]))
+    found = sentence_scores(tokens, alpha=0.2)
+    np.testing.assert_allclose(found, published["sentence_level"], atol=1e-6)
+    assert best(found[0]) == published["order_sentence_model0"].tolist()
+    assert np.abs(sentence_scores(tokens, alpha=0.0) - published["sentence_level"]).max() > 0.01
+
+
+def test_published_model_level(published):
+    sentences = sentence_scores(token_scores(rating_probabilities(published["score_token_logits"])), alpha=0.2)
+    np.testing.assert_allclose(model_scores(sentences, [7, 13, 70]), published["model_level_paper_weights"], atol=1e-6)
+    # the weights of the published script, which sum to 1.78: the same order comes from sizes in that proportion
+    script = [7 / 20, 13 / 20, 70 / 90]
+    found = model_scores(sentences, script)
+    np.testing.assert_allclose(found * sum(script), published["model_level_code_weights"], atol=1e-6)
+    assert best(found) == published["order_model"].tolist()
+
+
+def test_other_tokens_do_not_matter(published):
+    ratings, other = published["score_token_logits"], published["other_token_logit"]
+    whole = torch.from_numpy(np.concatenate([ratings, other[..., None]], axis=-1)).log_softmax(dim=-1).numpy()
+    np.testing.assert_allclose(rating_probabilities(whole[..., :5]), rating_probabilities(ratings), atol=1e-6)
+
+
+def test_the_arithmetic_by_hand():
+    e = np.e
+    np.testing.assert_allclose(token_scores(np.array([0.0, 0.0, 1.0])), 3 * (e - 1) / (e + 2))
+    assert token_scores(np.full((2, 5), 0.2)).tolist() == [0.0, 0.0]
+    tied = np.array([0.1, 0.4, 0.4, 0.1])
+    np.testing.assert_allclose(token_scores(tied), 2 * 2 * (e**0.4 - e**0.1) / (2 * e**0.4 + 2 * e**0.1) / 3)
+    np.testing.assert_allclose(sentence_scores(np.array([1.0, 2.0, 3.0]), 0.5), 2 / (1 + 0.5 * np.sqrt(2 / 3)))
+    assert rating_probabilities(np.array([1000.0, 0.0])).tolist() == [1.0, 0.0]
+    assert np.isnan(rating_probabilities(np.array([np.nan, 0.0]))).all()
+
+
+# -- against a plain computation --------------------------------------------------------------------------------------
+def plain_chances(model, tokenizer, text, ratings=5):
+    """Probability of each digit after the text, by one whole forward pass."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    digits = [tokenizer.convert_tokens_to_ids(str(rating)) for rating in range(1, ratings + 1)]
+    with torch.no_grad():
+        chances = model(input_ids=torch.tensor([ids])).logits[0, -1].float().softmax(dim=-1)[digits]
+    return (chances / chances.sum()).double().numpy()
+
+
+def asked(prompt, response, question):
+    return (
+        f"<|im_start|>user\n### Task\n{prompt}\n\n### Answer\n{response}\n\n### Question\n"
+        f"{question.replace('{ratings}', '5')}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_probabilities_equal_a_plain_forward(model, tokenizer, rows):
+    request = RatingRequest(tokenizer, 5)
+    read = canonical_rows(rows[:])
+    contexts = [each for prompt in RATING_PROMPTS for each in request.contexts(read, prompt, None)[0]]
+    rater = RatingLogits(model, request.tokens, tokens_per_batch=900)
+    with torch.no_grad():
+        found = rating_probabilities(rater.rate(contexts))
+    assert rater._backend == rater._head_only  # not one row at a time
+    expected = [
+        plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, prompt))
+        for prompt in RATING_PROMPTS
+        for row in read
+    ]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(found, axis=0).min() > 1e-3
+
+
+def test_scores_equal_a_plain_computation(model, tokenizer, rows):
+    chances = np.array([
+        [plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, each)) for each in RATING_PROMPTS]
+        for row in canonical_rows(rows[:])
+    ])  # fmt: skip
+    tokens = token_scores(chances)
+    for level, expected in (("token", tokens[:, 0]), ("sentence", sentence_scores(tokens, 0.2))):
+        found = score(rows, [SelectIT(level=level)], model=model, tokenizer=tokenizer)
+        np.testing.assert_allclose(found["selectit"], expected, rtol=1e-4)
+        assert found.features["selectit"] == Value("float32")
+        assert set(found["selectit_reason"]) == {""}
+
+
+def test_a_model_whose_logits_are_more_than_its_heads(model, tokenizer, rows, caplog):
+    plain = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"][:]
+    forward = type(model).forward
+
+    class Scaled(type(model)):
+        def forward(self, **inputs):
+            out = forward(self, **inputs)
+            out.logits = out.logits * 0.5
+            return out
+
+    model.__class__ = Scaled
+    found = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"][:]
+    assert "more than its LM head's" in caplog.text
+    assert not np.allclose(found, plain, rtol=1e-2)
+    row = canonical_rows(rows[:1])[0]
+    text = [asked(row.turns[0].content, row.response, each) for each in RATING_PROMPTS]
+    chances = np.array([plain_chances(model, tokenizer, each) for each in text])
+    np.testing.assert_allclose(found[0], sentence_scores(token_scores(chances), 0.2), rtol=1e-4)
+
+
+def test_without_a_chat_template_the_rating_follows_a_space(tiny_text_model_dir, rows):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_text_model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
+    row = canonical_rows(rows[:1])[0]
+    question = RATING_PROMPTS[0].replace("{ratings}", "5")
+    text = f"### Task\n{row.prompt}\n\n### Answer\n{row.response}\n\n### Question\n{question}\n\nRating:"
+    spaced = [tokenizer(f" {rating}")["input_ids"] for rating in range(1, 6)]
+    assert {len(each) for each in spaced} == {2}  # the space is a token of its own here
+    chances = plain_chances(model, tokenizer, f"{text} ")
+    found = score(rows.select([0]), [SelectIT(level="token")], model=model, tokenizer=tokenizer)
+    np.testing.assert_allclose(found["selectit"], [token_scores(chances)], rtol=1e-4)
+
+
+@pytest.mark.parametrize("level", ["token", "sentence"])
+def test_batches_do_not_matter(model, tokenizer, pool_rows, level):
+    one, many = (
+        score(pool_rows, [SelectIT(level=level)], model=model, tokenizer=tokenizer, tokens_per_batch=tokens)
+        for tokens in (1, 100_000)
+    )
+    np.testing.assert_allclose(one["selectit"], many["selectit"], rtol=1e-5)
+
+
+def test_rows_are_read_in_parts(monkeypatch, model, tokenizer, rows):
+    whole = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
+    monkeypatch.setattr(selectit, "_ROWS_AT_ONCE", 3)
+    found = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
+    np.testing.assert_allclose(found, whole, rtol=1e-5)
+
+
+def test_some_rows_of_a_pool(model, tokenizer, pool_rows):
+    whole = score(pool_rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
+    pool, some = Pool(pool_rows), np.array([20, 3, 11])
+    prepared = Prepared(prepare(converted(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings())
+    for made in (None, prepared):
+        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=made)
+        found = engine.compute(SelectIT(), some)["selectit"].to_numpy()
+        np.testing.assert_allclose(found, np.array(whole)[some], rtol=1e-5)
+
+
+def test_the_token_level_asks_the_first_prompt_alone(model, tokenizer, rows):
+    both = [
+        score(rows, [SelectIT(level="token", prompts=prompts)], model=model, tokenizer=tokenizer)["selectit"][:]
+        for prompts in (RATING_PROMPTS, RATING_PROMPTS[:1])
+    ]
+    assert both[0] == both[1]
+
+
+# -- several models ---------------------------------------------------------------------------------------------------
+def test_several_models_are_weighed_by_size(tiny_model_dir, tiny_text_model_dir, rows):
+    names = [str(tiny_model_dir), str(tiny_text_model_dir)]
+    alone = [score(rows, [SelectIT(name)])["selectit"] for name in names]
+    both = score(rows, [SelectIT(names[0], level="model", parameters=1e9, models=[(names[1], 3e9)])])
+    np.testing.assert_allclose(both["selectit"], 0.25 * np.array(alone[0]) + 0.75 * np.array(alone[1]), rtol=1e-5)
+
+
+def test_one_model_is_held_at_a_time(monkeypatch, tiny_model_dir, tiny_text_model_dir, rows):
+    names = [str(tiny_model_dir), str(tiny_text_model_dir)]
+    read, held = selectit.read_model, []
+
+    def counted(*args):
+        gc.collect()
+        assert [each for each in held if each() is not None] == []
+        held.append(weakref.ref(model := read(*args)))
+        return model
+
+    monkeypatch.setattr(selectit, "read_model", counted)
+    monkeypatch.setattr("hf_datasel.scores.engine.read_model", counted)
+    score(rows, [SelectIT(names[0], level="model", parameters=1, models=((names[1], 3),))])
+    assert len(held) == 2
+
+
+def test_several_models_are_in_the_spec_and_the_pickle(tiny_model_dir, tiny_text_model_dir):
+    both = SelectIT(str(tiny_model_dir), level="model", parameters=1, models=((str(tiny_text_model_dir), 3),))
+    spec = both.spec()
+    assert [spec["resolved_model"][:6], *(each[:6] for each in spec["resolved_models"])] == ["files:"] * 2
+    assert spec["resolved_model"] != spec["resolved_models"][0]
+    assert spec["resolved_models"][0] in both._identity()
+    assert json.loads(json.dumps(spec))["prompts"] == list(RATING_PROMPTS)
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+def test_rows_without_a_response(model, tokenizer):
+    data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
+    found = score(data, [SelectIT()], model=model, tokenizer=tokenizer, on_summary=str)
+    assert found["selectit_reason"][:] == ["", "empty_response", "empty_response"]
+    assert [value is None for value in found["selectit"]] == [False, True, True]
+    none = score(data.select([1, 2]), [SelectIT()], model=model, tokenizer=tokenizer, on_summary=str)
+    assert none["selectit"][:] == [None, None]
+
+
+def test_a_long_response_loses_its_end_and_a_long_prompt_has_no_score(model, tokenizer):
+    long = "word " * 400
+    data = Dataset.from_dict({"prompt": ["Say it.", long], "completion": [long, "Yes."]})
+    limit = 300
+    found = score(data, [SelectIT(max_length=limit)], model=model, tokenizer=tokenizer, on_summary=str)
+    assert found["selectit_reason"][:] == ["", "prompt_fills_window"]
+    assert found["selectit"][0] is not None
+    request = RatingRequest(tokenizer, 5)
+    [whole], _ = request.contexts(canonical_rows(data[:1]), RATING_PROMPTS[0], None)
+    [cut], reasons = request.contexts(canonical_rows(data[:1]), RATING_PROMPTS[0], limit)
+    assert reasons == [""]
+    assert limit - 20 <= len(cut) <= limit < len(whole)
+    text = tokenizer.decode(cut)
+    assert text.endswith("number alone.<|im_end|>\n<|im_start|>assistant\n")
+    assert "### Task\nSay it.\n\n### Answer\nword word" in text
+
+
+def test_of_several_turns_the_last_response_is_rated(tokenizer):
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    [context], _ = RatingRequest(tokenizer, 5).contexts(canonical_rows({"messages": [chat]}), RATING_PROMPTS[0], None)
+    before = "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Bye"
+    assert tokenizer.decode(context) == asked(before, "Ciao.", RATING_PROMPTS[0])
+
+
+def test_text_has_no_response(model, tokenizer):
+    with pytest.raises(FormatError, match="only a text column have no response to rate"):
+        score(Dataset.from_dict({"text": ["a"]}), [SelectIT()], model=model, tokenizer=tokenizer)
+
+
+# -- tokenizers -------------------------------------------------------------------------------------------------------
+def word_tokenizer(words, ending=None):
+    """A tokenizer of whole words, of which each space goes with the word behind it."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["<unk>", *words])}, "<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s?\w+|\s?[^\w\s]|\s"), "isolated")
+    if ending:
+        ids = [(ending, backend.token_to_id(ending))]
+        backend.post_processor = processors.TemplateProcessing(single=f"$A {ending}", special_tokens=ids)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+def test_ratings_with_a_space_and_an_end_behind_them():
+    tokenizer = word_tokenizer(["1", "2", "3", " 1", " 2", " 3", "</s>"], ending="</s>")
+    request = RatingRequest(tokenizer, 3)
+    assert request.tokens.tolist() == [4, 5, 6]
+    [context], _ = request.contexts(canonical_rows({"prompt": ["a"], "completion": ["b"]}), "Good?", None)
+    assert tokenizer("</s>")["input_ids"][-1] not in context.tolist()
+
+
+@pytest.mark.parametrize("words", [[" 1", " 2"], ["1", "2", "3"]])
+def test_ratings_without_a_token_each(words):
+    with pytest.raises(ModelError, match="The ratings 1 to 4 are not single tokens"):
+        RatingRequest(word_tokenizer(words), 4)
+
+
+def test_a_chat_template_that_refuses(tokenizer):
+    tokenizer.chat_template = "{{ raise_exception('no questions here') }}"
+    with pytest.raises(ModelError, match=r"cannot show a question and its answer.*no questions here"):
+        RatingRequest(tokenizer, 5)
+
+
+def test_a_chat_template_that_leaves_the_answer_out(tokenizer):
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    with pytest.raises(ModelError, match="The ratings 1 to 5 are not single tokens"):
+        RatingRequest(tokenizer, 5)
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"level": "sentense"}, r"SelectIT\(level='sentense'\).*Did you mean 'sentence'\?"),
+        ({"ratings": 1}, r"SelectIT\(ratings=1\): it has to be an int from 2 to 9"),
+        ({"ratings": 10}, r"SelectIT\(ratings=10\): it has to be an int from 2 to 9"),
+        ({"ratings": True}, r"SelectIT\(ratings=True\): it has to be an int from 2 to 9"),
+        ({"alpha": -0.1}, r"SelectIT\(alpha=-0.1\): it has to be a number of at least 0"),
+        ({"alpha": float("nan")}, r"SelectIT\(alpha=nan\): it has to be a number of at least 0"),
+        ({"prompts": "Good?"}, r"SelectIT\(prompts='Good\?'\): it has to be a list of texts"),
+        ({"prompts": ["Good?", " "]}, "it has to be a list of texts that are not empty"),
+        ({"prompts": ["Good?", "Good?"]}, "holds a prompt twice"),
+        ({"prompts": ["Good?"]}, r"SelectIT\(level='sentence'\) needs at least 2 of prompts, and has 1"),
+        ({"level": "token", "prompts": []}, r"SelectIT\(level='token'\) needs at least 1 of prompts, and has 0"),
+        ({"models": [("a", 1)]}, "models and parameters are for level='model', and level is 'sentence'"),
+        ({"level": "token", "parameters": 7}, "models and parameters are for level='model', and level is 'token'"),
+        ({"level": "model", "parameters": 7}, r"SelectIT\(level='model'\) needs further models"),
+        ({"level": "model", "models": [("a", 1)]}, r"SelectIT\(parameters=None\): level='model' weighs models"),
+        ({"level": "model", "models": [("a", 1)], "parameters": 0}, r"SelectIT\(parameters=0\): level='model'"),
+        ({"level": "model", "models": ["a"], "parameters": 1}, "it has to hold pairs of a name or path and a size"),
+        (
+            {"level": "model", "models": [("a", 0)], "parameters": 1},
+            "it has to hold pairs of a name or path and a size",
+        ),
+        ({"level": "model", "models": {"a": 1}, "parameters": 1}, "it has to hold pairs of a name or path and a size"),
+        ({"level": "model", "model": "a", "models": [("a", 1)], "parameters": 1}, "names a model twice"),
+        ({"max_length": 0}, "max_length has to be an int of at least 2"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        SelectIT(**settings)
+
+
+def test_no_model(rows, model, tokenizer):
+    with pytest.raises(ScoreError, match=r"SelectIT\(\) has no model to run in map"):
+        SelectIT()(rows[:2])
+    with pytest.raises(ScoreError, match="SelectIT has no model to run"):
+        score(rows, [SelectIT()])
+    with pytest.raises(ScoreError, match=r"SelectIT\(level='model'\) loads its models one after the other, by name"):
+        score(rows, [SEVERAL], model=model, tokenizer=tokenizer)
