@@ -45,7 +45,7 @@ def tagged(notebook: Any, tag: str) -> list[Any]:
 
 def assigned(source: str) -> dict[str, Any]:
     """The names that a cell of plain assignments sets, and their values."""
-    return {each.targets[0].id: ast.literal_eval(each.value) for each in ast.parse(source).body}  # type: ignore
+    return {each.targets[0].id: ast.literal_eval(each.value) for each in ast.parse(source).body}
 
 
 # -- as they are committed -------------------------------------------------------------------------------------------

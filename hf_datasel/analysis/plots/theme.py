@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -97,8 +98,7 @@ def theme_of(dark: bool) -> Theme:
 def need_matplotlib(who: str) -> None:
     """Raise a DataselError that names the extra where matplotlib is not installed."""
     try:
-        import matplotlib.figure
-        import matplotlib.style  # noqa: F401
+        importlib.import_module("matplotlib.figure")
     except ImportError as error:
         raise DataselError(
             f"{who} draws with matplotlib, which is not installed: pip install 'hf-datasel[plot]'."
