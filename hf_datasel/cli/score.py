@@ -65,7 +65,7 @@ def quantile_table(dataset: Any, names: list[str]) -> str:
     """Minimum, quartiles and maximum of each numeric column, as text."""
     lines = [f"{'column':<18}{'min':>10}{'25 %':>10}{'median':>10}{'75 %':>10}{'max':>10}"]
     for name in names:
-        if dataset.features[name].dtype == "string":
+        if getattr(dataset.features[name], "dtype", "string") == "string":  # reasons, and vectors, which have no dtype
             continue
         values = dataset.data.column(name).to_numpy().astype(np.float64)
         values = values[~np.isnan(values)]

@@ -10,7 +10,9 @@ from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore, Score
+from hf_datasel.scores.cluster import Cluster
 from hf_datasel.scores.compressibility import Compressibility
+from hf_datasel.scores.embedding import Embedding
 from hf_datasel.scores.engine import score
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.length import Length
@@ -19,8 +21,10 @@ from hf_datasel.scores.selectit import SelectIT
 
 __all__ = [
     "IFD",
+    "Cluster",
     "Columns",
     "Compressibility",
+    "Embedding",
     "Length",
     "Loss",
     "ModelScore",

@@ -21,7 +21,16 @@ _CACHED = re.compile(
     r"[/\\]" + _NAME.format("___") + r"[/\\](?P<config>[^/\\]+)[/\\][\d.]+[/\\](?P<revision>[0-9a-f]{40})[/\\]"
 )
 _DOWNLOADED = re.compile(r"hf://datasets/" + _NAME.format("/") + r"@(?P<revision>[0-9a-f]{40})/")
-_PATHS = ("adapters", "chat_template_path", "checkpoints", "model", "model_name_or_path", "name", "resolved_model")
+_PATHS = (
+    "adapters",
+    "centroids",
+    "chat_template_path",
+    "checkpoints",
+    "model",
+    "model_name_or_path",
+    "name",
+    "resolved_model",
+)
 
 
 def origin(dataset: Dataset) -> dict[str, Any]:

@@ -160,3 +160,13 @@ def test_scored_file_selects_as_the_columns_say(tmp_path, pool_rows):
     assert main(command) == 0
     below = np.flatnonzero(np.array(scored["ifd"][:]) < 1)
     assert Selection.load(tmp_path / "o").indices.tolist() == below[::-1][:3].tolist()
+
+
+def test_score_with_vectors(tmp_path, pool_rows, tiny_model_dir, capsys):
+    rows = tmp_path / "rows.jsonl"
+    pool_rows.to_json(rows)
+    command = ["score", "--dataset_name", str(rows), "--scores", "embedding", "length"]
+    command += ["--model_name_or_path", str(tiny_model_dir), "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "response_words" in capsys.readouterr().out
+    assert len(load_pool(str(tmp_path / "out" / "scored.parquet"))["embedding"][0]) == 32

@@ -1,0 +1,213 @@
+"""k-means over a column of vectors: fitting, rows one by one, samples, and what cannot be."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, LargeList, List, Value
+
+from hf_datasel import score
+from hf_datasel.errors import ColumnError, ConfigError, ScoreError
+from hf_datasel.formats import Pool, converted
+from hf_datasel.scores import Cluster, Embedding, cluster
+from hf_datasel.scores.engine import Engine
+from hf_datasel.testing import contract
+from hf_datasel.testing.guards import random_state_kept
+from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
+
+VECTORS = np.random.default_rng(3).normal(size=(24, 5)).astype(np.float32)
+CENTRES = VECTORS[:4] + 0.1
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    column = Dataset.from_dict(
+        {"embedding": VECTORS.tolist()}, features=Features({"embedding": List(Value("float32"))})
+    )
+    return pool_rows.add_column("embedding", column["embedding"][:], feature=column.features["embedding"])
+
+
+@pytest.fixture(scope="module")
+def centroids(tmp_path_factory):
+    path = tmp_path_factory.mktemp("centroids") / "centroids.npy"
+    np.save(path, CENTRES)
+    return str(path)
+
+
+@contract(Cluster(k=4), Cluster(k=4, column_prefix="old_"))
+def test_contract(check, score, rows, centroids):
+    check(replace(score, centroids=centroids), rows.select(range(8)))
+
+
+def test_ids_and_distances_by_hand(rows, centroids):
+    found = score(rows, [Cluster(k=4, centroids=centroids)])
+    distances = np.array([[np.sqrt(((row - centroid) ** 2).sum()) for centroid in CENTRES] for row in VECTORS])
+    assert found["cluster_id"][:] == distances.argmin(axis=1).tolist()
+    np.testing.assert_allclose(found["cluster_distance"], distances.min(axis=1), rtol=1e-5)
+    assert found["cluster_id"][:4] == [0, 1, 2, 3]
+    assert found.features["cluster_id"] == Value("int32")
+
+
+def test_fit_equals_scikit_learn_and_finds_groups(rows, tmp_path):
+    from sklearn.cluster import KMeans
+
+    plain = KMeans(3, init="random", n_init=1, max_iter=20, random_state=7).fit(VECTORS)
+    made = Cluster(k=3, seed=7).fit(rows, tmp_path / "a.npy")
+    assert made == Cluster(k=3, seed=7, centroids=str(tmp_path / "a.npy"))
+    np.testing.assert_allclose(np.load(tmp_path / "a.npy"), plain.cluster_centers_, atol=1e-6)
+    assert score(rows, [made])["cluster_id"][:] == plain.predict(VECTORS).tolist()
+    apart = np.concatenate([VECTORS[:12], VECTORS[12:] + 100])
+    data = rows.remove_columns("embedding").add_column("embedding", apart.tolist())
+    ids = score(data, [Cluster(k=2).fit(data, tmp_path / "b.npy")])["cluster_id"][:]
+    assert ids in ([0] * 12 + [1] * 12, [1] * 12 + [0] * 12)
+
+
+def test_the_seed_decides(rows, tmp_path):
+    with random_state_kept():
+        for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+            Cluster(k=6, seed=seed).fit(rows, tmp_path / f"{name}.npy")
+    a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
+    assert a.tolist() == b.tolist()
+    assert a.tolist() != c.tolist()
+
+
+def test_a_dataset_and_its_vectors_fit_the_same(rows, tmp_path):
+    Cluster(k=6).fit(rows, tmp_path / "a.npy")
+    Cluster(k=6).fit(VECTORS, tmp_path / "b.npy")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+
+
+def test_large_data_are_fitted_to_a_sample(monkeypatch, rows, tmp_path):
+    monkeypatch.setattr(cluster, "_SAMPLE", 6)
+    monkeypatch.setattr(cluster, "_ROWS_AT_ONCE", 5)
+    made = Cluster(k=6, seed=1).fit(rows, tmp_path / "a.npy")
+    # as many centroids as rows in the sample: those rows
+    found = np.load(tmp_path / "a.npy")
+    distances = np.linalg.norm(found[:, None] - VECTORS[None], axis=-1)
+    assert distances.min(axis=1).max() < 1e-5
+    assert len(set(distances.argmin(axis=1).tolist())) == 6
+    Cluster(k=6, seed=1).fit(VECTORS, tmp_path / "b.npy")
+    assert np.load(tmp_path / "b.npy").tolist() == found.tolist()
+    in_parts = score(rows, [made])
+    monkeypatch.undo()
+    assert score(rows, [made])["cluster_id"][:] == in_parts["cluster_id"][:]
+
+
+def test_some_rows_of_a_pool(rows, centroids, tokenizer):
+    whole = score(rows, [Cluster(k=4, centroids=centroids)])["cluster_id"][:]
+    some = np.array([20, 3, 11])
+    fitted, pool = Cluster(k=4, centroids=centroids), Pool(rows)
+    found = Engine(pool).compute(fitted, some)
+    assert found["cluster_id"].to_pylist() == [whole[at] for at in some]
+    settings = TokenSettings()
+    prepared = Prepared(prepare(converted(pool, True), tokenizer, settings), tokenizer, settings)
+    found = fitted.compute(TokenRows(pool, tokenizer, settings, prepared, some), None)
+    assert found["cluster_id"].to_pylist() == [whole[at] for at in some]
+
+
+def test_of_embeddings(pool_rows, model, tokenizer, tmp_path):
+    data = score(pool_rows, [Embedding(column_prefix="my_")], model=model, tokenizer=tokenizer)
+    found = score(data, [Cluster(k=5, column="my_embedding").fit(data, tmp_path / "a.npy")])
+    assert sorted(set(found["cluster_id"])) == [0, 1, 2, 3, 4]
+    assert set(found["cluster_reason"]) == {""}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [List(Value("float32"), length=5), List(Value("float64")), LargeList(Value("float16")), List(Value("int64"))],
+)
+def test_any_list_of_numbers(rows, centroids, kind):
+    whole = [(VECTORS[at] * 2**25).round().tolist() for at in range(4)] if "int" in str(kind) else VECTORS[:4].tolist()
+    data = rows.select(range(6)).remove_columns("embedding")
+    data = data.add_column("embedding", [None, *whole, None], feature=kind)
+    found = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
+    expected = [np.linalg.norm(np.float32(row) - CENTRES, axis=1).min() for row in whole]
+    np.testing.assert_allclose(found["cluster_distance"][1:5], expected, rtol=1e-2)
+    assert found["cluster_reason"][:] == ["no_vector", "", "", "", "", "no_vector"]
+
+
+def test_rows_without_a_vector(rows, centroids, tmp_path):
+    vectors = [[0.0] * 5, None, [float("nan")] * 5, [None] * 5, [float("inf")] * 5, [1.0] * 5]
+    data = rows.select(range(6)).remove_columns("embedding").add_column("embedding", vectors)
+    found = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
+    assert found["cluster_reason"][:] == ["", "no_vector", "not_finite", "not_finite", "not_finite", ""]
+    assert [value is None for value in found["cluster_id"]] == [False, True, True, True, True, False]
+    assert found["cluster_distance"][1:5] == [None] * 4
+    Cluster(k=2).fit(data, tmp_path / "a.npy")
+    assert sorted(np.load(tmp_path / "a.npy").tolist()) == [[0.0] * 5, [1.0] * 5]
+
+
+def test_other_centroids_at_the_same_path_are_another_score(rows, tmp_path):
+    made = Cluster(k=3, seed=1).fit(rows, tmp_path / "a.npy")
+    spec, pickled, before = made.spec(), pickle.dumps(made), score(rows, [made])["cluster_id"][:]
+    again = Cluster(k=3, seed=2).fit(rows, tmp_path / "a.npy")
+    assert again.centroids == made.centroids
+    assert made.spec()["resolved_centroids"] != spec["resolved_centroids"]
+    assert pickle.dumps(made) != pickled
+    assert score(rows, [made])["cluster_id"][:] != before
+
+
+# -- what cannot be ---------------------------------------------------------------------------------------------------
+def test_not_fitted(rows):
+    with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted.*fit\(dataset, 'centroids.npy'\)"):
+        score(rows, [Cluster(k=9)])
+    with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted"):
+        Cluster(k=9)(rows[:2])
+
+
+def test_files_that_hold_no_centroids(rows, centroids, tmp_path):
+    with pytest.raises(ScoreError, match=r"There is no file '.*missing.npy' with the centroids of Cluster\(k=4\)"):
+        score(rows, [Cluster(k=4, centroids=str(tmp_path / "missing.npy"))])
+    with pytest.raises(ScoreError, match=r"shape \(4, 5\), and not 3 centroids"):
+        score(rows, [Cluster(k=3, centroids=centroids)])
+    (tmp_path / "text.npy").write_text("no array")
+    with pytest.raises(ScoreError, match=r"text.npy' holds no centroids"):
+        score(rows, [Cluster(k=3, centroids=str(tmp_path / "text.npy"))])
+    with pytest.raises(ConfigError, match=r"Cluster.fit\(path='a.txt'\)"):
+        Cluster(k=3).fit(rows, "a.txt")
+
+
+def test_data_that_cannot_be_fitted(rows, tmp_path):
+    path = tmp_path / "a.npy"
+    with pytest.raises(ScoreError, match=r"Cluster\(k=25\) has only 24 vectors to fit to"):
+        Cluster(k=25).fit(rows, path)
+    with pytest.raises(ScoreError, match=r"Cluster\(k=3\): so many of the 8 vectors are equal"):
+        Cluster(k=3).fit(np.repeat([[0.0, 1.0], [2.0, 3.0]], 4, axis=0), path)
+    with pytest.raises(ScoreError, match=r"has only 0 vectors"):
+        Cluster(k=3).fit(np.full((5, 2), np.nan), path)
+    with pytest.raises(ScoreError, match=r"shape \(rows, dimensions\), and these are \(24,\)"):
+        Cluster(k=3).fit(VECTORS[:, 0], path)
+    assert not path.exists()
+
+
+def test_columns_that_hold_no_vectors(rows, centroids):
+    with pytest.raises(ColumnError, match=r"needs column 'embeding'.*Did you mean 'embedding'\?"):
+        score(rows, [Cluster(k=4, column="embeding", centroids=centroids)])
+    with pytest.raises(ColumnError, match=r"'output' holds string, and clusters are made of vectors"):
+        score(rows, [Cluster(k=4, column="output", centroids=centroids)])
+    bare = rows.select(range(3)).remove_columns("embedding")
+    for wrong, message in (
+        ([[1.0], [1.0, 2.0], [3.0] * 3], "holds vectors of several lengths"),
+        ([[1.0, 2.0]] * 3, r"holds vectors of 2 numbers, and the centroids in '.*' have 5"),
+        ([["a"]] * 3, r"holds list<.*string>, and clusters"),
+    ):
+        with pytest.raises(ColumnError, match=message):
+            score(bare.add_column("embedding", wrong), [Cluster(k=4, centroids=centroids)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 0}, r"Cluster\(k=0\): it has to be an int of at least 1"),
+        ({"k": 2.0}, r"Cluster\(k=2.0\): it has to be an int"),
+        ({"seed": -1}, r"Cluster\(seed=-1\): it has to be an int of at least 0"),
+        ({"column": ""}, r"Cluster\(column=''\): it has to be the name of a column"),
+        ({"centroids": 3}, r"Cluster\(centroids=3\): it has to be the path of a file"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Cluster(**settings)

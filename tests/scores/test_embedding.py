@@ -1,0 +1,254 @@
+"""Vectors of rows: plain forward passes, pooling by hand, batches, the round's model, and rows without text."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, List, Value
+from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
+
+from hf_datasel import score
+from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
+from hf_datasel.formats import Pool, converted
+from hf_datasel.scores import Embedding, embedding
+from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.models import tokenizer_identity
+from hf_datasel.selectors import as_numpy
+from hf_datasel.testing import contract
+from hf_datasel.tokens import Prepared, TokenSettings, prepare
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(8))
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory, tiny_model_dir):
+    """Give the folder of a two-layer bidirectional encoder, whose tokenizer file cuts and pads by itself."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.model_max_length = 128
+    tokenizer.backend_tokenizer.enable_truncation(16)
+    tokenizer.backend_tokenizer.enable_padding(length=16)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@contract(Embedding(), Embedding(part="response", pooling="last", normalize=False, max_length=20, column_prefix="v_"))
+def test_contract(check, score, rows, tiny_model_dir):
+    check(score, rows, tiny_model_dir)
+
+
+@contract(Embedding(part="prompt"))
+def test_contract_of_an_encoder(check, score, rows, encoder_dir):
+    check(score, rows, encoder_dir)
+
+
+# -- against a plain computation --------------------------------------------------------------------------------------
+TEXTS = {
+    "prompt": "Add the two numbers.\n\n4 and 9",
+    "response": "4 and 9 make 13.",
+    "both": "Add the two numbers.\n\n4 and 9\n4 and 9 make 13.",
+}
+
+
+def plain_states(backbone, tokenizer, text, max_length=128):
+    """The last hidden states of one text, by one forward pass without padding."""
+    ids = tokenizer(text, truncation=True, max_length=max_length, padding=False)["input_ids"]
+    with torch.no_grad():
+        return backbone(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy()
+
+
+def pooled(states, pooling, normalize):
+    vector = states.mean(axis=0) if pooling == "mean" else states[-1]
+    return vector / np.linalg.norm(vector) if normalize else vector
+
+
+@pytest.mark.parametrize("part", ["prompt", "response", "both"])
+@pytest.mark.parametrize(("pooling", "normalize"), [("mean", True), ("mean", False), ("last", True), ("last", False)])
+def test_an_encoder_equals_a_plain_forward(encoder_dir, rows, part, pooling, normalize):
+    backbone, tokenizer = BertModel.from_pretrained(encoder_dir).eval(), AutoTokenizer.from_pretrained(encoder_dir)
+    found = score(rows, [Embedding(encoder_dir, part=part, pooling=pooling, normalize=normalize)])
+    texts = Pool(rows).texts(part)
+    assert texts[2] == TEXTS[part]
+    expected = [pooled(plain_states(backbone, tokenizer, text), pooling, normalize) for text in texts]
+    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
+    assert found.features["embedding"] == List(Value("float32"))
+    assert found["embedding_reason"][:] == [""] * len(rows)
+    assert np.ptp(expected, axis=0).max() > 1e-2
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_the_live_model_equals_a_plain_forward(model, tokenizer, rows, pooling):
+    found = score(rows, [Embedding(pooling=pooling)], model=model, tokenizer=tokenizer)["embedding"]
+    texts = Pool(rows).texts("both")
+    expected = [pooled(plain_states(model.base_model, tokenizer, text, 1024), pooling, True) for text in texts]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_named_causal_model_is_the_live_one(tiny_model_dir, model, tokenizer, rows):
+    named = score(rows, [Embedding(str(tiny_model_dir))])["embedding"]
+    live = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+    np.testing.assert_allclose(named, live, atol=1e-6)
+
+
+def test_adapters_of_the_live_model_count(model, tokenizer, rows):
+    from peft import LoraConfig, get_peft_model
+
+    before = np.array(score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"])
+    tuned = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
+    after = np.array(score(rows, [Embedding()], model=tuned, tokenizer=tokenizer)["embedding"])
+    expected = [
+        pooled(plain_states(tuned.get_base_model().base_model.eval(), tokenizer, text, 1024), "mean", True)
+        for text in Pool(rows).texts("both")
+    ]
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+    assert np.abs(after - before).max() > 1e-3
+
+
+def test_pooling_leaves_padding_out():
+    class Padded(torch.nn.Module):
+        def forward(self, input_ids, attention_mask):
+            states = input_ids[..., None].float().repeat(1, 1, 2)
+            states[attention_mask == 0] = float("nan")
+            return type("Output", (), {"last_hidden_state": states})()
+
+    ids = [np.array([2, 4, 9]), np.array([6]), np.array([1, 2])]
+    for pooling, expected in (("mean", [5.0, 6.0, 1.5]), ("last", [9.0, 6.0, 2.0])):
+        made = object.__new__(embedding._Encoder)
+        made.backbone, made.device, made.autocast, made.padding = Padded(), torch.device("cpu"), None, 0
+        made.pooling = pooling
+        assert made.pooled(ids).tolist() == [[value, value] for value in expected]
+
+
+def test_batches_do_not_matter(encoder_dir, model, tokenizer, pool_rows):
+    for inputs in ({"model": model, "tokenizer": tokenizer}, {"model": encoder_dir}):
+        one, many = (
+            score(pool_rows, [Embedding()], tokens_per_batch=tokens, **inputs)["embedding"] for tokens in (1, 10**6)
+        )
+        np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+def test_rows_are_read_in_parts(monkeypatch, model, tokenizer, rows):
+    whole = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+    monkeypatch.setattr(embedding, "_ROWS_AT_ONCE", 3)
+    found = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+    np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
+def test_some_rows_of_a_pool_as_a_selector_gets_them(model, tokenizer, pool_rows):
+    whole = score(pool_rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+    some = np.array([20, 3, 11])
+    pool, settings = Pool(pool_rows), TokenSettings(max_length=96)
+    prepared = Prepared(prepare(converted(pool, True), tokenizer, settings), tokenizer, settings)
+    for made in (None, prepared):
+        # training cuts rows at another length, which is no matter for texts
+        engine = Engine(pool, model, tokenizer, settings=settings, prepared=made)
+        found = as_numpy(engine.compute(Embedding(max_length=512), some)["embedding"])
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, np.array(whole)[some], atol=1e-5)
+
+
+def test_map_infers_float32(encoder_dir, rows):
+    found = rows.map(Embedding(encoder_dir), batched=True, batch_size=3, load_from_cache_file=False)
+    assert found.features["embedding"] == List(Value("float32"))
+    np.testing.assert_allclose(found["embedding"], score(rows, [Embedding(encoder_dir)])["embedding"], atol=1e-5)
+
+
+def test_the_tokenizer_stays_as_it_is(encoder_dir, rows):
+    tokenizer = embedding.load_tokenizer(encoder_dir)
+    before = tokenizer_identity(tokenizer)
+    assert tokenizer.backend_tokenizer.truncation["max_length"] == 16
+    score(rows, [Embedding(encoder_dir)])
+    assert tokenizer_identity(tokenizer) == before
+
+
+# -- rows -------------------------------------------------------------------------------------------------------------
+def test_rows_without_text_are_null_with_a_reason(encoder_dir):
+    data = Dataset.from_dict({"prompt": ["Is it slow?", "a", " ", None], "completion": ["Yes.", " ", "No.", "x"]})
+    found = score(data, [Embedding(encoder_dir, part="prompt")], on_summary=str)
+    assert [value is None for value in found["embedding"]] == [False, True, True, True]
+    assert found["embedding_reason"][:3] == ["", "empty_response", "empty_text"]
+    assert found["embedding_reason"][3]
+    none = score(data.select([1, 2]), [Embedding(encoder_dir, part="prompt")], on_summary=str)
+    assert none["embedding"][:] == [None, None]
+    response = score(data.select([2]), [Embedding(encoder_dir)], on_summary=str)["embedding"]
+    alone = score(Dataset.from_dict({"text": ["No."]}), [Embedding(encoder_dir)])["embedding"]
+    np.testing.assert_allclose(response, alone, atol=1e-6)  # an empty prompt leaves no newline
+
+
+def test_text_has_no_parts(encoder_dir):
+    with pytest.raises(FormatError, match=r"have no response to embed. Embedding\(part='both'\)"):
+        score(Dataset.from_dict({"text": ["a"]}), [Embedding(encoder_dir, part="response")])
+
+
+def test_long_texts_are_cut(encoder_dir):
+    data = Dataset.from_dict({"text": ["word " * 400]})
+    backbone, tokenizer = BertModel.from_pretrained(encoder_dir).eval(), AutoTokenizer.from_pretrained(encoder_dir)
+    for limit in (None, 9):
+        expected = pooled(plain_states(backbone, tokenizer, data[0]["text"], limit or 128), "mean", True)
+        found = score(data, [Embedding(encoder_dir, max_length=limit)])["embedding"]
+        np.testing.assert_allclose(found, [expected], atol=1e-5)
+    with pytest.raises(ModelError, match=r"Embedding\(max_length=129\) is more than the 128 tokens"):
+        score(data, [Embedding(encoder_dir, max_length=129)])
+
+
+def test_numbers_that_are_not_finite(model, tokenizer, rows):
+    with torch.no_grad():
+        model.base_model.norm.weight[0] = float("nan")
+    found = score(rows, [Embedding()], model=model, tokenizer=tokenizer, on_summary=str)
+    assert found["embedding"][:] == [None] * len(rows)
+    assert set(found["embedding_reason"]) == {"not_finite"}
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"part": "respons"}, r"Embedding\(part='respons'\).*Did you mean 'response'\?"),
+        ({"pooling": "max"}, r"Embedding\(pooling='max'\): it has to be one of \['mean', 'last'\]"),
+        ({"normalize": 1}, r"Embedding\(normalize=1\): it has to be True or False"),
+        ({"max_length": 1}, "max_length has to be an int of at least 2"),
+        ({"model": 3}, r"Embedding\(model=\.\.\.\) has to be a name or a path"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Embedding(**settings)
+
+
+def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
+    with pytest.raises(ScoreError, match=r"Embedding\(\) has no model to run in map"):
+        Embedding()(rows[:2])
+    with pytest.raises(ScoreError, match="Embedding has no model to run"):
+        score(rows, [Embedding()])
+    t5 = tmp_path / "t5"
+    sizes = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    T5Model(T5Config(vocab_size=len(tokenizer), decoder_start_token_id=0, **sizes)).save_pretrained(t5)
+    tokenizer.save_pretrained(t5)
+    with pytest.raises(ModelError, match="is an encoder-decoder model"):
+        score(rows, [Embedding(str(t5))])
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model.config.name_or_path}"}}')
+    with pytest.raises(ModelError, match=r"is an adapter.*Pass it as the model of hf_datasel.score"):
+        score(rows, [Embedding(str(adapter))])
+
+
+def test_more_vectors_than_a_column_holds():
+    with pytest.raises(ScoreError, match=r"embed at most 5,592,405 rows at once"):
+        embedding._room_for(6_000_000, 384)
