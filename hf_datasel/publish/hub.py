@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, get_token
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from hf_datasel.errors import PublishError
 from hf_datasel.publish.retry import ATTEMPTS, TRANSPORT, asked, line_of, may_pass, wait
@@ -96,10 +97,16 @@ class Hub:
             PublishError: it does not; with its reasons.
         """
         try:
-            asked(lambda: DatasetCard(card).validate())
-        except (ValueError, HfHubHTTPError) as error:
+            asked(lambda: self._validated(card))
+        except HfHubHTTPError as error:
             reasons = " ".join(str(error).split())
             raise PublishError(f"The Hub does not take the metadata of the card: {reasons}") from error
+
+    def _validated(self, card: str) -> None:
+        # not by DatasetCard.validate, which in older versions asks the public Hub whatever the endpoint is
+        body = {"repoType": "dataset", "content": card}
+        url = f"{self.api.endpoint}/api/validate-yaml"
+        hf_raise_for_status(get_session().post(url, json=body, headers=build_hf_headers(token=self._token)))
 
     def check_secret(self, files: Mapping[str, Path]) -> None:
         """Refuse to publish a text in which the token stands.
