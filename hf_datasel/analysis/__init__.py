@@ -1,7 +1,10 @@
 """Looking at selections: what they share, what was chosen and what was not; as numbers and as plots."""
 
+from hf_datasel.analysis.clusters import cluster_choice, cluster_quality
 from hf_datasel.analysis.overlap import jaccard_matrix
 from hf_datasel.analysis.plots import (
+    draw_cluster_choice,
+    draw_cluster_quality,
     draw_lengths,
     draw_loss,
     draw_map,
@@ -13,8 +16,12 @@ from hf_datasel.analysis.plots import (
 from hf_datasel.analysis.summaries import distribution, distribution_by_round, embedding_map, overlaps
 
 __all__ = [
+    "cluster_choice",
+    "cluster_quality",
     "distribution",
     "distribution_by_round",
+    "draw_cluster_choice",
+    "draw_cluster_quality",
     "draw_lengths",
     "draw_loss",
     "draw_map",

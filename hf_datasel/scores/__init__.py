@@ -13,11 +13,12 @@ from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.cluster import Cluster
 from hf_datasel.scores.compressibility import Compressibility
 from hf_datasel.scores.embedding import Embedding
-from hf_datasel.scores.engine import score
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
+from hf_datasel.scores.scoring import score
 from hf_datasel.scores.selectit import SelectIT
+from hf_datasel.scores.store import ScoreStore
 
 __all__ = [
     "IFD",
@@ -29,6 +30,7 @@ __all__ = [
     "Loss",
     "ModelScore",
     "Score",
+    "ScoreStore",
     "SelectIT",
     "available",
     "by_name",

@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.formats import Batch
-from hf_datasel.scores.models import load_model, load_tokenizer, model_identity
+from hf_datasel.scores.models import KEPT, Kind, Loading, model_identity
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -50,8 +51,26 @@ class Score(ABC):
         """The columns written and their types, without the prefix."""
 
     @abstractmethod
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
-        """The columns for these rows, without the prefix."""
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+        """The columns for these rows, without the prefix. `context.model` is None where the score needs no model."""
+
+    def announce(self, rows: TokenRows, context: ModelContext) -> None:
+        """Tell the context which passes `compute` is going to ask for, so that scores can share them."""
+        return
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Columns of the dataset that are read, besides those that hold the row."""
+        return ()
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the whole dataset has to be looked at first, which `fitted` does."""
+        return False
+
+    def fitted(self, dataset: Dataset, folder: Path) -> Score:
+        """This score, fitted to the dataset; what it learns is written into the folder, and named in its settings."""
+        return self
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -106,10 +125,11 @@ class Score(ABC):
                 break
         return {name: _plain(values) for name, values in computed.items()}
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
         from hf_datasel.formats import Pool
+        from hf_datasel.scores.context import ModelContext
 
-        return TokenRows(Pool(dataset), None), None
+        return TokenRows(Pool(dataset), None), ModelContext(progress=False, models=KEPT)
 
     def _named(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{self.column_prefix}{name}": value for name, value in columns.items()}
@@ -128,7 +148,7 @@ def _rebuild(kind: type[Score], settings: dict[str, Any], identity: str) -> Scor
 
 @dataclass(frozen=True)
 class ModelScore(Score):
-    """A score that runs a causal language model over the rows' tokens."""
+    """A score that runs a model over the rows."""
 
     model: str | None = None
     """Hub id or local path; None is the model of the round, or the `model` of `hf_datasel.score`."""
@@ -136,6 +156,9 @@ class ModelScore(Score):
     """Commit, branch or tag of a Hub model."""
     dtype: str = field(default="auto", kw_only=True)
     """Of the weights, as in `from_pretrained`."""
+    model_init_kwargs: dict[str, Any] | None = field(default=None, kw_only=True)
+    """More arguments of `from_pretrained`, as in `SFTConfig`: `{"quantization_config": {"load_in_4bit": True}}`,
+    `{"attn_implementation": "flash_attention_2"}`, `{"device_map": "auto"}`."""
     max_length: int | None = field(default=None, kw_only=True)
     """Tokens a row is cut to; None is what training uses, and 1,024 outside a trainer, as in `SFTConfig`."""
 
@@ -147,6 +170,13 @@ class ModelScore(Score):
             )
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
             raise ConfigError(f"max_length has to be an int of at least 2, or None, and is {self.max_length!r}.")
+        if self.model_init_kwargs is not None and not isinstance(self.model_init_kwargs, dict):
+            raise ConfigError(f"model_init_kwargs has to be a mapping or None, and is {self.model_init_kwargs!r}.")
+
+    @property
+    def kind(self) -> Kind:
+        """With which head the model is loaded."""
+        return "causal"
 
     @property
     def needs_tokenizer(self) -> bool:
@@ -156,6 +186,23 @@ class ModelScore(Score):
         resolved = model_identity(self.model, self.revision) if self.model is not None else None
         return {**super().spec(), "resolved_model": resolved}
 
+    def loading(self) -> Loading:
+        """The model that the settings name, and how it is loaded.
+
+        Raises:
+            ScoreError: they name none.
+        """
+        if self.model is None:
+            raise ScoreError(
+                f"{type(self).__name__}() has no model to run in map. Pass {type(self).__name__}('name or path'), or "
+                "use hf_datasel.score(dataset, [...], model=...)."
+            )
+        return Loading(self.model, self.revision, self.dtype, self.kind, self.model_init_kwargs)
+
+    def model_settings(self) -> tuple[Any, ...]:
+        """The fields that say which model runs, and how it is loaded."""
+        return self.model, self.revision, self.dtype, self.model_init_kwargs
+
     def token_settings(self) -> TokenSettings:
         """How rows are tokenised outside a trainer."""
         return TokenSettings(max_length=self.max_length or 1024)
@@ -164,17 +211,12 @@ class ModelScore(Score):
         resolved = "" if self.model is None else model_identity(self.model, self.revision)
         return f"{super()._identity()}:{resolved}"
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
         from hf_datasel.formats import Pool
-        from hf_datasel.scores.context import ModelContext
 
-        if self.model is None:
-            raise ScoreError(
-                f"{type(self).__name__}() has no model to run in map. Pass {type(self).__name__}('name or path'), or "
-                "use hf_datasel.score(dataset, [...], model=...)."
-            )
-        rows = TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings())
-        return rows, ModelContext(load_model(self.model, self.revision, self.dtype), progress=False)
+        loading = self.loading()
+        rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
+        return rows, super()._rows_of(dataset)[1].other(loading)
 
 
 def _dtype_name(kind: pa.DataType) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
 from hf_datasel.scores.base import Columns, Score
+from hf_datasel.scores.kmeans import Fit, fit_each, kmeans, nearest
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Cluster"]
 
+logger = logging.getLogger(__name__)
+
 _SAMPLE = 131_072
 """Rows that centroids are fitted to, at most."""
 _ROWS_AT_ONCE = 10_000
 """Rows whose vectors are held in memory, and compared with all centroids at once."""
+_CHOICES = {"init": ("random", "k-means++"), "backend": ("sklearn", "faiss")}
 
 
 @dataclass(frozen=True)
@@ -39,32 +43,56 @@ class Cluster(Score):
         cluster = Cluster(k=1000).fit(dataset, "centroids.npy")
         dataset = score(dataset, [cluster])
 
+    With several k, `fit` tries each and keeps the one of highest silhouette (see `fits`), the lowest of equals:
+
+        cluster = Cluster(k=(512, 1024, 2048)).fit(dataset, "centroids.npy")  # Cluster(k=1024, ...), say
+
     Reads the vectors in `column`, as `Embedding` writes them. Writes `cluster_id` (int32, 0 to k - 1),
     `cluster_distance` (float32, Euclidean) and `cluster_reason` ("" for a row with a cluster).
-    Reference: k-means as scikit-learn has it, from random rows, once, in at most 20 steps.
+    Reference: k-means as scikit-learn or faiss has it, started once, in at most 20 steps.
 
     >>> Cluster(k=8).columns()
     {'cluster_id': DataType(int32), 'cluster_distance': DataType(float), 'cluster_reason': DataType(string)}
     """
 
-    k: int = 1000
-    """Centroids. Published: 512 to 2,048 at 50 to 200 thousand rows, 1,000 at a million."""
+    k: int | tuple[int, ...] = 1000
+    """Centroids, or several numbers of them to try. Published: 512 to 2,048 at 50 to 200 thousand rows, 1,000 at a
+    million."""
     seed: int = field(default=42, kw_only=True)
     """Of the first centroids, and of the sample where there are more than 131,072 rows."""
     column: str = field(default="embedding", kw_only=True)
     """With the vectors."""
+    init: str = field(default="random", kw_only=True)
+    """First centroids: "random" rows, or "k-means++", which finds a few groups far apart, and is slow with large k."""
+    backend: str = field(default="sklearn", kw_only=True)
+    """Who fits: "sklearn", or "faiss", which has to be installed and finds other centroids of the same quality."""
     centroids: str | None = field(default=None, kw_only=True)
     """File (.npy) of the centroids, which `fit` writes; float32 of shape (k, dimensions)."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.k, list | tuple):
+            object.__setattr__(self, "k", tuple(self.k))  # a list where the settings come from JSON
+            self._check_ks(tuple(self.k))
+            if self.centroids is not None:
+                raise ConfigError(f"Cluster(k={self.k!r}, centroids={self.centroids!r}): centroids are of one k.")
         for name, least in (("k", 1), ("seed", 0)):
             value = getattr(self, name)
-            if type(value) is not int or value < least:
+            if not isinstance(value, tuple) and (type(value) is not int or value < least):
                 raise ConfigError(f"Cluster({name}={value!r}): it has to be an int of at least {least}.")
+        for name, options in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in options:
+                raise ConfigError(f"Cluster({name}={value!r}): it has to be one of {', '.join(map(repr, options))}.")
+        if (self.backend, self.init) == ("faiss", "k-means++"):
+            raise ConfigError("Cluster(backend='faiss') starts from random rows: leave out init='k-means++'.")
         if not isinstance(self.column, str) or not self.column:
             raise ConfigError(f"Cluster(column={self.column!r}): it has to be the name of a column.")
         if self.centroids is not None and not isinstance(self.centroids, str):
             raise ConfigError(f"Cluster(centroids={self.centroids!r}): it has to be the path of a file, or None.")
+
+    def _check_ks(self, ks: tuple[int, ...]) -> None:
+        if not ks or any(type(each) is not int or each < 2 for each in ks) or len(set(ks)) < len(ks):
+            raise ConfigError(f"Cluster(k={ks!r}): k to try have to be different ints of at least 2, one or more.")
 
     def columns(self) -> dict[str, pa.DataType]:
         return {"cluster_id": pa.int32(), "cluster_distance": pa.float32(), "cluster_reason": pa.string()}
@@ -78,34 +106,42 @@ class Cluster(Score):
             path: of the file to write; it has to end in .npy.
 
         Returns:
-            This score with `centroids` set.
+            This score with `centroids` set, and with the k taken where there are several to try.
 
         Raises:
             ColumnError: there is no such column, or it holds no vectors of one length.
-            ScoreError: fewer vectors than centroids, or too many of them equal.
+            ScoreError: fewer vectors than centroids, or too many of them equal; or faiss is not installed.
         """
-        from sklearn.cluster import KMeans
-        from sklearn.exceptions import ConvergenceWarning
-
         target = Path(path).expanduser()
         if target.suffix != ".npy":
             raise ConfigError(f"Cluster.fit(path={str(path)!r}): centroids are written as .npy, so it has to end so.")
-        sample = self._sample(data)
-        if len(sample) < self.k:
-            raise ScoreError(f"Cluster(k={self.k}) has only {len(sample):,} vectors to fit to. Lower k.")
-        kmeans = KMeans(self.k, init="random", n_init=1, max_iter=20, random_state=self.seed % 2**32)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ConvergenceWarning)
-            try:
-                kmeans.fit(sample)
-            except ConvergenceWarning as error:
-                raise ScoreError(
-                    f"Cluster(k={self.k}): so many of the {len(sample):,} vectors are equal that they make fewer "
-                    "groups. Lower k."
-                ) from error
+        if isinstance(self.k, tuple):
+            fits = self.fits(data)
+            k, centroids, *_ = max(fits, key=lambda each: each.silhouette)
+            logger.info("Silhouette by k: %s", ", ".join(f"{each.k:,}: {each.silhouette:.3f}" for each in fits))
+        else:
+            k, centroids = self.k, kmeans(self._sample(data), self.k, self.seed, self.init, self.backend)
         with open(target, "wb") as file:
-            np.save(file, kmeans.cluster_centers_.astype(np.float32))
-        return replace(self, centroids=str(target.resolve()))
+            np.save(file, centroids)
+        return replace(self, k=k, centroids=str(target.resolve()))
+
+    def fits(self, data: Dataset | np.ndarray, sample: int = 10_000) -> list[Fit]:
+        """Fit k-means with each k, the lowest first, to the rows that `fit` fits to, and say how well it does.
+
+        Args:
+            data: as in `fit`.
+            sample: rows that the silhouette is the mean of, at most; each of them is held against all rows fitted to.
+
+        Raises:
+            ConfigError: no sample, or k=1.
+            ColumnError: as `fit` does.
+            ScoreError: as `fit` does, or a k that is not below the number of vectors.
+        """
+        if type(sample) is not int or sample < 1:
+            raise ConfigError(f"The silhouette is taken of sample={sample!r} rows: it has to be an int of at least 1.")
+        ks = self.k if isinstance(self.k, tuple) else (self.k,)
+        self._check_ks(ks)
+        return fit_each(self._sample(data), ks, self.seed, self.init, self.backend, sample)
 
     def _sample(self, data: Dataset | np.ndarray) -> np.ndarray:
         """Float32 vectors to fit to: all, or as many as are taken, in the order of the rows."""
@@ -121,7 +157,22 @@ class Cluster(Score):
         parts = [vectors for _, vectors, _ in self._read(data.select(chosen))]
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    @property
+    def needs_fit(self) -> bool:
+        return self.centroids is None
+
+    def fitted(self, dataset: Dataset, folder: Path) -> Cluster:
+        fitted = self.fit(dataset, folder / f"centroids.{os.getpid()}.npy")
+        named = Path(str(fitted.centroids)).rename(
+            folder.resolve() / f"centroids-{_digest(*fitted._file())[5:17]}.npy"
+        )
+        return replace(fitted, centroids=str(named))
+
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         centroids = self._centroids()
         data = rows.pool.dataset
         self._check(data)
@@ -136,7 +187,7 @@ class Cluster(Score):
                     f"{self.centroids!r} have {centroids.shape[1]:,}. Fit Cluster to this column."
                 )
             if len(at):
-                ids[at], distances[at] = _nearest(vectors, centroids)
+                ids[at], distances[at] = nearest(vectors, centroids)
         null = reasons != ""
         return {
             "cluster_id": pa.array(ids, pa.int32(), mask=null),
@@ -214,17 +265,6 @@ def _vectors(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
-
-
-def _nearest(vectors: np.ndarray, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Number of the nearest centroid of each vector, the lowest of equally near ones, and the distance to it.
-
-    >>> [found.tolist() for found in _nearest(np.array([[0.0, 3.0]]), np.array([[9.0, 0.0], [4.0, 0.0]]))]
-    [[1], [5.0]]
-    """
-    ids = ((centroids**2).sum(axis=1) - 2 * vectors @ centroids.T).argmin(axis=1)
-    distances: np.ndarray = np.linalg.norm(vectors - centroids[ids], axis=1)
-    return ids, distances
 
 
 @functools.lru_cache(maxsize=2)

@@ -61,7 +61,7 @@ class Compressibility(Score):
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         part = self.part
         if rows.pool.format == "text":
             if part != "both":

@@ -1,53 +1,114 @@
-"""The model a score runs on, and the passes that scores share."""
+"""The model a score runs on, and how work on it is planned, shared, kept and shown."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
-from hf_datasel.scores.nll import NLL
+from hf_datasel.scores.forward import Forwards, Reduction, SummedNLL
+from hf_datasel.scores.models import Loading, Models
+from hf_datasel.scores.planning import Batches, plan_batches, remaining
+from hf_datasel.scores.progress import Progress
 from hf_datasel.scores.quiet import inference
+from hf_datasel.scores.ranks import Ranks
 
 if TYPE_CHECKING:
-    import torch
-
     from hf_datasel.tokens import Sequences
 
-__all__ = ["ModelContext"]
+__all__ = ["ModelContext", "Output", "Table"]
+
+
+class Table(Protocol):
+    """Where results are kept: what `hf_datasel.scores.store` offers for one spec."""
+
+    def fill(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        """Put known results into `values`, and say which are known: bool of shape (len(keys),)."""
+
+    def append(self, keys: np.ndarray, values: np.ndarray) -> None:
+        """Keep results."""
+
+    def close(self) -> None:
+        """Put what was kept in order."""
+
+
+class Tables(Protocol):
+    """A score store."""
+
+    def table(self, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]) -> Table:
+        """The results under one spec."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is computed for each item: so many numbers, and, for the score store, by what.
+
+    Attributes:
+        width: numbers an item.
+        spec: name, version and settings of the computation, as JSON has them; None keeps it out of the store. What
+            the model is gets added.
+        dtype: of the numbers.
+    """
+
+    width: int
+    spec: Mapping[str, Any] | None = None
+    dtype: type[np.floating[Any]] = np.float64
 
 
 class ModelContext:
     """A live model for the length of one scoring call. Two scores that need the same forward pass share it.
 
     Args:
-        model: causal LM, on its device. Its mode, weights and the random state stay as they are.
-        tokens_per_batch: upper bound on the padded tokens of a batch; see `NLL`.
+        model: on its device; None for scores that run none. Its mode, weights and the random state stay as they are.
+        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, where more was
+            slower, and 16,384 elsewhere.
         autocast: compute in this dtype instead of the weights' own.
         progress: show a progress bar where the output is a terminal.
+        identity: what the model is, as its loading says; None for a live one, whose results are not kept.
+        store: where results are kept.
+        models: where models are loaded by name.
     """
 
     def __init__(
         self,
-        model: Any,
+        model: Any = None,
         tokens_per_batch: int | None = None,
         autocast: torch.dtype | None = None,
         progress: bool = True,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        store: Tables | None = None,
+        models: Models | None = None,
     ):
         self.model = model
+        self.autocast = autocast
         self.progress = progress
-        self._nll = NLL(model, tokens_per_batch, autocast)
-        self._passes: dict[Sequences, tuple[np.ndarray, np.ndarray]] = {}
+        self.identity = identity
+        self.store = store
+        self.models = Models() if models is None else models
+        self._asked_tokens = tokens_per_batch
+        self._forwards: Forwards | None = None
+        self._wanted: dict[Sequences, list[Reduction]] = {}
+        self._found: dict[tuple[Sequences, Reduction], np.ndarray] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its input."""
+        if self.model is None:
+            return torch.device("cpu")
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
 
     @property
     def tokens_per_batch(self) -> int:
         """Upper bound on the padded tokens of a batch."""
-        return self._nll.tokens_per_batch
-
-    @property
-    def autocast(self) -> torch.dtype | None:
-        """Dtype that is computed in instead of the weights' own."""
-        return self._nll.autocast
+        return self._asked_tokens or (2048 if self.device.type == "cpu" else 16384)
 
     def describe(self) -> dict[str, Any]:
         """What, besides the weights, decides the numbers."""
@@ -55,29 +116,193 @@ class ModelContext:
         return {
             "model": self.model.config.name_or_path,
             "adapters": list(adapters) if isinstance(adapters, list) else adapters,
-            "weights_dtype": str(self._nll.causal.dtype),
-            "autocast": None if self._nll.autocast is None else str(self._nll.autocast),
-            "tokens_per_batch": self._nll.tokens_per_batch,
+            "weights_dtype": str(self._weights_dtype()),
+            "autocast": None if self.autocast is None else str(self.autocast),
+            "tokens_per_batch": self.tokens_per_batch,
         }
 
-    def mean_nll(self, sequences: Sequences, rows: int, label: str) -> np.ndarray:
+    def other(self, loading: Loading) -> ModelContext:
+        """The same, with a model loaded by name. The one loaded before is let go."""
+        return ModelContext(
+            self.models.get(loading),
+            self._asked_tokens,
+            self.autocast,
+            self.progress,
+            identity=loading.identity(),
+            store=self.store,
+            models=self.models,
+        )
+
+    # -- passes over token sequences ----------------------------------------------------------------------------------
+    def announce(self, sequences: Sequences, reduction: Reduction) -> None:
+        """Say that a score is going to ask for this, so that the first pass over the sequences computes it too."""
+        wanted = self._wanted.setdefault(sequences, [])
+        if reduction not in wanted and (sequences, reduction) not in self._found:
+            wanted.append(reduction)
+
+    def reduced(
+        self, sequences: Sequences, reduction: Reduction, label: str, nulls: Counter[str] | None = None
+    ) -> np.ndarray:
+        """What a forward pass over the sequences is reduced to: shape (sequences, numbers).
+
+        The pass computes all that was announced for these sequences; a second one is run for what was not.
+
+        Args:
+            sequences: what the model reads.
+            reduction: what is taken from each.
+            label: for the progress bar.
+            nulls: rows that are left out, by reason, for the progress bar.
+        """
+        if (sequences, reduction) not in self._found:
+            self.announce(sequences, reduction)
+            wanted = self._wanted.pop(sequences)
+            if self._forwards is None:
+                self._forwards = Forwards(self.model)
+            forwards = self._forwards
+            outputs = [Output(forwards.width(each), each.spec(), each.dtype) for each in wanted]
+            found = self.run_many(
+                lambda batch: forwards(sequences.fetch(batch), wanted),
+                sequences.lengths,
+                outputs,
+                label=label,
+                keys=sequences.digests,
+                nulls=nulls,
+            )
+            self._found.update({(sequences, each): values for each, values in zip(wanted, found, strict=True)})
+        return self._found[sequences, reduction]
+
+    def mean_nll(self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
         """Mean NLL in nats over the scored tokens of each of `rows` output rows, float64; NaN where there is none."""
-        total, tokens = self.summed_nll(sequences, rows, label)
+        total, tokens = self.summed_nll(sequences, rows, label, nulls)
         mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
         return mean
 
-    def summed_nll(self, sequences: Sequences, rows: int, label: str) -> tuple[np.ndarray, np.ndarray]:
+    def summed_nll(
+        self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Summed NLL in nats and number of scored tokens of each of `rows` output rows, float64."""
-        if sequences not in self._passes:
-            self._passes[sequences] = self._run(sequences, label)
-        sums, counts = self._passes[sequences]
-        total = np.bincount(sequences.owner, weights=sums, minlength=rows)
-        tokens = np.bincount(sequences.owner, weights=counts, minlength=rows)
+        found = self.reduced(sequences, SummedNLL(), label, nulls)
+        total = np.bincount(sequences.owner, weights=found[:, 0], minlength=rows)
+        tokens = np.bincount(sequences.owner, weights=found[:, 1], minlength=rows)
         return total, tokens
 
-    def _run(self, sequences: Sequences, label: str) -> tuple[np.ndarray, np.ndarray]:
-        from tqdm.auto import tqdm
+    # -- any other work -----------------------------------------------------------------------------------------------
+    def run(
+        self,
+        compute: Callable[[np.ndarray], Any],
+        lengths: np.ndarray,
+        width: int,
+        *,
+        label: str,
+        keys: Callable[[], np.ndarray] | None = None,
+        spec: Mapping[str, Any] | None = None,
+        dtype: type[np.floating[Any]] = np.float64,
+        unit: str = "row",
+        batch_size: int | None = None,
+        nulls: Counter[str] | None = None,
+        gradients: bool = False,
+    ) -> np.ndarray:
+        """Numbers for each item: in batches by length, dealt to all processes, from the store where they are known.
 
-        disable = None if self.progress else True  # None: off where stderr is no terminal
-        with tqdm(total=len(sequences), desc=label, unit="row", disable=disable) as bar, inference(self.model):
-            return self._nll(sequences, bar.update)
+        Args:
+            compute: takes the positions of a batch (int64), and gives its numbers, (len(batch), width). An item whose
+                numbers are all NaN is not kept in the store, so that it is tried again.
+            lengths: tokens of each item, int64.
+            width: numbers an item.
+            label: for the progress bar.
+            keys: 16 bytes for each item, uint8 of shape (items, 16), that stand for all that decides its numbers
+                besides `spec` and the model: a digest of its tokens or its text.
+            spec: name, version and settings of the computation, as JSON has them.
+            dtype: of the numbers.
+            unit: what an item is called.
+            batch_size: upper bound on the items of a batch.
+            nulls: items left out, by reason, for the progress bar; `compute` may add to it.
+            gradients: compute with gradients. The model is in evaluation mode either way.
+
+        Returns:
+            Shape (items, width); the same for every process, however many there are.
+
+        Raises:
+            ModelError: an item does not fit into the memory of the device, even alone.
+        """
+        return self.run_many(
+            lambda batch: [np.asarray(compute(batch))],
+            lengths,
+            [Output(width, spec, dtype)],
+            label=label,
+            keys=keys,
+            unit=unit,
+            batch_size=batch_size,
+            nulls=nulls,
+            gradients=gradients,
+        )[0]
+
+    def run_many(
+        self,
+        compute: Callable[[np.ndarray], list[np.ndarray]],
+        lengths: np.ndarray,
+        outputs: list[Output],
+        *,
+        label: str,
+        keys: Callable[[], np.ndarray] | None = None,
+        unit: str = "row",
+        batch_size: int | None = None,
+        nulls: Counter[str] | None = None,
+        gradients: bool = False,
+    ) -> list[np.ndarray]:
+        """As `run`, for several results at once: `compute` gives one array an output."""
+        ranks = Ranks.current()
+        values = [np.zeros((len(lengths), each.width), dtype=each.dtype) for each in outputs]
+        batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
+        tables = [self._table(each) if keys is not None else None for each in outputs]
+        digests = keys() if keys is not None and any(table is not None for table in tables) else None
+        if digests is not None and all(table is not None for table in tables):
+            known = np.ones(len(lengths), dtype=np.uint8)
+            if ranks.is_first:
+                for table, numbers in zip(tables, values, strict=True):
+                    assert table is not None
+                    known &= table.fill(digests, numbers)
+                for numbers in values:
+                    numbers[known == 0] = 0
+            done = ranks.of_first(known).astype(bool)
+            batches = remaining(batches, done, lengths, self.tokens_per_batch, batch_size)
+        mine = batches[ranks.index :: ranks.size]
+        runner = Batches(lengths, compute)
+        rows, tokens = sum(len(each) for each in mine), sum(int(lengths[each].sum()) for each in mine)
+        shown = self.progress and ranks.is_first and bool(mine)
+        quiet = inference(self.model, gradients) if self.model is not None else nullcontext()
+        kind = self.device.type
+        try:
+            with Progress(label, rows, tokens, nulls if nulls is not None else Counter(), shown, unit) as bar, quiet:
+                for batch in mine:
+                    with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
+                        for part, results in runner.results(batch):
+                            for numbers, table, result in zip(values, tables, results, strict=True):
+                                numbers[part] = result
+                                if table is not None and digests is not None:
+                                    kept = part[~np.isnan(numbers[part]).all(axis=1)]
+                                    table.append(digests[kept], numbers[kept])
+                            bar.advance(len(part), int(lengths[part].sum()))
+        finally:
+            for table in tables:
+                if table is not None:
+                    table.close()
+        return [ranks.total(each) for each in values]
+
+    def _table(self, output: Output) -> Table | None:
+        if self.store is None or output.spec is None or (self.model is not None and self.identity is None):
+            return None
+        spec = {**output.spec, **({} if self.model is None else self._of_model())}
+        return self.store.table(json.loads(json.dumps(spec)), output.width, np.dtype(output.dtype))
+
+    def _of_model(self) -> dict[str, Any]:
+        return {
+            "model": dict(self.identity or {}),
+            "weights_dtype": str(self._weights_dtype()),
+            "autocast": None if self.autocast is None else str(self.autocast),
+        }
+
+    def _weights_dtype(self) -> torch.dtype:
+        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        dtype: torch.dtype = model.dtype
+        return dtype

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError, did_you_mean
-from hf_datasel.formats import Batch, Part, Pool, Row
+from hf_datasel.formats import Batch, Part, Row
 from hf_datasel.scores.base import Columns, ModelScore
 from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.models import load_tokenizer, model_identity
-from hf_datasel.scores.nll import plan_batches
-from hf_datasel.scores.quiet import inference, preserved_rng
-from hf_datasel.tokens import TokenRows
+from hf_datasel.scores.forward import PooledStates
+from hf_datasel.scores.loss import null_counts
+from hf_datasel.scores.models import Kind
+from hf_datasel.tokens import Sequences, TokenRows
+from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Embedding"]
 
 _ROWS_AT_ONCE = 10_000
-"""Rows whose tokens are held in memory."""
+"""Rows whose text is held in memory."""
 _OPTIONS = {"part": ["prompt", "response", "both"], "pooling": ["mean", "last"]}
 
 
@@ -40,8 +40,13 @@ class Embedding(ModelScore):
     is, with the tokenizer's own special tokens and without a chat template, and what is beyond `max_length` is cut
     off. Layers that sentence-transformers puts on top of its models, such as a projection, are not run.
 
+    With `as_trained` a causal LM reads the row exactly as training does, chat template and all, and `part` says which
+    of those tokens are pooled: the forward pass is then the one that `Loss` and `IFD` need, and is shared with them.
+
     Reads any supported row format. Writes `embedding` (list of float32) and `embedding_reason` ("" for a row with a
-    vector). Cost: one forward pass without the LM head.
+    vector). Cost: one forward pass without the LM head, or none of its own with `as_trained`.
+    Reference: the last token's state over prompt and completion is what Yu et al. 2024 (2409.11378) take of Llama 2;
+    Wu et al. 2023 (2311.08182, DiverseEvol) take the mean over all tokens of the current model.
 
     >>> Embedding(part="prompt").columns()
     {'embedding': ListType(list<item: float>), 'embedding_reason': DataType(string)}
@@ -51,14 +56,23 @@ class Embedding(ModelScore):
     """Tokens a text is cut to; None is what training uses, and 1,024 outside a trainer, or what the model takes where
     that is less."""
     part: Part = field(default="both", kw_only=True)
-    """Of the row; both are joined by a newline."""
+    """Of the row; as text, both are joined by a newline."""
     pooling: Literal["mean", "last"] = field(default="mean", kw_only=True)
     """The mean over all tokens but the padding, or the state of the last token."""
     normalize: bool = field(default=True, kw_only=True)
     """Scale each vector to length 1."""
+    as_trained: bool = field(default=False, kw_only=True)
+    """Read the row with the tokens that training gives it. Takes a causal LM."""
 
-    convention: ClassVar[str] = "text"
-    """Texts are embedded as they are and not as training cuts rows."""
+    @property
+    def kind(self) -> Kind:
+        """A named model is loaded without a head, unless a pass is shared that needs one."""
+        return "causal" if self.model is None or self.as_trained else "encoder"
+
+    @property
+    def convention(self) -> str:
+        """Texts are embedded as they are, and are not cut as training cuts rows."""
+        return "sft" if self.as_trained else "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,10 +83,6 @@ class Embedding(ModelScore):
                 raise ConfigError(f"Embedding({name}={value!r}): it has to be one of {options}.{hint}")
         if type(self.normalize) is not bool:
             raise ConfigError(f"Embedding(normalize={self.normalize!r}): it has to be True or False.")
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        return self.model is None  # a named one is loaded here, since it may be no causal LM
 
     def columns(self) -> dict[str, pa.DataType]:
         return {"embedding": pa.list_(pa.float32()), "embedding_reason": pa.string()}
@@ -90,30 +100,63 @@ class Embedding(ModelScore):
         columns[name] = [None if each is None else np.asarray(each, dtype=np.float32) for each in columns[name]]
         return columns
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
-        if self.model is None:
-            return super()._rows_of(dataset)
-        context = ModelContext(_load_encoder(*self._source()), progress=False)
-        tokenizer = load_tokenizer(self.model, self.revision)
-        return TokenRows(Pool(dataset), tokenizer, self.token_settings()), context
+    def announce(self, rows: TokenRows, context: ModelContext) -> None:
+        if self.as_trained:
+            context.announce(rows.training().conditional, PooledStates(self.part, self.pooling))
 
-    def _source(self) -> tuple[str, str | None, str, str]:
-        assert self.model is not None
-        return self.model, self.revision, self.dtype, model_identity(self.model, self.revision)
-
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
-        if rows.pool.format == "text" and self.part != "both":
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+        if rows.pool.format == "text" and (self.part != "both" or self.as_trained):
             raise FormatError(
-                f"Rows with only a text column have no {self.part} to embed. Embedding(part='both') takes all of it."
+                f"Rows with only a text column have no {'response' if self.as_trained else self.part} to embed. "
+                "Embedding(part='both') takes all of the text."
             )
-        tokenizer = rows.tokenizer
-        if context is None:
-            assert self.model is not None
-            context = ModelContext(_read_encoder(*self._source()))
-            tokenizer = load_tokenizer(self.model, self.revision)
-        encoder = _Encoder(context, tokenizer, self._length(tokenizer, context.model, rows), self.pooling)
-        vectors, reasons = self._vectors(rows, encoder, context)
-        return {"embedding": _list_array(vectors, reasons == ""), "embedding_reason": pa.array(reasons, pa.string())}
+        found, owner, reasons = self._states(rows, context) if self.as_trained else self._encoded(rows, context)
+        if self.normalize:
+            lengths = np.linalg.norm(found, axis=1, keepdims=True)
+            found /= np.maximum(lengths, 1e-12)
+        reasons[owner[~np.isfinite(found).all(axis=1)]] = "not_finite"
+        kept = reasons[owner] == ""
+        return {
+            "embedding": _list_array(found[kept], owner[kept], len(rows)),
+            "embedding_reason": pa.array(reasons.tolist(), pa.string()),
+        }
+
+    def _states(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Vectors of shape (sequences, dimensions), the row of each, and the reason of each row."""
+        _check_room(len(rows), context)
+        tokens = rows.training()
+        sequences: Sequences = tokens.conditional
+        reduction = PooledStates(self.part, self.pooling)
+        found = context.reduced(sequences, reduction, "embedding", null_counts(tokens.reasons)).copy()
+        return found, sequences.owner, tokens.reasons.astype(object)
+
+    def _encoded(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, of the rows' texts as they are."""
+        dimensions = _check_room(len(rows), context)
+        encoder = _Encoder(context, rows.tokenizer, self._length(rows.tokenizer, context.model, rows), self.pooling)
+        reasons = np.full(len(rows), "", dtype=object)
+        texts = Ragged(self._tokens(rows, encoder, reasons))
+        found = context.run(
+            lambda batch: encoder.pooled([texts[at] for at in batch]).cpu().numpy(),
+            texts.lengths,
+            dimensions,
+            label="embedding",
+            keys=texts.digests,
+            spec={"computed": "text_states", "version": 1, "pooling": self.pooling},
+            dtype=np.float32,
+            nulls=null_counts(reasons),
+        )
+        return found, np.flatnonzero(reasons == ""), reasons
+
+    def _tokens(self, rows: TokenRows, encoder: _Encoder, reasons: np.ndarray) -> Iterator[list[np.ndarray]]:
+        """The tokens of each row that has a text, part by part; the reasons of the others are put in."""
+        for start in range(0, len(rows), _ROWS_AT_ONCE):
+            read = list(rows.pool.rows(rows.indices[start : start + _ROWS_AT_ONCE]))
+            texts = [self._text(row) for row in read]
+            ids = encoder.tokens(texts)
+            for at, (row, text, tokens) in enumerate(zip(read, texts, ids, strict=True), start):
+                reasons[at] = row.reason or ("" if text.strip() and len(tokens) else "empty_text")
+            yield [tokens for at, tokens in enumerate(ids, start) if reasons[at] == ""]
 
     def _length(self, tokenizer: Any, model: Any, rows: TokenRows) -> int:
         """Tokens that a text is cut to."""
@@ -125,32 +168,6 @@ class Embedding(ModelScore):
                 f"{model.config.name_or_path!r} takes. Lower it, or leave it out."
             )
         return min(self.max_length or rows.settings.max_length or room, room)
-
-    def _vectors(self, rows: TokenRows, encoder: _Encoder, context: ModelContext) -> tuple[np.ndarray, np.ndarray]:
-        """Float32 of shape (rows, dimensions), zeros where there is a reason, and the reasons."""
-        from tqdm.auto import tqdm
-
-        vectors = np.zeros((len(rows), 0), dtype=np.float32)
-        reasons = np.full(len(rows), "", dtype=object)
-        hidden = None if context.progress else True  # None: off where stderr is no terminal
-        with tqdm(total=len(rows), desc="embedding", unit="row", disable=hidden) as bar, inference(context.model):
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                read = list(rows.pool.rows(rows.indices[start : start + _ROWS_AT_ONCE]))
-                texts = [self._text(row) for row in read]
-                ids = encoder.tokens(texts)
-                for at, (row, text, tokens) in enumerate(zip(read, texts, ids, strict=True), start):
-                    reasons[at] = row.reason or ("" if text.strip() and len(tokens) else "empty_text")
-                usable = start + np.flatnonzero(reasons[start : start + len(read)] == "")
-                bar.update(len(read) - len(usable))
-                for batch in plan_batches(np.array([len(ids[at - start]) for at in usable]), context.tokens_per_batch):
-                    pooled = encoder.pooled([ids[at - start] for at in usable[batch]])
-                    pooled = torch.nn.functional.normalize(pooled, dim=-1) if self.normalize else pooled
-                    if not vectors.shape[1]:
-                        vectors = _room_for(len(rows), pooled.shape[1])
-                    vectors[usable[batch]] = pooled.cpu().numpy()
-                    bar.update(len(batch))
-        reasons[(reasons == "") & ~np.isfinite(vectors).all(axis=1)] = "not_finite"
-        return vectors, reasons
 
     def _text(self, row: Row) -> str:
         if row.reason:
@@ -165,8 +182,7 @@ class _Encoder:
     def __init__(self, context: ModelContext, tokenizer: Any, max_length: int, pooling: str):
         model = context.model.get_base_model() if hasattr(context.model, "get_base_model") else context.model
         self.backbone = model.base_model  # itself, where there is no head
-        self.device = model.get_input_embeddings().weight.device
-        self.autocast = context.autocast
+        self.device = context.device
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pooling = pooling
@@ -188,8 +204,7 @@ class _Encoder:
         mask = torch.arange(ids.shape[1]) < lengths[:, None]
         inputs = {"input_ids": torch.from_numpy(ids), "attention_mask": mask.long()}
         inputs = {name: value.to(self.device) for name, value in inputs.items()}
-        with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            states: torch.Tensor = self.backbone(**inputs).last_hidden_state
+        states: torch.Tensor = self.backbone(**inputs).last_hidden_state
         mask, lengths = mask.to(states.device), lengths.to(states.device)
         if self.pooling == "last":
             return states[torch.arange(len(batch), device=states.device), lengths - 1].float()
@@ -213,52 +228,27 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
         backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
-def _room_for(rows: int, dimensions: int) -> np.ndarray:
+def _check_room(rows: int, context: ModelContext) -> int:
+    """The numbers of a vector.
+
+    Raises:
+        ScoreError: all of them are more than one column can hold.
+    """
+    dimensions: int = context.model.config.get_text_config().hidden_size
     most = np.iinfo(np.int32).max // dimensions
     if rows > most:
         raise ScoreError(
             f"{rows:,} vectors of {dimensions:,} numbers are more than one column can hold: embed at most {most:,} "
             "rows at once, with dataset.select(...) or in map."
         )
-    return np.zeros((rows, dimensions), dtype=np.float32)
+    return dimensions
 
 
-def _list_array(vectors: np.ndarray, valid: np.ndarray) -> pa.Array:
-    """Rows as lists, null where they are not valid."""
+def _list_array(vectors: np.ndarray, owner: np.ndarray, rows: int) -> pa.Array:
+    """Each vector as the list of the row that it belongs to, float32; null for the other rows."""
+    valid = np.zeros(rows, dtype=bool)
+    valid[owner] = True
+    ordered = vectors[np.argsort(owner, kind="stable")]
     offsets = np.concatenate([[0], np.cumsum(valid * vectors.shape[1])]).astype(np.int32)
-    values = pa.array(vectors[valid].reshape(-1), pa.float32())
+    values = pa.array(ordered.reshape(-1), pa.float32())
     return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=pa.array(~valid))
-
-
-@functools.lru_cache(maxsize=1)
-def _load_encoder(model: str, revision: str | None, dtype: str, identity: str) -> Any:
-    """As `_read_encoder`, for `Dataset.map`: the last one is kept, since every batch asks for it again."""
-    return _read_encoder(model, revision, dtype, identity)
-
-
-def _read_encoder(model: str, revision: str | None, dtype: str, identity: str) -> Any:
-    """The model without a head, on the first accelerator, else the CPU, in evaluation mode.
-
-    Raises:
-        ModelError: there is none, it cannot be loaded, or it is of a kind that cannot be used.
-    """
-    from safetensors import SafetensorError
-    from transformers import AutoModel
-    from transformers.utils import find_adapter_config_file
-
-    commit = None if identity.startswith("files:") else identity.rsplit("@", 1)[-1]
-    if find_adapter_config_file(model, revision=commit) is not None:
-        raise ModelError(
-            f"Embedding({model!r}) is an adapter, and it is made for a model with its head. Pass it as the model of "
-            "hf_datasel.score, or merge it."
-        )
-    try:
-        with preserved_rng():  # weights that the files lack are drawn
-            loaded = AutoModel.from_pretrained(model, revision=commit, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
-    if loaded.config.is_encoder_decoder:
-        raise ModelError(f"{model!r} is an encoder-decoder model. Embedding takes an encoder or a causal LM.")
-    if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
-        loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
-    return loaded.eval()

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.scores.loss import finite_or_null
+from hf_datasel.scores.forward import SummedNLL
+from hf_datasel.scores.loss import finite_or_null, null_counts
 from hf_datasel.tokens import TokenRows, Tokens
 from hf_datasel.tokens.presets import PRESETS
 from hf_datasel.tokens.training import PriorContext
@@ -87,7 +88,7 @@ class IFD(ModelScore):
         context, end = self._prior()
         # the loss given the instruction does not depend on the prior, but for the first token that "none" leaves out
         before = context == "none" if self.convention == "sft" and column == "loss" else context
-        return (column, self.convention, end, before, self.model, self.revision, self.dtype, self.max_length)
+        return (column, self.convention, end, before, str(self.model_settings()), self.max_length)
 
     def _prior(self) -> tuple[str, bool]:
         if self.convention in _FIXED:
@@ -100,11 +101,14 @@ class IFD(ModelScore):
             return rows.preset(self.convention, self.max_length or PRESETS[self.convention][1])
         return rows.training(self.prior_context or "generation-prompt", self._prior()[1])
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
-        assert context is not None
+    def announce(self, rows: TokenRows, context: ModelContext) -> None:
+        context.announce(self.tokens(rows).conditional, SummedNLL())
+
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         tokens = self.tokens(rows)
-        loss = context.mean_nll(tokens.conditional, len(rows), "loss")
-        prior = context.mean_nll(tokens.prior, len(rows), "loss_prior")
+        nulls = null_counts(tokens.reasons)
+        loss = context.mean_nll(tokens.conditional, len(rows), "loss", nulls)
+        prior = context.mean_nll(tokens.prior, len(rows), "loss_prior", nulls)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ratio = np.exp(loss - prior) if self.ratio == "perplexity" else loss / prior
         values, reasons = finite_or_null([ratio, loss, prior], tokens.reasons)

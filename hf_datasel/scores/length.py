@@ -67,7 +67,7 @@ class Length(Score):
         names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
         return {**dict.fromkeys(names, pa.int32()), "length_reason": pa.string()}
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         return self._words(rows) if self.unit == "words" else self._tokens(rows)
 
     def _words(self, rows: TokenRows) -> Columns:
@@ -92,9 +92,10 @@ class Length(Score):
         resolved = "" if self.model is None else model_identity(self.model, self.revision)
         return f"{super()._identity()}:{resolved}"
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
-        if not self.needs_tokenizer:
-            return super()._rows_of(dataset)
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+        rows, context = super()._rows_of(dataset)
+        if self.unit == "words":
+            return rows, context
         if self.model is None:
             raise ScoreError("Length(unit='tokens') needs the tokenizer of a model: pass model='name or path'.")
-        return TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings()), None
+        return TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings()), context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -11,13 +12,14 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore
+from hf_datasel.scores.forward import SummedNLL
 from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.sequences import Sequence
 
 if TYPE_CHECKING:
     from hf_datasel.scores.context import ModelContext
 
-__all__ = ["Loss", "finite_or_null"]
+__all__ = ["Loss", "finite_or_null", "null_counts"]
 
 _COLUMNS = {
     ("response", "mean"): "loss",
@@ -65,17 +67,20 @@ class Loss(ModelScore):
         return {name: pa.float32(), f"{name}_reason": pa.string()}
 
     def meaning(self, column: str) -> Hashable:
-        return (column, "sft", True, False, self.model, self.revision, self.dtype, self.max_length)
+        return (column, "sft", True, False, str(self.model_settings()), self.max_length)
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
-        assert context is not None
-        tokens = rows.training()
-        sequences = tokens.conditional if self.over == "response" else _Pairs.of(tokens.conditional)
-        if self.reduction == "mean":
-            loss = context.mean_nll(sequences, len(rows), "loss")
-        else:
-            total, tokens_scored = context.summed_nll(sequences, len(rows), "loss")
-            loss = np.where(tokens_scored > 0, total, np.nan)
+    def _sequences(self, rows: TokenRows) -> Sequences:
+        whole = rows.training().conditional
+        return whole if self.over == "response" else _Pairs.of(whole)
+
+    def announce(self, rows: TokenRows, context: ModelContext) -> None:
+        context.announce(self._sequences(rows), SummedNLL())
+
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+        tokens, sequences = rows.training(), self._sequences(rows)
+        total, scored = context.summed_nll(sequences, len(rows), "loss", null_counts(tokens.reasons))
+        loss = np.full(len(rows), np.nan)
+        np.divide(total, scored if self.reduction == "mean" else 1, out=loss, where=scored > 0)
         values, reasons = finite_or_null([loss], tokens.reasons)
         return dict(zip(self.columns(), [values[0], reasons], strict=True))
 
@@ -100,6 +105,11 @@ class _Pairs(Sequences):
 
     def fetch(self, at: np.ndarray) -> list[Sequence]:
         return [Sequence(each.ids, np.arange(1, len(each.ids))) for each in super().fetch(at)]
+
+
+def null_counts(reasons: np.ndarray) -> Counter[str]:
+    """How many rows have no value, by reason."""
+    return Counter(reasons[reasons != ""].tolist())
 
 
 def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[pa.Array], pa.Array]:

@@ -7,12 +7,25 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_datasel.errors import ModelError
 
-__all__ = ["check_model_exists", "load_model", "load_tokenizer", "model_identity", "read_model", "tokenizer_identity"]
+__all__ = [
+    "KEPT",
+    "Kind",
+    "Loading",
+    "Models",
+    "check_model_exists",
+    "load_model",
+    "load_tokenizer",
+    "model_identity",
+    "read_model",
+    "tokenizer_identity",
+]
 
 _HASHED = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja", ".py"}
 _IGNORED = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args|trainer_state|selection")
@@ -143,30 +156,108 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
     return tokenizer
 
 
+Kind = Literal["causal", "encoder", "reward"]
+"""A causal LM, a model without a head, or a sequence classifier with one output."""
+
+_PLACEMENT = ("device_map", "max_memory", "offload_folder", "low_cpu_mem_usage")
+"""Arguments of `from_pretrained` that say where a model is, and not what it computes."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A model by name, and how it is loaded.
+
+    Attributes:
+        name: Hub id or local path.
+        revision: commit, branch or tag of a Hub model.
+        dtype: of the weights, as in `from_pretrained`.
+        kind: with which head.
+        init_kwargs: more arguments of `from_pretrained`.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str = "auto"
+    kind: Kind = "causal"
+    init_kwargs: Mapping[str, Any] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the model computes: its weights, how they are loaded, and its kind. As JSON has it."""
+        loaded = {key: value for key, value in (self.init_kwargs or {}).items() if key not in _PLACEMENT}
+        weights = model_identity(self.name, self.revision)
+        return {"weights": weights, "dtype": self.dtype, "kind": self.kind, "init_kwargs": loaded}
+
+    def tokenizer(self) -> Any:
+        """The tokenizer of the same name."""
+        return load_tokenizer(self.name, self.revision)
+
+
+class Models:
+    """Models by name. One is held at a time: the last one asked for."""
+
+    def __init__(self) -> None:
+        self._held: tuple[str, Any] | None = None
+
+    def get(self, loading: Loading) -> Any:
+        """The model, on the first accelerator, else the CPU, in evaluation mode.
+
+        Raises:
+            ModelError: there is none, it cannot be loaded, or it is of a kind that cannot be used.
+        """
+        key = json.dumps([loading.identity(), loading.init_kwargs], sort_keys=True, default=str)
+        if self._held is None or self._held[0] != key:
+            self._held = None  # let go of the last one before the next is read
+            self._held = (key, read_model(loading))
+        return self._held[1]
+
+
+KEPT = Models()
+"""Of `Dataset.map`, where every batch asks for the model again."""
+
+
 def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
-    """As `read_model`, for `Dataset.map`: the last one is kept, since every batch asks for it again."""
-    return _load_model(model, revision, dtype, model_identity(model, revision))
+    """The causal LM of a model name, as `Dataset.map` has it: the last one is kept."""
+    return KEPT.get(Loading(model, revision, dtype))
 
 
-@functools.lru_cache(maxsize=1)
-def _load_model(model: str, revision: str | None, dtype: str, identity: str) -> Any:
-    return read_model(model, revision, dtype)
-
-
-def read_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
-    """The causal LM of a model name on the first accelerator, else the CPU, in evaluation mode.
+def read_model(loading: Loading) -> Any:
+    """The model of a name on the accelerator of this process, else the CPU, in evaluation mode.
 
     Raises:
-        ModelError: there is none, or it cannot be loaded.
+        ModelError: there is none, it cannot be loaded, or it is of a kind that cannot be used.
     """
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
+    from hf_datasel.scores.quiet import preserved_rng
+
+    name, commit = loading.name, _pinned(loading.name, loading.revision)
+    more = {key: value for key, value in (loading.init_kwargs or {}).items() if value is not None}
+    if loading.kind == "encoder":
+        _refuse_adapter(name, commit)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(model, revision=_pinned(model, revision), dtype=dtype)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelError(f"The model {model!r} cannot be loaded: {error}") from error
+        with preserved_rng():  # weights that the files lack are drawn
+            loaded = _auto_class(loading.kind).from_pretrained(name, revision=commit, dtype=loading.dtype, **more)
+    except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
+        raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
+    if loading.kind == "encoder" and loaded.config.is_encoder_decoder:
+        raise ModelError(f"{name!r} is an encoder-decoder model. Take an encoder or a causal LM.")
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
         loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
     return loaded.eval()
+
+
+def _auto_class(kind: Kind) -> Any:
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return {"causal": AutoModelForCausalLM, "encoder": AutoModel, "reward": AutoModelForSequenceClassification}[kind]
+
+
+def _refuse_adapter(name: str, commit: str | None) -> None:
+    from transformers.utils import find_adapter_config_file
+
+    if find_adapter_config_file(name, revision=commit) is not None:
+        raise ModelError(
+            f"{name!r} is an adapter, which is made for a model with its head, and here a model without one is "
+            "loaded. Pass it as the model of hf_datasel.score, or merge it."
+        )

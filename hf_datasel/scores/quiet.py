@@ -28,14 +28,14 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def inference(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module's mode and all random state are put back at the end.
+def inference(model: torch.nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode, without gradients by default; every module's mode and all random state are put back at the end.
 
     `Linear4bit` runs in training mode all the same, which changes nothing in its output: in evaluation mode
     bitsandbytes repacks the weights of a 4-bit layer on the CPU, and every later gradient through it is zero.
     """
     modes = {module: module.training for module in model.modules()}
-    with preserved_rng(), torch.no_grad():
+    with preserved_rng(), torch.set_grad_enabled(gradients):
         try:
             model.eval()
             for module in modes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,11 +12,14 @@ import torch
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import Row
-from hf_datasel.scores.nll import NLL, plan_batches
+from hf_datasel.scores.forward import Forward, Forwards
+from hf_datasel.tokens.sequences import Ragged
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from hf_datasel.scores.context import ModelContext
 
 __all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest"]
 
@@ -147,41 +151,43 @@ def _rating_tokens(probes: list[list[int]], name: str) -> tuple[np.ndarray, list
     )
 
 
-class RatingLogits(NLL):
+class RatingLogits(Forwards):
     """Log-probabilities of rating tokens behind each context: one forward pass, and the LM head on one position each.
 
     Args:
-        model: causal LM, bare or with PEFT adapters, on its device.
+        context: of the model that rates.
         tokens: ids of the ratings, int64 of shape (ratings,).
-        tokens_per_batch: upper bound on the padded tokens of a batch.
-        autocast: compute in this dtype instead of the weights' own.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokens: np.ndarray,
-        tokens_per_batch: int | None = None,
-        autocast: torch.dtype | None = None,
-    ):
-        super().__init__(model, tokens_per_batch, autocast)
+    def __init__(self, context: ModelContext, tokens: np.ndarray):
+        super().__init__(context.model)
+        self.context = context
         self.tokens = tokens
 
-    def rate(self, contexts: Sequence[np.ndarray], done: Callable[[int], Any] | None = None) -> np.ndarray:
+    def rate(self, asked: Ragged, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
         """Log-probability in nats of each rating as the next token, float64 of shape (contexts, ratings).
 
         Args:
-            contexts: token ids, not empty.
-            done: called with the number of contexts finished, after each batch.
+            asked: token ids of the contexts, none of them empty.
+            label: for the progress bar.
+            nulls: rows that are not asked about, by reason, for the progress bar.
         """
-        found = np.empty((len(contexts), len(self.tokens)))
-        for batch in plan_batches(np.array([len(each) for each in contexts], dtype=np.int64), self.tokens_per_batch):
-            asked = [
-                TokenSequence(np.append(contexts[at], self.tokens[0]), np.array([len(contexts[at])])) for at in batch
-            ]
-            found[batch] = torch.cat(self._losses(asked)).double().numpy()
-            if done is not None:
-                done(len(batch))
+        spec = {"computed": "next_token", "version": 1, "tokens": self.tokens.tolist()}
+        return self.context.run(
+            lambda batch: self._next(asked, batch),
+            asked.lengths,
+            len(self.tokens),
+            label=label,
+            keys=asked.digests,
+            spec=spec,
+            unit="rating",
+            nulls=nulls,
+        )
+
+    def _next(self, asked: Ragged, batch: np.ndarray) -> np.ndarray:
+        rows = [(ids := asked[at], len(ids)) for at in batch]
+        sequences = [TokenSequence(np.append(ids, self.tokens[0]), np.array([length])) for ids, length in rows]
+        found: np.ndarray = torch.cat(self.losses(Forward(self, sequences))).double().numpy()
         return found
 
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -194,11 +200,11 @@ class RatingLogits(NLL):
             found.append(self._of_ratings(logits))
         return torch.cat(found)
 
-    def _whole_model(self, batch: list[TokenSequence]) -> list[torch.Tensor]:
+    def _whole_model(self, whole: Forward) -> list[torch.Tensor]:
         forward = type(self.causal).forward  # not the instance's: trainers wrap that one, in autocast for example
         more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
         found = []
-        for sequence in batch:
+        for sequence in whole.batch:
             ids = torch.from_numpy(sequence.ids[:-1])[None].to(self.device)
             logits = forward(self.causal, input_ids=ids, use_cache=False, **more).logits
             found.append(self._of_ratings(logits[:, -1].float()))

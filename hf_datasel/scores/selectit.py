@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,11 +14,11 @@ import pyarrow as pa
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.loss import finite_or_null
-from hf_datasel.scores.models import load_tokenizer, model_identity, read_model
-from hf_datasel.scores.quiet import inference
+from hf_datasel.scores.loss import finite_or_null, null_counts
+from hf_datasel.scores.models import Loading, model_identity
 from hf_datasel.scores.rating import RATING_PROMPTS, RatingLogits, RatingRequest
 from hf_datasel.tokens import TokenRows, TokenSettings
+from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -111,69 +111,75 @@ class SelectIT(ModelScore):
     def _identity(self) -> str:
         return ":".join([super()._identity(), *(model_identity(name) for name, _ in self.models)])
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext | None]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
         return super()._rows_of(dataset) if self.level != "model" else Score._rows_of(self, dataset)
 
-    def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         if rows.pool.format == "text":
             raise FormatError(
                 "Rows with only a text column have no response to rate. Make prompt and completion columns of them."
             )
         if self.level == "model":
-            score, reasons = self._of_models(rows)
+            score, reasons = self._of_models(rows, context)
         else:
-            assert context is not None
             score, reasons = self._of_model(rows, rows.tokenizer, context, rows.settings)
         values, why = finite_or_null([score], reasons)
         return {"selectit": values[0], "selectit_reason": why}
 
-    def _of_models(self, rows: TokenRows) -> tuple[np.ndarray, np.ndarray]:
+    def _of_models(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray]:
         if self.model is None or self.parameters is None:
             raise ScoreError(
                 "SelectIT(level='model') loads its models one after the other, by name, and its first has none. Pass "
                 "SelectIT('name or path', level='model', ...)."
             )
         models = ((self.model, self.revision), *((name, None) for name, _ in self.models))
-        scores, reasons = zip(*(self._of_named(rows, name, revision) for name, revision in models), strict=True)
+        scores, reasons = zip(
+            *(self._of_named(rows, context, name, revision) for name, revision in models), strict=True
+        )
         first = reasons[0]
         for other in reasons[1:]:
             first = np.where(first == "", other, first)
         return model_scores(np.array(scores), [self.parameters, *(size for _, size in self.models)]), first
 
-    def _of_named(self, rows: TokenRows, name: str, revision: str | None) -> tuple[np.ndarray, np.ndarray]:
-        """The sentence scores of a model that is gone when this returns."""
-        context = ModelContext(read_model(name, revision, self.dtype))
-        return self._of_model(rows, load_tokenizer(name, revision), context, self.token_settings())
+    def _of_named(
+        self, rows: TokenRows, context: ModelContext, name: str, revision: str | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The sentence scores of one model, which takes the place of the one before it."""
+        loading = Loading(name, revision, self.dtype, init_kwargs=self.model_init_kwargs)
+        return self._of_model(rows, loading.tokenizer(), context.other(loading), self.token_settings())
 
     def _of_model(
         self, rows: TokenRows, tokenizer: Any, context: ModelContext, settings: TokenSettings
     ) -> tuple[np.ndarray, np.ndarray]:
         """The token or sentence score of each row by one model, float64 and NaN where there is none, and reasons."""
-        from tqdm.auto import tqdm
-
         request = RatingRequest(tokenizer, self.ratings)
-        logits = RatingLogits(context.model, request.tokens, context.tokens_per_batch, context.autocast)
+        logits = RatingLogits(context, request.tokens)
         prompts = self.prompts[:1] if self.level == "token" else self.prompts
         scores = np.full((len(rows), len(prompts)), np.nan)
         reasons = np.full(len(rows), "", dtype=object)
         max_length = self.max_length or settings.max_length
-        hidden = None if context.progress else True  # None: off where stderr is no terminal
-        bar = tqdm(total=scores.size, desc="selectit", unit="rating", disable=hidden)
-        with bar, inference(context.model):
-            for start in range(0, len(rows), _ROWS_AT_ONCE):
-                part = slice(start, start + _ROWS_AT_ONCE)
-                read = list(rows.pool.rows(rows.indices[part]))
-                reasons[part] = [row.reason for row in read]
-                for column, prompt in enumerate(prompts):
-                    at = start + np.flatnonzero(reasons[part] == "")
-                    asked, why = request.contexts([read[each - start] for each in at], prompt, max_length)
-                    reasons[at] = why
-                    rated = [each for each in asked if each is not None]
-                    chances = rating_probabilities(logits.rate(rated, bar.update))
-                    bar.update(len(read) - len(rated))
-                    scores[at[reasons[at] == ""], column] = token_scores(chances)
+        for column, prompt in enumerate(prompts):
+            asked = Ragged(_requests(request, rows, prompt, max_length, reasons))
+            at = np.flatnonzero(reasons == "")
+            label = f"selectit {column + 1}/{len(prompts)}"
+            rated = logits.rate(asked, label, null_counts(reasons))
+            scores[at, column] = token_scores(rating_probabilities(rated))
         score = scores[:, 0] if self.level == "token" else sentence_scores(scores, self.alpha)
         return np.where(reasons == "", score, np.nan), reasons.astype(np.str_)
+
+
+def _requests(
+    request: RatingRequest, rows: TokenRows, prompt: str, max_length: int | None, reasons: np.ndarray
+) -> Iterator[list[np.ndarray]]:
+    """The tokens of the request for each row that has no reason yet, part by part; new reasons are put in."""
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        read = list(rows.pool.rows(rows.indices[part]))
+        reasons[part] = [why or row.reason for why, row in zip(reasons[part], read, strict=True)]
+        at = start + np.flatnonzero(reasons[part] == "")
+        asked, why = request.contexts([read[each - start] for each in at], prompt, max_length)
+        reasons[at] = why
+        yield [each for each in asked if each is not None]
 
 
 def rating_probabilities(logits: np.ndarray) -> np.ndarray:

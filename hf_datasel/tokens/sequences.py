@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,7 @@ import pyarrow.compute as pc
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Sequence", "Sequences", "ragged"]
+__all__ = ["Ragged", "Sequence", "Sequences", "ragged"]
 
 _READ = 10_000
 
@@ -91,6 +94,17 @@ class Sequences:
         make = self._whole if self.prefix is None else self._turn
         return [make(ids[row], spans[row], turn) for row, turn in zip(inverse, self._turns[at], strict=True)]
 
+    def digests(self) -> np.ndarray:
+        """16 bytes that stand for each sequence's tokens and scored positions, uint8 of shape (sequences, 16)."""
+        found = bytearray()
+        for start in range(0, len(self), _READ):
+            for each in self.fetch(np.arange(start, min(start + _READ, len(self)))):
+                whole = hashlib.blake2b(each.ids.astype("<i8").tobytes(), digest_size=16)
+                whole.update(b"scored")
+                whole.update(each.scored.astype("<i8").tobytes())
+                found += whole.digest()
+        return np.frombuffer(bytes(found), dtype=np.uint8).reshape(-1, 16)
+
     def _first(self, start: int) -> int:
         return max(start + 1, 1) if self.skip_first else max(start, 1)
 
@@ -103,3 +117,33 @@ class Sequences:
         unscored = self._first(start) - start
         sequence = np.concatenate([self.prefix, ids[start:stop]])
         return Sequence(sequence, np.arange(len(self.prefix) + unscored, len(sequence)))
+
+
+class Ragged:
+    """Token ids of many texts in one flat array, 4 bytes each.
+
+    Attributes:
+        lengths: tokens of each text, int64.
+    """
+
+    def __init__(self, parts: Iterable[SequenceOf[SequenceOf[int] | np.ndarray]]):
+        flat, lengths = [np.empty(0, dtype=np.int32)], [np.empty(0, dtype=np.int64)]
+        for part in parts:
+            flat.append(np.concatenate([flat[0], *(np.asarray(ids, dtype=np.int32) for ids in part)]))
+            lengths.append(np.array([len(ids) for ids in part], dtype=np.int64))
+        self._flat = np.concatenate(flat)
+        self.lengths = np.concatenate(lengths)
+        self._starts = np.cumsum(self.lengths) - self.lengths
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, at: int) -> np.ndarray:
+        """The ids of one text, int64."""
+        start = self._starts[at]
+        return self._flat[start : start + self.lengths[at]].astype(np.int64)
+
+    def digests(self) -> np.ndarray:
+        """16 bytes that stand for the tokens of each text, uint8 of shape (texts, 16)."""
+        found = [hashlib.blake2b(self[at].astype("<i8").tobytes(), digest_size=16).digest() for at in range(len(self))]
+        return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)

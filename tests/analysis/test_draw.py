@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 
 import matplotlib
 import numpy as np
 import pytest
 
 from hf_datasel.analysis import (
+    cluster_quality,
     distribution,
     distribution_by_round,
+    draw_cluster_choice,
+    draw_cluster_quality,
     draw_lengths,
     draw_loss,
     draw_map,
@@ -19,12 +23,21 @@ from hf_datasel.analysis import (
     overlaps,
     plots,
 )
+from hf_datasel.analysis.clusters import ClusterChoice
+from hf_datasel.analysis.plots.clusters import named_ks
 from hf_datasel.analysis.plots.spreads import bin_shares
 from hf_datasel.analysis.plots.theme import log_ticks, printable, settings, shortened, theme_of
 from hf_datasel.errors import DataselError
 
 POOL = np.random.default_rng(0).lognormal(3, 1, 300)
 GROUPS = {"pool": POOL, "chosen": POOL[POOL > 60], "Random": POOL[:30], "Longest": np.sort(POOL)[-30:]}
+
+KS = [64, 128, 256, 512, 1024, 2048, 4096]
+SILHOUETTES, INERTIAS = [0.17, 0.16, 0.14, 0.17, 0.18, 0.2, 0.19], [0.7, 0.6, 0.52, 0.46, 0.42, 0.4, 0.39]
+CHOICE = ClusterChoice(
+    ks=KS, silhouette=SILHOUETTES, inertia=INERTIAS, best=2048, elbow=512, rows=50_000, sample=10_000
+)
+QUALITY = cluster_quality({2: np.array([0, 0, 1, 1]), 4: np.arange(4)}, np.array([0.1, 0.2, 0.2, 0.9]))
 
 
 def texts(figure) -> list[str]:
@@ -110,6 +123,50 @@ def test_loss_leaves_out_what_is_not_finite():
     assert evaluation.get_xydata().tolist() == [[3, 2.5]]
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_silhouette_and_elbow_stand_side_by_side(dark):
+    figure = draw_cluster_choice(CHOICE, "How many", dark)
+    left, right = figure.axes
+    assert left.lines[0].get_xydata().tolist() == [list(each) for each in zip(KS, SILHOUETTES, strict=True)]
+    assert right.lines[0].get_xydata().tolist() == [list(each) for each in zip(KS, INERTIAS, strict=True)]
+    assert [left.lines[-1].get_xydata().tolist(), right.lines[-1].get_xydata().tolist()] == [
+        [[2048, 0.2]],
+        [[512, 0.46]],
+    ]
+    assert {"How many", "highest at k = 2,048", "elbow at k = 512"} <= set(texts(figure))
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    inside(figure)
+
+
+@pytest.mark.parametrize("ks", [[50], [2, 3], [1000, 1001, 1002], list(range(2, 400))])
+def test_any_k_is_drawn(ks):
+    summary = ClusterChoice(CHOICE, ks=ks, silhouette=[0.5] * len(ks), inertia=[9.0] * len(ks), best=ks[0], elbow=None)
+    figure = draw_cluster_choice(summary)
+    assert "no elbow" in texts(figure)
+    labels = figure.axes[0].get_xticklabels()
+    assert f"{ks[0]:,}" in [label.get_text() for label in labels]
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+    inside(figure)
+
+
+def test_the_marked_k_is_always_named():
+    for marked in KS:
+        assert marked in named_ks(KS, marked, 1.0)
+    assert named_ks(KS, None, 20.0) == KS
+
+
+def test_shares_of_low_clusters():
+    figure = draw_cluster_quality(QUALITY)
+    [line] = figure.axes[0].lines
+    assert line.get_xydata().tolist() == [[2, 0.5], [4, 0.75]]
+    assert "mean quality below 0.3" in texts(figure)
+    assert {"share of clusters", "0%", "80%"} <= set(texts(figure))
+    inside(figure)
+
+
 def inside(figure) -> None:
     """Check that nothing sticks out of the image."""
     figure.canvas.draw()
@@ -160,6 +217,8 @@ def test_without_matplotlib_the_extra_is_named(draw, monkeypatch):
         "draw_overlaps": overlaps({"a": np.array([0]), "b": np.array([1])}, 2),
         "draw_rounds": distribution_by_round("x", [(0, POOL, POOL)]),
         "draw_loss": [(1, 2.0)],
+        "draw_cluster_choice": CHOICE,
+        "draw_cluster_quality": QUALITY,
     }
     with pytest.raises(
         DataselError, match=rf"{draw.__name__} draws with matplotlib.*pip install 'hf-datasel\[plot\]'"

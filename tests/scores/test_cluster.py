@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import pickle
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,14 +15,17 @@ from datasets import Dataset, Features, LargeList, List, Value
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Cluster, Embedding, cluster
+from hf_datasel.scores import Cluster, Embedding, cluster, kmeans
 from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.kmeans import silhouettes
 from hf_datasel.testing import contract
 from hf_datasel.testing.guards import random_state_kept
 from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
 
 VECTORS = np.random.default_rng(3).normal(size=(24, 5)).astype(np.float32)
 CENTRES = VECTORS[:4] + 0.1
+MIDDLES = np.array([[0, 0, 0], [20, 0, 0], [0, 20, 0], [0, 0, 20], [20, 20, 20]])
+BLOBS = (MIDDLES[:, None] + np.random.default_rng(5).normal(size=(5, 40, 3))).reshape(200, 3).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
@@ -150,12 +156,128 @@ def test_other_centroids_at_the_same_path_are_another_score(rows, tmp_path):
     assert score(rows, [made])["cluster_id"][:] != before
 
 
+# -- several k --------------------------------------------------------------------------------------------------------
+def silhouette_by_hand(vectors, row, ids):
+    """The definition, word for word."""
+    distances = [float(np.linalg.norm(np.float64(vectors[row]) - each)) for each in vectors]
+    own = [distances[at] for at in range(len(ids)) if ids[at] == ids[row] and at != row]
+    others = [np.mean([distances[at] for at in np.flatnonzero(ids == each)]) for each in set(ids) - {ids[row]}]
+    if not own:
+        return 0.0
+    return (min(others) - np.mean(own)) / max(min(others), np.mean(own))
+
+
+def test_silhouettes_by_hand(monkeypatch):
+    from sklearn.metrics import silhouette_samples
+
+    rng = np.random.default_rng(1)
+    groups = [rng.integers(0, 3, 24), np.append(rng.integers(0, 2, 23) * 5, 3)]  # the latter: empty ones, one alone
+    rows = np.array([23, 0, 5, 11])
+    whole = silhouettes(VECTORS, rows, groups)
+    for ids, found in zip(groups, whole, strict=True):
+        assert found == pytest.approx([silhouette_by_hand(VECTORS, row, ids) for row in rows], abs=1e-6)
+        assert found == pytest.approx(silhouette_samples(VECTORS, ids)[rows], abs=1e-6)
+    assert whole[1][0] == 0
+    monkeypatch.setattr(kmeans, "_BLOCK", 60)
+    np.testing.assert_allclose(silhouettes(VECTORS, rows, groups), whole, atol=1e-6)
+
+
+def test_equal_vectors_far_from_zero_have_a_silhouette():
+    vectors = np.repeat(np.float32([[1e4, 1e4], [1e4, 1e4 + 1]]), 5, axis=0)
+    [found] = silhouettes(vectors, np.arange(10), [np.repeat([0, 1], 5)])
+    assert found.tolist() == [1.0] * 10
+    [found] = silhouettes(vectors[:4], np.arange(4), [np.array([0, 0, 1, 1])])
+    assert found.tolist() == [0.0] * 4
+
+
+def test_fits_are_those_of_each_k_alone(rows, tmp_path):
+    from sklearn.metrics import silhouette_score
+
+    fits = Cluster(k=(6, 3), seed=1).fits(rows)
+    assert [(fit.k, fit.rows) for fit in fits] == [(3, 24), (6, 24)]
+    for fit in fits:
+        Cluster(k=fit.k, seed=1).fit(rows, tmp_path / "a.npy")
+        assert np.load(tmp_path / "a.npy").tolist() == fit.centroids.tolist()
+        distances = np.linalg.norm(VECTORS[:, None] - fit.centroids[None], axis=-1)
+        assert fit.silhouette == pytest.approx(silhouette_score(VECTORS, distances.argmin(axis=1)), abs=1e-6)
+        assert fit.inertia == pytest.approx((distances.min(axis=1) ** 2).mean(), rel=1e-5)
+
+
+def test_the_silhouette_of_a_sample_is_near_that_of_all_rows():
+    from sklearn.metrics import silhouette_score
+
+    vectors = np.random.default_rng(2).normal(size=(600, 4)).astype(np.float32)
+    cluster = Cluster(k=(100,), init="k-means++")
+    [whole], [some] = cluster.fits(vectors), cluster.fits(vectors, sample=200)
+    assert some.silhouette != whole.silhouette
+    assert some.silhouette == pytest.approx(whole.silhouette, abs=0.03)
+    assert cluster.fits(vectors, sample=200)[0].silhouette == some.silhouette
+    # which the rows of the sample among themselves do not tell: two of them a group
+    ids = np.linalg.norm(vectors[:200, None] - whole.centroids[None], axis=-1).argmin(axis=1)
+    assert silhouette_score(vectors[:200], ids) < whole.silhouette - 0.06
+
+
+def test_fit_takes_the_k_of_highest_silhouette(tmp_path, caplog):
+    several = Cluster(k=(9, 5, 3), init="k-means++")
+    with caplog.at_level("INFO", logger="hf_datasel"):
+        made = several.fit(BLOBS, tmp_path / "a.npy")
+    three, five, nine = (f"{fit.k}: {fit.silhouette:.3f}" for fit in several.fits(BLOBS))
+    assert caplog.messages == [f"Silhouette by k: {three}, {five}, {nine}"]
+    assert made == replace(several, k=5, centroids=str(tmp_path / "a.npy"))
+    assert made.spec()["k"] == 5
+    Cluster(k=5, init="k-means++").fit(BLOBS, tmp_path / "b.npy")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    distances = np.linalg.norm(np.load(tmp_path / "a.npy")[:, None] - MIDDLES[None], axis=-1)
+    assert sorted(distances.argmin(axis=1)) == [0, 1, 2, 3, 4]
+    assert distances.min(axis=1).max() < 1
+
+
+def test_several_k_are_settings():
+    several = Cluster(k=[4, 8])
+    assert several == Cluster(k=(4, 8))
+    assert hash(several) == hash(Cluster(k=(4, 8)))
+    assert Cluster(**json.loads(json.dumps(several.settings()))) == several
+    assert pickle.loads(pickle.dumps(several)) == several
+    assert several.spec()["k"] == (4, 8)
+
+
+# -- faiss ------------------------------------------------------------------------------------------------------------
+@pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
+def test_faiss_fits_as_well(rows, tmp_path, capfd):
+    vectors = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
+    [ours] = Cluster(k=(10,)).fits(vectors)
+    [theirs] = Cluster(k=(10,), backend="faiss").fits(vectors)
+    assert theirs.inertia == pytest.approx(ours.inertia, rel=0.02)
+    assert theirs.centroids.tolist() != ours.centroids.tolist()
+    with random_state_kept():
+        made = Cluster(k=6, backend="faiss", seed=2**40).fit(rows, tmp_path / "a.npy")
+    Cluster(k=6, backend="faiss", seed=2**40).fit(VECTORS, tmp_path / "b.npy")
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
+    assert made.spec()["backend"] == "faiss"
+    assert set(score(rows, [made])["cluster_id"]) == set(range(6))
+    # one step moves each centroid to the mean of its rows: all 3,000 of them, and not 256
+    one = Cluster(k=1, backend="faiss").fit(vectors, tmp_path / "c.npy")
+    np.testing.assert_allclose(np.load(one.centroids)[0], vectors.mean(axis=0), atol=1e-5)
+    with pytest.raises(ScoreError, match=r"Cluster\(k=3\): so many of the 8 vectors are equal"):
+        Cluster(k=3, backend="faiss").fit(np.repeat([[0.0, 1.0], [2.0, 3.0]], 4, axis=0), tmp_path / "d.npy")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_faiss_nothing_else_is_fitted(rows, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ScoreError, match=r"backend='faiss'\) is fitted with faiss, .*pip install faiss-cpu"):
+        Cluster(k=3, backend="faiss").fit(rows, tmp_path / "a.npy")
+    assert not (tmp_path / "a.npy").exists()
+
+
 # -- what cannot be ---------------------------------------------------------------------------------------------------
 def test_not_fitted(rows):
     with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted.*fit\(dataset, 'centroids.npy'\)"):
         score(rows, [Cluster(k=9)])
     with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted"):
         Cluster(k=9)(rows[:2])
+    with pytest.raises(ScoreError, match=r"Cluster\(k=\(4, 9\)\) is not fitted"):
+        score(rows, [Cluster(k=(4, 9))])
 
 
 def test_files_that_hold_no_centroids(rows, centroids, tmp_path):
@@ -180,6 +302,14 @@ def test_data_that_cannot_be_fitted(rows, tmp_path):
         Cluster(k=3).fit(np.full((5, 2), np.nan), path)
     with pytest.raises(ScoreError, match=r"shape \(rows, dimensions\), and these are \(24,\)"):
         Cluster(k=3).fit(VECTORS[:, 0], path)
+    with pytest.raises(ScoreError, match=r"silhouette at k=24 needs more than 24 vectors, and there are 24"):
+        Cluster(k=(4, 24)).fit(rows, path)
+    with pytest.raises(ScoreError, match=r"Cluster\(k=3\): so many of the 8 vectors are equal"):
+        Cluster(k=(2, 3)).fit(np.repeat([[0.0, 1.0], [2.0, 3.0]], 4, axis=0), path)
+    with pytest.raises(ConfigError, match=r"sample=0 rows: it has to be an int of at least 1"):
+        Cluster(k=(2, 3)).fits(VECTORS, sample=0)
+    with pytest.raises(ConfigError, match=r"Cluster\(k=\(1,\)\): k to try have to be different ints of at least 2"):
+        Cluster(k=1).fits(VECTORS)
     assert not path.exists()
 
 
@@ -203,6 +333,14 @@ def test_columns_that_hold_no_vectors(rows, centroids):
     [
         ({"k": 0}, r"Cluster\(k=0\): it has to be an int of at least 1"),
         ({"k": 2.0}, r"Cluster\(k=2.0\): it has to be an int"),
+        ({"k": ()}, r"Cluster\(k=\(\)\): k to try have to be different ints of at least 2, one or more"),
+        ({"k": [4, 1]}, r"Cluster\(k=\(4, 1\)\): k to try have to be different ints of at least 2"),
+        ({"k": (4, 4)}, r"k to try have to be different ints"),
+        ({"k": (4, "8")}, r"k to try have to be different ints"),
+        ({"k": (4, 8), "centroids": "a.npy"}, r"Cluster\(k=\(4, 8\), centroids='a.npy'\): centroids are of one k"),
+        ({"init": "kmeans"}, r"Cluster\(init='kmeans'\): it has to be one of 'random', 'k-means\+\+'"),
+        ({"backend": "Faiss"}, r"Cluster\(backend='Faiss'\): it has to be one of 'sklearn', 'faiss'"),
+        ({"backend": "faiss", "init": "k-means++"}, r"backend='faiss'\) starts from random rows: leave out init"),
         ({"seed": -1}, r"Cluster\(seed=-1\): it has to be an int of at least 0"),
         ({"column": ""}, r"Cluster\(column=''\): it has to be the name of a column"),
         ({"centroids": 3}, r"Cluster\(centroids=3\): it has to be the path of a file"),

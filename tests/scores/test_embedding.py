@@ -11,9 +11,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Embedding, embedding
+from hf_datasel.scores import Embedding, Length, Loss, embedding
 from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.models import tokenizer_identity
+from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.models import load_tokenizer, tokenizer_identity
 from hf_datasel.selectors import as_numpy
 from hf_datasel.testing import contract
 from hf_datasel.tokens import Prepared, TokenSettings, prepare
@@ -48,7 +49,11 @@ def encoder_dir(tmp_path_factory, tiny_model_dir):
     return str(folder)
 
 
-@contract(Embedding(), Embedding(part="response", pooling="last", normalize=False, max_length=20, column_prefix="v_"))
+@contract(
+    Embedding(),
+    Embedding(part="response", pooling="last", normalize=False, max_length=20, column_prefix="v_"),
+    Embedding(part="response", as_trained=True),
+)
 def test_contract(check, score, rows, tiny_model_dir):
     check(score, rows, tiny_model_dir)
 
@@ -130,7 +135,7 @@ def test_pooling_leaves_padding_out():
     ids = [np.array([2, 4, 9]), np.array([6]), np.array([1, 2])]
     for pooling, expected in (("mean", [5.0, 6.0, 1.5]), ("last", [9.0, 6.0, 2.0])):
         made = object.__new__(embedding._Encoder)
-        made.backbone, made.device, made.autocast, made.padding = Padded(), torch.device("cpu"), None, 0
+        made.backbone, made.device, made.padding = Padded(), torch.device("cpu"), 0
         made.pooling = pooling
         assert made.pooled(ids).tolist() == [[value, value] for value in expected]
 
@@ -170,11 +175,38 @@ def test_map_infers_float32(encoder_dir, rows):
 
 
 def test_the_tokenizer_stays_as_it_is(encoder_dir, rows):
-    tokenizer = embedding.load_tokenizer(encoder_dir)
+    tokenizer = load_tokenizer(encoder_dir)
     before = tokenizer_identity(tokenizer)
     assert tokenizer.backend_tokenizer.truncation["max_length"] == 16
     score(rows, [Embedding(encoder_dir)])
     assert tokenizer_identity(tokenizer) == before
+
+
+# -- the row as training sees it --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("part", ["prompt", "response", "both"])
+@pytest.mark.parametrize("pooling", ["mean", "last"])
+def test_as_trained_pools_the_tokens_of_training(part, pooling, model, tokenizer, rows):
+    found = score(rows, [Embedding(part=part, pooling=pooling, as_trained=True)], model=model, tokenizer=tokenizer)
+    settings = TokenSettings()
+    trained = Prepared(prepare(converted(Pool(rows), True), tokenizer, settings), tokenizer, settings).marked(True)
+    for vector, ids, (start, stop) in zip(found["embedding"], trained["input_ids"], trained["spans"], strict=True):
+        with torch.no_grad():
+            states = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        part_of = {"prompt": states[:start], "response": states[start:stop], "both": states}[part]
+        expected = part_of[-1] if pooling == "last" else part_of.mean(dim=0)
+        np.testing.assert_allclose(vector, expected / expected.norm(), atol=1e-5)
+
+
+def test_as_trained_shares_the_pass_of_the_losses(model, tokenizer, rows):
+    live = {"model": model, "tokenizer": tokenizer}
+    seen = []
+    model.base_model.layers[0].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    loss = score(rows, [Loss()], **live)["loss"][:]
+    one_pass, seen[:] = sum(seen), []
+    together = score(rows, [Embedding(as_trained=True), Loss(), Length("tokens")], **live)
+    assert sum(seen) == one_pass
+    assert together["loss"][:] == loss
+    assert together["embedding"][:] == score(rows, [Embedding(as_trained=True)], **live)["embedding"][:]
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
@@ -244,11 +276,13 @@ def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
         score(rows, [Embedding(str(t5))])
     adapter = tmp_path / "adapter"
     adapter.mkdir()
+    tokenizer.save_pretrained(adapter)
     (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model.config.name_or_path}"}}')
     with pytest.raises(ModelError, match=r"is an adapter.*Pass it as the model of hf_datasel.score"):
         score(rows, [Embedding(str(adapter))])
 
 
-def test_more_vectors_than_a_column_holds():
-    with pytest.raises(ScoreError, match=r"embed at most 5,592,405 rows at once"):
-        embedding._room_for(6_000_000, 384)
+def test_more_vectors_than_a_column_holds(model):
+    assert embedding._check_room(67_000_000, ModelContext(model)) == 32
+    with pytest.raises(ScoreError, match=r"embed at most 67,108,863 rows at once"):
+        embedding._check_room(67_108_864, ModelContext(model))

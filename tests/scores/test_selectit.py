@@ -15,12 +15,14 @@ from datasets import Dataset, Value
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows, converted
-from hf_datasel.scores import SelectIT, selectit
+from hf_datasel.scores import Loss, SelectIT, models, selectit
+from hf_datasel.scores.context import ModelContext
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.rating import RATING_PROMPTS, RatingLogits, RatingRequest
 from hf_datasel.scores.selectit import model_scores, rating_probabilities, sentence_scores, token_scores
 from hf_datasel.testing import contract
 from hf_datasel.tokens import Prepared, TokenSettings, prepare
+from hf_datasel.tokens.sequences import Ragged
 
 SHORT = ("Good? 1 to {ratings}.", "Useful? 1 to {ratings}.")
 SEVERAL = SelectIT(level="model", parameters=1, models=[("to be named", 3)], prompts=SHORT)
@@ -120,9 +122,8 @@ def test_probabilities_equal_a_plain_forward(model, tokenizer, rows):
     request = RatingRequest(tokenizer, 5)
     read = canonical_rows(rows[:])
     contexts = [each for prompt in RATING_PROMPTS for each in request.contexts(read, prompt, None)[0]]
-    rater = RatingLogits(model, request.tokens, tokens_per_batch=900)
-    with torch.no_grad():
-        found = rating_probabilities(rater.rate(contexts))
+    rater = RatingLogits(ModelContext(model, tokens_per_batch=900), request.tokens)
+    found = rating_probabilities(rater.rate(Ragged([contexts]), "ratings"))
     assert rater._backend == rater._head_only  # not one row at a time
     expected = [
         plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, prompt))
@@ -225,18 +226,17 @@ def test_several_models_are_weighed_by_size(tiny_model_dir, tiny_text_model_dir,
 
 def test_one_model_is_held_at_a_time(monkeypatch, tiny_model_dir, tiny_text_model_dir, rows):
     names = [str(tiny_model_dir), str(tiny_text_model_dir)]
-    read, held = selectit.read_model, []
+    read, held = models.read_model, []
 
-    def counted(*args):
+    def counted(loading):
         gc.collect()
         assert [each for each in held if each() is not None] == []
-        held.append(weakref.ref(model := read(*args)))
+        held.append(weakref.ref(model := read(loading)))
         return model
 
-    monkeypatch.setattr(selectit, "read_model", counted)
-    monkeypatch.setattr("hf_datasel.scores.engine.read_model", counted)
-    score(rows, [SelectIT(names[0], level="model", parameters=1, models=((names[1], 3),))])
-    assert len(held) == 2
+    monkeypatch.setattr(models, "read_model", counted)
+    score(rows, [Loss(names[1]), SelectIT(names[0], level="model", parameters=1, models=((names[1], 3),))])
+    assert len(held) == 3
 
 
 def test_several_models_are_in_the_spec_and_the_pickle(tiny_model_dir, tiny_text_model_dir):

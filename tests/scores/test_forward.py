@@ -23,9 +23,10 @@ from transformers import (
 )
 
 from hf_datasel.errors import ModelError
-from hf_datasel.scores import nll
-from hf_datasel.scores.nll import NLL, plan_batches
-from hf_datasel.scores.quiet import inference
+from hf_datasel.scores import forward
+from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.forward import SummedNLL
+from hf_datasel.scores.planning import plan_batches
 from hf_datasel.tokens import Sequences
 
 VOCABULARY = 80
@@ -81,9 +82,10 @@ def sequences():
     return Sequences(Dataset.from_dict({"input_ids": ids, "spans": spans}), np.arange(len(ids)))
 
 
-def scored(model, sequences, tokens_per_batch=8192):
-    with inference(model):
-        return NLL(model, tokens_per_batch)(sequences)
+def scored(model, sequences, tokens_per_batch=8192, autocast=None):
+    """(summed losses, scored tokens) of each sequence."""
+    found = ModelContext(model, tokens_per_batch, autocast).reduced(sequences, SummedNLL(), "loss")
+    return found[:, 0], found[:, 1].astype(int)
 
 
 def plain(model, sequences, plain_losses):
@@ -116,7 +118,7 @@ def test_batch_size_does_not_matter(model, sequences, tokens_per_batch):
 
 def test_chunks_of_the_head_do_not_matter(model, sequences, monkeypatch):
     whole = scored(model, sequences)[0]
-    monkeypatch.setitem(nll._CHUNK_BYTES, "cpu", 4 * 300 * 3)
+    monkeypatch.setitem(forward._CHUNK_BYTES, "cpu", 4 * 300 * 3)
     np.testing.assert_allclose(scored(model, sequences)[0], whole, rtol=1e-5)
 
 
@@ -153,10 +155,10 @@ def test_adapters_are_on(model, sequences, plain_losses):
     assert np.abs(sums - bare).max() > 0.1
 
 
-def test_virtual_tokens_are_refused(model):
+def test_virtual_tokens_are_refused(model, sequences):
     config = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
     with pytest.raises(ModelError, match="Prompt-learning adapters"):
-        NLL(get_peft_model(model, config))
+        scored(get_peft_model(model, config), sequences)
 
 
 def test_half_precision_weights_are_close(model, sequences):
@@ -168,8 +170,7 @@ def test_half_precision_weights_are_close(model, sequences):
 
 def test_autocast_computes_in_the_dtype_asked_for(model, sequences):
     exact = scored(model, sequences)[0]
-    with inference(model):
-        low = NLL(model, autocast=torch.bfloat16)(sequences)[0]
+    low = scored(model, sequences, autocast=torch.bfloat16)[0]
     np.testing.assert_allclose(low, exact, rtol=0.05)
     assert not np.array_equal(low, exact)
     assert all(weight.dtype == torch.float32 for weight in model.parameters())
