@@ -16,6 +16,7 @@ from hf_datasel.scores.embedding import Embedding
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
+from hf_datasel.scores.ranks import Ranks
 from hf_datasel.scores.scoring import score
 from hf_datasel.scores.selectit import SelectIT
 from hf_datasel.scores.store import ScoreStore
@@ -29,6 +30,7 @@ __all__ = [
     "Length",
     "Loss",
     "ModelScore",
+    "Ranks",
     "Score",
     "ScoreStore",
     "SelectIT",

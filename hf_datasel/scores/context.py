@@ -35,7 +35,10 @@ class Table(Protocol):
         """Keep results."""
 
     def close(self) -> None:
-        """Put what was kept in order."""
+        """End what this process writes."""
+
+    def compact(self) -> None:
+        """Put what all processes have written in order."""
 
 
 class Tables(Protocol):
@@ -287,7 +290,11 @@ class ModelContext:
             for table in tables:
                 if table is not None:
                     table.close()
-        return [ranks.total(each) for each in values]
+        found = [ranks.total(each) for each in values]  # every process has closed its tables once these are there
+        for table in tables:
+            if table is not None and ranks.is_first:
+                table.compact()
+        return found
 
     def _table(self, output: Output) -> Table | None:
         if self.store is None or output.spec is None or (self.model is not None and self.identity is None):

@@ -65,9 +65,9 @@ class Ranks:
         """Any picklable object that the first process holds."""
         if self.size == 1:
             return value
-        from accelerate.utils import broadcast_object_list
-
-        return broadcast_object_list([value])[0]
+        held = [value]
+        torch.distributed.broadcast_object_list(held, src=0)
+        return held[0]
 
     def wait(self) -> None:
         """Go on once every process has come this far."""

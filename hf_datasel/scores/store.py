@@ -109,10 +109,13 @@ class StoreTable:
         self._writer.append(keys, np.ascontiguousarray(values, dtype=self.dtype))
 
     def close(self) -> None:
-        """End this process's segment, and put what is finished into Parquet, unless another process is at it."""
+        """End what this process writes."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+    def compact(self) -> None:
+        """Put what is finished into Parquet, unless another process is at it."""
         if not self.folder.is_dir():
             return
         try:

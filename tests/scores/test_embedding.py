@@ -12,8 +12,8 @@ from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, converted
 from hf_datasel.scores import Embedding, Length, Loss, embedding
-from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.models import load_tokenizer, tokenizer_identity
 from hf_datasel.selectors import as_numpy
 from hf_datasel.testing import contract

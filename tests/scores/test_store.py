@@ -49,6 +49,7 @@ def kept(folder, numbers, close=True, **spec):
     made.append(keys(numbers), np.array([[each, each / 7] for each in numbers], dtype=np.float64))
     if close:
         made.close()
+        made.compact()
     return made
 
 
@@ -128,6 +129,7 @@ def test_a_segment_at_work_is_read_and_left_alone(tmp_path):
     assert filled(tmp_path, [1, 2])[0] == [True, True]
     at_work.append(keys([3]), np.ones((1, 2)))
     at_work.close()
+    at_work.compact()
     assert filled(tmp_path, [1, 2, 3])[0] == [True, True, True]
     assert list(tmp_path.glob("*/*.segment")) == []
 
@@ -194,7 +196,7 @@ def test_a_disk_that_takes_no_more(tmp_path, monkeypatch):
     made = kept(tmp_path, [1], close=False)
     with monkeypatch.context() as patch:
         patch.setattr("hf_datasel.scores.segments.os.write", full)
-        with pytest.raises(ScoreError, match="Cannot write to the score store at .*: No space left on device"):
+        with pytest.raises(ScoreError, match=r"Cannot write to the score store at .*: No space left on device"):
             made.append(keys([2]), np.ones((1, 2)))
     made.close()
     assert filled(tmp_path, [1, 2])[0] == [True, False]
@@ -333,7 +335,7 @@ def test_the_same_files_elsewhere_are_the_same_model(tmp_path, tiny_model_dir, p
 
 
 def test_a_live_model_is_refused(tmp_path, model, tokenizer, pool_rows):
-    with pytest.raises(ScoreError, match="this is a live LlamaForCausalLM. Save it and pass its folder"):
+    with pytest.raises(ScoreError, match=r"this is a live LlamaForCausalLM\. Save it and pass its folder"):
         score(pool_rows, [Loss()], model=model, tokenizer=tokenizer, store=tmp_path)
 
 
@@ -407,12 +409,12 @@ def test_an_error_half_way_keeps_what_was_computed(tmp_path, tiny_model_dir, poo
     def failing(self, batch):
         seen.append(len(batch))
         if len(seen) == 6:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("stop")
         return counted(self, batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(forward.Forwards, "hidden", failing)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt, match="stop"):
             score(pool_rows, [Loss()], model=tiny_model_dir, store=tmp_path, tokens_per_batch=100)
     passes.clear()
     score(pool_rows, [Loss()], model=tiny_model_dir, store=tmp_path, tokens_per_batch=100)

@@ -1,0 +1,85 @@
+"""Scoring with several processes: the same numbers bit for bit, whoever started them, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+_SCRIPT = """
+import json, sys
+from datasets import Dataset, disable_progress_bars
+from hf_datasel import score
+from hf_datasel.scores import IFD, Cluster, Embedding, Loss, Ranks, SelectIT
+disable_progress_bars()
+folder, model, store = sys.argv[1:4]
+rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
+scores = [IFD(), Embedding(as_trained=True), SelectIT(level="token")] + ([Cluster(k=3)] if store else [])
+lines = []
+found = score(rows, scores, model=model, tokens_per_batch=200, store=store or None, on_summary=lines.append)
+one = score(rows.select([0]), [Loss()], model=model)
+ranks = Ranks.current()
+names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
+result = {"size": ranks.size, "lines": len(lines), "one": one["loss"][:], "found": [found[name][:] for name in names]}
+with open(f"{folder}/result-{ranks.size}-{ranks.index}.json", "w") as file:
+    json.dump(result, file)
+"""
+
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--mixed_precision", "no"],
+}
+
+
+def run(folder: Path, model: Path, launcher: str | None = None, store: str = "") -> list[dict]:
+    """The result of each process."""
+    (folder / "script.py").write_text(_SCRIPT)
+    command = [sys.executable, *LAUNCHERS.get(launcher or "", []), str(folder / "script.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*command, str(folder), str(model), store],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    size = 2 if launcher else 1
+    return [json.loads((folder / f"result-{size}-{rank}.json").read_text()) for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pool_rows: Dataset) -> Path:
+    made = tmp_path_factory.mktemp("ranks")
+    pool_rows.to_parquet(made / "rows.parquet")
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, tiny_model_dir: Path) -> dict:
+    """What one process finds."""
+    return run(folder, tiny_model_dir)[0]
+
+
+@pytest.mark.parametrize("launcher", list(LAUNCHERS))
+def test_two_processes_give_what_one_gives(launcher, folder, tiny_model_dir, alone):
+    first, second = run(folder, tiny_model_dir, launcher)
+    assert (first["size"], second["size"]) == (2, 2)
+    assert first["found"] == second["found"] == alone["found"]
+    assert first["one"] == second["one"] == alone["one"]  # one row: a process without a batch
+    assert (first["lines"], second["lines"]) == (3, 0)
+
+
+def test_a_store_that_two_processes_share(tmp_path, folder, tiny_model_dir, alone):
+    for _ in range(2):
+        first, second = run(folder, tiny_model_dir, "torchrun", str(tmp_path))
+        assert first["found"] == second["found"]
+        assert first["found"][:5] == alone["found"]
+        assert list(tmp_path.glob("*/*.segment")) == []
+    assert run(folder, tiny_model_dir, None, str(tmp_path))[0]["found"] == first["found"]
