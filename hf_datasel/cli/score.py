@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
+from hf_datasel.cli.tables import column_table
 from hf_datasel.errors import ConfigError
 
 __all__ = ["ScoreArguments", "run"]
@@ -19,13 +19,24 @@ class ScoreArguments:
     """What to compute, with which model, and where it goes."""
 
     scores: list[str] = field(
-        default_factory=lambda: ["ifd"], metadata={"help": "Names of scores; `hf-datasel list` shows them."}
+        default_factory=lambda: ["ifd"],
+        metadata={
+            "help": "Names of scores; `hf-datasel list` shows them. In a config file each may carry its settings, and "
+            "a name may come twice: [loss, {ifd: {convention: iterit, column_prefix: iterit_}}]."
+        },
     )
     scores_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Settings by score, such as {"ifd": {"convention": "iterit"}}.'}
     )
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model that scores: Hub id or folder."})
     model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub model."})
+    dtype: str | None = field(default=None, metadata={"help": "Of the weights, as in from_pretrained; auto if unset."})
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'More arguments of from_pretrained, such as {"quantization_config": {"load_in_4bit": true}}.'
+        },
+    )
     scoring_tokens_per_batch: int | None = field(
         default=None,
         metadata={
@@ -33,42 +44,93 @@ class ScoreArguments:
         },
     )
     output_dir: str = field(default="outputs/score", metadata={"help": "Folder for scored.parquet."})
+    store: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps every batch, so that a run that was killed goes on where it was, and rows that "
+            "were added are all that is scored; by default OUTPUT_DIR/store."
+        },
+    )
+    repo_id: str | None = field(
+        default=None, metadata={"help": "Also push the scored dataset to this dataset repository on the Hub."}
+    )
+    private: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
 
 
 def run(argv: Sequence[str]) -> None:
-    """Score a dataset and write it as Parquet; print a line and the quantiles of each score."""
+    """Score a dataset and write it as Parquet; print a line and the distribution of each score."""
     dataset_arguments, arguments = parse((DatasetArguments, ScoreArguments), argv, "score")
     show_progress_messages()
-    from hf_datasel.scores import by_name, score
+    from hf_datasel.scores import Ranks, ScoreStore, score
 
     folder = output_folder(arguments.output_dir)
-    if not isinstance(arguments.scores, list):
-        raise ConfigError(f"scores has to be a list of names, and is {arguments.scores!r}.")
-    settings = as_dict(arguments.scores_kwargs, "scores_kwargs")
-    unknown = [name for name in settings if name not in arguments.scores]
-    if unknown:
-        raise ConfigError(f"scores_kwargs names {unknown[0]!r}, which is not among scores {arguments.scores}.")
-    settings = {name: as_dict(value, f"scores_kwargs[{name!r}]") for name, value in settings.items()}
-    model = {"model": arguments.model_name_or_path, "revision": arguments.model_revision}
-    scores = [by_name(name, settings.get(name), defaults=model) for name in arguments.scores]
+    scores = _scores(arguments)
+    first = Ranks.current().is_first
     scored = score(
-        dataset_arguments.load(), scores, tokens_per_batch=arguments.scoring_tokens_per_batch, on_summary=print
+        dataset_arguments.load(),
+        scores,
+        arguments.model_name_or_path,
+        tokens_per_batch=arguments.scoring_tokens_per_batch,
+        on_summary=print,
+        store=ScoreStore(arguments.store or folder / "store"),
     )
-    path = folder / "scored.parquet"
-    scored.to_parquet(path)
+    if not first:
+        return
     names = [f"{each.column_prefix}{name}" for each in scores for name in each.columns()]
-    print(quantile_table(scored, list(dict.fromkeys(names))))
-    print(f"Written to {path}.")
+    _write(scored, folder)
+    print(column_table(scored, list(dict.fromkeys(names))))
+    print(f"Written to {folder / 'scored.parquet'}.")
+    if arguments.repo_id is not None:
+        _push(scored, arguments.repo_id, arguments.private)
 
 
-def quantile_table(dataset: Any, names: list[str]) -> str:
-    """Minimum, quartiles and maximum of each numeric column, as text."""
-    lines = [f"{'column':<18}{'min':>10}{'25 %':>10}{'median':>10}{'75 %':>10}{'max':>10}"]
-    for name in names:
-        if getattr(dataset.features[name], "dtype", "string") == "string":  # reasons, and vectors, which have no dtype
+def _scores(arguments: ScoreArguments) -> list[Any]:
+    from hf_datasel.scores import by_name
+
+    by_score = as_dict(arguments.scores_kwargs, "scores_kwargs")
+    named = _named(arguments.scores)
+    unknown = [name for name in by_score if name not in [each for each, _ in named]]
+    if unknown:
+        listed = [each for each, _ in named]
+        raise ConfigError(f"scores_kwargs names {unknown[0]!r}, which is not among scores {listed}.")
+    loading = {
+        "revision": arguments.model_revision,
+        "dtype": arguments.dtype,
+        "model_init_kwargs": as_dict(arguments.model_init_kwargs, "model_init_kwargs") or None,
+    }
+    found = []
+    for name, own in named:
+        settings = {**as_dict(by_score.get(name), f"scores_kwargs[{name!r}]"), **own}
+        found.append(by_name(name, settings, defaults={} if settings.get("model") else loading))
+    return found
+
+
+def _named(scores: Any) -> list[tuple[str, Mapping[str, Any]]]:
+    """Names and settings, from a list of names and of mappings with one name each."""
+    if not isinstance(scores, list):
+        raise ConfigError(f"scores has to be a list of names, and is {scores!r}.")
+    found: list[tuple[str, Mapping[str, Any]]] = []
+    for each in scores:
+        if isinstance(each, str):
+            found.append((each, {}))
             continue
-        values = dataset.data.column(name).to_numpy().astype(np.float64)
-        values = values[~np.isnan(values)]
-        cells = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
-        lines.append(f"{name:<18}" + "".join(f"{cell:>10.4g}" for cell in cells))
-    return "\n".join(lines)
+        if not isinstance(each, dict) or len(each) != 1:
+            raise ConfigError(f"scores holds {each!r}: it has to be a name, or a name and its settings.")
+        ((name, settings),) = each.items()
+        found.append((str(name), as_dict(settings, f"scores[{name!r}]")))
+    return found
+
+
+def _write(scored: Any, folder: Path) -> None:
+    """The file as a whole or not at all: a run may be killed here too. Beside it, where its columns come from."""
+    from hf_datasel.scores.origins import write_origins
+
+    draft = folder / "scored.parquet.tmp"
+    scored.to_parquet(draft)
+    draft.replace(folder / "scored.parquet")
+    write_origins(folder / "scored.json", scored.data.columns)
+
+
+def _push(scored: Any, repo_id: str, private: bool | None) -> None:
+    info = scored.push_to_hub(repo_id, private=private)
+    print(f"Published: {info.repo_url}")

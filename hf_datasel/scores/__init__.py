@@ -14,9 +14,12 @@ from hf_datasel.scores.cluster import Cluster
 from hf_datasel.scores.compressibility import Compressibility
 from hf_datasel.scores.embedding import Embedding
 from hf_datasel.scores.ifd import IFD
+from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
 from hf_datasel.scores.ranks import Ranks
+from hf_datasel.scores.reward import Reward
+from hf_datasel.scores.rewardgap import RewardGap
 from hf_datasel.scores.scoring import score
 from hf_datasel.scores.selectit import SelectIT
 from hf_datasel.scores.store import ScoreStore
@@ -27,10 +30,13 @@ __all__ = [
     "Columns",
     "Compressibility",
     "Embedding",
+    "Judge",
     "Length",
     "Loss",
     "ModelScore",
     "Ranks",
+    "Reward",
+    "RewardGap",
     "Score",
     "ScoreStore",
     "SelectIT",

@@ -73,7 +73,7 @@ class ModelContext:
             slower, and 16,384 elsewhere.
         autocast: compute in this dtype instead of the weights' own.
         progress: show a progress bar where the output is a terminal.
-        identity: what the model is, as its loading says; None for a live one, whose results are not kept.
+        loading: of a model that is loaded by name, instead of `model`. The results of a live one are not kept.
         store: where results are kept.
         models: where models are loaded by name.
     """
@@ -85,20 +85,32 @@ class ModelContext:
         autocast: torch.dtype | None = None,
         progress: bool = True,
         *,
-        identity: Mapping[str, Any] | None = None,
+        loading: Loading | None = None,
         store: Tables | None = None,
         models: Models | None = None,
     ):
-        self.model = model
         self.autocast = autocast
         self.progress = progress
-        self.identity = identity
+        self.loading = loading
         self.store = store
         self.models = Models() if models is None else models
+        self._model = model
         self._asked_tokens = tokens_per_batch
         self._forwards: Forwards | None = None
         self._wanted: dict[Sequences, list[Reduction]] = {}
         self._found: dict[tuple[Sequences, Reduction], np.ndarray] = {}
+
+    @property
+    def model(self) -> Any:
+        """The model. One that is loaded by name is loaded when it is first asked for."""
+        if self._model is None and self.loading is not None:
+            self._model = self.models.get(self.loading)
+        return self._model
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What the model is, as its loading says; None for a live one."""
+        return None if self.loading is None else self.loading.identity()
 
     @property
     def device(self) -> torch.device:
@@ -125,13 +137,15 @@ class ModelContext:
         }
 
     def other(self, loading: Loading) -> ModelContext:
-        """The same, with a model loaded by name. The one loaded before is let go."""
+        """The same, with a model loaded by name. One that this context has loaded is let go until it is needed."""
+        if self.loading is not None:
+            self._model, self._forwards = None, None
         return ModelContext(
-            self.models.get(loading),
+            None,
             self._asked_tokens,
             self.autocast,
             self.progress,
-            identity=loading.identity(),
+            loading=loading,
             store=self.store,
             models=self.models,
         )
@@ -297,14 +311,15 @@ class ModelContext:
         return found
 
     def _table(self, output: Output) -> Table | None:
-        if self.store is None or output.spec is None or (self.model is not None and self.identity is None):
+        live = self.loading is None and self.model is not None
+        if self.store is None or output.spec is None or live:
             return None
-        spec = {**output.spec, **({} if self.model is None else self._of_model())}
+        spec = {**output.spec, **({} if self.loading is None else self._of_model())}
         return self.store.table(json.loads(json.dumps(spec)), output.width, np.dtype(output.dtype))
 
     def _of_model(self) -> dict[str, Any]:
         return {
-            "model": dict(self.identity or {}),
+            "model": self.identity,
             "weights_dtype": str(self._weights_dtype()),
             "autocast": None if self.autocast is None else str(self.autocast),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,8 +13,10 @@ import torch
 
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError, did_you_mean
 from hf_datasel.formats import Batch, Part, Row
-from hf_datasel.scores.base import Columns, ModelScore
+from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.endpoint import Endpoint
+from hf_datasel.scores.endpoint_vectors import EndpointVectors, check_settings
 from hf_datasel.scores.forward import PooledStates
 from hf_datasel.scores.loss import null_counts
 from hf_datasel.scores.models import Kind
@@ -43,6 +45,12 @@ class Embedding(ModelScore):
     With `as_trained` a causal LM reads the row exactly as training does, chat template and all, and `part` says which
     of those tokens are pooled: the forward pass is then the one that `Loss` and `IFD` need, and is shared with them.
 
+    With `base_url` the vectors are those of an OpenAI-compatible endpoint (vLLM, text-embeddings-inference, OpenAI),
+    where `model` is a name. Nothing is loaded here, each distinct text is sent once, and what a text is cut to is the
+    server's business. The token is that of `OPENAI_API_KEY`, or of what `api_key_env` names. Rows without a vector
+    then are `refused` (the endpoint does not take the text, which may be too long), or `no_answer`; with a score store
+    a further run asks only about the latter, and about those that it had not come to.
+
     Reads any supported row format. Writes `embedding` (list of float32) and `embedding_reason` ("" for a row with a
     vector). Cost: one forward pass without the LM head, or none of its own with `as_trained`.
     Reference: the last token's state over prompt and completion is what Yu et al. 2024 (2409.11378) take of Llama 2;
@@ -63,6 +71,14 @@ class Embedding(ModelScore):
     """Scale each vector to length 1."""
     as_trained: bool = field(default=False, kw_only=True)
     """Read the row with the tokens that training gives it. Takes a causal LM."""
+    base_url: str | None = field(default=None, kw_only=True)
+    """Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; None runs the model here."""
+    dimensions: int | None = field(default=None, kw_only=True)
+    """Numbers of a vector, where the endpoint's model can shorten them; None is its own."""
+    concurrency: int = field(default=8, kw_only=True)
+    """Requests to the endpoint under way at once, at most, in each process: the rows are dealt to all of them."""
+    api_key_env: str | None = field(default=None, kw_only=True)
+    """Environment variable with the endpoint's token."""
 
     @property
     def kind(self) -> Kind:
@@ -83,6 +99,27 @@ class Embedding(ModelScore):
                 raise ConfigError(f"Embedding({name}={value!r}): it has to be one of {options}.{hint}")
         if type(self.normalize) is not bool:
             raise ConfigError(f"Embedding(normalize={self.normalize!r}): it has to be True or False.")
+        changed = {each.name for each in fields(self) if getattr(self, each.name) != each.default}
+        check_settings({name: value for name, value in self.settings().items() if name in changed})
+        if self.base_url is not None:
+            self._endpoint()
+
+    def _endpoint(self) -> Endpoint:
+        model: Any = self.model  # None is refused there
+        return Endpoint(model, self.base_url, api_key_env=self.api_key_env, concurrency=self.concurrency)
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        return self.base_url is None
+
+    def spec(self) -> dict[str, Any]:
+        return super().spec() if self.base_url is None else {**Score.spec(self), "resolved_model": None}
+
+    def _identity(self) -> str:
+        return super()._identity() if self.base_url is None else Score._identity(self)
+
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+        return super()._rows_of(dataset) if self.base_url is None else Score._rows_of(self, dataset)
 
     def columns(self) -> dict[str, pa.DataType]:
         return {"embedding": pa.list_(pa.float32()), "embedding_reason": pa.string()}
@@ -110,7 +147,11 @@ class Embedding(ModelScore):
                 f"Rows with only a text column have no {'response' if self.as_trained else self.part} to embed. "
                 "Embedding(part='both') takes all of the text."
             )
-        found, owner, reasons = self._states(rows, context) if self.as_trained else self._encoded(rows, context)
+        if self.base_url is not None:
+            vectors = EndpointVectors(rows, self._text, self._endpoint(), self.dimensions)
+            found, owner, reasons = vectors.found(context, lambda dimensions: _check_room(len(rows), dimensions))
+        else:
+            found, owner, reasons = self._states(rows, context) if self.as_trained else self._encoded(rows, context)
         if self.normalize:
             lengths = np.linalg.norm(found, axis=1, keepdims=True)
             found /= np.maximum(lengths, 1e-12)
@@ -123,7 +164,7 @@ class Embedding(ModelScore):
 
     def _states(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Vectors of shape (sequences, dimensions), the row of each, and the reason of each row."""
-        _check_room(len(rows), context)
+        _check_room(len(rows), _hidden_size(context))
         tokens = rows.training()
         sequences: Sequences = tokens.conditional
         reduction = PooledStates(self.part, self.pooling)
@@ -132,7 +173,8 @@ class Embedding(ModelScore):
 
     def _encoded(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same, of the rows' texts as they are."""
-        dimensions = _check_room(len(rows), context)
+        dimensions = _hidden_size(context)
+        _check_room(len(rows), dimensions)
         encoder = _Encoder(context, rows.tokenizer, self._length(rows.tokenizer, context.model, rows), self.pooling)
         reasons = np.full(len(rows), "", dtype=object)
         texts = Ragged(self._tokens(rows, encoder, reasons))
@@ -228,20 +270,19 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
         backend.no_padding() if padding is None else backend.enable_padding(**padding)
 
 
-def _check_room(rows: int, context: ModelContext) -> int:
-    """The numbers of a vector.
+def _hidden_size(context: ModelContext) -> int:
+    size: int = context.model.config.get_text_config().hidden_size
+    return size
 
-    Raises:
-        ScoreError: all of them are more than one column can hold.
-    """
-    dimensions: int = context.model.config.get_text_config().hidden_size
-    most = np.iinfo(np.int32).max // dimensions
+
+def _check_room(rows: int, dimensions: int) -> None:
+    """Refuse vectors that are more than one column can hold."""
+    most = np.iinfo(np.int32).max // max(dimensions, 1)
     if rows > most:
         raise ScoreError(
             f"{rows:,} vectors of {dimensions:,} numbers are more than one column can hold: embed at most {most:,} "
             "rows at once, with dataset.select(...) or in map."
         )
-    return dimensions
 
 
 def _list_array(vectors: np.ndarray, owner: np.ndarray, rows: int) -> pa.Array:

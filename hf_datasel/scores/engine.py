@@ -87,13 +87,16 @@ class Engine:
         """The score's spec, and everything here that decides its numbers too. After `compute`."""
         if not score.needs_tokenizer:
             return score.spec()
-        tokenizer = self._loading(score)[1]
+        loading, tokenizer = self._loading(score)
         tokens = {**asdict(self._settings(score)), "tokenizer": tokenizer_identity(tokenizer)}
         spec = {**score.spec(), "tokens": tokens}
-        if isinstance(score, ModelScore):
-            fits = self._context is not None and self._context[0] == self._key(score)
-            spec |= {"computed": self._context[1].describe() if fits and self._context is not None else None}
-        return spec
+        if not isinstance(score, ModelScore):
+            return spec
+        fits = self._context is not None and self._context[0] == self._key(score)
+        computed = self._context[1].describe() if fits and self._context is not None else None
+        if loading is not None:
+            spec["resolved_model"] = loading.identity()["weights"]
+        return {**spec, "computed": computed}
 
     def _inputs(self, score: Score, indices: np.ndarray | None) -> tuple[TokenRows, ModelContext]:
         if not score.needs_tokenizer:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scores.context import ModelContext
 
-__all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest"]
+__all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest", "task_and_answer"]
 
 RATING_PROMPTS = (
     "Rate how well the answer does what the task asks for, from 1 (not at all) to {ratings} (completely). Reply with "
@@ -73,7 +73,7 @@ class RatingRequest:
         A row that does not fit into `max_length` tokens loses the end of its response.
         """
         question = question.replace("{ratings}", str(self.ratings))
-        parts = [_parts(row) for row in rows]
+        parts = [task_and_answer(row) for row in rows]
         found: list[np.ndarray | None] = []
         reasons = []
         encoded = self._encode([_text(prompt, response, question) for prompt, response in parts], 1) if parts else []
@@ -125,7 +125,7 @@ class RatingRequest:
         return None
 
 
-def _parts(row: Row) -> tuple[str, str]:
+def task_and_answer(row: Row) -> tuple[str, str]:
     """What stands before the last response, and that response; of several turns, each with its role."""
     *before, last = row.turns
     if len(before) == 1:

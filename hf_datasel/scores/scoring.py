@@ -15,6 +15,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, Score
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.models import Models
+from hf_datasel.scores.origins import remember
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.scores.store import ScoreStore
 
@@ -78,6 +79,9 @@ def score(
             engine.announce(group)
             for at in [at for at in stage if ready[at] in group]:
                 found[at] = engine.compute(ready[at])
+                spec = engine.describe(ready[at])
+                for column in found[at].values():
+                    remember(column, spec)
                 if ranks.is_first:
                     _report(summary(ready[at], found[at]), found[at], on_summary)
         data = _joined(data, [found[at] for at in stage])

@@ -54,7 +54,8 @@ class Selection:
             "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **origin(pool.dataset)},
             "selector": selector.spec(),
             "scores": round.specs,
-            "columns_unverified": round.columns_used,
+            "columns_unverified": [name for name in round.columns_used if name not in round.columns_known],
+            "columns_known": round.columns_known,
             "round": round.index,
             "seed": round.seed,
             "budget": round.budget,
@@ -116,8 +117,9 @@ class Selection:
         subset = dataset.select_columns([name for name in dataset.column_names if name not in _OURS])
         columns = set(subset.column_names)
         subset = subset.select(self.indices)
+        read = {*self.provenance["columns_unverified"], *self.provenance.get("columns_known", ())}
         for name in self.score_columns:
-            if name in columns and name in self.provenance["columns_unverified"]:
+            if name in columns and name in read:
                 continue  # the dataset's own, and still there
             free = name
             while free in columns:

@@ -121,7 +121,9 @@ class Round:
     specs: list[dict[str, Any]] = field(default_factory=list, init=False)
     """Of the scores computed, for the record."""
     columns_used: list[str] = field(default_factory=list, init=False)
-    """Columns of the dataset that the choice relied on, unverified."""
+    """Columns of the dataset that the choice relied on."""
+    columns_known: list[str] = field(default_factory=list, init=False)
+    """Those of them that a score is known to have computed, whose specs are among `specs`."""
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     """Eligible rows that were not candidates, by reason."""
 
@@ -164,19 +166,28 @@ class Round:
                 f"{did_you_mean(str(name), present)} Scores are added with dataset.map(IFD(...), batched=True) or "
                 "hf_datasel.score(dataset, [...])."
             )
-        data = self.pool.select_columns([name]).with_format("arrow")
-        values = (data if rows is None else data.select(rows))[:].column(name)
+        values = self.pool.select_columns([name]).with_format("arrow")[:].column(name)
         try:
             if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
                 raise ValueError("a cast would read text as numbers")
-            numbers = values.cast("double").to_numpy()
+            whole = np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
         except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
             raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
+        numbers: np.ndarray = whole if rows is None else whole[rows]
         if name not in self.columns_used:
-            self.columns_used.append(name)
+            self._note_column(name, whole)
             everything = np.arange(len(self.rows)) if rows is None else rows
             self.scored.setdefault(name, (everything, pa.array(numbers, pa.float64(), mask=np.isnan(numbers))))
-        return np.asarray(numbers, dtype=np.float64)
+        return numbers
+
+    def _note_column(self, name: str, values: np.ndarray) -> None:
+        from hf_datasel.scores.origins import origin_of
+
+        self.columns_used.append(name)
+        spec = origin_of(values)
+        if spec is not None:
+            self.columns_known.append(name)
+            self.specs += [spec] if spec not in self.specs else []
 
     def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:
         """Prompt, response or both of these rows (all by default), as plain text."""

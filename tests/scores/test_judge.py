@@ -1,0 +1,311 @@
+"""Ratings in words: what is asked, which answers can be read, and what a further run asks about."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset, Value
+
+from hf_datasel import score
+from hf_datasel.errors import ConfigError, FormatError, ScoreError
+from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.judge import JUDGE_PROMPT, Judge, read_rating
+from hf_datasel.scores.store import ScoreStore
+from hf_datasel.testing import contract
+from tests.scores.endpoint_server import CUT, Reply, between, completion, rating_of, serving
+
+SECRET = "sk-do-not-show-0123456789"
+PLAIN = "{prompt}|{response}|{ratings}"
+
+
+@pytest.fixture
+def server():
+    with serving(SECRET) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(8))
+
+
+def judge(server, **settings):
+    return Judge("m", base_url=server.url, **{"timeout": 5.0, **settings})
+
+
+@contract(
+    Judge("to be named"),
+    Judge("to be named", prompt=PLAIN, ratings=5, concurrency=2, max_tokens_spent=10**6, column_prefix="old_"),
+)
+def test_contract(check, score, rows, tiny_model_dir, server):
+    # The checks load what a score's `model` names.
+    check(replace(score, model=str(tiny_model_dir), base_url=server.url, timeout=5.0), rows, tiny_model_dir)
+
+
+# -- what is asked ----------------------------------------------------------------------------------------------------
+def test_what_is_asked(server, rows):
+    found = score(rows, [judge(server)])
+    asked = {between(text, "task"): (between(text, "answer"), text) for text in server.asked}
+    for row in found:
+        task = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
+        response, text = asked[task]
+        assert response == row["output"]
+        assert row["judge"] == rating_of(text)
+        assert "from 1 (worst) to 10 (best)" in text
+    assert found.features["judge"] == Value("float32")
+    assert set(found["judge_reason"]) == {""}
+    wanted = {"model": "m", "max_tokens": 512, "temperature": 0.0}
+    assert {name: server.bodies[0][name] for name in wanted} == wanted
+
+
+def test_braces_in_rows_and_prompts(server):
+    data = Dataset.from_dict({"prompt": ["{response} {0} {x!r}"], "completion": [r"{ratings} {prompt} \1 {}"]})
+    score(data, [judge(server, prompt=PLAIN + ' as {"rating": 1}')])
+    assert server.asked == [r'{response} {0} {x!r}|{ratings} {prompt} \1 {}|10 as {"rating": 1}']
+
+
+def test_of_several_turns_the_last_response_is_judged(server):
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    score(Dataset.from_dict({"messages": [chat]}), [judge(server, prompt=PLAIN)])
+    assert server.asked == ["System: Be brief.\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Bye|Ciao.|10"]
+
+
+def test_equal_rows_are_asked_about_once(server, rows):
+    twice = Dataset.from_dict({name: rows[name][:] * 3 for name in rows.column_names})
+    found = score(twice, [judge(server)])
+    assert set(server.answered.values()) == {1}
+    assert len(server.asked) == len(rows)
+    assert found["judge"][:8] == found["judge"][8:16] == found["judge"][16:]
+
+
+def test_rows_without_a_response(server):
+    data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
+    found = score(data, [judge(server)], on_summary=str)
+    assert found["judge_reason"][:] == ["", "empty_response", "empty_response"]
+    assert len(server.asked) == 1
+    assert score(data.select([1, 2]), [judge(server)], on_summary=str)["judge"][:] == [None, None]
+
+
+def test_text_has_no_response(server):
+    with pytest.raises(FormatError, match="only a text column have no response to judge"):
+        score(Dataset.from_dict({"text": ["a"]}), [judge(server)])
+
+
+def test_pairs(server):
+    pairs = [("a", "b"), ("ab", ""), ("a", "b"), ("", "ab")]
+    ratings, reasons = judge(server, prompt=PLAIN).rate(pairs, ModelContext(progress=False))
+    assert ratings.tolist() == [rating_of(f"{prompt}|{response}|10") for prompt, response in pairs]
+    assert reasons == [""] * 4
+    assert sorted(server.asked) == ["ab||10", "a|b|10", "|ab|10"]
+    none, reasons = judge(server).rate([], None)
+    assert (none.tolist(), reasons) == ([], [])
+
+
+# -- faults -----------------------------------------------------------------------------------------------------------
+def test_each_row_is_answered_once_whatever_goes_wrong(server, pool_rows):
+    server.faults = [
+        *[Reply({}, 429, {"Retry-After": "0.1"}), Reply({}, 500), CUT, Reply(b"<html>"), Reply([]), Reply(b"{")] * 2,
+        Reply({}, 503),
+    ]
+    plain = server.reply
+    server.reply = lambda text: replace(plain(text), seconds=0.01)
+    found = score(pool_rows, [judge(server, concurrency=3)])
+    assert set(found["judge_reason"]) == {""}
+    assert set(server.answered.values()) == {1}
+    assert len(server.answered) == len(pool_rows)
+    assert len(server.asked) == len(pool_rows) + 13
+    assert server.most == 3
+
+
+ANSWERS = {
+    "Rating: [[7]]": 7,
+    "I like it.": None,
+    "Rating: 11": None,
+    "Rating: 0": None,
+    "3 or 4": None,
+    "": None,
+}
+
+
+def test_unreadable_answers(server):
+    data = Dataset.from_dict({"prompt": list(ANSWERS), "completion": ["x"] * len(ANSWERS)})
+    server.reply = lambda text: Reply(completion(text.split("|")[0]))
+    found = score(data, [judge(server, prompt=PLAIN)], on_summary=str)
+    assert found["judge"][:] == list(ANSWERS.values())
+    assert found["judge_reason"][:] == ["", *["unreadable_answer"] * 5]
+    assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.parametrize("body", [{"choices": []}, completion(None), completion("Rating: 1", finish="length")])
+def test_answers_without_a_rating(server, rows, body):
+    server.reply = lambda text: Reply(body)
+    found = score(rows, [judge(server)], on_summary=str)
+    assert set(found["judge_reason"]) == {"unreadable_answer"}
+    assert len(server.asked) == len(rows)
+
+
+def test_a_wrong_token_is_no_null(server, pool_rows, caplog):
+    caplog.set_level(logging.DEBUG)
+    server.reply = lambda text: Reply({"error": {"message": f"Incorrect API key: {SECRET}"}}, 401)
+    one = judge(server, concurrency=2)
+    with pytest.raises(
+        ScoreError, match=r"answers 401 to 'm' \(Incorrect API key: \*\*\*\)\. Check the token"
+    ) as error:
+        score(pool_rows, [one])
+    assert len(server.asked) <= 2
+    shown = [caplog.text, repr(error), repr(one), str(one.spec()), str(one.settings()), str(pickle.dumps(one))]
+    assert SECRET not in "".join(shown)
+
+
+# -- runs that go on --------------------------------------------------------------------------------------------------
+def test_a_further_run_asks_what_is_missing(server, pool_rows, tmp_path, caplog):
+    plain = server.reply
+    answers = {2: Reply(completion("no number")), 3: Reply({}, 500), 4: CUT, 5: Reply({"error": "too long"}, 400)}
+    faulty = {pool_rows[at]["output"]: reply for at, reply in answers.items()}
+    server.reply = lambda text: faulty.get(between(text, "answer")) or plain(text)
+    one = judge(server, concurrency=4)
+    first = score(pool_rows, [one], store=tmp_path, on_summary=str)
+    assert first["judge_reason"][:6] == ["", "", "unreadable_answer", "no_answer", "no_answer", "refused"]
+    assert caplog.text.count("has left 2 no_answer, 1 refused") == 1
+    server.asked.clear()
+    server.reply = plain
+    second = score(pool_rows, [replace(one, concurrency=2, timeout=9.0)], store=tmp_path, on_summary=str)
+    assert sorted(between(text, "answer") for text in server.asked) == sorted(pool_rows[3:5]["output"])
+    assert second["judge_reason"][:6] == ["", "", "unreadable_answer", "", "", "refused"]
+    assert second["judge"][6:] == first["judge"][6:]
+    server.asked.clear()
+    third = score(pool_rows.select(range(10)), [one], store=tmp_path, on_summary=str)
+    assert (server.asked, third["judge"][:]) == ([], second["judge"][:10])
+    assert set(server.answered.values()) == {1}
+
+
+@pytest.mark.parametrize("settings", [{"ratings": 9}, {"max_tokens": 9}, {"temperature": None}, {"prompt": PLAIN}])
+def test_other_settings_ask_anew(server, rows, tmp_path, settings):
+    score(rows, [judge(server)], store=tmp_path)
+    score(rows, [judge(server, **settings)], store=tmp_path, on_summary=str)
+    assert len(server.asked) == 2 * len(rows)
+
+
+@pytest.mark.parametrize("count", [14, 24])  # the end is among the last requests that are sent together, or before
+def test_what_was_answered_before_an_end_is_kept(server, pool_rows, tmp_path, count):
+    rows = pool_rows.select(range(count))
+    plain = server.reply
+    left = [*range(10)]
+    server.reply = lambda text: plain(text) if left and left.pop() >= 0 else Reply({"error": "expired"}, 401)
+    one = judge(server, concurrency=1)
+    with pytest.raises(ScoreError, match=r"answers 401 to 'm' \(expired\)"):
+        score(rows, [one], store=tmp_path)
+    server.reply = plain
+    found = score(rows, [one], store=tmp_path)
+    assert set(found["judge_reason"]) == {""}
+    assert set(server.answered.values()) == {1}
+    assert len(server.asked) == len(rows) + 1
+
+
+def test_budget(server, pool_rows, tmp_path):
+    one = judge(server, concurrency=2, max_tokens_spent=95)
+    reasons = []
+    for _ in range(3):
+        found = score(pool_rows, [one], store=tmp_path, on_summary=str)
+        reasons.append(found["judge_reason"][:].count("budget_spent"))
+        assert set(found["judge_reason"]) <= {"", "budget_spent"}
+    assert 13 <= reasons[0] <= 14
+    assert reasons[1] < reasons[0]
+    assert reasons[2] == 0
+    assert len(server.asked) == len(pool_rows)
+
+
+def test_a_live_model_is_nothing_to_the_judge(server, tmp_path, model):
+    one = judge(server, prompt=PLAIN)
+    context = ModelContext(model, store=ScoreStore(tmp_path), progress=False)
+    first = one.rate([("a", "b")], context)
+    again = one.rate([("a", "b")], context)
+    assert first[0].tolist() == again[0].tolist()
+    assert len(server.asked) == 1
+
+
+# -- answers ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["4", " 4\n", "4.", "4.0", "**4**", "4/5", "4 out of 5", "4 stars", "I give it 4.", "<think>3, no</think>4"],
+        *["Rating: 4", "Rating: [[4]]", "**Rating:** 4", "**Rating: 4**", "Rating: **4**/5", "Rating (1-5): 4"],
+        *["rating is 4 because 2 of 3 points are right", "Rating:\n4", "RATING = 4", "Score: 4", '{"rating": 4}'],
+        *['```json\n{"rating": "4", "why": "2 slips"}\n```', "{'score': 4}", "Rating: [[4/5]]", "Rating: [[4]]/5"],
+        *["1. Clear\n2. Right\nRating: 4", "Rating: 4 (2 slips)", "Of 3 facts 2 are right. [[4]]", "评分：4"],
+        *["Helpfulness score: 5\nRating: 4", "Rating: 4\n\n2 slips", "Rating: 4. So: rating: 4"],
+        *["Rating: 3? No.</think>\n\nRating: 4", "<THINK>Rating: 3</THINK>Rating: 4", "rating" + "*" * 20_000 + ": 4"],
+    ],
+)
+def test_answers_that_can_be_read(text):
+    assert read_rating(text, 5) == 4
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["", "four", "0", "6", "-3", "3 or 4", "4-5", "4 to 5", "4/10", "4 out of 10", "80%", "4,5", "4th", "GPT-4"],
+        *["Rating: 4-5", "Rating: 4 or 5", "Rating: 4 / 10", "Rating: [[4]]/10", "Rating: 40", "Rating: -4", "1.2.3"],
+        *[
+            "Rating: N/A, there are 2 errors",
+            "3 of 4",
+            "[[3]] or [[4]]",
+            "Rating: 3\nRating: 4",
+            "10,000",
+            "4%",
+            "1e0",
+        ],
+        *["<think>Rating: 4", "³", "nan", "[[N/A]] for 4 reasons", "Rating: 4 5", "Clear score: 3, deep score: 4"],
+    ],
+)
+def test_answers_that_cannot_be_read(text):
+    assert read_rating(text, 5) is None
+
+
+def test_an_answer_that_is_cut_off():
+    assert [read_rating(text, 10, cut=True) for text in ("Rating: 1", "Rating: [[1]]", "1")] == [None, 1, None]
+
+
+def test_halves_can_be_read():
+    assert read_rating("Rating: 7.5/10", 10) == 7.5
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+def test_the_spec_says_what_decides_the_numbers():
+    one = Judge("m", base_url="http://localhost/v1", ratings=5, api_key_env="MY_KEY")
+    spec = json.loads(json.dumps(one.spec()))
+    assert spec["score"] == "Judge"
+    assert (spec["model"], spec["base_url"], spec["prompt"], spec["ratings"]) == (
+        *("m", "http://localhost/v1"),
+        *(JUDGE_PROMPT, 5),
+    )
+    assert pickle.loads(pickle.dumps(one)) == one
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"model": ""}, "model='' has to be the name of a model"),
+        ({"base_url": "ftp://host"}, "base_url='ftp://host' has to be like"),
+        ({"ratings": 1}, r"Judge\(ratings=1\): it has to be an int from 2 to 100"),
+        ({"prompt": "Good?"}, r"Judge\(prompt=\.\.\.\) has to hold \{prompt\} or \{response\}"),
+        ({"max_tokens": 0}, r"Judge\(max_tokens=0\): it has to be an int above 0, or None"),
+        ({"temperature": -1}, r"Judge\(temperature=-1\): it has to be a number from 0 to 2, or None"),
+        ({"temperature": float("nan")}, r"Judge\(temperature=nan\): it has to be a number from 0 to 2"),
+        ({"concurrency": 0}, "concurrency=0 has to be an int from 1 to 100"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Judge(**{"model": "m", **settings})
+
+
+def test_a_row_more_or_less_does_not_matter_to_the_rest(server, rows):
+    whole = score(rows, [judge(server)])["judge"]
+    np.testing.assert_array_equal(score(rows.select([5]), [judge(server)])["judge"], [whole[5]])

@@ -1,0 +1,430 @@
+"""Rewards of rows: the model's own output row by row, awkward padding tokens, encoders, truncation, the store."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
+
+from hf_datasel import score
+from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
+from hf_datasel.formats import Pool, canonical_rows
+from hf_datasel.scores.chats import Chats, ending_tokens, task_and_answer, with_answer
+from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.models import tokenizer_identity
+from hf_datasel.scores.reward import Reward, RewardForwards
+from hf_datasel.testing import contract
+from hf_datasel.tokens import TokenSettings
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(8))
+
+
+def save_llama(folder, tokenizer, padding, labels=1):
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.2,
+        pad_token_id=padding,
+        num_labels=labels,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def reward_dirs(tmp_path_factory, tiny_model_dir):
+    """Give the folders of a small decoder, by its padding token: its own, EOS, one that ends each row, none."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"][0]
+    paddings = {"own": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id, "last": newline, "none": None}
+    return {
+        name: save_llama(tmp_path_factory.mktemp(f"reward_{name}"), tokenizer, padding)
+        for name, padding in paddings.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def bert_dir(tmp_path_factory, tiny_text_model_dir):
+    """Give the folder of a small encoder without a chat template, whose tokenizer file cuts and pads by itself."""
+    folder = tmp_path_factory.mktemp("reward_bert")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
+    tokenizer.model_max_length = 256
+    tokenizer.backend_tokenizer.enable_truncation(16)
+    tokenizer.backend_tokenizer.enable_padding(length=16)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=48,
+        max_position_embeddings=256,
+        initializer_range=0.4,
+        pad_token_id=tokenizer.pad_token_id,
+        num_labels=1,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@contract(Reward("decoder"), Reward("decoder", max_length=48, column_prefix="old_"))
+def test_contract(check, score, rows, reward_dirs):
+    check(replace(score, model=reward_dirs["own"]), rows)
+
+
+@contract(Reward("encoder"))
+def test_contract_of_an_encoder(check, score, rows, bert_dir):
+    check(replace(score, model=bert_dir), rows)
+
+
+# -- against the model's own output -----------------------------------------------------------------------------------
+def own_output(folder, ids, label=0):
+    """What the model gives to one row, without padding."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([list(map(int, ids))])).logits[0, label].item()
+
+
+def shown(folder, turns):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": role, "content": content} for role, content in turns]
+    return tokenizer.apply_chat_template(chat, tokenize=True, return_dict=True)["input_ids"]
+
+
+def turns_of(row):
+    return [(turn.role, turn.content) for turn in row.turns]
+
+
+@pytest.mark.parametrize("padding", ["own", "eos", "last", "none"])
+def test_batches_equal_the_models_own_output(reward_dirs, rows, padding, caplog):
+    folder = reward_dirs[padding]
+    found = score(rows, [Reward(folder)], tokens_per_batch=400)
+    expected = [own_output(folder, shown(folder, turns_of(row))) for row in canonical_rows(rows[:])]
+    np.testing.assert_allclose(found["reward"], expected, atol=1e-5)
+    assert found.features["reward"] == Value("float32")
+    assert set(found["reward_reason"]) == {""}
+    assert np.ptp(expected) > 1e-2
+    assert "one row at a time" not in caplog.text
+
+
+@pytest.mark.parametrize("padding", ["own", "eos"])
+def test_rows_whose_tokens_are_the_padding_token(reward_dirs, padding):
+    folder = reward_dirs[padding]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = None
+    end = tokenizer.decode([AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id])
+    texts = ["Yes." + end, "Yes.", "It" + end + "is.", "A longer answer than the others" + end + end]
+    chats = Chats(tokenizer)
+    data = canonical_rows({"prompt": ["Is it?"] * 4, "completion": texts})
+    ids, _ = chats.tokens(data)
+    assert ids[0].tolist()[-1] == tokenizer.convert_tokens_to_ids(end)
+    engine = Engine(Pool(Dataset.from_dict({"prompt": ["a"], "completion": ["b"]})), folder)
+    _, context = engine._inputs(Reward(folder), None)
+    found, reasons = Reward(folder).rate([data], tokenizer, context)
+    assert reasons.tolist() == [""] * 4
+    np.testing.assert_allclose(found, [own_output(folder, each) for each in ids], atol=1e-5)
+
+
+def test_the_head_is_run_on_the_last_token_where_there_is_no_padding_token(reward_dirs, rows):
+    engine = Engine(Pool(rows), reward_dirs["none"])
+    _, context = engine._inputs(Reward(reward_dirs["none"]), None)
+    forwards = RewardForwards(context, Reward(reward_dirs["none"]))
+    with torch.no_grad():
+        found = forwards([np.array([5, 6, 7, 8]), np.array([9, 3])])
+    assert forwards._backend == forwards._by_head
+    expected = [own_output(reward_dirs["none"], ids) for ids in ([5, 6, 7, 8], [9, 3])]
+    np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
+
+
+def test_a_padding_token_outside_the_vocabulary(reward_dirs, rows):
+    model = LlamaForSequenceClassification.from_pretrained(reward_dirs["own"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
+    plain = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"][:]
+    model.config.pad_token_id = -1
+    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+
+
+def test_an_encoder_equals_its_own_output(bert_dir, rows, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(bert_dir)
+    found = score(rows, [Reward(bert_dir)])
+    texts = [f"{row.turns[0].content}\n{row.response}" for row in canonical_rows(rows[:])]
+    expected = [own_output(bert_dir, tokenizer(each, truncation=False, padding=False)["input_ids"]) for each in texts]
+    np.testing.assert_allclose(found["reward"], expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-2
+    assert "one row at a time" not in caplog.text
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_deberta_equals_its_own_output(tiny_text_model_dir, rows, relative, caplog):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
+    sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = DebertaV2Config(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=256,
+        relative_attention=relative,
+        pos_att_type=["c2p", "p2c"] if relative else None,
+        position_buckets=16,
+        initializer_range=0.4,
+        num_labels=1,
+        **sizes,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        model = DebertaV2ForSequenceClassification(config).eval()
+    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
+    texts = [f"{row.turns[0].content}\n{row.response}" for row in canonical_rows(rows[:])]
+    with torch.no_grad():
+        expected = [model(torch.tensor([tokenizer(each)["input_ids"]])).logits.item() for each in texts]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-2
+    assert "one row at a time" not in caplog.text
+
+
+def test_a_model_that_padding_changes_is_run_one_row_at_a_time(reward_dirs, rows, caplog):
+    class Counting(LlamaForSequenceClassification):
+        def forward(self, input_ids=None, attention_mask=None, **inputs):
+            out = super().forward(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+            out.logits = out.logits + input_ids.shape[1]
+            return out
+
+    model = Counting.from_pretrained(reward_dirs["own"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
+    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
+    ids = [shown(reward_dirs["own"], turns_of(row)) for row in canonical_rows(rows[:])]
+    expected = [own_output(reward_dirs["own"], each) + len(each) for each in ids]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert "it is run one row at a time" in caplog.text
+
+
+def test_a_live_reward_model_and_a_name_as_the_model_of_score(reward_dirs, rows):
+    folder = reward_dirs["own"]
+    named = score(rows, [Reward(folder)])["reward"]
+    of_score = score(rows, [Reward()], model=folder)["reward"]
+    live = AutoModelForSequenceClassification.from_pretrained(folder).train()
+    alive = score(rows, [Reward()], model=live, tokenizer=AutoTokenizer.from_pretrained(folder))["reward"]
+    np.testing.assert_allclose(of_score, named, atol=1e-6)
+    np.testing.assert_allclose(alive, named, atol=1e-6)
+    assert live.training
+
+
+def test_several_turns_are_rated_whole(reward_dirs):
+    folder = reward_dirs["own"]
+    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    found = score(Dataset.from_dict({"messages": [chat]}), [Reward(folder)])["reward"]
+    np.testing.assert_allclose(found, [own_output(folder, shown(folder, turns))], atol=1e-5)
+
+
+def test_one_of_several_outputs(tmp_path, reward_dirs, rows):
+    tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
+    folder = save_llama(tmp_path / "three", tokenizer, tokenizer.pad_token_id, labels=3)
+    with pytest.raises(ModelError, match="has 3 outputs, and a reward model has one"):
+        score(rows, [Reward(folder)])
+    with pytest.raises(ModelError, match="label=3 is not among the 3 outputs"):
+        score(rows, [Reward(folder, label=3)])
+    found = score(rows, [Reward(folder, label=2)])["reward"]
+    expected = [own_output(folder, shown(folder, turns_of(row)), 2) for row in canonical_rows(rows[:])]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+# -- rows that are too long -------------------------------------------------------------------------------------------
+def test_a_long_response_loses_its_end_and_the_turn_still_ends(reward_dirs):
+    folder, long = reward_dirs["own"], "word " * 400
+    data = Dataset.from_dict({"prompt": ["Say it.", long, "Say it."], "completion": [long, "Yes.", "word"]})
+    found = score(data, [Reward(folder, max_length=60)], on_summary=str)
+    assert found["reward_reason"][:] == ["", "prompt_fills_window", ""]
+    whole = shown(folder, [("user", "Say it."), ("assistant", long)])
+    tail = shown(folder, [("user", "Say it."), ("assistant", "")])[-2:]
+    assert AutoTokenizer.from_pretrained(folder).decode(tail) == "<|im_end|>\n"
+    cut = [*whole[:58], *tail]
+    short = shown(folder, [("user", "Say it."), ("assistant", "word")])
+    np.testing.assert_allclose(
+        [found["reward"][0], found["reward"][2]], [own_output(folder, cut), own_output(folder, short)], atol=1e-5
+    )
+
+
+def test_the_window_ends_where_the_response_begins(tokenizer):
+    [row] = canonical_rows({"prompt": ["Say it."], "completion": ["Boats float."]})
+    [ids], _ = Chats(tokenizer).tokens([row])
+    start, behind = Chats(tokenizer).answer_span(row, ids.tolist())
+    assert tokenizer.decode(ids[start : len(ids) - behind]) == "Boats float."
+    assert Chats(tokenizer, start + behind).tokens([row]) == ([None], ["prompt_fills_window"])
+    [cut], reasons = Chats(tokenizer, start + behind + 1).tokens([row])
+    assert reasons == [""]
+    assert cut.tolist() == [*ids[: start + 1], *ids[len(ids) - behind :]]
+
+
+def test_text_is_cut_before_its_last_special_tokens():
+    from tests.scores.test_selectit import word_tokenizer
+
+    tokenizer = word_tokenizer(["a", " b", " c", "\na", "\nA", "\nB", "</s>"], ending="</s>")
+    [row] = canonical_rows({"prompt": ["a b c"], "completion": ["a b c"]})
+    [cut], reasons = Chats(tokenizer, 6).tokens([row])
+    assert reasons == [""]
+    assert tokenizer.convert_ids_to_tokens(cut) == ["a", " b", " c", "\na", " b", "</s>"]
+    assert Chats(tokenizer, 4).tokens([row]) == ([None], ["prompt_fills_window"])
+
+
+def test_the_length_is_that_of_training_where_the_model_takes_it(reward_dirs, bert_dir):
+    long = Dataset.from_dict({"prompt": ["Say it."], "completion": ["word " * 800]})
+    read = []
+
+    def lengths(folder, settings, **more):
+        engine = Engine(Pool(long), folder, settings=settings)
+        rows, context = engine._inputs(Reward(folder, **more), None)
+        Reward(folder, **more).compute(rows, counting(context, read))
+        return read.pop()
+
+    assert lengths(reward_dirs["own"], TokenSettings(max_length=200)) == 200
+    assert lengths(reward_dirs["own"], TokenSettings(max_length=200), max_length=90) == 90
+    assert lengths(reward_dirs["own"], None) == 512
+    assert lengths(bert_dir, None) == 256
+    with pytest.raises(ModelError, match=r"Reward\(max_length=257\) is more than the 256 tokens"):
+        score(long, [Reward(bert_dir, max_length=257)])
+
+
+def counting(context, read):
+    run = context.run
+
+    def counted(compute, lengths, width, **more):
+        read.extend(lengths.tolist())
+        return run(compute, lengths, width, **more)
+
+    context.run = counted
+    return context
+
+
+# -- rows without a reward --------------------------------------------------------------------------------------------
+def test_rows_without_a_response(reward_dirs):
+    data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
+    found = score(data, [Reward(reward_dirs["own"])], on_summary=str)
+    assert found["reward_reason"][:] == ["", "empty_response", "empty_response"]
+    assert [value is None for value in found["reward"]] == [False, True, True]
+    none = score(data.select([1, 2]), [Reward(reward_dirs["own"])], on_summary=str)
+    assert none["reward"][:] == [None, None]
+    with pytest.raises(FormatError, match="only a text column have no response to rate"):
+        score(Dataset.from_dict({"text": ["a"]}), [Reward(reward_dirs["own"])])
+
+
+def test_a_template_that_refuses_some_rows(tmp_path, reward_dirs):
+    tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
+    tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+        + tokenizer.chat_template
+    )
+    folder = save_llama(tmp_path / "strict", tokenizer, tokenizer.pad_token_id)
+    chats = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}],
+        [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y"}],
+    ]
+    found = score(Dataset.from_dict({"messages": chats}), [Reward(folder)], on_summary=str)
+    assert found["reward_reason"][:] == ["", "template_refuses"]
+
+
+def test_numbers_that_are_not_finite(reward_dirs, rows):
+    model = AutoModelForSequenceClassification.from_pretrained(reward_dirs["own"])
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
+    found = score(rows, [Reward()], model=model, tokenizer=tokenizer, on_summary=str)
+    assert set(found["reward_reason"]) == {"not_finite"}
+
+
+# -- models that are none ---------------------------------------------------------------------------------------------
+def test_a_causal_model_is_no_reward_model(model, tokenizer, tiny_model_dir, rows):
+    with pytest.raises(ScoreError, match=r"Reward\(\) needs a reward model, and the model it is given is a LlamaForC"):
+        score(rows, [Reward()], model=model, tokenizer=tokenizer)
+    for settings in ({}, {"label": 0}, {"model_init_kwargs": {"num_labels": 1}}):
+        with pytest.raises(ModelError, match="is a LlamaForCausalLM without the head of a reward model"):
+            score(rows, [Reward(str(tiny_model_dir), **settings)])
+    with pytest.raises(ScoreError, match="Reward has no model to run"):
+        score(rows, [Reward()])
+    with pytest.raises(ScoreError, match=r"Reward\(\) has no model to run in map"):
+        Reward()(rows[:2])
+
+
+@pytest.mark.parametrize("label", [-1, True, 1.0, "0"])
+def test_labels_that_cannot_be(label):
+    with pytest.raises(ConfigError, match=r"Reward\(label=.*\): it has to be an int of at least 0, or None"):
+        Reward("x", label=label)
+
+
+# -- the store, the tokenizer and batches -----------------------------------------------------------------------------
+def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, reward_dirs, rows):
+    calls = []
+    forward = LlamaForSequenceClassification.forward
+    monkeypatch.setattr(
+        LlamaForSequenceClassification,
+        "forward",
+        lambda self, *args, **more: calls.append(1) or forward(self, *args, **more),
+    )
+    first = score(rows, [Reward(reward_dirs["none"])], store=tmp_path)["reward"][:]
+    second = score(rows, [Reward(reward_dirs["own"])], store=tmp_path)["reward"][:]
+    assert calls
+    calls.clear()
+    assert score(rows, [Reward(reward_dirs["own"])], store=tmp_path)["reward"][:] == second
+    assert score(rows, [Reward(reward_dirs["none"])], store=tmp_path)["reward"][:] == first
+    assert calls == []
+
+
+def test_the_tokenizer_stays_as_it_is(bert_dir, rows):
+    from hf_datasel.scores.models import load_tokenizer
+
+    tokenizer = load_tokenizer(bert_dir)
+    before = tokenizer_identity(tokenizer)
+    assert tokenizer.backend_tokenizer.truncation["max_length"] == 16
+    score(rows, [Reward(bert_dir)])
+    assert tokenizer_identity(tokenizer) == before
+
+
+def test_batches_do_not_matter(reward_dirs, bert_dir, pool_rows):
+    for folder in (reward_dirs["last"], reward_dirs["none"], bert_dir):
+        one, many = (score(pool_rows, [Reward(folder)], tokens_per_batch=size)["reward"] for size in (1, 10**6))
+        np.testing.assert_allclose(one, many, atol=1e-5)
+
+
+# -- rows as text -----------------------------------------------------------------------------------------------------
+def test_task_and_answer_of_rows():
+    chat = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!")]
+    messages = [[{"role": role, "content": content} for role, content in chat]]
+    [several] = canonical_rows({"messages": messages})
+    [one] = canonical_rows({"prompt": ["Hi"], "completion": ["Hello!"]})
+    assert task_and_answer(several) == ("System: Be brief.\n\nUser: Hi", "Hello!")
+    assert task_and_answer(with_answer(one, "Ciao.")) == ("Hi", "Ciao.")
+
+
+def test_tokens_that_end_an_answer(tokenizer, tiny_text_model_dir):
+    assert tokenizer.decode(sorted(ending_tokens(tokenizer))) == "</s><|im_end|>"
+    assert ending_tokens(AutoTokenizer.from_pretrained(tiny_text_model_dir)) == {tokenizer.eos_token_id}
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+    assert ending_tokens(tokenizer) == {tokenizer.eos_token_id}  # a newline is an end for nobody
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    assert ending_tokens(tokenizer) == {tokenizer.eos_token_id}
