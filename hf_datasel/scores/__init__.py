@@ -12,11 +12,13 @@ from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.cluster import Cluster
 from hf_datasel.scores.compressibility import Compressibility
+from hf_datasel.scores.deita import Deita
 from hf_datasel.scores.embedding import Embedding
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
+from hf_datasel.scores.nuggets import Nuggets
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.scores.reward import Reward
 from hf_datasel.scores.rewardgap import RewardGap
@@ -29,11 +31,13 @@ __all__ = [
     "Cluster",
     "Columns",
     "Compressibility",
+    "Deita",
     "Embedding",
     "Judge",
     "Length",
     "Loss",
     "ModelScore",
+    "Nuggets",
     "Ranks",
     "Reward",
     "RewardGap",

@@ -26,7 +26,6 @@ from hf_datasel.errors import ModelError
 from hf_datasel.scores import forward
 from hf_datasel.scores.context import ModelContext
 from hf_datasel.scores.forward import SummedNLL
-from hf_datasel.scores.planning import plan_batches
 from hf_datasel.tokens import Sequences
 
 VOCABULARY = 80
@@ -120,19 +119,6 @@ def test_chunks_of_the_head_do_not_matter(model, sequences, monkeypatch):
     whole = scored(model, sequences)[0]
     monkeypatch.setitem(forward._CHUNK_BYTES, "cpu", 4 * 300 * 3)
     np.testing.assert_allclose(scored(model, sequences)[0], whole, rtol=1e-5)
-
-
-def test_batches_keep_to_the_token_budget_and_hold_each_row_once():
-    lengths = np.random.default_rng(0).integers(1, 200, 300)
-    batches = plan_batches(lengths, 500)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(300))
-    assert all(len(batch) * lengths[batch].max() <= 500 for batch in batches)
-    padded = sum(len(batch) * lengths[batch].max() for batch in batches)
-    assert padded < 1.1 * lengths.sum()
-
-
-def test_one_row_longer_than_the_budget_is_a_batch_of_its_own():
-    assert [batch.tolist() for batch in plan_batches(np.array([3, 900, 4]), 8)] == [[1], [2, 0]]
 
 
 def test_rows_without_a_token_to_score_do_not_decide_how_the_model_is_run(sequences, plain_losses):
