@@ -15,6 +15,7 @@ from hf_datasel.scores.compressibility import Compressibility
 from hf_datasel.scores.deita import Deita
 from hf_datasel.scores.embedding import Embedding
 from hf_datasel.scores.ifd import IFD
+from hf_datasel.scores.influence import Influence
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
@@ -33,6 +34,7 @@ __all__ = [
     "Compressibility",
     "Deita",
     "Embedding",
+    "Influence",
     "Judge",
     "Length",
     "Loss",
