@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
-from hf_datasel.cli.tables import column_table
+from hf_datasel.cli.tables import column_table, numeric_columns
 from hf_datasel.errors import ConfigError
 
 __all__ = ["ScoreArguments", "run"]
@@ -76,10 +78,11 @@ def run(argv: Sequence[str]) -> None:
     )
     if not first:
         return
-    names = [f"{each.column_prefix}{name}" for each in scores for name in each.columns()]
+    names = list(dict.fromkeys(f"{each.column_prefix}{name}" for each in scores for name in each.columns()))
     _write(scored, folder)
-    print(column_table(scored, list(dict.fromkeys(names))))
-    print(f"Written to {folder / 'scored.parquet'}.")
+    print(column_table(scored, names))
+    drawn = _draw(scored, names, folder)
+    print(f"Written to {folder / 'scored.parquet'}{', with a histogram a column beside it' if drawn else ''}.")
     if arguments.repo_id is not None:
         _push(scored, arguments.repo_id, arguments.private)
 
@@ -98,11 +101,19 @@ def _scores(arguments: ScoreArguments) -> list[Any]:
         "dtype": arguments.dtype,
         "model_init_kwargs": as_dict(arguments.model_init_kwargs, "model_init_kwargs") or None,
     }
-    found = []
-    for name, own in named:
-        settings = {**as_dict(by_score.get(name), f"scores_kwargs[{name!r}]"), **own}
-        found.append(by_name(name, settings, defaults={} if settings.get("model") else loading))
-    return found
+    return [
+        _with_loading(by_name(name, {**as_dict(by_score.get(name), f"scores_kwargs[{name!r}]"), **own}), loading)
+        for name, own in named
+    ]
+
+
+def _with_loading(score: Any, loading: Mapping[str, Any]) -> Any:
+    """A score that runs the model of the command line also loads it as the command line says, where it is silent."""
+    if not score.needs_tokenizer or score.model is not None:
+        return score
+    settings = score.settings()
+    unset = {each.name for each in fields(score) if settings[each.name] == each.default}
+    return replace(score, **{key: value for key, value in loading.items() if key in unset and value is not None})
 
 
 def _named(scores: Any) -> list[tuple[str, Mapping[str, Any]]]:
@@ -129,6 +140,21 @@ def _write(scored: Any, folder: Path) -> None:
     scored.to_parquet(draft)
     draft.replace(folder / "scored.parquet")
     write_origins(folder / "scored.json", scored.data.columns)
+
+
+def _draw(scored: Any, names: list[str], folder: Path) -> bool:
+    """A histogram of each column of numbers, as numbers and, where matplotlib is installed, as a picture."""
+    from hf_datasel.analysis import distribution, draw_scores
+
+    columns = {name: values for name, values in numeric_columns(scored, names).items() if values.size}
+    found = {name: distribution(name, {"rows": values}) for name, values in columns.items()}
+    (folder / "histograms.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    if importlib.util.find_spec("matplotlib") is None:
+        return False
+    (folder / "histograms").mkdir(exist_ok=True)
+    for name, summary in found.items():
+        draw_scores(summary, f"{name} of {columns[name].size:,} rows").savefig(folder / "histograms" / f"{name}.png")
+    return bool(found)
 
 
 def _push(scored: Any, repo_id: str, private: bool | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_table", "sparkline"]
+__all__ = ["column_table", "numeric_columns", "sparkline"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 20
@@ -18,15 +18,21 @@ def column_table(dataset: Any, names: list[str]) -> str:
     width = max([len("column"), *map(len, names)])
     head = ["null", "min", "25 %", "median", "75 %", "max"]
     lines = [f"{'column':<{width}}" + "".join(f"{each:>10}" for each in head) + "  1 to 99 %"]
-    for name in names:
-        if getattr(dataset.features[name], "dtype", "string") == "string":  # reasons, and vectors, which have no dtype
-            continue
-        column = dataset.data.column(name)
-        values = column.drop_null().to_numpy().astype(np.float64)
+    for name, values in numeric_columns(dataset, names).items():
         cells = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
         numbers = "".join(f"{cell:>10.4g}" for cell in cells)
-        lines.append(f"{name:<{width}}{column.null_count:>10,}{numbers}  {sparkline(values)}".rstrip())
+        nulls = len(dataset) - values.size
+        lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {sparkline(values)}".rstrip())
     return "\n".join(lines)
+
+
+def numeric_columns(dataset: Any, names: list[str]) -> dict[str, np.ndarray]:
+    """The values, without nulls, of those columns that hold numbers; float64."""
+    found = {}
+    for name in names:
+        if getattr(dataset.features[name], "dtype", "string") != "string":  # reasons, and vectors, which have no dtype
+            found[name] = dataset.data.column(name).drop_null().to_numpy().astype(np.float64)
+    return found
 
 
 def sparkline(values: np.ndarray) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
@@ -63,16 +63,15 @@ def available() -> dict[str, type[Score]]:
     return dict(sorted(found.items()))
 
 
-def by_name(name: str, settings: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Score:
+def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Score:
     """A score from its name and settings, as recipes and the command line write them.
 
     Args:
         name: a module of this package that holds a score (`"ifd"`).
         settings: its fields.
-        defaults: more of them, for those fields that the score has.
 
     Raises:
-        ConfigError: no such score, no such setting, or a value that the setting cannot have.
+        ConfigError: no such score, no such setting, one that is missing, or a value that a setting cannot have.
     """
     known = available()
     if name not in known:
@@ -81,5 +80,10 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, defaults: Mapp
     for key in settings or {}:
         if key not in options:
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
-    fitting = {key: value for key, value in (defaults or {}).items() if key in options and value is not None}
-    return known[name](**{**fitting, **(settings or {})})
+    needed = [each.name for each in fields(known[name]) if each.default is each.default_factory is MISSING]
+    missing = [key for key in needed if key not in (settings or {})]
+    if missing:
+        raise ConfigError(
+            f"{name} needs the setting {missing[0]!r}: scores_kwargs: {{{name}: {{{missing[0]}: ...}}}}."
+        )
+    return known[name](**(settings or {}))

@@ -282,6 +282,7 @@ class ModelContext:
                 for numbers in values:
                     numbers[known == 0] = 0
             done = ranks.of_first(known).astype(bool)
+            label = f"{label} ({int(done.sum()):,} known)" if done.any() else label
             batches = remaining(batches, done, lengths, self.tokens_per_batch, batch_size)
         mine = batches[ranks.index :: ranks.size]
         runner = Batches(lengths, compute)

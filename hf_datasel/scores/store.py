@@ -64,6 +64,43 @@ class ScoreStore:
             found.append({**json.loads(file.read_text(encoding="utf-8")), "folder": file.parent.name, "rows": rows})
         return found
 
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
+        """Add what is here to a dataset repository, so that others score only what is new. Holds no text of any row.
+
+        Args:
+            repo_id: `"name"` or `"namespace/name"`; made if it is not there. What it holds of others stays.
+            private: whether a new repository is private.
+            token: by default the one that is logged in.
+
+        Returns:
+            The `CommitInfo` of the one commit.
+
+        Raises:
+            PublishError: there is nothing here, or the Hub does not take it.
+        """
+        from hf_datasel.publish.store import push_store
+
+        return push_store(self, repo_id, private=private, token=token)
+
+    @classmethod
+    def from_hub(
+        cls, repo_id: str, folder: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
+    ) -> ScoreStore:
+        """The store of a repository, added to what is in the folder. Take it from people whose scores you trust.
+
+        Args:
+            repo_id: `"namespace/name"` of a dataset repository.
+            folder: of the local store; made where it is not there yet.
+            revision: commit, branch or tag.
+            token: by default the one that is logged in.
+
+        Raises:
+            PublishError: it is not there, or holds no scores.
+        """
+        from hf_datasel.publish.store import pull_store
+
+        return pull_store(repo_id, Path(folder), revision=revision, token=token)
+
 
 class StoreTable:
     """The results under one spec."""

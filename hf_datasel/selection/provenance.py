@@ -23,13 +23,21 @@ _CACHED = re.compile(
 _DOWNLOADED = re.compile(r"hf://datasets/" + _NAME.format("/") + r"@(?P<revision>[0-9a-f]{40})/")
 _PATHS = (
     "adapters",
+    "anchor_file",
+    "base_url",
     "centroids",
     "chat_template_path",
     "checkpoints",
+    "complexity_model",
+    "gradients",
     "model",
     "model_name_or_path",
+    "models",
     "name",
+    "quality_model",
     "resolved_model",
+    "reward_model",
+    "validation",
 )
 
 

@@ -38,18 +38,6 @@ def test_env_names_the_versions(capsys):
     assert "- trl: " in capsys.readouterr().out
 
 
-def test_score_writes_the_columns_and_counts_what_has_none(rows_file, tiny_model_dir, tmp_path, capsys):
-    command = ["score", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir)]
-    command += ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
-    assert main([*command, "--output_dir", str(tmp_path / "out")]) == 0
-    printed = capsys.readouterr().out
-    assert "ifd: 24 of 25 rows scored, 1 without: 1 empty_response" in printed
-    scored = load_pool(str(tmp_path / "out" / "scored.parquet"))
-    assert scored.features["ifd"].dtype == "float32"
-    assert scored["ifd"][24] is None
-    assert min(scored["response_words"][:24]) == 1
-
-
 def test_select_saves_a_selection_that_applies_to_the_file(rows_file, tmp_path, capsys):
     command = ["select", "--dataset_name", str(rows_file), "--selector", "longest", "--selection_size", "5"]
     assert main([*command, "--output_dir", str(tmp_path / "out"), "--save_subset"]) == 0
@@ -160,13 +148,3 @@ def test_scored_file_selects_as_the_columns_say(tmp_path, pool_rows):
     assert main(command) == 0
     below = np.flatnonzero(np.array(scored["ifd"][:]) < 1)
     assert Selection.load(tmp_path / "o").indices.tolist() == below[::-1][:3].tolist()
-
-
-def test_score_with_vectors(tmp_path, pool_rows, tiny_model_dir, capsys):
-    rows = tmp_path / "rows.jsonl"
-    pool_rows.to_json(rows)
-    command = ["score", "--dataset_name", str(rows), "--scores", "embedding", "length"]
-    command += ["--model_name_or_path", str(tiny_model_dir), "--output_dir", str(tmp_path / "out")]
-    assert main(command) == 0
-    assert "response_words" in capsys.readouterr().out
-    assert len(load_pool(str(tmp_path / "out" / "scored.parquet"))["embedding"][0]) == 32

@@ -1,0 +1,178 @@
+"""`hf-datasel score`: several scores in one command, killed and started again, on disk and on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset, load_dataset
+
+from hf_datasel import load_pool, score
+from hf_datasel.cli import main
+from hf_datasel.cli.tables import column_table
+from hf_datasel.scores import IFD, forward
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path, pool_rows: Any) -> Path:
+    """Give a jsonl file of the small pool and one row with an empty output."""
+    path = tmp_path / "rows.jsonl"
+    empty = {"instruction": "Say nothing.", "input": "", "output": ""}
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*pool_rows, empty]))
+    return path
+
+
+@pytest.fixture
+def command(rows_file, tiny_model_dir, tmp_path):
+    data = ["--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir)]
+    return ["score", *data, "--output_dir", str(tmp_path / "out")]
+
+
+def test_writes_the_columns_and_counts_what_has_none(command, tmp_path, capsys):
+    wanted = ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
+    assert main([*command, *wanted]) == 0
+    printed = capsys.readouterr().out
+    assert "ifd: 24 of 25 rows scored, 1 without: 1 empty_response" in printed
+    scored = load_pool(str(tmp_path / "out" / "scored.parquet"))
+    assert scored.features["ifd"].dtype == "float32"
+    assert scored["ifd"][24] is None
+    assert min(scored["response_words"][:24]) == 1
+
+
+def test_a_config_with_several_scores_and_one_of_them_twice(command, tmp_path, tiny_model_dir, pool_rows, capsys):
+    config = tmp_path / "scores.yaml"
+    scores = ["loss", {"ifd": {"convention": "iterit", "column_prefix": "iterit_"}}, "cluster", "embedding"]
+    scores += [{"loss": {"reduction": "sum", "over": "pair"}}, {"length": {"unit": "tokens"}}, "ifd"]
+    settings = {"cluster": {"k": 3}, "embedding": {"as_trained": True}}
+    config.write_text(yaml.safe_dump({"scores": scores, "scores_kwargs": settings}))
+    assert main([*command, "--config", str(config)]) == 0
+    scored = load_pool(str(tmp_path / "out" / "scored.parquet"))
+    names = ["loss", "iterit_ifd", "cluster_id", "embedding", "loss_pair_sum", "num_tokens", "ifd"]
+    assert [name for name in scored.column_names if name in names] == names
+    assert set(scored["cluster_id"][:24]) == {0, 1, 2}
+    assert len(scored["embedding"][0]) == 32
+    expected = score(pool_rows, [IFD(convention="iterit")], model=tiny_model_dir)["ifd"][:]
+    np.testing.assert_allclose(scored["iterit_ifd"][:24], expected, rtol=1e-6)
+
+
+def test_prints_and_draws_how_each_column_is_spread(command, tmp_path, pool_rows, capsys):
+    assert main([*command, "--scores", "length", "loss"]) == 0
+    table = capsys.readouterr().out.split("column", 1)[1].splitlines()
+    words = next(line for line in table if line.startswith("response_words"))
+    counts = sorted(len(text.split()) for text in pool_rows["output"])
+    middle = (counts[11] + counts[12]) / 2
+    assert [words.split()[at] for at in (1, 2, 4, 6)] == ["1", str(counts[0]), f"{middle:g}", str(counts[-1])]
+    drawn = json.loads((tmp_path / "out" / "histograms.json").read_text())
+    assert sum(drawn["loss"]["groups"][0]["counts"]) == 24
+    pictures = sorted(path.name for path in (tmp_path / "out" / "histograms").iterdir())
+    assert pictures == ["loss.png", "response_words.png"]
+
+
+def test_columns_without_any_number_and_with_one():
+    data = Dataset.from_dict({"none": [None, None], "one": [2.0, 2.0], "text": ["a", "b"]})
+    data = data.cast_column("none", data.features["one"])
+    lines = column_table(data, ["none", "one", "text"]).splitlines()
+    assert lines[1].split() == ["none", "2", "nan", "nan", "nan", "nan", "nan"]
+    assert lines[2].split() == ["one", "0", "2", "2", "2", "2", "2", "█"]
+    assert len(lines) == 3
+
+
+def test_a_second_run_computes_nothing(command, tmp_path, monkeypatch):
+    wanted = ["--scores", "ifd", "selectit", "--scores_kwargs", '{"selectit": {"level": "token"}}']
+    assert main([*command, *wanted]) == 0
+    first = (tmp_path / "out" / "scored.parquet").read_bytes()
+    monkeypatch.setattr(forward.Forwards, "hidden", None)  # no pass can be run
+    assert main([*command, *wanted]) == 0
+    assert (tmp_path / "out" / "scored.parquet").read_bytes() == first
+
+
+def test_rows_that_were_added_are_all_that_is_computed(command, rows_file, monkeypatch, tmp_path):
+    assert main([*command, "--scores", "loss"]) == 0
+    with rows_file.open("a") as file:
+        file.write(json.dumps({"instruction": "Is it new?", "input": "", "output": "Yes."}) + "\n")
+    seen, whole = [], forward.Forwards.hidden
+
+    def counted(self, batch):
+        seen.append(len(batch))
+        return whole(self, batch)
+
+    monkeypatch.setattr(forward.Forwards, "hidden", counted)
+    assert main([*command, "--scores", "loss"]) == 0
+    assert sum(seen) <= 2  # and once more for the trial of the head
+    assert load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][25] > 0
+
+
+def test_killed_and_started_again(command, tmp_path):
+    slow = "import time; from hf_datasel.scores.segments import SegmentWriter as S; append = S.append\n"
+    slow += "S.append = lambda self, *args: (append(self, *args), time.sleep(0.2))[0]\n"
+    slow += "import sys; from hf_datasel.cli import main; main(sys.argv[1:])"
+    wanted = [*command[1:], "--scores", "ifd", "--scoring_tokens_per_batch", "100"]
+    with subprocess.Popen(
+        [sys.executable, "-c", slow, "score", *wanted],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ),
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not any(path.stat().st_size > 400 for path in (tmp_path / "out").glob("store/*/*.segment")):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "out" / "scored.parquet").exists()
+    assert main([command[0], *wanted]) == 0
+    assert len(load_pool(str(tmp_path / "out" / "scored.parquet"))) == 25
+
+
+def test_another_store(command, tmp_path):
+    assert main([*command, "--scores", "loss", "--store", str(tmp_path / "shared")]) == 0
+    assert list((tmp_path / "shared").glob("nll-*/*.parquet"))
+    assert not (tmp_path / "out" / "store").exists()
+
+
+def test_how_the_model_is_loaded(command, tmp_path):
+    assert main([*command, "--scores", "loss", "--dtype", "bfloat16"]) == 0
+    four_bit = '{"quantization_config": {"load_in_4bit": true}}'
+    assert main([*command, "--scores", "loss", "--model_init_kwargs", four_bit]) == 0
+    specs = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("store/*/spec.json")]
+    assert {each["weights_dtype"] for each in specs} == {"torch.bfloat16", "torch.float32"}
+    loaded = [each["model"]["init_kwargs"] for each in specs]
+    assert {"quantization_config": {"load_in_4bit": True}} in loaded
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["--scores", "lss"], "There is no score 'lss'. Did you mean 'loss'?"),
+        (["--scores", "judge"], "judge needs the setting 'model'"),
+        (["--scores", "ifd", "--scores_kwargs", '{"loss": {}}'], "scores_kwargs names 'loss', which is not among"),
+        (["--scores", "ifd", "--scores_kwargs", '{"ifd": {"convntion": "sft"}}'], "Did you mean 'convention'?"),
+        (["--scores", "loss", "--model_name_or_path", "/no/model"], "No model '/no/model'"),
+        (["--scors", "loss"], "Unknown flag --scors. Did you mean '--scores'?"),
+    ],
+)
+def test_typos(command, wanted, message, capsys):
+    assert main([*command, *wanted]) != 0
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("scores", ["loss", [3], [{"loss": {}, "ifd": {}}], [{"loss": 3}]])
+def test_lists_of_scores_that_cannot_be(command, tmp_path, scores, capsys):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"scores": scores}))
+    assert main([*command, "--config", str(tmp_path / "c.yaml")]) != 0
+    assert "scores" in capsys.readouterr().err
+
+
+def test_pushed_to_the_hub(local_hub, command, tmp_path, capsys):
+    assert main([*command, "--scores", "loss", "--repo_id", "tester/scored"]) == 0
+    assert "Published: " in capsys.readouterr().out
+    there = load_dataset("tester/scored", split="train", cache_dir=str(tmp_path / "cache"))
+    assert there["loss"][:] == load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][:]
