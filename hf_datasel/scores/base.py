@@ -18,7 +18,7 @@ from hf_datasel.scores.models import KEPT, Kind, Loading, model_identity
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset, Features, IterableDataset
 
     from hf_datasel.scores.context import ModelContext
 
@@ -89,11 +89,20 @@ class Score(ABC):
         """Equal for two scores that write the same numbers into this column, so that both may."""
         return repr(self)
 
-    def features(self, dataset: Dataset) -> Features:
-        """The dataset's features with the new columns: what to pass to `map` where the first rows have no score."""
-        from datasets import Features, Value
+    def features(self, dataset: Dataset | IterableDataset) -> Features:
+        """The dataset's features with the new columns: what to pass to `map` where the first rows have no score.
 
-        ours = {name: Value(_dtype_name(kind)) for name, kind in self._named(self.columns()).items()}
+        Raises:
+            ScoreError: a streaming dataset that does not know its features.
+        """
+        from datasets import Features
+        from datasets.features.features import generate_from_arrow_type
+
+        if dataset.features is None:
+            raise ScoreError(
+                "This streaming dataset does not know its features. Pass features= where it is made, or map without."
+            )
+        ours = {name: generate_from_arrow_type(kind) for name, kind in self._named(self.columns()).items()}
         return Features({**dataset.features, **ours})
 
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
@@ -217,10 +226,6 @@ class ModelScore(Score):
         loading = self.loading()
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
         return rows, super()._rows_of(dataset)[1].other(loading)
-
-
-def _dtype_name(kind: pa.DataType) -> str:
-    return {"float": "float32"}.get(str(kind), str(kind))
 
 
 def _plain(values: pa.Array) -> list[Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
 from hf_datasel.formats import Batch, Part, Row
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext
@@ -20,11 +20,12 @@ from hf_datasel.scores.endpoint_vectors import EndpointVectors, check_settings
 from hf_datasel.scores.forward import PooledStates
 from hf_datasel.scores.loss import null_counts
 from hf_datasel.scores.models import Kind
+from hf_datasel.scores.prompting import window
 from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
 __all__ = ["Embedding"]
 
@@ -124,12 +125,6 @@ class Embedding(ModelScore):
     def columns(self) -> dict[str, pa.DataType]:
         return {"embedding": pa.list_(pa.float32()), "embedding_reason": pa.string()}
 
-    def features(self, dataset: Dataset) -> Features:
-        from datasets import Features, List, Value
-
-        kinds = {"embedding": List(Value("float32")), "embedding_reason": Value("string")}
-        return Features({**dataset.features, **self._named(kinds)})
-
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
         """New columns for a batch: vectors as float32 arrays, None where there is none, and reasons."""
         columns = super().__call__(batch)
@@ -175,7 +170,8 @@ class Embedding(ModelScore):
         """The same, of the rows' texts as they are."""
         dimensions = _hidden_size(context)
         _check_room(len(rows), dimensions)
-        encoder = _Encoder(context, rows.tokenizer, self._length(rows.tokenizer, context.model, rows), self.pooling)
+        length = window(context.model, rows.tokenizer, self.max_length, "Embedding", rows.settings.max_length)
+        encoder = _Encoder(context, rows.tokenizer, length, self.pooling)
         reasons = np.full(len(rows), "", dtype=object)
         texts = Ragged(self._tokens(rows, encoder, reasons))
         found = context.run(
@@ -199,17 +195,6 @@ class Embedding(ModelScore):
             for at, (row, text, tokens) in enumerate(zip(read, texts, ids, strict=True), start):
                 reasons[at] = row.reason or ("" if text.strip() and len(tokens) else "empty_text")
             yield [tokens for at, tokens in enumerate(ids, start) if reasons[at] == ""]
-
-    def _length(self, tokenizer: Any, model: Any, rows: TokenRows) -> int:
-        """Tokens that a text is cut to."""
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        room = int(min(tokenizer.model_max_length, positions or tokenizer.model_max_length))
-        if self.max_length is not None and self.max_length > room:
-            raise ModelError(
-                f"Embedding(max_length={self.max_length}) is more than the {room:,} tokens that "
-                f"{model.config.name_or_path!r} takes. Lower it, or leave it out."
-            )
-        return min(self.max_length or rows.settings.max_length or room, room)
 
     def _text(self, row: Row) -> str:
         if row.reason:

@@ -211,11 +211,18 @@ class Round:
         return kept
 
 
-def as_numpy(column: pa.Array) -> np.ndarray:
-    """A score's column as numpy: NaN for null numbers, one row a vector for vectors."""
-    if pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type):
-        return np.array(column.to_pylist(), dtype=object if column.null_count else np.float32)
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
+    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    present = column.drop_null()
+    parts = present.chunks if isinstance(present, pa.ChunkedArray) else [present]
+    flat = np.concatenate(
+        [np.empty(0, np.float32), *(part.flatten().to_numpy(zero_copy_only=False) for part in parts)]
+    )
+    vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
+    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
+    return vectors
 
 
 def run_round(selector: Selector, round: Round, strict: bool = True, asked: str = "") -> np.ndarray:
