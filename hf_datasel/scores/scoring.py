@@ -14,7 +14,7 @@ from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, Score
 from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.models import Models
+from hf_datasel.scores.models import Models, check_model_exists
 from hf_datasel.scores.origins import remember
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.scores.store import ScoreStore
@@ -70,6 +70,7 @@ def score(
     if len(Pool(dataset)) == 0:
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
     kept = _store(store, model)
+    _check_inputs(listed, model, kept)
     ranks, models, found = Ranks.current(), Models(), dict[int, Columns]()
     data = dataset
     for stage in _stages(listed):
@@ -95,6 +96,20 @@ def _checked(scores: Score | Sequence[Score]) -> list[Score]:
             raise ScoreError(f"scores has to hold scores such as IFD(), and holds {each!r}.")
     _check_columns(listed)
     return listed
+
+
+def _check_inputs(scores: Sequence[Score], model: Any, store: ScoreStore | None) -> None:
+    """Refuse models and files that are not there, before hours of work on the scores that come first."""
+    for each in scores:
+        each.spec()
+        if each.needs_fit and store is None:
+            name = type(each).__name__
+            raise ScoreError(
+                f"{name} is not fitted: it has to see the whole dataset first. Pass store=FOLDER, where it keeps what "
+                f"it learns, or take what {name}(...).fit(dataset, path) returns."
+            )
+    if isinstance(model, str | os.PathLike) and any(each.needs_tokenizer for each in scores):
+        check_model_exists(os.fspath(model))
 
 
 def _store(store: ScoreStore | str | os.PathLike[str] | None, model: Any) -> ScoreStore | None:

@@ -272,7 +272,7 @@ def test_without_faiss_nothing_else_is_fitted(rows, tmp_path, monkeypatch):
 
 # -- what cannot be ---------------------------------------------------------------------------------------------------
 def test_not_fitted(rows):
-    with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted.*fit\(dataset, 'centroids.npy'\)"):
+    with pytest.raises(ScoreError, match=r"Cluster is not fitted.*Cluster\(\.\.\.\)\.fit\(dataset, path\)"):
         score(rows, [Cluster(k=9)])
     with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted"):
         Cluster(k=9)(rows[:2])

@@ -10,9 +10,9 @@ import torch
 from datasets import Dataset, DatasetDict, Value
 
 from hf_datasel import score
-from hf_datasel.errors import FormatError, ScoreError
+from hf_datasel.errors import DataselError, FormatError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import IFD, Length, Loss
+from hf_datasel.scores import IFD, Cluster, Deita, Embedding, Influence, Length, Loss, Reward, RewardGap, SelectIT
 from hf_datasel.scores.engine import Engine
 from hf_datasel.tokens import TokenSettings
 
@@ -190,3 +190,23 @@ def test_a_first_thousand_rows_without_a_response_in_the_window(model, tokenizer
     found = score(data, [Loss(max_length=40)], model=model, tokenizer=tokenizer)
     assert set(found["loss_reason"][:1_200]) == {"prompt_fills_window"}
     assert None not in found["loss"][1_200:]
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [
+        {"scores": [Loss(), Reward("/no/reward")]},
+        {"scores": [Loss(), RewardGap(reward_model="/no/reward")]},
+        {"scores": [Loss(), Deita(complexity_model="/no/one", quality_model="/no/other")]},
+        {"scores": [Loss(), Embedding("/no/encoder")]},
+        {"scores": [Loss(), Cluster(centroids="/no/centroids.npy")]},
+        {"scores": [Loss(), SelectIT("/no/a", level="model", parameters=1, models=(("/no/b", 2),))]},
+        {"scores": [Loss(), Influence(checkpoints=("/no/checkpoint",), validation="/no/rows.json")]},
+        {"scores": [Length(), Loss()], "model": "/no/model"},
+    ],
+)
+def test_what_is_not_there_is_named_before_anything_is_computed(missing, tiny_model_dir, pool_rows):
+    done = []
+    with pytest.raises(DataselError, match="/no/"):
+        score(pool_rows, **{"model": tiny_model_dir, **missing}, on_summary=done.append)
+    assert done == []
