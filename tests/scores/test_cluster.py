@@ -277,7 +277,7 @@ def test_not_fitted(rows):
     with pytest.raises(ScoreError, match=r"Cluster\(k=9\) is not fitted"):
         Cluster(k=9)(rows[:2])
     with pytest.raises(ScoreError, match=r"Cluster\(k=\(4, 9\)\) is not fitted"):
-        score(rows, [Cluster(k=(4, 9))])
+        Cluster(k=(4, 9))(rows[:2])
 
 
 def test_files_that_hold_no_centroids(rows, centroids, tmp_path):
@@ -349,3 +349,22 @@ def test_columns_that_hold_no_vectors(rows, centroids):
 def test_settings_that_cannot_be(settings, message):
     with pytest.raises(ConfigError, match=message):
         Cluster(**settings)
+
+
+# -- in one command ---------------------------------------------------------------------------------------------------
+def test_score_fits_where_there_is_a_store(tmp_path, tiny_model_dir, pool_rows):
+    scores = [Cluster(k=3), Embedding(as_trained=True)]
+    found = score(pool_rows, scores, model=tiny_model_dir, store=tmp_path)
+    (file,) = tmp_path.glob("centroids-*.npy")
+    vectors = score(pool_rows, [Embedding(as_trained=True)], model=tiny_model_dir)
+    again = score(vectors, [Cluster(k=3, centroids=str(file))])
+    assert found["cluster_id"][:] == again["cluster_id"][:]
+    assert [name for name in found.column_names if "cl" in name or "emb" in name] == [
+        "cluster_id",
+        "cluster_distance",
+        "cluster_reason",
+        "embedding",
+        "embedding_reason",
+    ]
+    score(pool_rows, scores, model=tiny_model_dir, store=tmp_path)
+    assert list(tmp_path.glob("centroids-*.npy")) == [file]
