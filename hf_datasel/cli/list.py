@@ -10,6 +10,9 @@ from hf_datasel.errors import ConfigError
 
 __all__ = ["run"]
 
+_MOST = 60
+"""Characters of a default that are shown."""
+
 
 def run(argv: Sequence[str]) -> None:
     """Print every selector and score: name, what it does, settings with their defaults."""
@@ -30,4 +33,14 @@ def _first_paragraph(kind: type) -> str:
 
 
 def _setting(each: Field[Any]) -> str:
-    return f"{each.name} (required)" if each.default is MISSING else f"{each.name}={each.default!r}"
+    return f"{each.name} (required)" if each.default is MISSING else f"{each.name}={_shown(each)}"
+
+
+def _shown(each: Field[Any]) -> str:
+    """The default; of a long one its beginning, or how many it holds."""
+    whole = repr(each.default)
+    if len(whole) <= _MOST:
+        return whole
+    if isinstance(each.default, tuple):
+        return f"({len(each.default)} {each.name})"
+    return f"{whole[: _MOST - 2].rstrip()}…{whole[-1]}"

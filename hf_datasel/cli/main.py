@@ -23,7 +23,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 with one line on stderr if something was wrong with what was asked."""
+    """Run one command; 0 if it went well, 2 with one line on stderr if what was asked cannot be, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:
+        print(f"hf-datasel {name}: interrupted.", file=sys.stderr)
+        return 130
     return 0
 
 

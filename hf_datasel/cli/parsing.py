@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ from trl import TrlParser
 
 from hf_datasel.errors import ConfigError, did_you_mean
 
-__all__ = ["DatasetArguments", "as_dict", "output_folder", "parse", "show_progress_messages"]
+__all__ = ["DatasetArguments", "as_dict", "bars_on_terminals", "output_folder", "parse", "show_progress_messages"]
 
 
 @dataclass
@@ -145,3 +146,24 @@ def show_progress_messages() -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
+
+
+@contextmanager
+def bars_on_terminals() -> Iterator[None]:
+    """Progress bars of datasets and transformers where somebody looks at them, and none in a log file."""
+    if sys.stderr.isatty():
+        yield
+        return
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    were_off = datasets.are_progress_bars_disabled(), not transformers_logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if not were_off[0]:
+            datasets.enable_progress_bars()
+        if not were_off[1]:
+            transformers_logging.enable_progress_bar()

@@ -9,7 +9,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
+from hf_datasel.cli.parsing import (
+    DatasetArguments,
+    as_dict,
+    bars_on_terminals,
+    output_folder,
+    parse,
+    show_progress_messages,
+)
 from hf_datasel.cli.tables import column_table, numeric_columns
 from hf_datasel.errors import ConfigError
 
@@ -67,17 +74,25 @@ def run(argv: Sequence[str]) -> None:
 
     folder = output_folder(arguments.output_dir)
     scores = _scores(arguments)
-    first = Ranks.current().is_first
-    scored = score(
-        dataset_arguments.load(),
-        scores,
-        arguments.model_name_or_path,
-        tokens_per_batch=arguments.scoring_tokens_per_batch,
-        on_summary=print,
-        store=ScoreStore(arguments.store or folder / "store"),
-    )
-    if not first:
-        return
+    store = ScoreStore(arguments.store or folder / "store")
+    with bars_on_terminals():
+        try:
+            scored = score(
+                dataset_arguments.load(),
+                scores,
+                arguments.model_name_or_path,
+                tokens_per_batch=arguments.scoring_tokens_per_batch,
+                on_summary=print,
+                store=store,
+            )
+        except KeyboardInterrupt:
+            print(f"\nStopped. What was computed is in {store.folder}: the same command goes on from there.")
+            raise
+        if Ranks.current().is_first:
+            _finish(scored, scores, folder, arguments)
+
+
+def _finish(scored: Any, scores: Sequence[Any], folder: Path, arguments: ScoreArguments) -> None:
     names = list(dict.fromkeys(f"{each.column_prefix}{name}" for each in scores for name in each.columns()))
     _write(scored, folder)
     print(column_table(scored, names))

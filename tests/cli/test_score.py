@@ -176,3 +176,29 @@ def test_pushed_to_the_hub(local_hub, command, tmp_path, capsys):
     assert "Published: " in capsys.readouterr().out
     there = load_dataset("tester/scored", split="train", cache_dir=str(tmp_path / "cache"))
     assert there["loss"][:] == load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][:]
+
+
+def test_stopped_by_hand(command, tmp_path, monkeypatch, capsys):
+    whole, seen = forward.Forwards.hidden, []
+
+    def stopped(self, batch):
+        seen.append(len(batch))
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        return whole(self, batch)
+
+    wanted = ["--scores", "loss", "--scoring_tokens_per_batch", "100"]
+    with monkeypatch.context() as patch:
+        patch.setattr(forward.Forwards, "hidden", stopped)
+        assert main([*command, *wanted]) == 130
+    printed = capsys.readouterr()
+    assert f"What was computed is in {tmp_path / 'out' / 'store'}: the same command goes on from there." in printed.out
+    assert printed.err.endswith("hf-datasel score: interrupted.\n")
+    assert main([*command, *wanted]) == 0
+
+
+def test_a_log_file_has_no_progress_bars(command, capfd):
+    assert main([*command, "--scores", "loss", "ifd"]) == 0
+    printed = capfd.readouterr()
+    assert "loss: 24 of 25 rows scored" in printed.out
+    assert "%|" not in printed.err
