@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset, Value, load_dataset
+from datasets import Dataset, IterableDataset, Value, load_dataset
 
 import hf_datasel
 from hf_datasel import score
-from hf_datasel.scores import IFD, Length, Loss
+from hf_datasel.errors import ScoreError
+from hf_datasel.scores import IFD, Embedding, Length, Loss, SelectIT
 
 QUESTION, ANSWER = "Is it slow?", "Yes, on a hill."
 
@@ -61,6 +62,34 @@ def test_streaming(path, pool_rows):
     expected = score(pool_rows, [IFD(path)])
     assert [row["output"] for row in rows] == pool_rows["output"][:]
     np.testing.assert_allclose([row["ifd"] for row in rows], expected["ifd"], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [Loss, Embedding, lambda path: Embedding(path, as_trained=True), lambda path: SelectIT(path, level="token")],
+)
+def test_streaming_needs_no_more_than_a_batch(path, pool_rows, made):
+    asked = []
+
+    def rows():
+        for row in pool_rows:
+            asked.append(row["output"])
+            yield row
+
+    streamed = IterableDataset.from_generator(rows).map(made(path), batched=True, batch_size=4)
+    first = next(iter(streamed))
+    assert len(asked) <= 5  # a batch, and one row that says whether there is another
+    expected = score(pool_rows, [made(path)])
+    name = next(iter(made(path).columns()))
+    np.testing.assert_allclose(first[name], expected[name][0], rtol=1e-4, atol=1e-6)
+
+
+def test_features_of_a_streaming_dataset(path, pool_rows):
+    streamed = pool_rows.to_iterable_dataset()
+    assert Loss(path).features(streamed) == Loss(path).features(pool_rows)
+    unknown = IterableDataset.from_generator(lambda: iter(pool_rows))
+    with pytest.raises(ScoreError, match="streaming dataset does not know its features"):
+        Loss(path).features(unknown)
 
 
 def test_streaming_with_a_batch_that_has_no_score(path):
