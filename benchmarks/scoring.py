@@ -1,21 +1,31 @@
-"""Time IFD scoring against the loop of published code, and against that loop in batches, for equal scores.
+"""Time IFD scoring against three loops that make the logits of the whole vocabulary, for equal scores.
 
-The loop is the published procedure done well: batch 1, two forward passes a row, logits of the whole vocabulary at
-every position, no gradients, no cache. The second variant runs the same on length-sorted padded batches. Both follow
-the prompts of Cherry LLM (2308.12032), as `IFD(convention="cherry")` does; all three begin with the rows' text.
-Times are taken in one process, one variant after the other, on one thread. Memory is taken in a fresh process a
-variant: the highest resident size while it runs, less that with the model loaded and a few rows scored (Linux only).
+The loops are the published procedure done well, with the prompts of Cherry LLM (2308.12032), as
+`IFD(convention="cherry")` has them; all four begin with the rows' text, and run without gradients or cache:
+
+- batch 1: two forward passes a row, the mean loss as transformers gives it for `labels`;
+- batches of 8: padded, in dataset order;
+- transformers' loss: padded batches by length, and each row's logits through the model's own `loss_function`, at
+  whichever of 1, 2, 4, 8 and 16 rows a batch took the least time on a part of the rows;
+- hf_datasel.
+
+Times are the best of a few interleaved repeats. Rates, ratios and shares are of CPU seconds on one thread, which other
+jobs change less; on a GPU they are of seconds. A share is of the rate of a large matrix product on the same device in
+the same run: see `useful_flops`. Memory is the peak over the loaded model: on a CPU the resident size in a fresh
+process (Linux only), on a GPU what is allocated. At the end, scores that share passes are run alone and together.
 
 Run: python benchmarks/scoring.py --data alpaca.json --model path/to/model --rows 1000
-Without --data the rows are made up, with lengths about those of Alpaca; without --model so is a small Llama.
+Without --data the rows are made up, with lengths about those of Alpaca; without --model or a size, so are two Llamas.
+On a GPU: python benchmarks/scoring.py --device cuda --dtype bfloat16 --shape 8b --rows 1000
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,209 +38,361 @@ import transformers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedTokenizerFast
 
 from hf_datasel import score
-from hf_datasel.scores import IFD
+from hf_datasel.scores import IFD, Embedding, Loss
+from hf_datasel.scores.forward import Forwards, SummedNLL
+from hf_datasel.tokens.sequences import Sequence
 
 MAX_LENGTH = 512
 HEADER = "### Response:"
-WITH_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. Write a "
-    "response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n"
-    f"{HEADER}"
+INTRODUCTION = (
+    "Below is an instruction that describes a task{}. Write a response that appropriately completes the request."
 )
-WITHOUT_INPUT = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
-    f"### Instruction:\n{{instruction}}\n\n{HEADER}"
-)
+PAIRED = ", paired with an input that provides further context"
+WITHOUT_INPUT = f"{INTRODUCTION.format('')}\n\n### Instruction:\n{{instruction}}\n\n{HEADER}"
+WITH_INPUT = f"{INTRODUCTION.format(PAIRED)}\n\n### Instruction:\n{{instruction}}\n\n### Input:\n{{input}}\n\n{HEADER}"
 Rows = list[dict[str, str]]
 Pair = tuple[list[int], int]
 """Token ids, and where the response starts in them."""
+Losses = Callable[[Any, list[Pair]], list[float]]
+Run = Callable[[Rows, Any, Any], np.ndarray]
+"""Takes rows, model and tokenizer; gives the IFD of each row, NaN where it has none."""
 
 
 # -- the variants ----------------------------------------------------------------------------------------------------
-def encode(row: dict[str, str], tokenizer: Any) -> tuple[Pair, Pair]:
-    """Tokenize the row behind the Alpaca prompt, and its response alone, behind the end of that prompt."""
-    prompt = WITH_INPUT.format(**row) if row["input"] else WITHOUT_INPUT.format(**row)
-    start, header = len(tokenizer(prompt).input_ids), len(tokenizer(HEADER).input_ids)
-    whole = tokenizer(prompt + row["output"]).input_ids[:MAX_LENGTH]
-    alone = tokenizer(HEADER + row["output"]).input_ids[: max(MAX_LENGTH - start + 4, 0)]
-    return (whole, start), (alone, header)
+def encode(rows: Rows, tokenizer: Any) -> list[list[Pair]]:
+    """Tokenize rows behind the Alpaca prompt, and their responses alone. Empty where there is no response left."""
+    prompts = [(WITH_INPUT if row["input"] else WITHOUT_INPUT).format(**row) for row in rows]
+    starts = [len(ids) for ids in tokenizer(prompts).input_ids]
+    header = len(tokenizer(HEADER).input_ids)
+    wholes = tokenizer([prompt + row["output"] for prompt, row in zip(prompts, rows, strict=True)]).input_ids
+    alone = tokenizer([HEADER + row["output"] for row in rows]).input_ids
+    both = [
+        [(whole[:MAX_LENGTH], start), (answer[: max(MAX_LENGTH - start + 4, 0)], header)]
+        for whole, start, answer in zip(wholes, starts, alone, strict=True)
+    ]
+    return [pairs if all(start < len(ids) for ids, start in pairs) else [] for pairs in both]
 
 
-@torch.no_grad()
 def one_by_one(rows: Rows, model: Any, tokenizer: Any) -> np.ndarray:
     """Score as published code does, one row at a time."""
-    found = np.full(len(rows), np.nan)
-    for at, row in enumerate(rows):
-        losses = []
-        for ids, start in encode(row, tokenizer):
-            if start >= len(ids):
-                break
-            inputs = torch.tensor([ids])
-            labels = inputs.clone()
-            labels[:, :start] = -100
-            losses.append(model(input_ids=inputs, labels=labels, use_cache=False).loss.item())
-        if len(losses) == 2:
-            found[at] = np.exp(losses[0] - losses[1])
-    return found
-
-
-def by_length(pairs: list[Pair], tokens: int) -> Iterator[list[int]]:
-    """Group positions, longest first, so that a padded batch has at most so many tokens."""
-    left = sorted(range(len(pairs)), key=lambda at: -len(pairs[at][0]))
-    while left:
-        size = max(tokens // max(len(pairs[left[0]][0]), 1), 1)
-        yield left[:size]
-        left = left[size:]
+    return np.concatenate([in_batches([row], model, tokenizer, transformers_losses, 1, False) for row in rows])
 
 
 @torch.no_grad()
-def in_batches(rows: Rows, model: Any, tokenizer: Any, tokens: int = 8192) -> np.ndarray:
-    """Score in length-sorted padded batches, with all logits."""
-    encoded = [encode(row, tokenizer) for row in rows]
-    losses = np.full((2, len(rows)), np.nan)
+def in_batches(rows: Rows, model: Any, tokenizer: Any, losses: Losses, size: int, by_length: bool) -> np.ndarray:
+    """Score in padded batches of so many rows."""
+    encoded = encode(rows, tokenizer)
+    found = np.full((2, len(rows)), np.nan)
+    scored = [at for at, pairs in enumerate(encoded) if pairs]
     for which in (0, 1):
-        pairs = [both[which] for both in encoded]
-        for batch in by_length(pairs, tokens):
-            width = len(pairs[batch[0]][0])
-            inputs, mask = torch.zeros(2, len(batch), width, dtype=torch.long)
-            labels = torch.full((len(batch), width), -100)
-            for at, (ids, start) in enumerate(pairs[each] for each in batch):
-                inputs[at, : len(ids)], mask[at, : len(ids)] = torch.tensor(ids), 1
-                labels[at, start : len(ids)] = inputs[at, start : len(ids)]
-            logits = model(input_ids=inputs, attention_mask=mask, use_cache=False).logits[:, :-1]
-            each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none").sum(1)
-            losses[which, batch] = (each / (labels != -100).sum(1)).numpy()
-    found: np.ndarray = np.exp(losses[0] - losses[1])
-    return found
+        chosen = [(at, encoded[at][which]) for at in scored]
+        if by_length:
+            chosen.sort(key=lambda each: -len(each[1][0]))
+        for first in range(0, len(chosen), size):
+            at, pairs = zip(*chosen[first : first + size], strict=True)
+            found[which, at] = losses(model, list(pairs))
+    ratios: np.ndarray = np.exp(found[0] - found[1])
+    return ratios
 
 
-def with_hf_datasel(rows: Rows, model: Any, tokenizer: Any) -> np.ndarray:
+def padded(pairs: list[Pair], device: torch.device) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """The model's inputs, padded on the right, and the labels, which are -100 outside the responses."""
+    shape = len(pairs), max(len(ids) for ids, _ in pairs)
+    inputs, mask, labels = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -100)
+    for at, (ids, start) in enumerate(pairs):
+        inputs[at, : len(ids)], mask[at, : len(ids)] = torch.tensor(ids), 1
+        labels[at, start : len(ids)] = inputs[at, start : len(ids)]
+    return {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}, labels.to(device)
+
+
+def plain_losses(model: Any, pairs: list[Pair]) -> list[float]:
+    """Mean loss of each row, from all logits at once."""
+    inputs, labels = padded(pairs, model.device)
+    logits = model(**inputs, use_cache=False).logits.float()
+    targets = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]  # shifted here, so that no logits are copied
+    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    means: list[float] = (each.view(targets.shape).sum(1) / (targets != -100).sum(1)).tolist()
+    return means
+
+
+def transformers_losses(model: Any, pairs: list[Pair]) -> list[float]:
+    """Mean loss of each row through transformers, whose own is the mean over all tokens of a batch."""
+    inputs, labels = padded(pairs, model.device)
+    if len(pairs) == 1:
+        return [model(input_ids=inputs["input_ids"], labels=labels, use_cache=False).loss.item()]
+    logits = model(**inputs, use_cache=False).logits
+    parts = [(logits[[at], : len(ids)], labels[[at], : len(ids)]) for at, (ids, _) in enumerate(pairs)]
+    each = [model.loss_function(part, wanted, vocab_size=logits.shape[-1]) for part, wanted in parts]
+    return torch.stack(each).tolist()
+
+
+def with_hf_datasel(rows: Rows, model: Any, tokenizer: Any, tokens_per_batch: int | None = None) -> np.ndarray:
     """Score with the package."""
-    scores = [IFD(convention="cherry", max_length=MAX_LENGTH)]
-    scored = score(datasets.Dataset.from_list(rows), scores, model, tokenizer, on_summary=lambda line: None)
+    wanted = IFD(convention="cherry", max_length=MAX_LENGTH)
+    scored = score(datasets.Dataset.from_list(rows), wanted, model, tokenizer, tokens_per_batch, lambda line: None)
     return np.array(scored["ifd"][:], dtype=np.float64)
 
 
-VARIANTS: dict[str, Callable[[Rows, Any, Any], np.ndarray]] = {
-    "batch 1, all logits": one_by_one,
-    "batches by length, all logits": in_batches,
-    "hf_datasel": with_hf_datasel,
-}
-
-
 # -- measuring -------------------------------------------------------------------------------------------------------
-def load(folder: str) -> tuple[Any, Any]:
-    """Load model and tokenizer for one thread, without progress bars."""
+def timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, np.ndarray]:
+    """What a call gives, and three times that it took: seconds, CPU seconds, and those that rates are taken from."""
+    finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+    finish()
+    start, cpu = time.perf_counter(), time.process_time()
+    found = run()
+    finish()
+    took = time.perf_counter() - start, time.process_time() - cpu
+    return found, np.array([*took, took[device.type == "cpu"]])
+
+
+def matmul_rate(model: Any) -> float:
+    """FLOP/s of a large matrix product in the model's dtype, where the model is: the best of five."""
+    size = 8192 if model.device.type == "cuda" else 2048
+    left, right = torch.rand(2, size, size, device=model.device, dtype=model.dtype)
+    product = partial(torch.mm, left, right, out=torch.empty_like(left))
+    product()
+    return 2 * size**3 / min(timed(product, model.device)[1][2] for _ in range(5))
+
+
+def useful_flops(pairs: list[Pair], model: Any) -> float:
+    """What the scores need at least, however they are computed: the same number for all variants.
+
+    Two for each weight of the backbone's matrices and real token (embeddings and norms left out); four for each layer,
+    attention channel, and pair of a token with itself or an earlier one; two for each weight of the LM head and
+    response token. Padding, logits of prompts, attention to later tokens, and softmax are work that is not counted.
+    """
+    config, embeddings = model.config, model.get_input_embeddings().weight
+    matrices = sum(each.numel() for each in model.base_model.parameters() if each.ndim == 2) - embeddings.numel()
+    heads = config.num_attention_heads
+    channels = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    lengths = np.array([len(ids) for ids, _ in pairs], dtype=np.float64)
+    attended = (lengths * (lengths + 1) / 2).sum()
+    answers = sum(len(ids) - start for ids, start in pairs)
+    head = 2 * config.vocab_size * config.hidden_size * answers
+    return float(2 * matrices * lengths.sum() + 4 * config.num_hidden_layers * channels * attended + head)
+
+
+def load(folder: str, device: str, dtype: str) -> tuple[Any, Any]:
+    set_up()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+    return model.to(device).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def set_up() -> None:
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # published code tokenizes whole rows, then cuts
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
 def resident(entry: str) -> float:
     """MB of this process now (VmRSS), or at most so far (VmHWM)."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(entry)) / 1024
+    return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{entry}:")[1].split()[0]) / 1024
 
 
-def peak_memory(variant: str, folder: str, rows: Rows) -> float:
+def peak_in_new_process(run: Run, folder: str, dtype: str, rows: Rows) -> float:
     """MB that a variant needs at its peak, over the loaded model. For a process of its own."""
-    model, tokenizer = load(folder)
-    VARIANTS[variant](rows[:2], model, tokenizer)
+    model, tokenizer = load(folder, "cpu", dtype)
+    run(rows[:2], model, tokenizer)
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts again from here
-    VARIANTS[variant](rows, model, tokenizer)
+    run(rows, model, tokenizer)
     return resident("VmHWM") - before
 
 
-def in_new_process(variant: str, folder: str, rows: Rows) -> float:
-    """Measure the peak in a fresh process; NaN where there is no /proc."""
+def peak_memory(run: Run, folder: str, rows: Rows, model: Any, tokenizer: Any) -> float:
+    """The same; of what is allocated, where the model is on a GPU. NaN where there is no /proc."""
+    if model.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(rows, model, tokenizer)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not Path("/proc/self/clear_refs").exists():
-        return float("nan")
+        return math.nan
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(peak_memory, variant, folder, rows).result()
+        return pool.submit(peak_in_new_process, run, folder, str(model.dtype)[6:], rows).result()
 
 
-def timed(run: Callable[[], np.ndarray]) -> tuple[np.ndarray, float, float]:
-    """Scores, seconds, and CPU seconds, which other jobs on the machine change less."""
-    start, cpu = time.perf_counter(), time.process_time()
-    scores = run()
-    return scores, time.perf_counter() - start, time.process_time() - cpu
+# -- comparing -------------------------------------------------------------------------------------------------------
+def best_size(rows: Rows, model: Any, tokenizer: Any) -> int:
+    """Rows a batch with which transformers' loss takes the least time, on a part of the rows."""
+    part = rows[:: -(-len(rows) // 16)]
+    took = dict.fromkeys((1, 2, 4, 8, 16), math.inf)
+    for _ in range(2):
+        for size in took:
+            run = partial(in_batches, losses=transformers_losses, size=size, by_length=True)
+            spent = timed(partial(run, part, model, tokenizer), model.device)[1]
+            took[size] = min(took[size], spent[2])
+    print(f"transformers' loss on {len(part)} rows, seconds: " + ", ".join(f"{took[b]:.2f} at {b}" for b in took))
+    return min(took, key=lambda size: took[size])
 
 
-# -- rows and model --------------------------------------------------------------------------------------------------
+def compare(model: Any, tokenizer: Any, folder: str, rows: Rows, args: argparse.Namespace) -> None:
+    """Run every variant and print what it took."""
+    pairs = [pair for both in encode(rows, tokenizer) for pair in both]
+    tokens, flops = sum(len(ids) for ids, _ in pairs), useful_flops(pairs, model)
+    print(f"\n{len(rows):,} rows, {tokens:,} tokens, {model.num_parameters():,} parameters, {args.dtype}")
+    size = best_size(rows, model, tokenizer)
+    by_length = partial(in_batches, losses=transformers_losses, size=size, by_length=True)
+    variants: dict[str, Run] = {
+        "batch 1": one_by_one,
+        "batches of 8": partial(in_batches, losses=plain_losses, size=8, by_length=False),
+        f"transformers' loss, batches of {size}": by_length,
+        "hf_datasel": partial(with_hf_datasel, tokens_per_batch=args.tokens),
+    }
+    for run in variants.values():
+        run(rows[:2], model, tokenizer)
+    rate, found, best = matmul_rate(model), dict[str, np.ndarray](), dict[str, np.ndarray]()
+    for _ in range(args.repeats):
+        for name, run in variants.items():
+            found[name], spent = timed(partial(run, rows, model, tokenizer), model.device)
+            best[name] = np.minimum(best.get(name, math.inf), spent)
+    rate = max(rate, matmul_rate(model))
+    print(f"matrix product: {rate / 1e9:,.1f} GFLOP/s; needed for the scores: {flops / 1e9:,.1f} GFLOP")
+    print(f"{'':34} seconds  of CPU  ratio  tokens/s  GFLOP/s  share  peak MB  ratio")
+    peaks: list[float] = []
+    for name, run in variants.items():
+        seconds, cpu, counted = best[name]
+        peaks.append(peak_memory(run, folder, rows, model, tokenizer))
+        line = f"{name:34}{seconds:8.2f}{cpu:8.2f}{best['batch 1'][2] / counted:7.2f}{tokens / counted:10,.0f}"
+        line += f"{flops / counted / 1e9:9.1f}{flops / counted / rate:7.0%}"
+        print(f"{line}{peaks[-1]:9.0f}{peaks[0] / peaks[-1]:7.2f}", flush=True)
+    check_equal(found, 1e-5 if model.dtype == torch.float32 else 5e-2)
+
+
+def check_equal(found: dict[str, np.ndarray], tolerance: float) -> None:
+    """Stop where a variant gives other scores than the first one."""
+    expected, worst = next(iter(found.values())), 0.0
+    for name, scores in found.items():
+        if not np.array_equal(np.isnan(scores), np.isnan(expected)):
+            raise SystemExit(f"{name} leaves other rows without a score.")
+        worst = max(worst, float(np.nanmax(np.abs(scores / expected - 1))))
+        if worst > tolerance:
+            raise SystemExit(f"{name} gives other scores, by up to {worst:.1e} relative.")
+    print(f"Scores are equal to {worst:.1e} relative; {int(np.isnan(expected).sum())} rows have none in all of them.")
+
+
+def compare_shared(model: Any, tokenizer: Any, rows: Rows, args: argparse.Namespace) -> None:
+    """Run scores that share passes together, and each alone, and count the rows that the model reads."""
+    data = datasets.Dataset.from_list(rows)
+    scores = [Loss(), IFD(), Embedding(as_trained=True)]
+    score(data.select(range(2)), scores, model, tokenizer, on_summary=lambda line: None)
+    print(f"{'':34} seconds  of CPU  rows through the model")
+    passed: dict[str, list[int]] = {}
+    for name, wanted in {"Loss": scores[:1], "IFD": scores[1:2], "Embedding": scores[2:], "together": scores}.items():
+        counts = passed[name] = list[int]()
+        hook = model.base_model.register_forward_pre_hook(
+            lambda module, inputs, named, counts=counts: counts.append(len(named["input_ids"])), with_kwargs=True
+        )
+        run = partial(score, data, wanted, model, tokenizer, args.tokens, lambda line: None)
+        seconds, cpu, _ = timed(run, model.device)[1]
+        hook.remove()
+        print(f"{name:34}{seconds:8.2f}{cpu:8.2f}{sum(counts):24,}", flush=True)
+    if sum(passed["together"]) != sum(passed["IFD"]):
+        raise SystemExit("Together the scores run more rows through the model than IFD alone.")
+
+
+# -- rows and models -------------------------------------------------------------------------------------------------
 def made_up_rows(n_rows: int, vocabulary: int, rng: np.random.Generator) -> Rows:
     """Make rows of made-up words, with log-normal lengths."""
     share = 1 / (np.arange(vocabulary) + 3.0)
 
     def text(typical: float, sigma: float) -> str:
-        size = int(rng.lognormal(np.log(typical), sigma).__ceil__())
-        return " ".join(f"w{word}" for word in rng.choice(vocabulary, size=min(size, 500), p=share / share.sum()))
+        size = min(math.ceil(rng.lognormal(np.log(typical), sigma)), 500)
+        return " ".join(f"w{word}" for word in rng.choice(vocabulary, size=size, p=share / share.sum()))
 
     return [{"instruction": text(16, 0.6), "input": "", "output": text(45, 1.0)} for _ in range(n_rows)]
 
 
-def save_small_model(folder: str, hidden: int, vocabulary: int, seed: int) -> None:
-    """Build a Llama of two layers with random weights, and a tokenizer of one token a word."""
+def save_tokenizer(folder: str, vocabulary: int) -> None:
+    """Build a tokenizer of one token a word."""
     words = ["<unk>", *(f"w{word}" for word in range(vocabulary - 1))]
     backend = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="w0").save_pretrained(folder)
+
+
+def built(config: LlamaConfig, device: str, dtype: str, seed: int) -> Any:
+    """A Llama with random weights, made where it is to run."""
     torch.manual_seed(seed)
-    size = {"hidden_size": hidden, "intermediate_size": 4 * hidden, "num_hidden_layers": 2, "num_attention_heads": 4}
-    LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, **size)).save_pretrained(folder)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype)).eval()
 
 
-def compare(folder: str, rows: Rows) -> None:
-    """Run every variant and print what it took."""
-    model, tokenizer = load(folder)
-    tokens = sum(len(ids) for row in rows for ids, _ in encode(row, tokenizer))
-    print(
-        f"{len(rows):,} rows, {tokens:,} tokens in both passes, {model.num_parameters():,} parameters, fp32, 1 thread"
-    )
-    print(f"{'':30} seconds  of CPU   ratio  peak MB   ratio")
-    found, first = {}, None
-    for variant, run in VARIANTS.items():
-        run(rows[:2], model, tokenizer)
-        found[variant], seconds, cpu = timed(partial(run, rows, model, tokenizer))
-        peak = in_new_process(variant, folder, rows)
-        first = first or (cpu, peak)
-        ratios = first[0] / cpu, first[1] / peak
-        print(f"{variant:30}{seconds:8.2f}{cpu:8.2f}{ratios[0]:8.2f}{peak:9.0f}{ratios[1]:8.2f}", flush=True)
-    expected = found["batch 1, all logits"]
-    for variant, scores in found.items():
-        if not np.array_equal(np.isnan(scores), np.isnan(expected)):
-            raise SystemExit(f"{variant} leaves other rows without a score.")
-        worst = float(np.nanmax(np.abs(scores / expected - 1)))
-        if worst > 1e-5:
-            raise SystemExit(f"{variant} gives other scores, by up to {worst:.1e} relative.")
-    print(f"Scores are equal to {worst:.1e} relative; {int(np.isnan(expected).sum())} rows have none in all of them.")
+def largest_budget(model: Any) -> int:
+    """The most tokens, of rows of `MAX_LENGTH` with half of it scored, that go through the model at once."""
+    forwards, budget = Forwards(model), 0
+    row = Sequence(np.arange(MAX_LENGTH), np.arange(MAX_LENGTH // 2, MAX_LENGTH))
+    while True:
+        wanted = 2 * budget or 4096
+        run = partial(torch.no_grad()(forwards), [row] * (wanted // MAX_LENGTH), [SummedNLL()])
+        try:
+            spent = timed(run, model.device)[1]
+        except torch.OutOfMemoryError:
+            return budget
+        budget = wanted
+        print(f"tokens_per_batch={budget:,}: {budget / spent[0]:,.0f} tokens/s", flush=True)
+
+
+def llama(hidden: int, layers: int, vocabulary: int, **more: int) -> LlamaConfig:
+    size = {"intermediate_size": 4 * hidden, "num_attention_heads": max(hidden // 64, 4), **more}
+    return LlamaConfig(hidden_size=hidden, num_hidden_layers=layers, vocab_size=vocabulary, **size)
+
+
+def configs(args: argparse.Namespace) -> list[LlamaConfig]:
+    """The made-up models: that of --shape, or that of the size asked for, or the two defaults."""
+    if args.shape == "8b":
+        heads = {"num_attention_heads": 32, "num_key_value_heads": 8}
+        return [llama(4_096, 32, 128_256, intermediate_size=14_336, **heads)]
+    if args.hidden or args.layers or args.vocab:
+        return [llama(args.hidden or 512, args.layers or 4, args.vocab or 32_000)]
+    return [llama(96, 3, 2_048), llama(512, 4, 32_000)]
+
+
+def measure(folder: str, config: LlamaConfig | None, args: argparse.Namespace) -> None:
+    """Compare on one model: that in the folder, or one that is made up from a config."""
+    if config is not None:
+        save_tokenizer(folder, config.vocab_size)
+    if args.shape == "8b":  # never on the disk, nor in main memory
+        model, tokenizer = built(config, args.device, args.dtype, args.seed), AutoTokenizer.from_pretrained(folder)
+        print(f"largest tokens_per_batch that fits: {largest_budget(model):,}")
+    else:
+        if config is not None:
+            built(config, "cpu", "float32", args.seed).save_pretrained(folder)
+        model, tokenizer = load(folder, args.device, args.dtype)
+    n_rows = args.rows or (256 if model.num_parameters() < 1e7 else 48)
+    if args.data is None:
+        rows = made_up_rows(n_rows, model.config.vocab_size, np.random.default_rng(args.seed))
+    else:
+        rows = json.loads(args.data.read_text(encoding="utf-8"))[:n_rows]
+    compare(model, tokenizer, folder, rows, args)
+    compare_shared(model, tokenizer, rows, args)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=256, help="(default: %(default)s)")
-    parser.add_argument("--hidden", type=int, default=128, help="of the made-up model (default: %(default)s)")
-    parser.add_argument("--vocab", type=int, default=32_000, help="of the made-up model (default: %(default)s)")
+    parser.add_argument("--rows", type=int, help="(default: 256 for a model of under 10M parameters, else 48)")
     parser.add_argument("--data", type=Path, metavar="FILE", help="Alpaca-form JSON file")
     parser.add_argument("--model", metavar="DIR", help="model with its tokenizer, in a folder")
+    parser.add_argument("--shape", choices=["8b"], help="make up a model of the size of Llama 3 8B, on a GPU")
+    for option in ("--hidden", "--layers", "--vocab"):
+        parser.add_argument(option, type=int, help="of one made-up model, instead of the two")
+    parser.add_argument("--device", default="cpu", help="(default: %(default)s)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--tokens", type=int, help="tokens_per_batch of hf_datasel, instead of its default")
+    parser.add_argument("--repeats", type=int, default=2, help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of what is made up (default: %(default)s)")
     args = parser.parse_args()
+    if args.shape == "8b" and torch.device(args.device).type != "cuda":
+        parser.error("--shape 8b needs --device cuda: it is built on the device.")
 
-    transformers.utils.logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as folder:
-        if args.model is None:
-            save_small_model(folder, args.hidden, args.vocab, args.seed)
-        if args.data is None:
-            rows = made_up_rows(args.rows, args.vocab, np.random.default_rng(args.seed))
-        else:
-            rows = json.loads(args.data.read_text(encoding="utf-8"))[: args.rows]
-        compare(args.model or folder, rows)
+    set_up()
+    for config in [None] if args.model else configs(args):
+        with tempfile.TemporaryDirectory() as folder:
+            measure(args.model or folder, config, args)
 
 
 if __name__ == "__main__":

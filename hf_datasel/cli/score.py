@@ -49,7 +49,7 @@ class ScoreArguments:
     scoring_tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else 16,384."
+            "help": "Upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else 16,384."
         },
     )
     output_dir: str = field(default="outputs/score", metadata={"help": "Folder for scored.parquet."})

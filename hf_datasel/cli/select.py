@@ -30,7 +30,7 @@ class SelectArguments:
     scoring_tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else 16,384."
+            "help": "Upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else 16,384."
         },
     )
     output_dir: str = field(default="outputs/select", metadata={"help": "Folder for the selection."})

@@ -61,12 +61,22 @@ class Pool:
         return row_columns(self.dataset.column_names, self.format)
 
     def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Row]:
-        """The canonical rows, all or those at `indices`, in that order."""
+        """The canonical rows, all or those at `indices`, in that order.
+
+        Raises:
+            FormatError: a text is not UTF-8.
+        """
         data = self.dataset.select_columns(self.columns)
         if indices is not None:
             data = data.select(np.asarray(indices, dtype=np.int64))
-        for batch in data.iter(batch_size=_BATCH):
-            yield from canonical_rows(batch, self.format)
+        try:
+            for batch in data.iter(batch_size=_BATCH):
+                yield from canonical_rows(batch, self.format)
+        except UnicodeDecodeError as error:
+            raise FormatError(
+                f"A row of the dataset holds text that is not UTF-8 ({error}). Mend the file that it comes from, and "
+                "load it anew."
+            ) from error
 
     def texts(self, part: Part, indices: Sequence[int] | np.ndarray | None = None) -> list[str]:
         """Prompt, response or both of the rows, as plain text."""

@@ -204,14 +204,14 @@ def _turn(message: Any, position: int) -> Turn:
     if not isinstance(message, dict):
         raise _Malformed("wrong_type")
     role = message.get("role") if message.get("role") is not None else message.get("from")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise _Malformed("unknown_role")
     content = message.get("content") if message.get("content") is not None else message.get("value")
     if isinstance(content, list):
         content = _content_parts(content)
     calls = message.get("tool_calls")
     if calls:
-        content = f"{content or ''}{json.dumps(calls, default=str, sort_keys=True)}"
+        content = f"{_text('' if content is None else content)}{json.dumps(calls, default=str, sort_keys=True)}"
     if content is None and ROLES[role] == "assistant":
         raise _Malformed("empty_response")
     return Turn(ROLES[role], _text(content))

@@ -253,6 +253,8 @@ def _vectors(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(kind(values.type) for kind in kinds) or not _is_number(values.type.value_type):
         raise ColumnError(f"Column {name!r} holds {values.type}, and clusters are made of vectors (lists of numbers).")
+    if values.null_count == len(values):
+        return np.empty((0, 0), dtype=np.float32), reasons
     present = values.drop_null()
     flat = present.flatten().cast("float", safe=False)
     if len(flat) % max(len(present), 1) or len(set(present.value_lengths().to_pylist())) > 1:

@@ -69,7 +69,7 @@ class ModelContext:
 
     Args:
         model: on its device; None for scores that run none. Its mode, weights and the random state stay as they are.
-        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, where more was
+        tokens_per_batch: upper bound on the padded tokens of a batch; by default 1,024 on a CPU, where more was
             slower, and 16,384 elsewhere.
         autocast: compute in this dtype instead of the weights' own.
         progress: show a progress bar where the output is a terminal.
@@ -123,7 +123,7 @@ class ModelContext:
     @property
     def tokens_per_batch(self) -> int:
         """Upper bound on the padded tokens of a batch."""
-        return self._asked_tokens or (2048 if self.device.type == "cpu" else 16384)
+        return self._asked_tokens or (1024 if self.device.type == "cpu" else 16384)
 
     def describe(self) -> dict[str, Any]:
         """What, besides the weights, decides the numbers."""

@@ -22,7 +22,7 @@ from hf_datasel.scores.loss import null_counts
 from hf_datasel.scores.models import Kind
 from hf_datasel.scores.prompting import window
 from hf_datasel.tokens import Sequences, TokenRows
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens.sequences import Ragged, ragged
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -164,7 +164,10 @@ class Embedding(ModelScore):
         sequences: Sequences = tokens.conditional
         reduction = PooledStates(self.part, self.pooling)
         found = context.reduced(sequences, reduction, "embedding", null_counts(tokens.reasons)).copy()
-        return found, sequences.owner, tokens.reasons.astype(object)
+        reasons = tokens.reasons.astype(object)
+        if self.part == "prompt":
+            reasons[sequences.owner[_first_scored(sequences) == 0]] = "empty_text"
+        return found, sequences.owner, reasons
 
     def _encoded(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same, of the rows' texts as they are."""
@@ -253,6 +256,14 @@ def _settings_kept(tokenizer: Any) -> Iterator[None]:
     finally:
         backend.no_truncation() if truncation is None else backend.enable_truncation(**truncation)
         backend.no_padding() if padding is None else backend.enable_padding(**padding)
+
+
+def _first_scored(sequences: Sequences) -> np.ndarray:
+    """Where the first response of each sequence starts, int64; 0 where nothing stands before it."""
+    view = sequences.data.select_columns([sequences.spans]).with_format("arrow")
+    tables = view.iter(batch_size=_ROWS_AT_ONCE)
+    starts = [[each[0] for each in ragged(table, sequences.spans)] for table in tables]
+    return np.concatenate([np.empty(0, dtype=np.int64), *starts]).astype(np.int64)
 
 
 def _hidden_size(context: ModelContext) -> int:

@@ -18,8 +18,11 @@ __all__ = ["Forward", "Forwards", "PooledStates", "Reduction", "SummedNLL"]
 
 logger = logging.getLogger(__name__)
 
-_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 256 << 20}
-"""Float32 logits held at once."""
+_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
+"""Float32 logits held at once, unless that is fewer than `_CHUNK_ROWS` rows of them."""
+_CHUNK_ROWS = 128
+_TRIAL_TOKENS = 32
+"""Of a row on which the head is tried."""
 
 
 class Reduction(Protocol):
@@ -107,10 +110,11 @@ class Forwards:
         return self._backend(forward)
 
     def _choose(self, batch: list[TokenSequence]) -> Callable[[Forward], list[torch.Tensor]]:
-        """Head on the scored positions, if that agrees with the model's own logits on the shortest rows of a batch."""
+        """Head on the scored positions, if that agrees with the model's own logits at the ends of four rows."""
         if self.causal.base_model is self.causal or self.causal.get_output_embeddings() is None:
             return self._whole_model
-        few = sorted((each for each in batch if len(each.scored)), key=lambda each: len(each.ids))[:2]
+        ends = [each.ids[-_TRIAL_TOKENS:] for each in batch if len(each.ids) > 1][:4]
+        few = [TokenSequence(ids, np.array([len(ids) - 1])) for ids in ends]
         if not few:
             return self._whole_model
         fast, own = torch.cat(self._head_only(Forward(self, few))), torch.cat(self._whole_model(Forward(self, few)))
@@ -141,7 +145,7 @@ class Forwards:
 
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         head = self.causal.get_output_embeddings()
-        chunk = max(_CHUNK_BYTES.get(states.device.type, 64 << 20) // (4 * head.weight.shape[0]), 1)
+        chunk = max(_CHUNK_BYTES.get(states.device.type, 64 << 20) // (4 * head.weight.shape[0]), _CHUNK_ROWS)
         # Made before the first chunk: small results kept between the chunks would leave the heap in pieces that none
         # of them fits into again.
         losses = torch.empty(len(targets), device=head.weight.device)

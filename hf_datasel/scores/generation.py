@@ -77,11 +77,12 @@ class Prompts:
         Of several turns the prompt is everything before the last response, with the earlier responses as they are in
         the row. A row whose last response begins behind the window of training has none, and neither has one whose
         prompt is longer than `room`, the tokens that leave space for an answer: `prompt_fills_window`. With nothing
-        before the response the reason is `empty_prompt`.
+        before the response the reason is `empty_prompt`, and where the template shows none `no_response_token`.
         """
         tokens = rows.training(prior_context="bos", end_token=False)
         data, owner = tokens.conditional.data, tokens.conditional.owner
         reasons = tokens.reasons.astype(object)
+        shown, begins = _shown(rows)
         keeps_start = rows.settings.truncation_mode == "keep_start"
         asked, answered, kept = list[list[np.ndarray]](), list[list[np.ndarray]](), list[np.ndarray]()
         view = data.select_columns(["input_ids", "spans"]).with_format("arrow")
@@ -90,16 +91,35 @@ class Prompts:
             ids, spans = ragged(table, "input_ids"), [each.reshape(-1, 2) for each in ragged(table, "spans")]
             turns = _responses(rows, part) if keeps_start else [0] * len(part)
             last = [span[-1] for span in spans]
-            reasons[part] = [
-                "prompt_fills_window" if len(span) < count or start > room else "" if start else "empty_prompt"
-                for span, count, (start, _) in zip(spans, turns, last, strict=True)
-            ]
+            outside = (shown[part] < turns) | (begins[part] > room)
+            missing = np.array([start for start, _ in last]) != begins[part]
+            reasons[part] = np.select(
+                [outside, missing, begins[part] == 0],
+                ["prompt_fills_window", "no_response_token", "empty_prompt"],
+                default="",
+            )
             good = np.flatnonzero(reasons[part] == "")
             kept.append(part[good])
             asked.append([ids[each][: last[each][0]] for each in good])
             answered.append([ids[each][: last[each][1]] for each in good])
         empty = np.empty(0, dtype=np.int64)
         return cls(Ragged(asked), Ragged(answered), np.concatenate([empty, *kept]), reasons.astype(np.str_))
+
+
+def _shown(rows: TokenRows) -> tuple[np.ndarray, np.ndarray]:
+    """How many responses of each row are in the window of training, and where the last of them begins, int64.
+
+    A response counts here if nothing but what ends it is shown: a call of a tool, say, that the template leaves out.
+    """
+    sequences = rows.training(prior_context="bos").conditional
+    counts, begins = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), -1, dtype=np.int64)
+    view = sequences.data.select_columns(["spans"]).with_format("arrow")
+    for at, table in enumerate(view.iter(batch_size=_ROWS_AT_ONCE)):
+        part = sequences.owner[at * _ROWS_AT_ONCE : (at + 1) * _ROWS_AT_ONCE]
+        spans = ragged(table, "spans")
+        counts[part] = [len(each) // 2 for each in spans]
+        begins[part] = [each[-2] for each in spans]
+    return counts, begins
 
 
 def _responses(rows: TokenRows, part: np.ndarray) -> list[int]:

@@ -11,7 +11,8 @@ import numpy as np
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import Row, alpaca_prompt
-from hf_datasel.scores.prompting import encoded, question_and_answer, started
+from hf_datasel.scores.chats import task_and_answer
+from hf_datasel.scores.prompting import encoded, started
 
 __all__ = ["Anchor", "OneShotTokens"]
 
@@ -72,13 +73,13 @@ class OneShotTokens:
             rows: without a reason.
             format: of the dataset.
         """
-        texts = [self._example_text(self._question(row, format), question_and_answer(row)[1]) for row in rows]
+        texts = [self._example_text(self._question(row, format), task_and_answer(row)[1]) for row in rows]
         ids = encoded(self.tokenizer, texts) if self.chat else started(self.tokenizer, texts)
         return [np.array(each, dtype=np.int64) for each in ids]
 
     def anchor(self, row: Row, format: str) -> Anchor:
         """A row without a reason as a task."""
-        question, answer = self._question(row, format), question_and_answer(row)[1]
+        question, answer = self._question(row, format), task_and_answer(row)[1]
         alone, behind = question, f"\n\n{question}"
         if self.chat:
             alone = self._rendered([_user(question)], prompt=True)
@@ -92,7 +93,7 @@ class OneShotTokens:
 
     def _question(self, row: Row, format: str) -> str:
         """What the user says; without a chat template the whole text up to the answer."""
-        question, answer = question_and_answer(row)
+        question, answer = task_and_answer(row)
         if self.chat:
             return question
         if format == "alpaca":

@@ -1,4 +1,4 @@
-"""Rows as plain questions and answers, the tokens of text that a model goes on from, and how many of them it takes."""
+"""The tokens of text that a model goes on from, and how many of them it takes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_datasel.errors import ModelError
-from hf_datasel.formats import Row
 
-__all__ = ["encoded", "question_and_answer", "started", "window"]
-
-
-def question_and_answer(row: Row) -> tuple[str, str]:
-    """What stands before the last response, and that response; of several turns before it, each with its role."""
-    *before, last = row.turns
-    if len(before) == 1:
-        return before[0].content, last.content
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in before), last.content
+__all__ = ["encoded", "started", "window"]
 
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
@@ -36,14 +27,15 @@ def started(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     return [ids[: len(ids) - last] for ids in tokenizer(list(texts), verbose=False)["input_ids"]]
 
 
-def window(model: Any, tokenizer: Any, max_length: int | None, asks: str) -> int:
-    """Tokens that a sequence may have: `max_length`, or as many as the model takes where that is None.
+def window(model: Any, tokenizer: Any, max_length: int | None, asks: str, usual: int | None = None) -> int:
+    """Tokens that a sequence may have.
 
     Args:
-        model: a causal LM, bare or with adapters.
+        model: bare or with adapters.
         tokenizer: of the same model.
-        max_length: what is asked for.
+        max_length: what is asked for. None is `usual`, or as many as the model takes where that is less or None too.
         asks: name of the score, for the error.
+        usual: tokens that rows have where nothing is asked for.
 
     Raises:
         ModelError: more is asked for than the model takes.
@@ -55,4 +47,4 @@ def window(model: Any, tokenizer: Any, max_length: int | None, asks: str) -> int
             f"{asks}(max_length={max_length}) is more than the {room:,} tokens that {model.config.name_or_path!r} "
             "takes. Lower it, or leave it out."
         )
-    return max_length or room
+    return min(max_length or usual or room, room)

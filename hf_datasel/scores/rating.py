@@ -12,6 +12,7 @@ import torch
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import Row
+from hf_datasel.scores.chats import task_and_answer
 from hf_datasel.scores.forward import Forward, Forwards
 from hf_datasel.tokens.sequences import Ragged
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scores.context import ModelContext
 
-__all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest", "task_and_answer"]
+__all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest"]
 
 RATING_PROMPTS = (
     "Rate how well the answer does what the task asks for, from 1 (not at all) to {ratings} (completely). Reply with "
@@ -123,14 +124,6 @@ class RatingRequest:
                 return context
             length = len(context)
         return None
-
-
-def task_and_answer(row: Row) -> tuple[str, str]:
-    """What stands before the last response, and that response; of several turns, each with its role."""
-    *before, last = row.turns
-    if len(before) == 1:
-        return before[0].content, last.content
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in before), last.content
 
 
 def _text(prompt: str, response: str, question: str) -> str:

@@ -19,13 +19,14 @@ from hf_datasel.scores.base import Columns, ModelScore
 from hf_datasel.scores.chats import Chats
 from hf_datasel.scores.loss import finite_or_null, null_counts
 from hf_datasel.scores.models import Kind
+from hf_datasel.scores.prompting import window
 from hf_datasel.tokens import TokenRows
 from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
     from hf_datasel.scores.context import ModelContext
 
-__all__ = ["Reward", "RewardForwards", "reading_room"]
+__all__ = ["Reward", "RewardForwards"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class Reward(ModelScore):
             Rewards, float64 and NaN where there is none, and for each row "" or the reason why there is none.
         """
         forwards = RewardForwards(context, self)
-        chats = Chats(tokenizer, self._length(tokenizer, context.model, usual_length))
+        chats = Chats(tokenizer, window(context.model, tokenizer, self.max_length, "Reward", usual_length))
         reasons: list[str] = []
         texts = Ragged(_tokens(parts, chats, reasons))
         why = np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1")
@@ -120,16 +121,6 @@ class Reward(ModelScore):
         )[:, 0]
         return rewards, why
 
-    def _length(self, tokenizer: Any, model: Any, usual: int | None) -> int:
-        """Tokens that a row is cut to."""
-        room = reading_room(tokenizer, model)
-        if self.max_length is not None and self.max_length > room:
-            raise ModelError(
-                f"Reward(max_length={self.max_length}) is more than the {room:,} tokens that "
-                f"{model.config.name_or_path!r} takes. Lower it, or leave it out."
-            )
-        return min(self.max_length or usual or room, room)
-
 
 def _tokens(parts: Iterable[Sequence[Row]], chats: Chats, reasons: list[str]) -> Iterator[list[np.ndarray]]:
     """The tokens of each row that has some, part by part; "" or a reason is put in for every row."""
@@ -138,12 +129,6 @@ def _tokens(parts: Iterable[Sequence[Row]], chats: Chats, reasons: list[str]) ->
         outcomes = iter(why)
         reasons += [row.reason or next(outcomes) for row in part]
         yield [ids for ids in found if ids is not None]
-
-
-def reading_room(tokenizer: Any, model: Any) -> int:
-    """Tokens that a model takes."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(min(tokenizer.model_max_length, positions or tokenizer.model_max_length))
 
 
 class RewardForwards:

@@ -48,7 +48,7 @@ def score(
         scores: what to compute.
         model: for scores that name none: a name or path, or a live causal LM together with `tokenizer`.
         tokenizer: of a live `model`.
-        tokens_per_batch: upper bound on the padded tokens of a batch; by default 2,048 on a CPU, else 16,384. A batch
+        tokens_per_batch: upper bound on the padded tokens of a batch; by default 1,024 on a CPU, else 16,384. A batch
             that does not fit into the memory of the device is split.
         on_summary: called with one line a score; by default the lines of scores with nulls are logged.
         store: a folder where every batch is kept as soon as it is computed, so that a run that was killed goes on

@@ -31,7 +31,7 @@ class SelectiveSFTConfig(SFTConfig):
         selection_schedule: rows of each round, where they differ.
         reselection_strategy: `"epoch"` chooses again before every epoch, if that is how the selector works (IterIT;
             the others choose once); `"no"` chooses once.
-        scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else
+        scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
             dtype, which is the more exact of the two.
@@ -66,7 +66,7 @@ class SelectiveSFTConfig(SFTConfig):
     scoring_tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Upper bound on the padded tokens of a scoring batch; by default 2,048 on a CPU, else 16,384."
+            "help": "Upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else 16,384."
         },
     )
     scoring_dtype: str | None = field(

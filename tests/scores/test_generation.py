@@ -12,6 +12,7 @@ from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.formats import Pool, canonical_rows
 from hf_datasel.scores.context import ModelContext
 from hf_datasel.scores.generation import Decoding, Generator, Prompts
+from hf_datasel.scores.models import Loading
 from hf_datasel.scores.store import ScoreStore
 from hf_datasel.testing.guards import modes_kept, random_state_kept
 from hf_datasel.tokens import TokenRows, TokenSettings
@@ -152,8 +153,8 @@ def test_mode_and_random_state_stay_as_they_are(model, tokenizer, asked, tempera
     ]
 
 
-def test_a_killed_run_goes_on_where_it_was(monkeypatch, tmp_path, model, tokenizer, asked):
-    store = {"store": ScoreStore(tmp_path), "identity": {"weights": "x"}}
+def test_a_killed_run_goes_on_where_it_was(monkeypatch, tmp_path, tiny_model_dir, model, tokenizer, asked):
+    store = {"store": ScoreStore(tmp_path), "loading": Loading(str(tiny_model_dir))}
     expected = written(model, tokenizer, asked)
     write, sizes = Generator._write, []
 

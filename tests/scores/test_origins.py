@@ -20,7 +20,6 @@ def scored(pool_rows, tiny_model_dir):
     return score(pool_rows, [IFD(), Loss(reduction="sum")], model=tiny_model_dir)
 
 
-
 def test_a_column_that_score_made_is_recorded_with_its_spec(scored, tiny_model_dir):
     chosen = select(scored, Superfiltering(quality="ifd"), size=3)
     (spec,) = chosen.provenance["scores"]
