@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hf_datasel import score
+
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 
@@ -50,6 +52,41 @@ def test_score_look_choose(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     exec(example("Score, look, choose").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
     assert len(names["subset"]) == len(names["selection"].indices) == 1
     assert (tmp_path / "selection" / "selection.json").is_file()
+
+
+def test_score_a_large_pool(alpaca, tiny_model_dir, tmp_path, monkeypatch):
+    from hf_datasel.scores import ScoreStore
+
+    monkeypatch.chdir(tmp_path)
+    code = re.sub(r"Qwen/Qwen3-[0-9.]+B", str(tiny_model_dir), example("Score a large pool"))
+    names = {}
+    exec(code.replace("(512, 1024)", "(2, 3)").replace('"me/', '"tester/'), names)
+    assert {"loss", "ifd", "embedding", "cluster_id"} <= set(names["scored"].column_names)
+    assert next(iter(names["stream"]))["ifd"] == pytest.approx(names["scored"]["ifd"][0], rel=1e-4)
+    assert score(names["rows"], [names["four_bit"]])["loss"][0] != names["scored"]["loss"][0]
+    there = ScoreStore.from_hub("tester/alpaca-scores", "there")
+    assert sum(table["rows"] for table in there.tables()) > 0
+
+
+def test_every_score_is_in_the_table():
+    from hf_datasel.scores import available
+
+    named = re.findall(r"^\| `(\w+)` \|", TEXT.split("\n## Scores", 1)[1].split("\n## ")[0], re.MULTILINE)
+    assert sorted(named) == sorted(kind.__name__ for kind in available().values())
+
+
+def test_what_list_prints_can_be_read(capsys):
+    from hf_datasel.cli import main
+
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert max(len(line) for line in printed.splitlines()) < 500
+    assert "prompts=(5 prompts)" in printed
+    assert "turns='sum'" in printed
+    (prompt,) = re.findall(r"complexity_prompt=('.*?'),", printed)
+    assert prompt.startswith("'You are a helpful assistant. ")
+    assert prompt.endswith("…'")
+    assert len(prompt) <= 60
 
 
 def test_links_lead_somewhere():

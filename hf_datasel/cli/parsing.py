@@ -40,7 +40,17 @@ class DatasetArguments:
             raise ConfigError(
                 "No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file."
             )
-        return load_pool(self.dataset_name, self.dataset_train_split, self.dataset_config, self.dataset_revision)
+        data = load_pool(self.dataset_name, self.dataset_train_split, self.dataset_config, self.dataset_revision)
+        _read_origins(Path(self.dataset_name).expanduser())
+        return data
+
+
+def _read_origins(file: Path) -> None:
+    """What `hf-datasel score` wrote beside its file, which says how the columns were computed."""
+    from hf_datasel.scores.origins import read_origins
+
+    if file.suffix == ".parquet" and file.with_suffix(".json").is_file():
+        read_origins(file.with_suffix(".json"))
 
 
 def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any, ...]:

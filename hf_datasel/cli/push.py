@@ -10,7 +10,7 @@ from hf_datasel.cli.parsing import DatasetArguments, parse, show_progress_messag
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
 
-__all__ = ["PushArguments", "run"]
+__all__ = ["PushArguments", "reaching_the_hub", "run"]
 
 
 @dataclass
@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError("No repository is named. Pass --repo_id NAMESPACE/NAME, or put it into the config file.")
     selections, training = read_run(folder)
     results = read_results(str(arguments.results)) if arguments.results else []
-    with _reaching_the_hub():
+    with reaching_the_hub():
         before = _head(arguments.repo_id, arguments.revision)
         info = push_selections(
             selections,
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def _reaching_the_hub() -> Iterator[None]:
+def reaching_the_hub() -> Iterator[None]:
     """One line for a Hub that gives no answer or an unexpected one."""
     from huggingface_hub.errors import HfHubHTTPError
 

@@ -75,10 +75,12 @@ def run(argv: Sequence[str]) -> None:
     folder = output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
+    dataset = dataset_arguments.load()
+    _check_hub(dataset, arguments)
     with bars_on_terminals():
         try:
             scored = score(
-                dataset_arguments.load(),
+                dataset,
                 scores,
                 arguments.model_name_or_path,
                 tokens_per_batch=arguments.scoring_tokens_per_batch,
@@ -99,7 +101,7 @@ def _finish(scored: Any, scores: Sequence[Any], folder: Path, arguments: ScoreAr
     drawn = _draw(scored, names, folder)
     print(f"Written to {folder / 'scored.parquet'}{', with a histogram a column beside it' if drawn else ''}.")
     if arguments.repo_id is not None:
-        _push(scored, arguments.repo_id, arguments.private)
+        _push(scored, names, folder, arguments.repo_id, arguments.private)
 
 
 def _scores(arguments: ScoreArguments) -> list[Any]:
@@ -172,6 +174,21 @@ def _draw(scored: Any, names: list[str], folder: Path) -> bool:
     return bool(found)
 
 
-def _push(scored: Any, repo_id: str, private: bool | None) -> None:
-    info = scored.push_to_hub(repo_id, private=private)
-    print(f"Published: {info.repo_url}")
+def _check_hub(dataset: Any, arguments: ScoreArguments) -> None:
+    """Whether the rows can be published, before any of them is scored."""
+    if arguments.repo_id is None:
+        return
+    from hf_datasel.cli.push import reaching_the_hub
+    from hf_datasel.publish.hub import Hub
+    from hf_datasel.publish.push import check_access
+
+    with reaching_the_hub():
+        check_access(Hub(arguments.repo_id), dataset, arguments.private)
+
+
+def _push(scored: Any, names: list[str], folder: Path, repo_id: str, private: bool | None) -> None:
+    from hf_datasel.cli.push import reaching_the_hub
+    from hf_datasel.publish.scored import push_scored
+
+    with reaching_the_hub():
+        print(f"Published: {push_scored(scored, repo_id, names, folder / 'histograms', private=private)}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
@@ -51,7 +50,6 @@ def run(argv: Sequence[str]) -> None:
     selector = by_name(arguments.selector, settings, arguments.allow_imports)
     folder = output_folder(arguments.output_dir)
     dataset = dataset_arguments.load()
-    _read_origins(dataset_arguments.dataset_name)
     selection = select(
         dataset,
         selector,
@@ -69,12 +67,3 @@ def run(argv: Sequence[str]) -> None:
     if arguments.save_subset:
         selection.apply(dataset).to_parquet(folder / "subset.parquet")
     print(f"Written to {arguments.output_dir}.")
-
-
-def _read_origins(name: str) -> None:
-    """What `score` wrote beside its file, which says how the columns were computed."""
-    from hf_datasel.scores.origins import read_origins
-
-    beside = Path(name).expanduser().with_suffix(".json")
-    if Path(name).suffix == ".parquet" and beside.is_file():
-        read_origins(beside)

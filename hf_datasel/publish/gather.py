@@ -32,7 +32,7 @@ from hf_datasel.selectors import Longest, Random
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Place", "check_together", "config_names", "gather"]
+__all__ = ["Place", "check_together", "config_names", "described", "gather"]
 
 _FORMAT = 1
 _MOST_SCORES = 3
@@ -103,11 +103,11 @@ def gather(
         "images": place.images,
         "parent": parent,
         "method": _method(provenance["selector"]),
-        "scores": [_described(spec) for spec in provenance["scores"]],
+        "scores": [described(spec, provenance.get("model")) for spec in provenance["scores"]],
         "choices": [_choice(each, name) for each, name in zip(selections, names, strict=True)],
         "recipe": keys,
         "command": command,
-        "not_in_recipe": missing,
+        "not_in_recipe": missing + _scored_before(provenance),
         "seed": provenance["seed"],
         "configs": list(configs),
         "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
@@ -180,10 +180,21 @@ def _method(spec: Mapping[str, Any]) -> Method:
     return {"name": kind.__name__, "about": about, "settings": settings, "citation": kind.citation}
 
 
-def _described(spec: Mapping[str, Any]) -> dict[str, Any]:
+def described(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """A score's spec, with what it is and its source. `model` is that of the choice, and None where it ran none."""
     kind = next((each for each in scores.available().values() if each.__name__ == spec.get("score")), None)
     about = " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else ""
-    return {**spec, "about": about}
+    computed = spec.get("computed") or {}
+    ran = {"model": computed["model"]} if model is None and not spec.get("model") and computed.get("model") else {}
+    return {**spec, **ran, "about": about, "citation": kind.citation if kind is not None else ""}
+
+
+def _scored_before(provenance: Mapping[str, Any]) -> list[str]:
+    """Columns that a score is known to have made, which the recipe of the choice does not make."""
+    return [
+        f"column {name!r} has to be in the dataset: `hf-datasel score` writes it, with the settings shown above"
+        for name in provenance.get("columns_known", ())
+    ]
 
 
 def _choice(selection: Selection, config: str) -> Choice:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
-__all__ = ["check_push", "push_selections"]
+__all__ = ["check_access", "check_push", "push_selections"]
 
 logger = logging.getLogger(__name__)
 
@@ -108,11 +108,19 @@ def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, t
         PublishError: the token, the repository or the parent does not permit it.
     """
     hub = Hub(repo_id, token)
-    sign_in(hub)
-    there = hub.is_private()
-    _metadata(hub, _sources(dataset, {}), _is_public(hub, there, private))
-    if there is not None:
+    check_access(hub, dataset, private)
+    if hub.is_private() is not None:
         _check_room(hub, hub.snapshot(), "default")
+
+
+def check_access(hub: Hub, dataset: Dataset, private: bool | None) -> None:
+    """Refuse a token that may not write, and rows of a parent that may not be shown.
+
+    Raises:
+        PublishError: says which.
+    """
+    sign_in(hub)
+    _metadata(hub, _sources(dataset, {}), _is_public(hub, hub.is_private(), private))
 
 
 def _commit(hub: Hub, folder: Path, page: Facts, private: bool | None, message: str) -> CommitInfo:

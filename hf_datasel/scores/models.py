@@ -159,8 +159,11 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
 Kind = Literal["causal", "encoder", "reward"]
 """A causal LM, a model without a head, or a sequence classifier with one output."""
 
-_PLACEMENT = ("device_map", "max_memory", "offload_folder", "low_cpu_mem_usage")
-"""Arguments of `from_pretrained` that say where a model is, and not what it computes."""
+_ELSEWHERE = (
+    "cache_dir", "device_map", "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory",
+    "offload_folder", "proxies", "token",
+)  # fmt: skip
+"""Arguments of `from_pretrained` that say where a model is and how it is got, and not what it computes."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,7 @@ class Loading:
 
     def identity(self) -> dict[str, Any]:
         """What the model computes: its weights, how they are loaded, and its kind. As JSON has it."""
-        loaded = {key: value for key, value in (self.init_kwargs or {}).items() if key not in _PLACEMENT}
+        loaded = {key: value for key, value in (self.init_kwargs or {}).items() if key not in _ELSEWHERE}
         weights = model_identity(self.name, self.revision)
         return {"weights": weights, "dtype": self.dtype, "kind": self.kind, "init_kwargs": loaded}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ _PATHS = (
     "adapters",
     "anchor_file",
     "base_url",
+    "cache_dir",
     "centroids",
     "chat_template_path",
     "checkpoints",
@@ -34,11 +34,16 @@ _PATHS = (
     "model_name_or_path",
     "models",
     "name",
+    "offload_folder",
     "quality_model",
     "resolved_model",
     "reward_model",
     "validation",
 )
+_LOCAL = ("anchor_file", "cache_dir", "centroids", "gradients", "offload_folder")
+"""Those of them that are files and folders always, however they are written."""
+_SECRET = ("token", "use_auth_token")
+"""Arguments of `from_pretrained` that are nobody else's business."""
 
 
 def origin(dataset: Dataset) -> dict[str, Any]:
@@ -96,8 +101,8 @@ def versions() -> dict[str, str]:
 
 
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record to be shown to others: of a local file or folder, its name alone is left."""
-    return {key: _named(value, key) for key, value in record.items()}
+    """A record to be shown to others: of a local file or folder, its name alone is left, and of a token nothing."""
+    return {key: _named(value, key) for key, value in record.items() if key not in _SECRET}
 
 
 def _named(value: Any, key: str) -> Any:
@@ -105,6 +110,8 @@ def _named(value: Any, key: str) -> Any:
         return without_paths(value)
     if isinstance(value, list | tuple):
         return type(value)(_named(each, key) for each in value)
-    if key in _PATHS and isinstance(value, str) and re.match(r"(/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:)", value):
-        return os.path.basename(value.rstrip("/\\")) or "folder"
+    if key not in _PATHS or not isinstance(value, str):
+        return value
+    if key in _LOCAL or re.match(r"(/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:)", value):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "folder"
     return value

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import yaml
 from datasets import Dataset, load_dataset
+from huggingface_hub import HfApi
 
 from hf_datasel import load_pool, score
 from hf_datasel.cli import main
@@ -171,11 +172,39 @@ def test_lists_of_scores_that_cannot_be(command, tmp_path, scores, capsys):
     assert "scores" in capsys.readouterr().err
 
 
-def test_pushed_to_the_hub(local_hub, command, tmp_path, capsys):
-    assert main([*command, "--scores", "loss", "--repo_id", "tester/scored"]) == 0
-    assert "Published: " in capsys.readouterr().out
+def test_pushed_to_the_hub_with_what_the_columns_are(local_hub, command, tmp_path, tiny_model_dir, capsys):
+    for _ in range(2):
+        assert main([*command, "--scores", "loss", "length", "--repo_id", "tester/scored"]) == 0
+        assert "Published: " in capsys.readouterr().out
     there = load_dataset("tester/scored", split="train", cache_dir=str(tmp_path / "cache"))
     assert there["loss"][:] == load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][:]
+    api = HfApi()
+    card = Path(api.hf_hub_download("tester/scored", "README.md", repo_type="dataset")).read_text()
+    assert card.count("## Scores") == 1
+    assert "### `loss`" in card
+    assert "| `reduction` | `mean` |" in card
+    assert "| `loss` | 1 | " in card
+    assert str(tiny_model_dir) not in card
+    assert "](histograms/loss.png)" in card
+    assert "histograms/response_words.png" in api.list_repo_files("tester/scored", repo_type="dataset")
+    assert load_dataset("tester/scored", split="train").features["loss"].dtype == "float32"
+
+
+def test_text_on_a_card_that_is_there_stays(local_hub, command):
+    api = HfApi()
+    api.create_repo("tester/scored", repo_type="dataset")
+    text = b"# Mine\n\nWords of a person.\n"
+    api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id="tester/scored", repo_type="dataset")
+    assert main([*command, "--scores", "length", "--repo_id", "tester/scored"]) == 0
+    card = Path(api.hf_hub_download("tester/scored", "README.md", repo_type="dataset")).read_text()
+    assert "Words of a person." in card
+    assert "## Scores" in card
+
+
+def test_a_repository_that_cannot_be_written_is_found_first(local_hub, command, tmp_path, capsys):
+    assert main([*command, "--scores", "loss", "--repo_id", "stranger/scored"]) == 2
+    assert "tester cannot publish under 'stranger'" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("store/*"))
 
 
 def test_stopped_by_hand(command, tmp_path, monkeypatch, capsys):

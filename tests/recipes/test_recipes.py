@@ -1,4 +1,4 @@
-"""Every YAML recipe, loaded as it is and run for real on toy rows with a tiny model; and the TRL script."""
+"""Every YAML recipe, loaded as it is; those that select and train, and the TRL script, run for real on toy rows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from hf_datasel import Selection, SelectiveSFTConfig, load_pool
@@ -23,14 +22,10 @@ from hf_datasel.cli.parsing import DatasetArguments, parse
 from hf_datasel.cli.score import ScoreArguments
 from hf_datasel.cli.select import SelectArguments
 from hf_datasel.cli.train import TrainArguments
+from hf_datasel.scores import by_name as score_by_name
 from hf_datasel.selectors import by_name
+from tests.recipes.toys import ELIGIBLE, FOLDER, RECIPES, ROWS, RUN_LINE, only, read, toy_file
 
-FOLDER = Path(__file__).parents[2] / "recipes"
-RECIPES = sorted(FOLDER.glob("*.yaml"))
-COPIES = 5
-ELIGIBLE = COPIES * 24
-ROWS = ELIGIBLE + 1  # as in Alpaca, a row with an empty output is among them
-RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)$", re.MULTILINE)
 KINDS = {
     "train": (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments),
     "select": (DatasetArguments, SelectArguments),
@@ -39,24 +34,6 @@ KINDS = {
 ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-
-
-@pytest.fixture(scope="module")
-def toy_files(tmp_path_factory: pytest.TempPathFactory, pool_rows: Any) -> dict[str, Path]:
-    """Give files like Alpaca and Magpie on the Hub: 120 different rows, and one without an answer."""
-    rows = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in pool_rows]
-    rows.append({"instruction": "Say nothing.", "input": "", "output": ""})
-    folder = tmp_path_factory.mktemp("rows")
-    files = {"alpaca": folder / "alpaca.jsonl", "magpie": folder / "magpie.jsonl"}
-    files["alpaca"].write_text("".join(json.dumps({**row, "text": row["output"]}) + "\n" for row in rows))
-    turns = [[{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}] for row in rows]
-    files["magpie"].write_text("".join(json.dumps({"conversations": each}) + "\n" for each in turns))
-    return files
-
-
-def toy_file(keys: dict[str, Any], toy_files: dict[str, Path]) -> Path:
-    """The toy that stands for the recipe's dataset."""
-    return toy_files["magpie" if keys["dataset_name"].startswith("Magpie") else "alpaca"]
 
 
 @pytest.fixture
@@ -95,23 +72,6 @@ def run(
     return start
 
 
-def read(recipe: Path) -> tuple[str, dict[str, Any]]:
-    """The command that the recipe's comment names, and its keys."""
-    text = recipe.read_text()
-    found = RUN_LINE.search(text)
-    assert found is not None, (
-        f"{recipe.name} has no line like '# Run: hf-datasel train --config recipes/{recipe.name}'"
-    )
-    return found[1], yaml.safe_load(text)
-
-
-def only(command: str) -> pytest.MarkDecorator:
-    """The recipes of one command."""
-    return pytest.mark.parametrize(
-        "recipe", [path for path in RECIPES if read(path)[0] == command], ids=lambda path: path.stem
-    )
-
-
 def wanted(keys: dict[str, Any]) -> int:
     """The rows that a recipe chooses among the toy rows."""
     if keys["selector"] == "all":
@@ -142,6 +102,9 @@ def test_every_key_arrives(recipe):
     assert arrived["output_dir"] == f"outputs/{recipe.stem}", "no recipe writes into the folder of another"
     if "selector" in keys:
         by_name(keys["selector"], keys.get("selector_kwargs"))
+    if "scores_kwargs" in keys:
+        for name, settings in keys["scores_kwargs"].items():
+            score_by_name(name, settings)
 
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
@@ -177,20 +140,6 @@ def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files):
     assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
     subset = load_pool(str(folder / "subset.parquet"))
     assert subset[:] == selection.apply(load_pool(str(toy_file(keys, toy_files))))[:]
-
-
-@only("score")
-def test_score_recipes_write_their_columns(recipe, run, tmp_path, capsys):
-    folder, _ = run(recipe)
-    scored = load_pool(str(folder / "scored.parquet"))
-    assert len(scored) == ROWS
-    assert {"ifd", "loss", "loss_prior", "response_words"} <= set(scored.column_names)
-    assert [value is None for value in scored["ifd"]] == [False] * ELIGIBLE + [True]
-    # what the comment suggests
-    command = ["select", "--dataset_name", str(folder / "scored.parquet"), "--output_dir", str(tmp_path / "chosen")]
-    assert main([*command, "--selector", "superfiltering", "--selector_kwargs", '{"quality": "ifd"}']) == 0
-    chosen = Selection.load(tmp_path / "chosen")
-    assert (chosen.scores("ifd")[chosen.indices] < 1).all()
 
 
 def test_superfiltering_trains_on_what_its_select_recipe_chooses(run):

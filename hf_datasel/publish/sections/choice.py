@@ -10,10 +10,11 @@ from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, table, text
 from hf_datasel.publish.sections.reasons import is_window, long_reason
 
-__all__ = ["left_out", "means", "rounds", "scores", "settings"]
+__all__ = ["left_out", "means", "rounds", "score_settings", "scores", "settings"]
 
-_INNER = ("score", "about", "tokens", "computed", "resolved_model")
-"""Parts of a score's spec that only a program reads; they are in selection.json."""
+_INNER = ("score", "about", "citation", "tokens", "computed")
+"""Parts of a score's spec that are said elsewhere, or that only a program reads, as it does those that begin with
+`resolved_`; they are in selection.json."""
 
 
 def means(facts: Facts) -> Markdown:
@@ -56,17 +57,19 @@ def settings(facts: Facts) -> Markdown:
 
 
 def scores(facts: Facts) -> Markdown:
-    parts = []
-    for spec in facts["scores"]:
-        shown = {key: value for key, value in spec.items() if key not in _INNER}
-        about = f": {text(spec['about'], limit=400)}" if spec.get("about") else ""
-        parts.append(f"{code(spec.get('score', 'score'))}{about}\n\n{_table_of(shown)}")
-    return Markdown("\n\n".join(dict.fromkeys(parts)))
+    return Markdown("\n\n".join(dict.fromkeys(score_settings(spec) for spec in facts["scores"])))
+
+
+def score_settings(spec: Mapping[str, Any]) -> Markdown:
+    """What a score is, and a table of its settings."""
+    shown = {key: value for key, value in spec.items() if key not in _INNER and not key.startswith("resolved_")}
+    about = f": {text(spec['about'], limit=400)}" if spec.get("about") else ""
+    return Markdown(f"{code(spec.get('score', 'score'))}{about}\n\n{_table_of(shown)}")
 
 
 def _table_of(settings: Mapping[str, Any]) -> Markdown:
     """What is set; a setting that is null or empty says nothing."""
-    rows = [(code(name), code(value)) for name, value in settings.items() if value not in (None, "")]
+    rows = [(code(name), code(value)) for name, value in settings.items() if value not in (None, "", (), [], {})]
     return table(["setting", "value"], rows) if rows else Markdown("")
 
 

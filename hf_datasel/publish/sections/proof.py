@@ -58,7 +58,13 @@ def missing(facts: Facts) -> Markdown:
 def _with_code(sentence: str) -> Markdown:
     """A sentence of ours, in which what stands between backticks is code."""
     parts = sentence.split("`")
-    return Markdown("".join(code(part) if at % 2 else text(part, limit=400) for at, part in enumerate(parts)))
+    return Markdown("".join(code(part) if at % 2 else _spaced(part) for at, part in enumerate(parts)))
+
+
+def _spaced(part: str) -> str:
+    """Text with the spaces that it begins and ends with."""
+    inner = part.strip()
+    return f"{' ' * part.startswith(' ')}{text(inner, limit=400)}{' ' * part.endswith(' ')}" if inner else part
 
 
 def rebuild(facts: Facts) -> Markdown:
@@ -92,7 +98,8 @@ def cost(facts: Facts) -> Markdown:
     if seconds:
         rounds = f" in {len(seconds)} rounds" if len(seconds) > 1 else ""
         lines.append(f"Scoring and choosing took {_duration(sum(seconds))}{rounds}")
-        lines[-1] += f", for {scored:,} rows scored." if scored else "; no row was scored."
+        before = "its scores were there before, and are not counted" if facts["scores"] else "no row was scored"
+        lines[-1] += f", for {scored:,} rows scored." if scored else f"; {before}."
     training = facts["training"]
     if training is not None and training["selecting"] is not None:
         lines.append(f"That is {training['selecting']:.0%} of the wall time of the run.")
@@ -134,5 +141,7 @@ def limits(facts: Facts) -> Markdown:
 
 
 def citation(facts: Facts) -> Markdown:
-    entry = re.sub(r",\s+(?=\w+\s*=)", ",\n  ", facts["method"]["citation"])
-    return fence(re.sub(r"\}\}$", "}\n}", entry), "bibtex") if entry else Markdown("")
+    named = [facts["method"]["citation"], *(spec.get("citation", "") for spec in facts["scores"])]
+    entries = [re.sub(r",\s+(?=\w+\s*=)", ",\n  ", entry) for entry in dict.fromkeys(named) if entry]
+    closed = [re.sub(r"\}\}$", "}\n}", entry) for entry in entries]
+    return fence("\n\n".join(closed), "bibtex") if closed else Markdown("")

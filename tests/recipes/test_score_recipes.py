@@ -1,0 +1,236 @@
+"""Every YAML recipe that scores, run for real on toy rows: tiny models, a server on the loopback, a warm-up run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from hf_datasel import Selection, load_pool
+from hf_datasel.cli import main
+from hf_datasel.scores import forward
+from tests.recipes.toys import ELIGIBLE, FOLDER, RECIPES, ROWS, only, read, toy_file
+from tests.scores.endpoint_server import EndpointServer, rating_of, serving
+
+COLUMNS = {
+    "alpaca-all-scores": [
+        "loss", "ifd", "loss_prior", "response_words", "compressibility", "embedding", "cluster_id",
+        "cluster_distance", "selectit",
+    ],
+    "alpaca-clusters": ["embedding", "cluster_id", "cluster_distance"],
+    "alpaca-deita": ["complexity", "quality", "deita"],
+    "alpaca-ifd": ["ifd", "loss", "loss_prior", "response_words"],
+    "alpaca-influence": ["influence"],
+    "alpaca-judge": ["judge"],
+    "alpaca-nuggets": ["embedding", "golden"],
+    "alpaca-reward": ["reward"],
+    "alpaca-reward-gap": ["reward_gap"],
+    "alpaca-selectit": ["selectit"],
+}  # fmt: skip
+"""What each recipe writes, besides reasons."""
+EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility"]
+"""Columns that a row without an answer may have too."""
+THEN = re.compile(r"^# Then: hf-datasel (select .*)\n#   (.*)$", re.MULTILINE)
+SECRET = "sk-not-for-anybody"
+
+
+# -- what stands for the models, files and servers that recipes name --------------------------------------------------
+def _saved(folder: Path, tokenizer_of: Path, kind: str, **more: Any) -> str:
+    """The folder of a small model of a class, with the tokenizer of another."""
+    import torch
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_of)
+    tokenizer.model_max_length = 2048
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = getattr(transformers, f"{kind.split('For')[0].removesuffix('Model')}Config")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        settings = config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **more)
+        getattr(transformers, kind)(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir) -> dict[str, str]:
+    """Give the folder of a small model for each model that a recipe names."""
+    made = tmp_path_factory.mktemp("models")
+    reward = _saved(made / "reward", tiny_model_dir, "LlamaForSequenceClassification", num_labels=1)
+    encoder = _saved(made / "encoder", tiny_text_model_dir, "BertModel", max_position_embeddings=2048)
+    return {
+        "Qwen/Qwen3-0.6B": str(tiny_model_dir),
+        "openai-community/gpt2": str(tiny_text_model_dir),
+        "hkust-nlp/deita-complexity-scorer": str(tiny_text_model_dir),
+        "hkust-nlp/deita-quality-scorer": str(tiny_model_dir),
+        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": reward,
+        "sentence-transformers/all-MiniLM-L6-v2": encoder,
+    }
+
+
+@pytest.fixture(scope="module")
+def warm_up(tmp_path_factory, toy_files, tiny_model_dir) -> list[str]:
+    """Give the checkpoints of the warm-up recipe: 6 rows, 2 a step, 3 steps an epoch."""
+    folder = tmp_path_factory.mktemp("warm_up")
+    flags = {"dataset_name": toy_files["alpaca"], "model_name_or_path": tiny_model_dir, "output_dir": folder}
+    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "use_cpu": "true", "bf16": "false"}
+    flags |= {"lora_r": 2, "disable_tqdm": "true"}
+    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+    assert main(["train", "--config", str(FOLDER / "alpaca-influence-warmup.yaml"), *words]) == 0
+    return [str(folder / f"checkpoint-{step}") for step in (3, 6, 9, 12)]
+
+
+@pytest.fixture
+def server() -> Iterator[EndpointServer]:
+    """Give an endpoint, whose key is in the environment."""
+    with serving(SECRET) as started:
+        yield started
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """Give a list of how many rows went through a causal model in each forward pass."""
+    rows, whole = [], forward.Forwards.hidden
+
+    def counted(self: Any, batch: Any) -> Any:
+        rows.append(len(batch))
+        return whole(self, batch)
+
+    monkeypatch.setattr(forward.Forwards, "hidden", counted)
+    return rows
+
+
+@pytest.fixture
+def run(tmp_path, toy_files, models, request, capsys) -> Callable[[Path], Dataset]:
+    """Give a function that runs a recipe with only what a toy needs changed, and returns what it writes."""
+
+    def start(recipe: Path) -> Dataset:
+        _, keys = read(recipe)
+        settings = json.loads(json.dumps(keys["scores_kwargs"]))
+        for name, own in settings.items():
+            own |= {key: models[value] for key, value in own.items() if key.endswith("model") and value in models}
+            small = {"cluster": {"k": [2, 3]}, "nuggets": {"anchors": 5}, "rewardgap": {"max_new_tokens": 4}}
+            own |= small.get(name, {})
+        if "judge" in settings:
+            settings["judge"]["base_url"] = request.getfixturevalue("server").url
+        if "influence" in settings:
+            settings["influence"] |= {
+                "checkpoints": request.getfixturevalue("warm_up"),
+                "validation": str(toy_files["no_robots"]),
+                "validation_split": "train",
+                "gradients": str(tmp_path / "gradients"),
+                "projection_dim": 64,
+            }
+        flags = {"dataset_name": toy_file(keys, toy_files), "dataset_train_split": "train"}
+        flags |= {"output_dir": tmp_path / recipe.stem, "scores_kwargs": json.dumps(settings)}
+        if "model_name_or_path" in keys:
+            flags["model_name_or_path"] = models[keys["model_name_or_path"]]
+        words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
+        code = main(["score", "--config", str(recipe), *words])
+        assert code == 0, capsys.readouterr().err
+        return load_pool(str(tmp_path / recipe.stem / "scored.parquet"))
+
+    return start
+
+
+# -- the recipes ------------------------------------------------------------------------------------------------------
+def test_every_score_recipe_has_its_columns_named_here():
+    assert sorted(path.stem for path in RECIPES if read(path)[0] == "score") == sorted(COLUMNS)
+
+
+@only("score")
+def test_score_recipes_write_their_columns(recipe, run, tmp_path, passes):
+    scored = run(recipe)
+    if recipe.stem == "alpaca-all-scores":
+        shared = (
+            "one pass for loss, ifd and vectors, one for ifd without the instruction, five for selectit; and trials"
+        )
+        assert 7 * ELIGIBLE <= sum(passes) < 7 * ELIGIBLE + 20, shared
+    assert len(scored) == ROWS
+    own = [name for name in scored.column_names[4:] if not name.endswith("_reason")]
+    assert sorted(own) == sorted(COLUMNS[recipe.stem])
+    for name in own:
+        values = scored[name][:]
+        assert all(value is not None for value in values[:ELIGIBLE])
+        assert values[ELIGIBLE] is None or name in EVERY_ROW, "the row without an answer"
+        assert len({json.dumps(value) for value in values}) > 1
+    for first, second in THEN.findall(recipe.read_text()):
+        check_what_it_chooses(shlex.split(f"{first} {second}"), recipe.stem, scored, tmp_path)
+
+
+def check_what_it_chooses(words: list[str], name: str, scored: Dataset, folder: Path) -> None:
+    """The command that a comment suggests takes the highest values, and knows where they come from."""
+    assert f"outputs/{name}/scored.parquet" in words
+    assert main([word.replace("outputs/", f"{folder}/") for word in words]) == 0
+    chosen = Selection.load(folder / f"{name}-top")
+    by = chosen.provenance["selector"]["by"]
+    values = scored[by][:]
+    assert by in COLUMNS[name]
+    assert [values[at] for at in chosen.indices] == sorted(values[:ELIGIBLE], reverse=True)[:6]
+    assert chosen.provenance["columns_unverified"] == []
+
+
+def test_columns_that_comments_suggest_to_select_by_quality(run, tmp_path):
+    run(FOLDER / "alpaca-ifd.yaml")
+    file = str(tmp_path / "alpaca-ifd" / "scored.parquet")
+    command = ["select", "--dataset_name", file, "--output_dir", str(tmp_path / "chosen")]
+    assert main([*command, "--selector", "superfiltering", "--selector_kwargs", '{"quality": "ifd"}']) == 0
+    chosen = Selection.load(tmp_path / "chosen")
+    assert (chosen.scores("ifd")[chosen.indices] < 1).all()
+
+
+def test_the_judge_is_asked_once_a_row_and_the_key_is_nowhere(run, server, tmp_path):
+    scored = run(FOLDER / "alpaca-judge.yaml")
+    assert len(server.asked) == ELIGIBLE
+    assert sorted(scored["judge"][:ELIGIBLE]) == sorted(float(rating_of(text)) for text in server.asked)
+    assert server.tokens == {f"Bearer {SECRET}"}
+    for file in (tmp_path / "alpaca-judge").rglob("*.*"):
+        assert SECRET.encode() not in (file.read_bytes() if file.is_file() else b"")
+
+
+def test_the_judge_stops_at_its_budget_and_goes_on(run, server, tmp_path, toy_files):
+    folder = tmp_path / "alpaca-judge"
+    settings = {"model": "m", "base_url": server.url, "max_tokens_spent": 300, "concurrency": 1}  # 10 each
+    words = ["--dataset_name", str(toy_files["alpaca"]), "--output_dir", str(folder)]
+    words += ["--scores_kwargs", json.dumps({"judge": settings})]
+    for asked in (30, 60):
+        assert main(["score", "--config", str(FOLDER / "alpaca-judge.yaml"), *words]) == 0
+        assert len(server.asked) == asked
+        reasons = load_pool(str(folder / "scored.parquet"))["judge_reason"][:]
+        assert reasons.count("budget_spent") == ELIGIBLE - asked
+
+
+def test_the_warm_up_is_as_long_as_the_influence_recipe_says():
+    _, influence = read(FOLDER / "alpaca-influence.yaml")
+    _, warm_up = read(FOLDER / "alpaca-influence-warmup.yaml")
+    update = warm_up["per_device_train_batch_size"] * warm_up["gradient_accumulation_steps"]
+    epoch = -(-int(warm_up["selection_ratio"] * 52_002) // update)
+    names = [f"{warm_up['output_dir']}/checkpoint-{epoch * at}" for at in range(1, warm_up["num_train_epochs"] + 1)]
+    assert influence["scores_kwargs"]["influence"]["checkpoints"] == names
+    assert influence["scores_kwargs"]["influence"]["max_length"] == warm_up["max_length"]
+
+
+@pytest.mark.slow
+def test_the_command_for_several_processes_in_the_readme(tmp_path, toy_files, tiny_model_dir):
+    readme = (FOLDER.parent / "README.md").read_text()
+    found = re.search(r"^torchrun --nproc_per_node 4 (--no-python) hf-datasel (.*)$", readme, re.MULTILINE)
+    flags = {"dataset_name": toy_files["alpaca"], "model_name_or_path": tiny_model_dir, "output_dir": tmp_path / "two"}
+    settings = {"embedding": {"as_trained": True}, "cluster": {"k": [2, 3]}, "selectit": {"level": "token"}}
+    flags["scores_kwargs"] = json.dumps(settings)
+    words = [*found[2].split(), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", found[1]]
+    command = [*launcher, str(Path(sys.executable).parent / "hf-datasel"), *words]
+    done = subprocess.run(command, cwd=FOLDER.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    assert main([*words, "--output_dir", str(tmp_path / "one")]) == 0
+    one, two = (load_pool(str(tmp_path / name / "scored.parquet")) for name in ("one", "two"))
+    assert one[:] == two[:]
