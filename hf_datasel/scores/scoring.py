@@ -14,6 +14,7 @@ from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, Score
 from hf_datasel.scores.engine import Engine
+from hf_datasel.scores.fitting import fitted_in
 from hf_datasel.scores.models import Models, check_model_exists
 from hf_datasel.scores.origins import remember
 from hf_datasel.scores.ranks import Ranks
@@ -139,7 +140,7 @@ def _fitted(score: Score, data: Dataset, store: ScoreStore | None, ranks: Ranks)
     """The score, fitted where it has to be and there is a folder for it: by the first process, for all of them."""
     if store is None or not score.needs_fit:
         return score
-    fitted: Score = ranks.object_of_first(score.fitted(data, store.folder) if ranks.is_first else None)
+    fitted: Score = ranks.object_of_first(fitted_in(store.folder, score, data) if ranks.is_first else None)
     return fitted
 
 
