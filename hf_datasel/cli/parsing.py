@@ -49,8 +49,9 @@ def _read_origins(file: Path) -> None:
     """What `hf-datasel score` wrote beside its file, which says how the columns were computed."""
     from hf_datasel.scores.origins import read_origins
 
-    if file.suffix == ".parquet" and file.with_suffix(".json").is_file():
-        read_origins(file.with_suffix(".json"))
+    beside = file.with_suffix(".origins.json")
+    if file.suffix == ".parquet" and beside.is_file():
+        read_origins(beside)
 
 
 def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any, ...]:
@@ -93,8 +94,10 @@ def output_folder(path: str) -> Path:
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / "probe.tmp").touch()
+        (Path(path) / "probe.tmp").unlink()
     except OSError as error:
-        raise ConfigError(f"output_dir={path!r} cannot be made: {error.strerror}.") from error
+        raise ConfigError(f"output_dir={path!r} cannot be made or written to: {error.strerror}.") from error
     return Path(path)
 
 

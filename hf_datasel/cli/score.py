@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -75,9 +76,9 @@ def run(argv: Sequence[str]) -> None:
     folder = output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
-    dataset = dataset_arguments.load()
-    _check_hub(dataset, arguments)
     with bars_on_terminals():
+        dataset = dataset_arguments.load()
+        _check_hub(dataset, arguments)
         try:
             scored = score(
                 dataset,
@@ -88,7 +89,10 @@ def run(argv: Sequence[str]) -> None:
                 store=store,
             )
         except KeyboardInterrupt:
-            print(f"\nStopped. What was computed is in {store.folder}: the same command goes on from there.")
+            print(
+                f"\nStopped. What was computed is in {store.folder}: the same command goes on from there.",
+                file=sys.stderr,
+            )
             raise
         if Ranks.current().is_first:
             _finish(scored, scores, folder, arguments)
@@ -137,6 +141,8 @@ def _named(scores: Any) -> list[tuple[str, Mapping[str, Any]]]:
     """Names and settings, from a list of names and of mappings with one name each."""
     if not isinstance(scores, list):
         raise ConfigError(f"scores has to be a list of names, and is {scores!r}.")
+    if not scores:
+        raise ConfigError("scores is empty: name at least one; `hf-datasel list` shows them.")
     found: list[tuple[str, Mapping[str, Any]]] = []
     for each in scores:
         if isinstance(each, str):
@@ -156,7 +162,7 @@ def _write(scored: Any, folder: Path) -> None:
     draft = folder / "scored.parquet.tmp"
     scored.to_parquet(draft)
     draft.replace(folder / "scored.parquet")
-    write_origins(folder / "scored.json", scored.data.columns)
+    write_origins(folder / "scored.origins.json", scored.data.table)
 
 
 def _draw(scored: Any, names: list[str], folder: Path) -> bool:

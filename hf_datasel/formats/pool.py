@@ -43,10 +43,10 @@ class Pool:
         if isinstance(dataset, DatasetDict):
             raise FormatError(f"The dataset is a DatasetDict with splits {list(dataset)}. Pass one of them.")
         if not isinstance(dataset, Dataset):
-            raise FormatError(
-                f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. Rows of a streaming "
-                "dataset have no numbers to select by: load it with streaming=False, or write it to disk first."
-            )
+            more = "Rows of a streaming dataset have no numbers: map it with a score, or load it with streaming=False."
+            if isinstance(dataset, str | Path):
+                more = "Load it with hf_datasel.load_pool first."
+            raise FormatError(f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. {more}")
         if {"image", "images"} & set(dataset.column_names):
             raise FormatError("Rows with images cannot be scored or selected yet. Remove the image column.")
         self.format = detect_format(dataset.column_names)

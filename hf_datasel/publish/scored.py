@@ -95,7 +95,7 @@ def _origins(dataset: Dataset, columns: Sequence[str]) -> list[tuple[Mapping[str
     found: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     for name in columns:
         values = _numbers(dataset, name)
-        spec = None if values is None else origin_of(values)
+        spec = None if values is None else origin_of(name, values)
         if spec is not None:
             found.setdefault(json.dumps(spec, sort_keys=True, default=str), (spec, []))[1].append(name)
     return list(found.values())
@@ -103,7 +103,7 @@ def _origins(dataset: Dataset, columns: Sequence[str]) -> list[tuple[Mapping[str
 
 def _numbers(dataset: Dataset, name: str) -> np.ndarray | None:
     """Float64, NaN for null; None for a column of something else."""
-    column = dataset.with_format("arrow")[:].column(name)
+    column = dataset.select_columns([name]).with_format("arrow")[:].column(name)
     if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
         return None
     return np.asarray(column.cast("double").to_numpy(), dtype=np.float64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Mapping
@@ -62,6 +63,14 @@ class Score(ABC):
     def reads(self) -> tuple[str, ...]:
         """Columns of the dataset that are read, besides those that hold the row."""
         return ()
+
+    def check(self, rows: int) -> None:
+        """Refuse settings that cannot be met by so many rows, before any work is done.
+
+        Raises:
+            ScoreError: says what to change.
+        """
+        return
 
     @property
     def needs_fit(self) -> bool:
@@ -181,6 +190,19 @@ class ModelScore(Score):
             raise ConfigError(f"max_length has to be an int of at least 2, or None, and is {self.max_length!r}.")
         if self.model_init_kwargs is not None and not isinstance(self.model_init_kwargs, dict):
             raise ConfigError(f"model_init_kwargs has to be a mapping or None, and is {self.model_init_kwargs!r}.")
+        if not isinstance(self.dtype, str) or not _is_dtype(self.dtype):
+            raise ConfigError(
+                f"dtype={self.dtype!r}: it has to be 'auto', or the name of a floating dtype such as 'bfloat16'."
+            )
+        for key, value in (self.model_init_kwargs or {}).items():
+            if key in ("dtype", "torch_dtype", "revision"):
+                field_name = key.removeprefix("torch_")
+                raise ConfigError(f"model_init_kwargs[{key!r}]: pass {type(self).__name__}({field_name}=...) instead.")
+            if not _is_json(value):
+                raise ConfigError(
+                    f"model_init_kwargs[{key!r}] has to be written as JSON has it, such as "
+                    f'{{"load_in_4bit": True}} for a quantization_config, and is {type(value).__name__}.'
+                )
 
     @property
     def kind(self) -> Kind:
@@ -193,7 +215,9 @@ class ModelScore(Score):
 
     def spec(self) -> dict[str, Any]:
         resolved = model_identity(self.model, self.revision) if self.model is not None else None
-        return {**super().spec(), "resolved_model": resolved}
+        given = self.model_init_kwargs
+        loaded = given and {key: value for key, value in given.items() if key not in _SECRET}
+        return {**super().spec(), "model_init_kwargs": loaded, "resolved_model": resolved}
 
     def loading(self) -> Loading:
         """The model that the settings name, and how it is loaded.
@@ -226,6 +250,25 @@ class ModelScore(Score):
         loading = self.loading()
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
         return rows, super()._rows_of(dataset)[1].other(loading)
+
+
+_SECRET = ("token", "use_auth_token")
+"""Arguments of `from_pretrained` that no record may hold."""
+
+
+def _is_dtype(name: str) -> bool:
+    import torch
+
+    found = getattr(torch, name, None)
+    return name == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point)
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _plain(values: pa.Array) -> list[Any]:

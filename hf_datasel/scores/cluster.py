@@ -161,6 +161,11 @@ class Cluster(Score):
     def reads(self) -> tuple[str, ...]:
         return (self.column,)
 
+    def check(self, rows: int) -> None:
+        most = max(self.k) + 1 if isinstance(self.k, tuple) else self.k
+        if self.needs_fit and most > rows:
+            raise ScoreError(f"Cluster(k={self.k}) has only {rows:,} rows to fit to. Lower k.")
+
     @property
     def needs_fit(self) -> bool:
         return self.centroids is None

@@ -14,7 +14,7 @@ import torch
 
 from hf_datasel.scores.forward import Forwards, Reduction, SummedNLL
 from hf_datasel.scores.models import Loading, Models
-from hf_datasel.scores.planning import Batches, plan_batches, remaining
+from hf_datasel.scores.planning import Batches, length_of_positions, plan_batches, remaining
 from hf_datasel.scores.progress import Progress
 from hf_datasel.scores.quiet import inference
 from hf_datasel.scores.ranks import Ranks
@@ -76,6 +76,7 @@ class ModelContext:
         loading: of a model that is loaded by name, instead of `model`. The results of a live one are not kept.
         store: where results are kept.
         models: where models are loaded by name.
+        ranks: the processes that share the work, all of which have to ask for it; this one alone by default.
     """
 
     def __init__(
@@ -88,13 +89,16 @@ class ModelContext:
         loading: Loading | None = None,
         store: Tables | None = None,
         models: Models | None = None,
+        ranks: Ranks | None = None,
     ):
         self.autocast = autocast
         self.progress = progress
         self.loading = loading
         self.store = store
         self.models = Models() if models is None else models
+        self.ranks = Ranks() if ranks is None else ranks
         self._model = model
+        self._description: dict[str, Any] | None = None
         self._asked_tokens = tokens_per_batch
         self._forwards: Forwards | None = None
         self._wanted: dict[Sequences, list[Reduction]] = {}
@@ -105,6 +109,7 @@ class ModelContext:
         """The model. One that is loaded by name is loaded when it is first asked for."""
         if self._model is None and self.loading is not None:
             self._model = self.models.get(self.loading)
+            self._description = self._described()
         return self._model
 
     @property
@@ -126,7 +131,10 @@ class ModelContext:
         return self._asked_tokens or (1024 if self.device.type == "cpu" else 16384)
 
     def describe(self) -> dict[str, Any]:
-        """What, besides the weights, decides the numbers."""
+        """What, besides the weights, decides the numbers. A model that was let go is not loaded again for it."""
+        return self._described() if self._description is None else self._description
+
+    def _described(self) -> dict[str, Any]:
         adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
         return {
             "model": self.model.config.name_or_path,
@@ -148,7 +156,12 @@ class ModelContext:
             loading=loading,
             store=self.store,
             models=self.models,
+            ranks=self.ranks,
         )
+
+    def without_model(self) -> ModelContext:
+        """The same, for work that takes no model here, and no tokens of one."""
+        return ModelContext(progress=self.progress, store=self.store, models=self.models, ranks=self.ranks)
 
     # -- passes over token sequences ----------------------------------------------------------------------------------
     def announce(self, sequences: Sequences, reduction: Reduction) -> None:
@@ -268,8 +281,9 @@ class ModelContext:
         gradients: bool = False,
     ) -> list[np.ndarray]:
         """As `run`, for several results at once: `compute` gives one array an output."""
-        ranks = Ranks.current()
+        ranks = self.ranks
         values = [np.zeros((len(lengths), each.width), dtype=each.dtype) for each in outputs]
+        batch_size = 1 if self._takes_rows_alone(lengths) else batch_size
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
         tables = [self._table(each) if keys is not None else None for each in outputs]
         digests = keys() if keys is not None and any(table is not None for table in tables) else None
@@ -310,6 +324,13 @@ class ModelContext:
             if table is not None and ranks.is_first:
                 table.compact()
         return found
+
+    def _takes_rows_alone(self, lengths: np.ndarray) -> bool:
+        """Whether a row has other numbers in a batch with a longer one, since positions follow the longest."""
+        if self.model is None:
+            return False
+        within = length_of_positions(self.model.config)
+        return within is not None and bool((lengths > within).any())
 
     def _table(self, output: Output) -> Table | None:
         live = self.loading is None and self.model is not None

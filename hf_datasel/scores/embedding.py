@@ -83,8 +83,8 @@ class Embedding(ModelScore):
 
     @property
     def kind(self) -> Kind:
-        """A named model is loaded without a head, unless a pass is shared that needs one."""
-        return "causal" if self.model is None or self.as_trained else "encoder"
+        """A model is loaded without a head, unless its pass is shared with scores that need one."""
+        return "causal" if self.as_trained else "encoder"
 
     @property
     def convention(self) -> str:

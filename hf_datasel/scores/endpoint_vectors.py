@@ -14,7 +14,6 @@ from hf_datasel.scores.completions import embed
 from hf_datasel.scores.context import ModelContext
 from hf_datasel.scores.endpoint import Endpoint
 from hf_datasel.scores.loss import null_counts
-from hf_datasel.scores.ranks import Ranks
 
 if TYPE_CHECKING:
     from hf_datasel.tokens import TokenRows
@@ -132,12 +131,13 @@ class EndpointVectors:
                 codes[number] = _code(reasons[0])
             return [[np.nan]]
 
-        kept = ModelContext(progress=False, store=context.store)
+        kept = context.without_model()
+        kept.progress = False
         one = np.ones(1, dtype=np.int64)
         [[width]] = kept.run(
             compute, one, 1, label="width", keys=lambda: _WIDTH_KEY, spec=self._spec("endpoint_width")
         )
-        return (0, Ranks.current().total(codes)) if np.isnan(width) else (int(width), codes)
+        return (0, context.ranks.total(codes)) if np.isnan(width) else (int(width), codes)
 
     def _vectors(self, context: ModelContext, width: int) -> np.ndarray:
         """The vectors of the distinct texts, and behind each what came of it: all NaN where to ask again."""
@@ -153,7 +153,7 @@ class EndpointVectors:
             found[:, -1] = [_code(reason) for reason in reasons]
             return found
 
-        return ModelContext(progress=context.progress, store=context.store).run(
+        return context.without_model().run(
             compute,
             np.ones(len(self._first), dtype=np.int64),
             width + 1,

@@ -12,6 +12,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, ModelScore, Score
 from hf_datasel.scores.context import ModelContext, Tables
 from hf_datasel.scores.models import Loading, Models, load_tokenizer, tokenizer_identity
+from hf_datasel.scores.ranks import Ranks
 from hf_datasel.tokens import Prepared, TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -132,7 +133,13 @@ class Engine:
 
     def _new_context(self, model: Any = None) -> ModelContext:
         return ModelContext(
-            model, self.tokens_per_batch, self.autocast, self.progress, store=self.store, models=self.models
+            model,
+            self.tokens_per_batch,
+            self.autocast,
+            self.progress,
+            store=self.store,
+            models=self.models,
+            ranks=Ranks.current(),
         )
 
     def _key(self, score: Score) -> Hashable:

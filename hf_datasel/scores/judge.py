@@ -178,9 +178,7 @@ class Judge(Score):
                 for rating, reason, tokens in answers
             ])  # fmt: skip
 
-        kept = ModelContext(
-            progress=context is not None and context.progress, store=None if context is None else context.store
-        )
+        kept = ModelContext(progress=False) if context is None else context.without_model()
         found = kept.run(
             compute,
             np.ones(len(distinct), dtype=np.int64),

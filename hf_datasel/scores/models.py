@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import json
 import os
@@ -28,7 +29,9 @@ __all__ = [
 ]
 
 _HASHED = {".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt", ".jinja", ".py"}
-_IGNORED = re.compile(r"optimizer|scheduler|scaler|rng_state|training_args|trainer_state|selection")
+_IGNORED = re.compile(
+    r"(optimizer|scheduler|scaler|rng_state\w*|training_args|trainer_state|selection\w*)\.(bin|json|pth?)"
+)
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
@@ -42,7 +45,21 @@ def model_identity(model: str, revision: str | None = None) -> str:
     path = Path(model).expanduser()
     if path.is_dir():
         return _folder_identity(path)
-    return f"{model}@{_commit(model, revision)}"
+    commit = _commit(model, revision)
+    base = _adapter_base(model, commit)
+    return f"{model}@{commit}" if base is None else f"{model}@{commit}+{model_identity(*base)}"
+
+
+@functools.lru_cache(maxsize=64)
+def _adapter_base(model: str, commit: str | None) -> tuple[str, str | None] | None:
+    """Name and revision of the model that an adapter is made for; None where the name is no adapter's."""
+    from transformers.utils import find_adapter_config_file
+
+    file = find_adapter_config_file(model, revision=commit)
+    if file is None:
+        return None
+    config = json.loads(Path(file).read_text(encoding="utf-8"))
+    return config["base_model_name_or_path"], config.get("revision")
 
 
 def _folder_identity(path: Path) -> str:
@@ -51,7 +68,7 @@ def _folder_identity(path: Path) -> str:
         for file in path.rglob("*")
         if file.is_file()
         and file.suffix in _HASHED
-        and not _IGNORED.search(file.name)
+        and not _IGNORED.fullmatch(file.name)
         and not any(part.startswith(("checkpoint-", ".")) for part in file.relative_to(path).parts)
     )
     if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
@@ -210,6 +227,7 @@ class Models:
         key = json.dumps([loading.identity(), loading.init_kwargs], sort_keys=True, default=str)
         if self._held is None or self._held[0] != key:
             self._held = None  # let go of the last one before the next is read
+            gc.collect()  # a model is part of reference cycles, its own and those of what wraps it
             self._held = (key, read_model(loading))
         return self._held[1]
 
@@ -236,14 +254,25 @@ def read_model(loading: Loading) -> Any:
 
     name, commit = loading.name, _pinned(loading.name, loading.revision)
     more = {key: value for key, value in (loading.init_kwargs or {}).items() if value is not None}
-    if loading.kind == "encoder":
-        _refuse_adapter(name, commit)
+    base, kind = _adapter_base(name, commit), loading.kind
+    if base is not None:
+        kind = "causal" if kind == "encoder" else kind  # what it is made for; the backbone is in it
+        more["adapter_kwargs"] = {"revision": commit}
+        commit = _pinned(*base)  # from_pretrained takes revision for that of the base
     try:
         with preserved_rng():  # weights that the files lack are drawn
-            loaded = _auto_class(loading.kind).from_pretrained(name, revision=commit, dtype=loading.dtype, **more)
+            loaded, info = _auto_class(kind).from_pretrained(
+                name, revision=commit, dtype=loading.dtype, output_loading_info=True, **more
+            )
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
-    if loading.kind == "encoder" and loaded.config.is_encoder_decoder:
+    missing = sorted(info["missing_keys"])
+    if kind == "causal" and missing:
+        raise ModelError(
+            f"{name!r} is no causal language model: its files lack {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}, which would be drawn at random."
+        )
+    if kind == "encoder" and loaded.config.is_encoder_decoder:
         raise ModelError(f"{name!r} is an encoder-decoder model. Take an encoder or a causal LM.")
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
         loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
@@ -254,13 +283,3 @@ def _auto_class(kind: Kind) -> Any:
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
     return {"causal": AutoModelForCausalLM, "encoder": AutoModel, "reward": AutoModelForSequenceClassification}[kind]
-
-
-def _refuse_adapter(name: str, commit: str | None) -> None:
-    from transformers.utils import find_adapter_config_file
-
-    if find_adapter_config_file(name, revision=commit) is not None:
-        raise ModelError(
-            f"{name!r} is an adapter, which is made for a model with its head, and here a model without one is "
-            "loaded. Pass it as the model of hf_datasel.score, or merge it."
-        )

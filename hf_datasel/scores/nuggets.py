@@ -106,6 +106,10 @@ class Nuggets(ModelScore):
     def reads(self) -> tuple[str, ...]:
         return (self.column,) if self.needs_fit and self.by == "kmeans" else ()
 
+    def check(self, rows: int) -> None:
+        if self.needs_fit and self.anchors > rows:
+            raise ScoreError(f"Nuggets(anchors={self.anchors}) has only {rows:,} rows to pick from. Lower anchors.")
+
     @property
     def needs_fit(self) -> bool:
         return self.anchor_file is None

@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from hf_datasel.scores.forward import Forward, Forwards
 from hf_datasel.scores.oneshot_tokens import Anchor
-from hf_datasel.scores.planning import Batches, plan_batches
+from hf_datasel.scores.planning import Batches, length_of_positions, plan_batches
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
 
 __all__ = ["OneShot", "expanded"]
@@ -50,7 +50,7 @@ class OneShot(Forwards):
         """Tokens of each anchor behind an example."""
         self.keeps: bool | None = None
         """Whether the example's keys and values are kept; None before the first example."""
-        self.one_by_one = _positions_by_length(self.causal.config)
+        self.one_by_one = length_of_positions(self.causal.config) is not None
         """Whether a sequence has other numbers in a batch with longer ones."""
         self._room: int | None = None
 
@@ -155,13 +155,6 @@ def _obstacle(cache: Any) -> str:
     if others:
         return f"its layers keep other things than keys and values: {', '.join(others)}"
     return ""
-
-
-def _positions_by_length(config: Any) -> bool:
-    """Whether a token's position is told otherwise in a longer sequence, or in a batch with one."""
-    ropes = getattr(config.get_text_config(), "rope_parameters", None) or {}
-    each_kind = [ropes, *(each for each in ropes.values() if isinstance(each, dict))]
-    return any(each.get("rope_type") in ("dynamic", "longrope") for each in each_kind)
 
 
 def expanded(cache: DynamicCache, count: int) -> DynamicCache:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 
 from hf_datasel.errors import ModelError
 
-__all__ = ["Batches", "plan_batches", "remaining"]
+__all__ = ["Batches", "length_of_positions", "plan_batches", "remaining"]
 
 
 def plan_batches(lengths: np.ndarray, tokens_per_batch: int, batch_size: int | None = None) -> list[np.ndarray]:
@@ -52,6 +53,25 @@ def remaining(
     rest = [batch[~known[batch]] for batch in batches if known[batch].any()]
     left = np.concatenate([np.empty(0, dtype=np.int64), *rest])
     return whole + [left[batch] for batch in plan_batches(lengths[left], tokens_per_batch, batch_size)]
+
+
+def length_of_positions(config: Any) -> int | None:
+    """Tokens up to which positions are told in the same way; None where they always are.
+
+    With some rotary embeddings ("dynamic", "longrope") a token's position is told otherwise in a longer sequence, or
+    in a batch with one.
+    """
+    text = config.get_text_config()
+    ropes = getattr(text, "rope_parameters", None) or {}
+    each_kind = [ropes, *(each for each in ropes.values() if isinstance(each, dict))]
+    found = [
+        each.get("original_max_position_embeddings")
+        or getattr(text, "original_max_position_embeddings", None)
+        or text.max_position_embeddings
+        for each in each_kind
+        if each.get("rope_type") in ("dynamic", "longrope")
+    ]
+    return min(found, default=None)
 
 
 class Batches:

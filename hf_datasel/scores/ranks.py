@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+from hf_datasel.errors import DataselError
 
 __all__ = ["Ranks"]
 
 _AT_ONCE = 1 << 24
 """Numbers sent in one message."""
+_PATIENCE = timedelta(days=7)
+"""Before a process that waits for the others gives up: one may have hours of work more than another."""
+
+Made = TypeVar("Made")
+_groups: dict[int, Any] = {}
 
 
 @dataclass(frozen=True)
 class Ranks:
     """The processes that score together: one, or as many as `accelerate launch` or `torchrun` started.
+
+    They talk over a group of their own, on the CPU, so that no result has to fit beside a model.
 
     Attributes:
         index: of this process, from 0.
@@ -47,35 +58,50 @@ class Ranks:
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """The sum over all processes, in place. Exact where all but one of them hold zeros."""
-        if self.size > 1:
-            for part, tensor in self._parts(values):
-                torch.distributed.all_reduce(tensor)
-                part[:] = tensor.cpu().numpy()
+        for part in self._parts(values):
+            sent = torch.from_numpy(part.copy())
+            torch.distributed.all_reduce(sent, group=_group())
+            part[:] = sent.numpy()
         return values
 
     def of_first(self, values: np.ndarray) -> np.ndarray:
         """What the first process holds, in place."""
-        if self.size > 1:
-            for part, tensor in self._parts(values):
-                torch.distributed.broadcast(tensor, 0)
-                part[:] = tensor.cpu().numpy()
+        for part in self._parts(values):
+            sent = torch.from_numpy(part.copy())
+            torch.distributed.broadcast(sent, 0, group=_group())
+            part[:] = sent.numpy()
         return values
 
-    def object_of_first(self, value: Any) -> Any:
-        """Any picklable object that the first process holds."""
+    def made_by_first(self, make: Callable[[], Made]) -> Made:
+        """What the first process makes, for all of them; a refusal is raised in all of them."""
         if self.size == 1:
-            return value
-        held = [value]
-        torch.distributed.broadcast_object_list(held, src=0)
-        return held[0]
+            return make()
+        held: list[Any] = [None, None]
+        if self.is_first:
+            try:
+                held = [make(), None]
+            except DataselError as error:
+                held = [None, error]
+        torch.distributed.broadcast_object_list(held, src=0, group=_group())
+        if held[1] is not None:
+            raise held[1]
+        made: Made = held[0]
+        return made
 
     def wait(self) -> None:
         """Go on once every process has come this far."""
         if self.size > 1:
-            torch.distributed.barrier()
+            torch.distributed.barrier(group=_group())
 
-    def _parts(self, values: np.ndarray) -> list[tuple[np.ndarray, torch.Tensor]]:
-        device = "cpu" if "gloo" in str(torch.distributed.get_backend()) else torch.accelerator.current_accelerator()
+    def _parts(self, values: np.ndarray) -> Iterator[np.ndarray]:
         flat = values.reshape(-1)
-        parts = [flat[at : at + _AT_ONCE] for at in range(0, len(flat), _AT_ONCE)]
-        return [(part, torch.from_numpy(part.copy()).to(device)) for part in parts]
+        for at in range(0, len(flat) if self.size > 1 else 0, _AT_ONCE):
+            yield flat[at : at + _AT_ONCE]
+
+
+def _group() -> Any:
+    """Made once for each default group: every process comes here for the same first message."""
+    key = id(torch.distributed.group.WORLD)
+    if key not in _groups:
+        _groups[key] = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+    return _groups[key]

@@ -184,14 +184,7 @@ class RatingLogits(Forwards):
         return found
 
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        head = self.causal.get_output_embeddings()
-        found = []
-        for part in states.split(_CHUNK):
-            logits = head(part.to(head.weight.device)).float()
-            if self.softcap is not None:
-                logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
-            found.append(self._of_ratings(logits))
-        return torch.cat(found)
+        return torch.cat([self._of_ratings(self._logits(part)) for part in states.split(_CHUNK)])
 
     def _whole_model(self, whole: Forward) -> list[torch.Tensor]:
         forward = type(self.causal).forward  # not the instance's: trainers wrap that one, in autocast for example

@@ -149,6 +149,7 @@ class RewardGap(ModelScore):
             gap[prompts.owner], reasons[prompts.owner] = self._by_perplexity(prompts, answers, context)
         else:
             texts = list(generator.texts(answers))
+            del generator  # and the model with it, before another one comes
             by = self._by_reward if self.scorer == "reward" else self._by_judge
             gap[prompts.owner], reasons[prompts.owner] = by(rows, prompts.owner, texts, context)
         values, why = finite_or_null([gap], reasons.astype(np.str_))

@@ -66,12 +66,12 @@ def score(
         ModelError: a model cannot be loaded or scored.
     """
     listed = _checked(scores)
-    if tokens_per_batch is not None and tokens_per_batch < 1:
-        raise ScoreError(f"tokens_per_batch={tokens_per_batch} has to be above 0.")
+    if tokens_per_batch is not None and (type(tokens_per_batch) is not int or tokens_per_batch < 1):
+        raise ScoreError(f"tokens_per_batch={tokens_per_batch!r} has to be an int above 0.")
     if len(Pool(dataset)) == 0:
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
     kept = _store(store, model)
-    _check_inputs(listed, model, kept)
+    _check_inputs(listed, model, kept, len(dataset))
     ranks, models, found = Ranks.current(), Models(), dict[int, Columns]()
     data = dataset
     for stage in _stages(listed):
@@ -82,8 +82,8 @@ def score(
             for at in [at for at in stage if ready[at] in group]:
                 found[at] = engine.compute(ready[at])
                 spec = engine.describe(ready[at])
-                for column in found[at].values():
-                    remember(column, spec)
+                for name, column in found[at].items():
+                    remember(name, column, spec)
                 if ranks.is_first:
                     _report(summary(ready[at], found[at]), found[at], on_summary)
         data = _joined(data, [found[at] for at in stage])
@@ -91,18 +91,20 @@ def score(
 
 
 def _checked(scores: Score | Sequence[Score]) -> list[Score]:
-    listed = [scores] if isinstance(scores, Score) else list(scores)
+    listed = [scores] if isinstance(scores, Score | str | type) else list(scores)
     for each in listed:
         if not isinstance(each, Score):
-            raise ScoreError(f"scores has to hold scores such as IFD(), and holds {each!r}.")
+            made = f" Write {each.__name__}()." if isinstance(each, type) and issubclass(each, Score) else ""
+            raise ScoreError(f"scores has to hold scores such as IFD(), and holds {each!r}.{made}")
     _check_columns(listed)
     return listed
 
 
-def _check_inputs(scores: Sequence[Score], model: Any, store: ScoreStore | None) -> None:
+def _check_inputs(scores: Sequence[Score], model: Any, store: ScoreStore | None, rows: int) -> None:
     """Refuse models and files that are not there, before hours of work on the scores that come first."""
     for each in scores:
         each.spec()
+        each.check(rows)
         if each.needs_fit and store is None:
             name = type(each).__name__
             raise ScoreError(
@@ -140,8 +142,8 @@ def _fitted(score: Score, data: Dataset, store: ScoreStore | None, ranks: Ranks)
     """The score, fitted where it has to be and there is a folder for it: by the first process, for all of them."""
     if store is None or not score.needs_fit:
         return score
-    fitted: Score = ranks.object_of_first(fitted_in(store.folder, score, data) if ranks.is_first else None)
-    return fitted
+    folder = store.folder
+    return ranks.made_by_first(lambda: fitted_in(folder, score, data))
 
 
 def _joined(dataset: Dataset, parts: Sequence[Columns]) -> Dataset:

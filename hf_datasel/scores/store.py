@@ -47,6 +47,9 @@ class ScoreStore:
         self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if not any(self.folder.iterdir()):  # one that is filled may be read only
+                (self.folder / "probe.tmp").touch()
+                (self.folder / "probe.tmp").unlink()
         except OSError as error:
             raise ScoreError(f"store={str(folder)!r} cannot be made: {error.strerror}.") from error
 
@@ -153,13 +156,15 @@ class StoreTable:
 
     def compact(self) -> None:
         """Put what is finished into Parquet, unless another process is at it."""
-        if not self.folder.is_dir():
+        if not any(self.folder.glob("*.segment")):
             return
         try:
             with FileLock(str(self.folder / "compact.lock"), timeout=0):
                 self._compact()
         except Timeout:
             logger.debug("Another process is compacting %s.", self.folder)
+        except PermissionError as error:
+            logger.debug("%s may not be written, and stays as it is: %s", self.folder, error)
 
     def _write_spec(self) -> None:
         path = self.folder / "spec.json"
@@ -195,7 +200,9 @@ class StoreTable:
             groups = list(self._read_part(path))
         except FileNotFoundError:
             raise
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # the disk's or the system's problem
+                raise ScoreError(f"Cannot read {str(path)!r} of the score store: {error.strerror}.") from error
             self._set_aside(path, str(error))
             return
         yield from groups
@@ -229,8 +236,12 @@ class StoreTable:
             small = [path for path in self.folder.glob("*.parquet") if path.stat().st_size < _GROUP_BYTES]
             if not locks:
                 return
-            damaged = [path for path in locks if read_segment(path, self.width, self.dtype).damaged]
-            groups = [each for path in [*small, *locks] for each in self._read_file(path)]
+            for draft in self.folder.glob("part-*.tmp"):
+                draft.unlink()  # of a process that was killed here
+            segments = {path: read_segment(path, self.width, self.dtype) for path in locks}
+            damaged = [path for path, records in segments.items() if records.damaged]
+            groups = [each for path in small for each in self._read_file(path)]
+            groups += [(_as_text(each.keys), each.values) for each in segments.values()]
             written = self._write_part(groups) if any(len(keys) for keys, _ in groups) else None
             for path in small:
                 if path != written:

@@ -184,7 +184,7 @@ class Round:
         from hf_datasel.scores.origins import origin_of
 
         self.columns_used.append(name)
-        spec = origin_of(values)
+        spec = origin_of(name, values)
         if spec is not None:
             self.columns_known.append(name)
             self.specs += [spec] if spec not in self.specs else []

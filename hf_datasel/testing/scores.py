@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import DataselError
-from hf_datasel.scores import Score, score
-from hf_datasel.scores.models import load_model, load_tokenizer
+from hf_datasel.scores import ModelScore, Score, score
+from hf_datasel.scores.models import KEPT, Loading
 from hf_datasel.testing.guards import (
     alike,
     modes_kept,
@@ -110,10 +111,13 @@ def _one_row(subject: Score, rows: Dataset, model: str | None) -> None:
 
 def _global_state(subject: Score, rows: Dataset, model: str | None) -> None:
     """The random state of torch, numpy and Python, and the mode of every module of a live model, stay as they are."""
-    name = getattr(subject, "model", None) or model
-    live = None if name is None else load_model(name)
+    _scored(subject, rows.select([0]), model)  # libraries that are imported for the first time draw numbers
+    live, tokenizer = None, None
+    if subject.needs_tokenizer and model is not None and getattr(subject, "model", "none taken") is None:
+        loading = replace(subject, model=model).loading() if isinstance(subject, ModelScore) else Loading(model)
+        live, tokenizer = KEPT.get(loading), loading.tokenizer()
     with random_state_kept(), nullcontext() if live is None else modes_kept(live):
-        score(rows, [subject], live, None if name is None else load_tokenizer(name), on_summary=str)
+        score(rows, [subject], live, tokenizer, on_summary=str)
         _mapped(subject, rows, model, len(rows))
 
 

@@ -165,7 +165,7 @@ def test_typos(command, wanted, message, capsys):
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("scores", ["loss", [3], [{"loss": {}, "ifd": {}}], [{"loss": 3}]])
+@pytest.mark.parametrize("scores", ["loss", [], [3], [{"loss": {}, "ifd": {}}], [{"loss": 3}]])
 def test_lists_of_scores_that_cannot_be(command, tmp_path, scores, capsys):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"scores": scores}))
     assert main([*command, "--config", str(tmp_path / "c.yaml")]) != 0
@@ -221,7 +221,7 @@ def test_stopped_by_hand(command, tmp_path, monkeypatch, capsys):
         patch.setattr(forward.Forwards, "hidden", stopped)
         assert main([*command, *wanted]) == 130
     printed = capsys.readouterr()
-    assert f"What was computed is in {tmp_path / 'out' / 'store'}: the same command goes on from there." in printed.out
+    assert f"What was computed is in {tmp_path / 'out' / 'store'}: the same command goes on from there." in printed.err
     assert printed.err.endswith("hf-datasel score: interrupted.\n")
     assert main([*command, *wanted]) == 0
 
@@ -231,3 +231,17 @@ def test_a_log_file_has_no_progress_bars(command, capfd):
     printed = capfd.readouterr()
     assert "loss: 24 of 25 rows scored" in printed.out
     assert "%|" not in printed.err
+
+
+def test_a_folder_that_cannot_be_written_is_found_first(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main([*command, "--scores", "loss", "--output_dir", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be made or written to" in capsys.readouterr().err
+
+
+def test_a_json_file_beside_the_rows_is_not_ours(pool_rows, tmp_path, capsys):
+    pool_rows.to_parquet(tmp_path / "train.parquet")
+    pool_rows.to_json(tmp_path / "train.json")
+    data = ["--dataset_name", str(tmp_path / "train.parquet"), "--output_dir", str(tmp_path / "out")]
+    assert main(["score", *data, "--scores", "length"]) == 0
+    assert "does not say where columns come from" not in capsys.readouterr().err

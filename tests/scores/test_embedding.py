@@ -273,12 +273,16 @@ def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
     tokenizer.save_pretrained(t5)
     with pytest.raises(ModelError, match="is an encoder-decoder model"):
         score(rows, [Embedding(str(t5))])
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    tokenizer.save_pretrained(adapter)
-    (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{model.config.name_or_path}"}}')
-    with pytest.raises(ModelError, match=r"is an adapter.*Pass it as the model of hf_datasel.score"):
-        score(rows, [Embedding(str(adapter))])
+
+
+def test_an_adapter_by_name(tmp_path, rows, model, tokenizer):
+    from peft import LoraConfig, get_peft_model
+
+    tuned = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
+    tuned.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    expected = score(rows, [Embedding()], model=tuned, tokenizer=tokenizer)["embedding"]
+    np.testing.assert_allclose(score(rows, [Embedding(str(tmp_path))])["embedding"], expected, atol=1e-5)
 
 
 def test_more_vectors_than_a_column_holds():

@@ -19,6 +19,7 @@ from transformers import (
     GPT2LMHeadModel,
     GraniteConfig,
     GraniteForCausalLM,
+    LlamaConfig,
     LlamaForCausalLM,
 )
 
@@ -107,6 +108,33 @@ def test_heads_that_do_more_than_multiply_are_found_and_named(build, whole, sequ
         scored(model, sequences)
     assert ("is scored whole" in caplog.text) == whole
     assert (type(model).__name__ in caplog.text) == whole
+
+
+def test_a_model_that_is_sure_of_the_last_token_is_found_all_the_same(sequences, plain_losses):
+    """Of a token that it is sure of a model has no loss, whatever is done to its logits."""
+    model = made(granite)
+    state = {}
+    model.base_model.register_forward_hook(lambda module, args, output: state.update(hidden=output[0]))
+    ids = torch.from_numpy(sequences.fetch(np.array([1]))[0].ids)[None]
+    with torch.no_grad():
+        model(ids)
+        model.lm_head.weight[2] = state["hidden"][0, -2] * 100  # the token that every sequence ends with
+        assert model(ids).logits[0, -2].log_softmax(0)[2] > -1e-3
+    sums, _ = scored(model, sequences)
+    np.testing.assert_allclose(sums, plain(model, sequences, plain_losses), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_follow_the_longest_row_of_a_batch(kind, plain_losses):
+    factors = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4} if kind == "longrope" else {}
+    rope = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16, **factors}
+    sizes = {**SIZES, "max_position_embeddings": 64 if kind == "longrope" else 16}
+    model = made(lambda: LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope)))
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(3, VOCABULARY, length).tolist() for length in (12, 50, 30, 8)]
+    rows = Sequences(Dataset.from_dict({"input_ids": ids, "spans": [[1, len(row)] for row in ids]}), np.arange(4))
+    alone = [scored(model, Sequences(rows.data.select([at]), np.arange(1)))[0][0] for at in range(4)]
+    np.testing.assert_allclose(scored(model, rows)[0], alone, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 50, 100])

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 import torch
+from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LlamaModel
 
 from hf_datasel import score
-from hf_datasel.errors import ModelError
+from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.scores import Loss
 from hf_datasel.scores.models import load_model, load_tokenizer, model_identity
 
@@ -139,3 +142,49 @@ def test_a_tokenizer_that_is_missing(copy, pool_rows):
         file.unlink()
     with pytest.raises(ModelError, match=r"The tokenizer of .* cannot be loaded"):
         score(pool_rows, [Loss(str(copy))])
+
+
+def test_a_checkpoint_without_a_head_is_refused(tmp_path, tiny_model_dir, pool_rows):
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    config.tie_word_embeddings = False
+    LlamaModel(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"is no causal language model: its files lack lm_head\.weight"):
+        score(pool_rows, [Loss(str(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "float99"}, "dtype='float99': it has to be 'auto', or the name of a floating dtype"),
+        ({"dtype": "int8"}, "dtype='int8'"),
+        ({"model_init_kwargs": {"dtype": "bfloat16"}}, r"pass Loss\(dtype=\.\.\.\) instead"),
+        ({"model_init_kwargs": {"torch_dtype": "bfloat16"}}, r"pass Loss\(dtype=\.\.\.\) instead"),
+        ({"model_init_kwargs": {"revision": "main"}}, r"pass Loss\(revision=\.\.\.\) instead"),
+        ({"model_init_kwargs": {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)}}, "as JSON has it"),
+        ({"model_init_kwargs": [1]}, "has to be a mapping"),
+    ],
+)
+def test_ways_of_loading_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Loss(**settings)
+
+
+@pytest.mark.parametrize("local_hub", ["lfs"], indirect=True)
+def test_an_adapter_on_the_hub_brings_its_base(local_hub, tmp_path, tiny_model_dir, pool_rows):
+    base, adapter = "tester/base", "tester/adapter"
+    api = HfApi()
+    for name in (base, adapter):
+        api.create_repo(name)
+    api.upload_folder(repo_id=base, folder_path=tiny_model_dir)
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM"),
+    )
+    model.peft_config["default"].base_model_name_or_path = base
+    model.save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    api.upload_folder(repo_id=adapter, folder_path=tmp_path)
+    expected = score(pool_rows, [Loss()], model=model, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))["loss"]
+    np.testing.assert_allclose(score(pool_rows, [Loss(adapter)])["loss"], expected, rtol=1e-5)
+    assert model_identity(adapter).count("@") == 2

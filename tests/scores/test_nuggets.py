@@ -528,7 +528,7 @@ def test_files_that_hold_no_anchors(tmp_path, content, message):
 
 
 def test_without_anchors(model, tokenizer, pool_rows, tmp_path):
-    with pytest.raises(ScoreError, match=r"Nuggets\(anchors=5\) is not fitted"):
+    with pytest.raises(ScoreError, match=r"Nuggets is not fitted"):
         score(pool_rows, [Nuggets(anchors=5)], model=model, tokenizer=tokenizer)
     with pytest.raises(ScoreError, match=r"There is no file 'nowhere\.jsonl'"):
         score(pool_rows, [Nuggets(anchor_file="nowhere.jsonl")], model=model, tokenizer=tokenizer)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import numpy as np
 import pytest
 
 from hf_datasel import load_pool, score, select
 from hf_datasel.cli import main
-from hf_datasel.errors import ScoreError
-from hf_datasel.scores import IFD, Loss
-from hf_datasel.scores.origins import read_origins
+from hf_datasel.scores import IFD, Length, Loss
+from hf_datasel.scores.origins import read_origins, write_origins
 from hf_datasel.selectors import Superfiltering, Top
 
 
@@ -66,7 +66,27 @@ def test_from_one_command_to_the_next(tmp_path, pool_rows, tiny_model_dir, monke
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"origins": 3}'])
-def test_a_file_that_says_nothing(tmp_path, text):
-    (tmp_path / "scored.json").write_text(text)
-    with pytest.raises(ScoreError, match="does not say where columns come from"):
-        read_origins(tmp_path / "scored.json")
+def test_a_file_that_says_nothing_leaves_columns_unverified(tmp_path, text, caplog):
+    (tmp_path / "scored.origins.json").write_text(text)
+    with caplog.at_level(logging.WARNING, "hf_datasel"):
+        read_origins(tmp_path / "scored.origins.json")
+    assert "does not say where columns come from" in caplog.text
+
+
+def test_few_numbers_are_no_proof(pool_rows, monkeypatch):
+    monkeypatch.setattr("hf_datasel.scores.origins._known", {})
+    short = pool_rows.map(lambda row: {"output": "one"})
+    words = score(short, [Length()])
+    mine = words.add_column("mine", np.array(words["response_words"]))
+    chosen = select(mine, Top(by="mine"), size=3)
+    assert (chosen.provenance["scores"], chosen.provenance["columns_unverified"]) == ([], ["mine"])
+    assert select(mine, Top(by="response_words"), size=3).provenance["columns_unverified"] == []
+
+
+def test_a_token_is_written_nowhere(tmp_path, pool_rows, tiny_model_dir):
+    score(pool_rows, [Loss(model_init_kwargs={"token": "hf_SECRET"})], model=tiny_model_dir, store=tmp_path / "store")
+    found = score(pool_rows, [Loss(model_init_kwargs={"token": "hf_SECRET"})], model=tiny_model_dir)
+    write_origins(tmp_path / "origins.json", found.data.table)
+    texts = [path.read_text() for path in tmp_path.rglob("*.json")]
+    assert len(texts) == 2
+    assert not any("hf_SECRET" in text for text in texts)

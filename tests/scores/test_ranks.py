@@ -76,6 +76,41 @@ def test_two_processes_give_what_one_gives(launcher, folder, tiny_model_dir, alo
     assert (first["lines"], second["lines"]) == (3, 0)
 
 
+_REFUSED = """
+import sys
+from accelerate import PartialState
+from datasets import Dataset, disable_progress_bars
+from hf_datasel import score
+from hf_datasel.errors import ScoreError
+from hf_datasel.scores import Cluster, Embedding, Loss
+disable_progress_bars()
+folder, model, store = sys.argv[1:4]
+rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
+with PartialState().main_process_first():  # as trainers map: one process after the other
+    mapped = rows.map(Loss(model), batched=True, load_from_cache_file=False)
+same = score(rows, [Embedding(as_trained=True)], model=model).map(lambda row: {"embedding": [1.0, 2.0]})
+try:
+    score(same, [Cluster(k=3)], store=store)
+except ScoreError as error:
+    print("refused:", error)
+assert mapped["loss"][0] > 0
+"""
+
+
+def test_what_one_process_refuses_all_do_and_a_map_is_nobody_elses_business(tmp_path, folder, tiny_model_dir):
+    (tmp_path / "script.py").write_text(_REFUSED)
+    done = subprocess.run(
+        [sys.executable, *LAUNCHERS["torchrun"], str(tmp_path / "script.py"), folder, tiny_model_dir, tmp_path / "s"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("refused: Cluster(k=3)") == 2
+
+
 def test_a_store_that_two_processes_share(tmp_path, folder, tiny_model_dir, alone):
     for _ in range(2):
         first, second = run(folder, tiny_model_dir, "torchrun", str(tmp_path))

@@ -58,7 +58,7 @@ def reward_dir(tmp_path_factory, tiny_model_dir):
     return str(folder)
 
 
-@contract(PERPLEXITY)
+@contract(RewardGap(scorer="perplexity", max_new_tokens=NEW))
 def test_contract(check, score, rows, tiny_model_dir):
     check(score, rows, tiny_model_dir)
 

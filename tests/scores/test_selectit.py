@@ -363,10 +363,11 @@ def test_settings_that_cannot_be(settings, message):
         SelectIT(**settings)
 
 
-def test_no_model(rows, model, tokenizer):
+def test_no_model(rows, model, tokenizer, tiny_model_dir):
     with pytest.raises(ScoreError, match=r"SelectIT\(\) has no model to run in map"):
         SelectIT()(rows[:2])
     with pytest.raises(ScoreError, match="SelectIT has no model to run"):
         score(rows, [SelectIT()])
     with pytest.raises(ScoreError, match=r"SelectIT\(level='model'\) loads its models one after the other, by name"):
-        score(rows, [SEVERAL], model=model, tokenizer=tokenizer)
+        several = replace(SEVERAL, models=((str(tiny_model_dir), 3),))
+        score(rows, [several], model=model, tokenizer=tokenizer)

@@ -103,7 +103,7 @@ def test_an_empty_dataset(columns):
 
 
 def test_a_streaming_dataset_and_splits_are_no_pool(pool_rows):
-    with pytest.raises(FormatError, match="Rows of a streaming dataset have no numbers to select by"):
+    with pytest.raises(FormatError, match="Rows of a streaming dataset have no numbers: map it with a score"):
         select(pool_rows.to_iterable_dataset(), Random(), size=1)
     with pytest.raises(FormatError, match=r"DatasetDict with splits \['train'\]\. Pass one of them"):
         select(DatasetDict({"train": pool_rows}), Random(), size=1)
