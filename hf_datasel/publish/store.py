@@ -36,7 +36,7 @@ from hf_datasel import score
 from hf_datasel.scores import IFD, ScoreStore
 
 store = ScoreStore.from_hub("{repo_id}", "scores")
-scored = score(dataset, [IFD()], model="{model}", store=store)  # rows that are known cost nothing
+scored = score(dataset, [IFD()], model="{model}", store=store)  # no pass for rows that are known
 ```
 
 {tables}

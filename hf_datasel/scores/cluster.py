@@ -47,6 +47,9 @@ class Cluster(Score):
 
         cluster = Cluster(k=(512, 1024, 2048)).fit(dataset, "centroids.npy")  # Cluster(k=1024, ...), say
 
+    Other rows, or the same in another order, give other groups with other numbers: keep the file to number the rows of
+    a later pool as those of an earlier one.
+
     Reads the vectors in `column`, as `Embedding` writes them. Writes `cluster_id` (int32, 0 to k - 1),
     `cluster_distance` (float32, Euclidean) and `cluster_reason` ("" for a row with a cluster).
     Reference: k-means as scikit-learn or faiss has it, started once, in at most 20 steps.
