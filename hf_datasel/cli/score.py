@@ -157,11 +157,17 @@ def _named(scores: Any) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _write(scored: Any, folder: Path) -> None:
     """The file as a whole or not at all: a run may be killed here too. Beside it, where its columns come from."""
+    import pyarrow.parquet as pq
+
     from hf_datasel.scores.origins import write_origins
 
+    target = folder / "scored.parquet"
+    before = pq.read_schema(target).names if target.is_file() else []
+    if gone := [name for name in before if name not in scored.column_names]:
+        print(f"The {target.name} that was there is replaced. It had {', '.join(gone)} too, which this run lacks.")
     draft = folder / "scored.parquet.tmp"
     scored.to_parquet(draft)
-    draft.replace(folder / "scored.parquet")
+    draft.replace(target)
     write_origins(folder / "scored.origins.json", scored.data.table)
 
 
@@ -170,7 +176,7 @@ def _draw(scored: Any, names: list[str], folder: Path) -> bool:
     from hf_datasel.analysis import distribution, draw_scores
 
     columns = {name: values for name, values in numeric_columns(scored, names).items() if values.size}
-    found = {name: distribution(name, {"rows": values}) for name, values in columns.items()}
+    found = {name: distribution(name, {"scored": values}) for name, values in columns.items()}
     (folder / "histograms.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     if importlib.util.find_spec("matplotlib") is None:
         return False

@@ -78,7 +78,8 @@ class Origin:
         while cause is not None and response is None:
             response, cause = getattr(cause, "response", None), cause.__cause__ or cause.__context__
         if isinstance(error, OfflineModeIsEnabled):
-            return Problem(None, "HF_HUB_OFFLINE is set: unset it", ends_run=True)
+            said = "HF_HUB_OFFLINE is set, under which no address at all is asked: unset it"
+            return Problem(None, said, ends_run=True)
         if response is None:
             said = self._plain(f"{type(error).__name__}: {error}")
             no_provider = self.on_hub and type(error) is ValueError  # the client does not even ask

@@ -245,3 +245,10 @@ def test_a_json_file_beside_the_rows_is_not_ours(pool_rows, tmp_path, capsys):
     data = ["--dataset_name", str(tmp_path / "train.parquet"), "--output_dir", str(tmp_path / "out")]
     assert main(["score", *data, "--scores", "length"]) == 0
     assert "does not say where columns come from" not in capsys.readouterr().err
+
+
+def test_columns_of_an_earlier_run_that_go_are_named(command, capsys):
+    assert main([*command, "--scores", "length", "compressibility"]) == 0
+    assert "is replaced" not in capsys.readouterr().out
+    assert main([*command, "--scores", "length"]) == 0
+    assert "It had compressibility, compressibility_reason too" in capsys.readouterr().out
