@@ -254,16 +254,18 @@ def read_model(loading: Loading) -> Any:
 
     name, commit = loading.name, _pinned(loading.name, loading.revision)
     more = {key: value for key, value in (loading.init_kwargs or {}).items() if value is not None}
-    base, kind = _adapter_base(name, commit), loading.kind
-    if base is not None:
+    adapter, kind = _adapter_base(name, commit), loading.kind
+    source = (name, commit)
+    if adapter is not None:
         kind = "causal" if kind == "encoder" else kind  # what it is made for; the backbone is in it
-        more["adapter_kwargs"] = {"revision": commit}
-        commit = _pinned(*base)  # from_pretrained takes revision for that of the base
+        source = (adapter[0], _pinned(*adapter))
     try:
         with preserved_rng():  # weights that the files lack are drawn
             loaded, info = _auto_class(kind).from_pretrained(
-                name, revision=commit, dtype=loading.dtype, output_loading_info=True, **more
+                source[0], revision=source[1], dtype=loading.dtype, output_loading_info=True, **more
             )
+            if adapter is not None:
+                loaded.load_adapter(name, adapter_kwargs={"revision": commit})
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])

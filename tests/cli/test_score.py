@@ -139,14 +139,17 @@ def test_another_store(command, tmp_path):
     assert not (tmp_path / "out" / "store").exists()
 
 
+@pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
 def test_how_the_model_is_loaded(command, tmp_path):
     assert main([*command, "--scores", "loss", "--dtype", "bfloat16"]) == 0
-    four_bit = '{"quantization_config": {"load_in_4bit": true}}'
+    four_bit = (
+        '{"quantization_config": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}, "device_map": {"": "cpu"}}'
+    )
     assert main([*command, "--scores", "loss", "--model_init_kwargs", four_bit]) == 0
     specs = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("store/*/spec.json")]
     assert {each["weights_dtype"] for each in specs} == {"torch.bfloat16", "torch.float32"}
     loaded = [each["model"]["init_kwargs"] for each in specs]
-    assert {"quantization_config": {"load_in_4bit": True}} in loaded
+    assert {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}} in loaded
 
 
 @pytest.mark.parametrize(
