@@ -224,8 +224,8 @@ def test_settings_share_passes_with_each_other_and_with_ifd(model, tokenizer, po
         added = [name for name in found.column_names if name not in pool_rows.column_names]
         assert together.select_columns(added).to_dict() == found.select_columns(added).to_dict()
     ifd, pair = alone[4][1], alone[2][1]
-    # a backend is chosen once instead of in each call, on two rows: a hidden-state pass and two whole ones
-    assert passes == ifd + pair - 3
+    # a backend is chosen once instead of in each call, on the ends of two rows: hidden states and a whole pass each
+    assert passes == ifd + pair - 4
     assert run([ALL[2], ALL[3]])[1] == pair
 
 
