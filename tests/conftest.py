@@ -30,6 +30,7 @@ os.environ |= {
     "WANDB_MODE": "disabled",
     "MPLBACKEND": "Agg",
 }
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # with models this small, more threads only wait for each other
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CPU, also where there is a GPU; set it to test on one
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
