@@ -53,7 +53,7 @@ def embed(
     Args:
         endpoint: one with a `base_url`.
         texts: not empty.
-        batch_size: texts in a request; text-embeddings-inference takes 32 if not told otherwise. One that is refused
+        batch_size: texts in a request; servers take so many at most. One that is refused
             is sent again in halves.
         dimensions: of the vectors, where the model can shorten them.
 

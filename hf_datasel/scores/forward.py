@@ -15,7 +15,7 @@ import torch
 from hf_datasel.errors import ModelError
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
 
-__all__ = ["Forward", "Forwards", "PooledStates", "Reduction", "SummedNLL"]
+__all__ = ["Forward", "Forwards", "PooledStates", "Reduction", "SummedNLL", "tolerance"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,13 @@ class Reduction(Protocol):
 
     def __call__(self, forward: Forward) -> np.ndarray:
         """The numbers of each sequence of the batch: shape (sequences, width)."""
+
+
+def tolerance(dtype: torch.dtype, device: torch.device) -> float:
+    """How far two ways to the same number may be apart, with weights of this dtype or under autocast."""
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    return 5e-2 if torch.finfo(dtype).bits < 32 else 1e-4
 
 
 class Forward:
@@ -115,7 +122,7 @@ class Forwards:
         if self.causal.base_model is self.causal or self.causal.get_output_embeddings() is None:
             return self._whole_model
         differ = max(self._difference(each.ids[-_TRIAL_TOKENS:]) for each in batch[:2])
-        if differ <= self._tolerance():
+        if differ <= tolerance(self.causal.dtype, self.device):
             return self._head_only
         logger.warning(
             "The logits of %s are more than its LM head's (log-probabilities differ by up to %.2g nats): it is scored "
@@ -145,12 +152,6 @@ class Forwards:
         if self.softcap is not None:
             logits = logits.div_(self.softcap).tanh_().mul_(self.softcap)
         return logits
-
-    def _tolerance(self) -> float:
-        computed = self.causal.dtype
-        if torch.is_autocast_enabled(self.device.type):
-            computed = torch.get_autocast_dtype(self.device.type)
-        return 5e-2 if torch.finfo(computed).bits < 32 else 1e-4
 
     def _head_only(self, forward: Forward) -> list[torch.Tensor]:
         batch, hidden = forward.batch, forward.hidden

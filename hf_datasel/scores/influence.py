@@ -44,8 +44,8 @@ class Influence(ModelScore):
     For each checkpoint of a warm-up run the gradient of the row's loss, as the step that Adam would take with it, is
     compared with the gradients of the validation rows: the cosine of the two after a random projection to
     `projection_dim` numbers. The checkpoints are averaged, each with the weight of the mean learning rate of the
-    epoch before it. These weights are divided by their sum, as the authors' code does: the paper's sum is this number
-    times the sum of the learning rates, which changes no order. With several subtasks the best one counts.
+    epoch before it. These weights are divided by their sum, so that a score lies between -1 and 1: the paper's sum is
+    this number times that of the learning rates, which changes no order. With several subtasks the best one counts.
     Nothing is trained here: the warm-up is an ordinary run of `SFTTrainer`, say with LoRA on a random 5 % for four
     epochs, one checkpoint each, that saves its optimizer (`save_only_model=False`, AdamW in full precision).
 

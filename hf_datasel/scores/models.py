@@ -21,7 +21,6 @@ __all__ = [
     "Loading",
     "Models",
     "check_model_exists",
-    "load_model",
     "load_tokenizer",
     "model_identity",
     "read_model",
@@ -50,15 +49,28 @@ def model_identity(model: str, revision: str | None = None) -> str:
     return f"{model}@{commit}" if base is None else f"{model}@{commit}+{model_identity(*base)}"
 
 
-@functools.lru_cache(maxsize=64)
 def _adapter_base(model: str, commit: str | None) -> tuple[str, str | None] | None:
-    """Name and revision of the model that an adapter is made for; None where the name is no adapter's."""
+    """Name and revision of the model that an adapter is made for; None where the name is no adapter's.
+
+    A folder is looked into each time, since it may be written anew; what a commit holds is remembered.
+    """
+    path = Path(model).expanduser()
+    if not path.is_dir():
+        return _hub_adapter_base(model, commit)
+    file = path / "adapter_config.json"
+    return _base_in(file) if file.is_file() else None
+
+
+@functools.lru_cache(maxsize=64)
+def _hub_adapter_base(model: str, commit: str | None) -> tuple[str, str | None] | None:
     from transformers.utils import find_adapter_config_file
 
     file = find_adapter_config_file(model, revision=commit)
-    if file is None:
-        return None
-    config = json.loads(Path(file).read_text(encoding="utf-8"))
+    return None if file is None else _base_in(Path(file))
+
+
+def _base_in(file: Path) -> tuple[str, str | None]:
+    config = json.loads(file.read_text(encoding="utf-8"))
     return config["base_model_name_or_path"], config.get("revision")
 
 
@@ -75,11 +87,8 @@ def _folder_identity(path: Path) -> str:
         raise ModelError(f"{str(path)!r} has no config.json or adapter_config.json, so it holds no model.")
     stats = tuple((str(file), *_stat(file)) for file in files)
     digest = _digest(stats, str(path))
-    adapter = path / "adapter_config.json"
-    if adapter.is_file():
-        base = json.loads(adapter.read_text())
-        return f"{digest}+{model_identity(base['base_model_name_or_path'], base.get('revision'))}"
-    return digest
+    base = _adapter_base(str(path), None)
+    return digest if base is None else f"{digest}+{model_identity(*base)}"
 
 
 def _stat(file: Path) -> tuple[int, ...]:
@@ -234,11 +243,6 @@ class Models:
 
 KEPT = Models()
 """Of `Dataset.map`, where every batch asks for the model again."""
-
-
-def load_model(model: str, revision: str | None = None, dtype: str = "auto") -> Any:
-    """The causal LM of a model name, as `Dataset.map` has it: the last one is kept."""
-    return KEPT.get(Loading(model, revision, dtype))
 
 
 def read_model(loading: Loading) -> Any:

@@ -12,7 +12,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from hf_datasel.scores.forward import Forward, Forwards
+from hf_datasel.scores.forward import Forward, Forwards, tolerance
 from hf_datasel.scores.oneshot_tokens import Anchor
 from hf_datasel.scores.planning import Batches, length_of_positions, plan_batches
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
@@ -128,7 +128,9 @@ class OneShot(Forwards):
             )
             return False
         found = torch.cat(self._behind(cache, few))
-        if torch.allclose(found, plain, rtol=(near := self._tolerance()), atol=near, equal_nan=True):
+        if torch.allclose(
+            found, plain, rtol=(near := tolerance(self.causal.dtype, self.device)), atol=near, equal_nan=True
+        ):
             return True
         logger.warning(
             "The losses of %s behind a kept example differ from those of whole sequences by up to %.2g nats: whole "

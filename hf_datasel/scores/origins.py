@@ -62,8 +62,7 @@ def read_origins(path: Path) -> None:
 
 
 def _keep(digest: str, spec: dict[str, Any]) -> None:
-    _known.pop(digest, None)
-    _known[digest] = spec
+    _known.setdefault(digest, spec)  # of two scores that write the same column the first
     while len(_known) > _MOST:
         del _known[next(iter(_known))]
 

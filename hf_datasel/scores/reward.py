@@ -17,6 +17,7 @@ from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Row
 from hf_datasel.scores.base import Columns, ModelScore
 from hf_datasel.scores.chats import Chats
+from hf_datasel.scores.forward import tolerance
 from hf_datasel.scores.loss import finite_or_null, null_counts
 from hf_datasel.scores.models import Kind
 from hf_datasel.scores.prompting import window
@@ -194,7 +195,7 @@ class RewardForwards:
         padded, half = self._padded_backend(), ids[: (len(ids) + 1) // 2]
         own = self._alone([half])
         found = padded([half], len(ids)) if padded is not None else None  # not longer than the model takes
-        near = self._tolerance()
+        near = tolerance(self.model.dtype, self.device)
         if padded is not None and found is not None and torch.allclose(found, own, near, near, equal_nan=True):
             return padded
         logger.warning(
@@ -209,12 +210,6 @@ class RewardForwards:
         if self.padding is not None:
             return self._by_model
         return self._by_head if isinstance(getattr(self.model, "score", None), torch.nn.Module) else None
-
-    def _tolerance(self) -> float:
-        computed = self.model.dtype
-        if torch.is_autocast_enabled(self.device.type):
-            computed = torch.get_autocast_dtype(self.device.type)
-        return 5e-2 if torch.finfo(computed).bits < 32 else 1e-4
 
     def _inputs(self, batch: list[np.ndarray], width: int | None = None) -> dict[str, torch.Tensor]:
         """Right-padded with the token that the model knows as padding, and the mask."""

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.scores import Loss
-from hf_datasel.scores.models import load_model, load_tokenizer, model_identity
+from hf_datasel.scores.models import KEPT, Loading, load_tokenizer, model_identity
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def copy(tiny_model_dir, tmp_path):
 
 def rewrite(folder, factor):
     """Other weights at the same path, in files of the same size."""
-    model = load_model(str(folder))
+    model = KEPT.get(Loading(str(folder)))
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(factor)
@@ -77,14 +77,14 @@ def test_an_adapter_is_its_files_and_its_base(copy, model, tmp_path, pool_rows):
 
 
 def test_models_are_loaded_once(tiny_model_dir):
-    assert load_model(str(tiny_model_dir)) is load_model(str(tiny_model_dir))
+    assert KEPT.get(Loading(str(tiny_model_dir))) is KEPT.get(Loading(str(tiny_model_dir)))
     assert load_tokenizer(str(tiny_model_dir)) is load_tokenizer(str(tiny_model_dir))
-    assert not load_model(str(tiny_model_dir)).training
+    assert not KEPT.get(Loading(str(tiny_model_dir))).training
 
 
 def test_dtype_of_the_weights(tiny_model_dir):
-    assert load_model(str(tiny_model_dir), dtype="bfloat16").dtype == torch.bfloat16
-    assert load_model(str(tiny_model_dir)).dtype == torch.float32
+    assert KEPT.get(Loading(str(tiny_model_dir), dtype="bfloat16")).dtype == torch.bfloat16
+    assert KEPT.get(Loading(str(tiny_model_dir))).dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "nobody/no-such-model", "no such model"])
@@ -128,13 +128,13 @@ def test_a_folder_that_holds_no_model(tmp_path):
 def test_weights_that_cannot_be_read(copy, content):
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
-        load_model(str(copy))
+        KEPT.get(Loading(str(copy)))
 
 
 def test_weights_that_are_missing(copy):
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"The model .* cannot be loaded"):
-        load_model(str(copy))
+        KEPT.get(Loading(str(copy)))
 
 
 def test_a_tokenizer_that_is_missing(copy, pool_rows):
@@ -188,3 +188,17 @@ def test_an_adapter_on_the_hub_brings_its_base(local_hub, tmp_path, tiny_model_d
     expected = score(pool_rows, [Loss()], model=model, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))["loss"]
     np.testing.assert_allclose(score(pool_rows, [Loss(adapter)])["loss"], expected, rtol=1e-5)
     assert model_identity(adapter).count("@") == 2
+
+
+def test_a_folder_that_becomes_an_adapter(copy, tmp_path, tiny_model_dir, pool_rows):
+    rows = pool_rows.select(range(4))
+    before = score(rows, [Loss(str(copy))])["loss"][:]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    tuned = get_peft_model(base, LoraConfig(init_lora_weights=False, task_type="CAUSAL_LM"))
+    for name in ("config.json", "model.safetensors"):
+        (copy / name).unlink()
+    tuned.save_pretrained(copy)
+    after = score(rows, [Loss(str(copy))])["loss"][:]
+    expected = score(rows, [Loss()], model=tuned, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))["loss"][:]
+    np.testing.assert_allclose(after, expected, rtol=1e-5)
+    assert np.abs(np.array(after) - before).max() > 1e-3

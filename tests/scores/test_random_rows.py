@@ -186,7 +186,7 @@ def test_a_dataset_of_any_values_is_scored_or_refused_in_a_sentence(names, data)
     try:
         rows = Dataset.from_dict({name: values[:length] for name, values in columns.items()})
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, UnicodeError):
-        assume(False)
+        assume(False)  # values that no Dataset can hold
     try:
         found = score(rows, [Length(), Compressibility()], on_summary=str)
     except DataselError as error:
