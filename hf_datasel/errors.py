@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 __all__ = [
     "ColumnError",
@@ -11,6 +12,7 @@ __all__ = [
     "DataselError",
     "DatasetMismatchError",
     "FormatError",
+    "Interrupted",
     "ModelError",
     "PublishError",
     "ResumeError",
@@ -59,6 +61,18 @@ class ResumeError(DataselError):
 
 class PublishError(DataselError):
     """The Hub, a token or the licence of the rows does not permit what was asked, or there is nothing to publish."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in a greedy choice: nothing is wrong with what had been chosen by then.
+
+    Attributes:
+        chosen: int64 positions or row numbers, best first; fewer than the budget.
+    """
+
+    def __init__(self, chosen: Any):
+        super().__init__(f"{len(chosen):,} rows had been chosen")
+        self.chosen = chosen
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

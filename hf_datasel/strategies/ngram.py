@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix
 
 from hf_datasel.errors import SelectionError
-from hf_datasel.strategies.top import check_budget
+from hf_datasel.strategies._checks import check_budget
 
 Weighting = Literal["smooth-l2", "paper", "graphfilter"]
 Ints = npt.NDArray[np.int64]

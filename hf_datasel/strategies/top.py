@@ -1,12 +1,12 @@
 """The highest scores first."""
 
-import operator
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import SelectionError
+from hf_datasel.strategies._checks import check_budget
 
 
 def top(scores: npt.ArrayLike, budget: SupportsIndex) -> npt.NDArray[np.int64]:
@@ -36,28 +36,3 @@ def top(scores: npt.ArrayLike, budget: SupportsIndex) -> npt.NDArray[np.int64]:
     # Sorted back to front and turned round, rather than negated: unsigned and boolean scores would not survive that.
     backwards = np.argsort(values[candidates][::-1], kind="stable")[::-1]
     return candidates[len(candidates) - 1 - backwards[:budget]].astype(np.int64, copy=False)
-
-
-def check_budget(who: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
-    """Return the budget as a plain int, or say why so many rows cannot be chosen.
-
-    `available` of the `total` rows can be chosen; the others are those without `without`.
-
-    >>> check_budget("top", 3, available=2, total=5, without="a finite score")
-    Traceback (most recent call last):
-    hf_datasel.errors.SelectionError: top: budget=3 is more than the 2 rows that can be chosen (3 of 5 are without \
-a finite score). Lower it.
-    """
-    try:
-        rows = operator.index(budget)
-    except TypeError:
-        rows = -1
-    if rows < 0 or isinstance(budget, bool):
-        hint = " For a share of the rows, pass int(ratio * rows)." if isinstance(budget, float) else ""
-        raise SelectionError(f"{who}: budget={budget!r} must be a whole number of rows, 0 or more.{hint}")
-    if rows > available:
-        missing = f" ({total - available:,} of {total:,} are without {without})" if available < total else ""
-        raise SelectionError(
-            f"{who}: budget={rows} is more than the {available:,} rows that can be chosen{missing}. Lower it."
-        )
-    return rows

@@ -1,0 +1,67 @@
+"""What strategies ask of their arguments, and how they say what is wrong with them."""
+
+import operator
+from collections.abc import Iterator
+from typing import SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_datasel.errors import SelectionError
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.floating]
+
+_NUMBERS_AT_ONCE = 1 << 22
+
+
+def check_budget(who: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
+    """Return the budget as a plain int, or say why so many rows cannot be chosen.
+
+    `available` of the `total` rows can be chosen; the others are those without `without`.
+
+    >>> check_budget("top", 3, available=2, total=5, without="a finite score")
+    Traceback (most recent call last):
+    hf_datasel.errors.SelectionError: top: budget=3 is more than the 2 rows that can be chosen (3 of 5 are without \
+a finite score). Lower it.
+    """
+    try:
+        rows = operator.index(budget)
+    except TypeError:
+        rows = -1
+    if rows < 0 or isinstance(budget, bool):
+        hint = " For a share of the rows, pass int(ratio * rows)." if isinstance(budget, float) else ""
+        raise SelectionError(f"{who}: budget={budget!r} must be a whole number of rows, 0 or more.{hint}")
+    if rows > available:
+        missing = f" ({total - available:,} of {total:,} are without {without})" if available < total else ""
+        raise SelectionError(
+            f"{who}: budget={rows} is more than the {available:,} rows that can be chosen{missing}. Lower it."
+        )
+    return rows
+
+
+def check_vectors(who: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return vectors as float32 or float64 of shape (n, d), and which of them have only finite numbers.
+
+    >>> check_vectors("farthest_first", [[0.0, 1.0], [np.nan, 0.0]])[1]
+    array([ True, False])
+    """
+    values = np.asarray(vectors)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
+    if values.ndim != 2:
+        raise SelectionError(f"{who} takes one vector per row, shape (n, d), but got shape {values.shape}.")
+    usable = np.ones(len(values), dtype=bool)
+    for block in blocks(len(values), values.shape[1]):
+        usable[block] = np.isfinite(values[block]).all(axis=1)
+    return values, usable
+
+
+def blocks(rows: int, width: int, numbers: int = _NUMBERS_AT_ONCE) -> Iterator[slice]:
+    """Slices of consecutive rows that hold about so many numbers each.
+
+    >>> list(blocks(5, 3, numbers=6))
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    step = max(numbers // max(width, 1), 1)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
