@@ -68,11 +68,13 @@ class Interrupted(KeyboardInterrupt):
 
     Attributes:
         chosen: int64 positions or row numbers, best first; fewer than the budget.
+        selection: of these rows, where `select` was interrupted.
     """
 
     def __init__(self, chosen: Any):
         super().__init__(f"{len(chosen):,} rows had been chosen")
         self.chosen = chosen
+        self.selection: Any = None
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

@@ -60,6 +60,13 @@ class Pool:
         """The columns that make the format, as far as the dataset has them."""
         return row_columns(self.dataset.column_names, self.format)
 
+    def subset(self, indices: np.ndarray) -> Pool:
+        """A pool of these rows, which does not read again what is known of them."""
+        part = Pool(self.dataset.select(indices))
+        if "_scan" in self.__dict__:
+            part.__dict__["_scan"] = tuple(each[indices] for each in self._scan)
+        return part
+
     def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Row]:
         """The canonical rows, all or those at `indices`, in that order.
 

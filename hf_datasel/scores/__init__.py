@@ -49,6 +49,7 @@ __all__ = [
     "available",
     "by_name",
     "score",
+    "writer_of",
 ]
 
 
@@ -61,6 +62,21 @@ def available() -> dict[str, type[Score]]:
             if isinstance(value, type) and issubclass(value, Score) and value.__name__.lower() == module.name:
                 found[module.name] = value
     return dict(sorted(found.items()))
+
+
+def writer_of(column: str) -> str | None:
+    """The score that writes a column of this name, if one of the package does.
+
+    >>> writer_of("ifd"), writer_of("num_tokens"), writer_of("price")
+    ('ifd', 'length', None)
+    """
+    if column.endswith("_tokens"):
+        return "length" if column in Length("tokens").columns() else None
+    for name, kind in available().items():
+        bare = object.__new__(kind)  # what is written depends on no setting that a score cannot be made without
+        if column in bare.columns():
+            return name
+    return None
 
 
 def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Score:

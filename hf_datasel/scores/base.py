@@ -55,6 +55,11 @@ class Score(ABC):
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         """The columns for these rows, without the prefix. `context.model` is None where the score needs no model."""
 
+    @property
+    def value_column(self) -> str:
+        """Of the columns written the one that a choice goes by, with the prefix: the first, if not said otherwise."""
+        return f"{self.column_prefix}{next(iter(self.columns()))}"
+
     def announce(self, rows: TokenRows, context: ModelContext) -> None:
         """Tell the context which passes `compute` is going to ask for, so that scores can share them."""
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import pyarrow as pa
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
 from hf_datasel.scores.base import Columns, Score
 from hf_datasel.scores.kmeans import Fit, fit_each, kmeans, nearest
+from hf_datasel.scores.vectors import vectors_in
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE = 131_072
 """Rows that centroids are fitted to, at most."""
-_ROWS_AT_ONCE = 10_000
-"""Rows whose vectors are held in memory, and compared with all centroids at once."""
 _CHOICES = {"init": ("random", "k-means++"), "backend": ("sklearn", "faiss")}
 
 
@@ -118,15 +116,24 @@ class Cluster(Score):
         target = Path(path).expanduser()
         if target.suffix != ".npy":
             raise ConfigError(f"Cluster.fit(path={str(path)!r}): centroids are written as .npy, so it has to end so.")
-        if isinstance(self.k, tuple):
-            fits = self.fits(data)
-            k, centroids, *_ = max(fits, key=lambda each: each.silhouette)
-            logger.info("Silhouette by k: %s", ", ".join(f"{each.k:,}: {each.silhouette:.3f}" for each in fits))
-        else:
-            k, centroids = self.k, kmeans(self._sample(data), self.k, self.seed, self.init, self.backend)
+        k, centroids = self.find(data)
         with open(target, "wb") as file:
             np.save(file, centroids)
         return replace(self, k=k, centroids=str(target.resolve()))
+
+    def find(self, data: Dataset | np.ndarray) -> tuple[int, np.ndarray]:
+        """The k taken and its centroids, float32 of shape (k, dimensions), as `fit` writes them.
+
+        Raises:
+            ColumnError: as `fit` does.
+            ScoreError: as `fit` does.
+        """
+        if not isinstance(self.k, tuple):
+            return self.k, kmeans(self._sample(data), self.k, self.seed, self.init, self.backend)
+        fits = self.fits(data)
+        logger.info("Silhouette by k: %s", ", ".join(f"{each.k:,}: {each.silhouette:.3f}" for each in fits))
+        best = max(fits, key=lambda each: each.silhouette)
+        return best.k, best.centroids
 
     def fits(self, data: Dataset | np.ndarray, sample: int = 10_000) -> list[Fit]:
         """Fit k-means with each k, the lowest first, to the rows that `fit` fits to, and say how well it does.
@@ -155,9 +162,9 @@ class Cluster(Score):
             usable = np.flatnonzero(np.isfinite(data).all(axis=1))
             return np.asarray(data[_some(usable, rng)], dtype=np.float32)
         self._check(data)
-        kept = [at + np.flatnonzero(reasons == "") for at, _, reasons in self._read(data)]
+        kept = [at + np.flatnonzero(reasons == "") for at, _, reasons in vectors_in(data, self.column)]
         chosen = _some(np.concatenate([np.empty(0, dtype=np.int64), *kept]), rng)
-        parts = [vectors for _, vectors, _ in self._read(data.select(chosen))]
+        parts = [vectors for _, vectors, _ in vectors_in(data.select(chosen), self.column)]
         return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
 
     @property
@@ -186,7 +193,7 @@ class Cluster(Score):
         self._check(data)
         ids, distances = np.zeros(len(rows), dtype=np.int32), np.zeros(len(rows), dtype=np.float32)
         reasons = np.full(len(rows), "", dtype=object)
-        for start, vectors, why in self._read(data.select(rows.indices)):
+        for start, vectors, why in vectors_in(data.select(rows.indices), self.column):
             reasons[start : start + len(why)] = why
             at = start + np.flatnonzero(why == "")
             if len(at) and vectors.shape[1] != centroids.shape[1]:
@@ -210,14 +217,6 @@ class Cluster(Score):
                 f"{data.column_names}.{did_you_mean(self.column, data.column_names)} Vectors are added with "
                 "hf_datasel.score(dataset, [Embedding(...)])."
             )
-
-    def _read(self, data: Dataset) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """Parts of the column: the number of the first row, the usable vectors, and the reason of each row."""
-        column = data.select_columns([self.column]).with_format("arrow")
-        for start in range(0, len(data), _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, len(data))
-            values = column[start:stop].column(self.column).combine_chunks()
-            yield start, *_vectors(values, self.column)
 
     def _centroids(self) -> np.ndarray:
         if self.centroids is None:
@@ -250,31 +249,6 @@ class Cluster(Score):
 def _some(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """At most as many of the rows as are fitted to, in their order."""
     return rows if len(rows) <= _SAMPLE else np.sort(rng.choice(rows, _SAMPLE, replace=False))
-
-
-def _vectors(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 vectors of the rows that have one, and the reason of each row."""
-    reasons = np.full(len(values), "", dtype=object)
-    reasons[values.is_null().to_numpy(zero_copy_only=False)] = "no_vector"
-    if pa.types.is_null(values.type):
-        return np.empty((0, 0), dtype=np.float32), reasons
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(kind(values.type) for kind in kinds) or not _is_number(values.type.value_type):
-        raise ColumnError(f"Column {name!r} holds {values.type}, and clusters are made of vectors (lists of numbers).")
-    if values.null_count == len(values):
-        return np.empty((0, 0), dtype=np.float32), reasons
-    present = values.drop_null()
-    flat = present.flatten().cast("float", safe=False)
-    if len(flat) % max(len(present), 1) or len(set(present.value_lengths().to_pylist())) > 1:
-        raise ColumnError(f"Column {name!r} holds vectors of several lengths.")
-    vectors = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(present), -1)
-    finite = np.isfinite(vectors).all(axis=1)  # a null number is NaN here
-    reasons[np.flatnonzero(reasons == "")[~finite]] = "not_finite"
-    return vectors[finite], reasons
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
 
 
 @functools.lru_cache(maxsize=2)

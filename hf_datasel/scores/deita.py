@@ -112,6 +112,10 @@ class Deita(ModelScore):
     def columns(self) -> dict[str, pa.DataType]:
         return {**dict.fromkeys(("complexity", "quality", "deita"), pa.float32()), "deita_reason": pa.string()}
 
+    @property
+    def value_column(self) -> str:
+        return f"{self.column_prefix}deita"
+
     def spec(self) -> dict[str, Any]:
         complexity, quality = self._identities()
         return {**super().spec(), "resolved_complexity_model": complexity, "resolved_quality_model": quality}

@@ -67,6 +67,10 @@ class Length(Score):
         names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
         return {**dict.fromkeys(names, pa.int32()), "length_reason": pa.string()}
 
+    @property
+    def value_column(self) -> str:
+        return f"{self.column_prefix}{'response_words' if self.unit == 'words' else 'num_tokens'}"
+
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         return self._words(rows) if self.unit == "words" else self._tokens(rows)
 

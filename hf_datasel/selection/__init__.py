@@ -1,7 +1,8 @@
 """The result of selecting, and how to get one without training."""
 
+from hf_datasel.selection.budget import wanted_rows
 from hf_datasel.selection.filters import Between
 from hf_datasel.selection.result import Selection
-from hf_datasel.selection.selecting import select, wanted_rows
+from hf_datasel.selection.selecting import select
 
 __all__ = ["Between", "Selection", "select", "wanted_rows"]

@@ -16,7 +16,8 @@ from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import origin, versions
-from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -6,19 +6,23 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.errors import ConfigError, SelectionError
+import numpy as np
+
+from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.scores import Columns, Length, Score
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.models import model_identity
+from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, wanted_rows, within_tokens
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors.base import Round, Selector, check_budget, run_round
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round
+from hf_datasel.selectors.running import ask, check_budget, run_round
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["select", "wanted_rows"]
-
-DEFAULT_RATIO = 0.05
+__all__ = ["select"]
 
 
 def select(
@@ -30,6 +34,8 @@ def select(
     model: Any = None,
     tokenizer: Any = None,
     tokens_per_batch: int | None = None,
+    *,
+    tokens: int | None = None,
 ) -> Selection:
     """Choose rows once: one round with a fixed model and no training.
 
@@ -37,63 +43,101 @@ def select(
         dataset: rows in any supported format, with the columns that the selector names.
         selector: for example `IterIT(quality="ifd")`, `Random()` or `Top(by="loss")`.
         size: rows to choose; or
-        ratio: share of all rows, rounded down, at least 1. Without either, 0.05.
+        ratio: share of all rows, rounded down, at least 1; or
+        tokens: as many rows as have at most so many tokens together, counted as training reads them: with the
+            tokenizer of `model`, or in the column `num_tokens` where no model is given. Without any of these, 5 %.
         seed: of everything random.
         model: for scores that name none: a name or path, or a live causal LM together with `tokenizer`.
 
     Raises:
         SelectionError: fewer rows than that can be chosen; says why.
         ColumnError: the selector names a column that is not there.
-        ConfigError: both `size` and `ratio`, or values they cannot have.
+        ConfigError: two of `size`, `ratio` and `tokens`, or values they cannot have.
+        Interrupted: Ctrl-C in a greedy choice. Its `selection` holds what had been chosen by then.
     """
     start = time.perf_counter()
     if not isinstance(selector, Selector):
         raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
     if not getattr(dataset, "num_rows", True):
         raise SelectionError("The dataset is empty, so that there is nothing to select.")
-    pool = Pool(dataset)
-    eligible = pool.reasons == ""
-    plan = selector.plan(wanted_rows(len(pool), size, ratio), 1.0, int(eligible.sum()))
-    if len(plan) > 1:
-        raise SelectionError(
-            f"{type(selector).__name__} chooses in {len(plan)} rounds with training between them: use it in "
-            "SelectiveSFTTrainer."
+    if tokens is not None and (size is not None or ratio is not None):
+        raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
+    run = _Run(dataset, selector, seed, model, tokenizer, tokens_per_batch)
+    try:
+        rows = run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens)
+    except Interrupted as stop:
+        stop.selection = run.selection(stop.chosen, time.perf_counter() - start, interrupted=True)
+        raise
+    return run.selection(rows, time.perf_counter() - start)
+
+
+class _Run:
+    """One choice of rows from a dataset, with whatever scores it needs."""
+
+    def __init__(
+        self, dataset: Dataset, selector: Selector, seed: int, model: Any, tokenizer: Any, tokens_per_batch: int | None
+    ):
+        self.selector, self.seed = selector, seed
+        self.pool = Pool(dataset)
+        self.eligible = self.pool.reasons == ""
+        self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.engine = Engine(self.pool, self.model, tokenizer, tokens_per_batch)
+        self.computed: dict[tuple[str, bytes], Columns] = {}
+        self.more: dict[str, Any] = {}
+        self.round: Round
+
+    def by_rows(self, size: int | None, ratio: float | None) -> np.ndarray:
+        self.round = self._new_round(wanted_rows(len(self.pool), size, ratio))
+        budget = self.round.budget
+        asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({budget:,} rows)"
+        check_budget(budget, self.pool, self.eligible, asked)
+        return run_round(self.selector, self.round, asked=asked)
+
+    def by_tokens(self, tokens: int) -> np.ndarray:
+        self.round = self._new_round(1)
+        read = self.model is None and "num_tokens" in self.pool.dataset.column_names
+        lengths = self.round.values("num_tokens" if read else Length("tokens"))
+        rows = within_tokens(self._choice_of, TokenBudget(tokens, lengths, self.eligible), self.selector.nested)
+        self.round.budget = len(rows)
+        self.more = {"tokens": {"budget": tokens, "chosen": int(lengths[rows].sum())}}
+        return rows
+
+    def selection(self, rows: np.ndarray, seconds: float, **more: Any) -> Selection:
+        used = self.model is not None and any(spec.get("model", "") is None for spec in self.round.specs)
+        model = {"model": _model_record(self.model)} if used else {}
+        return Selection.from_round(self.round, self.selector, rows, seconds=seconds, **model, **self.more, **more)
+
+    def _choice_of(self, budget: int) -> np.ndarray:
+        self.round = self._new_round(budget)
+        return ask(self.selector, self.round)
+
+    def _new_round(self, budget: int) -> Round:
+        plan = self.selector.plan(budget, 1.0, int(self.eligible.sum()))
+        if len(plan) > 1:
+            raise SelectionError(
+                f"{type(self.selector).__name__} chooses in {len(plan)} rounds with training between them: use it in "
+                "SelectiveSFTTrainer."
+            )
+        return Round(
+            index=0,
+            rows=self.pool,
+            eligible=self.eligible,
+            budget=plan[0].budget,
+            compute=self._compute,
+            seed=self.seed,
+            plan=plan,
+            describe=self.engine.describe,
+            has_model=self.model is not None,
         )
-    asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({plan[0].budget:,} rows)"
-    check_budget(plan[0].budget, pool, eligible, asked)
-    model = os.fspath(model) if isinstance(model, os.PathLike) else model
-    engine = Engine(pool, model, tokenizer, tokens_per_batch)
-    round = Round(0, pool, eligible, plan[0].budget, engine.compute, seed, plan=plan, describe=engine.describe)
-    rows = run_round(selector, round, asked=asked)
-    used = model is not None and any(spec.get("model", "") is None for spec in round.specs)
-    more = {"model": _model_record(model)} if used else {}
-    return Selection.from_round(round, selector, rows, seconds=time.perf_counter() - start, **more)
+
+    def _compute(self, score: Score, rows: np.ndarray | None) -> Columns:
+        key = repr(score), b"" if rows is None else rows.tobytes()
+        if key not in self.computed:
+            self.computed[key] = self.engine.compute(score, rows)
+        return self.computed[key]
 
 
 def _model_record(model: Any) -> dict[str, str]:
     if isinstance(model, str):
         return {"name": model, "resolved": model_identity(model)}
     return {"name": model.config.name_or_path, "dtype": str(model.dtype)}
-
-
-def wanted_rows(
-    pool_size: int, size: int | None, ratio: float | None, names: tuple[str, str] = ("size", "ratio")
-) -> int:
-    """How many rows a size or a share of the pool means.
-
-    >>> wanted_rows(5200, None, 0.05)
-    260
-
-    Raises:
-        ConfigError: both are given, or one has a value it cannot have.
-    """
-    if size is not None and ratio is not None:
-        raise ConfigError(f"{names[0]}={size!r} and {names[1]}={ratio!r} say the same thing twice. Pass one of them.")
-    if size is not None:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ConfigError(f"{names[0]}={size!r} has to be a number of rows, an int of at least 1.")
-        return size
-    ratio = DEFAULT_RATIO if ratio is None else ratio
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio <= 1:
-        raise ConfigError(f"{names[1]}={ratio!r} has to be a share of the pool, above 0 and at most 1.")
-    return max(int(ratio * pool_size + 1e-9), 1)

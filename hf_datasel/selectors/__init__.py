@@ -6,17 +6,21 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
+from types import ModuleType
 from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import Round, RoundPlan, Selector, as_numpy, check_budget, round_off, run_round
+from hf_datasel.selectors.base import Selector, round_off
 from hf_datasel.selectors.graphfilter import GraphFilter
 from hf_datasel.selectors.iterit import IterIT
 from hf_datasel.selectors.longest import Longest
 from hf_datasel.selectors.random import Random
+from hf_datasel.selectors.round import Round, RoundPlan, as_numpy
+from hf_datasel.selectors.running import ask, check_budget, run_round
 from hf_datasel.selectors.superfiltering import Superfiltering
 from hf_datasel.selectors.top import Top
+from hf_datasel.selectors.within import Within, per_source, within_clusters
 
 __all__ = [
     "All",
@@ -29,19 +33,26 @@ __all__ = [
     "Selector",
     "Superfiltering",
     "Top",
+    "Within",
     "as_numpy",
+    "ask",
     "available",
     "by_name",
     "check_budget",
+    "per_source",
     "round_off",
     "run_round",
+    "within_clusters",
 ]
 
 
 def available() -> dict[str, type[Selector]]:
     """The selectors of the package: module name -> class."""
-    names = (module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
-    return {name: _class_of(f"{__name__}.{name}", name) for name in sorted(names)}
+    homes = {
+        module.name: importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)
+    }
+    found = {name: _class_in(home) for name, home in homes.items()}
+    return {name: kind for name, kind in sorted(found.items()) if kind is not None}
 
 
 def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports: bool = False) -> Selector:
@@ -49,13 +60,14 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
 
     Args:
         name: a module of this package (`"iterit"`), or somebody else's class (`"my_lab.selectors:Mine"`).
-        settings: its fields.
+        settings: its fields. Where a field takes a score, {"score": "ifd", "model": ...} names one and its settings;
+            where it takes another selector, {"selector": "top", "by": ...} does.
         allow_imports: permit the second form, which runs code that the recipe names.
 
     Raises:
         ConfigError: no such selector, no such setting, or a value that the setting cannot have.
     """
-    settings = dict(settings or {})
+    settings = {key: _made(value, allow_imports) for key, value in (settings or {}).items()}
     if ":" in name:
         kind = _imported(name, allow_imports)
     else:
@@ -82,16 +94,27 @@ def _required(each: Field[Any]) -> bool:
     return each.default is MISSING and each.default_factory is MISSING
 
 
-def _class_of(module: str, name: str) -> type[Selector]:
-    home = importlib.import_module(module)
-    return next(
-        value
-        for value in vars(home).values()
-        if isinstance(value, type)
-        and issubclass(value, Selector)
-        and value.__module__ == module
-        and value.__name__.lower() == name.replace("_", "")
-    )
+def _class_in(module: ModuleType) -> type[Selector] | None:
+    """The selector that a module is named for."""
+    name = module.__name__.rsplit(".", 1)[-1].replace("_", "")
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Selector) and value.__name__.lower() == name:
+            return value
+    return None
+
+
+def _made(value: Any, allow_imports: bool) -> Any:
+    """A setting as written in a recipe: {"score": name, ...} is a score, and {"selector": name, ...} a selector."""
+    if isinstance(value, Mapping) and "score" in value:
+        from hf_datasel import scores
+
+        return scores.by_name(str(value["score"]), {key: each for key, each in value.items() if key != "score"})
+    if isinstance(value, Mapping) and "selector" in value:
+        settings = {key: each for key, each in value.items() if key != "selector"}
+        return by_name(str(value["selector"]), settings, allow_imports)
+    if isinstance(value, list):
+        return tuple(_made(each, allow_imports) for each in value)
+    return value
 
 
 def _imported(name: str, allow_imports: bool) -> type[Selector]:

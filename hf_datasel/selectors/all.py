@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_datasel.selectors.base import Round, RoundPlan, Selector
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round, RoundPlan
 
 __all__ = ["All"]
 

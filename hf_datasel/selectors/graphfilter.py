@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import Round
+from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.superfiltering import IFDSelector
 from hf_datasel.strategies.ngram import ngram_greedy
 
@@ -24,6 +25,7 @@ class GraphFilter(IFDSelector):
 
     decay: float = 0.0
 
+    nested: ClassVar[bool] = True
     citation = (
         "@article{wu2024graphfilter, title={The Best of Both Worlds: Bridging Quality and Diversity in Data Selection "
         "with Bipartite Graph}, author={Wu, Minghao and Vu, Thuy-Trang and Qu, Lizhen and Haffari, Gholamreza}, "

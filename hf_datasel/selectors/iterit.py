@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import Round
+from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.superfiltering import IFDSelector
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.strategies.top import top

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from hf_datasel.scores import Length
-from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.top import top_rows
 
 __all__ = ["Longest"]
@@ -23,6 +24,7 @@ class Longest(Selector):
 
     unit: Literal["words", "tokens"] = "words"
 
+    nested: ClassVar[bool] = True
     citation = Length.citation
 
     def __post_init__(self) -> None:

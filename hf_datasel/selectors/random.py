@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
-from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round
 
 __all__ = ["Random"]
 
@@ -14,6 +16,8 @@ __all__ = ["Random"]
 @dataclass(frozen=True)
 class Random(Selector):
     """Rows drawn uniformly without replacement from those that can be trained on."""
+
+    nested: ClassVar[bool] = True
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.flatnonzero(round.eligible)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.scores import IFD
-from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.top import top_rows
 
 __all__ = ["IFDSelector", "Superfiltering"]
@@ -41,10 +42,7 @@ class IFDSelector(Selector):
 
     def ifd(self, round: Round, rows: np.ndarray) -> np.ndarray:
         """IFD of these rows, float64, NaN where a row has none."""
-        if self.quality is not None:
-            return round.column(self.quality, rows)
-        score = self.score()
-        return round.score(score, rows)[score.column].astype(np.float64)
+        return round.values(self.score() if self.quality is None else self.quality, rows)
 
     @property
     def quality_name(self) -> str:
@@ -60,6 +58,7 @@ class Superfiltering(IFDSelector):
     be trained. `convention="superfiltering"` scores with its authors' prompt.
     """
 
+    nested: ClassVar[bool] = True
     citation = (
         "@article{li2024superfiltering, title={Superfiltering: Weak-to-Strong Data Filtering for Fast "
         "Instruction-Tuning}, author={Li, Ming and Zhang, Yong and He, Shwai and Li, Zhitao and Zhao, Hongyu and "

@@ -3,24 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hf_datasel.selectors.base import Round, Selector
+from hf_datasel.selectors.base import Selector, check_source
+from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.top import top
+
+if TYPE_CHECKING:
+    from hf_datasel.scores import Score
 
 __all__ = ["Top", "top_rows"]
 
 
 @dataclass(frozen=True)
 class Top(Selector):
-    """The rows with the highest value in a column; ties go to the lower row number, nulls are never taken."""
+    """The rows with the highest value in a column, or of a score; ties go to the lower row number, nulls never go in.
 
-    by: str
+    `Top(by="ifd")` reads a column; `Top(by=Loss("Qwen/Qwen3-0.6B"))` computes the score.
+    """
+
+    by: str | Score
+
+    nested: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_source(self, "by")
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.arange(len(round.rows))
-        return top_rows(round, round.column(self.by), rows, name=self.by)
+        name = self.by if isinstance(self.by, str) else self.by.value_column
+        return top_rows(round, round.values(self.by), rows, name=name)
 
 
 def top_rows(
@@ -28,6 +42,6 @@ def top_rows(
 ) -> np.ndarray:
     """The budget's worth of highest values among the eligible `rows`, or as many as there are."""
     candidates = round.candidates(values, rows, high, name)
-    kept = values[np.isin(rows, candidates)]
+    kept = values[np.isin(rows, candidates, assume_unique=True)]
     chosen: np.ndarray = candidates[top(kept, min(round.budget, len(candidates)))]
     return chosen

@@ -54,6 +54,21 @@ def _budget(subject: Selector, rows: Dataset, model: str | None) -> None:
         raise AssertionError(f"a budget of {most + 1} is met, and one of {len(rows)} gives {most} rows")
 
 
+def _nested(subject: Selector, rows: Dataset, model: str | None) -> None:
+    """Where it says so, a smaller budget chooses the first rows of a larger one."""
+    if not subject.nested:
+        return
+    round = _round(subject, rows, len(rows), model)
+    most = _chosen(subject, round)
+    for size in range(1, min(round.budget, len(most))):
+        fewer = _chosen(subject, _round(subject, rows, size, model)).tolist()
+        require(
+            fewer == most[: len(fewer)].tolist(),
+            f"it is said to be nested, but a budget of {size} gives {fewer}, and a larger one begins with "
+            f"{most[: len(fewer)].tolist()}",
+        )
+
+
 def _nulls(subject: Selector, rows: Dataset, model: str | None) -> None:
     """A row whose value is null in a column that the selector names is never chosen."""
     round = _round(subject, rows, len(rows), model)
@@ -105,10 +120,10 @@ def _empty(subject: Selector, rows: Dataset, model: str | None) -> None:
 
 
 def _one_row(subject: Selector, rows: Dataset, model: str | None) -> None:
-    """A dataset of one row: that row, or a SelectionError."""
+    """A dataset of one row: that row, or an error of ours that says why not."""
     try:
         chosen = run_round(subject, _round(subject, rows.select([0]), 1, model)).tolist()
-    except SelectionError:
+    except DataselError:
         return
     require(chosen == [0], f"the choice from one row is {chosen}")
 
@@ -155,6 +170,7 @@ CHECKS = {
     "choice": _choice,
     "eligible": _eligible,
     "budget": _budget,
+    "nested": _nested,
     "nulls": _nulls,
     "missing_column": _missing_column,
     "seeded": _seeded,

@@ -15,7 +15,7 @@ from datasets import Dataset, Features, LargeList, List, Value
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Cluster, Embedding, cluster, kmeans
+from hf_datasel.scores import Cluster, Embedding, cluster, kmeans, vectors
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.kmeans import silhouettes
 from hf_datasel.testing import contract
@@ -88,7 +88,7 @@ def test_a_dataset_and_its_vectors_fit_the_same(rows, tmp_path):
 
 def test_large_data_are_fitted_to_a_sample(monkeypatch, rows, tmp_path):
     monkeypatch.setattr(cluster, "_SAMPLE", 6)
-    monkeypatch.setattr(cluster, "_ROWS_AT_ONCE", 5)
+    monkeypatch.setattr(vectors, "ROWS_AT_ONCE", 5)
     made = Cluster(k=6, seed=1).fit(rows, tmp_path / "a.npy")
     # as many centroids as rows in the sample: those rows
     found = np.load(tmp_path / "a.npy")
@@ -316,13 +316,13 @@ def test_data_that_cannot_be_fitted(rows, tmp_path):
 def test_columns_that_hold_no_vectors(rows, centroids):
     with pytest.raises(ColumnError, match=r"needs column 'embeding'.*Did you mean 'embedding'\?"):
         score(rows, [Cluster(k=4, column="embeding", centroids=centroids)])
-    with pytest.raises(ColumnError, match=r"'output' holds string, and clusters are made of vectors"):
+    with pytest.raises(ColumnError, match=r"'output' holds string, and vectors are lists of numbers"):
         score(rows, [Cluster(k=4, column="output", centroids=centroids)])
     bare = rows.select(range(3)).remove_columns("embedding")
     for wrong, message in (
         ([[1.0], [1.0, 2.0], [3.0] * 3], "holds vectors of several lengths"),
         ([[1.0, 2.0]] * 3, r"holds vectors of 2 numbers, and the centroids in '.*' have 5"),
-        ([["a"]] * 3, r"holds list<.*string>, and clusters"),
+        ([["a"]] * 3, r"holds list<.*string>, and vectors"),
     ):
         with pytest.raises(ColumnError, match=message):
             score(bare.add_column("embedding", wrong), [Cluster(k=4, centroids=centroids)])

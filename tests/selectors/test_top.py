@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 
-from hf_datasel import select
-from hf_datasel.errors import ColumnError, SelectionError
-from hf_datasel.selectors import Top
+from hf_datasel import score, select
+from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
+from hf_datasel.scores import Length, Loss
+from hf_datasel.selectors import Random, Top, by_name
 from hf_datasel.testing import contract
 
 
-@contract(Top(by="ifd"), Top(by="loss"))
+@contract(Top(by="ifd"), Top(by="loss"), Top(by=Length()))
 def test_contract(check, selector, rows):
     check(selector, rows)
 
@@ -46,9 +47,43 @@ def test_a_misspelt_column_gets_a_suggestion(rows):
         select(rows, Top(by="idf"), size=1)
 
 
-def test_a_column_name_that_is_none(rows):
-    with pytest.raises(ColumnError, match="Top needs column 5, but the dataset has"):
-        select(rows, Top(by=5), size=1)
+@pytest.mark.parametrize("by", [5, None, "", Random()])
+def test_what_is_neither_a_column_nor_a_score_is_refused_at_once(by):
+    with pytest.raises(ConfigError, match=r"Top\(by=.*the name of a column, or a score such as IFD"):
+        Top(by=by)
+
+
+def test_by_a_score(rows):
+    expected = select(score(rows, [Length()]), Top(by="response_words"), size=5)
+    found = select(rows, Top(by=Length()), size=5)
+    assert found.indices.tolist() == expected.indices.tolist()
+    assert [spec["score"] for spec in found.provenance["scores"]] == ["Length"]
+    assert found.provenance["columns_unverified"] == []
+
+
+def test_a_score_in_a_recipe(rows, tiny_model_dir):
+    selector = by_name("top", {"by": {"score": "loss", "model": str(tiny_model_dir)}})
+    assert selector == Top(by=Loss(str(tiny_model_dir)))
+    assert selector.spec() == {"selector": "top", "by": {"score": "loss", "model": str(tiny_model_dir)}}
+    with pytest.raises(ConfigError, match=r"There is no score 'los'. Did you mean 'loss'\?"):
+        by_name("top", {"by": {"score": "los"}})
+
+
+def test_the_column_of_a_score_stands_in_for_a_model(rows, tiny_model_dir):
+    column = select(rows, Top(by=Loss()), size=4)
+    assert column.indices.tolist() == select(rows, Top(by="loss"), size=4).indices.tolist()
+    assert column.provenance["columns_unverified"] == ["loss"]
+    computed = select(rows, Top(by=Loss()), size=4, model=str(tiny_model_dir))
+    assert computed.provenance["columns_unverified"] == []
+    with pytest.raises(ScoreError, match="Loss has no model to run"):
+        select(rows, Top(by=Loss(over="pair")), size=4)
+
+
+def test_a_missing_column_is_named_with_the_score_that_writes_it(rows):
+    with pytest.raises(
+        ColumnError, match=r"Top needs column 'reward', .* It is added with hf-datasel score --scores r"
+    ):
+        select(rows, Top(by="reward"), size=1)
 
 
 @pytest.mark.parametrize("values", [["3"] * 12, [[1.0]] * 12, [{"a": 1}] * 12])

@@ -1,0 +1,324 @@
+"""One round of choosing: what a selector is told, and what it may ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
+from hf_datasel.formats import Part, Pool
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_datasel.scores import Cluster, Columns, Embedding, Score
+
+__all__ = ["Round", "RoundPlan", "as_numpy"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """One round of training.
+
+    Attributes:
+        budget: rows trained on in this round.
+        epochs: passes over them before the next round.
+        restart: begin this round from the base model, with a fresh optimizer.
+    """
+
+    budget: int
+    epochs: float = 1.0
+    restart: bool = False
+
+
+@dataclass
+class Round:
+    """All that a selector may see and do, whoever calls it.
+
+    Attributes:
+        index: number of the round, from 0.
+        pool: the user's dataset, untouched, with whatever columns it has.
+        eligible: bool of shape (rows,): rows that can be trained on. A selector stays inside.
+        budget: rows to choose.
+        chosen: rows chosen in earlier rounds, each once, in the order of their first choice, int64.
+        checkpoints: of earlier rounds, where training has happened.
+        rng: random numbers from (seed, index); use no others.
+        state: arrays kept for the next round and in checkpoints.
+        plan: the rounds of the run.
+        describe: what to record of a score that was computed; its spec by default.
+        has_model: whether there is a model of the round, for scores that name none.
+        shown: show progress bars where stderr is a terminal.
+    """
+
+    index: int
+    rows: Pool
+    eligible: np.ndarray
+    budget: int
+    compute: Callable[[Score, np.ndarray | None], Columns]
+    seed: int = 0
+    chosen: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    checkpoints: list[Path] = field(default_factory=list)
+    state: dict[str, np.ndarray] = field(default_factory=dict)
+    plan: tuple[RoundPlan, ...] = ()
+    describe: Callable[[Score], dict[str, Any]] | None = None
+    has_model: bool = True
+    shown: bool = True
+    scored: dict[str, tuple[np.ndarray, pa.Array]] = field(default_factory=dict, init=False)
+    """What the choice is based on: column -> (row numbers, values). Computed in this round, or read from a column.
+    Vectors are left out."""
+    specs: list[dict[str, Any]] = field(default_factory=list, init=False)
+    """Of the scores computed, for the record."""
+    columns_used: list[str] = field(default_factory=list, init=False)
+    """Columns of the dataset that the choice relied on."""
+    columns_known: list[str] = field(default_factory=list, init=False)
+    """Those of them that a score is known to have computed, whose specs are among `specs`."""
+    left_out: Counter[str] = field(default_factory=Counter, init=False)
+    """Eligible rows that were not candidates, by reason."""
+    asker: str = field(default="The selector", init=False)
+    """Who asks, for messages."""
+    _scores: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False)
+    """Scores of all rows, by the score."""
+    _columns: dict[str, np.ndarray] = field(default_factory=dict, init=False)
+    """Columns of numbers and of vectors that have been read, by name."""
+
+    def __post_init__(self) -> None:
+        self.rng = np.random.default_rng([self.seed, self.index])
+
+    @property
+    def pool(self) -> Dataset:
+        return self.rows.dataset
+
+    # -- numbers, vectors and groups, from columns or from scores ---------------------------------------------------
+    def values(self, source: str | Score, rows: np.ndarray | None = None) -> np.ndarray:
+        """One number a row, float64, NaN where there is none: of a column of the dataset, or of a score.
+
+        A score that needs the model of the round is read from its column where there is no such model and the dataset
+        has the column.
+
+        Raises:
+            ColumnError: there is no such column, or it holds no numbers.
+        """
+        if isinstance(source, str):
+            return self.column(source, rows)
+        if self._is_there(source):
+            logger.info("%s: no model is given, so the column %r is used.", self.asker, source.value_column)
+            return self.column(source.value_column, rows)
+        return self.score(source, rows)[source.value_column].astype(np.float64)
+
+    def vectors(self, source: str | Embedding) -> np.ndarray:
+        """One vector a row, float32 of shape (rows, dimensions), NaN throughout where there is none.
+
+        Raises:
+            ColumnError: there is no such column, or it holds no vectors of one length.
+        """
+        from hf_datasel.scores.vectors import all_vectors
+
+        if not isinstance(source, str) and not self._is_there(source):
+            return self.score(source)[source.value_column]
+        name = source if isinstance(source, str) else source.value_column
+        if name not in self._columns:
+            self._check_column(name)
+            self._columns[name] = all_vectors(self.pool, name)
+        if name not in self.columns_used:
+            self.columns_used.append(name)
+        return self._columns[name]
+
+    def clusters(
+        self, source: str | Cluster, vectors: str | Embedding = "embedding"
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """The cluster of each row, int64, -1 where it has none; and its distance to the centre, where that is known.
+
+        Args:
+            source: a column of cluster numbers, or `Cluster(...)`: one that is not fitted is fitted to the vectors of
+                the rows that can be trained on.
+            vectors: what is clustered then.
+
+        Raises:
+            ColumnError: a column that is missing, or numbers that are not whole.
+            ScoreError: fewer vectors than clusters.
+        """
+        if isinstance(source, str):
+            ids = self.column(source)
+            known = ~np.isnan(ids)
+            if (ids[known] != np.floor(ids[known])).any() or (ids[known] < 0).any():
+                raise ColumnError(f"Column {source!r} has to hold the numbers of clusters: whole, and 0 or more.")
+            return np.where(known, ids, -1).astype(np.int64), None
+        if source.needs_fit:
+            return self._clustered(source, self.vectors(vectors))
+        found = self.score(source)
+        ids, prefix = found[f"{source.column_prefix}cluster_id"].astype(np.float64), source.column_prefix
+        return np.where(np.isnan(ids), -1, ids).astype(np.int64), found[f"{prefix}cluster_distance"].astype(np.float64)
+
+    def _clustered(self, cluster: Cluster, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        from hf_datasel.scores.kmeans import nearest
+
+        usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
+        fitting = usable[self.eligible[usable]]
+        ids, distance = np.full(len(vectors), -1, dtype=np.int64), np.full(len(vectors), np.nan)
+        if not len(fitting):
+            return ids, distance
+        k, centroids = cluster.find(vectors[fitting])
+        for block in np.array_split(usable, len(usable) // 10_000 + 1):
+            if len(block):
+                ids[block], distance[block] = nearest(vectors[block], centroids)
+        self.specs.append({**cluster.spec(), "k": k})
+        missing = ids < 0
+        self.scored["cluster_id"] = (np.arange(len(ids)), pa.array(ids, pa.int32(), mask=missing))
+        self.scored["cluster_distance"] = (np.arange(len(ids)), pa.array(distance, pa.float32(), mask=missing))
+        return ids, distance
+
+    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The score's columns for these rows (all by default), aligned with them; NaN where a row has none.
+
+        Every process has to call it, in the same order.
+        """
+        everything = np.arange(len(self.rows))
+        at = everything if rows is None else np.asarray(rows, dtype=np.int64)
+        whole = np.array_equal(at, everything)
+        if whole and repr(score) in self._scores:
+            return self._scores[repr(score)]
+        computed = self.compute(score, None if whole else at)
+        spec = self.describe(score) if self.describe is not None else score.spec()
+        self.specs += [spec] if spec not in self.specs else []
+        columns = {name: as_numpy(column) for name, column in computed.items()}
+        for name, values in computed.items():
+            if columns[name].ndim == 1:
+                self.scored[name] = (at, values)
+            if name.endswith("_reason"):
+                self.left_out.update(reason for reason in columns[name][self.eligible[at]].tolist() if reason)
+        if whole:
+            self._scores[repr(score)] = columns
+        return columns
+
+    def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """A numeric column that the dataset already has, float64; NaN where it is null.
+
+        Raises:
+            ColumnError: there is no such column, or it holds no numbers.
+        """
+        whole = self._numbers(name)
+        numbers: np.ndarray = whole if rows is None else whole[rows]
+        if name not in self.columns_used:
+            self._note_column(name, whole)
+            everything = np.arange(len(self.rows)) if rows is None else rows
+            self.scored.setdefault(name, (everything, pa.array(numbers, pa.float64(), mask=np.isnan(numbers))))
+        return numbers
+
+    def _numbers(self, name: str) -> np.ndarray:
+        """A whole column, float64 of shape (rows,)."""
+        if name in self._columns:
+            return self._columns[name]
+        self._check_column(name)
+        values = self.pool.select_columns([name]).with_format("arrow")[:].column(name)
+        try:
+            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                raise ValueError("a cast would read text as numbers")
+            self._columns[name] = np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
+        except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
+            raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
+        return self._columns[name]
+
+    def _is_there(self, score: Score) -> bool:
+        """Whether a score that wants the model of the round has to be, and can be, read from its column."""
+        wants = score.needs_tokenizer and getattr(score, "model", "") is None
+        plain = score == type(score)(column_prefix=score.column_prefix) if wants and not self.has_model else False
+        return plain and score.value_column in self.pool.column_names
+
+    def _check_column(self, name: str) -> None:
+        present = self.pool.column_names
+        if name not in present:
+            from hf_datasel.scores import available, writer_of
+
+            writer = writer_of(name)
+            example = f"{available()[writer].__name__}(...)" if writer else "IFD(...)"
+            way = f"hf-datasel score --scores {writer}" if writer else f"dataset.map({example}, batched=True)"
+            raise ColumnError(
+                f"{self.asker} needs column {name!r}, but the dataset has {present}.{did_you_mean(str(name), present)}"
+                f" {'It is' if writer else 'Scores are'} added with {way} or hf_datasel.score(dataset, [{example}])."
+            )
+
+    def _note_column(self, name: str, values: np.ndarray) -> None:
+        from hf_datasel.scores.origins import origin_of
+
+        self.columns_used.append(name)
+        spec = origin_of(name, values)
+        if spec is not None:
+            self.columns_known.append(name)
+            self.specs += [spec] if spec not in self.specs else []
+
+    # -- texts and candidates ---------------------------------------------------------------------------------------
+    def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:
+        """Prompt, response or both of these rows (all by default), as plain text."""
+        return self.rows.texts(part, rows)
+
+    def candidates(
+        self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
+    ) -> np.ndarray:
+        """Those of `rows` that are eligible and have a value below `high`; the others are counted as left out.
+
+        Args:
+            values: one number, or one vector, for each of `rows`.
+            rows: row numbers.
+            high: values from here on are left out too.
+            name: of the column, for the record.
+        """
+        inside = self.eligible[rows]
+        absent = np.isnan(values) if values.ndim == 1 else ~np.isfinite(values).all(axis=1) | (values.shape[1] == 0)
+        missing = inside & absent
+        if name in self.columns_used and missing.any():
+            self.left_out[f"without {name}"] += int(missing.sum())
+        inside &= ~absent
+        if high is not None:
+            above = inside & (values >= high)
+            if above.any():
+                self.left_out[f"with {name} >= {high:g}"] += int(above.sum())
+            inside &= ~above
+        kept: np.ndarray = rows[inside]
+        return kept
+
+    # -- greedy choices ---------------------------------------------------------------------------------------------
+    def pick(self, rows: np.ndarray, choose: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:
+        """The rows at the positions that a greedy strategy chooses, with a progress bar where it takes a while.
+
+        Args:
+            rows: row numbers, one for each position.
+            choose: called with what the strategy takes as `progress`; returns positions.
+
+        Raises:
+            Interrupted: Ctrl-C; with the rows chosen by then.
+        """
+        with self.bar(self.budget, "row") as bar:
+            try:
+                chosen: np.ndarray = rows[choose(lambda done: bar.update(done - bar.n))]
+            except Interrupted as stop:
+                raise Interrupted(rows[stop.chosen]) from None
+        return chosen
+
+    def bar(self, total: int, unit: str) -> Any:
+        """A progress bar that appears after two seconds, where stderr is a terminal."""
+        from tqdm.auto import tqdm
+
+        return tqdm(total=total, desc=self.asker, unit=unit, delay=2, disable=None if self.shown else True)
+
+
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
+    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    present = column.drop_null()
+    parts = present.chunks if isinstance(present, pa.ChunkedArray) else [present]
+    flat = np.concatenate(
+        [np.empty(0, np.float32), *(part.flatten().to_numpy(zero_copy_only=False) for part in parts)]
+    )
+    vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
+    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
+    return vectors

@@ -1,0 +1,160 @@
+import numpy as np
+import pytest
+
+from hf_datasel import select
+from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
+from hf_datasel.scores import Cluster, Length
+from hf_datasel.selectors import IterIT, Random, Superfiltering, Top, Within, by_name, per_source, within_clusters
+from hf_datasel.strategies.clusters import top_per_cluster
+from hf_datasel.testing import contract
+
+SOURCES = ["a", "a", "b", "a", "b", "a", "b", "a", "a", "b", "a", "a"]
+
+
+@pytest.fixture
+def grouped(rows):
+    vectors = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    data = rows.add_column("source", SOURCES).add_column("cluster_id", [0, 0, 5, 0, 5, 0, 5, 0, 9, 5, 0, 0])
+    return data.add_column("embedding", vectors.tolist())
+
+
+@contract(
+    within_clusters(Top(by="ifd")),
+    per_source(Random(), "source"),
+    Within(Superfiltering(quality="ifd"), "source", "equal"),
+    Within(Top(by=Length()), "source", {"a": 1, "b": 3}),
+    within_clusters(Random(), Cluster(k=3)),
+)
+def test_contract(check, selector, grouped):
+    check(selector, grouped)
+
+
+@pytest.mark.parametrize("budget", range(1, 13))
+def test_top_within_clusters_is_the_best_of_each_cluster(grouped, budget):
+    expected = top_per_cluster(grouped["ifd"][:], grouped["cluster_id"][:], budget)
+    found = select(grouped, within_clusters(Top(by="ifd")), size=budget).indices
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+
+
+def test_shares_by_name(grouped):
+    chosen = select(grouped, per_source(Top(by="ifd"), "source", {"a": 1, "b": 2}), size=6).indices
+    assert sorted(SOURCES[row] for row in chosen) == ["a", "a", "b", "b", "b", "b"]
+
+
+def test_shares_by_number_as_json_writes_them(grouped):
+    selector = by_name("within", {"method": {"selector": "random"}, "shares": {"0": 1, "5": 0, "9": 0}})
+    chosen = select(grouped, selector, size=7)
+    assert set(np.array(grouped["cluster_id"][:])[chosen.indices]) == {0}
+    assert chosen.provenance["left_out"] == {"in a group with share 0": 5}
+    with pytest.raises(SelectionError, match=r"more than the 7 of 12 rows .*5 in a group with share 0"):
+        select(grouped, selector, size=8)
+
+
+def test_what_a_group_cannot_give_comes_from_the_others(grouped):
+    few = grouped.remove_columns("ifd").add_column("ifd", [1.5 if each == "b" else 0.5 for each in SOURCES])
+    chosen = select(few, Within(Superfiltering(quality="ifd"), "source", "equal"), size=8).indices
+    assert {SOURCES[row] for row in chosen} == {"a"}
+    with pytest.raises(SelectionError, match=r"more than the 8 of 12 rows that can be selected \(4 with ifd >= 1\)"):
+        select(few, Within(Superfiltering(quality="ifd"), "source", "equal"), size=9)
+
+
+def test_rows_without_a_group_are_left_out_and_counted(grouped):
+    data = grouped.remove_columns("source").add_column("source", [None, *SOURCES[1:]])
+    chosen = select(data, per_source(Random(), "source"), size=11)
+    assert 0 not in chosen.indices
+    assert chosen.provenance["left_out"] == {"in no group": 1}
+
+
+def test_any_beginning_is_spread_over_the_groups(grouped):
+    chosen = select(grouped, Within(Top(by="ifd"), "source", "equal"), size=8).indices
+    for length in range(2, 9, 2):
+        assert [SOURCES[row] for row in chosen[:length]].count("a") == length // 2
+
+
+def test_a_group_sees_only_its_own_rows(grouped):
+    class Seen(Random):
+        def choose(self, round):
+            seen.append((round.pool["output"][:], round.column("ifd").tolist(), round.texts("response")))
+            return super().choose(round)
+
+    seen = []
+    select(grouped, per_source(Seen(), "source", "equal"), size=4)
+    for source, (outputs, ifd, texts) in zip("ab", seen, strict=True):
+        at = [row for row, each in enumerate(SOURCES) if each == source]
+        assert outputs == texts == [grouped["output"][row] for row in at]
+        assert ifd == [grouped["ifd"][row] for row in at]
+
+
+def test_a_score_is_computed_once_for_all_groups(grouped, make_round):
+    round, calls = make_round(grouped, 6), []
+    compute = round.compute
+    round.compute = lambda score, rows: calls.append(rows) or compute(score, rows)
+    per_source(Top(by=Length()), "source").choose(round)
+    assert calls == [None]
+
+
+def test_state_is_kept_by_group(grouped, make_round):
+    selector = per_source(IterIT(quality="ifd", candidate_factor=1), "source", "equal")
+    first = make_round(grouped, 4)
+    selector.choose(first)
+    assert sorted(first.state) == ["a/window", "b/window"]
+    second = make_round(grouped, 4, index=1, state=first.state)
+    assert len(selector.choose(second)) == 4
+    assert selector.reselects
+    assert len(selector.plan(4, 3, 12)) == 3
+
+
+def test_groups_inside_groups(grouped):
+    chosen = select(grouped, per_source(within_clusters(Random()), "source", "equal"), size=6).indices
+    assert [SOURCES[row] for row in chosen].count("b") == 3
+
+
+def test_interrupted_in_a_group(grouped):
+    class Stops(Random):
+        def choose(self, round):
+            if len(round.rows) == 4:
+                raise Interrupted(np.array([2]))
+            return super().choose(round)
+
+    with pytest.raises(Interrupted, match="5 rows had been chosen") as stop:
+        select(grouped, per_source(Stops(), "source"), size=6)
+    assert [SOURCES[row] for row in stop.value.chosen].count("b") == 1
+    assert stop.value.chosen.tolist() == stop.value.selection.indices.tolist()
+    assert 6 in stop.value.chosen  # the third row of b
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "top"}, r"Within\(method='top'\): it has to be a selector"),
+        ({"method": Random(), "groups": 3}, r"Within\(groups=3\): .* a column, or Cluster\(...\)"),
+        ({"method": Random(), "shares": "half"}, r"Within\(shares='half'\): it has to be 'proportional', 'equal'"),
+        ({"method": Random(), "shares": {}}, r"Within\(shares=\{\}\)"),
+    ],
+)
+def test_impossible_settings_are_found_at_once(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Within(**settings)
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ({"a": 1}, "says nothing of 'b'"),
+        ({"a": 1, "b": -1}, r"\{'b': -1\}\): a share is a number of at least 0"),
+        ({"a": 1, "b": 1, "c": 1}, r"\{'c': 1\}\): .* has the groups 'a', 'b'"),
+        ({"a": 0, "b": 0}, "gives 0 to every group"),
+    ],
+)
+def test_shares_that_do_not_fit_the_groups(grouped, shares, message):
+    with pytest.raises(SelectionError, match=message):
+        select(grouped, per_source(Random(), "source", shares), size=2)
+
+
+def test_a_column_that_is_missing_or_no_group(grouped):
+    with pytest.raises(ColumnError, match=r"Within needs column 'sauce', but .*Did you mean 'source'\?"):
+        select(grouped, per_source(Random(), "sauce"), size=2)
+    with pytest.raises(ColumnError, match="Column 'ifd' has to hold the numbers of clusters"):
+        select(grouped, per_source(Random(), "ifd"), size=2)
+    with pytest.raises(ColumnError, match="It is added with hf-datasel score --scores cluster"):
+        select(grouped.remove_columns("cluster_id"), within_clusters(Random()), size=2)
