@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hf_datasel.errors import DataselError
     from hf_datasel.formats import load_pool
     from hf_datasel.scores import score
-    from hf_datasel.selection import Between, Selection, select
+    from hf_datasel.selection import Between, Selection, select, select_streaming
     from hf_datasel.training import SelectiveSFTConfig, SelectiveSFTTrainer
 
 __version__ = "0.1.0"
@@ -27,6 +27,7 @@ _HOME = {
     "load_pool": "hf_datasel.formats",
     "score": "hf_datasel.scores",
     "select": "hf_datasel.selection",
+    "select_streaming": "hf_datasel.selection",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "load_pool",
     "score",
     "select",
+    "select_streaming",
 ]
 
 

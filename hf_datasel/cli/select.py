@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
-from hf_datasel.errors import reason_counts
+from hf_datasel.errors import Interrupted, reason_counts
 
 __all__ = ["SelectArguments", "run"]
 
@@ -22,7 +22,14 @@ class SelectArguments:
     )
     selection_size: int | None = field(default=None, metadata={"help": "Rows to choose."})
     selection_ratio: float | None = field(
-        default=None, metadata={"help": "Share of all rows to choose; 0.05 without selection_size."}
+        default=None, metadata={"help": "Share of all rows to choose; 0.05 if nothing else is said."}
+    )
+    selection_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Choose as many rows as have at most so many tokens together, counted with the model's tokenizer, "
+            "or in the column num_tokens where no model is named."
+        },
     )
     seed: int = field(default=0, metadata={"help": "Of everything random."})
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model for scores that are not there yet."})
@@ -50,18 +57,28 @@ def run(argv: Sequence[str]) -> None:
     selector = by_name(arguments.selector, settings, arguments.allow_imports)
     folder = output_folder(arguments.output_dir)
     dataset = dataset_arguments.load()
-    selection = select(
-        dataset,
-        selector,
-        arguments.selection_size,
-        arguments.selection_ratio,
-        arguments.seed,
-        arguments.model_name_or_path,
-        tokens_per_batch=arguments.scoring_tokens_per_batch,
-    )
-    selection.save(arguments.output_dir)
+    try:
+        selection = select(
+            dataset,
+            selector,
+            arguments.selection_size,
+            arguments.selection_ratio,
+            arguments.seed,
+            arguments.model_name_or_path,
+            tokens_per_batch=arguments.scoring_tokens_per_batch,
+            tokens=arguments.selection_tokens,
+        )
+    except Interrupted as stop:
+        if len(stop.chosen):
+            stop.selection.save(folder)
+            print(f"Interrupted: the {len(stop.chosen):,} rows chosen by then are in {folder}.")
+        raise
+    selection.save(folder)
     left_out = {**selection.provenance["not_eligible"], **selection.provenance["left_out"]}
     print(f"{selector}: {len(selection.indices):,} of {len(dataset):,} rows.")
+    if "tokens" in selection.provenance:
+        counts = selection.provenance["tokens"]
+        print(f"They have {counts['chosen']:,} tokens, of {counts['budget']:,} at most.")
     if left_out:
         print(f"Left out: {reason_counts(left_out)}.")
     if arguments.save_subset:

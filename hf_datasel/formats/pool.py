@@ -43,7 +43,10 @@ class Pool:
         if isinstance(dataset, DatasetDict):
             raise FormatError(f"The dataset is a DatasetDict with splits {list(dataset)}. Pass one of them.")
         if not isinstance(dataset, Dataset):
-            more = "Rows of a streaming dataset have no numbers: map it with a score, or load it with streaming=False."
+            more = (
+                "Rows of a streaming dataset have no numbers: map it with a score, choose with select_streaming, or "
+                "load it with streaming=False."
+            )
             if isinstance(dataset, str | Path):
                 more = "Load it with hf_datasel.load_pool first."
             raise FormatError(f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. {more}")

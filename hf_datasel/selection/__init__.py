@@ -4,5 +4,6 @@ from hf_datasel.selection.budget import wanted_rows
 from hf_datasel.selection.filters import Between
 from hf_datasel.selection.result import Selection
 from hf_datasel.selection.selecting import select
+from hf_datasel.selection.streaming import select_streaming
 
-__all__ = ["Between", "Selection", "select", "wanted_rows"]
+__all__ = ["Between", "Selection", "select", "select_streaming", "wanted_rows"]

@@ -99,7 +99,7 @@ class _Run:
         lengths = self.round.values("num_tokens" if read else Length("tokens"))
         rows = within_tokens(self._choice_of, TokenBudget(tokens, lengths, self.eligible), self.selector.nested)
         self.round.budget = len(rows)
-        self.more = {"tokens": {"budget": tokens, "chosen": int(lengths[rows].sum())}}
+        self.more = {"tokens": {"budget": tokens, "chosen": int(lengths[rows].sum()), "read_from_column": read}}
         return rows
 
     def selection(self, rows: np.ndarray, seconds: float, **more: Any) -> Selection:

@@ -12,24 +12,51 @@ from typing import Any
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.selectors.all import All
 from hf_datasel.selectors.base import Selector, round_off
+from hf_datasel.selectors.cross_entropy import CrossEntropy
+from hf_datasel.selectors.deita import Deita
+from hf_datasel.selectors.dq import DQ
 from hf_datasel.selectors.graphfilter import GraphFilter
 from hf_datasel.selectors.iterit import IterIT
+from hf_datasel.selectors.k_center import KCenter
+from hf_datasel.selectors.km_closest import KMClosest
+from hf_datasel.selectors.km_random import KMRandom
+from hf_datasel.selectors.kmq import KMQ
+from hf_datasel.selectors.length_km import LengthKM
+from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.longest import Longest
+from hf_datasel.selectors.nuggets_top import NuggetsTop
+from hf_datasel.selectors.qdit import QDIT
 from hf_datasel.selectors.random import Random
 from hf_datasel.selectors.round import Round, RoundPlan, as_numpy
 from hf_datasel.selectors.running import ask, check_budget, run_round
+from hf_datasel.selectors.selectit_top import SelectITTop
 from hf_datasel.selectors.superfiltering import Superfiltering
-from hf_datasel.selectors.top import Top
+from hf_datasel.selectors.top import Ranked, Top
 from hf_datasel.selectors.within import Within, per_source, within_clusters
+from hf_datasel.selectors.zip import ZIP
 
 __all__ = [
+    "DQ",
+    "KMQ",
+    "QDIT",
+    "ZIP",
     "All",
+    "CrossEntropy",
+    "Deita",
     "GraphFilter",
     "IterIT",
+    "KCenter",
+    "KMClosest",
+    "KMRandom",
+    "LESSTop",
+    "LengthKM",
     "Longest",
+    "NuggetsTop",
     "Random",
+    "Ranked",
     "Round",
     "RoundPlan",
+    "SelectITTop",
     "Selector",
     "Superfiltering",
     "Top",

@@ -55,6 +55,16 @@ class Selector(ABC):
     def choose(self, round: Round) -> np.ndarray:
         """Row numbers to train on in this round, best first, at most `round.budget`, all of them eligible."""
 
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        """Sentences on what decided on a row besides its scores: its neighbours, its n-grams.
+
+        Args:
+            round: as it was when the choice was made.
+            chosen: the row numbers that were chosen, best first.
+            row: one of them, or another one that could have been.
+        """
+        return []
+
     def spec(self) -> dict[str, Any]:
         """Name and settings, for the record."""
         kind = type(self)

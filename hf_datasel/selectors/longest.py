@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
+from typing import Literal
 
 from hf_datasel.scores import Length
-from hf_datasel.selectors.base import Selector
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.top import top_rows
+from hf_datasel.selectors.top import Ranked
 
 __all__ = ["Longest"]
 
 
 @dataclass(frozen=True)
-class Longest(Selector):
+class Longest(Ranked):
     """The rows with the longest responses, in words (default) or in tokens; ties go to the lower row number.
 
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment"; a baseline of IterIT.
@@ -24,13 +20,15 @@ class Longest(Selector):
 
     unit: Literal["words", "tokens"] = "words"
 
-    nested: ClassVar[bool] = True
     citation = Length.citation
 
     def __post_init__(self) -> None:
         Length(self.unit)
 
-    def choose(self, round: Round) -> np.ndarray:
-        column = "response_words" if self.unit == "words" else "response_tokens"
-        lengths = round.score(Length(self.unit))[column].astype(np.float64)
-        return top_rows(round, lengths, np.arange(len(round.rows)), name=column)
+    @property
+    def ranks_by(self) -> Length:
+        return Length(self.unit)
+
+    @property
+    def value_column(self) -> str:
+        return "response_words" if self.unit == "words" else "response_tokens"

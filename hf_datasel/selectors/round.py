@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,21 +98,23 @@ class Round:
         return self.rows.dataset
 
     # -- numbers, vectors and groups, from columns or from scores ---------------------------------------------------
-    def values(self, source: str | Score, rows: np.ndarray | None = None) -> np.ndarray:
+    def values(self, source: str | Score, rows: np.ndarray | None = None, column: str | None = None) -> np.ndarray:
         """One number a row, float64, NaN where there is none: of a column of the dataset, or of a score.
 
-        A score that needs the model of the round is read from its column where there is no such model and the dataset
-        has the column.
+        Of a score that writes several columns it is `column`, by default the one that the score is named for. A score
+        that needs the model of the round is read from its column where there is no such model and the dataset has the
+        column.
 
         Raises:
             ColumnError: there is no such column, or it holds no numbers.
         """
         if isinstance(source, str):
             return self.column(source, rows)
-        if self._is_there(source):
-            logger.info("%s: no model is given, so the column %r is used.", self.asker, source.value_column)
-            return self.column(source.value_column, rows)
-        return self.score(source, rows)[source.value_column].astype(np.float64)
+        name = column or source.value_column
+        if self._is_there(source, name):
+            logger.info("%s: no model is given, so the column %r is used.", self.asker, name)
+            return self.column(name, rows)
+        return self.score(source, rows)[name].astype(np.float64)
 
     def vectors(self, source: str | Embedding) -> np.ndarray:
         """One vector a row, float32 of shape (rows, dimensions), NaN throughout where there is none.
@@ -122,7 +124,7 @@ class Round:
         """
         from hf_datasel.scores.vectors import all_vectors
 
-        if not isinstance(source, str) and not self._is_there(source):
+        if not isinstance(source, str) and not self._is_there(source, source.value_column):
             return self.score(source)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
         if name not in self._columns:
@@ -227,11 +229,10 @@ class Round:
             raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
         return self._columns[name]
 
-    def _is_there(self, score: Score) -> bool:
+    def _is_there(self, score: Score, column: str) -> bool:
         """Whether a score that wants the model of the round has to be, and can be, read from its column."""
         wants = score.needs_tokenizer and getattr(score, "model", "") is None
-        plain = score == type(score)(column_prefix=score.column_prefix) if wants and not self.has_model else False
-        return plain and score.value_column in self.pool.column_names
+        return wants and not self.has_model and column in self.pool.column_names and _is_plain(score)
 
     def _check_column(self, name: str) -> None:
         present = self.pool.column_names
@@ -308,6 +309,12 @@ class Round:
         from tqdm.auto import tqdm
 
         return tqdm(total=total, desc=self.asker, unit=unit, delay=2, disable=None if self.shown else True)
+
+
+def _is_plain(score: Score) -> bool:
+    """Whether no setting decides on the numbers but those that the names of its columns tell."""
+    named = ("column_prefix", "unit", "ratio", "over", "reduction")
+    return all(getattr(score, each.name) == each.default for each in fields(score) if each.name not in named)
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:

@@ -11,7 +11,7 @@ from hf_datasel.errors import ConfigError
 from hf_datasel.scores import IFD
 from hf_datasel.selectors.base import Selector
 from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.top import top_rows
+from hf_datasel.selectors.top import Ranked
 
 __all__ = ["IFDSelector", "Superfiltering"]
 
@@ -42,7 +42,12 @@ class IFDSelector(Selector):
 
     def ifd(self, round: Round, rows: np.ndarray) -> np.ndarray:
         """IFD of these rows, float64, NaN where a row has none."""
-        return round.values(self.score() if self.quality is None else self.quality, rows)
+        return round.values(self.source, rows)
+
+    @property
+    def source(self) -> str | IFD:
+        """The column that is used, or the score that is computed."""
+        return self.score() if self.quality is None else self.quality
 
     @property
     def quality_name(self) -> str:
@@ -51,20 +56,20 @@ class IFDSelector(Selector):
 
 
 @dataclass(frozen=True)
-class Superfiltering(IFDSelector):
+class Superfiltering(IFDSelector, Ranked):
     """The rows with the highest IFD below 1: hard to answer, but easier with the instruction than without.
 
     Reference: Li et al. 2024 (2402.00530), which scores with a small model; IterIT's baseline scores with the model to
     be trained. `convention="superfiltering"` scores with its authors' prompt.
     """
 
-    nested: ClassVar[bool] = True
+    below: ClassVar[float | None] = 1.0
     citation = (
         "@article{li2024superfiltering, title={Superfiltering: Weak-to-Strong Data Filtering for Fast "
         "Instruction-Tuning}, author={Li, Ming and Zhang, Yong and He, Shwai and Li, Zhitao and Zhao, Hongyu and "
         "Wang, Jianzong and Cheng, Ning and Zhou, Tianyi}, journal={arXiv preprint arXiv:2402.00530}, year={2024}}"
     )
 
-    def choose(self, round: Round) -> np.ndarray:
-        rows = np.arange(len(round.rows))
-        return top_rows(round, self.ifd(round, rows), rows, high=1.0, name=self.quality_name)
+    @property
+    def ranks_by(self) -> str | IFD:
+        return self.source

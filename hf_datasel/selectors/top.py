@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,11 +15,35 @@ from hf_datasel.strategies.top import top
 if TYPE_CHECKING:
     from hf_datasel.scores import Score
 
-__all__ = ["Top", "top_rows"]
+__all__ = ["Ranked", "Top", "top_rows"]
 
 
 @dataclass(frozen=True)
-class Top(Selector):
+class Ranked(Selector):
+    """A selector that takes the rows with the highest values of one score. Ties go to the lower row number."""
+
+    nested: ClassVar[bool] = True
+    below: ClassVar[float | None] = None
+    """Values from here on are left out."""
+
+    @property
+    @abstractmethod
+    def ranks_by(self) -> str | Score:
+        """A column of the dataset, or a score."""
+
+    @property
+    def value_column(self) -> str:
+        """The column that is compared."""
+        return self.ranks_by if isinstance(self.ranks_by, str) else self.ranks_by.value_column
+
+    def choose(self, round: Round) -> np.ndarray:
+        rows = np.arange(len(round.rows))
+        values = round.values(self.ranks_by, column=self.value_column)
+        return top_rows(round, values, rows, self.below, self.value_column)
+
+
+@dataclass(frozen=True)
+class Top(Ranked):
     """The rows with the highest value in a column, or of a score; ties go to the lower row number, nulls never go in.
 
     `Top(by="ifd")` reads a column; `Top(by=Loss("Qwen/Qwen3-0.6B"))` computes the score.
@@ -26,15 +51,12 @@ class Top(Selector):
 
     by: str | Score
 
-    nested: ClassVar[bool] = True
-
     def __post_init__(self) -> None:
         check_source(self, "by")
 
-    def choose(self, round: Round) -> np.ndarray:
-        rows = np.arange(len(round.rows))
-        name = self.by if isinstance(self.by, str) else self.by.value_column
-        return top_rows(round, round.values(self.by), rows, name=name)
+    @property
+    def ranks_by(self) -> str | Score:
+        return self.by
 
 
 def top_rows(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csc_matrix, csr_matrix
 
-from hf_datasel.errors import SelectionError
+from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies._checks import check_budget
 
 Weighting = Literal["smooth-l2", "paper", "graphfilter"]
@@ -36,6 +36,7 @@ def ngram_greedy(
     weighting: Weighting = "smooth-l2",
     corpus: Iterable[str] | None = None,
     ngram_range: tuple[int, int] = (1, 3),
+    progress: Callable[[int], object] | None = None,
 ) -> Ints:
     """Choose rows that are good and say something not yet said, one at a time.
 
@@ -50,6 +51,7 @@ def ngram_greedy(
         weighting: See `ngram_weights`.
         corpus: Texts over which document frequencies are counted; the texts themselves when not given.
         ngram_range: Shortest and longest n-gram, in words.
+        progress: Called after each row with the number of rows chosen so far.
 
     Returns:
         int64 positions in order of choice, shape (budget,). Equal scores in the order of their positions; a row
@@ -57,6 +59,7 @@ def ngram_greedy(
 
     Raises:
         SelectionError: As `ngram_weights` and `lazy_greedy`.
+        Interrupted: As `lazy_greedy`.
 
     >>> ngram_greedy(["red red apples", "red apples", "green pears"], quality=[0.9, 0.8, 0.5], budget=2)
     array([0, 2])
@@ -65,10 +68,16 @@ def ngram_greedy(
     values = _checked_quality(quality, len(rows), decay)
     can_be_chosen = int(np.count_nonzero(~np.isnan(values)))
     budget = check_budget("ngram_greedy", budget, can_be_chosen, total=len(rows), without="a quality")
-    return lazy_greedy(ngram_weights(rows, weighting, corpus, ngram_range), values, budget, decay)
+    return lazy_greedy(ngram_weights(rows, weighting, corpus, ngram_range), values, budget, decay, progress)
 
 
-def lazy_greedy(weights: csr_matrix, quality: npt.ArrayLike, budget: SupportsIndex, decay: float) -> Ints:
+def lazy_greedy(
+    weights: csr_matrix,
+    quality: npt.ArrayLike,
+    budget: SupportsIndex,
+    decay: float,
+    progress: Callable[[int], object] | None = None,
+) -> Ints:
     """Choose rows by quality x weights @ alpha, alpha falling by `decay` in the columns of each row chosen.
 
     Scores only ever fall, so a score from an earlier step is an upper bound: the row at the front of the heap is
@@ -83,6 +92,7 @@ def lazy_greedy(weights: csr_matrix, quality: npt.ArrayLike, budget: SupportsInd
         quality: Shape (n,), finite and >= 0, or NaN for rows never to be chosen.
         budget: Rows to choose, at most those with a quality.
         decay: From 0 to 1.
+        progress: Called after each row with the number of rows chosen so far.
 
     Returns:
         int64 positions in order of choice, shape (budget,); equal scores in the order of their positions.
@@ -90,6 +100,7 @@ def lazy_greedy(weights: csr_matrix, quality: npt.ArrayLike, budget: SupportsInd
     Raises:
         SelectionError: The budget is more than the rows with a quality; or a weight, a quality or the decay is
             outside its range, in which case scores could rise and a lazy greedy would not be exact.
+        Interrupted: Ctrl-C once rows are being chosen; it has the positions chosen by then.
     """
     values = _checked_quality(quality, weights.shape[0], decay)
     if weights.nnz and not (weights.data.min() >= 0 and np.isfinite(weights.data.max())):
@@ -104,18 +115,23 @@ def lazy_greedy(weights: csr_matrix, quality: npt.ArrayLike, budget: SupportsInd
     # A sorted list is a heap. Entries: (-score, position, how many rows were chosen when it was scored).
     heap = [(score, row, 0) for score, row in zip((-bounds[front]).tolist(), front.tolist(), strict=True)]
     chosen: list[int] = []
-    while len(chosen) < budget:
-        _, row, scored_at = heap[0]
-        span = slice(ends[row], ends[row + 1])
-        if scored_at == len(chosen):
-            heappop(heap)
-            chosen.append(row)
-            alpha[columns[span]] *= decay
-        else:
-            terms = alpha[columns[span]] * data[span]
-            # cumsum adds left to right; sum and dot do not, and would break the bound by a rounding error.
-            score = float(values[row] * terms.cumsum()[-1]) if len(terms) else 0.0
-            heapreplace(heap, (-score, row, len(chosen)))
+    try:
+        while len(chosen) < budget:
+            _, row, scored_at = heap[0]
+            span = slice(ends[row], ends[row + 1])
+            if scored_at == len(chosen):
+                heappop(heap)
+                chosen.append(row)
+                alpha[columns[span]] *= decay
+                if progress is not None:
+                    progress(len(chosen))
+            else:
+                terms = alpha[columns[span]] * data[span]
+                # cumsum adds left to right; sum and dot do not, and would break the bound by a rounding error.
+                score = float(values[row] * terms.cumsum()[-1]) if len(terms) else 0.0
+                heapreplace(heap, (-score, row, len(chosen)))
+    except KeyboardInterrupt:
+        raise Interrupted(np.array(chosen, dtype=np.int64)) from None
     return np.array(chosen, dtype=np.int64)
 
 
@@ -170,6 +186,20 @@ def ngram_weights(
     if weighting != "graphfilter":
         counts.data /= np.repeat(per_row, np.diff(counts.indptr))
     return counts
+
+
+def ngrams_of(text: str, ngram_range: tuple[int, int] = (1, 3)) -> list[str]:
+    """Return the distinct n-grams of a text: the names of the columns of `ngram_weights([text])`, in their order.
+
+    >>> ngrams_of("Red apples, red pears", ngram_range=(1, 2))
+    ['apples', 'apples red', 'pears', 'red', 'red apples', 'red pears']
+    """
+    words = _WORD.findall(text.lower())
+    low, high = ngram_range
+    found = {
+        tuple(words[start : start + size]) for size in range(low, high + 1) for start in range(len(words) - size + 1)
+    }
+    return [" ".join(ngram) for ngram in sorted(found)]
 
 
 def _count_ngrams(

@@ -6,9 +6,10 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
-from hf_datasel.errors import SelectionError
+from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies import ngram
-from hf_datasel.strategies.ngram import lazy_greedy, ngram_greedy, ngram_weights
+from hf_datasel.strategies.ngram import lazy_greedy, ngram_greedy, ngram_weights, ngrams_of
+from hf_datasel.strategies.ngram_explain import explain_pick
 
 WEIGHTINGS = ["smooth-l2", "paper", "graphfilter"]
 TEXTS = [
@@ -160,6 +161,89 @@ def test_any_sparse_format_is_read_right(form):
     dense = np.random.default_rng(0).random((5, 7)).round(1)
     weights = csr_matrix(dense)
     assert lazy_greedy(weights.asformat(form), np.ones(5), 5, 0.1).tolist() == full_rescan(weights, np.ones(5), 5, 0.1)
+
+
+# -- progress and Ctrl-C ---------------------------------------------------------------------------------------------
+def test_progress_counts_every_row():
+    seen = []
+    ngram_greedy(TEXTS, np.ones(len(TEXTS)), 4, progress=seen.append)
+    assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 9])
+def test_interrupted_it_says_what_was_chosen(stop):
+    def progress(n_chosen):
+        if n_chosen == stop:
+            raise KeyboardInterrupt
+
+    quality = np.arange(1.0, 1 + len(TEXTS))
+    with pytest.raises(Interrupted, match=f"{stop} rows had been chosen") as caught:
+        ngram_greedy(TEXTS, quality, 9, progress=progress)
+    assert caught.value.chosen.dtype == np.int64
+    assert caught.value.chosen.tolist() == ngram_greedy(TEXTS, quality, 9).tolist()[:stop]
+    with pytest.raises(Interrupted, match=f"{stop} rows had been chosen"):
+        lazy_greedy(ngram_weights(TEXTS), quality, 9, 0.1, progress)
+
+
+# -- why a row was chosen --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("decay", [0.0, 0.1, 1.0])
+@pytest.mark.parametrize("corpus", [None, [*TEXTS, "rain in other words"]])
+def test_an_explanation_has_the_scores_of_the_choice(weighting, decay, corpus):
+    quality = np.array([0.3, 0.9, 0.5, 0.2, 0.8, 0.7, np.nan, 0.6, 0.4])
+    chosen = ngram_greedy(TEXTS, quality, 5, decay, weighting, corpus).tolist()
+    weights = ngram_weights(TEXTS, weighting, corpus)
+    alpha, at_step = np.ones(weights.shape[1]), []
+    for row in chosen:
+        at_step.append(quality * (weights @ alpha))
+        alpha[weights[row].indices] *= decay
+    at_step.append(quality * (weights @ alpha))
+    for position in range(len(TEXTS)):
+        found = explain_pick(TEXTS, quality, chosen, position, decay, weighting, corpus)
+        step = chosen.index(position) if position in chosen else None
+        assert found["step"] == step
+        expected = at_step[-1 if step is None else step][position], at_step[0][position], at_step[4][chosen[4]]
+        np.testing.assert_allclose((found["score"], found["best"], found["last_chosen"]), expected, rtol=0, atol=1e-12)
+
+
+def test_an_explanation_lists_the_ngrams_of_the_largest_weight():
+    texts = ["red apples", "red pears", "red red apples and plums", "red wine"]
+    settings = {"weighting": "graphfilter", "ngram_range": (1, 1)}
+    found = explain_pick(texts, np.ones(4), [0, 1, 2], 2, n_ngrams=3, **settings)
+    assert [(name, times) for name, _, times in found["ngrams"]] == [("and", 0), ("plums", 0), ("apples", 1)]
+    np.testing.assert_allclose([weight for _, weight, _ in found["ngrams"]], [np.log(4), np.log(4), np.log(2)])
+    later = explain_pick(texts, np.ones(4), [0, 1, 2], 3, **settings)
+    assert [(name, times) for name, _, times in later["ngrams"]] == [("wine", 0), ("red", 3)]
+    assert later["step"] is None
+
+
+def test_an_explanation_when_nothing_is_chosen():
+    found = explain_pick(TEXTS, np.ones(len(TEXTS)), [], 0)
+    assert found["last_chosen"] is None
+    assert found["score"] == pytest.approx(found["best"], abs=1e-12)
+    assert {times for *_, times in found["ngrams"]} == {0}
+
+
+def test_an_explanation_of_a_row_without_an_ngram():
+    found = explain_pick(TEXTS, np.ones(len(TEXTS)), [0], 1)
+    assert (found["score"], found["best"], found["ngrams"]) == (0.0, 0.0, [])
+
+
+@pytest.mark.parametrize(("chosen", "position", "wrong"), [([0], 2, 2), ([0], -1, -1), ([0, 7], 1, 7)])
+def test_an_explanation_of_positions_that_are_no_rows(chosen, position, wrong):
+    with pytest.raises(SelectionError, match=f"explain_pick: position {wrong} is none of the 2 texts"):
+        explain_pick(["red", "green"], [1, 1], chosen, position)
+
+
+@pytest.mark.parametrize("ngram_range", [(1, 3), (2, 2), (1, 1)])
+def test_names_are_those_of_the_columns(ngram_range):
+    for text in TEXTS:
+        names = ngrams_of(text, ngram_range)
+        assert len(names) == ngram_weights([text], ngram_range=ngram_range).shape[1]
+        counter = CountVectorizer(ngram_range=ngram_range).build_analyzer()
+        assert set(names) == set(counter(text))
+    # Alphabetical by words, as the columns are: "red" stands before "red x" before "redder", whatever " " sorts as.
+    assert ngrams_of("redder red apples", (1, 2)) == ["apples", "red", "red apples", "redder", "redder red"]
 
 
 # -- the weights -----------------------------------------------------------------------------------------------------

@@ -1,0 +1,53 @@
+"""What selectors share that divide the budget over clusters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from hf_datasel.errors import ConfigError
+from hf_datasel.scores import RewardGap
+from hf_datasel.selectors.base import Selector, check_source
+
+if TYPE_CHECKING:
+    from hf_datasel.scores import Cluster, Embedding
+    from hf_datasel.selectors.round import Round
+
+__all__ = ["Clustered"]
+
+
+@dataclass(frozen=True)
+class Clustered(Selector):
+    """Rows of every cluster, in proportion to its size (as the papers say), or the same number (as their code does).
+
+    What a small cluster cannot give comes from the others, so that the budget is met exactly.
+    """
+
+    clusters: str | Cluster = "cluster_id"
+    """Column of cluster numbers, or `Cluster(k=...)`, which is fitted here if it is not yet."""
+    shares: Literal["proportional", "equal"] = "proportional"
+    """Of the budget: in proportion to the rows of a cluster, or the same for each."""
+    vectors: str | Embedding = "embedding"
+    """What an unfitted `Cluster` is fitted to: a column, or `Embedding(...)`."""
+
+    citation = RewardGap.citation
+
+    def __post_init__(self) -> None:
+        check_source(self, "clusters", "Cluster")
+        check_source(self, "vectors", "Embedding")
+        if self.shares not in ("proportional", "equal"):
+            raise ConfigError(
+                f"{type(self).__name__}(shares={self.shares!r}): it has to be 'proportional' or 'equal'."
+            )
+
+    def members(self, round: Round) -> tuple[np.ndarray, np.ndarray | None]:
+        """The cluster of each row that can be chosen, int64, -1 for the others; and its distance to the centre.
+
+        The distance is None where a column says which cluster a row is in.
+        """
+        ids, distance = round.clusters(self.clusters, self.vectors)
+        if outside := int((round.eligible & (ids < 0)).sum()):
+            round.left_out["in no cluster"] += outside
+        return np.where(round.eligible, ids, -1), distance

@@ -1,0 +1,81 @@
+"""Complex and good rows that are no near copies of each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from hf_datasel import scores
+from hf_datasel.errors import SelectionError
+from hf_datasel.selectors.base import Selector, check_number, check_source
+from hf_datasel.selectors.round import Round
+from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies
+
+if TYPE_CHECKING:
+    from hf_datasel.scores import Embedding, Score
+
+__all__ = ["Deita"]
+
+
+@dataclass(frozen=True)
+class Deita(Selector):
+    """The rows with the highest complexity times quality, leaving out near copies of a better one.
+
+    From the best row down, a row is kept if no row kept before has a cosine similarity above `threshold` with it. Any
+    other score will do: `Deita(by="ifd")`, `Deita(by=Reward("name or path"))`.
+
+    Reference: Liu et al. 2024 (2312.15685), section 3.4, with the threshold of 0.9 that is theirs. This is what their
+    code does with batches of one row; with larger ones it keeps some near copies. A baseline of Yu et al. 2024
+    (2409.11378).
+    """
+
+    by: str | Score = "deita"
+    """Column, or a score such as `Deita(complexity_model=..., quality_model=...)` of `hf_datasel.scores`."""
+    vectors: str | Embedding = "embedding"
+    """Column of vectors, or `Embedding(...)`."""
+    threshold: float = 0.9
+
+    nested: ClassVar[bool] = True
+    citation = scores.Deita.citation
+
+    def __post_init__(self) -> None:
+        check_source(self, "by")
+        check_source(self, "vectors", "Embedding")
+        check_number(self, "threshold", -1, 1)
+
+    def choose(self, round: Round) -> np.ndarray:
+        values, vectors = round.values(self.by), round.vectors(self.vectors)
+        name = self.vectors if isinstance(self.vectors, str) else self.vectors.value_column
+        rows = round.candidates(values, np.arange(len(values)), name=self._name)
+        rows = round.candidates(vectors[rows], rows, name=name)
+        budget = min(round.budget, len(rows))
+        try:
+            return self._keep(round, vectors, values, rows, budget)
+        except SelectionError:  # fewer than the budget are no near copies: how many shows only at the end
+            kept = self._keep(round, vectors, values, rows, None)
+            round.left_out["near copies of a better row"] += len(rows) - len(kept)
+            return kept
+
+    def _keep(
+        self, round: Round, vectors: np.ndarray, values: np.ndarray, rows: np.ndarray, budget: int | None
+    ) -> np.ndarray:
+        return round.pick(
+            rows, lambda progress: skip_near_copies(vectors[rows], values[rows], budget, self.threshold, progress)
+        )
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        vectors, at = round.vectors(self.vectors), np.flatnonzero(chosen == row)
+        found = near_copy_of(vectors, chosen[: at[0]] if len(at) else chosen, row, self.threshold)
+        if found is None:
+            before = " before it" if len(at) else ""
+            return [f"No row that was chosen{before} has a cosine above {self.threshold:g} with it."]
+        return [
+            f"Row {found[0]}, which was chosen, has a cosine of {found[1]:.4g} with it: near copies above "
+            f"{self.threshold:g} are left out."
+        ]
+
+    @property
+    def _name(self) -> str:
+        return self.by if isinstance(self.by, str) else self.by.value_column

@@ -1,0 +1,38 @@
+"""The most typical rows of every cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_datasel.errors import ConfigError
+from hf_datasel.selectors.clustered import Clustered
+from hf_datasel.selectors.round import Round
+from hf_datasel.strategies.clusters import nearest_per_cluster
+
+__all__ = ["KMClosest"]
+
+
+@dataclass(frozen=True)
+class KMClosest(Clustered):
+    """The rows nearest to the centre of each cluster: kM-Closest. Ties go to the lower row number.
+
+    Reference: Yu et al. 2024 (2409.11378), section 3.3; `shares="proportional"` is the paper's, `"equal"` its code's.
+    """
+
+    distance: str = "cluster_distance"
+    """Column of the distances to the centres, for `clusters` that is a column too."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.distance, str) or not self.distance:
+            raise ConfigError(f"KMClosest(distance={self.distance!r}): it has to be the name of a column.")
+
+    def choose(self, round: Round) -> np.ndarray:
+        ids, distance = self.members(round)
+        if distance is None:
+            distance = round.column(self.distance)
+        candidates = round.candidates(distance, np.arange(len(ids)), name=self.distance)
+        budget = min(round.budget, int((ids[candidates] >= 0).sum()))
+        return nearest_per_cluster(distance, ids, budget, self.shares)

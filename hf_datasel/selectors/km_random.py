@@ -1,0 +1,25 @@
+"""Any rows of every cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_datasel.selectors.clustered import Clustered
+from hf_datasel.selectors.round import Round
+from hf_datasel.strategies.clusters import sample_per_cluster
+
+__all__ = ["KMRandom"]
+
+
+@dataclass(frozen=True)
+class KMRandom(Clustered):
+    """Rows drawn uniformly from each cluster: kM-Random.
+
+    Reference: Yu et al. 2024 (2409.11378), section 2.1; `shares="proportional"` is the paper's, `"equal"` its code's.
+    """
+
+    def choose(self, round: Round) -> np.ndarray:
+        ids, _ = self.members(round)
+        return sample_per_cluster(None, ids, min(round.budget, int((ids >= 0).sum())), round.rng, shares=self.shares)

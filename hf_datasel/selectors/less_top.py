@@ -1,0 +1,33 @@
+"""What lowers the loss on a target task most."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_datasel.scores import Influence
+from hf_datasel.selectors.base import check_source
+from hf_datasel.selectors.top import Ranked
+
+__all__ = ["LESSTop"]
+
+
+@dataclass(frozen=True)
+class LESSTop(Ranked):
+    """The rows with the highest influence on the validation rows of a target task.
+
+    Influence needs the checkpoints of a warm-up run, so that it is read from a column unless it is said how to
+    compute it: `LESSTop(by=Influence(checkpoints=(...), validation="bbh.jsonl"))`.
+
+    Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335).
+    """
+
+    by: str | Influence = "influence"
+
+    citation = Influence.citation
+
+    def __post_init__(self) -> None:
+        check_source(self, "by", "Influence")
+
+    @property
+    def ranks_by(self) -> str | Influence:
+        return self.by

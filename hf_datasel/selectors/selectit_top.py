@@ -1,0 +1,34 @@
+"""What the model rates highest, and is sure of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hf_datasel.scores import SelectIT
+from hf_datasel.selectors.base import check_source
+from hf_datasel.selectors.top import Ranked
+
+__all__ = ["SelectITTop"]
+
+
+@dataclass(frozen=True)
+class SelectITTop(Ranked):
+    """The rows with the highest SelectIT score.
+
+    `SelectITTop()` asks the model of the round; `SelectITTop(by=SelectIT("name or path", level="token"))` another one,
+    at another level; `SelectITTop(by="selectit")` takes a column.
+
+    Reference: Liu et al. 2024 (2402.16705), who keep the top 20 % of Alpaca; a baseline of IterIT and of Xia et al.
+    2024 (2410.09335).
+    """
+
+    by: str | SelectIT = SelectIT()
+
+    citation = SelectIT.citation
+
+    def __post_init__(self) -> None:
+        check_source(self, "by", "SelectIT")
+
+    @property
+    def ranks_by(self) -> str | SelectIT:
+        return self.by

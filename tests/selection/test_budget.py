@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from hf_datasel import score, select
+from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
+from hf_datasel.scores import Length
+from hf_datasel.selection.budget import TokenBudget, within_tokens
+from hf_datasel.selectors import Random, Selector, Top, within_clusters
+
+TOKENS = [40, 10, 25, 5, 60, 30, 15, 20, 35, 50, 45, 10]
+
+
+@pytest.fixture
+def counted(pool_rows):
+    data = pool_rows.select(range(12)).add_column("num_tokens", TOKENS)
+    return data.add_column("ifd", [0.1 * (7 * row % 12) for row in range(12)]).add_column("cluster_id", [0, 1, 2] * 4)
+
+
+def tokens_of(rows):
+    return sum(TOKENS[row] for row in rows)
+
+
+@pytest.mark.parametrize("tokens", [50, 51, 100, 200, 344, 345, 10_000])
+def test_a_nested_choice_is_cut_where_the_tokens_end(counted, tokens):
+    order = select(counted, Top(by="ifd"), size=12).indices.tolist()
+    expected = [row for at, row in enumerate(order) if tokens_of(order[: at + 1]) <= tokens]
+    chosen = select(counted, Top(by="ifd"), tokens=tokens)
+    assert chosen.indices.tolist() == expected
+    assert chosen.provenance["tokens"] == {"budget": tokens, "chosen": tokens_of(expected), "read_from_column": True}
+    assert chosen.provenance["budget"] == len(expected)
+    assert chosen.provenance["shortfall"] == 0
+
+
+@pytest.mark.parametrize("tokens", [60, 123, 200, 344, 345])
+def test_any_choice_fits_and_a_row_more_does_not(counted, tokens):
+    selector = within_clusters(Top(by="ifd"))
+    rows = select(counted, selector, tokens=tokens).indices
+    assert tokens_of(rows) <= tokens
+    assert rows.tolist() == select(counted, selector, size=len(rows)).indices.tolist()
+    if len(rows) < 12:
+        assert tokens_of(select(counted, selector, size=len(rows) + 1).indices) > tokens
+
+
+def test_tokens_are_counted_as_training_reads_them(counted, tiny_model_dir):
+    lengths = score(counted, [Length("tokens")], model=str(tiny_model_dir))["num_tokens"][:]
+    half = sum(lengths) // 2
+    chosen = select(counted, Random(), tokens=half, model=str(tiny_model_dir))
+    total = sum(lengths[row] for row in chosen.indices)
+    assert 0 < total <= half
+    assert chosen.provenance["tokens"] == {"budget": half, "chosen": total, "read_from_column": False}
+    assert chosen.indices.tolist() == select(counted, Random(), size=len(chosen.indices)).indices.tolist()
+
+
+def test_a_score_is_computed_once_however_many_trials(counted, tiny_model_dir, monkeypatch):
+    calls = []
+    compute = Length.compute
+    monkeypatch.setattr(Length, "compute", lambda *args: calls.append(1) or compute(*args))
+    select(counted, within_clusters(Top(by=Length())), tokens=100)
+    assert len(calls) == 1
+
+
+def test_without_a_tokenizer_or_a_column(counted):
+    with pytest.raises(ScoreError, match="Length has no model to run"):
+        select(counted.remove_columns("num_tokens"), Random(), tokens=100)
+
+
+@pytest.mark.parametrize("tokens", [0, -3, 0.5, True, "100"])
+def test_a_budget_that_is_no_number_of_tokens(counted, tokens):
+    with pytest.raises(ConfigError, match="has to be a number of tokens, an int of at least 1"):
+        select(counted, Random(), tokens=tokens)
+
+
+def test_two_budgets_are_refused(counted):
+    with pytest.raises(ConfigError, match=r"tokens=100 beside size=3 and ratio=None. Pass one of them"):
+        select(counted, Random(), size=3, tokens=100)
+
+
+def test_a_budget_below_every_row(counted):
+    with pytest.raises(SelectionError, match=r"tokens=4 is less than the shortest row that can be chosen has \(5\)"):
+        select(counted, Random(), tokens=4)
+
+
+def test_a_budget_below_the_first_row(counted):
+    with pytest.raises(SelectionError, match="tokens=6: the first row that is chosen has more"):
+        select(counted.remove_columns("ifd").add_column("ifd", TOKENS), Top(by="ifd"), tokens=6)
+
+
+def test_rows_without_a_count_are_refused(counted):
+    data = counted.remove_columns("num_tokens").add_column("num_tokens", [None, *TOKENS[1:]])
+    with pytest.raises(SelectionError, match="1 rows that can be chosen have no token count"):
+        select(data, Random(), tokens=100)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_against_every_number_of_rows(nested):
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        rows = int(rng.integers(1, 20))
+        lengths = rng.integers(1, 30, rows).astype(float)
+        order, most = rng.permutation(rows), int(rng.integers(1, rows + 1))
+        tokens = int(rng.integers(lengths.min(), lengths.sum() + 2))
+        best = [each for each in range(1, most + 1) if lengths[order[:each]].sum() <= tokens]
+        budget = TokenBudget(tokens, lengths, np.ones(rows, dtype=bool))
+        if best:
+            found = within_tokens(lambda wanted, order=order, most=most: order[: min(wanted, most)], budget, nested)
+            assert found.tolist() == order[: best[-1]].tolist()
+        else:
+            with pytest.raises(SelectionError, match="the first row that is chosen has more"):
+                within_tokens(lambda wanted, order=order: order[:wanted], budget, nested)
+
+
+class Stopped(Selector):
+    def choose(self, round):
+        raise Interrupted(np.array([4, 2]))
+
+
+def test_ctrl_c_leaves_what_was_chosen(counted, tmp_path):
+    with pytest.raises(Interrupted, match="2 rows had been chosen") as stop:
+        select(counted, Stopped(), size=5)
+    selection = stop.value.selection
+    assert selection.apply(counted)["num_tokens"][:] == [TOKENS[4], TOKENS[2]]
+    assert selection.provenance["interrupted"] is True
+    assert (selection.provenance["budget"], selection.provenance["shortfall"]) == (5, 3)
+    selection.save(tmp_path)
