@@ -9,8 +9,10 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.selectors.round import Round
+from hf_datasel.selectors.sentences import place_of, say_pick
 from hf_datasel.selectors.superfiltering import IFDSelector
 from hf_datasel.strategies.ngram import ngram_greedy
+from hf_datasel.strategies.ngram_explain import explain_pick
 
 __all__ = ["GraphFilter"]
 
@@ -38,16 +40,29 @@ class GraphFilter(IFDSelector):
             raise ConfigError(f"GraphFilter(decay={self.decay!r}): it has to be a number from 0 to 1.")
 
     def choose(self, round: Round) -> np.ndarray:
+        ifd, candidates = self._candidates(round)
+        texts, corpus = round.texts("prompt", candidates), round.texts("prompt")
+        budget = min(round.budget, len(candidates))
+        return round.pick(
+            candidates,
+            lambda progress: ngram_greedy(
+                texts, ifd[candidates], budget, self.decay, "graphfilter", corpus, progress=progress
+            ),
+        )
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        ifd, candidates = self._candidates(round)
+        at = int(place_of(np.array([row]), candidates)[0])
+        if at < 0:
+            return say_pick(None, len(candidates))
+        texts, corpus = round.texts("prompt", candidates), round.texts("prompt")
+        order = place_of(chosen, candidates)
+        return say_pick(
+            explain_pick(texts, ifd[candidates], order, at, self.decay, "graphfilter", corpus), len(candidates)
+        )
+
+    def _candidates(self, round: Round) -> tuple[np.ndarray, np.ndarray]:
+        """IFD by row, and the rows to choose from."""
         rows = np.arange(len(round.rows))
         ifd = self.ifd(round, rows)
-        candidates = round.candidates(ifd, rows, name=self.quality_name)
-        order = ngram_greedy(
-            round.texts("prompt", candidates),
-            ifd[candidates],
-            min(round.budget, len(candidates)),
-            decay=self.decay,
-            weighting="graphfilter",
-            corpus=round.texts("prompt"),
-        )
-        chosen: np.ndarray = candidates[order]
-        return chosen
+        return ifd, round.candidates(ifd, rows, name=self.quality_name)

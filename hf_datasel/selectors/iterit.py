@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.formats import Part
 from hf_datasel.selectors.round import Round
+from hf_datasel.selectors.sentences import place_of, say_pick
 from hf_datasel.selectors.superfiltering import IFDSelector
 from hf_datasel.strategies.ngram import ngram_greedy
+from hf_datasel.strategies.ngram_explain import explain_pick
 from hf_datasel.strategies.top import top
 
 __all__ = ["IterIT"]
@@ -61,32 +64,55 @@ class IterIT(IFDSelector):
 
     def choose(self, round: Round) -> np.ndarray:
         first = "window" not in round.state
-        rows = np.arange(len(round.rows)) if first else round.state["window"]
-        ifd = self.ifd(round, rows)
-        valid = round.candidates(ifd, rows, high=1.0, name=self.quality_name)
-        value = dict(zip(rows.tolist(), ifd.tolist(), strict=True))
-        size = self.candidate_factor * max([round.budget, *(each.budget for each in round.plan)])
-        by_ifd = _highest(valid, value)
+        ifd, valid, window = self._candidates(round)
         if first and self.candidates == "paper":
-            valid = round.state["window"] = by_ifd[:size]
-        if self.candidates == "paper":
-            valid = np.sort(valid)
-        chosen = self._greedy(round, valid, np.array([value[row] for row in valid.tolist()]))
+            round.state["window"] = window
+        chosen = self._greedy(round, valid, ifd[valid])
         if first and self.candidates == "code":
-            above = rows[round.eligible[rows] & (ifd >= 1.0)]
-            rest = by_ifd[~np.isin(by_ifd, chosen)]
-            round.state["window"] = np.concatenate([chosen, _highest(above, value), rest])[:size]
+            above = np.flatnonzero(round.eligible & (ifd >= 1.0))
+            rest = window[~np.isin(window, chosen)]
+            ordered = np.concatenate([chosen, _highest(above, ifd), rest])
+            round.state["window"] = ordered[: self._window_size(round)]
         return chosen
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        if self.diversity == "none":
+            return []
+        ifd, valid, _ = self._candidates(round)
+        at = int(place_of(np.array([row]), valid)[0])
+        if at < 0:
+            return say_pick(None, len(valid))
+        texts, order = self._texts(round, valid), place_of(chosen, valid)
+        return say_pick(explain_pick(texts, ifd[valid], order, at, self.decay, self.weighting), len(valid))
+
+    def _candidates(self, round: Round) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """IFD by row, NaN where it was not asked for; the rows to choose from; and these by falling IFD."""
+        rows = round.state.get("window", np.arange(len(round.rows)))
+        ifd = np.full(len(round.rows), np.nan)
+        ifd[rows] = self.ifd(round, rows)
+        valid = round.candidates(ifd[rows], rows, high=1.0, name=self.quality_name)
+        by_ifd = _highest(valid, ifd)
+        if self.candidates == "code":
+            return ifd, valid, by_ifd
+        by_ifd = by_ifd[: self._window_size(round)]
+        return ifd, np.sort(by_ifd), by_ifd
+
+    def _window_size(self, round: Round) -> int:
+        return self.candidate_factor * max([round.budget, *(each.budget for each in round.plan)])
 
     def _greedy(self, round: Round, rows: np.ndarray, quality: np.ndarray) -> np.ndarray:
         budget = min(round.budget, len(rows))
         if self.diversity == "none":
-            order = top(quality, budget)
-        else:
-            texts = [f"{text}{self._end()}" for text in round.texts(self.diversity, rows)]
-            order = ngram_greedy(texts, quality, budget, self.decay, self.weighting)
-        chosen: np.ndarray = rows[order]
-        return chosen
+            chosen: np.ndarray = rows[top(quality, budget)]
+            return chosen
+        texts = self._texts(round, rows)
+        return round.pick(
+            rows,
+            lambda progress: ngram_greedy(texts, quality, budget, self.decay, self.weighting, progress=progress),
+        )
+
+    def _texts(self, round: Round, rows: np.ndarray) -> list[str]:
+        return [f"{text}{self._end()}" for text in round.texts(cast(Part, self.diversity), rows)]
 
     def _end(self) -> str:
         if self.end_token is not None:
@@ -101,7 +127,7 @@ _OPTIONS = {
 }
 
 
-def _highest(rows: np.ndarray, value: dict[int, float]) -> np.ndarray:
+def _highest(rows: np.ndarray, value: np.ndarray) -> np.ndarray:
     """Rows by falling value, ties to the lower row."""
     ordered = np.sort(rows)
-    return ordered[np.argsort([-value[row] for row in ordered.tolist()], kind="stable")]
+    return ordered[np.argsort(-value[ordered], kind="stable")]

@@ -50,16 +50,16 @@ def facility_location(
     The result is that of computing every gain anew at each step. A gain changes only through the rows that the last
     choice is nearer to than any before it, so only these are computed again, against all candidates; and once few
     candidates are still nearer to a row than what is chosen, they are listed, and the vectors are not needed any
-    more. That costs a few times n x n x d, whatever the budget, and memory for a second copy of the vectors in
-    float64, for a few hundred MB of similarities, and for about 3 kB a row of lists; never for n x n similarities
-    above 256 MiB.
+    more. That costs some 5 to 7 times n x n x d for most data, hardly more for larger budgets, and memory for a second
+    copy of the vectors in float64, for up to 256 MiB of similarities (never n x n of them beyond that), and for at
+    most about 8 kB a row of lists.
 
     With `neighbors=k` the result is **approximate**: each row can be covered only by the k rows most similar to it
     of those that can be chosen (itself, as a rule, and equal ones in the order of their positions); all others, and
     cosines below 0, count as 0. What is given up: that a choice also stands, less well, for rows farther off. Early
     choices therefore differ most, and a small k favours the middle of dense regions; once every row has one of its k
-    chosen, gains are exact. Finding the k costs n x n x d, in blocks; the choice then some k x k x n in the worst
-    case, and 24 bytes x k x n of memory.
+    chosen, gains are exact again. Finding the k costs n x n x d, in blocks; the choice then some k x k x n in the
+    worst case, and some 64 bytes x k x n of memory.
 
     d(S) grows with the number of rows and q(S) does not, so that in a large dataset q decides next to nothing. With
     `normalize=True` the sum becomes `(1 - alpha) x mean of the cosines + alpha x mean quality of the chosen`, with

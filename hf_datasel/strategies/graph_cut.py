@@ -22,7 +22,8 @@ from hf_datasel.strategies._checks import blocks, check_budget, check_vectors
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_POOL = 512  # rows whose gain is computed at every choice
+_POOL = (512, 4096)  # fewest and most rows whose gain is computed at every choice
+_POOL_SHARE = 16  # in between, one row in so many
 _TIE = 1e-12  # of the rows: well above what sums of so many cosines are off by
 
 
@@ -149,6 +150,7 @@ class _Search:
     def __init__(self, units: _Units):
         self.units = units
         self.tie = _TIE * len(units.rows)
+        self.size = int(np.clip(len(units.rows) // _POOL_SHARE, *_POOL))
         self.places, self.rounded = np.arange(len(units.rows)), units.rounded
         self.left = np.ones(len(units.rows), dtype=bool)
         self.total = units.total  # over the rows in no bin
@@ -186,8 +188,8 @@ class _Search:
         gains[~self.left] = -np.inf
         error = self.units.error * np.sqrt((self.w**2).sum())
         level = gains.max() - 2 * (self.tie + error)
-        if len(gains) > _POOL:
-            level = min(level, np.partition(gains, len(gains) - _POOL)[len(gains) - _POOL])
+        if len(gains) > self.size:
+            level = min(level, np.partition(gains, len(gains) - self.size)[len(gains) - self.size])
         else:
             level = -np.inf
         inside = self.left & (gains >= level)

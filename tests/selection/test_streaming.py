@@ -64,7 +64,9 @@ def test_a_stream_of_fewer_rows(rows, caplog):
 
 def test_no_row_at_all(rows):
     stream = rows.remove_columns("ifd").add_column("ifd", [1.5] * ROWS).to_iterable_dataset()
-    with pytest.raises(SelectionError, match=r"None of the 60 rows of the stream can be selected \(5 empty_response\)"):
+    with pytest.raises(
+        SelectionError, match=r"None of the 60 rows of the stream can be selected \(5 empty_response\)"
+    ):
         select_streaming(stream, Superfiltering(quality="ifd"), 5)
 
 
@@ -74,7 +76,7 @@ def test_what_needs_all_rows_is_refused_before_a_row_is_read(rows):
 
     with pytest.raises(SelectionError, match="KCenter has to see all rows before it chooses one"):
         select_streaming(rows.to_iterable_dataset().map(fails), KCenter(), 5)
-    with pytest.raises(FormatError, match="takes an IterableDataset; for Dataset there is select"):
+    with pytest.raises(FormatError, match="takes an IterableDataset, and this is Dataset: use select"):
         select_streaming(rows, Random(), 5)
     with pytest.raises(FormatError, match="choose with select_streaming"):
         select(rows.to_iterable_dataset(), Random(), size=5)

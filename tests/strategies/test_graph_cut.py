@@ -55,7 +55,7 @@ def test_equals_the_matrix_of_all_similarities(monkeypatch, seed):
     for _ in range(150):
         vectors = random_vectors(rng)
         usable = int(np.isfinite(vectors).all(axis=1).sum())
-        monkeypatch.setattr(graph_cut, "_POOL", int(rng.integers(1, 12)))
+        monkeypatch.setattr(graph_cut, "_POOL", (int(rng.integers(1, 12)),) * 2)
         if usable:
             n_bins = int(rng.integers(1, usable + 1))
             assert lists(graph_cut_bins(vectors, n_bins)) == plain(vectors, n_bins)
@@ -68,7 +68,7 @@ def test_larger_inputs_and_another_pool(monkeypatch, offset):
     vectors[200:240] = 3 * vectors[:40]
     expected = plain(vectors, 7)
     for pool in (1, 30, 1000):
-        monkeypatch.setattr(graph_cut, "_POOL", pool)
+        monkeypatch.setattr(graph_cut, "_POOL", (pool, pool))
         assert lists(graph_cut_bins(vectors, 7)) == expected
 
 

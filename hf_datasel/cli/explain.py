@@ -1,0 +1,81 @@
+"""`hf-datasel explain`"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import takewhile
+
+from hf_datasel.cli.parsing import DatasetArguments, bars_on_terminals, parse, show_progress_messages
+from hf_datasel.errors import ConfigError
+from hf_datasel.selection.explaining import Explanation, Standing
+
+__all__ = ["ExplainArguments", "run"]
+
+
+@dataclass
+class ExplainArguments:
+    """Which selection. The rows stand first: `hf-datasel explain 17 42 --selection FOLDER --dataset_name FILE`."""
+
+    selection: str | None = field(default=None, metadata={"help": "Folder of a selection."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Model for vectors that the choice computed and the selection does not hold."}
+    )
+    json: bool = field(default=False, metadata={"help": "Print one JSON object a row instead of text."})
+    allow_imports: bool = field(
+        default=False, metadata={"help": "Permit a selector outside hf_datasel, which the selection names."}
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print why rows were taken, or were not."""
+    named = list(takewhile(lambda each: not each.startswith("-"), argv))
+    dataset_arguments, arguments = parse((DatasetArguments, ExplainArguments), argv[len(named) :], "explain")
+    rows = [_row(each) for each in named]
+    if not rows:
+        raise ConfigError("No row is named: hf-datasel explain 17 --selection FOLDER --dataset_name FILE-OR-HUB-ID.")
+    if not arguments.selection:
+        raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
+    show_progress_messages()
+    from hf_datasel.selection import Selection, explain
+
+    selection = Selection.load(arguments.selection)
+    with bars_on_terminals():
+        dataset = dataset_arguments.load()
+        for row in rows:
+            found = explain(
+                selection, dataset, row, arguments.model_name_or_path, allow_imports=arguments.allow_imports
+            )
+            print(json.dumps(found, ensure_ascii=False) if arguments.json else _text(found))
+
+
+def _row(named: str) -> int:
+    if not named.isdecimal():
+        raise ConfigError(f"Row {named!r} is no row number: rows are counted from 0.")
+    return int(named)
+
+
+def _text(found: Explanation) -> str:
+    if found["unusable"]:
+        head = f"could not be taken: {found['unusable']}"
+    elif found["rank"] is None:
+        head = f"was not taken; {found['of']:,} others were"
+    else:
+        head = f"was taken: rank {found['rank']:,} of {found['of']:,}, where 0 is best"
+    lines = [f"Row {found['row']:,} {head}."]
+    if found["copies"]:
+        lines.append(f"  The same prompt and response were taken as row {', '.join(map(str, found['copies']))}.")
+    lines += [f"  {_score(each)}" for each in found["scores"]]
+    if found["cluster"] is not None:
+        number, rows, chosen = found["cluster"]
+        lines.append(f"  Cluster {number}: {chosen:,} of its {rows:,} rows were taken.")
+    return "\n".join([*lines, *(f"  {each}" for each in found["decided"])])
+
+
+def _score(standing: Standing) -> str:
+    taken = standing["chosen"]
+    among = f"; those taken have {taken[0]:.5g} to {taken[1]:.5g}" if taken else ""
+    if standing["value"] is None:
+        return f"{standing['score']}: none{f' ({why})' if (why := standing['reason']) else ''}{among}."
+    return f"{standing['score']}: {standing['value']:.5g}, place {standing['place']:,} of {standing['of']:,}{among}."

@@ -1,0 +1,193 @@
+"""Why one row was taken, or was not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import ConfigError, ScoreError, SelectionError
+from hf_datasel.formats import Pool
+from hf_datasel.scores import Columns, Score
+from hf_datasel.scores.engine import Engine
+from hf_datasel.selection.result import Selection
+from hf_datasel.selectors import Round, Selector, by_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Explanation", "Standing", "explain"]
+
+
+class Standing(TypedDict):
+    """A row's score among those of the pool.
+
+    Attributes:
+        score: name of the column.
+        value: the row's; None where it has none.
+        reason: why it has none, where that is known.
+        place: rows with a higher value, and one; None without a value.
+        of: rows with a value.
+        chosen: lowest and highest value of the chosen rows; None where none of them has one.
+    """
+
+    score: str
+    value: float | None
+    reason: str
+    place: int | None
+    of: int
+    chosen: tuple[float, float] | None
+
+
+class Explanation(TypedDict):
+    """What there is to say about a row and a selection.
+
+    Attributes:
+        row: number in the dataset.
+        taken: whether it was chosen.
+        rank: 0 for the best; None for a row that was not chosen.
+        of: rows that were chosen.
+        unusable: why it could not be chosen at all, such as `"empty_response"`; empty for a row that could.
+        copies: chosen rows with exactly the same prompt and response.
+        scores: that the choice is based on.
+        cluster: its number, the rows in it, and how many of them were chosen; None where the choice knows no clusters.
+        decided: sentences of the selector's own: n-grams, neighbours.
+    """
+
+    row: int
+    taken: bool
+    rank: int | None
+    of: int
+    unusable: str
+    copies: list[int]
+    scores: list[Standing]
+    cluster: tuple[int, int, int] | None
+    decided: list[str]
+
+
+def explain(
+    selection: Selection,
+    dataset: Dataset,
+    row: int,
+    model: Any = None,
+    tokenizer: Any = None,
+    allow_imports: bool = False,
+) -> Explanation:
+    """Say why a row was chosen, or was not: its scores and their places, its cluster, the n-grams or the neighbour.
+
+    Scores are those that the selection holds; vectors that it does not hold are computed again.
+
+    Args:
+        selection: what was chosen.
+        dataset: what it was chosen from.
+        row: number of a row of it, chosen or not.
+        model: for vectors that came from the model of the round: a name or path, or a live model with `tokenizer`.
+        tokenizer: of the live model.
+        allow_imports: permit a selector outside hf_datasel, which its record names.
+
+    Raises:
+        DatasetMismatchError: the dataset is not the one the selection was made from.
+        SelectionError: it has no such row.
+    """
+    if type(row) is not int or not 0 <= row < len(dataset):
+        raise SelectionError(f"row={row!r} is none of the {len(dataset):,} rows: 0 to {len(dataset) - 1:,}.")
+    selection.check(dataset)
+    pool, chosen = Pool(dataset), selection.indices
+    at = np.flatnonzero(chosen == row)
+    same = np.flatnonzero((pool.row_ids[chosen] == pool.row_ids[row]).all(axis=1))
+    return {
+        "row": row,
+        "taken": bool(len(at)),
+        "rank": int(at[0]) if len(at) else None,
+        "of": len(chosen),
+        "unusable": str(pool.reasons[row]),
+        "copies": [int(each) for each in chosen[same] if each != row],
+        "scores": [_standing(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
+        "cluster": _cluster(selection, row),
+        "decided": _decided(selection, pool, row, Engine(pool, model, tokenizer), allow_imports),
+    }
+
+
+def _standing(selection: Selection, name: str, row: int) -> Standing:
+    values = selection.scores(name)
+    known = values[np.isfinite(values)]
+    of_chosen = values[selection.indices]
+    of_chosen = of_chosen[np.isfinite(of_chosen)]
+    there = bool(np.isfinite(values[row]))
+    reasons = [each for each in selection.table.column_names if each.endswith("_reason")]
+    own = [each for each in reasons if name.startswith(each.removesuffix("_reason"))]
+    why = next(iter(own or reasons[:1] * (len(reasons) == 1)), None)
+    return {
+        "score": name,
+        "value": float(values[row]) if there else None,
+        "reason": "" if there or why is None else selection.table.column(why)[row].as_py() or "",
+        "place": int((known > values[row]).sum()) + 1 if there else None,
+        "of": len(known),
+        "chosen": (float(of_chosen.min()), float(of_chosen.max())) if len(of_chosen) else None,
+    }
+
+
+def _is_cluster(name: str) -> bool:
+    return name.endswith("cluster_id")
+
+
+def _cluster(selection: Selection, row: int) -> tuple[int, int, int] | None:
+    names = [name for name in selection.score_columns if _is_cluster(name)]
+    if not names:
+        return None
+    ids = selection.scores(names[0])
+    if np.isnan(ids[row]):
+        return None
+    inside = ids == ids[row]
+    return int(ids[row]), int(inside.sum()), int(inside[selection.indices].sum())
+
+
+def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_imports: bool) -> list[str]:
+    selector = _selector_of(selection, allow_imports)
+    if selector is None:
+        return ["The method is not at hand, so that it cannot say more."]
+    if pool.reasons[row]:
+        return []
+    about = selection.provenance
+    eligible = pool.reasons == ""
+    round = Round(
+        about["round"],
+        pool,
+        eligible,
+        about["budget"],
+        _Replay(selection, engine).compute,
+        about["seed"],
+        has_model=engine.model is not None,
+        shown=False,
+    )
+    try:
+        return selector.explain(round, selection.indices, row)
+    except ScoreError as error:
+        return [f"More cannot be said without what the choice relied on: {error}"]
+
+
+def _selector_of(selection: Selection, allow_imports: bool) -> Selector | None:
+    spec = dict(selection.provenance["selector"])
+    try:
+        return by_name(spec.pop("selector"), spec, allow_imports)
+    except ConfigError:
+        return None
+
+
+class _Replay:
+    """Scores of a selection, as the round had them that it comes from; what it does not hold is computed."""
+
+    def __init__(self, selection: Selection, engine: Engine):
+        self.table, self.engine = selection.table, engine
+
+    def compute(self, score: Score, rows: np.ndarray | None) -> Columns:
+        names = [f"{score.column_prefix}{name}" for name in score.columns()]
+        if not set(names) <= set(self.table.column_names):
+            return self.engine.compute(score, rows)
+        at = pa.array(np.arange(len(self.table)) if rows is None else rows)
+        found = {name: self.table.column(name).take(at).combine_chunks() for name in names}
+        return {
+            name: column.fill_null("not_scored") if name.endswith("_reason") else column
+            for name, column in found.items()
+        }

@@ -1,0 +1,118 @@
+import json
+
+import numpy as np
+import pytest
+
+from hf_datasel import score, select
+from hf_datasel.errors import DatasetMismatchError, SelectionError
+from hf_datasel.scores import Embedding, Length
+from hf_datasel.selection import Selection, explain
+from hf_datasel.selectors import Deita, GraphFilter, IterIT, KCenter, Random, Top, within_clusters
+
+
+@pytest.fixture
+def rows(pool_rows):
+    data = pool_rows.select(range(12)).add_column(
+        "ifd", [0.61, 1.2, 0.93, 0.35, None, 1.0, 0.72, 0.18, 0.9, 0.97, 0.4, 0.5]
+    )
+    return data.add_column("cluster_id", [0, 1, 0, 0, 1, 0, 2, 1, 0, 0, 1, 2])
+
+
+def scores_of(found):
+    return {each.pop("score"): each for each in found["scores"]}
+
+
+def test_scores_and_their_places(rows):
+    selection = select(rows, Top(by="ifd"), size=4)
+    assert selection.indices.tolist() == [1, 5, 9, 2]
+    taken = explain(selection, rows, 9)
+    assert (taken["taken"], taken["rank"], taken["of"]) == (True, 2, 4)
+    assert scores_of(taken) == {"ifd": {"value": 0.97, "reason": "", "place": 3, "of": 11, "chosen": (0.93, 1.2)}}
+    missed = explain(selection, rows, 8)
+    assert (missed["taken"], missed["rank"]) == (False, None)
+    assert scores_of(missed)["ifd"]["place"] == 5
+    assert scores_of(explain(selection, rows, 4))["ifd"] == {
+        "value": None,
+        "reason": "",
+        "place": None,
+        "of": 11,
+        "chosen": (0.93, 1.2),
+    }
+
+
+def test_a_row_that_cannot_be_used(rows):
+    outputs = [*rows["output"][:3], " ", *rows["output"][4:]]
+    data = rows.remove_columns("output").add_column("output", outputs)
+    found = explain(select(data, Top(by=Length()), size=4), data, 3)
+    assert found["unusable"] == "empty_response"
+    assert scores_of(found)["response_words"]["reason"] == "empty_response"
+    assert found["decided"] == []
+
+
+def test_copies_and_clusters(rows):
+    data = rows.select([0, 1, 2, 0, 4, 5, 6, 7])
+    found = explain(select(data, within_clusters(Random()), size=8), data, 3)
+    assert found["copies"] == [0]
+    assert found["cluster"] == (0, 4, 4)
+
+
+@pytest.mark.parametrize("selector", [IterIT(quality="ifd", candidate_factor=2), GraphFilter(quality="ifd")])
+def test_n_grams_of_a_saved_choice(rows, selector, tmp_path):
+    select(rows, selector, size=4).save(tmp_path)
+    selection = Selection.load(tmp_path)
+    for rank, row in enumerate(selection.indices.tolist()):
+        said = " ".join(explain(selection, rows, row)["decided"])
+        assert f"when it was chosen, after {rank} others" in said
+        assert "Its heaviest n-grams: " in said
+    missed = next(row for row in (6, 0, 11, 8) if row not in selection.indices)
+    assert "at the end; the row chosen last had" in " ".join(explain(selection, rows, missed)["decided"])
+    assert "It was not among the" in explain(selection, rows, 4)["decided"][0]
+
+
+def test_computed_scores_are_not_computed_again(rows, tiny_model_dir):
+    bare = rows.remove_columns("ifd")
+    selection = select(bare, IterIT(), size=2, model=str(tiny_model_dir))
+    found = explain(selection, bare, int(selection.indices[0]))
+    assert "after 0 others" in " ".join(found["decided"])
+    assert set(scores_of(found)) == {"ifd", "loss", "loss_prior"}
+
+
+def test_vectors_that_the_selection_does_not_hold(rows, tiny_model_dir):
+    model = str(tiny_model_dir)
+    selection = select(rows, KCenter(vectors=Embedding()), size=4, model=model)
+    row = int(selection.indices[2])
+    assert "has no model to run" in explain(selection, rows, row)["decided"][0]
+    said = explain(selection, rows, row, model=model)["decided"]
+    vectors = np.array(score(rows, [Embedding()], model=model)["embedding"][:])
+    nearest = np.linalg.norm(vectors[selection.indices[:2]] - vectors[row], axis=1)
+    assert f"is {selection.indices[nearest.argmin()]}, {nearest.min():.4g} away" in said[0]
+
+
+def test_the_near_copy_that_decided(rows):
+    vectors = np.eye(12)
+    vectors[8] = 0.99 * vectors[1] + 0.1 * vectors[8]
+    data = rows.add_column("embedding", vectors.tolist())
+    selection = select(data, Deita(by="ifd"), size=6)
+    assert "Row 1, which was chosen, has a cosine of 0.9949 with it" in explain(selection, data, 8)["decided"][0]
+
+
+def test_a_selector_that_is_not_at_hand(rows):
+    selection = select(rows, Top(by="ifd"), size=2)
+    selection.provenance["selector"] = {"selector": "my_lab:Mine", "by": "ifd"}
+    assert explain(selection, rows, 0)["decided"] == ["The method is not at hand, so that it cannot say more."]
+
+
+def test_it_goes_straight_to_json(rows):
+    found = explain(select(rows, IterIT(quality="ifd"), size=3), rows, 0)
+    assert json.loads(json.dumps(found))["row"] == 0
+
+
+@pytest.mark.parametrize("row", [12, -1, 1.0, "3"])
+def test_a_row_that_is_not_there(rows, row):
+    with pytest.raises(SelectionError, match=r"row=.* is none of the 12 rows: 0 to 11"):
+        explain(select(rows, Top(by="ifd"), size=2), rows, row)
+
+
+def test_another_dataset_is_refused(rows):
+    with pytest.raises(DatasetMismatchError, match="another dataset"):
+        explain(select(rows, Top(by="ifd"), size=2), rows.select(range(11, -1, -1)), 0)
