@@ -11,7 +11,17 @@ from hf_datasel.analysis.binning import significant
 from hf_datasel.errors import ScoreError
 from hf_datasel.scores import Cluster
 
-__all__ = ["ClusterChoice", "ClusterQuality", "cluster_choice", "cluster_quality", "elbow_of"]
+__all__ = [
+    "ClusterChoice",
+    "ClusterChoices",
+    "ClusterQuality",
+    "cluster_choice",
+    "cluster_choices",
+    "cluster_quality",
+    "elbow_of",
+]
+
+_BLOCK = 1 << 22  # numbers that are read at once
 
 
 class ClusterChoice(TypedDict):
@@ -34,6 +44,21 @@ class ClusterChoice(TypedDict):
     elbow: int | None
     rows: int
     sample: int
+
+
+class ClusterChoices(TypedDict):
+    """How well k-means fits with several k to the vectors of several embedding models.
+
+    Attributes:
+        names: of the embedding models.
+        choices: for each of them, as from `cluster_choice`, all with the same k.
+        variance: for each of them, the mean squared distance of a vector to the mean of all: the inertia of k = 1.
+            An inertia says something across models only as a share of it.
+    """
+
+    names: list[str]
+    choices: list[ClusterChoice]
+    variance: list[float]
 
 
 class ClusterQuality(TypedDict):
@@ -102,6 +127,55 @@ def cluster_choice(
         "rows": fits[0].rows,
         "sample": min(sample, fits[0].rows),
     }
+
+
+def cluster_choices(
+    embeddings: Mapping[str, np.ndarray],
+    ks: Sequence[int],
+    seed: int = 42,
+    sample: int = 10_000,
+    init: str = "random",
+    backend: str = "sklearn",
+) -> ClusterChoices:
+    """Cluster the same rows with each k in the vectors of several embedding models, as `cluster_choice` does in one.
+
+    Yu et al. 2024 (2409.11378, figure 5) find that the k of highest silhouette is a good one whatever the embedding
+    model. That is a comparison of k within each model: a silhouette depends on the number of dimensions too, so that a
+    higher one does not make the better model.
+
+    Args:
+        embeddings: name of the model -> float of shape (rows, its dimensions), all of them finite.
+        ks: different ints of at least 2, below the number of rows.
+        seed: as in `cluster_choice`, as are the others.
+
+    Raises:
+        ConfigError: settings that cannot be.
+        ScoreError: no embeddings, embeddings of different rows, or what `cluster_choice` raises.
+
+    >>> far = np.array([[0.0], [1.0], [50.0], [51.0], [90.0], [91.0]])
+    >>> found = cluster_choices({"MiniLM": far, "twice as far": 2 * far}, [2, 3, 4], init="k-means++")
+    >>> [choice["best"] for choice in found["choices"]], found["variance"]
+    ([3, 3], [1355.81, 5423.22])
+    """
+    if not embeddings:
+        raise ScoreError("cluster_choices needs the vectors of at least one embedding model, and got none.")
+    rows = {name: len(vectors) for name, vectors in embeddings.items()}
+    if len(set(rows.values())) > 1:
+        raise ScoreError(f"Embeddings have to be of the same rows, and these have {rows}.")
+    choices = [cluster_choice(vectors, ks, seed, sample, init, backend) for vectors in embeddings.values()]
+    return {
+        "names": list(embeddings),
+        "choices": choices,
+        "variance": [significant(_variance(vectors)) for vectors in embeddings.values()],
+    }
+
+
+def _variance(vectors: np.ndarray) -> float:
+    """Mean squared distance to the mean, reading the vectors in blocks."""
+    middle = vectors.mean(axis=0, dtype=np.float64)
+    step = max(_BLOCK // vectors.shape[1], 1)
+    blocks = (vectors[start : start + step] - middle for start in range(0, len(vectors), step))
+    return sum(float(np.square(block).sum()) for block in blocks) / len(vectors)
 
 
 def elbow_of(ks: Sequence[int], inertia: Sequence[float]) -> int | None:

@@ -16,6 +16,8 @@ COMMANDS = {
     "score": "add score columns to a dataset",
     "select": "choose rows once, with a fixed model or from columns",
     "train": "fine-tune on rows that are chosen again every epoch",
+    "explain": "why rows were taken, or were not",
+    "compare": "what selections or methods choose, side by side",
     "report": "a page about a selection or a training run, in one file",
     "push": "publish a selection or a training run on the Hub",
     "env": "versions and devices, for a bug report",

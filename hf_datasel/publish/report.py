@@ -24,7 +24,7 @@ from hf_datasel.publish.facts import Facts, Result
 from hf_datasel.publish.figures import figures, png
 from hf_datasel.publish.markdown import text
 
-__all__ = ["read_facts", "read_results", "write_card", "write_report"]
+__all__ = ["html_page", "json_text", "read_facts", "read_results", "write_card", "write_files", "write_report"]
 
 _FORMAT = 1
 
@@ -40,8 +40,11 @@ def write_report(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
     """
     facts = _beside_its_images(facts)
     images = _images(facts)
-    files: dict[str, str | bytes] = {"report.html": _html(facts, images), "report.md": page(facts)}
-    return _write(Path(folder), {**files, **images, "facts.json": _json(facts)})
+    files: dict[str, str | bytes] = {
+        "report.html": html_page(facts["title"], page(facts), images),
+        "report.md": page(facts),
+    }
+    return write_files(Path(folder), {**files, **images, "facts.json": _json(facts)})
 
 
 def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
@@ -52,7 +55,7 @@ def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
         PublishError: the folder cannot be written.
     """
     facts = _beside_its_images(facts)
-    return _write(Path(folder), {"README.md": card(facts), **_images(facts), "facts.json": _json(facts)})
+    return write_files(Path(folder), {"README.md": card(facts), **_images(facts), "facts.json": _json(facts)})
 
 
 def read_facts(path: str | os.PathLike[str]) -> Facts:
@@ -89,13 +92,20 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
 
 
 # -- the page in HTML ------------------------------------------------------------------------------------------------
-def _html(facts: Facts, images: Mapping[str, bytes]) -> str:
-    body = _markdown().render(page(facts))
-    for path, content in images.items():
-        data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+def html_page(title: str, content: str, images: Mapping[str, bytes]) -> str:
+    """A page of ours in one file of HTML, which asks nothing of any network.
+
+    Args:
+        title: of the window; shown as it is.
+        content: Markdown in which all words of others are escaped: HTML in it passes through.
+        images: path, as it stands in `content`, -> PNG, which is put in its place.
+    """
+    body = _markdown().render(content)
+    for path, image in images.items():
+        data = f"data:image/png;base64,{base64.b64encode(image).decode()}"
         for name in ("src", "srcset"):
             body = body.replace(f'{name}="{path}"', f'{name}="{data}"')
-    return _template().render(title=html.unescape(text(facts["title"])), body=Markup(body))
+    return _template().render(title=html.unescape(text(title)), body=Markup(body))
 
 
 @functools.cache
@@ -131,7 +141,12 @@ def _images(facts: Facts) -> dict[str, bytes]:
     }
 
 
-def _write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files at these paths within a folder, which is made; returns their paths.
+
+    Raises:
+        PublishError: the folder cannot be written.
+    """
     try:
         for name, content in files.items():
             path = folder / name
@@ -144,11 +159,15 @@ def _write(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 def _json(facts: Facts) -> str:
-    return f"{_dump(_conform(facts, Facts, 'facts'), '')}\n"
+    return json_text(_conform(facts, Facts, "facts"))
+
+
+def json_text(value: Any) -> str:
+    """JSON with a key or an item a line, but numbers side by side; null for what is no number."""
+    return f"{_dump(value, '')}\n"
 
 
 def _dump(value: Any, indent: str) -> str:
-    """JSON with a key or an item a line, but numbers side by side."""
     deeper = f"{indent}  "
     if isinstance(value, Mapping) and value:
         lines = [f"{json.dumps(str(key), ensure_ascii=False)}: {_dump(each, deeper)}" for key, each in value.items()]

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import Columns, Length, Score
+from hf_datasel.scores import Length
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.models import model_identity
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, wanted_rows, within_tokens
 from hf_datasel.selection.result import Selection
 from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.material import Material
 from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.running import ask, check_budget, run_round
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["select"]
+__all__ = ["Selecting", "select"]
 
 
 def select(
@@ -55,36 +57,69 @@ def select(
         ConfigError: two of `size`, `ratio` and `tokens`, or values they cannot have.
         Interrupted: Ctrl-C in a greedy choice. Its `selection` holds what had been chosen by then.
     """
-    start = time.perf_counter()
-    if not isinstance(selector, Selector):
-        raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
-    if not getattr(dataset, "num_rows", True):
-        raise SelectionError("The dataset is empty, so that there is nothing to select.")
-    if tokens is not None and (size is not None or ratio is not None):
-        raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
-    run = _Run(dataset, selector, seed, model, tokenizer, tokens_per_batch)
-    try:
-        rows = run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens)
-    except Interrupted as stop:
-        stop.selection = run.selection(stop.chosen, time.perf_counter() - start, interrupted=True)
-        raise
-    return run.selection(rows, time.perf_counter() - start)
+    return Selecting(dataset, model, tokenizer, tokens_per_batch).select(selector, size, ratio, seed, tokens=tokens)
 
 
-class _Run:
-    """One choice of rows from a dataset, with whatever scores it needs."""
+class Selecting:
+    """Several choices from one dataset: it is read once, and what two of them need is computed once, and kept.
+
+    Args:
+        dataset: as in `select`.
+        model: as in `select`.
+        tokenizer: as in `select`.
+        tokens_per_batch: as in `select`.
+
+    Raises:
+        SelectionError: the dataset is empty.
+    """
 
     def __init__(
-        self, dataset: Dataset, selector: Selector, seed: int, model: Any, tokenizer: Any, tokens_per_batch: int | None
+        self, dataset: Dataset, model: Any = None, tokenizer: Any = None, tokens_per_batch: int | None = None
     ):
-        self.selector, self.seed = selector, seed
+        if not getattr(dataset, "num_rows", True):
+            raise SelectionError("The dataset is empty, so that there is nothing to select.")
         self.pool = Pool(dataset)
-        self.eligible = self.pool.reasons == ""
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        self.engine = Engine(self.pool, self.model, tokenizer, tokens_per_batch)
-        self.computed: dict[tuple[str, bytes], Columns] = {}
-        self.more: dict[str, Any] = {}
-        self.round: Round
+        self._eligible = self.pool.reasons == ""
+        engine = Engine(self.pool, self.model, tokenizer, tokens_per_batch)
+        self._material = Material(self.pool, engine.compute, engine.describe)
+
+    def select(
+        self,
+        selector: Selector,
+        size: int | None = None,
+        ratio: float | None = None,
+        seed: int = 0,
+        *,
+        tokens: int | None = None,
+    ) -> Selection:
+        """One choice, as the function `select` makes it."""
+        start = time.perf_counter()
+        if not isinstance(selector, Selector):
+            raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
+        if tokens is not None and (size is not None or ratio is not None):
+            raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
+        run = _Run(selector, seed, self.pool, self._eligible, self._material, self.model)
+        try:
+            rows = run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens)
+        except Interrupted as stop:
+            stop.selection = run.selection(stop.chosen, time.perf_counter() - start, interrupted=True)
+            raise
+        return run.selection(rows, time.perf_counter() - start)
+
+
+@dataclass
+class _Run:
+    """One choice, and the round that it was made in."""
+
+    selector: Selector
+    seed: int
+    pool: Pool
+    eligible: np.ndarray
+    material: Material
+    model: Any
+    more: dict[str, Any] = field(default_factory=dict, init=False)
+    round: Round = field(init=False)
 
     def by_rows(self, size: int | None, ratio: float | None) -> np.ndarray:
         self.round = self._new_round(wanted_rows(len(self.pool), size, ratio))
@@ -123,18 +158,12 @@ class _Run:
             rows=self.pool,
             eligible=self.eligible,
             budget=plan[0].budget,
-            compute=self._compute,
+            compute=self.material.compute,
             seed=self.seed,
             plan=plan,
-            describe=self.engine.describe,
             has_model=self.model is not None,
+            material=self.material,
         )
-
-    def _compute(self, score: Score, rows: np.ndarray | None) -> Columns:
-        key = repr(score), b"" if rows is None else rows.tobytes()
-        if key not in self.computed:
-            self.computed[key] = self.engine.compute(score, rows)
-        return self.computed[key]
 
 
 def _model_record(model: Any) -> dict[str, str]:

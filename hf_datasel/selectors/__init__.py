@@ -24,10 +24,11 @@ from hf_datasel.selectors.kmq import KMQ
 from hf_datasel.selectors.length_km import LengthKM
 from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.longest import Longest
+from hf_datasel.selectors.material import Material, as_numpy
 from hf_datasel.selectors.nuggets_top import NuggetsTop
 from hf_datasel.selectors.qdit import QDIT
 from hf_datasel.selectors.random import Random
-from hf_datasel.selectors.round import Round, RoundPlan, as_numpy
+from hf_datasel.selectors.round import Round, RoundPlan
 from hf_datasel.selectors.running import ask, check_budget, run_round
 from hf_datasel.selectors.selectit_top import SelectITTop
 from hf_datasel.selectors.superfiltering import Superfiltering
@@ -51,6 +52,7 @@ __all__ = [
     "LESSTop",
     "LengthKM",
     "Longest",
+    "Material",
     "NuggetsTop",
     "Random",
     "Ranked",

@@ -14,13 +14,14 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
 from hf_datasel.formats import Part, Pool
+from hf_datasel.selectors.material import Material
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_datasel.scores import Cluster, Columns, Embedding, Score
 
-__all__ = ["Round", "RoundPlan", "as_numpy"]
+__all__ = ["Round", "RoundPlan"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Round:
         describe: what to record of a score that was computed; its spec by default.
         has_model: whether there is a model of the round, for scores that name none.
         shown: show progress bars where stderr is a terminal.
+        material: what is read and computed, where several rounds share it.
     """
 
     index: int
@@ -72,6 +74,7 @@ class Round:
     describe: Callable[[Score], dict[str, Any]] | None = None
     has_model: bool = True
     shown: bool = True
+    material: Material | None = None
     scored: dict[str, tuple[np.ndarray, pa.Array]] = field(default_factory=dict, init=False)
     """What the choice is based on: column -> (row numbers, values). Computed in this round, or read from a column.
     Vectors are left out."""
@@ -85,13 +88,16 @@ class Round:
     """Eligible rows that were not candidates, by reason."""
     asker: str = field(default="The selector", init=False)
     """Who asks, for messages."""
-    _scores: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, init=False)
-    """Scores of all rows, by the score."""
-    _columns: dict[str, np.ndarray] = field(default_factory=dict, init=False)
-    """Columns of numbers and of vectors that have been read, by name."""
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, self.index])
+        if self.material is None:
+            self.material = Material(self.rows, self.compute, self.describe)
+
+    @property
+    def _material(self) -> Material:
+        assert self.material is not None  # made in __post_init__
+        return self.material
 
     @property
     def pool(self) -> Dataset:
@@ -122,17 +128,12 @@ class Round:
         Raises:
             ColumnError: there is no such column, or it holds no vectors of one length.
         """
-        from hf_datasel.scores.vectors import all_vectors
-
         if not isinstance(source, str) and not self._is_there(source, source.value_column):
             return self.score(source)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
-        if name not in self._columns:
-            self._check_column(name)
-            self._columns[name] = all_vectors(self.pool, name)
-        if name not in self.columns_used:
-            self.columns_used.append(name)
-        return self._columns[name]
+        self._check_column(name)
+        self.columns_used += [name] if name not in self.columns_used else []
+        return self._material.vectors(name)
 
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
@@ -155,28 +156,19 @@ class Round:
                 raise ColumnError(f"Column {source!r} has to hold the numbers of clusters: whole, and 0 or more.")
             return np.where(known, ids, -1).astype(np.int64), None
         if source.needs_fit:
-            return self._clustered(source, self.vectors(vectors))
+            return self._clustered(source, vectors)
         found = self.score(source)
         ids, prefix = found[f"{source.column_prefix}cluster_id"].astype(np.float64), source.column_prefix
         return np.where(np.isnan(ids), -1, ids).astype(np.int64), found[f"{prefix}cluster_distance"].astype(np.float64)
 
-    def _clustered(self, cluster: Cluster, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        from hf_datasel.scores.kmeans import nearest
-
-        usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
-        fitting = usable[self.eligible[usable]]
-        ids, distance = np.full(len(vectors), -1, dtype=np.int64), np.full(len(vectors), np.nan)
-        if not len(fitting):
-            return ids, distance
-        k, centroids = cluster.find(vectors[fitting])
-        for block in np.array_split(usable, len(usable) // 10_000 + 1):
-            if len(block):
-                ids[block], distance[block] = nearest(vectors[block], centroids)
-        self.specs.append({**cluster.spec(), "k": k})
-        missing = ids < 0
-        self.scored["cluster_id"] = (np.arange(len(ids)), pa.array(ids, pa.int32(), mask=missing))
-        self.scored["cluster_distance"] = (np.arange(len(ids)), pa.array(distance, pa.float32(), mask=missing))
-        return ids, distance
+    def _clustered(self, cluster: Cluster, vectors: str | Embedding) -> tuple[np.ndarray, np.ndarray]:
+        found = self._material.clusters(cluster, self.vectors(vectors), repr(vectors), self.eligible)
+        spec, missing = {**cluster.spec(), "k": found.k or cluster.k}, found.ids < 0
+        self.specs += [spec] if spec not in self.specs else []
+        every = np.arange(len(missing))
+        self.scored["cluster_id"] = (every, pa.array(found.ids, pa.int32(), mask=missing))
+        self.scored["cluster_distance"] = (every, pa.array(found.distance, pa.float32(), mask=missing))
+        return found.ids, found.distance
 
     def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The score's columns for these rows (all by default), aligned with them; NaN where a row has none.
@@ -185,21 +177,18 @@ class Round:
         """
         everything = np.arange(len(self.rows))
         at = everything if rows is None else np.asarray(rows, dtype=np.int64)
-        whole = np.array_equal(at, everything)
-        if whole and repr(score) in self._scores:
-            return self._scores[repr(score)]
-        computed = self.compute(score, None if whole else at)
-        spec = self.describe(score) if self.describe is not None else score.spec()
-        self.specs += [spec] if spec not in self.specs else []
-        columns = {name: as_numpy(column) for name, column in computed.items()}
-        for name, values in computed.items():
-            if columns[name].ndim == 1:
-                self.scored[name] = (at, values)
-            if name.endswith("_reason"):
-                self.left_out.update(reason for reason in columns[name][self.eligible[at]].tolist() if reason)
-        if whole:
-            self._scores[repr(score)] = columns
-        return columns
+        found = self._material.score(score, None if np.array_equal(at, everything) else at)
+        self.specs += [found.spec] if found.spec not in self.specs else []
+        for name, values in found.columns.items():
+            if values.ndim == 1 and not self._has(name, at):
+                self.scored[name] = (at, found.table[name])
+                if name.endswith("_reason"):
+                    self.left_out.update(reason for reason in values[self.eligible[at]].tolist() if reason)
+        return found.columns
+
+    def _has(self, name: str, rows: np.ndarray) -> bool:
+        """Whether a score of these very rows is recorded."""
+        return name in self.scored and np.array_equal(self.scored[name][0], rows)
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A numeric column that the dataset already has, float64; NaN where it is null.
@@ -207,27 +196,14 @@ class Round:
         Raises:
             ColumnError: there is no such column, or it holds no numbers.
         """
-        whole = self._numbers(name)
+        self._check_column(name)
+        whole = self._material.numbers(name)
         numbers: np.ndarray = whole if rows is None else whole[rows]
         if name not in self.columns_used:
             self._note_column(name, whole)
             everything = np.arange(len(self.rows)) if rows is None else rows
             self.scored.setdefault(name, (everything, pa.array(numbers, pa.float64(), mask=np.isnan(numbers))))
         return numbers
-
-    def _numbers(self, name: str) -> np.ndarray:
-        """A whole column, float64 of shape (rows,)."""
-        if name in self._columns:
-            return self._columns[name]
-        self._check_column(name)
-        values = self.pool.select_columns([name]).with_format("arrow")[:].column(name)
-        try:
-            if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
-                raise ValueError("a cast would read text as numbers")
-            self._columns[name] = np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
-        except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
-            raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
-        return self._columns[name]
 
     def _is_there(self, score: Score, column: str) -> bool:
         """Whether a score that wants the model of the round has to be, and can be, read from its column."""
@@ -315,17 +291,3 @@ def _is_plain(score: Score) -> bool:
     """Whether no setting decides on the numbers but those that the names of its columns tell."""
     named = ("column_prefix", "unit", "ratio", "over", "reduction")
     return all(getattr(score, each.name) == each.default for each in fields(score) if each.name not in named)
-
-
-def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
-    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    present = column.drop_null()
-    parts = present.chunks if isinstance(present, pa.ChunkedArray) else [present]
-    flat = np.concatenate(
-        [np.empty(0, np.float32), *(part.flatten().to_numpy(zero_copy_only=False) for part in parts)]
-    )
-    vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
-    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
-    return vectors

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from hf_datasel.analysis import cluster_choice, cluster_quality
+from hf_datasel.analysis import cluster_choice, cluster_choices, cluster_quality, draw_cluster_choices
 from hf_datasel.analysis.clusters import elbow_of
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.scores import Cluster
@@ -131,3 +131,52 @@ def test_settings_that_cannot_be(blobs, settings, message):
 def test_clusters_that_cannot_be(ids, message):
     with pytest.raises(ScoreError, match=message):
         cluster_quality(ids, np.array([0.5, 0.5, np.nan]))
+
+
+# -- several embedding models -----------------------------------------------------------------------------------------
+def test_each_embedding_is_clustered_as_alone(blobs):
+    flat = blobs[:, :1].copy()
+    found = cluster_choices({"all": blobs, "first": flat}, [6, 4, 5], seed=2, sample=50, init="k-means++")
+    assert json.loads(json.dumps(found)) == found
+    assert found["names"] == ["all", "first"]
+    alone = [cluster_choice(each, [4, 5, 6], seed=2, sample=50, init="k-means++") for each in (blobs, flat)]
+    assert found["choices"] == alone
+    assert found["choices"][0]["best"] == 5
+    variance = [float(np.square(each - each.mean(axis=0)).sum(axis=1).mean()) for each in (blobs, flat)]
+    assert found["variance"] == pytest.approx(variance, rel=1e-5)
+    assert all(choice["inertia"][0] < each for choice, each in zip(alone, variance, strict=True))
+
+
+def test_the_variance_is_read_in_blocks(blobs, monkeypatch):
+    whole = cluster_choices({"a": blobs}, [2, 3])["variance"]
+    monkeypatch.setattr("hf_datasel.analysis.clusters._BLOCK", 40)
+    assert cluster_choices({"a": blobs}, [2, 3])["variance"] == whole
+
+
+def test_embeddings_of_other_rows(blobs):
+    with pytest.raises(ScoreError, match=r"of the same rows, and these have \{'a': 300, 'b': 299\}"):
+        cluster_choices({"a": blobs, "b": blobs[1:]}, [2, 3])
+    with pytest.raises(ScoreError, match=r"at least one embedding model, and got none"):
+        cluster_choices({}, [2, 3])
+
+
+@pytest.mark.parametrize("count", [1, 2, 6, 9])
+def test_a_line_for_each_embedding(blobs, count):
+    names = [f"{at} {'W' * 9 * at}" for at in range(count)]
+    found = cluster_choices({name: blobs[:, : 1 + at % 3] for at, name in enumerate(names)}, [4, 5, 6], sample=50)
+    figure = draw_cluster_choices(found, "W" * 99, dark=count == 2)
+    key, left, right = figure.axes
+    said = [text.get_text() for text in key.get_legend().get_texts()]
+    assert len(said) == count
+    choice = found["choices"][0]
+    elbow = "none" if choice["elbow"] is None else choice["elbow"]
+    assert said[0] == f"0: highest {choice['best']}, elbow {elbow}"
+    curves = [line for line in left.lines if len(line.get_xdata()) == 3]
+    assert [list(line.get_ydata()) for line in curves] == [each["silhouette"] for each in found["choices"]]
+    looks = {(line.get_color(), line.get_marker(), str(line.get_linestyle())) for line in curves}
+    assert len(looks) == count
+    shares = np.array(choice["inertia"]) / found["variance"][0]
+    assert right.lines[0].get_ydata() == pytest.approx(shares)
+    box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()

@@ -87,8 +87,8 @@ def test_a_group_sees_only_its_own_rows(grouped):
 
 def test_a_score_is_computed_once_for_all_groups(grouped, make_round):
     round, calls = make_round(grouped, 6), []
-    compute = round.compute
-    round.compute = lambda score, rows: calls.append(rows) or compute(score, rows)
+    compute = round.material.compute
+    round.material.compute = lambda score, rows: calls.append(rows) or compute(score, rows)
     per_source(Top(by=Length()), "source").choose(round)
     assert calls == [None]
 

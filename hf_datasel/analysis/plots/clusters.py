@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hf_datasel.analysis.clusters import ClusterChoice, ClusterQuality
-from hf_datasel.analysis.plots.theme import Theme, canvas, plain_number
+from hf_datasel.analysis.clusters import ClusterChoice, ClusterChoices, ClusterQuality
+from hf_datasel.analysis.plots.lines import key_rows, line_style, name_lines
+from hf_datasel.analysis.plots.theme import Theme, canvas, need_matplotlib, plain_number, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_cluster_choice", "draw_cluster_quality"]
+__all__ = ["draw_cluster_choice", "draw_cluster_choices", "draw_cluster_quality"]
 
 _HALF, _FULL = 2.5, 6.0  # inches of an axis, about
 _DIGIT, _GAP = 0.09, 0.14  # inches of a digit under an axis, and between two numbers
@@ -35,6 +36,47 @@ def draw_cluster_choice(summary: ClusterChoice, title: str = "", dark: bool = Fa
         _say(left, f"highest at k = {best:,}")
         _say(right, "no elbow" if elbow is None else f"elbow at k = {elbow:,}")
     return figure
+
+
+def draw_cluster_choices(summary: ClusterChoices, title: str = "", dark: bool = False) -> Figure:
+    """Draw silhouette and inertia against k side by side, a line an embedding model, with each one's best k and elbow.
+
+    The inertia is drawn as a share of the variance, since models differ in how far apart their vectors are.
+
+    Raises:
+        DataselError: matplotlib is not installed.
+    """
+    need_matplotlib("draw_cluster_choices")
+    names = [_with_best(name, choice) for name, choice in zip(summary["names"], summary["choices"], strict=True)]
+    _, rows = key_rows(names)
+    with canvas("draw_cluster_choices", title, dark, height=2.9 + 0.2 * rows) as (figure, theme):
+        places = figure.subplot_mosaic([["key", "key"], ["left", "right"]], height_ratios=[0.2 * rows, 2.4])
+        name_lines(places["key"], names, theme)
+        left, right = places["left"], places["right"]
+        for at, choice in enumerate(summary["choices"]):
+            style, variance = line_style(at, theme), summary["variance"][at] or 1.0
+            shares = [inertia / variance for inertia in choice["inertia"]]
+            _marked_line(left, choice["ks"], choice["silhouette"], choice["best"], style)
+            _marked_line(right, choice["ks"], shares, choice["elbow"], style)
+        for ax in (left, right):
+            _k_axis(ax, summary["choices"][0]["ks"], None, _HALF)
+        right.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        _say(left, "silhouette, its highest marked")
+        _say(right, "variance within clusters, elbow marked")
+    return figure
+
+
+def _with_best(name: str, choice: ClusterChoice) -> str:
+    elbow = "none" if choice["elbow"] is None else f"{choice['elbow']:,}"
+    return f"{printable(name, 36)}: highest {choice['best']:,}, elbow {elbow}"
+
+
+def _marked_line(
+    ax: Axes, ks: Sequence[int], values: Sequence[float], marked: int | None, style: dict[str, Any]
+) -> None:
+    ax.plot(ks, values, **style)
+    if marked is not None:
+        ax.plot(marked, values[list(ks).index(marked)], **{**style, "markersize": 9})
 
 
 def draw_cluster_quality(summary: ClusterQuality, title: str = "", dark: bool = False) -> Figure:
@@ -62,6 +104,10 @@ def _curve(
     if marked is not None:
         ax.axvline(marked, color=theme.faint, linewidth=1.2, zorder=0)
         ax.plot(marked, values[list(ks).index(marked)], "o", color=theme.others[0], markersize=8, zorder=3)
+    _k_axis(ax, ks, marked, inches)
+
+
+def _k_axis(ax: Axes, ks: Sequence[int], marked: int | None, inches: float) -> None:
     ax.set_xscale("log")
     margin = (ks[-1] / ks[0]) ** 0.06 if len(ks) > 1 else 2
     ax.set_xlim(ks[0] / margin, ks[-1] * margin)

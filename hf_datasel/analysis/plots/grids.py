@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.analysis.plots.theme import canvas, legend_above, printable, quiet_axes
+from hf_datasel.analysis.plots.theme import canvas, legend_above, printable, quiet_axes, readable_on
 from hf_datasel.analysis.summaries import EmbeddingMap, Overlaps
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def draw_overlaps(summary: Overlaps, title: str = "", dark: bool = False) -> Fig
             value = matrix[row, column]
             shade = ramp(np.sqrt(value))  # most overlaps are small
             ax.fill_between([column, column + 1], row, row + 1, color=shade, edgecolor=theme.ground)
-            ax.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color=_on(shade))
+            ax.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color=readable_on(shade))
         for at, name in enumerate(names[:-1]):
             ax.text(at + 0.08, at + 0.5, name, va="center", color=theme.muted)
         ax.set_xlim(0, max(count, 5))
@@ -110,9 +110,3 @@ def _centres(edges: list[float]) -> np.ndarray:
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'' if count == 1 else 's'}"
-
-
-def _on(colour: tuple[float, ...]) -> str:
-    """Black or white, whichever is read more easily on a colour."""
-    luminance = np.dot(np.asarray(colour[:3]) ** 2.2, [0.2126, 0.7152, 0.0722])
-    return "#0b0f19" if luminance > 0.18 else "#ffffff"

@@ -28,6 +28,7 @@ __all__ = [
     "plain_number",
     "printable",
     "quiet_axes",
+    "readable_on",
     "settings",
     "shortened",
     "theme_of",
@@ -228,3 +229,9 @@ def printable(text: str, limit: int = 28) -> str:
     if not line or ends[-1] <= limit:
         return line
     return f"{line[: int(np.searchsorted(ends, limit - 1))].rstrip()}…"
+
+
+def readable_on(colour: tuple[float, ...]) -> str:
+    """Black or white, whichever is read more easily on a colour."""
+    luminance = np.dot(np.asarray(colour[:3]) ** 2.2, [0.2126, 0.7152, 0.0722])
+    return "#0b0f19" if luminance > 0.18 else "#ffffff"

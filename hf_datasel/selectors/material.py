@@ -1,0 +1,142 @@
+"""What rounds over one pool read and compute, each thing once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import ColumnError
+from hf_datasel.formats import Pool
+
+if TYPE_CHECKING:
+    from hf_datasel.scores import Cluster, Columns, Score
+
+__all__ = ["Clusters", "Computed", "Material", "as_numpy"]
+
+Thing = TypeVar("Thing")
+
+_ROWS_AT_ONCE = 10_000
+
+
+class Computed(NamedTuple):
+    """A score of some rows: the columns as they were computed, the same as numpy has them, and how that was done."""
+
+    table: Columns
+    columns: dict[str, np.ndarray]
+    spec: dict[str, Any]
+
+
+class Clusters(NamedTuple):
+    """Clusters that were found in vectors: the cluster of each row (-1: none), the distance to its centre, and k."""
+
+    ids: np.ndarray
+    distance: np.ndarray
+    k: int
+
+
+@dataclass
+class Material:
+    """Columns of a pool and scores of its rows by one model, for as many rounds as that model stays the same.
+
+    Attributes:
+        pool: the rows.
+        compute: computes a score, for all rows or for some.
+        describe: what to record of a score that was computed; its spec by default.
+    """
+
+    pool: Pool
+    compute: Callable[[Score, np.ndarray | None], Columns]
+    describe: Callable[[Score], dict[str, Any]] | None = None
+    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False)
+
+    def score(self, score: Score, rows: np.ndarray | None) -> Computed:
+        """The score's columns for these rows, all by default."""
+
+        def computed() -> Computed:
+            table = self.compute(score, rows)
+            spec = self.describe(score) if self.describe is not None else score.spec()
+            return Computed(table, {name: as_numpy(column) for name, column in table.items()}, spec)
+
+        return self._once(("score", repr(score), None if rows is None else rows.tobytes()), computed)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """A whole column that is there, float64 of shape (rows,); NaN where it is null.
+
+        Raises:
+            ColumnError: it holds no numbers.
+        """
+
+        def read() -> np.ndarray:
+            values = self.pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
+            try:
+                if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                    raise ValueError("a cast would read text as numbers")
+                return np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
+            except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
+                raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
+
+        return self._once(("numbers", name), read)
+
+    def vectors(self, name: str) -> np.ndarray:
+        """A whole column that is there, float32 of shape (rows, dimensions); NaN throughout where it has no vector.
+
+        Raises:
+            ColumnError: it holds no vectors of one length.
+        """
+        from hf_datasel.scores.vectors import all_vectors
+
+        return self._once(("vectors", name), lambda: all_vectors(self.pool.dataset, name))
+
+    def clusters(self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray) -> Clusters:
+        """Clusters fitted to the vectors of the rows that are eligible.
+
+        Args:
+            cluster: not fitted.
+            vectors: shape (rows, dimensions).
+            name: of the vectors, equal only for equal ones.
+            eligible: bool of shape (rows,).
+
+        Raises:
+            ScoreError: fewer vectors than clusters.
+        """
+        key = ("clusters", repr(cluster), name, eligible.tobytes())
+        return self._once(key, lambda: _clustered(cluster, vectors, eligible))
+
+    def _once(self, key: Hashable, make: Callable[[], Thing]) -> Thing:
+        if key not in self._kept:
+            self._kept[key] = make()
+        thing: Thing = self._kept[key]
+        return thing
+
+
+def _clustered(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -> Clusters:
+    from hf_datasel.scores.kmeans import nearest
+
+    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
+    fitting = usable[eligible[usable]]
+    ids, distance = np.full(len(vectors), -1, dtype=np.int64), np.full(len(vectors), np.nan)
+    if not len(fitting):
+        return Clusters(ids, distance, 0)
+    k, centroids = cluster.find(vectors[fitting])
+    for start in range(0, len(usable), _ROWS_AT_ONCE):
+        block = usable[start : start + _ROWS_AT_ONCE]
+        ids[block], distance[block] = nearest(vectors[block], centroids)
+    return Clusters(ids, distance, k)
+
+
+def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
+    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    present = column.drop_null()
+    parts = present.chunks if isinstance(present, pa.ChunkedArray) else [present]
+    flat = np.concatenate(
+        [np.empty(0, np.float32), *(part.flatten().to_numpy(zero_copy_only=False) for part in parts)]
+    )
+    vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
+    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
+    return vectors

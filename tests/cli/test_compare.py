@@ -1,0 +1,246 @@
+"""`hf-datasel compare` as a user types it: methods chosen, killed, failed and found again, and saved selections."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from hf_datasel import Selection, load_pool, select
+from hf_datasel.cli import main
+from hf_datasel.selection import Selecting
+from hf_datasel.selectors import Longest, Random
+
+
+@pytest.fixture(autouse=True)
+def no_drawing(monkeypatch):
+    """Draw nothing but in the tests of drawing."""
+    monkeypatch.setattr("hf_datasel.publish.comparison._png", lambda figure, dark: b"")
+
+
+@pytest.fixture
+def scored_file(tmp_path, pool_rows):
+    """Give the pool as a file, with two scores."""
+    rows = pool_rows.add_column("ifd", np.linspace(0.1, 0.9, 24)).add_column("loss", np.linspace(3, 1, 24))
+    rows.to_parquet(tmp_path / "scored.parquet")
+    return tmp_path / "scored.parquet"
+
+
+@pytest.fixture
+def compare(scored_file, tmp_path):
+    """Give a function that runs the command with methods in a config file."""
+
+    def run(methods, *more):
+        (tmp_path / "compare.yaml").write_text(yaml.safe_dump({"methods": methods, "selection_size": 5}))
+        command = ["compare", "--config", str(tmp_path / "compare.yaml"), "--dataset_name", str(scored_file)]
+        return main([*command, "--output_dir", str(tmp_path / "out"), *more])
+
+    return run
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Count the choices that are made."""
+    made, choose = [], Selecting.select
+
+    def counted(self, selector, *rest, **more):
+        made.append(selector)
+        return choose(self, selector, *rest, **more)
+
+    monkeypatch.setattr(Selecting, "select", counted)
+    return made
+
+
+def facts(tmp_path):
+    return json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
+
+
+def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, capsys):
+    methods = ["random", {"random": {"seed": 7}}, "longest", {"top": {"by": "ifd"}}, {"top": {"by": "loss"}}]
+    assert compare(methods) == 0
+    names = ["Random (seed=0)", "Random (seed=7)", "Longest", "Top (by=ifd)", "Top (by=loss)"]
+    found = facts(tmp_path)
+    assert [each["name"] for each in found["selections"]] == names
+    assert [each["seed"] for each in found["selections"]] == [0, 7, 0, 0, 0]
+    assert found["overlap"]["matrix"][3][4] == 0
+    assert [each["column"] for each in found["scores"]] == ["ifd", "loss"]
+    data = load_pool(str(scored_file))
+    top = Selection.load(tmp_path / "out" / "top-by=ifd")
+    assert top.indices.tolist() == [23, 22, 21, 20, 19]
+    assert Selection.load(tmp_path / "out" / "random-seed=7") != select(data, Random(), size=5, seed=0)
+    assert {"compare.html", "compare.md", "compare.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    printed = capsys.readouterr().out
+    lines = [line for line in printed.splitlines() if line.startswith("Top (by=ifd) ")]
+    assert lines[0].split()[2] == "5"
+    assert "4 Top (by=ifd)" in printed
+    assert "Two random choices of these sizes would have 0.12." in printed  # 5 of 24: 5 / 43
+
+
+def test_methods_on_the_command_line(scored_file, tmp_path):
+    command = ["compare", "--dataset_name", str(scored_file), "--output_dir", str(tmp_path / "out")]
+    assert main([*command, "--methods", "random", '{"top": {"by": "ifd"}}', "--selection_ratio", "0.25"]) == 0
+    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [("Random", 6), ("Top", 6)]
+
+
+def test_what_failed_is_named_and_the_others_are_there(compare, tmp_path, capsys):
+    assert compare(["random", {"top": {"by": "idf"}}, "longest"]) == 2
+    printed = capsys.readouterr()
+    last = printed.err.strip().splitlines()[-1]
+    assert last == "hf-datasel compare: error: 1 of 3 methods made no selection: Top. See above."
+    assert "Top: no selection. Top needs column 'idf'" in printed.out
+    found = facts(tmp_path)
+    assert [each["name"] for each in found["selections"]] == ["Random", "Longest"]
+    [failed] = found["failed"]
+    assert (failed["name"], failed["selector"]) == ("Top", {"selector": "top", "by": "idf"})
+    assert "Did you mean 'ifd'?" in failed["error"]
+    assert "What made no selection" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+
+
+def test_if_all_fail_one_line_says_why(compare, tmp_path, capsys):
+    assert compare(["random", "longest"], "--selection_size", "25") == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "None of the methods made a selection. Random: size=25 is more than the 24 of 24 rows" in last
+    assert not (tmp_path / "out" / "compare.html").exists()
+
+
+# -- going on ---------------------------------------------------------------------------------------------------------
+def test_a_second_run_chooses_nothing(compare, runs, tmp_path):
+    methods = ["random", {"random": {"seed": 1}}, {"top": {"by": "ifd"}}, "all"]
+    assert compare(methods) == 0
+    assert len(runs) == 4
+    before = facts(tmp_path)
+    assert compare(methods) == 0
+    assert len(runs) == 4
+    assert facts(tmp_path) == before
+    assert compare([{"top": {"by": "loss"}}, *methods[1:]]) == 0  # under other names, with one more
+    assert len(runs) == 5
+    assert facts(tmp_path)["selections"][0]["name"] == "Top (by=loss)"
+
+
+def test_a_run_that_was_interrupted_goes_on(compare, runs, monkeypatch, capsys):
+    choose = Longest.choose
+    monkeypatch.setattr(Longest, "choose", lambda self, round: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert compare(["random", "longest"]) == 130
+    assert "Stopped. The same command goes on with what is in" in capsys.readouterr().err
+    monkeypatch.setattr(Longest, "choose", choose)
+    assert compare(["random", "longest"]) == 0
+    assert [type(each).__name__ for each in runs] == ["Random", "Longest", "Longest"]
+
+
+@pytest.mark.parametrize(
+    ("more", "again"),
+    [(["--selection_size", "6"], 2), (["--seed", "3"], 2), (["--selection_ratio", "0.21"], 2), (["--seed", "0"], 0)],
+)
+def test_what_was_made_in_another_way_is_made_again(compare, runs, more, again, tmp_path, scored_file):
+    methods = ["random", {"top": {"by": "ifd"}}]
+    assert compare(methods) == 0
+    if "--selection_ratio" in more:
+        (tmp_path / "other.yaml").write_text(yaml.safe_dump({"methods": methods}))
+        command = ["compare", "--config", str(tmp_path / "other.yaml"), "--dataset_name", str(scored_file)]
+        assert main([*command, *more, "--output_dir", str(tmp_path / "out")]) == 0
+        again = 0  # 0.21 of 24 rows are 5
+    else:
+        assert compare(methods, *more) == 0
+    assert len(runs) == 2 + again
+
+
+def test_other_values_in_a_column_are_another_choice(compare, runs, scored_file, tmp_path):
+    assert compare(["random", {"top": {"by": "ifd"}}]) == 0
+    data = load_pool(str(scored_file))
+    changed = data.remove_columns("ifd").add_column("ifd", np.linspace(0.9, 0.1, 24))
+    changed.to_parquet(tmp_path / "new.parquet")
+    (tmp_path / "new.parquet").replace(scored_file)
+    assert compare(["random", {"top": {"by": "ifd"}}]) == 0
+    assert [type(each).__name__ for each in runs] == ["Random", "Top", "Top"]
+    assert Selection.load(tmp_path / "out" / "top").indices.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_budget_of_tokens_follows_the_column_that_counts_them(pool_rows, runs, tmp_path):
+    for tokens, expected in ((5, 4), (10, 2), (10, 2)):
+        pool_rows.add_column("num_tokens", [tokens] * 24).to_parquet(tmp_path / "rows.parquet")
+        command = ["compare", "--dataset_name", str(tmp_path / "rows.parquet"), "--output_dir", str(tmp_path / "out")]
+        assert main([*command, "--methods", "random", "--selection_tokens", "20"]) == 0
+        [chosen] = facts(tmp_path)["selections"]
+        assert (chosen["rows"], chosen["size"]) == (expected, 20)
+    assert len(runs) == 2
+
+
+def test_a_record_that_is_half_written_is_not_relied_on(compare, runs, tmp_path):
+    assert compare(["random"]) == 0
+    (tmp_path / "out" / "random" / "made_from.json").write_text("{")
+    assert compare(["random"]) == 0
+    (tmp_path / "out" / "random" / "indices.npy").unlink()
+    assert compare(["random"]) == 0
+    assert len(runs) == 3
+
+
+def test_a_folder_is_not_taken_from_another_method(compare, tmp_path):
+    assert compare([{"top": {"by": "ifd"}}]) == 0
+    assert compare([{"random": {"seed": 2}}, {"top": {"by": "ifd"}}, "random"]) == 0
+    assert Selection.load(tmp_path / "out" / "top").provenance["selector"]["by"] == "ifd"
+    assert facts(tmp_path)["selections"][1]["name"] == "Top"
+
+
+# -- saved selections -------------------------------------------------------------------------------------------------
+@pytest.fixture
+def saved(tmp_path, scored_file):
+    """Give the folders of two saved selections."""
+    data = load_pool(str(scored_file))
+    for selector in (Random(), Longest()):
+        select(data, selector, size=4).save(tmp_path / type(selector).__name__)
+    return [str(tmp_path / "Random"), str(tmp_path / "Longest")]
+
+
+def test_saved_selections_with_and_without_their_dataset(saved, scored_file, tmp_path, capsys):
+    command = ["compare", "--selections", *saved, "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert "Without --dataset_name there are no response lengths" in capsys.readouterr().out
+    assert facts(tmp_path)["lengths"] is None
+    assert main([*command, "--dataset_name", str(scored_file), "--scores", "loss", "--title", "Mine & yours"]) == 0
+    assert "Without --dataset_name" not in capsys.readouterr().out
+    found = facts(tmp_path)
+    assert [group["name"] for group in found["lengths"]["groups"]] == ["pool", "Random", "Longest"]
+    assert found["scores"][0]["column"] == "loss"
+    assert "<title>Mine &amp; yours</title>" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+
+
+def test_selections_of_another_dataset(saved, rows_file, tmp_path, capsys):
+    lines = rows_file.read_text().splitlines()
+    rows_file.write_text("\n".join(lines[:-1]))
+    command = ["compare", "--selections", *saved, "--output_dir", str(tmp_path / "out")]
+    assert main([*command, "--dataset_name", str(rows_file)]) == 2
+    assert "was made from 24 rows, and this dataset has 23" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("--metods random", "Unknown flag --metods. Did you mean '--methods'?"),
+        ("--config TYPO", "unknown key 'metods'. Did you mean 'methods'?"),
+        ("--dataset_name ROWS", "Neither selections nor methods are named"),
+        ("--methods random --selections x --dataset_name ROWS", "Both selections and methods are named"),
+        ("--methods random", "No dataset is named"),
+        ("--methods randm --dataset_name ROWS", "There is no selector 'randm'. Did you mean 'random'?"),
+        ('--methods {"top":{"bye":"x"}} --dataset_name ROWS', "top has no setting 'bye'. Did you mean 'by'?"),
+        ('--methods {"top":{"by":"x"},"random":{}} --dataset_name ROWS', "it has to be a name, or a name and its"),
+        ('--methods {"random":{"seed":"x"}} --dataset_name ROWS', "methods['random']: seed='x' has to be an int"),
+        ("--config ONE", "methods has to be a list of names, and is {'top': {'by': 'ifd'}}"),
+        ("--methods random --dataset_name ROWS --selection_ratio 2", "selection_ratio=2.0 has to be a share"),
+        ("--methods random --dataset_name ROWS --selection_tokens 9 --selection_size 2", "Pass one of them"),
+        ("--methods random --dataset_name ROWS --clusters topic", "There is no column 'topic'"),
+        ("--methods lab:Mine --dataset_name ROWS", "Pass --allow-imports if you trust it"),
+        ("--selections nowhere", "'nowhere' holds no selection"),
+    ],
+)
+def test_mistakes_get_one_line(command, message, rows_file, tmp_path, capsys):
+    (tmp_path / "typo.yaml").write_text("metods: [random]\n")
+    (tmp_path / "one.yaml").write_text(f"methods: {{top: {{by: ifd}}}}\ndataset_name: {rows_file}\n")
+    places = {"ROWS": rows_file, "TYPO": tmp_path / "typo.yaml", "ONE": tmp_path / "one.yaml"}
+    words = [str(places.get(word, word)) for word in command.split()]
+    assert main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 2
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("hf-datasel compare: error: ")
+    assert message in last
+    assert not (tmp_path / "out" / "compare.html").exists()
