@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_datasel import score
+from hf_datasel import score, select
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -52,6 +52,24 @@ def test_score_look_choose(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     exec(example("Score, look, choose").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
     assert len(names["subset"]) == len(names["selection"].indices) == 1
     assert (tmp_path / "selection" / "selection.json").is_file()
+
+
+def test_methods(pool_rows, tiny_model_dir, tmp_path):
+    scored = pool_rows.add_column("ifd", [0.03 * row for row in range(24)])
+    scored = scored.add_column("cluster_id", [row % 3 for row in range(24)]).add_column("num_tokens", [80_000] * 24)
+    mixture = scored.add_column("source", ["alpaca", "gsm8k"] * 12)
+    code = example("Methods").replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_model_dir))
+    code = code.replace('Reward("me/reward-model")', "Length()").replace("import Cluster,", "import Length, Cluster,")
+    code = code.replace("k=1000", "k=3").replace("10_000", "10")
+    kinds = [line.startswith("select(") for line in code.splitlines()]
+    assert sum(kinds) == 3
+    names = {"select": select, "rows": pool_rows, "scored": scored, "mixture": mixture}
+    chosen = []
+    for line, chooses in zip(code.splitlines(), kinds, strict=True):
+        chosen += [eval(line.partition("  #")[0], names)] if chooses else []
+        exec("" if chooses else line, names)
+    assert [len(each.indices) for each in chosen] == [1, 12, 10]
+    assert sum(row % 2 == 0 for row in chosen[2].indices) == 3
 
 
 def test_score_a_large_pool(alpaca, tiny_model_dir, tmp_path, monkeypatch):
