@@ -117,13 +117,13 @@ def rounds_table(selections: Sequence[Any]) -> str:
     """What each round scored and chose, and its Jaccard similarity with each round before."""
     if not selections:
         return "No round was chosen in this run."
-    means = [name for name in selections[0].table.column_names[1:] if not name.endswith("_reason")]
-    head = f"{'round':>5}{'scored':>9}{'chosen':>9}" + "".join(f"{'mean ' + name:>18}" for name in means)
+    means = [name for name in selections[0].score_columns if not name.endswith("cluster_id")]
+    head = f"{'round':>5}{'scored':>9}{'chosen':>9}" + "".join(f"{'mean ' + name:>{_wide(name)}}" for name in means)
     lines = [f"{head}  overlap with rounds before"]
     for at, selection in enumerate(selections):
         values = [_mean(selection, name) for name in means]
         overlaps = " ".join(f"{selection.overlap(other):.3f}" for other in selections[:at])
-        cells = "".join(f"{value:>18.4f}" for value in values)
+        cells = "".join(f"{value:>{_wide(name)}.4f}" for name, value in zip(means, values, strict=True))
         provenance = selection.provenance
         lines.append(
             f"{provenance['round']:>5}{provenance['rows_scored']:>9,}{len(selection.indices):>9,}{cells}  {overlaps}"
@@ -135,3 +135,7 @@ def _mean(selection: Any, name: str) -> float:
     if name not in selection.table.column_names:
         return float("nan")
     return float(np.nanmean(selection.scores(name)[selection.indices]))
+
+
+def _wide(name: str) -> int:
+    return max(18, len(name) + 7)

@@ -29,7 +29,7 @@ def round_logs(
         "selection_time_share": _short(share),
     }
     for name, (at, values) in round.scored.items():
-        if pa.types.is_floating(values.type):
+        if pa.types.is_floating(values.type) and not name.endswith("cluster_id"):
             chosen = as_numpy(values)[np.isin(at, selection.indices)]
             logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
     if before is not None:
