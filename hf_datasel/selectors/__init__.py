@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
@@ -128,7 +129,7 @@ def _class_in(module: ModuleType) -> type[Selector] | None:
     name = module.__name__.rsplit(".", 1)[-1].replace("_", "")
     for value in vars(module).values():
         if isinstance(value, type) and issubclass(value, Selector) and value.__name__.lower() == name:
-            return value
+            return None if inspect.isabstract(value) else value
     return None
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.selectors.round import Round, RoundPlan
 
-__all__ = ["Selector", "check_number", "check_source", "round_off"]
+if TYPE_CHECKING:
+    from hf_datasel.scores import Score
+
+__all__ = ["Selector", "check_number", "check_source", "column_of", "round_off"]
 
 
 def round_off(epochs: float) -> float:
@@ -71,6 +74,11 @@ class Selector(ABC):
         home = kind.__module__
         name = home.rsplit(".", 1)[-1] if home.startswith("hf_datasel.selectors.") else f"{home}:{kind.__name__}"
         return {"selector": name, **{each.name: _as_json(getattr(self, each.name)) for each in fields(self)}}
+
+
+def column_of(source: str | Score) -> str:
+    """The name of the column that a setting names, or of the one that its score writes."""
+    return source if isinstance(source, str) else source.value_column
 
 
 def check_source(selector: Selector, setting: str, kind: str = "Score") -> None:

@@ -15,14 +15,15 @@ if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding
     from hf_datasel.selectors.round import Round
 
-__all__ = ["Clustered"]
+__all__ = ["ClusterSelector"]
 
 
 @dataclass(frozen=True)
-class Clustered(Selector):
-    """Rows of every cluster, in proportion to its size (as the papers say), or the same number (as their code does).
+class ClusterSelector(Selector):
+    """Rows of every cluster, in proportion to its size or the same number of each.
 
-    What a small cluster cannot give comes from the others, so that the budget is met exactly.
+    Sizes are those among the rows that can be chosen. What a small cluster cannot give comes from the others, so that
+    the budget is met exactly.
     """
 
     clusters: str | Cluster = "cluster_id"
@@ -51,3 +52,8 @@ class Clustered(Selector):
         if outside := int((round.eligible & (ids < 0)).sum()):
             round.left_out["in no cluster"] += outside
         return np.where(round.eligible, ids, -1), distance
+
+    def budget(self, round: Round, ids: np.ndarray, values: np.ndarray, name: str) -> int:
+        """How many rows to choose, at most those that are in a cluster and have a value; the others are counted."""
+        rows = np.flatnonzero(ids >= 0)
+        return min(round.budget, len(round.candidates(values[rows], rows, name=name)))

@@ -18,8 +18,9 @@ class CrossEntropy(Ranked):
     `CrossEntropy()` scores with the model of the round; `CrossEntropy(by=Loss("name or path"))` with another one;
     `CrossEntropy(by="loss")` takes a column.
 
-    Reference: a baseline of Xia et al. 2024 (2410.09335), whose Eq. 7 sums over prompt and response,
-    `Loss(over="pair", reduction="sum")`, and whose code averages over the response, which is the default here.
+    Reference: a baseline of Xia et al. 2024 (2410.09335), section 3.1. The default averages over the response, as
+    their code is meant to. Their Eq. 7 sums over prompt and response, `Loss(over="pair", reduction="sum")`, in
+    bits instead of nats, which changes no order.
     """
 
     by: str | Loss = Loss()

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_datasel import scores
 from hf_datasel.errors import SelectionError
-from hf_datasel.selectors.base import Selector, check_number, check_source
+from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies
 
@@ -26,9 +26,9 @@ class Deita(Selector):
     From the best row down, a row is kept if no row kept before has a cosine similarity above `threshold` with it. Any
     other score will do: `Deita(by="ifd")`, `Deita(by=Reward("name or path"))`.
 
-    Reference: Liu et al. 2024 (2312.15685), section 3.4, with the threshold of 0.9 that is theirs. This is what their
-    code does with batches of one row; with larger ones it keeps some near copies. A baseline of Yu et al. 2024
-    (2409.11378).
+    Reference: Liu et al. 2024 (2312.15685), section 3; the threshold of 0.9 is the paper's and the code's. This is
+    what their code does with batches of one row; with larger ones it keeps other rows. A baseline of IterIT
+    (2412.17365) and of Yu et al. 2024 (2409.11378).
     """
 
     by: str | Score = "deita"
@@ -36,6 +36,7 @@ class Deita(Selector):
     vectors: str | Embedding = "embedding"
     """Column of vectors, or `Embedding(...)`."""
     threshold: float = 0.9
+    """Cosine from -1 to 1; at 1 every row is kept."""
 
     nested: ClassVar[bool] = True
     citation = scores.Deita.citation
@@ -47,7 +48,7 @@ class Deita(Selector):
 
     def choose(self, round: Round) -> np.ndarray:
         values, vectors = round.values(self.by), round.vectors(self.vectors)
-        name = self.vectors if isinstance(self.vectors, str) else self.vectors.value_column
+        name = column_of(self.vectors)
         rows = round.candidates(values, np.arange(len(values)), name=self._name)
         rows = round.candidates(vectors[rows], rows, name=name)
         budget = min(round.budget, len(rows))
@@ -67,15 +68,18 @@ class Deita(Selector):
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         vectors, at = round.vectors(self.vectors), np.flatnonzero(chosen == row)
+        if not np.isfinite(vectors[row]).all() or not vectors.shape[1]:
+            return ["It has no vector."]
         found = near_copy_of(vectors, chosen[: at[0]] if len(at) else chosen, row, self.threshold)
         if found is None:
             before = " before it" if len(at) else ""
             return [f"No row that was chosen{before} has a cosine above {self.threshold:g} with it."]
+        other = round.row_number(found[0])
         return [
-            f"Row {found[0]}, which was chosen, has a cosine of {found[1]:.4g} with it: near copies above "
+            f"Row {other}, which was chosen, has a cosine of {found[1]:.4g} with it: near copies above "
             f"{self.threshold:g} are left out."
         ]
 
     @property
     def _name(self) -> str:
-        return self.by if isinstance(self.by, str) else self.by.value_column
+        return column_of(self.by)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hf_datasel.selectors.base import Selector, check_number, check_source
+from hf_datasel.errors import Interrupted
+from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.graph_cut import graph_cut_bins, sample_bins
 
@@ -24,9 +25,12 @@ class DQ(Selector):
     Dataset quantization: the bins are filled one after the other, a row at a time, each time with the row that is most
     like all rows left and least like those in the bin (graph cut, cosine). From every bin rows are drawn uniformly.
 
-    Cost: rows x rows x dimensions, in O(rows x dimensions) memory: made for some ten thousand rows.
-    Reference: Zhou et al. 2023 (2308.10524), section 3.2, with its 10 bins; Xia et al. 2024 (2410.09335) gave up on
-    the memory that the published code needs.
+    Where there are fewer rows than bins, each row is a bin.
+
+    Cost: rows x rows x dimensions at worst, in O(rows x dimensions) memory: made for some ten thousand rows.
+    Reference: Zhou et al. 2023 (2308.10524); 10 bins are its code's. Rows that do not divide by the bins are in the
+    last bin here, and dropped by the code. Xia et al. 2024 (2410.09335), section 5.3, gave up on the memory that the
+    code needs.
     """
 
     vectors: str | Embedding = "embedding"
@@ -46,11 +50,14 @@ class DQ(Selector):
 
     def choose(self, round: Round) -> np.ndarray:
         vectors = round.vectors(self.vectors)
-        name = self.vectors if isinstance(self.vectors, str) else self.vectors.value_column
+        name = column_of(self.vectors)
         rows = round.candidates(vectors, np.arange(len(vectors)), name=name)
         if not len(rows):
             return rows
         with round.bar(len(rows), "row") as bar:
-            bins = graph_cut_bins(vectors[rows], min(self.bins, len(rows)), lambda done: bar.update(done - bar.n))
+            try:
+                bins = graph_cut_bins(vectors[rows], min(self.bins, len(rows)), lambda done: bar.update(done - bar.n))
+            except Interrupted:  # rows in bins are not chosen yet
+                raise Interrupted(rows[:0]) from None
         chosen: np.ndarray = rows[sample_bins(bins, min(round.budget, len(rows)), round.rng)]
         return chosen

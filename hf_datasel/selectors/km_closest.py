@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.clustered import Clustered
+from hf_datasel.selectors.clustered import ClusterSelector
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import nearest_per_cluster
 
@@ -15,10 +15,11 @@ __all__ = ["KMClosest"]
 
 
 @dataclass(frozen=True)
-class KMClosest(Clustered):
+class KMClosest(ClusterSelector):
     """The rows nearest to the centre of each cluster: kM-Closest. Ties go to the lower row number.
 
-    Reference: Yu et al. 2024 (2409.11378), section 3.3; `shares="proportional"` is the paper's, `"equal"` its code's.
+    Reference: Yu et al. 2024 (2409.11378), section 3.3; `shares="proportional"`, the default, is the paper's,
+    `"equal"` its code's.
     """
 
     distance: str = "cluster_distance"
@@ -33,6 +34,5 @@ class KMClosest(Clustered):
         ids, distance = self.members(round)
         if distance is None:
             distance = round.column(self.distance)
-        candidates = round.candidates(distance, np.arange(len(ids)), name=self.distance)
-        budget = min(round.budget, int((ids[candidates] >= 0).sum()))
+        budget = self.budget(round, ids, distance, self.distance)
         return nearest_per_cluster(distance, ids, budget, self.shares)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_datasel.selectors.clustered import Clustered
+from hf_datasel.selectors.clustered import ClusterSelector
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import sample_per_cluster
 
@@ -14,10 +14,11 @@ __all__ = ["KMRandom"]
 
 
 @dataclass(frozen=True)
-class KMRandom(Clustered):
+class KMRandom(ClusterSelector):
     """Rows drawn uniformly from each cluster: kM-Random.
 
-    Reference: Yu et al. 2024 (2409.11378), section 2.1; `shares="proportional"` is the paper's, `"equal"` its code's.
+    Reference: Yu et al. 2024 (2409.11378), sections 2.1 and 3.3; `shares="proportional"`, the default, is the paper's,
+    `"equal"` its code's.
     """
 
     def choose(self, round: Round) -> np.ndarray:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import check_number, check_source
-from hf_datasel.selectors.clustered import Clustered
+from hf_datasel.selectors.base import check_number, check_source, column_of
+from hf_datasel.selectors.clustered import ClusterSelector
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import sample_per_cluster
 
@@ -20,16 +20,18 @@ __all__ = ["KMQ"]
 
 
 @dataclass(frozen=True)
-class KMQ(Clustered):
+class KMQ(ClusterSelector):
     """Rows drawn from each cluster with a probability that grows with their quality: k-means-quality, kMQ.
 
     Quality may be any number: `KMQ(quality="reward")` reads a column, `KMQ(quality=Reward("name or path"))` computes
     it. Rows without one are never drawn.
 
-    Reference: Yu et al. 2024 (2409.11378), section 2.1. The paper draws in proportion to the quality,
-    `weights="proportional"`, which has to be 0 or more then, and over clusters in proportion to their size; its code
-    by softmax of the quality, the same number of rows from each cluster, `shares="equal"`. Here a row is drawn once at
-    most. The paper's k is 512 to 2,048 at 50 to 200 thousand rows.
+    Reference: Yu et al. 2024 (2409.11378), section 2.1. The paper draws in proportion to the quality (Eq. 3),
+    `weights="proportional"`, for which it has to be 0 or more, with replacement; and from clusters in proportion to
+    their size, which is the default. Its code draws by softmax of the quality, which is the default, cut to a whole
+    number, which it is not here; without replacement; and the same number of rows from each cluster, `shares="equal"`.
+    Here a row is drawn once at most. The paper's quality is that of Deita's scorer, its k 512 to 2,048 at 50 to 200
+    thousand rows.
     """
 
     quality: str | Score = field(kw_only=True)
@@ -46,14 +48,13 @@ class KMQ(Clustered):
 
     def choose(self, round: Round) -> np.ndarray:
         ids, _ = self.members(round)
-        name = self.quality if isinstance(self.quality, str) else self.quality.value_column
-        candidates = round.candidates(quality := round.values(self.quality), np.arange(len(ids)), name=name)
-        budget = min(round.budget, int((ids[candidates] >= 0).sum()))
+        name = column_of(self.quality)
+        quality = np.where(ids >= 0, round.values(self.quality), np.nan)  # of other rows it may be anything
         return sample_per_cluster(
-            np.where(round.eligible, quality, np.nan),
+            quality,
             ids,
-            budget,
-            round.rng,
+            self.budget(round, ids, quality, name),
+            round.rng.spawn(1)[0],  # another draw than that of KMRandom with the same seed
             temperature=self.temperature,
             weights=self.weights,
             shares=self.shares,

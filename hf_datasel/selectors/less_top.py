@@ -18,7 +18,8 @@ class LESSTop(Ranked):
     Influence needs the checkpoints of a warm-up run, so that it is read from a column unless it is said how to
     compute it: `LESSTop(by=Influence(checkpoints=(...), validation="bbh.jsonl"))`.
 
-    Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335).
+    Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335), for whom
+    1,000 random rows of the pool are the target. `Influence` says which aggregate is the paper's and which the code's.
     """
 
     by: str | Influence = "influence"

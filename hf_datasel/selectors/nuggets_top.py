@@ -22,14 +22,14 @@ class NuggetsTop(Ranked):
     The score is read from a column, unless it is said how to compute it:
     `NuggetsTop(by=Nuggets(anchor_file="anchors.jsonl"))`.
 
-    Reference: Li et al. 2024 (2312.10302), who keep every row above a score, most often 0.85: `threshold=0.85` leaves
-    the others out, and `dataset.filter(Between("golden", low=0.85), batched=True)` keeps all that are left. Xia et al.
-    2024 (2410.09335) gave up on its cost.
+    Reference: Li et al. 2023 (2312.10302), who keep every row above a score, most often 0.85: `threshold=0.85` leaves
+    the others out. There is none by default, since a budget says how many rows to take. Xia et al. 2024 (2410.09335),
+    section 5.3, gave up on its cost.
     """
 
     by: str | Nuggets = "golden"
     threshold: float | None = None
-    """Rows up to this score are left out."""
+    """Rows up to this score are left out, those with exactly this score too."""
 
     citation = Nuggets.citation
 
@@ -48,10 +48,10 @@ class NuggetsTop(Ranked):
 
     def choose(self, round: Round) -> np.ndarray:
         values = round.values(self.by)
-        if self.threshold is not None:
-            low = values <= self.threshold
-            if count := int((low & round.eligible).sum()):
-                round.left_out[f"with {self.value_column} <= {self.threshold:g}"] += count
-            values = np.where(low, -np.inf, values)
-        rows = np.flatnonzero(values != -np.inf)
+        low = np.zeros(len(values), dtype=bool)
+        if self.threshold is not None:  # in float32, in which scores are kept: 0.85 there is above 0.85 in float64
+            low = values.astype(np.float32) <= np.float32(self.threshold)
+        if count := int((low & round.eligible).sum()):
+            round.left_out[f"with {self.value_column} <= {self.threshold:g}"] += count
+        rows = np.flatnonzero(~low)
         return top_rows(round, values[rows], rows, name=self.value_column)

@@ -68,6 +68,9 @@ class PartOfRound(Round):
         self.whole.state.update({f"{self.prefix}{name}": values for name, values in self.state.items()})
         return rows
 
+    def row_number(self, row: int) -> int:
+        return self.whole.row_number(self.at[row])
+
     def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
         if rows is not None and not np.array_equal(rows, np.arange(len(self.at))):
             return self.whole.score(score, self.at[rows])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import Selector, check_number, check_source
+from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.facility import facility_location, nearest_by_cosine
 
@@ -25,12 +25,13 @@ class QDIT(Selector):
     Each step takes the row that adds most to `(1 - alpha)` x the sum over all rows of the cosine with the nearest
     chosen row + `alpha` x the sum of the quality of the chosen rows. The first sum grows with the rows, the second
     with the budget, so that the paper's `alpha` means another mixture for every dataset: `normalize=True` brings both
-    to one scale.
+    to one scale, by the budget, so that a smaller choice need not be the beginning of a larger one.
 
     Cost: rows x rows x dimensions, a few times; above some hundred thousand rows pass `neighbors`, which is
     approximate (see `facility_location`).
-    Reference: Bukharin et al. 2024 (2311.14736), section 3.2; a baseline of Yu et al. 2024 (2409.11378). The paper
-    takes a reward for quality, and tries an `alpha` from 0 to 1.
+    Reference: Bukharin et al. 2024 (2311.14736), Eq. 1, section 3.2 and Algorithm 1; a baseline of Yu et al. 2024
+    (2409.11378). The paper takes a reward for quality and tries an `alpha` from 0 to 1; 0.5 is ours, as are
+    `normalize` and `neighbors`.
     """
 
     quality: str | Score = field(kw_only=True)
@@ -57,13 +58,14 @@ class QDIT(Selector):
             check_number(self, "neighbors", 1, whole=True)
         if not isinstance(self.normalize, bool):
             raise ConfigError(f"QDIT(normalize={self.normalize!r}): it has to be true or false.")
+        object.__setattr__(self, "nested", not self.normalize)
 
     def choose(self, round: Round) -> np.ndarray:
         quality, vectors = round.values(self.quality), round.vectors(self.vectors)
-        name = self.vectors if isinstance(self.vectors, str) else self.vectors.value_column
+        name = column_of(self.vectors)
         every = np.arange(len(quality))
         rows = round.candidates(vectors, every, name=name)  # to be stood for, with a quality or without
-        quality_name = self.quality if isinstance(self.quality, str) else self.quality.value_column
+        quality_name = column_of(self.quality)
         budget = min(round.budget, len(round.candidates(quality[rows], rows, name=quality_name)))
         return round.pick(
             rows,
@@ -84,5 +86,8 @@ class QDIT(Selector):
         if not len(before):
             return ["It was the first row chosen."]
         nearest, cosine = nearest_by_cosine(round.vectors(self.vectors), before, [row])
+        if nearest[0] < 0:
+            return ["It has no vector."]
         when = "chosen before it" if len(at) else "chosen"
-        return [f"Of the rows {when}, {nearest[0]} stands for it best, with a cosine of {cosine[0]:.4g}."]
+        other = round.row_number(nearest[0])
+        return [f"Of the rows {when}, {other} stands for it best, with a cosine of {cosine[0]:.4g}."]

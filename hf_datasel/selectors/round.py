@@ -143,7 +143,7 @@ class Round:
         Args:
             source: a column of cluster numbers, or `Cluster(...)`: one that is not fitted is fitted to the vectors of
                 the rows that can be trained on.
-            vectors: what is clustered then.
+            vectors: what is clustered then; a `column` that the `Cluster` names goes before a column named here.
 
         Raises:
             ColumnError: a column that is missing, or numbers that are not whole.
@@ -162,6 +162,8 @@ class Round:
         return np.where(np.isnan(ids), -1, ids).astype(np.int64), found[f"{prefix}cluster_distance"].astype(np.float64)
 
     def _clustered(self, cluster: Cluster, vectors: str | Embedding) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(vectors, str) and cluster.column != "embedding":
+            vectors = cluster.column
         found = self._material.clusters(cluster, self.vectors(vectors), repr(vectors), self.eligible)
         spec, missing = {**cluster.spec(), "k": found.k or cluster.k}, found.ids < 0
         self.specs += [spec] if spec not in self.specs else []
@@ -237,10 +239,14 @@ class Round:
         """Prompt, response or both of these rows (all by default), as plain text."""
         return self.rows.texts(part, rows)
 
+    def row_number(self, row: int) -> int:
+        """The number in the user's dataset of one of these rows, for sentences."""
+        return int(row)
+
     def candidates(
         self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
     ) -> np.ndarray:
-        """Those of `rows` that are eligible and have a value below `high`; the others are counted as left out.
+        """Those of `rows` that are eligible and have a finite value below `high`; the others are counted as left out.
 
         Args:
             values: one number, or one vector, for each of `rows`.
@@ -249,7 +255,9 @@ class Round:
             name: of the column, for the record.
         """
         inside = self.eligible[rows]
-        absent = np.isnan(values) if values.ndim == 1 else ~np.isfinite(values).all(axis=1) | (values.shape[1] == 0)
+        absent = ~np.isfinite(values)
+        if values.ndim > 1:
+            absent = absent.any(axis=1) | (values.shape[1] == 0)
         missing = inside & absent
         if name in self.columns_used and missing.any():
             self.left_out[f"without {name}"] += int(missing.sum())

@@ -18,8 +18,9 @@ class SelectITTop(Ranked):
     `SelectITTop()` asks the model of the round; `SelectITTop(by=SelectIT("name or path", level="token"))` another one,
     at another level; `SelectITTop(by="selectit")` takes a column.
 
-    Reference: Liu et al. 2024 (2402.16705), who keep the top 20 % of Alpaca; a baseline of IterIT and of Xia et al.
-    2024 (2410.09335).
+    Reference: Liu et al. 2024 (2402.16705), who keep the top 20 % of Alpaca; a baseline of Xia et al. 2024
+    (2410.09335), section 4.3, at the level "model" for Qwen2 and "sentence", which is the default, for Llama 3. What
+    the score takes from the paper is said there.
     """
 
     by: str | SelectIT = SelectIT()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hf_datasel.selectors.base import Selector, check_source
+from hf_datasel.selectors.base import Selector, check_source, column_of
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.top import top
 
@@ -34,7 +34,7 @@ class Ranked(Selector):
     @property
     def value_column(self) -> str:
         """The column that is compared."""
-        return self.ranks_by if isinstance(self.ranks_by, str) else self.ranks_by.value_column
+        return column_of(self.ranks_by)
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.arange(len(round.rows))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
-from hf_datasel.selectors.base import Selector, check_source
+from hf_datasel.selectors.base import Selector, check_source, column_of
 from hf_datasel.selectors.part import PartOfRound
 from hf_datasel.selectors.round import Round, RoundPlan
 from hf_datasel.strategies.clusters import quotas
@@ -87,6 +87,17 @@ class Within(Selector):
                     can[groups.members[group]] = False
                     can[groups.chosen[group]] = True
         return groups.answer(quota) if can.any() else np.empty(0, dtype=np.int64)
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        ids, names = self._groups(round)
+        if ids[row] < 0:
+            return ["It is in no group."]
+        at = np.flatnonzero(ids == ids[row])
+        mine = chosen[np.isin(chosen, at)]
+        name = names[ids[row]]
+        said = f"Group {name!r} of {column_of(self.groups)}: {len(mine):,} of its {len(at):,} rows were chosen."
+        part = PartOfRound(round, at, len(mine), int(ids[row]), f"{name}/")
+        return [said, *self.method.explain(part, np.searchsorted(at, mine), int(np.searchsorted(at, row)))]
 
     def _groups(self, round: Round) -> tuple[np.ndarray, list[str]]:
         """The number of each row's group, -1 for none, and the names of the groups."""

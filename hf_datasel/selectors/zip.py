@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ColumnError, ConfigError, did_you_mean
 from hf_datasel.scores import Compressibility
 from hf_datasel.selectors.base import Selector, check_number
 from hf_datasel.selectors.round import Round
@@ -17,6 +17,8 @@ __all__ = ["ZIP"]
 
 Text = Literal["row", "both", "prompt", "response"]
 
+_BATCH = 1_000
+
 
 @dataclass(frozen=True)
 class ZIP(Selector):
@@ -24,11 +26,13 @@ class ZIP(Selector):
 
     Stage 1 takes the `k1` rows with the lowest ratio known so far, stage 2 the `k2` of them with the lowest ratio of
     all chosen rows and the row, and stage 3 builds a set of `k3` of these with the lowest ratio. No model is needed.
-    Which rows it takes depends on how rows are written as text, and on the build of zlib: both are recorded.
+    Which rows it takes depends on how rows are written as text, and on the build of zlib: see `zlib_build` of
+    `hf_datasel.strategies.zip`.
 
-    Reference: Yin et al. 2024 (2407.06645), Algorithm 1; a baseline of Xia et al. 2024 (2410.09335). The defaults are
-    theirs. `compat=True` chooses what their code does: ratios in float32, and rows that stage 3 leaves are never tried
-    again, for which `k1` rows have to be left at the beginning of each step.
+    Reference: Yin et al. 2024 (2407.06645), Algorithm 1; a baseline of Xia et al. 2024 (2410.09335), Eq. 9. `k1`, `k2`
+    and `k3` are those of the paper, `text` and `level` those of its code, but that this writes every column of a row,
+    its id included, which `columns` does. `compat=True` chooses what the code does: ratios in float32, and rows that
+    stage 3 leaves are never tried again, for which `k1` rows have to be left at the beginning of each step.
     """
 
     k1: int = 10_000
@@ -37,6 +41,9 @@ class ZIP(Selector):
     text: Text = "row"
     """What is compressed: "row" is the published form, Python's `str` of a dict with the columns that hold the row;
     "both", "prompt" and "response" are its plain text, one row a line."""
+    columns: tuple[str, ...] = ()
+    """Of the dict, in this order, in place of those that hold the row: `("id", "conversations", "source")`, say, for a
+    file as the published code reads it."""
     level: int = 9
     """Of zlib, 1 to 9."""
     compat: bool = False
@@ -52,6 +59,19 @@ class ZIP(Selector):
         check_number(self, "level", 1, 9, whole=True)
         if self.text not in get_args(Text):
             raise ConfigError(f"ZIP(text={self.text!r}): it has to be one of {list(get_args(Text))}.")
+        if not isinstance(self.compat, bool):
+            raise ConfigError(f"ZIP(compat={self.compat!r}): it has to be true or false.")
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        names = self.columns
+        if not isinstance(names, list | tuple) or not all(isinstance(each, str) and each for each in names):
+            raise ConfigError(f"ZIP(columns={names!r}): it has to be the names of columns.")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"ZIP(columns={names!r}) names a column twice.")
+        if names and self.text != "row":
+            raise ConfigError(f"ZIP(columns={names!r}, text={self.text!r}): columns are for text='row'.")
+        object.__setattr__(self, "columns", tuple(names))  # a list where the settings come from JSON
 
     def choose(self, round: Round) -> np.ndarray:
         rows = np.flatnonzero(round.eligible)
@@ -71,11 +91,11 @@ class ZIP(Selector):
         alone, together = (
             ratios_with(texts, range(size), [len(before)], self._frame, self.level)[0] for size in (0, len(before))
         )
-        when = "before the step in which it was chosen" if len(at) else "at the end"
-        return [
-            f"By itself its compression ratio is {alone:.4g}.",
-            f"With the {len(before):,} rows chosen {when}, theirs and its together is {together:.5g}.",
-        ]
+        said = [f"By itself its compression ratio is {alone:.4g}."]
+        if len(before):
+            when = "before the step that chose it" if len(at) else "in all"
+            said.append(f"That of the {len(before):,} rows chosen {when} and of it together is {together:.5g}.")
+        return said
 
     @property
     def _frame(self) -> tuple[bytes, bytes, bytes]:
@@ -84,5 +104,14 @@ class ZIP(Selector):
     def _texts(self, round: Round, rows: np.ndarray) -> list[bytes]:
         if self.text != "row":
             return [text.encode() for text in round.texts(self.text, rows)]
-        data = round.pool.select_columns(round.rows.columns).select(rows)
-        return [str(row).encode() for row in data]
+        names = list(self.columns) or round.rows.columns
+        present = round.pool.column_names
+        for name in names:
+            if name not in present:
+                hint = did_you_mean(name, present)
+                raise ColumnError(f"{round.asker} needs column {name!r}, but the dataset has {present}.{hint}")
+        texts: list[bytes] = []
+        for batch in round.pool.select_columns(names).select(rows).iter(batch_size=_BATCH):
+            values = zip(*(batch[name] for name in names), strict=True)
+            texts += [str(dict(zip(names, row, strict=True))).encode() for row in values]
+        return texts

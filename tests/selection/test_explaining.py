@@ -96,6 +96,18 @@ def test_the_near_copy_that_decided(rows):
     assert "Row 1, which was chosen, has a cosine of 0.9949 with it" in explain(selection, data, 8)["decided"][0]
 
 
+def test_a_neighbour_in_a_group_has_the_number_of_the_dataset(rows):
+    vectors = np.random.default_rng(1).normal(size=(12, 3))
+    data = rows.add_column("embedding", vectors.tolist())
+    selection = select(data, within_clusters(KCenter()), size=6)
+    inside = [row for row in selection.indices.tolist() if data["cluster_id"][row] == 0]
+    row = next(row for row in range(12) if data["cluster_id"][row] == 0 and row not in inside)
+    nearest = min(inside, key=lambda other: np.linalg.norm(vectors[other] - vectors[row]))
+    said = explain(selection, data, row)["decided"]
+    assert said[0] == f"Group '0' of cluster_id: {len(inside)} of its 6 rows were chosen."
+    assert said[1].startswith(f"The nearest of the rows chosen is {nearest}, ")
+
+
 def test_a_selector_that_is_not_at_hand(rows):
     selection = select(rows, Top(by="ifd"), size=2)
     selection.provenance["selector"] = {"selector": "my_lab:Mine", "by": "ifd"}

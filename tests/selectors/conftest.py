@@ -18,6 +18,55 @@ def rows(pool_rows: Any) -> Any:
     return data.add_column("loss", [round(3 - 2 * value, 2) for value in IFD])
 
 
+COLUMNS = ("reward", "golden", "influence", "selectit", "deita", "num_tokens", "cluster_id", "cluster_distance")
+
+
+def _with(data: Any, **columns: list[Any]) -> Any:
+    for name, values in columns.items():
+        data = data.remove_columns(name) if name in data.column_names else data
+        data = data.add_column(name, values)
+    return data
+
+
+@pytest.fixture(scope="session")
+def full(rows: Any) -> Any:
+    """Give the 12 rows with columns of the other scores, and vectors in three clusters, two of them near copies."""
+    rng = np.random.default_rng(7)
+    ids = [0, 0, 1, 1, 0, 2, 1, 0, 0, 2, 1, 0]
+    vectors = (np.eye(4)[ids] * 3 + rng.normal(size=(12, 4))).astype(np.float32)
+    vectors[7] = 2 * vectors[0] + np.float32(0.01)
+    data = _with(
+        rows,
+        reward=rng.normal(size=12).round(2).tolist(),
+        golden=(rng.integers(40, 101, 12) / 100).tolist(),
+        influence=rng.normal(scale=0.1, size=12).round(4).tolist(),
+        selectit=rng.uniform(0, 2, 12).round(3).tolist(),
+        deita=rng.uniform(1, 36, 12).round(2).tolist(),
+        num_tokens=rng.integers(5, 60, 12).tolist(),
+        cluster_id=ids,
+        cluster_distance=rng.uniform(0, 2, 12).round(3).tolist(),
+        embedding=vectors.tolist(),
+    )
+    return data.cast_column("golden", _float32())
+
+
+@pytest.fixture(scope="session")
+def gaps(full: Any) -> Any:
+    """Give the same, where row 2 has no response, row 5 no score and no distance, row 8 no vector and no cluster."""
+    scores = [name for name in COLUMNS if not name.startswith("cluster_id")]
+    changed = {name: [None if at == 5 else value for at, value in enumerate(full[name][:])] for name in scores}
+    for name, row in (("embedding", 8), ("cluster_id", 8)):
+        changed[name] = [None if at == row else value for at, value in enumerate(full[name][:])]
+    output = ["" if at == 2 else value for at, value in enumerate(full["output"][:])]
+    return _with(full, output=output, **changed)
+
+
+def _float32() -> Any:
+    from datasets import Value
+
+    return Value("float32")
+
+
 @pytest.fixture
 def make_round() -> Callable[..., Any]:
     """Give a function that makes a round over a dataset, with no model to score with."""
@@ -32,3 +81,29 @@ def make_round() -> Callable[..., Any]:
         return Round(index, pool, usable, budget, Engine(pool).compute, seed, state={} if state is None else state)
 
     return make
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Give a function that makes a round stop, as Ctrl-C does, once so many rows have been chosen."""
+
+    class Bar:
+        def __init__(self, rows: int):
+            self.n, self.rows = 0, rows
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: Any) -> None:
+            return None
+
+        def update(self, more: int) -> None:
+            self.n += more
+            if self.n >= self.rows:
+                raise KeyboardInterrupt
+
+    def stop(round: Any, rows: int) -> Any:
+        monkeypatch.setattr(round, "bar", lambda total, unit: Bar(rows))
+        return round
+
+    return stop

@@ -45,13 +45,13 @@ def test_a_spec_gives_the_selector_back(settings):
 
 def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(
-        ConfigError, match=r"no selector 'itterit'\. Did you mean 'iterit'\? There are all, graphfilter"
+        ConfigError, match=r"no selector 'itterit'\. Did you mean 'iterit'\? There are all, cross_entropy, deita"
     ):
         by_name("itterit")
 
 
 def test_a_name_like_no_other_gets_the_list():
-    with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, graphfilter, iterit"):
+    with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, cross_entropy, deita, dq"):
         by_name("xyz")
 
 

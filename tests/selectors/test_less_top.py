@@ -1,0 +1,57 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from hf_datasel import select
+from hf_datasel.errors import ColumnError, ConfigError, SelectionError
+from hf_datasel.scores import Influence, Loss
+from hf_datasel.selectors import LESSTop, by_name
+from hf_datasel.testing import contract
+
+
+@contract(LESSTop(), LESSTop(by="reward"))
+def test_contract(check, selector, full):
+    check(selector, full)
+
+
+def test_the_highest_influence_negative_ones_too(gaps):
+    values = np.array(gaps["influence"][:], dtype=float)
+    values[2] = np.nan
+    assert (values < 0).any()
+    expected = np.argsort(-values, kind="stable")[:10].tolist()
+    assert select(gaps, LESSTop(), size=10).indices.tolist() == expected
+    with pytest.raises(SelectionError, match=r"size=11 .*10 of 12 rows .*without influence"):
+        select(gaps, LESSTop(), size=11)
+
+
+def test_all_equal_is_dataset_order(full):
+    same = full.remove_columns("influence").add_column("influence", [0.0] * 12)
+    assert select(same, LESSTop(), size=3).indices.tolist() == [0, 1, 2]
+
+
+def test_computed_where_it_is_said_how(full, monkeypatch):
+    values = {"influence": pa.array(full["influence"][:], pa.float32()), "influence_reason": pa.array([""] * 12)}
+    monkeypatch.setattr(Influence, "compute", lambda self, rows, context: values)
+    monkeypatch.setattr(Influence, "spec", lambda self: {"score": "Influence", **self.settings()})
+    influence = Influence(checkpoints=("out/checkpoint-9",), validation="bbh.jsonl")
+    chosen = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
+    assert chosen.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
+    assert chosen.provenance["scores"] == [influence.spec()]
+
+
+def test_the_column_that_is_missing_is_named_with_its_score(rows):
+    with pytest.raises(ColumnError, match=r"LESSTop needs column 'influence', .*--scores influence"):
+        select(rows, LESSTop(), size=3)
+
+
+def test_another_score_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"LESSTop\(by=Loss.*the name of a column, or Influence\(\.\.\.\)"):
+        LESSTop(by=Loss())
+
+
+def test_in_a_recipe():
+    settings = {"score": "influence", "checkpoints": ["a/checkpoint-3", "a/checkpoint-6"], "validation": "bbh.jsonl"}
+    made = by_name("less_top", {"by": settings})
+    assert made.by.checkpoints == ("a/checkpoint-3", "a/checkpoint-6")
+    spec = made.spec()
+    assert by_name(spec.pop("selector"), spec) == made
