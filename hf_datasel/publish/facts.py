@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps
 
-__all__ = ["Choice", "DataConfig", "Facts", "Method", "Parent", "Result", "Training"]
+__all__ = ["Choice", "DataConfig", "Facts", "Groups", "Method", "Parent", "Result", "TokenCount", "Training"]
 
 
 class Parent(TypedDict):
@@ -42,12 +42,22 @@ class Parent(TypedDict):
 
 
 class Method(TypedDict):
-    """The selector: class name, first paragraph of its docstring, settings, BibTeX ("" where there is none)."""
+    """The selector: its name as people write it, what it does, settings, BibTeX ("" where there is none).
+
+    Of a selector that works with another one, all of these are of both.
+    """
 
     name: str
     about: str
     settings: dict[str, Any]
     citation: str
+
+
+class TokenCount(TypedDict):
+    """A budget in tokens, and the tokens of the chosen rows."""
+
+    budget: int
+    chosen: int
 
 
 class Choice(TypedDict):
@@ -57,7 +67,9 @@ class Choice(TypedDict):
         config: configuration of the published dataset that holds its rows; `"round-0"`.
         round: its number, from 0.
         rows: chosen.
-        budget: rows that were asked for.
+        budget: rows that were asked for; of a budget in tokens, the rows that fit into it.
+        tokens: that budget, or None where rows were asked for.
+        interrupted: whether the rows are only the beginning of a choice, which was interrupted.
         rows_scored: by a model or otherwise for this choice; 0 where only columns were read.
         seconds: spent on scoring and choosing, or None.
         model: that scored: `name`, and `resolved` or `global_step` and `dtype`; None where no model did.
@@ -71,6 +83,8 @@ class Choice(TypedDict):
     round: int
     rows: int
     budget: int
+    tokens: TokenCount | None
+    interrupted: bool
     rows_scored: int
     seconds: float | None
     model: dict[str, Any] | None
@@ -78,6 +92,24 @@ class Choice(TypedDict):
     not_eligible: dict[str, int]
     left_out: dict[str, int]
     means: dict[str, tuple[float, float]]
+
+
+class Groups(TypedDict):
+    """The clusters, or other groups of rows, that the choice is spread over.
+
+    Attributes:
+        column: with the group of each row.
+        pool: groups that rows of the pool are in.
+        chosen: those of them that chosen rows are in.
+        largest: share of the pool's rows that is in its largest group, 0 to 1.
+        largest_chosen: share of the chosen rows that is in that group.
+    """
+
+    column: str
+    pool: int
+    chosen: int
+    largest: float
+    largest_chosen: float
 
 
 class DataConfig(TypedDict):
@@ -163,6 +195,7 @@ class Facts(TypedDict):
         rounds: the first score over the rounds, in groups `"round 0: scored"`, `"round 0: chosen"`,
             `"round 1: scored"` ...; empty unless there are several.
         lengths: response length in words over the pool, the chosen rows and baselines of the same size, or None.
+        groups: that the last choice is spread over, or None where it knows of none.
         overlap: of the rounds and the baselines, or None.
         map: of embeddings, or None.
         results: measurements; empty where nothing was measured.
@@ -188,6 +221,7 @@ class Facts(TypedDict):
     distributions: list[Distribution]
     rounds: list[Distribution]
     lengths: Distribution | None
+    groups: Groups | None
     overlap: Overlaps | None
     map: EmbeddingMap | None
     results: list[Result]

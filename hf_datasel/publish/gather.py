@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_datasel import scores, selectors
+from hf_datasel import scores
 from hf_datasel.analysis.summaries import (
     Distribution,
     EmbeddingMap,
@@ -22,7 +22,9 @@ from hf_datasel.analysis.summaries import (
 )
 from hf_datasel.errors import PublishError
 from hf_datasel.formats import Pool
-from hf_datasel.publish.facts import Choice, DataConfig, Facts, Method, Parent, Result, Training
+from hf_datasel.publish.facts import Choice, DataConfig, Facts, Parent, Result, Training
+from hf_datasel.publish.groups import group_column, groups
+from hf_datasel.publish.methods import method
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origins, without_paths
@@ -102,7 +104,7 @@ def gather(
         "publication": place.publication,
         "images": place.images,
         "parent": parent,
-        "method": _method(provenance["selector"]),
+        "method": method(provenance["selector"]),
         "scores": [described(spec, provenance.get("model")) for spec in provenance["scores"]],
         "choices": [_choice(each, name) for each, name in zip(selections, names, strict=True)],
         "recipe": keys,
@@ -113,8 +115,9 @@ def gather(
         "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
         "rounds": [_rounds(selections, column) for column in _numeric(last)[:1] if several],
         "lengths": _lengths(last, pool, baselines),
+        "groups": groups(last, dataset),
         "overlap": _overlap(selections, baselines),
-        "map": _map(last),
+        "map": _map(last, dataset),
         "results": list(results),
         "training": cast(Training, without_paths(training)) if training is not None else None,
         "versions": dict(provenance["versions"]),
@@ -171,15 +174,6 @@ def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Ma
     }
 
 
-def _method(spec: Mapping[str, Any]) -> Method:
-    settings = {key: value for key, value in spec.items() if key != "selector"}
-    kind = selectors.available().get(spec["selector"])
-    if kind is None:
-        return {"name": spec["selector"], "about": "", "settings": settings, "citation": ""}
-    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split())
-    return {"name": kind.__name__, "about": about, "settings": settings, "citation": kind.citation}
-
-
 def described(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """A score's spec, with what it is and its source. `model` is that of the choice, and None where it ran none."""
     kind = next((each for each in scores.available().values() if each.__name__ == spec.get("score")), None)
@@ -191,19 +185,27 @@ def described(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 def _scored_before(provenance: Mapping[str, Any]) -> list[str]:
     """Columns that a score is known to have made, which the recipe of the choice does not make."""
-    return [
+    said = [
         f"column {name!r} has to be in the dataset: `hf-datasel score` writes it, with the settings shown above"
         for name in provenance.get("columns_known", ())
     ]
+    grouped = group_column(provenance["selector"])
+    vectors = {str(spec.get("column")) for spec in provenance["scores"] if spec.get("score") == "Cluster"}
+    if grouped in provenance.get("columns_known", ()):
+        said += [f"the clusters are those of column {name!r}: how that was computed is not recorded" for name in vectors]
+    return said
 
 
 def _choice(selection: Selection, config: str) -> Choice:
     about = without_paths(selection.provenance)
+    tokens = about.get("tokens")
     return {
         "config": config,
         "round": about["round"],
         "rows": len(selection.indices),
         "budget": about["budget"],
+        "tokens": {"budget": tokens["budget"], "chosen": tokens["chosen"]} if tokens else None,
+        "interrupted": bool(about.get("interrupted")),
         "rows_scored": about["rows_scored"],
         "seconds": None if about.get("seconds") is None else round(float(about["seconds"]), 1),
         "model": about.get("model"),
@@ -224,15 +226,17 @@ def _short(value: Any) -> float:
 
 
 def _numeric(selection: Selection) -> list[str]:
-    """Scores that are quantities, and known for a chosen row; the number of a cluster is none."""
+    """Scores that are quantities, and known for a chosen row, no cluster numbers; distances to centres last."""
     kinds = {name: selection.table.schema.field(name).type for name in selection.score_columns}
+    groups = group_column(selection.provenance["selector"])
     names = [
         name
         for name, kind in kinds.items()
-        if pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not name.endswith("_id"))
+        if name != groups
+        and (pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not name.endswith("_id")))
+        and np.isfinite(selection.scores(name)[selection.indices]).any()
     ]
-    names = [name for name in names if np.isfinite(selection.scores(name)[selection.indices]).any()]
-    return names[:_MOST_SCORES]
+    return sorted(names, key=lambda name: name.endswith("cluster_distance"))[:_MOST_SCORES]
 
 
 def _scored_and_chosen(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -297,11 +301,9 @@ def _overlap(selections: Sequence[Selection], baselines: Mapping[str, np.ndarray
     return overlaps(named, selections[-1].provenance["dataset"]["rows"]) if len(named) > 1 else None
 
 
-def _map(selection: Selection) -> EmbeddingMap | None:
-    for name in selection.score_columns:
-        column = selection.table.column(name).combine_chunks()
-        if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
-            continue
+def _map(selection: Selection, dataset: Dataset | None) -> EmbeddingMap | None:
+    """Of the vectors that the selection holds, or that it relied on in the dataset."""
+    for name, column in _vectors(selection, dataset):
         known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         lengths = np.unique(pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False))
         if len(known) < 3 or len(lengths) != 1 or lengths[0] < 2:
@@ -310,3 +312,22 @@ def _map(selection: Selection) -> EmbeddingMap | None:
         matrix = np.asarray(values, dtype=np.float32).reshape(len(known), -1)
         return embedding_map(name, matrix, np.flatnonzero(np.isin(known, selection.indices)))
     return None
+
+
+def _vectors(selection: Selection, dataset: Dataset | None) -> Iterator[tuple[str, pa.Array]]:
+    """Columns of vectors: of the selection, and of the dataset those that the selector names or has relied on."""
+    for name in selection.score_columns:
+        column = selection.table.column(name).combine_chunks()
+        if _is_list(column.type):
+            yield name, column
+    about = selection.provenance
+    named = [*about["columns_unverified"], about["selector"].get("vectors")]
+    for name in named if dataset is not None else ():
+        if dataset is not None and isinstance(name, str) and name in dataset.column_names:
+            column = dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
+            if _is_list(column.type):
+                yield name, column
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

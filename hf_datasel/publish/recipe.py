@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import yaml
 
 from hf_datasel import selectors
 from hf_datasel.publish.facts import Parent
+from hf_datasel.publish.methods import compact
 
 __all__ = ["as_command", "as_yaml", "recipe"]
+
+_COMMIT = re.compile(r"(.+)@([0-9a-f]{40})")
 
 
 def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str, Any], list[str]]:
@@ -29,14 +32,16 @@ def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str
         keys |= provenance["training"]["settings"]
         missing += provenance["training"]["in_python"]
         return "train", keys, missing + _columns(provenance)
-    keys |= _selector(provenance["selector"])
-    keys |= {"selection_size": provenance["budget"], "seed": provenance["seed"]}
+    keys |= _selector(provenance)
+    counted = provenance.get("tokens")
+    budget = {"selection_size": provenance["budget"]} if not counted else {"selection_tokens": counted["budget"]}
+    keys |= {**budget, "seed": provenance["seed"]}
     model = provenance.get("model")
     if model is not None and "resolved" not in model:
         missing.append("the model was an object in a Python program: pass `model=` to `select` as it was there")
     elif model is not None:
         keys |= _model(model, keys)
-    return "select", keys, missing + _local_models(provenance) + _columns(provenance)
+    return "select", keys, missing + _cut_short(provenance) + _local_models(provenance) + _columns(provenance)
 
 
 def as_yaml(keys: Mapping[str, Any], command: str, file: str) -> str:
@@ -83,37 +88,84 @@ def _dataset(parent: Parent) -> tuple[dict[str, Any], list[str]]:
     ]
 
 
-def _selector(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _selector(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    spec = compact(provenance["selector"])
     name, settings = spec["selector"], {key: value for key, value in spec.items() if key != "selector"}
-    kinds = selectors.available()
-    if name not in kinds:
-        keys: dict[str, Any] = {"selector": name, "allow_imports": True}
-    else:
-        keys = {"selector": name}
-        defaults = {each.name: each.default for each in fields(kinds[name]) if each.default is not MISSING}
-        settings = {key: value for key, value in settings.items() if key not in defaults or defaults[key] != value}
+    keys = {"selector": name} | ({"allow_imports": True} if _needs_imports(spec) else {})
+    settings = _pinned(settings, dict(_commits(provenance["scores"])))
     return keys | ({"selector_kwargs": settings} if settings else {})
 
 
+def _needs_imports(spec: Mapping[str, Any]) -> bool:
+    """Whether the selector, or one within, is somebody else's."""
+    inner = [each for each in spec.values() if isinstance(each, Mapping) and "selector" in each]
+    return spec["selector"] not in selectors.available() or any(map(_needs_imports, inner))
+
+
+def _commits(specs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str], str]]:
+    """(setting, model of the Hub) -> the commit that was run, as far as scores record it."""
+    for spec in specs:
+        for key, resolved in spec.items():
+            setting = key.removeprefix("resolved_")
+            found = _COMMIT.fullmatch(str(resolved)) if setting != key else None
+            if found is not None and found[1] == spec.get(setting):
+                yield (setting, found[1]), found[2]
+
+
+def _pinned(settings: Mapping[str, Any], commits: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    """Settings with the commit beside each model that is named without one, also in the scores within."""
+    pinned: dict[str, Any] = {}
+    for key, value in settings.items():
+        pinned[key] = _pinned(value, commits) if isinstance(value, Mapping) else value
+        revision = f"{key.removesuffix('model')}revision"
+        if isinstance(value, str) and (key, value) in commits and not settings.get(revision):
+            pinned[revision] = commits[key, value]
+    return pinned
+
+
 def _model(model: Mapping[str, Any], keys: dict[str, Any]) -> dict[str, Any]:
-    commit = re.fullmatch(r"(.+)@([0-9a-f]{40})", model["resolved"])
+    commit = _COMMIT.fullmatch(model["resolved"])
     kind = selectors.available().get(keys["selector"])
     takes = {each.name for each in fields(kind)} if kind is not None else set()
-    if commit is None or not {"model", "revision"} <= takes:
+    if commit is None or not {"model", "revision"} <= takes or "selection_tokens" in keys:  # it counts tokens, too
         return {"model_name_or_path": model["name"]}
     return {"selector_kwargs": {**keys.get("selector_kwargs", {}), "model": commit[1], "revision": commit[2]}}
 
 
+def _cut_short(provenance: Mapping[str, Any]) -> list[str]:
+    if not provenance.get("interrupted"):
+        return []
+    return [
+        f"the choice was interrupted after {provenance['chosen']:,} of {provenance['budget']:,} rows: the command "
+        "makes the whole of it"
+    ]
+
+
 def _local_models(provenance: Mapping[str, Any]) -> list[str]:
-    used = [provenance.get("model") or {}, *provenance["scores"]]
-    names = {
-        each.get("name") or each.get("model"): each.get("resolved") or each.get("resolved_model") for each in used
-    }
     return [
         f"{name!r} is a model in a folder of one machine ({digest}): put the folder's path in its place"
-        for name, digest in names.items()
-        if name and str(digest).startswith("files:")
-    ]
+        for name, digest in dict(_models(provenance)).items()
+        if digest.startswith("files:")
+    ] + [f"{name!r} is a file of one machine: put its path in its place" for name in _files(provenance["selector"])]
+
+
+def _models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each model that was run, and what its name stood for."""
+    model = provenance.get("model") or {}
+    if model.get("name"):
+        yield model["name"], str(model.get("resolved"))
+    for spec in provenance["scores"]:
+        for key, resolved in spec.items():
+            named = spec.get(key.removeprefix("resolved_"))
+            if key.startswith("resolved_") and named and resolved:
+                names, digests = ([each] if isinstance(each, str) else list(each) for each in (named, resolved))
+                yield from ((str(name), str(each)) for name, each in zip(names, digests, strict=False))
+
+
+def _files(settings: Mapping[str, Any]) -> list[str]:
+    """Files that the settings name, also those of the scores and selectors within."""
+    found = [str(settings[key]) for key in ("centroids", "anchor_file") if settings.get(key)]
+    return found + [name for each in settings.values() if isinstance(each, Mapping) for name in _files(each)]
 
 
 def _columns(provenance: Mapping[str, Any]) -> list[str]:

@@ -42,6 +42,8 @@ _PATHS = (
 )
 _LOCAL = ("anchor_file", "cache_dir", "centroids", "gradients", "offload_folder")
 """Those of them that are files and folders always, however they are written."""
+_PLACE = re.compile(r"/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:|[^:/\\]+(\\|/[^:/\\]+/)")
+"""How the path of a file or folder begins; the name of a repository has one slash, and no backslash."""
 _SECRET = ("token", "use_auth_token")
 """Arguments of `from_pretrained` that are nobody else's business."""
 
@@ -112,6 +114,6 @@ def _named(value: Any, key: str) -> Any:
         return type(value)(_named(each, key) for each in value)
     if key not in _PATHS or not isinstance(value, str):
         return value
-    if key in _LOCAL or re.match(r"(/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:)", value):
+    if key in _LOCAL or _PLACE.match(value):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1] or "folder"
     return value

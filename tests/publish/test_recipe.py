@@ -6,7 +6,8 @@ import yaml
 from hf_datasel import Selection, load_pool, select
 from hf_datasel.cli import main
 from hf_datasel.publish.recipe import as_command, as_yaml, recipe
-from hf_datasel.selectors import IterIT, Random, Superfiltering, Top
+from hf_datasel.scores import Cluster, Embedding, Loss
+from hf_datasel.selectors import KMQ, ZIP, CrossEntropy, GraphFilter, IterIT, Random, Superfiltering, Top, Within
 
 POOL = {"changed": False, "sources": [], "id": "0" * 64, "rows": 24}
 HUB = {"name": "them/parent", "revision": "a" * 40, "config": "plain", "split": "test", **POOL}
@@ -54,7 +55,19 @@ def test_says_what_it_does_not_settle(pool_rows, tiny_model_dir):
     assert "was an object in a Python program" in recipe(selection.provenance, HUB)[2][0]
 
 
-@pytest.mark.parametrize("selector", [Random(), IterIT(decay=0.3), Superfiltering(convention="iterit")])
+@pytest.mark.parametrize(
+    "selector",
+    [
+        Random(),
+        IterIT(decay=0.3),
+        Superfiltering(convention="iterit"),
+        CrossEntropy(Loss(over="pair")),
+        KMQ(clusters=Cluster(k=3), vectors=Embedding(part="prompt"), quality=Loss(reduction="sum")),
+        Within(GraphFilter(decay=0.5), Cluster(k=(2, 3)), vectors=Embedding()),
+        ZIP(k1=8, k2=4, k3=2, columns=("output", "instruction")),
+    ],
+    ids=lambda selector: type(selector).__name__,
+)
 def test_the_recipe_makes_the_selection_again(pool_rows, tiny_model_dir, tmp_path, selector):
     path = tmp_path / "rows.jsonl"
     pool_rows.to_json(path)

@@ -1,4 +1,4 @@
-"""Every YAML recipe, loaded as it is; those that select and train, and the TRL script, run for real on toy rows."""
+"""Every YAML recipe, loaded as it is; those that select, compare and train, and the TRL script, run on toy rows."""
 
 from __future__ import annotations
 
@@ -13,22 +13,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from hf_datasel import Selection, SelectiveSFTConfig, load_pool
 from hf_datasel.cli import main
+from hf_datasel.cli.compare import CompareArguments
 from hf_datasel.cli.parsing import DatasetArguments, parse
 from hf_datasel.cli.score import ScoreArguments
 from hf_datasel.cli.select import SelectArguments
 from hf_datasel.cli.train import TrainArguments
 from hf_datasel.scores import by_name as score_by_name
-from hf_datasel.selectors import by_name
-from tests.recipes.toys import ELIGIBLE, FOLDER, RECIPES, ROWS, RUN_LINE, only, read, toy_file
+from hf_datasel.selectors import available, by_name
+from tests.recipes.toys import (
+    COLUMNS,
+    ELIGIBLE,
+    FOLDER,
+    RECIPES,
+    ROWS,
+    RUN_LINE,
+    SCORED,
+    on_toys,
+    only,
+    read,
+    toy_file,
+)
 
 KINDS = {
     "train": (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments),
     "select": (DatasetArguments, SelectArguments),
+    "compare": (DatasetArguments, CompareArguments),
     "score": (DatasetArguments, ScoreArguments),
 }
 ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
@@ -42,6 +57,7 @@ def run(
     toy_files: dict[str, Path],
     tiny_model_dir: Path,
     tiny_text_model_dir: Path,
+    models: dict[str, str],
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[[Path], tuple[Path, str]]:
     """Give a function that runs a recipe with only what a toy needs changed, and returns its folder and output."""
@@ -55,9 +71,8 @@ def run(
             flags["model_name_or_path"] = tiny_model_dir if has_template else tiny_text_model_dir
         if "chat_template_path" in keys:
             flags["chat_template_path"] = tiny_model_dir
-        if "model" in (keys.get("selector_kwargs") or {}):
-            settings = {**keys["selector_kwargs"], "model": str(tiny_text_model_dir)}
-            flags["selector_kwargs"] = json.dumps(settings)
+        if keys.get("selector_kwargs"):
+            flags["selector_kwargs"] = json.dumps(on_toys(keys["selector_kwargs"], models))
         if "selection_size" in keys:
             flags["selection_size"] = 7
         words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
@@ -102,6 +117,9 @@ def test_every_key_arrives(recipe):
     assert arrived["output_dir"] == f"outputs/{recipe.stem}", "no recipe writes into the folder of another"
     if "selector" in keys:
         by_name(keys["selector"], keys.get("selector_kwargs"))
+    for each in keys.get("methods", []):
+        name, settings = next(iter(each.items())) if isinstance(each, dict) else (each, {})
+        by_name(name, {key: value for key, value in settings.items() if (name, key) != ("random", "seed")})
     if "scores_kwargs" in keys:
         for name, settings in keys["scores_kwargs"].items():
             score_by_name(name, settings)
@@ -131,15 +149,59 @@ def test_train_recipes_choose_train_and_save(recipe, run):
 
 
 @only("select")
-def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files):
+def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files, models):
     _, keys = read(recipe)
     folder, printed = run(recipe)
     selection = Selection.load(folder)
     assert len(selection.indices) == wanted(keys)
     assert f"{wanted(keys)} of {ROWS} rows" in printed
-    assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
+    assert ELIGIBLE not in selection.indices, "the row without an answer"
+    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
+    assert selection.provenance["selector"] == meant.spec()
+    if "convention" in keys.get("selector_kwargs", {}):
+        assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
     subset = load_pool(str(folder / "subset.parquet"))
     assert subset[:] == selection.apply(load_pool(str(toy_file(keys, toy_files))))[:]
+
+
+def named(value: Any) -> list[str]:
+    """The selectors within settings."""
+    if not isinstance(value, dict):
+        return []
+    inner = [name for each in value.values() for name in named(each)]
+    return [value["selector"], *inner] if "selector" in value else inner
+
+
+def test_every_selector_has_a_recipe():
+    there = {name for path in RECIPES for name in named(read(path)[1])}
+    assert available().keys() - there == {"top"}, "which the comments of the recipes that score are about"
+
+
+@pytest.mark.parametrize("recipe", [path for path in RECIPES if "scored.parquet" in str(read(path)[1])], ids=str)
+def test_a_second_step_says_which_is_the_first_and_reads_its_columns(recipe, run):
+    command, keys = read(recipe)
+    found = SCORED.fullmatch(keys["dataset_name"])
+    assert found is not None
+    assert found[1] in COLUMNS
+    assert f"{found[1]}.yaml" in recipe.read_text(), "where the comment says what to run first"
+    if command == "select":
+        selection = Selection.load(run(recipe)[0])
+        assert selection.provenance["columns_unverified"], "the columns are there, and used"
+        assert set(selection.provenance["columns_unverified"]) <= set(COLUMNS[found[1]])
+
+
+def test_the_comparison_chooses_by_every_method(run):
+    recipe = FOLDER / "alpaca-compare.yaml"
+    _, keys = read(recipe)
+    folder, _ = run(recipe)
+    comparison = json.loads((folder / "compare.json").read_text())
+    assert comparison["failed"] == []
+    assert len(comparison["selections"]) == len(keys["methods"])
+    assert {each["rows"] for each in comparison["selections"]} == {int(keys["selection_ratio"] * ROWS)}
+    scoring = {each["selector"]["selector"] for each in comparison["selections"] if each["rows_scored"]}
+    assert scoring == {"longest", "length_km"}, "the others go by columns"
+    chosen = {tuple(np.load(path).tolist()) for path in folder.glob("*/indices.npy")}
+    assert len(chosen) > len(keys["methods"]) - 4, "hardly any two choose alike"
 
 
 def test_superfiltering_trains_on_what_its_select_recipe_chooses(run):

@@ -18,65 +18,14 @@ from datasets import Dataset
 from hf_datasel import Selection, load_pool
 from hf_datasel.cli import main
 from hf_datasel.scores import forward
-from tests.recipes.toys import ELIGIBLE, FOLDER, RECIPES, ROWS, only, read, toy_file
+from tests.recipes.toys import COLUMNS, ELIGIBLE, EVERY_ROW, FOLDER, RECIPES, ROWS, only, read, toy_file
 from tests.scores.endpoint_server import EndpointServer, rating_of, serving
 
-COLUMNS = {
-    "alpaca-all-scores": [
-        "loss", "ifd", "loss_prior", "response_words", "compressibility", "embedding", "cluster_id",
-        "cluster_distance", "selectit",
-    ],
-    "alpaca-clusters": ["embedding", "cluster_id", "cluster_distance"],
-    "alpaca-deita": ["complexity", "quality", "deita"],
-    "alpaca-ifd": ["ifd", "loss", "loss_prior", "response_words"],
-    "alpaca-influence": ["influence"],
-    "alpaca-judge": ["judge"],
-    "alpaca-nuggets": ["embedding", "golden"],
-    "alpaca-reward": ["reward"],
-    "alpaca-reward-gap": ["reward_gap"],
-    "alpaca-selectit": ["selectit"],
-}  # fmt: skip
-"""What each recipe writes, besides reasons."""
-EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility"]
-"""Columns that a row without an answer may have too."""
 THEN = re.compile(r"^# Then: hf-datasel (select .*)\n#   (.*)$", re.MULTILINE)
 SECRET = "sk-not-for-anybody"
 
 
-# -- what stands for the models, files and servers that recipes name --------------------------------------------------
-def _saved(folder: Path, tokenizer_of: Path, kind: str, **more: Any) -> str:
-    """The folder of a small model of a class, with the tokenizer of another."""
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tokenizer_of)
-    tokenizer.model_max_length = 2048
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = getattr(transformers, f"{kind.split('For')[0].removesuffix('Model')}Config")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(3)
-        settings = config(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **sizes, **more)
-        getattr(transformers, kind)(settings).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir) -> dict[str, str]:
-    """Give the folder of a small model for each model that a recipe names."""
-    made = tmp_path_factory.mktemp("models")
-    reward = _saved(made / "reward", tiny_model_dir, "LlamaForSequenceClassification", num_labels=1)
-    encoder = _saved(made / "encoder", tiny_text_model_dir, "BertModel", max_position_embeddings=2048)
-    return {
-        "Qwen/Qwen3-0.6B": str(tiny_model_dir),
-        "openai-community/gpt2": str(tiny_text_model_dir),
-        "hkust-nlp/deita-complexity-scorer": str(tiny_text_model_dir),
-        "hkust-nlp/deita-quality-scorer": str(tiny_model_dir),
-        "Skywork/Skywork-Reward-V2-Qwen3-0.6B": reward,
-        "sentence-transformers/all-MiniLM-L6-v2": encoder,
-    }
-
-
+# -- what stands for the runs and servers that recipes name ----------------------------------------------------------
 @pytest.fixture(scope="module")
 def warm_up(tmp_path_factory, toy_files, tiny_model_dir) -> list[str]:
     """Give the checkpoints of the warm-up recipe: 6 rows, 2 a step, 3 steps an epoch."""

@@ -1,4 +1,4 @@
-"""The YAML recipes, and the toy rows that they are run on."""
+"""The YAML recipes, and the toy rows and models that they are run on."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from datasets import Dataset, load_dataset
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -17,9 +19,29 @@ ELIGIBLE = COPIES * 24
 ROWS = ELIGIBLE + 1  # as in Alpaca, a row with an empty output is among them
 RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)$", re.MULTILINE)
 
+COLUMNS = {
+    "alpaca-all-scores": [
+        "loss", "ifd", "loss_prior", "response_words", "compressibility", "embedding", "cluster_id",
+        "cluster_distance", "selectit",
+    ],
+    "alpaca-clusters": ["embedding", "cluster_id", "cluster_distance"],
+    "alpaca-deita": ["complexity", "quality", "deita"],
+    "alpaca-ifd": ["ifd", "loss", "loss_prior", "response_words"],
+    "alpaca-influence": ["influence"],
+    "alpaca-judge": ["judge"],
+    "alpaca-nuggets": ["embedding", "golden"],
+    "alpaca-reward": ["reward"],
+    "alpaca-reward-gap": ["reward_gap"],
+    "alpaca-selectit": ["selectit"],
+}  # fmt: skip
+"""What each recipe that scores writes, besides reasons."""
+EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility"]
+"""Those of them that a row without an answer may have too."""
+SCORED = re.compile(r"outputs/([\w-]+)/scored\.parquet")
+
 
 def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
-    """Files like Alpaca, Magpie and No Robots on the Hub: 120 different rows, and one without an answer."""
+    """Files like Alpaca, Magpie, Tulu 3 and No Robots on the Hub: 120 different rows, and one without an answer."""
     rows = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in pool_rows]
     rows.append({"instruction": "Say nothing.", "input": "", "output": ""})
     turns = [[{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}] for row in rows]
@@ -30,6 +52,16 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
     made = {
         "alpaca": [{**row, "text": row["output"]} for row in rows],
         "magpie": [{"conversations": each} for each in turns],
+        "tulu": [
+            {
+                "messages": [
+                    {"role": "user", "content": row["instruction"]},
+                    {"role": "assistant", "content": row["output"]},
+                ],
+                "source": ["flan", "code", "math"][at % 5 // 2],
+            }
+            for at, row in enumerate(rows)
+        ],
         "no_robots": [
             {"prompt": each[0]["content"], "prompt_id": "id", "messages": each, "category": ["Chat", "Coding"][at % 2]}
             for at, each in enumerate(chats)
@@ -42,8 +74,43 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
 
 
 def toy_file(keys: dict[str, Any], toy_files: dict[str, Path]) -> Path:
-    """The toy that stands for the recipe's dataset."""
-    return toy_files["magpie" if keys["dataset_name"].startswith("Magpie") else "alpaca"]
+    """The toy that stands for the recipe's dataset: on the Hub, or written by another recipe."""
+    name = keys["dataset_name"]
+    scored = SCORED.fullmatch(name)
+    if scored is None:
+        return toy_files[next((each for each in ("magpie", "tulu") if each in name.lower()), "alpaca")]
+    file = toy_files["alpaca"].with_name(f"{scored[1]}.parquet")
+    if not file.is_file():
+        rows = load_dataset("json", data_files=str(toy_files["alpaca"]), split="train")
+        _with_columns(rows, COLUMNS[scored[1]]).to_parquet(file)
+    return file
+
+
+def _with_columns(rows: Dataset, names: list[str]) -> Dataset:
+    """The rows with what a recipe that scores would add, made up; the row without an answer has no score."""
+    rng = np.random.default_rng(0)
+    made: dict[str, Any] = {name: rng.uniform(0.1, 1.2, len(rows)).tolist() for name in names}
+    if "embedding" in names:
+        made["embedding"] = list(rng.normal(size=(len(rows), 4)).astype(np.float32))
+    if "cluster_id" in names:
+        made["cluster_id"] = rng.integers(0, 3, len(rows)).tolist()
+    for name, values in made.items():
+        if name not in EVERY_ROW:
+            values[ELIGIBLE] = None
+        rows = rows.add_column(name, values)
+    return rows
+
+
+def on_toys(value: Any, models: dict[str, str]) -> Any:
+    """Settings with the models that stand for those they name, and what rows and models so small need."""
+    if isinstance(value, list):
+        return [on_toys(each, models) for each in value]
+    if not isinstance(value, dict):
+        return value
+    changed = {key: on_toys(each, models) for key, each in value.items()}
+    changed |= {key: models[each] for key, each in value.items() if key.endswith("model")}
+    changed |= {"threshold": 1.0} if "threshold" in value else {}  # to an untrained encoder all texts are alike
+    return changed | ({"k": 3} if value.get("score") == "cluster" else {})
 
 
 def read(recipe: Path) -> tuple[str, dict[str, Any]]:

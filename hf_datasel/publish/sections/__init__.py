@@ -19,6 +19,7 @@ SECTIONS: dict[str, Callable[[Facts], Markdown]] = {
     "columns": overview.columns,
     "means": choice.means,
     "rounds": choice.rounds,
+    "groups": choice.groups,
     "settings": choice.settings,
     "scores": choice.scores,
     "left_out": choice.left_out,

@@ -8,9 +8,10 @@ from typing import Any
 
 from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, table, text
-from hf_datasel.publish.sections.reasons import is_window, long_reason
+from hf_datasel.publish.methods import in_words
+from hf_datasel.publish.sections.reasons import is_drawn, is_window, long_reason
 
-__all__ = ["left_out", "means", "rounds", "score_settings", "scores", "settings"]
+__all__ = ["groups", "left_out", "means", "rounds", "score_settings", "scores", "settings"]
 
 _INNER = ("score", "about", "citation", "tokens", "computed")
 """Parts of a score's spec that are said elsewhere, or that only a program reads, as it does those that begin with
@@ -53,7 +54,20 @@ def _ruled_out(choice: Choice) -> str:
 
 
 def settings(facts: Facts) -> Markdown:
-    return _table_of(facts["method"]["settings"]) or Markdown("It has no settings.")
+    said = {name: in_words(value) for name, value in facts["method"]["settings"].items()}
+    return _table_of(said) or Markdown("It has no settings.")
+
+
+def groups(facts: Facts) -> Markdown:
+    """How the choice is spread over clusters or other groups; nothing where it knows of none."""
+    found = facts["groups"]
+    if found is None:
+        return Markdown("")
+    return Markdown(
+        f"By {code(found['column'])} the pool falls into {found['pool']:,} groups, and the chosen rows are in "
+        f"{found['chosen']:,} of them. The largest group has {found['largest']:.1%} of the pool, and "
+        f"{found['largest_chosen']:.1%} of the chosen rows."
+    )
 
 
 def scores(facts: Facts) -> Markdown:
@@ -88,10 +102,17 @@ def left_out(facts: Facts) -> Markdown:
         lines += ["Rows that no ranking could have taken:", table(["rows", "reason", "meaning"], rows)]
     else:
         lines.append("No row was ruled out: every one could be chosen.")
-    if last["rows"] < last["budget"]:
+    if last["interrupted"]:
+        lines.append(
+            f"The choice was interrupted when {last['rows']:,} of {last['budget']:,} rows had been chosen: this is "
+            "the beginning of a choice, and the rest of it is missing."
+        )
+    elif last["rows"] < last["budget"]:
         lines.append(f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen.")
     considered = last["rows_scored"] if is_window(facts) else pool - sum(last["not_eligible"].values())
     after = considered - sum(last["left_out"].values()) - last["rows"]
     if after > 0:
-        lines.append(f"The other {after:,} rows could have been chosen, and came after those that were.")
+        came = ", and were not drawn" if is_drawn(facts) else ", and came after those that were"
+        came = "" if last["interrupted"] else came
+        lines.append(f"The other {after:,} rows could have been chosen{came}.")
     return Markdown("\n\n".join(lines))

@@ -9,10 +9,10 @@ from typing import Any
 
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
-from hf_datasel.publish.sections.reasons import short_reason
+from hf_datasel.publish.methods import models_of
+from hf_datasel.publish.sections.reasons import is_ranked, short_reason
 
 __all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument", "summary"]
-
 
 def headline(facts: Facts) -> Markdown:
     last, rounds, method = facts["choices"][-1], len(facts["choices"]), text(facts["method"]["name"])
@@ -20,7 +20,8 @@ def headline(facts: Facts) -> Markdown:
     if rounds > 1:
         return Markdown(f"{rows}, chosen anew before each of {rounds} rounds of training by {method}.")
     when = f" before round {last['round']} of training" if last["round"] else ""
-    return Markdown(f"{rows}, chosen by {method}{when}.")
+    cut = f": the beginning of a choice of {last['budget']:,}, which was interrupted" if last["interrupted"] else ""
+    return Markdown(f"{rows}, chosen by {method}{when}{cut}.")
 
 
 def gist(facts: Facts) -> Markdown:
@@ -44,6 +45,10 @@ def summary(facts: Facts) -> Markdown:
     kept = f"{last['rows']:,} rows, {share:.1%} of the pool"
     if len(facts["choices"]) > 1:
         kept += f", in each of {len(facts['choices'])} rounds" if _equal_rounds(facts) else " in the last round"
+    if last["tokens"]:
+        kept += f"; {last['tokens']['chosen']:,} tokens, of {last['tokens']['budget']:,} at most"
+    if last["interrupted"]:
+        kept += f"; interrupted, of {last['budget']:,} asked for"
     rows: list[tuple[str, object]] = [("kept", kept), ("from", _from(facts)), ("by", _by(facts))]
     lately = " in the last round" if len(facts["choices"]) > 1 else ""
     for column, (scored, chosen) in list(last["means"].items())[:1]:
@@ -66,8 +71,11 @@ def _from(facts: Facts) -> Markdown:
 
 def _by(facts: Facts) -> Markdown:
     model = facts["choices"][-1]["model"]
-    with_model = f" with {_model(model)}" if model else ""
-    return Markdown(f"{text(facts['method']['name'])}{with_model}, seed {facts['seed']}")
+    names = [_model(model)] if model else []
+    if not names:
+        names = [code(name) for name in dict.fromkeys(each for spec in facts["scores"] for each in models_of(spec))]
+    with_models = f" with {' and '.join(names)}" if names else ""
+    return Markdown(f"{text(facts['method']['name'])}{with_models}, seed {facts['seed']}")
 
 
 def _model(model: Mapping[str, Any]) -> Markdown:
@@ -112,12 +120,12 @@ def load(facts: Facts) -> Markdown:
 
 
 def _order(facts: Facts) -> str:
-    return "  # best first" if facts["choices"][-1]["means"] else ""
+    return "  # best first" if is_ranked(facts) else ""
 
 
 def columns(facts: Facts) -> Markdown:
     """What is in the published tables."""
-    rank = "`selection_rank` (0 is best)" if facts["choices"][-1]["means"] else "`selection_rank` (in order of choice)"
+    rank = "`selection_rank` (0 is best)" if is_ranked(facts) else "`selection_rank` (in order of choice)"
     lines = [
         f"Each row has the columns of the parent, its scores as far as there are any, {rank} and `selection_round`."
     ]

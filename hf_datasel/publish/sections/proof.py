@@ -7,11 +7,12 @@ import re
 
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, table, text
+from hf_datasel.publish.methods import models_of
 from hf_datasel.publish.recipe import as_command
 from hf_datasel.publish.sections.overview import revision_argument
+from hf_datasel.publish.sections.reasons import is_drawn
 
 __all__ = ["citation", "command", "cost", "limits", "missing", "rebuild", "results", "training", "versions"]
-
 
 def results(facts: Facts) -> Markdown:
     if not facts["results"]:
@@ -114,14 +115,21 @@ def _duration(seconds: float) -> str:
 
 def limits(facts: Facts) -> Markdown:
     last, lines = facts["choices"][-1], []
-    if last["model"] or any(spec.get("model") for spec in facts["scores"]):
+    if last["model"] or any(models_of(spec) for spec in facts["scores"]):
         lines.append(
             "The scores are those of one model with one prompt format; another model would choose other rows."
         )
     if last["columns_unverified"]:
         named = ", ".join(code(each) for each in last["columns_unverified"])
         lines.append(f"The choice relies on {named} as the dataset had it. How it was computed is not recorded.")
-    if last["rows"] < last["budget"]:
+    if is_drawn(facts):
+        lines.append("The rows were drawn at random: another seed draws others.")
+    if last["interrupted"]:
+        lines.append(
+            f"The choice was interrupted: these are {last['rows']:,} of the {last['budget']:,} rows asked for, and "
+            "not what the method chooses when it comes to its end."
+        )
+    elif last["rows"] < last["budget"]:
         lines.append(f"The selection is {last['budget'] - last['rows']:,} rows short of what was asked for.")
     if facts["parent"]["changed"]:
         lines.append(
@@ -141,7 +149,7 @@ def limits(facts: Facts) -> Markdown:
 
 
 def citation(facts: Facts) -> Markdown:
-    named = [facts["method"]["citation"], *(spec.get("citation", "") for spec in facts["scores"])]
+    named = [*facts["method"]["citation"].split("\n\n"), *(spec.get("citation", "") for spec in facts["scores"])]
     entries = [re.sub(r",\s+(?=\w+\s*=)", ",\n  ", entry) for entry in dict.fromkeys(named) if entry]
     closed = [re.sub(r"\}\}$", "}\n}", entry) for entry in entries]
     return fence("\n\n".join(closed), "bibtex") if closed else Markdown("")

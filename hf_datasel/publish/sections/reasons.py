@@ -6,7 +6,12 @@ import re
 
 from hf_datasel.publish.facts import Facts
 
-__all__ = ["is_window", "long_reason", "short_reason"]
+__all__ = ["is_drawn", "is_ranked", "is_window", "long_reason", "short_reason"]
+
+_DRAWN = ("dq", "km_random", "kmq", "random")
+"""Selectors that draw rows."""
+_UNRANKED = (*_DRAWN, "all", "k_center", "within", "zip")
+"""Selectors whose first rows are no better than their last."""
 
 _REASONS = {
     "empty_response": ("without a response", "there is nothing to train on"),
@@ -22,6 +27,16 @@ _REASONS = {
 def is_window(facts: Facts) -> bool:
     """Whether only a part of the pool was scored for the last choice."""
     return 0 < facts["choices"][-1]["rows_scored"] < facts["parent"]["rows"]
+
+
+def is_drawn(facts: Facts) -> bool:
+    """Whether the rows were drawn at random."""
+    return facts["recipe"].get("selector") in _DRAWN
+
+
+def is_ranked(facts: Facts) -> bool:
+    """Whether the first rows are the best by a score, and not merely those that came first."""
+    return bool(facts["choices"][-1]["means"]) and facts["recipe"].get("selector") not in _UNRANKED
 
 
 def short_reason(name: str) -> str:
