@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from hf_datasel import scores
 from hf_datasel.analysis.summaries import (
     Distribution,
-    EmbeddingMap,
     Overlaps,
     distribution,
     distribution_by_round,
-    embedding_map,
     overlaps,
 )
 from hf_datasel.errors import PublishError
@@ -25,6 +22,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.publish.facts import Choice, DataConfig, Facts, Parent, Result, Training
 from hf_datasel.publish.groups import group_column, groups
 from hf_datasel.publish.methods import method
+from hf_datasel.publish.places import map_of
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origins, without_paths
@@ -117,7 +115,7 @@ def gather(
         "lengths": _lengths(last, pool, baselines),
         "groups": groups(last, dataset),
         "overlap": _overlap(selections, baselines),
-        "map": _map(last, dataset),
+        "map": map_of(last, dataset),
         "results": list(results),
         "training": cast(Training, without_paths(training)) if training is not None else None,
         "versions": dict(provenance["versions"]),
@@ -192,7 +190,9 @@ def _scored_before(provenance: Mapping[str, Any]) -> list[str]:
     grouped = group_column(provenance["selector"])
     vectors = {str(spec.get("column")) for spec in provenance["scores"] if spec.get("score") == "Cluster"}
     if grouped in provenance.get("columns_known", ()):
-        said += [f"the clusters are those of column {name!r}: how that was computed is not recorded" for name in vectors]
+        said += [
+            f"the clusters are those of column {name!r}: how that was computed is not recorded" for name in vectors
+        ]
     return said
 
 
@@ -299,35 +299,3 @@ def _overlap(selections: Sequence[Selection], baselines: Mapping[str, np.ndarray
         named = {"chosen": selections[0].indices}
     named |= baselines
     return overlaps(named, selections[-1].provenance["dataset"]["rows"]) if len(named) > 1 else None
-
-
-def _map(selection: Selection, dataset: Dataset | None) -> EmbeddingMap | None:
-    """Of the vectors that the selection holds, or that it relied on in the dataset."""
-    for name, column in _vectors(selection, dataset):
-        known = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        lengths = np.unique(pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False))
-        if len(known) < 3 or len(lengths) != 1 or lengths[0] < 2:
-            continue  # no vectors, or none of the same length
-        values = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-        matrix = np.asarray(values, dtype=np.float32).reshape(len(known), -1)
-        return embedding_map(name, matrix, np.flatnonzero(np.isin(known, selection.indices)))
-    return None
-
-
-def _vectors(selection: Selection, dataset: Dataset | None) -> Iterator[tuple[str, pa.Array]]:
-    """Columns of vectors: of the selection, and of the dataset those that the selector names or has relied on."""
-    for name in selection.score_columns:
-        column = selection.table.column(name).combine_chunks()
-        if _is_list(column.type):
-            yield name, column
-    about = selection.provenance
-    named = [*about["columns_unverified"], about["selector"].get("vectors")]
-    for name in named if dataset is not None else ():
-        if dataset is not None and isinstance(name, str) and name in dataset.column_names:
-            column = dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
-            if _is_list(column.type):
-                yield name, column
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

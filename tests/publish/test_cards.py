@@ -37,5 +37,6 @@ def test_its_metadata_is_complete(path):
     assert "license" not in metadata  # their parents are files, whose licence is not the card's to state
 
 
-def test_there_are_three():
-    assert [path.parent.name for path in CARDS] == ["alpaca-iterit", "gsm8k-superfiltering", "quickstart"]
+def test_which_there_are():
+    named = ["alpaca-iterit", "alpaca-kmq", "gsm8k-superfiltering", "quickstart"]
+    assert [path.parent.name for path in CARDS] == named

@@ -14,6 +14,7 @@ from hf_datasel.publish.sections.reasons import is_ranked, short_reason
 
 __all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument", "summary"]
 
+
 def headline(facts: Facts) -> Markdown:
     last, rounds, method = facts["choices"][-1], len(facts["choices"]), text(facts["method"]["name"])
     rows = f"{last['rows']:,} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"

@@ -14,6 +14,7 @@ from hf_datasel.publish.sections.reasons import is_drawn
 
 __all__ = ["citation", "command", "cost", "limits", "missing", "rebuild", "results", "training", "versions"]
 
+
 def results(facts: Facts) -> Markdown:
     if not facts["results"]:
         return Markdown(

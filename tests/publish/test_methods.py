@@ -1,0 +1,319 @@
+"""Pages about a selection by any of the selectors: names, settings, citations, recipes, and nothing of a machine."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from hf_datasel import select
+from hf_datasel.errors import Interrupted
+from hf_datasel.publish import report
+from hf_datasel.publish.card import card, page
+from hf_datasel.publish.gather import gather
+from hf_datasel.publish.methods import NAMES, compact, in_words, method, method_name, models_of
+from hf_datasel.publish.recipe import recipe
+from hf_datasel.publish.report import read_facts, write_report
+from hf_datasel.scores import Cluster, Embedding, Loss, score
+from hf_datasel.selection.provenance import without_paths
+from hf_datasel.selectors import (
+    KMQ,
+    Deita,
+    KCenter,
+    KMClosest,
+    KMRandom,
+    Longest,
+    Random,
+    Superfiltering,
+    Top,
+    Within,
+    available,
+    by_name,
+    per_source,
+    within_clusters,
+)
+
+SETTINGS = {
+    "graphfilter": {"quality": "ifd"},
+    "iterit": {"quality": "ifd"},
+    "kmq": {"quality": "reward"},
+    "qdit": {"quality": "reward"},
+    "superfiltering": {"quality": "ifd"},
+    "top": {"by": "loss"},
+    "within": {"method": {"selector": "superfiltering", "quality": "ifd"}},
+}
+"""Of the selectors that cannot be made without any, or would run a model."""
+UNCITED = {"all", "random", "top"}
+NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    """Give the pool with a column for whatever a selector reads."""
+    rng = np.random.default_rng(0)
+    made = pool_rows
+    for name in NUMBERS:
+        made = made.add_column(name, np.round(rng.uniform(0.1, 0.9, len(pool_rows)), 3).tolist())
+    made = made.add_column("cluster_id", (np.arange(len(pool_rows)) % 3).tolist())
+    made = made.add_column("source", [["sky", "sea"][at % 4 == 0] for at in range(len(pool_rows))])
+    return made.add_column("embedding", list(rng.normal(size=(len(pool_rows), 4)).astype(np.float32)))
+
+
+@pytest.fixture
+def no_drawing(monkeypatch):
+    monkeypatch.setattr(report, "png", lambda *_: b"")
+
+
+def keys_of(bibtex):
+    return re.findall(r"@\w+\{(\w+),", bibtex)
+
+
+# -- every selector --------------------------------------------------------------------------------------------------
+def test_every_selector_has_a_name():
+    assert NAMES.keys() == available().keys()
+    assert len(set(NAMES.values())) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", available())
+def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing):
+    selection = select(rows, by_name(name, SETTINGS.get(name)), size=24 if name == "all" else 5)
+    facts = gather([selection], rows, title="chosen")
+    write_report(facts, tmp_path)
+    assert read_facts(tmp_path / "facts.json") == facts
+    text, called = card(facts), method_name(selection.provenance["selector"])
+    assert called.startswith("Superfiltering within clusters" if name == "within" else NAMES[name])
+    assert f"chosen by {called}.**" in text
+    assert f"**{called}.** " in text
+    wanted = keys_of(available()[name].citation)
+    assert wanted or name in UNCITED
+    assert set(wanted) <= set(keys_of(text))
+    assert f"--selector {name} " in text
+    assert "None" not in text
+    assert "{'" not in text
+
+
+def test_the_method_within_is_told_and_cited_too(rows):
+    facts = gather([select(rows, within_clusters(Superfiltering(quality="ifd")), size=6)], rows, title="x")
+    assert facts["method"]["name"] == "Superfiltering within clusters"
+    assert "Superfiltering: The rows with the highest IFD below 1" in facts["method"]["about"]
+    assert keys_of(page(facts)) == ["xia2024rethinking", "li2024superfiltering"]
+    assert "| `method` | `Superfiltering (quality=ifd)` |" in page(facts)
+
+
+def test_a_selector_of_somebody_else_goes_by_its_own_name():
+    told = method({"selector": "lab.mine:Mine", "width": 3})
+    assert told == {"name": "lab.mine:Mine", "about": "", "settings": {"width": 3}, "citation": ""}
+
+
+# -- settings in words -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("selector", "said"),
+    [
+        (Top(by=Loss("them/model", over="pair")), "Top by loss"),
+        (per_source(Random(), "source"), "Random within each source"),
+        (per_source(within_clusters(KMRandom()), "source"), "kM-Random within clusters within each source"),
+        (Within(Longest(), Cluster(k=8)), "Longest within clusters"),
+    ],
+)
+def test_names(selector, said):
+    assert method_name(selector.spec()) == said
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"score": "cluster", "k": 64}, "cluster (k=64)"),
+        ({"score": "loss"}, "loss"),
+        (
+            {"score": "deita", "complexity_model": "a/b", "quality_model": "c/d", "revision": None},
+            "deita of a/b and c/d",
+        ),
+        (Within(Superfiltering("ifd"), "source").spec(), "Superfiltering within each source"),
+        (Deita(by=Loss("a/b"), threshold=0.5).spec(), "Deita (by=loss of a/b, threshold=0.5)"),
+        (0.5, 0.5),
+        (["x"], ["x"]),
+    ],
+)
+def test_settings_in_words(value, said):
+    assert in_words(value) == said
+
+
+def test_models_that_a_score_names():
+    spec = {"model": "a/b", "quality_model": "c/d", "reward_model": None, "resolved_model": "a/b@1", "k": 3}
+    assert models_of(spec) == ["a/b", "c/d"]
+
+
+@pytest.mark.parametrize("path", ["outputs/run/checkpoint-3", "models\\checkpoint-3", "/home/me/checkpoint-3"])
+def test_paths_are_told_from_names_on_the_hub(path):
+    record = {"method": {"by": {"checkpoints": (path, "me/model"), "base_url": "http://host/v1/x"}}}
+    assert without_paths(record) == {
+        "method": {"by": {"checkpoints": ("checkpoint-3", "me/model"), "base_url": "http://host/v1/x"}}
+    }
+
+
+def test_what_is_taken_by_default_is_left_out_also_within():
+    assert compact(Within(Superfiltering(convention="cherry")).spec()) == {
+        "selector": "within",
+        "method": {"selector": "superfiltering", "convention": "cherry"},
+    }
+    for name in ("cross_entropy", "selectit_top", "length_km", "zip", "deita"):
+        assert compact(by_name(name).spec()) == {"selector": name}, name
+    assert compact(by_name("cross_entropy", {"by": {"score": "loss", "over": "pair"}}).spec()) == {
+        "selector": "cross_entropy",
+        "by": {"score": "loss", "over": "pair"},
+    }
+
+
+# -- models and files ------------------------------------------------------------------------------------------------
+def test_no_path_of_a_nested_setting_is_shown(pool_rows, tiny_model_dir, tmp_path, no_drawing):
+    folder = tiny_model_dir.parent
+    vectors = np.random.default_rng(0).normal(size=(len(pool_rows), 3)).astype(np.float32)
+    rows = pool_rows.add_column("embedding", list(vectors))
+    fitted = Cluster(k=3).fit(rows, tmp_path / "centroids.npy")
+    scored = Superfiltering(model=str(tiny_model_dir))
+    made = {
+        "within": Within(Within(scored, fitted), Cluster(k=2), vectors=Embedding(str(tiny_model_dir), part="prompt")),
+        "kmq": KMQ(quality=Loss(str(tiny_model_dir)), clusters=fitted),
+        "deita": Deita(by=Loss(str(tiny_model_dir)), threshold=1.0),
+    }
+    for name, selector in made.items():
+        facts = gather([select(rows, selector, size=6)], rows, title="x")
+        written = write_report(facts, tmp_path / name)
+        text = "".join(path.read_text() for path in written if path.suffix != ".png")
+        assert str(folder) not in text
+        assert str(tmp_path) not in text
+        assert json.dumps(facts).count(tiny_model_dir.name) >= 3, "by its name alone, in settings, score and recipe"
+        assert f"&#39;{tiny_model_dir.name}&#39; is a model in a folder of one machine" in text or (
+            f"'{tiny_model_dir.name}' is a model in a folder of one machine" in text
+        )
+        assert ("'centroids.npy' is a file of one machine" in text) == (name != "deita")
+
+
+def test_the_models_of_scores_are_named_where_the_page_begins(rows, tiny_model_dir):
+    selection = select(rows, KMQ(quality=Loss(str(tiny_model_dir))), size=5)
+    text = page(gather([selection], rows, title="x"))
+    assert f"| **by** | kMQ with `{tiny_model_dir.name}`, seed 0 |" in text
+    assert f"| `quality` | `loss of {tiny_model_dir.name}` |" in text
+    assert "The scores are those of one model" in text
+
+
+# -- recipes ---------------------------------------------------------------------------------------------------------
+def test_the_commits_of_nested_models_are_in_the_recipe(rows):
+    hub = {"name": "a/b", "revision": None, "config": None, "split": None, "changed": False, "sources": ["a/b"],
+           "id": "0" * 64, "rows": 24}  # fmt: skip
+    provenance = select(rows, KMQ(quality="reward"), size=5).provenance
+    nested = {"score": "deita", "complexity_model": "c/d", "quality_model": "e/f", "quality_revision": "main"}
+    within = {"selector": "top", "by": {"score": "loss", "model": "g/h"}}
+    provenance["selector"] = {"selector": "within", "method": within, "groups": "x", "vectors": nested}
+    provenance["scores"] = [
+        {**nested, "resolved_complexity_model": f"c/d@{'1' * 40}", "resolved_quality_model": f"e/f@{'2' * 40}"},
+        {"score": "Loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"},
+    ]
+    _, keys, _ = recipe(provenance, hub)
+    settings = keys["selector_kwargs"]
+    assert settings["method"]["by"] == {"score": "loss", "model": "g/h", "revision": "3" * 40}
+    assert settings["vectors"] == {**nested, "complexity_revision": "1" * 40}, "which says main: that stays"
+
+
+def test_somebody_elses_selector_within_needs_allow_imports(rows):
+    provenance = select(rows, within_clusters(Random()), size=5).provenance
+    parent = gather([select(rows, Random(), size=5)], title="x")["parent"]
+    assert "allow_imports" not in recipe(provenance, parent)[1]
+    provenance["selector"]["method"] = {"selector": "lab.mine:Mine", "width": 3}
+    keys = recipe(provenance, parent)[1]
+    assert keys["allow_imports"] is True
+    assert keys["selector_kwargs"] == {"method": {"selector": "lab.mine:Mine", "width": 3}}
+
+
+def test_what_clusters_that_are_known_were_made_of_is_asked_for(rows, tmp_path):
+    clustered = score(
+        rows.remove_columns(["cluster_id", "cluster_distance"]), [Cluster(k=3).fit(rows, tmp_path / "c.npy")]
+    )
+    missing = gather([select(clustered, KMRandom(), size=5)], clustered, title="x")["not_in_recipe"]
+    assert "the clusters are those of column 'embedding': how that was computed is not recorded" in missing
+    assert not any("c.npy" in each for each in missing), "the column is enough"
+
+
+# -- tokens, and choices that were interrupted -----------------------------------------------------------------------
+def test_a_budget_in_tokens(rows):
+    counted = rows.remove_columns("num_tokens").add_column("num_tokens", [10] * 24)
+    facts = gather([select(counted, Longest(), tokens=75)], counted, title="x")
+    assert facts["choices"][0]["tokens"] == {"budget": 75, "chosen": 70}
+    assert facts["recipe"]["selection_tokens"] == 75
+    assert "selection_size" not in facts["recipe"]
+    assert "7 rows, 29.2% of the pool; 70 tokens, of 75 at most" in page(facts)
+
+
+def test_the_model_that_counts_tokens_is_in_the_recipe(pool_rows, tiny_model_dir):
+    selection = select(pool_rows, Superfiltering(), tokens=150, model=str(tiny_model_dir))
+    selection.provenance["model"] = {"name": "me/model", "resolved": f"me/model@{'b' * 40}"}
+    keys = gather([selection], pool_rows, title="x")["recipe"]
+    assert keys["model_name_or_path"] == "me/model", "not only that of the selector"
+    assert keys["selection_tokens"] == 150
+
+
+def test_an_interrupted_choice_is_said_to_be_a_beginning(rows, monkeypatch, tmp_path, no_drawing):
+    def interrupted(*_, **__):
+        raise Interrupted(np.array([3, 1, 4]))
+
+    monkeypatch.setattr("hf_datasel.selectors.k_center.farthest_first", interrupted)
+    with pytest.raises(Interrupted, match="3 rows had been chosen") as stopped:
+        select(rows, KCenter(), size=9)
+    facts = gather([stopped.value.selection], rows, title="x")
+    write_report(facts, tmp_path)
+    assert read_facts(tmp_path / "facts.json") == facts
+    text = page(facts)
+    assert "chosen by k-Center: the beginning of a choice of 9, which was interrupted.**" in text
+    assert "interrupted when 3 of 9 rows had been chosen" in text
+    assert "- The choice was interrupted: these are 3 of the 9 rows asked for" in text
+    assert "the choice was interrupted after 3 of 9 rows: the command makes the whole of it" in text
+    assert "only 3 could be chosen" not in text
+    assert "came after those that were" not in text
+    assert facts["recipe"]["selection_size"] == 9
+
+
+# -- clusters, vectors, order ----------------------------------------------------------------------------------------
+def test_how_many_clusters_are_reached(rows):
+    facts = gather([select(rows, Within(Longest()), size=2)], rows, title="x")
+    share = pytest.approx(1 / 3, rel=1e-5)
+    found = facts["groups"]
+    assert (found["column"], found["pool"], found["chosen"], found["largest"]) == ("cluster_id", 3, 2, share)
+    assert "By `cluster_id` the pool falls into 3 groups, and the chosen rows are in 2 of them." in page(facts)
+
+
+def test_groups_with_names_need_the_dataset(rows):
+    selection = select(rows, per_source(Longest(), "source", {"sky": 0.0, "sea": 1.0}), size=4)
+    found = gather([selection], rows, title="x")["groups"]
+    assert found == {"column": "source", "pool": 2, "chosen": 1, "largest": 0.75, "largest_chosen": 0.0}
+    assert gather([selection], title="x")["groups"] is None
+    assert gather([select(rows, Longest(), size=4)], rows, title="x")["groups"] is None
+
+
+def test_clusters_that_were_found_for_the_choice(rows):
+    facts = gather([select(rows, KMClosest(Cluster(k=4), "equal"), size=8)], rows, title="x")
+    assert (facts["groups"]["pool"], facts["groups"]["chosen"]) == (4, 4)
+    assert list(facts["choices"][0]["means"]) == ["cluster_distance"], "and not the mean of the clusters' numbers"
+
+
+def test_quality_goes_before_the_distance_to_a_centre(rows):
+    facts = gather([select(rows, KMQ(quality="reward", clusters=Cluster(k=4)), size=5)], rows, title="x")
+    assert list(facts["choices"][0]["means"]) == ["reward", "cluster_distance"]
+
+
+def test_vectors_of_the_dataset_are_mapped(rows):
+    selection = select(rows, KCenter(), size=5)
+    found = gather([selection], rows, title="x")["map"]
+    assert (found["column"], sum(map(sum, found["pool"])), sum(map(sum, found["chosen"]))) == ("embedding", 24, 5)
+    assert gather([selection], title="x")["map"] is None
+
+
+def test_rows_that_were_drawn_are_not_called_the_best(rows):
+    configs = [
+        {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "x"}, "bytes": 1,
+         "default": True},
+    ]  # fmt: skip
+    for selector, ranked in ((KMQ(quality="reward"), False), (Top(by="reward"), True)):
+        facts = {**gather([select(rows, selector, size=5)], rows, title="x"), "repo_id": "me/x", "configs": configs}
+        text = page(facts)
+        assert ("# best first" in text, "(0 is best)" in text) == (ranked, ranked)
+        assert ("another seed draws others" in text) == (not ranked)
