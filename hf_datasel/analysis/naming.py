@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_datasel.selection.provenance import without_paths
+from hf_datasel.selectors.naming import in_words, method_name
 
 __all__ = ["names_of"]
 
@@ -17,12 +18,12 @@ def names_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
         records: provenance of each selection: `selector`, and `seed`, `round` and `budget` as far as they are there.
 
     >>> names_of([{"selector": {"selector": "top", "by": "ifd"}}, {"selector": {"selector": "random"}}])
-    ['Top', 'Random']
+    ['Top by ifd', 'Random']
     >>> names_of([{"selector": {"selector": "random"}, "seed": seed} for seed in (0, 1, 1)])
     ['Random (seed=0)', 'Random (seed=1)', 'Random (seed=1) (2)']
     """
     plain = [without_paths(each) for each in records]
-    methods = [_method(each["selector"]) for each in plain]
+    methods = [method_name(each["selector"]) for each in plain]
     settings = [
         {**each["selector"], **{key: each[key] for key in ("seed", "round", "budget") if key in each}}
         for each in plain
@@ -33,24 +34,6 @@ def names_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
         differ = [key for key in mine if any(each.get(key) != mine[key] for each in others)]
         if len(differ) > 1:  # what follows from a setting, or is of no matter beside one, says nothing
             differ = [key for key in differ if key not in ("round", "budget")] or differ
-        said = ", ".join(f"{key}={_said(mine[key])}" for key in differ if mine[key] is not None)
+        said = ", ".join(f"{key}={in_words(mine[key])}" for key in differ if mine[key] is not None)
         names.append(f"{method} ({said})" if said else method)
     return [f"{name} ({names[:at].count(name) + 1})" if name in names[:at] else name for at, name in enumerate(names)]
-
-
-def _method(spec: Mapping[str, Any]) -> str:
-    from hf_datasel import selectors
-
-    name = str(spec["selector"])
-    kind = selectors.available().get(name)
-    return name.rpartition(":")[2] if kind is None else kind.__name__
-
-
-def _said(value: Any) -> str:
-    """A setting in few words."""
-    if not isinstance(value, Mapping):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    head = next((key for key in ("score", "selector") if key in value), None)
-    inner = ", ".join(f"{key}={_said(each)}" for key, each in value.items() if key != head and each is not None)
-    name = "" if head is None else _method(value) if head == "selector" else str(value["score"])
-    return f"{name}({inner})" if inner or not name else name

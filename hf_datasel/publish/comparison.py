@@ -18,6 +18,7 @@ from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, t
 from hf_datasel.analysis.summaries import Distribution
 from hf_datasel.publish.markdown import Markdown, code, table, text
 from hf_datasel.publish.report import html_page, json_text, write_files
+from hf_datasel.selectors.naming import compact, in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,8 +143,8 @@ def _selections(comparison: Comparison) -> str:
 
 def _made(comparison: Comparison) -> Iterator[list[object]]:
     for each in comparison["selections"]:
-        settings = {key: value for key, value in each["selector"].items() if key != "selector" and value is not None}
-        said = Markdown(", ".join(f"{code(key)}: {code(value)}" for key, value in settings.items()))
+        settings = {key: value for key, value in compact(each["selector"]).items() if key != "selector"}
+        said = Markdown(", ".join(f"{code(key)}: {code(in_words(value))}" for key, value in settings.items()))
         model = Markdown(f", with {code(each['model']['name'])}") if each["model"] else ""
         yield [
             each["name"],

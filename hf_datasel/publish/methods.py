@@ -1,40 +1,15 @@
-"""What a selector and its settings are called on a page: as people write them, with the methods and scores within."""
+"""What a page says of a selector, and of those within it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
-from hf_datasel import scores, selectors
+from hf_datasel import selectors
 from hf_datasel.publish.facts import Method
+from hf_datasel.selectors.naming import method_name
 
-__all__ = ["NAMES", "compact", "in_words", "method", "method_name", "models_of"]
-
-NAMES = {
-    "all": "All rows",
-    "cross_entropy": "Cross-entropy",
-    "deita": "Deita",
-    "dq": "DQ",
-    "graphfilter": "GraphFilter",
-    "iterit": "IterIT",
-    "k_center": "k-Center",
-    "km_closest": "kM-Closest",
-    "km_random": "kM-Random",
-    "kmq": "kMQ",
-    "length_km": "Length within clusters",
-    "less_top": "LESS",
-    "longest": "Longest",
-    "nuggets_top": "Nuggets",
-    "qdit": "QDIT",
-    "random": "Random",
-    "selectit_top": "SelectIT",
-    "superfiltering": "Superfiltering",
-    "top": "Top",
-    "within": "Within",
-    "zip": "ZIP",
-}
-"""Selectors of the package -> what people call the method."""
+__all__ = ["method"]
 
 
 def method(spec: Mapping[str, Any]) -> Method:
@@ -54,83 +29,6 @@ def method(spec: Mapping[str, Any]) -> Method:
         "settings": {key: value for key, value in spec.items() if key != "selector"},
         "citation": "\n\n".join(dict.fromkeys(kind.citation for kind in kinds if kind.citation)),
     }
-
-
-def method_name(spec: Mapping[str, Any]) -> str:
-    """A method as people write it; somebody else's selector by the name of its class.
-
-    >>> method_name({"selector": "km_random"}), method_name({"selector": "top", "by": {"score": "reward"}})
-    ('kM-Random', 'Top by reward')
-    >>> method_name({"selector": "within", "method": {"selector": "superfiltering"}, "groups": "cluster_id"})
-    'Superfiltering within clusters'
-    """
-    name = str(spec["selector"])
-    if name == "top" and "by" in spec:
-        by = spec["by"]
-        return f"Top by {by['score'] if isinstance(by, Mapping) else by}"
-    if name == "within" and "method" in spec:
-        groups = spec.get("groups", "cluster_id")
-        clusters = isinstance(groups, Mapping) or groups.endswith("cluster_id")
-        return f"{method_name(spec['method'])} within {'clusters' if clusters else f'each {groups}'}"
-    return NAMES.get(name, name)
-
-
-def in_words(value: Any) -> Any:
-    """A setting that is a score, a selector or weights by name in a few words; any other one as it is.
-
-    >>> in_words({"score": "reward", "model": "them/judge", "max_length": 512})
-    'reward of them/judge (max_length=512)'
-    >>> in_words({"alpaca": 0.7, "gsm8k": 0.3})
-    'alpaca: 0.7, gsm8k: 0.3'
-    """
-    if not isinstance(value, Mapping):
-        return value
-    if "selector" in value:
-        inner = {key: each for key, each in compact(value).items() if key not in ("selector", "method", "groups")}
-        return f"{method_name(value)}{_in_brackets(inner)}"
-    if "score" in value:
-        models = models_of(value)
-        named = f" of {' and '.join(models)}" if models else ""
-        inner = {key: each for key, each in value.items() if key != "score" and not _is_model(key)}
-        return f"{value['score']}{named}{_in_brackets(inner)}"
-    return ", ".join(f"{key}: {in_words(each)}" for key, each in value.items())
-
-
-def _in_brackets(settings: Mapping[str, Any]) -> str:
-    said = ", ".join(f"{key}={in_words(each)}" for key, each in settings.items() if each not in (None, "", (), [], {}))
-    return f" ({said})" if said else ""
-
-
-def models_of(spec: Mapping[str, Any]) -> list[str]:
-    """The models that the settings of a score name, each once."""
-    return list(dict.fromkeys(str(each) for key, each in spec.items() if _is_model(key) and each))
-
-
-def _is_model(key: str) -> bool:
-    return (key == "model" or key.endswith("_model")) and not key.startswith("resolved_")
-
-
-def compact(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """A selector's spec without what the selector takes by default, also in the selectors within."""
-    kind = selectors.available().get(str(spec["selector"]))
-    usual = {} if kind is None else {each.name: each for each in fields(kind)}
-    kept = {key: value for key, value in spec.items() if key not in usual or not _is_default(value, usual[key])}
-    return {
-        key: compact(value) if isinstance(value, Mapping) and "selector" in value else value
-        for key, value in kept.items()
-    }
-
-
-def _is_default(value: Any, field: Field[Any]) -> bool:
-    default = field.default
-    if default is MISSING:
-        return False
-    if is_dataclass(default) and isinstance(value, Mapping):
-        settings = {key: each for key, each in value.items() if key != "score"}
-        return value.get("score") == type(default).__name__.lower() and (
-            scores.by_name(value["score"], settings) == default
-        )
-    return bool(value == (list(default) if isinstance(default, tuple) else default))
 
 
 def _specs_in(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ import yaml
 
 from hf_datasel import selectors
 from hf_datasel.publish.facts import Parent
-from hf_datasel.publish.methods import compact
+from hf_datasel.selectors.naming import compact
 
 __all__ = ["as_command", "as_yaml", "recipe"]
 

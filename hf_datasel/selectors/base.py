@@ -35,6 +35,8 @@ class Selector(ABC):
     """Whether the choice depends on the model, so that it is made again every epoch."""
     nested: ClassVar[bool] = False
     """Whether a smaller budget chooses the first rows of a larger one, in the same order."""
+    title: ClassVar[str] = ""
+    """What people call the method; the name of the class by default."""
     citation: ClassVar[str] = ""
     """BibTeX of the paper, for the dataset card."""
 

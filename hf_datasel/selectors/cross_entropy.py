@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_datasel.scores import Loss
 from hf_datasel.selectors.base import check_source
@@ -25,6 +26,7 @@ class CrossEntropy(Ranked):
 
     by: str | Loss = Loss()
 
+    title: ClassVar[str] = "Cross-entropy"
     citation = (
         "@article{xia2024rethinking, title={Rethinking Data Selection at Scale: Random Selection is Almost All You "
         "Need}, author={Xia, Tingyu and Yu, Bowen and Dang, Kai and Yang, An and Wu, Yuan and Tian, Yuan and Chang, "

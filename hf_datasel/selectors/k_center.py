@@ -41,6 +41,7 @@ class KCenter(Selector):
     once: bool = False
     """Measure the distances to the rows of the start only."""
 
+    title: ClassVar[str] = "k-Center"
     nested: ClassVar[bool] = True
     citation = (
         "@article{wu2023diverseevol, title={Self-Evolved Diverse Data Sampling for Efficient Instruction Tuning}, "

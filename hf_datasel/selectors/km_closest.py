@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -24,6 +25,8 @@ class KMClosest(ClusterSelector):
 
     distance: str = "cluster_distance"
     """Column of the distances to the centres, for `clusters` that is a column too."""
+
+    title: ClassVar[str] = "kM-Closest"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ class KMRandom(ClusterSelector):
     Reference: Yu et al. 2024 (2409.11378), sections 2.1 and 3.3; `shares="proportional"`, the default, is the paper's,
     `"equal"` its code's.
     """
+
+    title: ClassVar[str] = "kM-Random"
 
     def choose(self, round: Round) -> np.ndarray:
         ids, _ = self.members(round)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -38,6 +38,8 @@ class KMQ(ClusterSelector):
     weights: Literal["softmax", "proportional"] = "softmax"
     temperature: float = 1.0
     """Of the softmax: lower draws nearer to the highest qualities."""
+
+    title: ClassVar[str] = "kMQ"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ class LengthKM(ClusterSelector):
 
     by: str | Length = Length("tokens")
 
+    title: ClassVar[str] = "Length within clusters"
     citation = (
         "@article{xia2024rethinking, title={Rethinking Data Selection at Scale: Random Selection is Almost All You "
         "Need}, author={Xia, Tingyu and Yu, Bowen and Dang, Kai and Yang, An and Wu, Yuan and Tian, Yuan and Chang, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_datasel.scores import Influence
 from hf_datasel.selectors.base import check_source
@@ -24,6 +25,7 @@ class LESSTop(Ranked):
 
     by: str | Influence = "influence"
 
+    title: ClassVar[str] = "LESS"
     citation = Influence.citation
 
     def __post_init__(self) -> None:

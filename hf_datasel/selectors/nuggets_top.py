@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class NuggetsTop(Ranked):
     threshold: float | None = None
     """Rows up to this score are left out, those with exactly this score too."""
 
+    title: ClassVar[str] = "Nuggets"
     citation = Nuggets.citation
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hf_datasel.scores import SelectIT
 from hf_datasel.selectors.base import check_source
@@ -25,6 +26,7 @@ class SelectITTop(Ranked):
 
     by: str | SelectIT = SelectIT()
 
+    title: ClassVar[str] = "SelectIT"
     citation = SelectIT.citation
 
     def __post_init__(self) -> None:

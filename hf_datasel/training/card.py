@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import Selector
-from hf_datasel.training.config import default_of
+from hf_datasel.selectors.naming import compact, in_words
 
 __all__ = ["extend_card", "measured", "training_data"]
 
@@ -95,33 +96,31 @@ def training_data(
         published_at: repository of the selections, if they are published.
     """
     from hf_datasel.publish.markdown import code, fence, link, text
+    from hf_datasel.publish.methods import method
 
     source = link(parent["name"]) if "name" in parent else "a dataset that is not on the Hub"
     place = ", ".join(
         str(code(parent[key])) for key in ("config", "split") if parent.get(key) not in (None, "default")
     )
     commit = f" at revision {code(parent['revision'][:12])}" if "revision" in parent else ""
-    name = type(selector).__name__
-    about = (
-        (type(selector).__doc__ or "").split("\n\n")[0] if type(selector).__module__.startswith("hf_datasel.") else ""
-    )
+    chosen_by = method(without_paths(selector.spec()))
     parts = [
         "## Training data",
-        f"The rows that this model was trained on were chosen by {text(name)} from {pool_rows:,} rows of "
-        f"{source}{f' ({place})' if place else ''}{commit}. {text(about)}".rstrip(),
+        f"The rows that this model was trained on were chosen by {text(chosen_by['name'])} from {pool_rows:,} rows of "
+        f"{source}{f' ({place})' if place else ''}{commit}. {text(chosen_by['about'])}".rstrip(),
         _settings(selector),
         _rounds(selections, pool_rows, published_at),
     ]
-    if selector.citation:
-        parts += [f"Cite {text(name)} as:", fence(selector.citation, "bibtex")]
+    if chosen_by["citation"]:
+        parts += [f"Cite {text(chosen_by['name'])} as:", fence(chosen_by["citation"], "bibtex")]
     return "\n\n".join(str(each) for each in parts)
 
 
 def _settings(selector: Selector) -> str:
     from hf_datasel.publish.markdown import code
 
-    spec = selector.spec()
-    changed = {each.name: spec[each.name] for each in fields(selector) if spec[each.name] != default_of(each)}
+    spec = compact(without_paths(selector.spec()))
+    changed = {key: in_words(value) for key, value in spec.items() if key != "selector"}
     if not changed:
         return "All its settings are its defaults."
     return (

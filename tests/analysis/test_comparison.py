@@ -220,11 +220,11 @@ def test_names_say_what_differs():
         return names_of([{"seed": 0, "budget": 5, **each} for each in settings])
 
     top, ifd = {"selector": "top", "by": "loss"}, {"score": "ifd", "model": "/models/big"}
-    assert named({"selector": top}, {"selector": {"selector": "my.lab:Mine"}}) == ["Top", "Mine"]
-    assert named({"selector": top}, {"selector": {**top, "by": ifd}}) == ["Top (by=loss)", "Top (by=ifd(model=big))"]
-    assert named({"selector": top}, {"selector": top, "seed": 3}) == ["Top (seed=0)", "Top (seed=3)"]
-    assert named({"selector": top}, {"selector": top, "budget": 9}) == ["Top (budget=5)", "Top (budget=9)"]
-    assert named({"selector": top}, {"selector": top}) == ["Top", "Top (2)"]
+    assert named({"selector": top}, {"selector": {"selector": "my.lab:Mine"}}) == ["Top by loss", "Mine"]
+    assert named({"selector": top}, {"selector": {**top, "by": ifd}}) == ["Top by loss", "Top by ifd"]
+    assert named({"selector": top}, {"selector": top, "seed": 3}) == ["Top by loss (seed=0)", "Top by loss (seed=3)"]
+    assert named({"selector": top}, {"selector": top, "budget": 9}) == ["Top by loss (budget=5)", "Top by loss (budget=9)"]
+    assert named({"selector": top}, {"selector": top}) == ["Top by loss", "Top by loss (2)"]
     one, other = ({"selector": "within", "method": each, "shares": None} for each in (top, {"selector": "random"}))
     assert named({"selector": one}, {"selector": other}) == ["Within (method=Top(by=loss))", "Within (method=Random)"]
 

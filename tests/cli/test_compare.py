@@ -60,7 +60,7 @@ def facts(tmp_path):
 def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, capsys):
     methods = ["random", {"random": {"seed": 7}}, "longest", {"top": {"by": "ifd"}}, {"top": {"by": "loss"}}]
     assert compare(methods) == 0
-    names = ["Random (seed=0)", "Random (seed=7)", "Longest", "Top (by=ifd)", "Top (by=loss)"]
+    names = ["Random (seed=0)", "Random (seed=7)", "Longest", "Top by ifd", "Top by loss"]
     found = facts(tmp_path)
     assert [each["name"] for each in found["selections"]] == names
     assert [each["seed"] for each in found["selections"]] == [0, 7, 0, 0, 0]
@@ -72,7 +72,7 @@ def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, caps
     assert Selection.load(tmp_path / "out" / "random-seed=7") != select(data, Random(), size=5, seed=0)
     assert {"compare.html", "compare.md", "compare.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
     printed = capsys.readouterr().out
-    lines = [line for line in printed.splitlines() if line.startswith("Top (by=ifd) ")]
+    lines = [line for line in printed.splitlines() if line.startswith("Top by ifd ")]
     assert lines[0].split()[2] == "5"
     assert "4 Top (by=ifd)" in printed
     assert "Two random choices of these sizes would have 0.12." in printed  # 5 of 24: 5 / 43
@@ -81,19 +81,19 @@ def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, caps
 def test_methods_on_the_command_line(scored_file, tmp_path):
     command = ["compare", "--dataset_name", str(scored_file), "--output_dir", str(tmp_path / "out")]
     assert main([*command, "--methods", "random", '{"top": {"by": "ifd"}}', "--selection_ratio", "0.25"]) == 0
-    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [("Random", 6), ("Top", 6)]
+    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [("Random", 6), ("Top by ifd", 6)]
 
 
 def test_what_failed_is_named_and_the_others_are_there(compare, tmp_path, capsys):
     assert compare(["random", {"top": {"by": "idf"}}, "longest"]) == 2
     printed = capsys.readouterr()
     last = printed.err.strip().splitlines()[-1]
-    assert last == "hf-datasel compare: error: 1 of 3 methods made no selection: Top. See above."
-    assert "Top: no selection. Top needs column 'idf'" in printed.out
+    assert last == "hf-datasel compare: error: 1 of 3 methods made no selection: Top by idf. See above."
+    assert "Top by idf: no selection. Top needs column 'idf'" in printed.out
     found = facts(tmp_path)
     assert [each["name"] for each in found["selections"]] == ["Random", "Longest"]
     [failed] = found["failed"]
-    assert (failed["name"], failed["selector"]) == ("Top", {"selector": "top", "by": "idf"})
+    assert (failed["name"], failed["selector"]) == ("Top by idf", {"selector": "top", "by": "idf"})
     assert "Did you mean 'ifd'?" in failed["error"]
     assert "What made no selection" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
@@ -116,7 +116,7 @@ def test_a_second_run_chooses_nothing(compare, runs, tmp_path):
     assert facts(tmp_path) == before
     assert compare([{"top": {"by": "loss"}}, *methods[1:]]) == 0  # under other names, with one more
     assert len(runs) == 5
-    assert facts(tmp_path)["selections"][0]["name"] == "Top (by=loss)"
+    assert facts(tmp_path)["selections"][0]["name"] == "Top by loss"
 
 
 def test_a_run_that_was_interrupted_goes_on(compare, runs, monkeypatch, capsys):
@@ -154,7 +154,7 @@ def test_other_values_in_a_column_are_another_choice(compare, runs, scored_file,
     (tmp_path / "new.parquet").replace(scored_file)
     assert compare(["random", {"top": {"by": "ifd"}}]) == 0
     assert [type(each).__name__ for each in runs] == ["Random", "Top", "Top"]
-    assert Selection.load(tmp_path / "out" / "top").indices.tolist() == [0, 1, 2, 3, 4]
+    assert Selection.load(tmp_path / "out" / "top-by-ifd").indices.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_budget_of_tokens_follows_the_column_that_counts_them(pool_rows, runs, tmp_path):
@@ -179,8 +179,8 @@ def test_a_record_that_is_half_written_is_not_relied_on(compare, runs, tmp_path)
 def test_a_folder_is_not_taken_from_another_method(compare, tmp_path):
     assert compare([{"top": {"by": "ifd"}}]) == 0
     assert compare([{"random": {"seed": 2}}, {"top": {"by": "ifd"}}, "random"]) == 0
-    assert Selection.load(tmp_path / "out" / "top").provenance["selector"]["by"] == "ifd"
-    assert facts(tmp_path)["selections"][1]["name"] == "Top"
+    assert Selection.load(tmp_path / "out" / "top-by-ifd").provenance["selector"]["by"] == "ifd"
+    assert facts(tmp_path)["selections"][1]["name"] == "Top by ifd"
 
 
 # -- saved selections -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from hf_datasel.errors import Interrupted
 from hf_datasel.publish import report
 from hf_datasel.publish.card import card, page
 from hf_datasel.publish.gather import gather
-from hf_datasel.publish.methods import NAMES, compact, in_words, method, method_name, models_of
+from hf_datasel.publish.methods import method
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.publish.report import read_facts, write_report
 from hf_datasel.scores import Cluster, Embedding, Loss, score
@@ -32,6 +32,7 @@ from hf_datasel.selectors import (
     per_source,
     within_clusters,
 )
+from hf_datasel.selectors.naming import compact, in_words, method_name, models_of
 
 SETTINGS = {
     "graphfilter": {"quality": "ifd"},
@@ -69,9 +70,10 @@ def keys_of(bibtex):
 
 
 # -- every selector --------------------------------------------------------------------------------------------------
-def test_every_selector_has_a_name():
-    assert NAMES.keys() == available().keys()
-    assert len(set(NAMES.values())) == len(NAMES)
+def test_no_two_selectors_have_the_same_name():
+    names = [method_name({"selector": name}) for name in available()]
+    assert len(set(names)) == len(names)
+    assert {"kMQ", "k-Center", "LESS", "DQ", "ZIP", "IterIT", "Cross-entropy"} <= set(names)
 
 
 @pytest.mark.parametrize("name", available())
@@ -81,7 +83,8 @@ def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawin
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
     text, called = card(facts), method_name(selection.provenance["selector"])
-    assert called.startswith("Superfiltering within clusters" if name == "within" else NAMES[name])
+    bare = method_name({"selector": name})
+    assert called.startswith("Superfiltering within clusters" if name == "within" else bare)
     assert f"chosen by {called}.**" in text
     assert f"**{called}.** " in text
     wanted = keys_of(available()[name].citation)
@@ -102,7 +105,7 @@ def test_the_method_within_is_told_and_cited_too(rows):
 
 def test_a_selector_of_somebody_else_goes_by_its_own_name():
     told = method({"selector": "lab.mine:Mine", "width": 3})
-    assert told == {"name": "lab.mine:Mine", "about": "", "settings": {"width": 3}, "citation": ""}
+    assert told == {"name": "Mine", "about": "", "settings": {"width": 3}, "citation": ""}
 
 
 # -- settings in words -----------------------------------------------------------------------------------------------

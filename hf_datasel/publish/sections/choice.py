@@ -8,8 +8,8 @@ from typing import Any
 
 from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, table, text
-from hf_datasel.publish.methods import in_words
 from hf_datasel.publish.sections.reasons import is_drawn, is_window, long_reason
+from hf_datasel.selectors.naming import in_words
 
 __all__ = ["groups", "left_out", "means", "rounds", "score_settings", "scores", "settings"]
 

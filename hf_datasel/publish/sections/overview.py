@@ -9,8 +9,8 @@ from typing import Any
 
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
-from hf_datasel.publish.methods import models_of
 from hf_datasel.publish.sections.reasons import is_ranked, short_reason
+from hf_datasel.selectors.naming import models_of
 
 __all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument", "summary"]
 

@@ -7,10 +7,10 @@ import re
 
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, table, text
-from hf_datasel.publish.methods import models_of
 from hf_datasel.publish.recipe import as_command
 from hf_datasel.publish.sections.overview import revision_argument
 from hf_datasel.publish.sections.reasons import is_drawn
+from hf_datasel.selectors.naming import models_of
 
 __all__ = ["citation", "command", "cost", "limits", "missing", "rebuild", "results", "training", "versions"]
 
