@@ -209,14 +209,15 @@ def draw(results: list[Result], titles: Mapping[str, str], folder: Path) -> None
         places = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
         for ax, name in zip(places, shown, strict=False):
             mine = [each for each in results if each.case.name == name]
+            unit, label = (1e6, "MB chosen before") if name == "zip_step" else (1, "rows")
             for way in dict.fromkeys(each.case.way for each in mine):
-                points = sorted((each.case.n, each.cpu) for each in mine if each.case.way == way)
+                points = sorted((each.case.n / unit, each.cpu) for each in mine if each.case.way == way)
                 ax.plot(*zip(*points, strict=True), **line_style(ways.index(way), theme))
-            sizes, spent = [each.case.n for each in mine], [each.cpu for each in mine]
+            sizes, spent = [each.case.n / unit for each in mine], [each.cpu for each in mine]
             log_axis(ax, ax.xaxis, min(sizes), max(sizes))
             log_axis(ax, ax.yaxis, min(spent), max(spent))
             ax.set_title(titles[name], loc="left", fontsize=9.5)
-            ax.set_xlabel("bytes chosen before" if name == "zip_step" else "rows", fontsize=8)
+            ax.set_xlabel(label, fontsize=8)
             ax.tick_params(labelsize=8)
         for ax in places[len(shown) :]:
             ax.set_axis_off()

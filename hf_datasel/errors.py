@@ -18,6 +18,7 @@ __all__ = [
     "ResumeError",
     "ScoreError",
     "SelectionError",
+    "ShortfallError",
     "did_you_mean",
     "reason_counts",
 ]
@@ -45,6 +46,18 @@ class ScoreError(DataselError):
 
 class SelectionError(DataselError):
     """The selection that was asked for does not exist, for example a budget above the rows that can be chosen."""
+
+
+class ShortfallError(SelectionError):
+    """Fewer rows than the budget can be chosen, which shows only once all of them have been.
+
+    Attributes:
+        chosen: int64 positions of these rows, best first.
+    """
+
+    def __init__(self, message: str, chosen: Any):
+        super().__init__(message)
+        self.chosen = chosen
 
 
 class DatasetMismatchError(SelectionError):

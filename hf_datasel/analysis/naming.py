@@ -36,4 +36,7 @@ def names_of(records: Sequence[Mapping[str, Any]]) -> list[str]:
             differ = [key for key in differ if key not in ("round", "budget")] or differ
         said = ", ".join(f"{key}={in_words(mine[key])}" for key in differ if mine[key] is not None)
         names.append(f"{method} ({said})" if said else method)
+    names = [
+        f"{name} (interrupted)" if each.get("interrupted") else name for name, each in zip(names, records, strict=True)
+    ]
     return [f"{name} ({names[:at].count(name) + 1})" if name in names[:at] else name for at, name in enumerate(names)]

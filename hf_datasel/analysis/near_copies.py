@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from hf_datasel.analysis.binning import significant
 from hf_datasel.errors import ColumnError
 from hf_datasel.scores.vectors import all_vectors
+from hf_datasel.strategies.near_copies import with_near_copies
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -40,25 +42,29 @@ class NearCopies(TypedDict):
 
 
 def near_copies_among(dataset: Dataset, column: str, rows: np.ndarray, threshold: float) -> NearCopies | None:
-    """Of how many rows some other one is a near copy; vectors are read a block at a time."""
+    """Of how many rows some other one is a near copy, decided as `skip_near_copies` does; None without vectors.
+
+    Vectors are read a block at a time.
+
+    Raises:
+        ColumnError: the column holds no vectors, or some of different lengths.
+    """
     most = max(_PAIRS // len(rows), _ASKED)
     asked = np.arange(len(rows)) if len(rows) <= most else np.linspace(0, len(rows) - 1, most).astype(np.int64)
-    mine, usable = _directions(dataset, column, rows[asked])
+    mine, usable = _vectors(dataset, column, rows[asked])
     asked, mine = asked[usable], mine[usable]
     if not len(asked):
         return None
-    near = np.zeros(len(asked), dtype=bool)
-    for start in range(0, len(rows), _BLOCK):
-        others, there = _directions(dataset, column, rows[start : start + _BLOCK])
-        if there.any() and others.shape[1] != mine.shape[1]:
-            sizes = f"{mine.shape[1]:,} and of {others.shape[1]:,}"
-            raise ColumnError(f"Column {column!r} holds vectors of {sizes} numbers.")
-        at = start + np.flatnonzero(there)
-        for first in range(0, len(asked) if there.any() else 0, _BLOCK):
-            part = slice(first, first + _BLOCK)
-            close = mine[part] @ others[there].T > threshold
-            close[asked[part, None] == at] = False  # itself
-            near[part] |= close.any(axis=1)
+
+    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, len(rows), _BLOCK):
+            others, there = _vectors(dataset, column, rows[start : start + _BLOCK])
+            if there.any() and others.shape[1] != mine.shape[1]:
+                sizes = f"{mine.shape[1]:,} and of {others.shape[1]:,}"
+                raise ColumnError(f"Column {column!r} holds vectors of {sizes} numbers.")
+            yield start + np.flatnonzero(there), others[there]
+
+    near = with_near_copies(mine, asked, parts(), threshold)
     return {
         "column": column,
         "threshold": threshold,
@@ -68,12 +74,7 @@ def near_copies_among(dataset: Dataset, column: str, rows: np.ndarray, threshold
     }
 
 
-def _directions(dataset: Dataset, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of length 1, float32 of shape (rows, dimensions), zero where there is none; and where there is one."""
+def _vectors(dataset: Dataset, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of these rows, float32 of shape (rows, dimensions), and which of them there are."""
     vectors = all_vectors(dataset.select(rows), column)
-    usable = np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1])
-    vectors[~usable] = 0
-    largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
-    vectors /= np.where(largest > 0, largest, 1)  # so that squares neither vanish nor overflow
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1), usable
+    return vectors, np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1])

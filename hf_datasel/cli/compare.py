@@ -256,12 +256,15 @@ class _Before:
         self.folder, self.dataset = folder, dataset
         self.common = asked
         self.places: dict[str, Path] = {}
+        self._methods: dict[str, dict[str, Any]] = {}
         self._digests: dict[str, str] = {}
 
     def find(self, method: _Method) -> Selection | None:
         """A selection that the method would make again."""
         from hf_datasel.selection import Selection
 
+        # Now, and not once rows are chosen: weights may be overwritten meanwhile.
+        self._methods[method.name] = {"selector": method.selector.spec(), "meaning": _meaning(method.selector)}
         for path in sorted(self.folder.glob(f"*/{_MADE_FROM}")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
@@ -275,7 +278,7 @@ class _Before:
         return None
 
     def keep(self, method: _Method, selection: Selection) -> Selection:
-        """Save a selection, and then what it was made from."""
+        """Save a selection that was looked for before, and then what it was made from."""
         place = self._free_place(method.name)
         (place / _MADE_FROM).unlink(missing_ok=True)
         selection.save(place)
@@ -291,7 +294,7 @@ class _Before:
         from hf_datasel import __version__
 
         digests = {name: self._digest(name) for name in sorted({*columns})}
-        record = {"selector": method.selector.spec(), "seed": method.seed, **self.common}
+        record = {**self._methods[method.name], "seed": method.seed, **self.common}
         return json.loads(json.dumps({**record, "columns": digests, "version": __version__}, default=str))
 
     def _digest(self, name: str) -> str:
@@ -307,6 +310,42 @@ class _Before:
         while (place := self.folder / (stem if at == 1 else f"{stem}-{at}")) in taken or place.name == "plots":
             at += 1
         return place
+
+
+def _meaning(value: Any) -> Any:
+    """What a setting stands for now, as far as its name does not say it: weights, files, and code of somebody else."""
+    from hf_datasel.scores import Score
+    from hf_datasel.selectors import Ranked, Selector
+    from hf_datasel.selectors.superfiltering import IFDSelector
+
+    if isinstance(value, Mapping):
+        return {str(key): _meaning(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_meaning(each) for each in value]
+    if isinstance(value, Selector):
+        parts = {each.name: getattr(value, each.name) for each in fields(value)}
+        parts |= {"source": value.source} if isinstance(value, IFDSelector) else {}
+        parts |= {"ranks_by": value.ranks_by} if isinstance(value, Ranked) else {}
+        return {"code": _code_of(value), **{name: _meaning(each) for name, each in parts.items()}}
+    if isinstance(value, Score):
+        try:
+            _, (_, _, identity) = value.__reduce__()  # some scores resolve a name there and not in their spec
+            return {"code": _code_of(value), "identity": identity, **value.spec()}
+        except DataselError:  # it cannot be computed, so that it is not part of any choice
+            return None
+    return None
+
+
+def _code_of(value: object) -> dict[str, str]:
+    """A digest of each file outside this package and Python's own that the class of a selector or score comes from."""
+    homes = {kind.__module__ for kind in type(value).__mro__}
+    outside = sorted(each for each in homes if each.partition(".")[0] not in {"hf_datasel", *sys.stdlib_module_names})
+    files = {each: getattr(sys.modules.get(each), "__file__", None) for each in outside}
+    return {
+        each: hashlib.blake2b(Path(file).read_bytes(), digest_size=16).hexdigest()
+        for each, file in files.items()
+        if file is not None
+    }
 
 
 def _digest_of(dataset: Any, name: str) -> str:

@@ -62,12 +62,14 @@ def _text(found: Explanation) -> str:
     elif found["rank"] is None:
         head = f"was not taken; {found['of']:,} others were"
     else:
-        head = f"was taken: rank {found['rank']:,} of {found['of']:,}, where 0 is best"
+        head = f"was taken: number {found['rank'] + 1:,} of {found['of']:,}"
     lines = [f"Row {found['row']:,} {head}."]
+    if found["interrupted"]:
+        lines.append(f"  The choice was interrupted when {found['of']:,} rows had been taken.")
     if found["copies"]:
         lines.append(f"  The same prompt and response were taken as row {', '.join(map(str, found['copies']))}.")
     lines += [f"  {_score(each)}" for each in found["scores"]]
-    if found["cluster"] is not None:
+    if found["cluster"] is not None and not any(each.startswith(("Cluster", "Group")) for each in found["decided"]):
         number, rows, chosen = found["cluster"]
         lines.append(f"  Cluster {number}: {chosen:,} of its {rows:,} rows were taken.")
     return "\n".join([*lines, *(f"  {each}" for each in found["decided"])])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
-from hf_datasel.errors import Interrupted, reason_counts
+from hf_datasel.errors import ConfigError, Interrupted, reason_counts
 
 __all__ = ["SelectArguments", "run"]
 
@@ -53,6 +53,10 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.selection import select
     from hf_datasel.selectors import by_name
 
+    budgets = ("selection_size", "selection_ratio", "selection_tokens")
+    given = [name for name in budgets if getattr(arguments, name) is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} say the same thing twice. Pass one of them.")
     settings = as_dict(arguments.selector_kwargs, "selector_kwargs")
     selector = by_name(arguments.selector, settings, arguments.allow_imports)
     folder = output_folder(arguments.output_dir)
@@ -81,6 +85,10 @@ def run(argv: Sequence[str]) -> None:
         print(f"They have {counts['chosen']:,} tokens, of {counts['budget']:,} at most.")
     if left_out:
         print(f"Left out: {reason_counts(left_out)}.")
+    unverified = selection.provenance["columns_unverified"]
+    if unverified:
+        print(f"Columns taken as they are: {', '.join(unverified)}.")
+    (folder / "subset.parquet").unlink(missing_ok=True)  # of another choice
     if arguments.save_subset:
         selection.apply(dataset).to_parquet(folder / "subset.parquet")
     print(f"Written to {arguments.output_dir}.")

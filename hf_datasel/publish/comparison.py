@@ -58,7 +58,7 @@ def overview(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         "rows": [f"{each['rows']:,}" for each in rows],
         counted["unit"] if counted else "size": [_count(each["size"]) for each in rows],
         "response words": [_number(each["words_mean"]) for each in rows],
-        "their median": [_number(each["words_median"]) for each in rows],
+        "median": [_number(each["words_median"]) for each in rows],
         "duplicates": [f"{each['duplicates']:,}" for each in rows],
         "near copies": ["", *(_near(each) for each in comparison["selections"])],
         "clusters": [f"{each['coverage']['covered']:,}" if each["coverage"] else "" for each in rows],

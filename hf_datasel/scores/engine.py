@@ -114,7 +114,8 @@ class Engine:
         if model is None and self.model is None:
             raise ScoreError(
                 f"{type(score).__name__} has no model to run. Pass its name or path: model=... next to the dataset, "
-                "or --model_name_or_path on the command line."
+                "or --model_name_or_path on the command line. Or compute it once, by hf-datasel score --scores "
+                f"{type(score).__name__.lower()}, and choose from the file that this writes."
             )
         if model is None and not isinstance(self.model, str):
             return None, self.tokenizer

@@ -54,9 +54,12 @@ class TokenBudget:
     def __post_init__(self) -> None:
         if type(self.tokens) is not int or self.tokens < 1:
             raise ConfigError(f"tokens={self.tokens!r} has to be a number of tokens, an int of at least 1.")
-        unknown = int(np.isnan(self.lengths[self.eligible]).sum())
-        if unknown:
-            raise SelectionError(f"tokens={self.tokens:,}: {unknown:,} rows that can be chosen have no token count.")
+        wrong = np.flatnonzero(self.eligible & ~(self.lengths >= 0))
+        if len(wrong):
+            raise SelectionError(
+                f"tokens={self.tokens:,}: {len(wrong):,} rows that can be chosen have no token count, or one below 0 "
+                f"(the first is row {wrong[0]:,}). Filter them out, or name a model, whose tokenizer counts anew."
+            )
         if not self.most:
             raise SelectionError(
                 f"tokens={self.tokens:,} is less than the shortest row that can be chosen has "
@@ -76,8 +79,8 @@ class TokenBudget:
         return int(np.searchsorted(np.cumsum(self.lengths[rows]), self.tokens, side="right"))
 
 
-def within_tokens(choose: Callable[[int], np.ndarray], budget: TokenBudget, nested: bool) -> np.ndarray:
-    """The choice of the most rows that fits into the token budget.
+def within_tokens(choose: Callable[[int], np.ndarray], budget: TokenBudget, nested: bool) -> tuple[int, np.ndarray]:
+    """The choice of the most rows that fits into the token budget, and with which number of rows it was made.
 
     Where a smaller choice is the beginning of a larger one, that is as many of its first rows as fit. Otherwise each
     number of rows is another choice, and the one that comes back fits while that of one row more does not.
@@ -87,25 +90,28 @@ def within_tokens(choose: Callable[[int], np.ndarray], budget: TokenBudget, nest
         budget: in tokens.
         nested: whether a smaller choice is the beginning of a larger one.
 
+    Returns:
+        What `choose` was called with, and the rows; none where it chose none.
+
     Raises:
-        SelectionError: not even one row fits.
+        SelectionError: not even the first row fits.
     """
     mean = max(float(budget.lengths[budget.eligible].mean()), 1.0)
-    best, fits, too_many = np.empty(0, dtype=np.int64), 0, budget.most + 1
+    best, made_with, fits, too_many = np.empty(0, dtype=np.int64), 0, 0, budget.most + 1
     trial = min(max(int(1.2 * budget.tokens / mean), 1), budget.most)
     while fits + 1 < too_many:
         rows = choose(trial)
         fitting = budget.fitting(rows)
         if nested and fitting < len(rows):
-            best = rows[:fitting]
+            best, made_with = rows[:fitting], trial
             break
         if fitting == len(rows):
-            best, fits = rows, trial
+            best, made_with, fits = rows, trial, trial
             if len(rows) < trial:  # there are no more
-                break
+                return trial, rows
         else:
             too_many = trial
         trial = min(2 * trial, budget.most) if too_many > budget.most else (fits + too_many) // 2
     if not len(best):
         raise SelectionError(f"tokens={budget.tokens:,}: the first row that is chosen has more. Raise it.")
-    return best
+    return made_with, best

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, ScoreError, SelectionError
+from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.scores import Columns, Score
 from hf_datasel.scores.engine import Engine
@@ -53,6 +53,7 @@ class Explanation(TypedDict):
         scores: that the choice is based on.
         cluster: its number, the rows in it, and how many of them were chosen; None where the choice knows no clusters.
         decided: sentences of the selector's own: n-grams, neighbours.
+        interrupted: whether the choice was stopped before its budget was met.
     """
 
     row: int
@@ -64,6 +65,7 @@ class Explanation(TypedDict):
     scores: list[Standing]
     cluster: tuple[int, int, int] | None
     decided: list[str]
+    interrupted: bool
 
 
 def explain(
@@ -106,6 +108,7 @@ def explain(
         "scores": [_standing(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
         "cluster": _cluster(selection, row),
         "decided": _decided(selection, pool, row, Engine(pool, model, tokenizer), allow_imports),
+        "interrupted": bool(selection.provenance.get("interrupted", False)),
     }
 
 
@@ -163,7 +166,7 @@ def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_i
     )
     try:
         return selector.explain(round, selection.indices, row)
-    except ScoreError as error:
+    except (ScoreError, ColumnError) as error:
         return [f"More cannot be said without what the choice relied on: {error}"]
 
 

@@ -68,6 +68,7 @@ class Selection:
             "not_eligible": _counts(pool.reasons[~round.eligible]),
             "left_out": dict(round.left_out),
             "versions": versions(),
+            **({"notes": round.notes} if round.notes else {}),
             **more,
         }
         return cls(rows, provenance, _table(pool, round.scored), pool.dataset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from dataclasses import dataclass, field
@@ -19,12 +20,14 @@ from hf_datasel.selection.result import Selection
 from hf_datasel.selectors.base import Selector
 from hf_datasel.selectors.material import Material
 from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.running import ask, check_budget, run_round
+from hf_datasel.selectors.running import ask, check_budget, run_round, shortfall
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["Selecting", "select"]
+
+logger = logging.getLogger(__name__)
 
 
 def select(
@@ -94,18 +97,24 @@ class Selecting:
         tokens: int | None = None,
     ) -> Selection:
         """One choice, as the function `select` makes it."""
-        start = time.perf_counter()
+        start, before = time.perf_counter(), self._material.start()
         if not isinstance(selector, Selector):
             raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
         if tokens is not None and (size is not None or ratio is not None):
             raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
+        if type(seed) is not int or seed < 0:
+            raise ConfigError(f"seed={seed!r} has to be an int of at least 0.")
         run = _Run(selector, seed, self.pool, self._eligible, self._material, self.model)
+
+        def selection(rows: np.ndarray, **more: Any) -> Selection:
+            seconds = time.perf_counter() - start + self._material.since(before)
+            return run.selection(rows, seconds=seconds, **more)
+
         try:
-            rows = run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens)
+            return selection(run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens))
         except Interrupted as stop:
-            stop.selection = run.selection(stop.chosen, time.perf_counter() - start, interrupted=True)
+            stop.selection = selection(stop.chosen, interrupted=True)
             raise
-        return run.selection(rows, time.perf_counter() - start)
 
 
 @dataclass
@@ -126,25 +135,49 @@ class _Run:
         budget = self.round.budget
         asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({budget:,} rows)"
         check_budget(budget, self.pool, self.eligible, asked)
+        if size is not None and budget != size:
+            logger.warning("%s takes %d rows, whatever the budget.", type(self.selector).__name__, budget)
         return run_round(self.selector, self.round, asked=asked)
 
     def by_tokens(self, tokens: int) -> np.ndarray:
-        self.round = self._new_round(1)
+        counting = self.round = self._new_round(1)
+        if counting.budget != 1:
+            raise SelectionError(
+                f"{type(self.selector).__name__} takes its rows whatever the budget: leave tokens out."
+            )
         read = self.model is None and "num_tokens" in self.pool.dataset.column_names
-        lengths = self.round.values("num_tokens" if read else Length("tokens"))
-        rows = within_tokens(self._choice_of, TokenBudget(tokens, lengths, self.eligible), self.selector.nested)
+        lengths = counting.values("num_tokens" if read else Length("tokens"))
+        if not read:  # the others have no token left to train on
+            self.eligible = self.eligible & ~np.isnan(lengths)
+        budget = TokenBudget(tokens, lengths, self.eligible)
+        rounds: dict[int, Round] = {}
+
+        def choose(rows: int) -> np.ndarray:
+            self.round = rounds[rows] = self._new_round(rows)
+            return ask(self.selector, self.round)
+
+        try:
+            trial, rows = within_tokens(choose, budget, self.selector.nested)
+            self.round = rounds[trial]
+        except Interrupted as stop:
+            raise Interrupted(stop.chosen[: budget.fitting(stop.chosen)]) from None
+        finally:  # what counted the tokens decided too
+            self.round.specs += [spec for spec in counting.specs if spec not in self.round.specs]
+            self.round.columns_used += [each for each in counting.columns_used if each not in self.round.columns_used]
+            self.round.columns_known += [
+                each for each in counting.columns_known if each not in self.round.columns_known
+            ]
+            self.more = {"tokens": {"budget": tokens, "read_from_column": read}}
+        self.more["tokens"]["chosen"] = int(lengths[rows].sum())
+        if not len(rows):
+            raise shortfall(self.round, 0, f"tokens={tokens:,}")
         self.round.budget = len(rows)
-        self.more = {"tokens": {"budget": tokens, "chosen": int(lengths[rows].sum()), "read_from_column": read}}
         return rows
 
-    def selection(self, rows: np.ndarray, seconds: float, **more: Any) -> Selection:
+    def selection(self, rows: np.ndarray, **more: Any) -> Selection:
         used = self.model is not None and any(spec.get("model", "") is None for spec in self.round.specs)
         model = {"model": _model_record(self.model)} if used else {}
-        return Selection.from_round(self.round, self.selector, rows, seconds=seconds, **model, **self.more, **more)
-
-    def _choice_of(self, budget: int) -> np.ndarray:
-        self.round = self._new_round(budget)
-        return ask(self.selector, self.round)
+        return Selection.from_round(self.round, self.selector, rows, **model, **self.more, **more)
 
     def _new_round(self, budget: int) -> Round:
         plan = self.selector.plan(budget, 1.0, int(self.eligible.sum()))

@@ -53,9 +53,11 @@ def select_streaming(
         raise FormatError(
             f"select_streaming takes an IterableDataset, and this is {type(stream).__name__}: use select."
         )
-    if type(size) is not int or size < 1:
-        raise ConfigError(f"size={size!r} has to be a number of rows, an int of at least 1.")
-    if not isinstance(selector, Random | Ranked):
+    for name, value, least in (("size", size, 1), ("seed", seed, 0), ("batch_size", batch_size, 1)):
+        if type(value) is not int or value < least:
+            raise ConfigError(f"{name}={value!r} has to be an int of at least {least}.")
+    own = isinstance(selector, Ranked) and type(selector).choose is not Ranked.choose
+    if not isinstance(selector, Random | Ranked) or own:
         raise SelectionError(
             f"{type(selector).__name__} has to see all rows before it chooses one. Load the dataset without "
             "streaming, or thin it out first with Top, Longest, Superfiltering, Random or a filter."
@@ -107,6 +109,5 @@ def _values(selector: Ranked, batch: dict[str, list[Any]]) -> np.ndarray:
         values = np.array([np.nan if each is None else each for each in columns[name]], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ColumnError(f"Column {name!r} holds {columns[name][0]!r}, and a choice needs numbers.") from error
-    if selector.below is not None:
-        values[values >= selector.below] = np.nan
+    values[selector.refused(values)[0]] = np.nan
     return values

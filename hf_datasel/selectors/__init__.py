@@ -97,6 +97,10 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
     Raises:
         ConfigError: no such selector, no such setting, or a value that the setting cannot have.
     """
+    if not isinstance(name, str) or not isinstance(settings, Mapping | None):
+        raise ConfigError(
+            f"A selector is named by a text, its settings are a mapping, and not {name!r}, {settings!r}."
+        )
     settings = {key: _made(value, allow_imports) for key, value in (settings or {}).items()}
     if ":" in name:
         kind = _imported(name, allow_imports)
@@ -135,11 +139,11 @@ def _class_in(module: ModuleType) -> type[Selector] | None:
 
 def _made(value: Any, allow_imports: bool) -> Any:
     """A setting as written in a recipe: {"score": name, ...} is a score, and {"selector": name, ...} a selector."""
-    if isinstance(value, Mapping) and "score" in value:
+    if isinstance(value, Mapping) and isinstance(value.get("score"), str):
         from hf_datasel import scores
 
         return scores.by_name(str(value["score"]), {key: each for key, each in value.items() if key != "score"})
-    if isinstance(value, Mapping) and "selector" in value:
+    if isinstance(value, Mapping) and isinstance(value.get("selector"), str):
         settings = {key: each for key, each in value.items() if key != "selector"}
         return by_name(str(value["selector"]), settings, allow_imports)
     if isinstance(value, list):

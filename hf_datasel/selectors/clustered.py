@@ -49,9 +49,21 @@ class ClusterSelector(Selector):
         The distance is None where a column says which cluster a row is in.
         """
         ids, distance = round.clusters(self.clusters, self.vectors)
-        if outside := int((round.eligible & (ids < 0)).sum()):
-            round.left_out["in no cluster"] += outside
+        round.leave_out("in no cluster", np.flatnonzero(ids < 0))
         return np.where(round.eligible, ids, -1), distance
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        ids, _ = self.members(round)
+        if ids[row] < 0:
+            return ["It is in no cluster."]
+        inside, mine = int((ids == ids[row]).sum()), int((ids[chosen] == ids[row]).sum())
+        return [
+            f"Cluster {ids[row]} has {inside:,} rows to choose from, of which {mine:,} were chosen: {self.way(round)}."
+        ]
+
+    def way(self, round: Round) -> str:
+        """How rows are chosen from a cluster, for a sentence."""
+        return f"drawn at random, with seed {round.seed}"
 
     def budget(self, round: Round, ids: np.ndarray, values: np.ndarray, name: str) -> int:
         """How many rows to choose, at most those that are in a cluster and have a value; the others are counted."""

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel import scores
-from hf_datasel.errors import SelectionError
+from hf_datasel.errors import ShortfallError
 from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
+from hf_datasel.selectors.material import taken
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies
 
@@ -50,21 +51,19 @@ class Deita(Selector):
         values, vectors = round.values(self.by), round.vectors(self.vectors)
         name = column_of(self.vectors)
         rows = round.candidates(values, np.arange(len(values)), name=self._name)
-        rows = round.candidates(vectors[rows], rows, name=name)
+        rows = round.candidates(taken(vectors, rows), rows, name=name)
         budget = min(round.budget, len(rows))
         try:
-            return self._keep(round, vectors, values, rows, budget)
-        except SelectionError:  # fewer than the budget are no near copies: how many shows only at the end
-            kept = self._keep(round, vectors, values, rows, None)
-            round.left_out["near copies of a better row"] += len(rows) - len(kept)
+            return round.pick(
+                rows,
+                lambda progress: skip_near_copies(
+                    taken(vectors, rows), values[rows], budget, self.threshold, progress
+                ),
+            )
+        except ShortfallError as error:
+            kept: np.ndarray = rows[error.chosen]
+            round.leave_out("near copies of a better row", np.setdiff1d(rows, kept))
             return kept
-
-    def _keep(
-        self, round: Round, vectors: np.ndarray, values: np.ndarray, rows: np.ndarray, budget: int | None
-    ) -> np.ndarray:
-        return round.pick(
-            rows, lambda progress: skip_near_copies(vectors[rows], values[rows], budget, self.threshold, progress)
-        )
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         vectors, at = round.vectors(self.vectors), np.flatnonzero(chosen == row)

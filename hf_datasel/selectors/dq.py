@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_datasel.errors import Interrupted
 from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
+from hf_datasel.selectors.material import taken
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.graph_cut import graph_cut_bins, sample_bins
 
@@ -48,6 +49,9 @@ class DQ(Selector):
         check_source(self, "vectors", "Embedding")
         check_number(self, "bins", 1, whole=True)
 
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        return [f"Rows were drawn at random from each of {self.bins} bins, with seed {round.seed}."]
+
     def choose(self, round: Round) -> np.ndarray:
         vectors = round.vectors(self.vectors)
         name = column_of(self.vectors)
@@ -56,7 +60,9 @@ class DQ(Selector):
             return rows
         with round.bar(len(rows), "row") as bar:
             try:
-                bins = graph_cut_bins(vectors[rows], min(self.bins, len(rows)), lambda done: bar.update(done - bar.n))
+                bins = graph_cut_bins(
+                    taken(vectors, rows), min(self.bins, len(rows)), lambda done: bar.update(done - bar.n)
+                )
             except Interrupted:  # rows in bins are not chosen yet
                 raise Interrupted(rows[:0]) from None
         chosen: np.ndarray = rows[sample_bins(bins, min(round.budget, len(rows)), round.rng)]

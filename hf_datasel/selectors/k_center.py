@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted
 from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
+from hf_datasel.selectors.material import taken
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.farthest import farthest_first, nearest_chosen
 
@@ -68,7 +69,11 @@ class KCenter(Selector):
         def choose(progress: Callable[[int], object]) -> np.ndarray:
             try:
                 more = farthest_first(
-                    vectors[rows], budget - len(first), first, self.once, lambda done: progress(len(first) + done)
+                    taken(vectors, rows),
+                    budget - len(first),
+                    first,
+                    self.once,
+                    lambda done: progress(len(first) + done),
                 )
             except Interrupted as stop:
                 raise Interrupted(np.concatenate([first, stop.chosen])) from None

@@ -33,6 +33,9 @@ class KMClosest(ClusterSelector):
         if not isinstance(self.distance, str) or not self.distance:
             raise ConfigError(f"KMClosest(distance={self.distance!r}): it has to be the name of a column.")
 
+    def way(self, round: Round) -> str:
+        return "those nearest to its centre"
+
     def choose(self, round: Round) -> np.ndarray:
         ids, distance = self.members(round)
         if distance is None:

@@ -48,6 +48,9 @@ class KMQ(ClusterSelector):
         if self.weights not in ("softmax", "proportional"):
             raise ConfigError(f"KMQ(weights={self.weights!r}): it has to be 'softmax' or 'proportional'.")
 
+    def way(self, round: Round) -> str:
+        return f"drawn at random by {column_of(self.quality)}, with seed {round.seed}"
+
     def choose(self, round: Round) -> np.ndarray:
         ids, _ = self.members(round)
         name = column_of(self.quality)

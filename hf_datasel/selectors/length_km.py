@@ -39,6 +39,9 @@ class LengthKM(ClusterSelector):
         super().__post_init__()
         check_source(self, "by", "Length")
 
+    def way(self, round: Round) -> str:
+        return "the longest"
+
     def choose(self, round: Round) -> np.ndarray:
         ids, _ = self.members(round)
         name = column_of(self.by)

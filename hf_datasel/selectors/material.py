@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import time
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -11,11 +12,12 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
+from hf_datasel.scores.ranks import Ranks
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Columns, Score
 
-__all__ = ["Clusters", "Computed", "Material", "as_numpy"]
+__all__ = ["Clusters", "Computed", "Material", "as_numpy", "taken"]
 
 Thing = TypeVar("Thing")
 
@@ -23,7 +25,7 @@ _ROWS_AT_ONCE = 10_000
 
 
 class Computed(NamedTuple):
-    """A score of some rows: the columns as they were computed, the same as numpy has them, and how that was done."""
+    """A score of some rows: the columns as they were computed, without vectors; as numpy has them; and the spec."""
 
     table: Columns
     columns: dict[str, np.ndarray]
@@ -51,7 +53,9 @@ class Material:
     pool: Pool
     compute: Callable[[Score, np.ndarray | None], Columns]
     describe: Callable[[Score], dict[str, Any]] | None = None
-    _kept: dict[Hashable, Any] = field(default_factory=dict, init=False)
+    _kept: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, init=False)
+    """Things, and the seconds that it took to make each."""
+    _asked: set[Hashable] = field(default_factory=set, init=False)
 
     def score(self, score: Score, rows: np.ndarray | None) -> Computed:
         """The score's columns for these rows, all by default."""
@@ -59,7 +63,8 @@ class Material:
         def computed() -> Computed:
             table = self.compute(score, rows)
             spec = self.describe(score) if self.describe is not None else score.spec()
-            return Computed(table, {name: as_numpy(column) for name, column in table.items()}, spec)
+            columns = {name: _locked(as_numpy(column)) for name, column in table.items()}
+            return Computed({name: table[name] for name in table if columns[name].ndim == 1}, columns, spec)
 
         return self._once(("score", repr(score), None if rows is None else rows.tobytes()), computed)
 
@@ -75,7 +80,7 @@ class Material:
             try:
                 if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
                     raise ValueError("a cast would read text as numbers")
-                return np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
+                return _locked(np.asarray(values.cast("double").to_numpy(), dtype=np.float64))
             except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
                 raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
 
@@ -89,7 +94,7 @@ class Material:
         """
         from hf_datasel.scores.vectors import all_vectors
 
-        return self._once(("vectors", name), lambda: all_vectors(self.pool.dataset, name))
+        return self._once(("vectors", name), lambda: _locked(all_vectors(self.pool.dataset, name)))
 
     def clusters(self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray) -> Clusters:
         """Clusters fitted to the vectors of the rows that are eligible.
@@ -104,12 +109,23 @@ class Material:
             ScoreError: fewer vectors than clusters.
         """
         key = ("clusters", repr(cluster), name, eligible.tobytes())
-        return self._once(key, lambda: _clustered(cluster, vectors, eligible))
+        return self._once(key, lambda: Ranks.current().made_by_first(lambda: _clustered(cluster, vectors, eligible)))
+
+    def since(self, before: Collection[Hashable]) -> float:
+        """Seconds that it took to make what was asked for since `start`, and was there before."""
+        return sum(self._kept[key][1] for key in self._asked if key in before)
+
+    def start(self) -> frozenset[Hashable]:
+        """Begin to note what is asked for; returns the names of what is there."""
+        self._asked.clear()
+        return frozenset(self._kept)
 
     def _once(self, key: Hashable, make: Callable[[], Thing]) -> Thing:
+        self._asked.add(key)
         if key not in self._kept:
-            self._kept[key] = make()
-        thing: Thing = self._kept[key]
+            start = time.perf_counter()
+            self._kept[key] = make(), time.perf_counter() - start
+        thing: Thing = self._kept[key][0]
         return thing
 
 
@@ -125,7 +141,13 @@ def _clustered(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -> C
     for start in range(0, len(usable), _ROWS_AT_ONCE):
         block = usable[start : start + _ROWS_AT_ONCE]
         ids[block], distance[block] = nearest(vectors[block], centroids)
-    return Clusters(ids, distance, k)
+    return Clusters(_locked(ids), _locked(distance), k)
+
+
+def _locked(values: np.ndarray) -> np.ndarray:
+    """The array, which nobody can change for those who get it next."""
+    values.flags.writeable = False
+    return values
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -140,3 +162,11 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
     vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
     return vectors
+
+
+def taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """An array's values of some rows; the array itself, and no copy, where that is all of them in order."""
+    if len(rows) == len(values) and np.array_equal(rows, np.arange(len(rows))):
+        return values
+    part: np.ndarray = values[rows]
+    return part

@@ -10,8 +10,7 @@ import numpy as np
 from hf_datasel.errors import ConfigError
 from hf_datasel.scores import Nuggets
 from hf_datasel.selectors.base import check_number, check_source
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.top import Ranked, top_rows
+from hf_datasel.selectors.top import Ranked
 
 __all__ = ["NuggetsTop"]
 
@@ -48,12 +47,9 @@ class NuggetsTop(Ranked):
     def ranks_by(self) -> str | Nuggets:
         return self.by
 
-    def choose(self, round: Round) -> np.ndarray:
-        values = round.values(self.by)
-        low = np.zeros(len(values), dtype=bool)
-        if self.threshold is not None:  # in float32, in which scores are kept: 0.85 there is above 0.85 in float64
-            low = values.astype(np.float32) <= np.float32(self.threshold)
-        if count := int((low & round.eligible).sum()):
-            round.left_out[f"with {self.value_column} <= {self.threshold:g}"] += count
-        rows = np.flatnonzero(~low)
-        return top_rows(round, values[rows], rows, name=self.value_column)
+    def refused(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+        if self.threshold is None:
+            return super().refused(values)
+        # in float32, in which scores are kept: 0.85 there is above 0.85 in float64
+        low = values.astype(np.float32) <= np.float32(self.threshold)
+        return low, f"with {self.value_column} <= {self.threshold:g}"

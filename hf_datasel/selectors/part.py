@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hf_datasel.errors import Interrupted
 from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.material import Material
 from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.running import ask
+from hf_datasel.selectors.sentences import place_of
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding, Score
@@ -20,40 +24,48 @@ __all__ = ["PartOfRound"]
 class PartOfRound(Round):
     """Some rows of a round as a pool of their own, numbered from 0.
 
-    Scores, columns and vectors are those of the whole round, computed or read once. Random numbers and `state` are the
-    part's own.
+    Scores, columns and vectors are those of the whole round, computed or read once, and rows that are left out are
+    counted there. Random numbers and `state` are the part's own, and its plan has the part's share of each budget.
 
     Args:
         whole: the round.
         at: rows of it, int64.
         budget: rows to choose.
         number: of the part, which its random numbers depend on.
-        prefix: of the names under which its `state` is kept.
+        state: what the part kept from the round before.
+        material: of an earlier round over the same part, if there is one.
     """
 
-    def __init__(self, whole: Round, at: np.ndarray, budget: int, number: int, prefix: str):
-        place = np.full(len(whole.rows), -1, dtype=np.int64)
-        place[at] = np.arange(len(at))
-        chosen = place[whole.chosen]
+    def __init__(
+        self,
+        whole: Round,
+        at: np.ndarray,
+        budget: int,
+        number: int,
+        state: dict[str, np.ndarray],
+        material: Material | None = None,
+    ):
+        chosen = place_of(whole.chosen, at)
+        share = budget / max(whole.budget, 1)
         super().__init__(
             index=whole.index,
-            rows=whole.rows.subset(at),
+            rows=whole.rows.subset(at) if material is None else material.pool,
             eligible=whole.eligible[at],
             budget=budget,
             compute=whole.compute,
             seed=whole.seed,
             chosen=chosen[chosen >= 0],
             checkpoints=whole.checkpoints,
-            state={
-                name.removeprefix(prefix): values for name, values in whole.state.items() if name.startswith(prefix)
-            },
-            plan=whole.plan,
+            state=dict(state),
+            plan=tuple(replace(each, budget=max(math.ceil(each.budget * share), 1)) for each in whole.plan),
             has_model=whole.has_model,
             shown=False,
+            material=material,
         )
-        self.whole, self.at, self.prefix = whole, at, prefix
-        self.rng = np.random.default_rng([whole.seed, whole.index, number])
-        self.columns_used, self.specs = whole.columns_used, whole.specs
+        self.whole, self.at = whole, at
+        self.path = (*whole.path, 1, number)  # spawned generators of the whole round have a path of one number
+        self.rng = np.random.default_rng(np.random.SeedSequence([whole.seed, whole.index], spawn_key=self.path))
+        self.columns_used, self.specs, self.notes = whole.columns_used, whole.specs, whole.notes
 
     def answer(self, selector: Selector) -> np.ndarray:
         """The selector's choice, as rows of the whole round.
@@ -65,8 +77,10 @@ class PartOfRound(Round):
             rows: np.ndarray = self.at[ask(selector, self)]
         except Interrupted as stop:
             raise Interrupted(self.at[stop.chosen]) from None
-        self.whole.state.update({f"{self.prefix}{name}": values for name, values in self.state.items()})
         return rows
+
+    def leave_out(self, reason: str, rows: np.ndarray) -> None:
+        self.whole.leave_out(reason, self.at[rows])
 
     def row_number(self, row: int) -> int:
         return self.whole.row_number(self.at[row])

@@ -9,6 +9,7 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
+from hf_datasel.selectors.material import taken
 from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.facility import facility_location, nearest_by_cosine
 
@@ -70,7 +71,7 @@ class QDIT(Selector):
         return round.pick(
             rows,
             lambda progress: facility_location(
-                vectors[rows],
+                taken(vectors, rows),
                 quality[rows],
                 budget,
                 self.alpha,

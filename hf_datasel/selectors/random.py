@@ -19,6 +19,9 @@ class Random(Selector):
 
     nested: ClassVar[bool] = True
 
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        return [f"Rows were drawn at random, with seed {round.seed}."]
+
     def choose(self, round: Round) -> np.ndarray:
         rows = np.flatnonzero(round.eligible)
         return round.rng.permutation(rows)[: round.budget]

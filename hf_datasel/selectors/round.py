@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +86,21 @@ class Round:
     """Those of them that a score is known to have computed, whose specs are among `specs`."""
     left_out: Counter[str] = field(default_factory=Counter, init=False)
     """Eligible rows that were not candidates, by reason."""
+    notes: dict[str, Any] = field(default_factory=dict, init=False)
+    """What else the choice depends on and no setting says, such as the build of a library: plain JSON values."""
     asker: str = field(default="The selector", init=False)
     """Who asks, for messages."""
 
+    path: tuple[int, ...] = field(default=(), init=False)
+    """Of the part of the round that this is."""
+    _counted: np.ndarray = field(init=False, repr=False)
+    """Rows that are in `left_out` already, bool of shape (rows,): each is left out for the first reason found."""
+    _recorded: set[str] = field(default_factory=set, init=False)
+    """Scores of all rows that are recorded."""
+
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, self.index])
+        self._counted = np.zeros(len(self.rows), dtype=bool)
         if self.material is None:
             self.material = Material(self.rows, self.compute, self.describe)
 
@@ -141,8 +151,8 @@ class Round:
         """The cluster of each row, int64, -1 where it has none; and its distance to the centre, where that is known.
 
         Args:
-            source: a column of cluster numbers, or `Cluster(...)`: one that is not fitted is fitted to the vectors of
-                the rows that can be trained on.
+            source: a column of cluster numbers, below 0 for rows in none; or `Cluster(...)`: one that is not fitted is
+                fitted to the vectors of the rows that can be trained on.
             vectors: what is clustered then; a `column` that the `Cluster` names goes before a column named here.
 
         Raises:
@@ -151,10 +161,10 @@ class Round:
         """
         if isinstance(source, str):
             ids = self.column(source)
-            known = ~np.isnan(ids)
-            if (ids[known] != np.floor(ids[known])).any() or (ids[known] < 0).any():
-                raise ColumnError(f"Column {source!r} has to hold the numbers of clusters: whole, and 0 or more.")
-            return np.where(known, ids, -1).astype(np.int64), None
+            known = np.isfinite(ids)
+            if (ids[known] != np.floor(ids[known])).any():
+                raise ColumnError(f"Column {source!r} has to hold the numbers of clusters, which are whole.")
+            return np.where(known & (ids >= 0), np.where(known, ids, 0), -1).astype(np.int64), None
         if source.needs_fit:
             return self._clustered(source, vectors)
         found = self.score(source)
@@ -168,8 +178,9 @@ class Round:
         spec, missing = {**cluster.spec(), "k": found.k or cluster.k}, found.ids < 0
         self.specs += [spec] if spec not in self.specs else []
         every = np.arange(len(missing))
-        self.scored["cluster_id"] = (every, pa.array(found.ids, pa.int32(), mask=missing))
-        self.scored["cluster_distance"] = (every, pa.array(found.distance, pa.float32(), mask=missing))
+        prefix = cluster.column_prefix
+        self.scored[f"{prefix}cluster_id"] = (every, pa.array(found.ids, pa.int32(), mask=missing))
+        self.scored[f"{prefix}cluster_distance"] = (every, pa.array(found.distance, pa.float32(), mask=missing))
         return found.ids, found.distance
 
     def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -179,18 +190,19 @@ class Round:
         """
         everything = np.arange(len(self.rows))
         at = everything if rows is None else np.asarray(rows, dtype=np.int64)
-        found = self._material.score(score, None if np.array_equal(at, everything) else at)
+        whole = rows is None or np.array_equal(at, everything)
+        found = self._material.score(score, None if whole else at)
+        if whole and repr(score) in self._recorded:
+            return found.columns
+        self._recorded.update([repr(score)] if whole else [])
         self.specs += [found.spec] if found.spec not in self.specs else []
-        for name, values in found.columns.items():
-            if values.ndim == 1 and not self._has(name, at):
-                self.scored[name] = (at, found.table[name])
-                if name.endswith("_reason"):
-                    self.left_out.update(reason for reason in values[self.eligible[at]].tolist() if reason)
+        for name, values in found.table.items():
+            self.scored[name] = _merged(self.scored.get(name), at, values)
+            if name.endswith("_reason"):
+                reasons = found.columns[name]
+                for reason in np.unique(reasons[reasons != ""]).tolist():
+                    self.leave_out(reason, at[reasons == reason])
         return found.columns
-
-    def _has(self, name: str, rows: np.ndarray) -> bool:
-        """Whether a score of these very rows is recorded."""
-        return name in self.scored and np.array_equal(self.scored[name][0], rows)
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         """A numeric column that the dataset already has, float64; NaN where it is null.
@@ -219,7 +231,8 @@ class Round:
 
             writer = writer_of(name)
             example = f"{available()[writer].__name__}(...)" if writer else "IFD(...)"
-            way = f"hf-datasel score --scores {writer}" if writer else f"dataset.map({example}, batched=True)"
+            way = f"hf-datasel score --scores {writer} (and what it needs: see hf-datasel list)"
+            way = way if writer else f"dataset.map({example}, batched=True)"
             raise ColumnError(
                 f"{self.asker} needs column {name!r}, but the dataset has {present}.{did_you_mean(str(name), present)}"
                 f" {'It is' if writer else 'Scores are'} added with {way} or hf_datasel.score(dataset, [{example}])."
@@ -233,6 +246,22 @@ class Round:
         if spec is not None:
             self.columns_known.append(name)
             self.specs += [spec] if spec not in self.specs else []
+
+    def read(self, names: Sequence[str], used: Sequence[str] = ()) -> Dataset:
+        """The dataset with these columns alone.
+
+        Args:
+            names: of the columns.
+            used: those of them that are no part of the row itself, and are recorded.
+
+        Raises:
+            ColumnError: one is not there.
+        """
+        for name in names:
+            self._check_column(name)
+        rest = [name for name in used if name not in self.columns_used and name not in self.rows.columns]
+        self.columns_used += rest
+        return self.pool.select_columns(list(names))
 
     # -- texts and candidates ---------------------------------------------------------------------------------------
     def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:
@@ -254,21 +283,24 @@ class Round:
             high: values from here on are left out too.
             name: of the column, for the record.
         """
-        inside = self.eligible[rows]
         absent = ~np.isfinite(values)
         if values.ndim > 1:
             absent = absent.any(axis=1) | (values.shape[1] == 0)
-        missing = inside & absent
-        if name in self.columns_used and missing.any():
-            self.left_out[f"without {name}"] += int(missing.sum())
-        inside &= ~absent
+        if name in self.columns_used:
+            self.leave_out(f"without {name}", rows[absent])
         if high is not None:
-            above = inside & (values >= high)
-            if above.any():
-                self.left_out[f"with {name} >= {high:g}"] += int(above.sum())
-            inside &= ~above
-        kept: np.ndarray = rows[inside]
+            above = ~absent & (values >= high)
+            self.leave_out(f"with {name} >= {high:g}", rows[above])
+            absent |= above
+        kept: np.ndarray = rows[self.eligible[rows] & ~absent]
         return kept
+
+    def leave_out(self, reason: str, rows: np.ndarray) -> None:
+        """Count those of the rows that could be trained on but are no candidates, each once, for the first reason."""
+        new = rows[self.eligible[rows] & ~self._counted[rows]]
+        self._counted[new] = True
+        if len(new):
+            self.left_out[reason] += len(new)
 
     # -- greedy choices ---------------------------------------------------------------------------------------------
     def pick(self, rows: np.ndarray, choose: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:
@@ -299,3 +331,15 @@ def _is_plain(score: Score) -> bool:
     """Whether no setting decides on the numbers but those that the names of its columns tell."""
     named = ("column_prefix", "unit", "ratio", "over", "reduction")
     return all(getattr(score, each.name) == each.default for each in fields(score) if each.name not in named)
+
+
+def _merged(
+    before: tuple[np.ndarray, pa.Array] | None, rows: np.ndarray, values: pa.Array
+) -> tuple[np.ndarray, pa.Array]:
+    """Values of rows, with those of other rows that were recorded before."""
+    if before is None:
+        return rows, values
+    kept = ~np.isin(before[0], rows)
+    if not kept.any():
+        return rows, values
+    return np.concatenate([before[0][kept], rows]), pa.concat_arrays([before[1].filter(pa.array(kept)), values])

@@ -12,7 +12,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.selectors.base import Selector
 from hf_datasel.selectors.round import Round
 
-__all__ = ["ask", "check_budget", "run_round"]
+__all__ = ["ask", "check_budget", "run_round", "shortfall"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,15 @@ def run_round(selector: Selector, round: Round, strict: bool = True, asked: str 
         asked = asked or f"A budget of {round.budget:,}"
         message = _shortfall(round.rows, round.eligible, round.left_out, len(rows), asked)
         if strict:
-            raise SelectionError(f"{message} Lower it." if len(rows) else message)
+            raise shortfall(round, len(rows), asked)
         logger.warning("Round %d: %s The round goes on with these.", round.index, message)
     return rows
+
+
+def shortfall(round: Round, found: int, asked: str) -> SelectionError:
+    """The error that says that only so many rows could be chosen, and why."""
+    message = _shortfall(round.rows, round.eligible, round.left_out, found, asked)
+    return SelectionError(f"{message} Lower it." if found else message)
 
 
 def check_budget(budget: int, pool: Pool, eligible: np.ndarray, asked: str) -> None:

@@ -36,10 +36,32 @@ class Ranked(Selector):
         """The column that is compared."""
         return column_of(self.ranks_by)
 
+    def refused(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+        """Rows that are never chosen, bool of shape (rows,), and in words why."""
+        if self.below is None:
+            return np.zeros(len(values), dtype=bool), ""
+        return values >= self.below, f"with {self.value_column} >= {self.below:g}"
+
     def choose(self, round: Round) -> np.ndarray:
-        rows = np.arange(len(round.rows))
         values = round.values(self.ranks_by, column=self.value_column)
-        return top_rows(round, values, rows, self.below, self.value_column)
+        refused, why = self.refused(values)
+        round.leave_out(why, np.flatnonzero(refused))
+        rows = np.flatnonzero(~refused)
+        return top_rows(round, values[rows], rows, self.value_column)
+
+    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        values = round.values(self.ranks_by, column=self.value_column)
+        refused, why = self.refused(values)
+        if refused[row]:
+            return [f"Rows {why} are left out."]
+        could = round.eligible & np.isfinite(values) & ~refused
+        if not could[row]:
+            return []
+        higher, lowest = int((values[could] > values[row]).sum()), values[chosen].min() if len(chosen) else np.nan
+        return [
+            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {self.value_column}; the lowest "
+            f"that was chosen has {lowest:.5g}."
+        ]
 
 
 @dataclass(frozen=True)
@@ -59,11 +81,9 @@ class Top(Ranked):
         return self.by
 
 
-def top_rows(
-    round: Round, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
-) -> np.ndarray:
+def top_rows(round: Round, values: np.ndarray, rows: np.ndarray, name: str = "") -> np.ndarray:
     """The budget's worth of highest values among the eligible `rows`, or as many as there are."""
-    candidates = round.candidates(values, rows, high, name)
+    candidates = round.candidates(values, rows, name=name)
     kept = values[np.isin(rows, candidates, assume_unique=True)]
     chosen: np.ndarray = candidates[top(kept, min(round.budget, len(candidates)))]
     return chosen

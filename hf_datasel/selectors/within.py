@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, Interrupted, SelectionError
+from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError, did_you_mean
+from hf_datasel.scores import writer_of
 from hf_datasel.selectors.base import Selector, check_source, column_of
 from hf_datasel.selectors.part import PartOfRound
 from hf_datasel.selectors.round import Round, RoundPlan
+from hf_datasel.selectors.sentences import place_of
 from hf_datasel.strategies.clusters import quotas
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding
 
 __all__ = ["Within", "interleaved", "per_source", "within_clusters"]
+
+logger = logging.getLogger(__name__)
+
+_GROUPS = "groups"
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,9 @@ class Within(Selector):
 
     A group gets its share of the budget by largest remainder. What it cannot give goes to the others. Any number of
     the first rows is spread over the groups in about these shares.
+
+    Shares are of rows, also where the budget is one of tokens. A method that compares rows compares those of a group:
+    near copies in two clusters are none to `Deita` here.
 
     Reference: `<method>_km` of Xia et al. 2024 (2410.09335), which takes the best rows of each k-means cluster, in
     proportion to its size. Shares of sources are ours.
@@ -70,46 +79,49 @@ class Within(Selector):
     def choose(self, round: Round) -> np.ndarray:
         ids, names = self._groups(round)
         shares = self._shares(names)
-        can = round.eligible & (ids >= 0)
-        if shares != "equal" and shares != "proportional":
+        round.leave_out("in no group", np.flatnonzero(ids < 0))
+        ids = np.where(round.eligible, ids, -1)
+        can = ids >= 0
+        if not isinstance(shares, str):
             can &= np.array([shares[each] > 0 for each in range(len(names))] + [False])[ids]
-        _count(round, can, ids)
-        order = np.argsort(ids, kind="stable")
-        ends = np.searchsorted(ids[order], np.arange(len(names) + 1))
-        groups = _Groups(self.method, round, names, [order[a:b] for a, b in pairwise(ends)])
+            round.leave_out("in a group with share 0", np.flatnonzero(~can))
+        groups = _Groups(self.method, round, names, ids)
         with round.bar(len(names), "group") as bar:
             while can.any():
                 quota = quotas(ids, min(round.budget, int(can.sum())), shares, eligible=can)
                 short = [group for group, rows in quota.items() if rows and not groups.meets(group, rows, bar)]
                 if not short:
-                    break
+                    _say_short(round, names, shares, quota)
+                    return groups.answer(quota)
                 for group in short:
                     can[groups.members[group]] = False
                     can[groups.chosen[group]] = True
-        return groups.answer(quota) if can.any() else np.empty(0, dtype=np.int64)
+        return np.empty(0, dtype=np.int64)
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         ids, names = self._groups(round)
         if ids[row] < 0:
             return ["It is in no group."]
-        at = np.flatnonzero(ids == ids[row])
+        at = np.flatnonzero((ids == ids[row]) & round.eligible)
         mine = chosen[np.isin(chosen, at)]
         name = names[ids[row]]
         said = f"Group {name!r} of {column_of(self.groups)}: {len(mine):,} of its {len(at):,} rows were chosen."
-        part = PartOfRound(round, at, len(mine), int(ids[row]), f"{name}/")
-        return [said, *self.method.explain(part, np.searchsorted(at, mine), int(np.searchsorted(at, row)))]
+        part = PartOfRound(round, at, len(mine), int(ids[row]), {})
+        return [said, *self.method.explain(part, place_of(mine, at), int(np.searchsorted(at, row)))]
 
     def _groups(self, round: Round) -> tuple[np.ndarray, list[str]]:
-        """The number of each row's group, -1 for none, and the names of the groups."""
-        if not isinstance(self.groups, str):
-            ids, _ = round.clusters(self.groups, self.vectors)
-        elif _is_text(round, self.groups):
-            column = round.pool.with_format("arrow")[:].column(self.groups).dictionary_encode().combine_chunks()
-            round.columns_used += [self.groups] if self.groups not in round.columns_used else []
-            codes = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
-            return codes, [str(each) for each in column.dictionary.to_pylist()]
+        """The number of each row's group, -1 for none, and the names of the groups.
+
+        Groups of a method that reselects stay what they are in its first round.
+        """
+        if isinstance(self.groups, str) and (found := _named_groups(round, self.groups)) is not None:
+            return found
+        if _GROUPS in round.state:
+            ids = round.state[_GROUPS]
         else:
-            ids, _ = round.clusters(self.groups)
+            ids, _ = round.clusters(self.groups, self.vectors)
+        if self.reselects and not isinstance(self.groups, str):
+            round.state[_GROUPS] = ids
         present, codes = np.unique(ids[ids >= 0], return_inverse=True)
         numbered = np.full(len(ids), -1, dtype=np.int64)
         numbered[ids >= 0] = codes
@@ -121,7 +133,8 @@ class Within(Selector):
             return self.shares
         weights = {str(name): weight for name, weight in self.shares.items()}
         for name, weight in weights.items():
-            if name not in names or isinstance(weight, bool) or not isinstance(weight, int | float) or weight < 0:
+            plain = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if name not in names or not plain or not 0 <= weight < float("inf"):
                 raise SelectionError(
                     f"Within(shares={{{name!r}: {weight!r}}}): a share is a number of at least 0 for a group, and "
                     f"{self.groups!r} has the groups {_some(names)}."
@@ -156,30 +169,39 @@ def per_source(
 class _Groups:
     """What the selector has chosen in each group."""
 
-    def __init__(self, selector: Selector, round: Round, names: list[str], members: list[np.ndarray]):
-        self.selector, self.round, self.names, self.members = selector, round, names, members
+    def __init__(self, method: Selector, round: Round, names: list[str], ids: np.ndarray):
+        self.method, self.round, self.names = method, round, names
+        order = np.argsort(ids, kind="stable")
+        ends = np.searchsorted(ids[order], np.arange(len(names) + 1))
+        self.members = [order[start:end] for start, end in pairwise(ends)]
+        self.before = dict(round.state)
+        self.parts: dict[int, PartOfRound] = {}
         self.chosen: dict[int, np.ndarray] = {}
-        self.asked: dict[int, int] = {}
-        self.left_out: dict[int, Counter[str]] = {}
 
     def meets(self, group: int, rows: int, bar: Any) -> bool:
         """Ask the selector for so many rows of a group, unless that has been done: whether there are as many."""
-        if self.asked.get(group) != rows:
-            part = PartOfRound(self.round, self.members[group], rows, group, f"{self.names[group]}/")
+        asked = self.parts.get(group)
+        if asked is None or asked.budget != rows:
+            self.parts[group] = self._part(group, rows, asked)
             try:
-                self.chosen[group] = part.answer(self.selector)
+                self.chosen[group] = self.parts[group].answer(self.method)
             except Interrupted as stop:
                 self.chosen[group] = stop.chosen
                 raise Interrupted(interleaved(list(self.chosen.values()))) from None
-            self.asked[group], self.left_out[group] = rows, part.left_out
-            bar.update(int(len(self.asked) > bar.n))
+            bar.update(int(asked is None))
         return len(self.chosen[group]) >= rows
 
     def answer(self, quota: Mapping[int, int]) -> np.ndarray:
-        """The rows of all groups, best first."""
-        for each in self.left_out.values():
-            self.round.left_out.update(each)
+        """The rows of all groups, best first; what the groups keep for the next round is kept."""
+        for group, part in self.parts.items():
+            self.round.state.update({f"{self.names[group]}/{name}": each for name, each in part.state.items()})
         return interleaved([self.chosen[group] for group, rows in quota.items() if rows])
+
+    def _part(self, group: int, rows: int, before: PartOfRound | None) -> PartOfRound:
+        prefix = f"{self.names[group]}/"
+        state = {name.removeprefix(prefix): each for name, each in self.before.items() if name.startswith(prefix)}
+        material = None if before is None else before.material
+        return PartOfRound(self.round, self.members[group], rows, group, state, material)
 
 
 def interleaved(parts: list[np.ndarray]) -> np.ndarray:
@@ -195,16 +217,42 @@ def interleaved(parts: list[np.ndarray]) -> np.ndarray:
     return rows
 
 
-def _count(round: Round, can: np.ndarray, ids: np.ndarray) -> None:
-    for reason, rows in (("in no group", ids < 0), ("in a group with share 0", ids >= 0)):
-        if number := int((round.eligible & ~can & rows).sum()):
-            round.left_out[reason] += number
+def _say_short(round: Round, names: list[str], shares: str | dict[int, float], quota: Mapping[int, int]) -> None:
+    """Log which groups could not give the share that was asked of them."""
+    if isinstance(shares, str):
+        return
+    wanted = {group: int(round.budget * share / sum(shares.values())) for group, share in shares.items()}
+    short = [f"{names[group]!r} {quota.get(group, 0):,} of {rows:,}" for group, rows in wanted.items()]
+    short = [said for said, group in zip(short, wanted, strict=True) if quota.get(group, 0) < wanted[group]]
+    if short:
+        logger.warning("%s: fewer rows than their share have %s; the others give more.", round.asker, _listed(short))
 
 
-def _is_text(round: Round, name: str) -> bool:
-    kind = round.pool.features.get(name)
-    return kind is not None and getattr(kind, "dtype", "") in ("string", "large_string")
+def _named_groups(round: Round, name: str) -> tuple[np.ndarray, list[str]] | None:
+    """Groups by a column of names, or of yes and no; None for a column of anything else."""
+    present = round.pool.column_names
+    if name not in present and writer_of(name) is None:
+        raise ColumnError(
+            f"{round.asker} needs column {name!r}, but the dataset has {present}.{did_you_mean(name, present)}"
+        )
+    feature = round.pool.features.get(name)
+    kind = getattr(feature, "dtype", "")
+    labels = getattr(feature, "names", None)
+    if kind not in ("string", "large_string", "bool") and labels is None:
+        return None
+    round.columns_used += [name] if name not in round.columns_used else []
+    column = round.pool.with_format("arrow")[:].column(name).dictionary_encode().combine_chunks()
+    codes = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
+    values = column.dictionary.to_pylist()
+    if labels is None:
+        return codes, [str(each) for each in values]
+    known = np.array([each >= 0 for each in values] + [False])  # a label that is not known is -1
+    return np.where(known[codes], codes, -1), [labels[each] if each >= 0 else "" for each in values]
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
+    return _listed([repr(name) for name in names])
+
+
+def _listed(words: list[str]) -> str:
+    return ", ".join(words[:8]) + (f" and {len(words) - 8:,} more" if len(words) > 8 else "")

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ColumnError, ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError
 from hf_datasel.scores import Compressibility
 from hf_datasel.selectors.base import Selector, check_number
 from hf_datasel.selectors.round import Round
-from hf_datasel.strategies.zip import ratios_with, zip_greedy
+from hf_datasel.strategies.zip import ratios_with, zip_greedy, zlib_build
 
 __all__ = ["ZIP"]
 
@@ -74,8 +74,9 @@ class ZIP(Selector):
         object.__setattr__(self, "columns", tuple(names))  # a list where the settings come from JSON
 
     def choose(self, round: Round) -> np.ndarray:
-        rows = np.flatnonzero(round.eligible)
+        rows = self._rows(round)
         texts = self._texts(round, rows)
+        round.notes["zlib"] = dict(zlib_build())
         budget = min(round.budget, len(rows))
         return round.pick(
             rows,
@@ -97,6 +98,17 @@ class ZIP(Selector):
             said.append(f"That of the {len(before):,} rows chosen {when} and of it together is {together:.5g}.")
         return said
 
+    def _rows(self, round: Round) -> np.ndarray:
+        """Those that can be trained on, and have a value in every column beside those of the row itself."""
+        rows = np.arange(len(round.rows))
+        for name in set(self.columns) - set(round.rows.columns):
+            column = round.read([name], [name]).with_format("arrow")[:].column(name)
+            missing = np.asarray(column.is_null().to_numpy())
+            round.leave_out(f"without {name}", np.flatnonzero(missing))
+            rows = rows[~missing[rows]]
+        usable: np.ndarray = rows[round.eligible[rows]]
+        return usable
+
     @property
     def _frame(self) -> tuple[bytes, bytes, bytes]:
         return (b"[", b", ", b"]") if self.text == "row" else (b"", b"\n", b"")
@@ -105,13 +117,8 @@ class ZIP(Selector):
         if self.text != "row":
             return [text.encode() for text in round.texts(self.text, rows)]
         names = list(self.columns) or round.rows.columns
-        present = round.pool.column_names
-        for name in names:
-            if name not in present:
-                hint = did_you_mean(name, present)
-                raise ColumnError(f"{round.asker} needs column {name!r}, but the dataset has {present}.{hint}")
         texts: list[bytes] = []
-        for batch in round.pool.select_columns(names).select(rows).iter(batch_size=_BATCH):
+        for batch in round.read(names, self.columns).select(rows).iter(batch_size=_BATCH):
             values = zip(*(batch[name] for name in names), strict=True)
             texts += [str(dict(zip(names, row, strict=True))).encode() for row in values]
         return texts

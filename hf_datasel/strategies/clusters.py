@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import SelectionError
-from hf_datasel.strategies._checks import check_budget
+from hf_datasel.strategies._checks import Ints, check_budget
 from hf_datasel.strategies.top import top
 
 Shares = Literal["proportional", "equal"] | Mapping[int, float]
 Weights = Literal["softmax", "proportional"]
-Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-Floats = npt.NDArray[np.float64]
+Doubles = npt.NDArray[np.float64]
 
 _DIGITS = 9  # after the point: remainders of given weights that differ by less are a tie, as on paper
 
@@ -136,7 +135,6 @@ def sample_per_cluster(
     cluster_id: npt.ArrayLike,
     budget: SupportsIndex,
     rng: np.random.Generator,
-    replace: bool = False,
     temperature: float = 1.0,
     weights: Weights = "softmax",
     shares: Shares = "proportional",
@@ -147,15 +145,16 @@ def sample_per_cluster(
     cluster has left. Nothing is exponentiated: adding a Gumbel variable to the logarithm of each weight and taking
     the highest sums has exactly this distribution, whatever the size of the qualities.
 
+    The paper draws with replacement. A selection holds a row once: drawing with replacement until the quota of
+    distinct rows is met, passing over those that come up again, has the same distribution as drawing without, so
+    there is no setting for it.
+
     Args:
         quality: One number per row, shape (n,); None draws uniformly. Rows whose quality is NaN, None or infinite are
             never chosen, but count in the size of their cluster.
         cluster_id: As in `quotas`.
         budget: Rows to choose, at most those with a finite quality and a cluster.
         rng: One number is drawn from it for every row, in the order of the rows.
-        replace: As the paper has it: draw from all rows of the cluster again and again. A selection holds a row once,
-            so a row that comes up again is passed over and drawing goes on until the quota is met, and that has the
-            distribution of drawing without replacement. The same rows are returned either way.
         temperature: Above 0. Lower: nearer to the highest qualities; infinite: uniform.
         weights: `"softmax"`: exp(quality / temperature), as in the authors' code. `"proportional"`:
             quality ** (1 / temperature), at temperature 1 the paper's; rows of quality 0 come up, uniformly, once
@@ -187,7 +186,7 @@ def sample_per_cluster(
     return _spread(rows[np.lexsort(keys)], member, quota)
 
 
-def _log_weights(values: npt.NDArray[np.generic], finite: Bools, temperature: float, weights: Weights) -> Floats:
+def _log_weights(values: npt.NDArray[np.generic], finite: Bools, temperature: float, weights: Weights) -> Doubles:
     """Logarithm of the weight of each row with a finite quality, up to a constant."""
     if not temperature > 0:
         raise SelectionError(f"sample_per_cluster: temperature={temperature!r} must be above 0.")
@@ -275,7 +274,7 @@ def _quotas(
     return quota
 
 
-def _share_weights(who: str, ids: Ints, sizes: Ints, shares: Shares) -> Ints | Floats:
+def _share_weights(who: str, ids: Ints, sizes: Ints, shares: Shares) -> Ints | Doubles:
     """Return the weight of each cluster: whole numbers, of which shares are exact, unless floats were given."""
     if not isinstance(shares, Mapping):
         if shares == "proportional":
@@ -299,7 +298,7 @@ def _share_weights(who: str, ids: Ints, sizes: Ints, shares: Shares) -> Ints | F
     return weights
 
 
-def _largest_remainder(weights: Ints | Floats, sizes: Ints, budget: int) -> Ints:
+def _largest_remainder(weights: Ints | Doubles, sizes: Ints, budget: int) -> Ints:
     """Divide the budget by weight: whole shares, then one each by largest remainder, larger cluster, lower id."""
     if weights.dtype == np.float64:
         whole, remainder = np.divmod(budget * (weights / weights.sum()), 1)
@@ -311,7 +310,7 @@ def _largest_remainder(weights: Ints | Floats, sizes: Ints, budget: int) -> Ints
     return parts
 
 
-def _first_of_each(member: Ints, quota: Ints) -> tuple[Ints, Floats]:
+def _first_of_each(member: Ints, quota: Ints) -> tuple[Ints, Doubles]:
     """Find the first `quota` rows of each cluster.
 
     Returns:

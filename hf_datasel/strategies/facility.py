@@ -13,12 +13,11 @@ import numpy.typing as npt
 from scipy.sparse import coo_matrix
 
 from hf_datasel.errors import Interrupted, SelectionError
-from hf_datasel.strategies._checks import blocks, check_budget, check_vectors
+from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
 from hf_datasel.strategies.top import top
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Entries = Iterator[tuple[Ints, Ints, Floats]]  # rows, sites and their similarities
+Doubles = npt.NDArray[np.float64]
+Entries = Iterator[tuple[Ints, Ints, Doubles]]  # rows, sites and their similarities
 
 _TIE = 1e-12  # well above the rounding of the sums, well below a difference that means something
 _NOISE = 1e-14  # differences of two cosines that are rounding
@@ -79,8 +78,9 @@ def facility_location(
         progress: Called after each choice with the number of rows chosen so far.
 
     Returns:
-        int64 positions in order of choice, shape (budget,). Of gains that differ by less than a part in 10^12 of the
-        largest that is possible, the row with the lower position.
+        int64 positions in order of choice, shape (budget,). Of gains that are equal but for rounding, the row with the
+        lower position: they differ by less than a part in 10^12 of the largest sum of cosines plus the distance of the
+        better row's quality from the median, both as they are weighted.
 
     Raises:
         SelectionError: The budget is no number of rows or more than can be chosen; alpha is not from 0 to 1;
@@ -109,12 +109,14 @@ def facility_location(
         if progress is not None:
             progress(len(chosen))
         return chosen
-    rows = _unit_rows(values, np.flatnonzero(usable))
-    sites = rows if len(candidates) == len(rows) else _unit_rows(values, candidates)
-    extra = scores[candidates] - scores[candidates].min()  # the same for the choice, and free of a common offset
+    others = np.flatnonzero(usable & np.isnan(scores))
+    rows = _unit_rows(values, np.concatenate([candidates, others]))
+    # The same for the choice, and free of a common offset, which one row far off the others does not decide.
+    extra = scores[candidates] - np.median(scores[candidates])
     if normalize:
-        extra /= (extra.max() or 1.0) * budget
-    greedy = _Greedy(rows, sites, (1 - alpha) / (len(rows) if normalize else 1), alpha * extra, progress)
+        extra /= (np.ptp(extra) or 1.0) * budget
+    weight = (1 - alpha) / (len(rows) if normalize else 1)
+    greedy = _Greedy(rows, len(candidates), weight, alpha * extra, progress)
     try:
         if k is None:
             greedy.exact(budget)
@@ -163,7 +165,7 @@ def nearest_by_cosine(
 
 
 class _Greedy:
-    """The state of a choice: `rows` are to be covered, `sites` can be chosen; both are unit vectors.
+    """The state of a choice: `rows` are to be covered, and the first of them, `sites`, can be chosen; unit vectors.
 
     Attributes:
         best: Per row, its similarity to the nearest chosen site.
@@ -172,11 +174,11 @@ class _Greedy:
     """
 
     def __init__(
-        self, rows: Floats, sites: Floats, weight: float, extra: Floats, progress: Callable[[int], object] | None
+        self, rows: Doubles, n_sites: int, weight: float, extra: Doubles, progress: Callable[[int], object] | None
     ):
-        self.rows, self.sites, self.weight, self.extra, self.progress = rows, sites, weight, extra, progress
-        self.tie = _TIE * (weight * len(rows) + float(extra.max()))
-        self.matrix: Floats | None = None
+        self.rows, self.sites = rows, rows[:n_sites]  # a view: no second copy of the vectors
+        self.weight, self.extra, self.progress = weight, extra, progress
+        self.matrix: Doubles | None = None
         self.best = np.zeros(len(rows))
         self.gains = extra.copy()
         self.chosen: list[int] = []
@@ -214,14 +216,16 @@ class _Greedy:
 
     def _choose(self) -> int:
         best = int(self.gains.argmax())
-        site = int(np.argmax(self.gains[: best + 1] >= self.gains[best] - self.tie))
+        # Of the size of this gain alone, so that no other row's quality decides what is a tie.
+        tie = _TIE * (self.weight * len(self.rows) + abs(float(self.extra[best])))
+        site = int(np.argmax(self.gains[: best + 1] >= self.gains[best] - tie))
         self.chosen.append(site)
         self.gains[site] = -np.inf
         if self.progress is not None:
             self.progress(len(self.chosen))
         return site
 
-    def _tiles(self, which: Ints) -> Iterator[tuple[slice, slice, Floats]]:
+    def _tiles(self, which: Ints) -> Iterator[tuple[slice, slice, Doubles]]:
         """Give the similarities of some rows to all sites, tile by tile, in arrays that may be written to."""
         for rows in blocks(len(which), 1, _ROWS_AT_ONCE):
             for sites in blocks(len(self.sites), len(which[rows]), _NUMBERS_AT_ONCE):
@@ -230,7 +234,7 @@ class _Greedy:
                 else:
                     yield rows, sites, self.matrix[which[rows], sites]
 
-    def _added(self, which: Ints, low: Floats, high: Floats) -> Floats:
+    def _added(self, which: Ints, low: Doubles, high: Doubles) -> Doubles:
         """Sum over some rows, for each site, by how much its similarity is above `low`, at most up to `high`."""
         added = np.zeros(len(self.sites))
         for rows, sites, tile in self._tiles(which):
@@ -280,7 +284,7 @@ class _Lists:
         self.sites, self.similarities = by_row.indices, by_row.data
         self.starts, self.lengths = by_row.indptr[:-1].astype(np.int64), np.diff(by_row.indptr).astype(np.int64)
 
-    def choose(self, site: int, best: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
+    def choose(self, site: int, best: Doubles) -> tuple[npt.NDArray[np.int32], Doubles]:
         """Raise `best`, in place, by a site; return which sites lose how much by that, some of them repeatedly."""
         span = slice(self.by_site.indptr[site], self.by_site.indptr[site + 1])
         moved, similar = self.by_site.indices[span], self.by_site.data[span]
@@ -309,7 +313,7 @@ def _ranges(starts: Ints, lengths: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - ends + lengths, lengths)
 
 
-def _unit_rows(vectors: npt.NDArray[np.floating], positions: Ints) -> Floats:
+def _unit_rows(vectors: Floats, positions: Ints) -> Doubles:
     """Scale some vectors to length 1, in float64; zeros stay zeros."""
     units = np.empty((len(positions), vectors.shape[1]))
     for block in blocks(len(positions), vectors.shape[1]):

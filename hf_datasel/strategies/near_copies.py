@@ -5,13 +5,13 @@ Instruction Tuning" (Deita, arXiv:2312.15685), the Repr Filter. The published co
 batch sizes; here it is what it gives one row at a time, at the cost of one matrix product a block.
 """
 
-from collections.abc import Callable, Iterator
-from typing import SupportsIndex
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import Interrupted, SelectionError
+from hf_datasel.errors import Interrupted, SelectionError, ShortfallError
 from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
 from hf_datasel.strategies.top import top
 
@@ -43,8 +43,10 @@ def skip_near_copies(
         int64 positions, shape (budget,), by descending score; equal scores in the order of their positions.
 
     Raises:
-        SelectionError: The budget is more than the rows that can be kept, which is known only when all have been
-            compared; there is not one finite score per vector; or the threshold is not from -1 to 1.
+        ShortfallError: The budget is more than the rows that can be kept, which is known only when all have been
+            compared; with the positions kept, as budget=None returns them.
+        SelectionError: The budget is more than the rows with a finite score and vector; there is not one score per
+            vector; or the threshold is not from -1 to 1.
         Interrupted: On Ctrl-C, with the positions kept by then.
 
     >>> skip_near_copies([[1.0, 0.0], [0.0, 1.0], [9.0, 1.0]], scores=[0.7, 0.8, 0.9], budget=2)
@@ -67,10 +69,11 @@ def skip_near_copies(
     ranked = rows[top(numbers[rows], len(rows))]
     kept = _keep(values, ranked, limit, threshold, progress)
     if budget is not None and len(kept) < limit:
-        raise SelectionError(
+        raise ShortfallError(
             f"skip_near_copies: budget={limit} is more than the {len(kept):,} rows that can be kept: the other "
             f"{len(ranked) - len(kept):,} of {len(ranked):,} have a cosine above {threshold:g} with a better one. "
-            "Lower it, raise the threshold, or pass budget=None for all that can be kept."
+            "Lower it, raise the threshold, or pass budget=None for all that can be kept.",
+            kept,
         )
     return kept
 
@@ -111,9 +114,78 @@ def near_copy_of(
     return None
 
 
+def with_near_copies(
+    vectors: npt.ArrayLike,
+    numbers: npt.ArrayLike,
+    parts: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+    threshold: float = 0.9,
+) -> npt.NDArray[np.bool_]:
+    """Say which of some rows have a near copy among many others, by the decision that `skip_near_copies` makes.
+
+    Args:
+        vectors: Of the rows that are asked about, shape (m, d). Those that are not finite have no near copy.
+        numbers: Of these rows, shape (m,), all different: what tells a row from the others.
+        parts: The many rows a part at a time, as numbers of shape (p,) and vectors of shape (p, d). A row is not held
+            against the one with its own number. Those that are not finite are near to nothing.
+        threshold: As in `skip_near_copies`.
+
+    Returns:
+        bool, shape (m,): whether the cosine with some other row is above the threshold.
+
+    Raises:
+        SelectionError: There is not one number per vector, vectors of different lengths, or a threshold that is not
+            from -1 to 1.
+
+    >>> rows = [[1.0, 0.0], [0.0, 1.0], [8.0, 6.0]]
+    >>> with_near_copies(rows[:2], [0, 1], [([0, 1], rows[:2]), ([2], rows[2:])], threshold=0.7)
+    array([ True, False])
+    """
+    who = "with_near_copies"
+    _check_threshold(who, threshold)
+    numbers, asked, usable = _numbered(who, numbers, vectors)
+    found = np.zeros(len(asked), dtype=bool)
+    if threshold == 1:  # no cosine is above 1
+        return found
+    units = np.empty((len(asked), asked.shape[1]), dtype=np.float32)
+    for block in blocks(len(asked), asked.shape[1]):
+        units[block] = _units(np.where(usable[block, None], asked[block], 0))
+    for their_numbers, their_vectors in parts:
+        theirs, others, finite = _numbered(who, their_numbers, their_vectors)
+        if len(others) and others.shape[1] != asked.shape[1]:
+            raise SelectionError(f"{who}: vectors of {asked.shape[1]:,} and of {others.shape[1]:,} numbers.")
+        at = np.flatnonzero(finite)
+        right = _Part(others, at, _units(others[at]))
+        open_ = np.flatnonzero(usable & ~found)
+        for block in blocks(len(open_) if len(at) else 0, len(at), _NUMBERS):
+            rows = open_[block]
+            near = _near(_Part(asked, rows, units[rows]), right, threshold)
+            _, mine, own = np.intersect1d(numbers[rows], theirs[at], assume_unique=True, return_indices=True)
+            near[mine, own] = False
+            found[rows] = near.any(axis=1)
+    return found
+
+
+def _numbered(who: str, numbers: npt.ArrayLike, vectors: npt.ArrayLike) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
+    values, usable = check_vectors(who, vectors)
+    found = np.asarray(numbers, dtype=np.int64)
+    if found.shape != (len(values),):
+        raise SelectionError(
+            f"{who}: numbers must be one for each of the {len(values):,} vectors, but has shape {found.shape}."
+        )
+    return found, values, usable
+
+
 def _check_threshold(who: str, threshold: float) -> None:
     if not -1 <= threshold <= 1:
         raise SelectionError(f"{who}: threshold={threshold!r} must be a cosine similarity, from -1 to 1.")
+
+
+class _Part(NamedTuple):
+    """Some rows of an array of vectors, and their directions: float32 of shape (rows, d)."""
+
+    values: Floats
+    rows: Ints
+    units: npt.NDArray[np.float32]
 
 
 def _keep(
@@ -143,10 +215,11 @@ def _survivors(values: Floats, ranked: Ints, threshold: float) -> Iterator[Ints]
         rows = ranked[block]
         units = _units(values[rows])
         for part in blocks(len(kept), len(rows), _NUMBERS):
-            near = _near(values, (rows, units), (kept[part], directions[: len(kept)][part]), threshold)
-            far = ~near.any(axis=1)
+            before = _Part(values, kept[part], directions[: len(kept)][part])
+            far = ~_near(_Part(values, rows, units), before, threshold).any(axis=1)
             rows, units = rows[far], units[far]
-        near = np.triu(_near(values, (rows, units), (rows, units), threshold), 1)
+        these = _Part(values, rows, units)
+        near = np.triu(_near(these, these, threshold), 1)
         alive = np.ones(len(rows), dtype=bool)
         for row in np.flatnonzero(near.any(axis=1)):
             if alive[row]:
@@ -159,23 +232,20 @@ def _survivors(values: Floats, ranked: Ints, threshold: float) -> Iterator[Ints]
         yield rows
 
 
-def _near(
-    values: Floats,
-    left: tuple[Ints, npt.NDArray[np.float32]],
-    right: tuple[Ints, npt.NDArray[np.float32]],
-    threshold: float,
-) -> npt.NDArray[np.bool_]:
-    """Say for each row on the left and each on the right, given with their units, whether they are near copies."""
-    above = left[1] @ right[1].T
+def _near(left: _Part, right: _Part, threshold: float) -> npt.NDArray[np.bool_]:
+    """Say for each row on the left and each on the right whether they are near copies."""
+    width = left.units.shape[1]
+    above = left.units @ right.units.T
     above -= np.float32(threshold)
     near = above > 0
     # The sum of d products is off by at most d / 2 times the float32 epsilon, in whatever order it is added.
-    margin = (values.shape[1] + 8) * np.finfo(np.float32).eps
+    margin = (width + 8) * np.finfo(np.float32).eps
     # flatnonzero() is many times as fast as nonzero() of two dimensions.
     rows, columns = np.unravel_index(np.flatnonzero(np.abs(above, out=above) <= margin), above.shape)
-    for block in blocks(len(rows), values.shape[1], _NUMBERS):
+    for block in blocks(len(rows), width, _NUMBERS):
         first, second = rows[block], columns[block]
-        near[first, second] = _cosines(values[left[0][first]], values[right[0][second]]) > threshold
+        cosines = _cosines(left.values[left.rows[first]], right.values[right.rows[second]])
+        near[first, second] = cosines > threshold
     return near
 
 

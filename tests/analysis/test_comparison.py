@@ -92,6 +92,17 @@ def test_near_copies_in_blocks_and_of_some_rows(monkeypatch):
     assert some == {**whole, "asked": 10, "sampled": True, "share": pytest.approx(near[picked].mean())}
 
 
+@pytest.mark.parametrize("threshold", [0.96, 1.0])
+def test_only_a_cosine_above_the_threshold_makes_a_near_copy(threshold):
+    vectors = np.random.default_rng(4).normal(size=(50, 7))
+    vectors = np.concatenate([vectors, vectors]) if threshold == 1 else np.array([[3, 4], [4, 3]])  # 24 / 25
+    count = len(vectors)
+    data = Dataset.from_dict({"prompt": ["p"] * count, "completion": ["c"] * count, "embedding": vectors.tolist()})
+    made = {"a": chosen(data, *range(count))}
+    assert compare(made, threshold=threshold)["selections"][0]["near_copies"]["share"] == 0
+    assert compare(made, threshold=threshold - 1e-6)["selections"][0]["near_copies"]["share"] == 1
+
+
 def test_overlap_is_held_against_chance(rows):
     found = compare({"a": chosen(rows, 0, 1, 2, 3), "b": chosen(rows, 3, 4)})
     assert found["overlap"]["matrix"] == [[1, 0.2], [0.2, 1]]
@@ -223,10 +234,13 @@ def test_names_say_what_differs():
     assert named({"selector": top}, {"selector": {"selector": "my.lab:Mine"}}) == ["Top by loss", "Mine"]
     assert named({"selector": top}, {"selector": {**top, "by": ifd}}) == ["Top by loss", "Top by ifd"]
     assert named({"selector": top}, {"selector": top, "seed": 3}) == ["Top by loss (seed=0)", "Top by loss (seed=3)"]
-    assert named({"selector": top}, {"selector": top, "budget": 9}) == ["Top by loss (budget=5)", "Top by loss (budget=9)"]
+    assert named({"selector": top}, {"selector": top, "budget": 9}) == [
+        "Top by loss (budget=5)",
+        "Top by loss (budget=9)",
+    ]
     assert named({"selector": top}, {"selector": top}) == ["Top by loss", "Top by loss (2)"]
     one, other = ({"selector": "within", "method": each, "shares": None} for each in (top, {"selector": "random"}))
-    assert named({"selector": one}, {"selector": other}) == ["Within (method=Top(by=loss))", "Within (method=Random)"]
+    assert named({"selector": one}, {"selector": other}) == ["Top by loss within clusters", "Random within clusters"]
 
 
 # -- plots ------------------------------------------------------------------------------------------------------------

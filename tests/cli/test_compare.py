@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import load_file, save_file
 
 from hf_datasel import Selection, load_pool, select
 from hf_datasel.cli import main
@@ -22,8 +25,9 @@ def no_drawing(monkeypatch):
 
 @pytest.fixture
 def scored_file(tmp_path, pool_rows):
-    """Give the pool as a file, with two scores."""
+    """Give the pool as a file, with two scores and two topics."""
     rows = pool_rows.add_column("ifd", np.linspace(0.1, 0.9, 24)).add_column("loss", np.linspace(3, 1, 24))
+    rows = rows.add_column("topic", ["a", "b"] * 12)
     rows.to_parquet(tmp_path / "scored.parquet")
     return tmp_path / "scored.parquet"
 
@@ -67,21 +71,24 @@ def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, caps
     assert found["overlap"]["matrix"][3][4] == 0
     assert [each["column"] for each in found["scores"]] == ["ifd", "loss"]
     data = load_pool(str(scored_file))
-    top = Selection.load(tmp_path / "out" / "top-by=ifd")
+    top = Selection.load(tmp_path / "out" / "top-by-ifd")
     assert top.indices.tolist() == [23, 22, 21, 20, 19]
     assert Selection.load(tmp_path / "out" / "random-seed=7") != select(data, Random(), size=5, seed=0)
     assert {"compare.html", "compare.md", "compare.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
     printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if line.startswith("Top by ifd ")]
-    assert lines[0].split()[2] == "5"
-    assert "4 Top (by=ifd)" in printed
+    assert lines[0].split()[3] == "5"
+    assert "4 Top by ifd" in printed
     assert "Two random choices of these sizes would have 0.12." in printed  # 5 of 24: 5 / 43
 
 
 def test_methods_on_the_command_line(scored_file, tmp_path):
     command = ["compare", "--dataset_name", str(scored_file), "--output_dir", str(tmp_path / "out")]
     assert main([*command, "--methods", "random", '{"top": {"by": "ifd"}}', "--selection_ratio", "0.25"]) == 0
-    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [("Random", 6), ("Top by ifd", 6)]
+    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [
+        ("Random", 6),
+        ("Top by ifd", 6),
+    ]
 
 
 def test_what_failed_is_named_and_the_others_are_there(compare, tmp_path, capsys):
@@ -157,6 +164,67 @@ def test_other_values_in_a_column_are_another_choice(compare, runs, scored_file,
     assert Selection.load(tmp_path / "out" / "top-by-ifd").indices.tolist() == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"superfiltering": {"model": "MODEL"}},
+        {"top": {"by": {"score": "loss", "model": "MODEL"}}},
+        {"within": {"method": {"selector": "graphfilter", "model": "MODEL"}, "groups": "topic"}},
+        {"top": {"by": {"score": "length", "unit": "tokens", "model": "MODEL"}}},
+    ],
+    ids=["setting", "score", "nested", "tokenizer"],
+)
+def test_other_weights_at_the_same_path_are_another_choice(method, compare, runs, tiny_model_dir, tmp_path):
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    methods = json.loads(json.dumps([method]).replace("MODEL", str(model)))
+    for _ in range(2):
+        assert compare(methods) == 0
+    assert len(runs) == 1
+    weights = load_file(model / "model.safetensors")
+    save_file({name: 1.5 * values for name, values in weights.items()}, model / "model.safetensors", {"format": "pt"})
+    for _ in range(2):
+        assert compare(methods) == 0
+    assert len(runs) == 2
+
+
+def test_other_centroids_and_anchors_in_the_same_files_are_another_choice(pool_rows, runs, tiny_model_dir, tmp_path):
+    vectors = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
+    pool_rows.add_column("embedding", vectors.tolist()).to_parquet(tmp_path / "rows.parquet")
+    clusters = {"score": "cluster", "k": 2, "centroids": str(tmp_path / "centroids.npy")}
+    anchors = {"score": "nuggets", "model": str(tiny_model_dir), "anchor_file": str(tmp_path / "anchors.jsonl")}
+    methods = [{"km_random": {"clusters": clusters}}, {"nuggets_top": {"by": anchors}}]
+    (tmp_path / "compare.yaml").write_text(yaml.safe_dump({"methods": methods, "selection_size": 5}))
+    command = ["compare", "--config", str(tmp_path / "compare.yaml"), "--dataset_name", str(tmp_path / "rows.parquet")]
+    for first in (0, 0, 4):
+        np.save(tmp_path / "centroids.npy", vectors[first : first + 2])
+        pool_rows.select(range(first, first + 2)).to_json(tmp_path / "anchors.jsonl")
+        assert main([*command, "--output_dir", str(tmp_path / "out")]) == 0
+    assert [type(each).__name__ for each in runs] == ["KMRandom", "NuggetsTop"] * 2
+
+
+def test_other_code_of_somebody_elses_selector_is_another_choice(compare, runs, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for first in (0, 0, 6):
+        (tmp_path / "their_lab.py").write_text(
+            "from dataclasses import dataclass\nimport numpy as np\nfrom hf_datasel.selectors import Selector\n"
+            "@dataclass(frozen=True)\nclass Mine(Selector):\n    def choose(self, round):\n"
+            f"        return np.arange({first}, {first} + round.budget)\n"
+        )
+        sys.modules.pop("their_lab", None)
+        nested = {"within": {"method": {"selector": "their_lab:Mine"}, "groups": "topic"}}
+        assert compare(["their_lab:Mine", nested], "--allow_imports") == 0
+    assert len(runs) == 4
+    assert Selection.load(tmp_path / "out" / "mine").indices.tolist() == [6, 7, 8, 9, 10]
+
+
+def test_a_score_that_is_not_computed_need_not_be_there(compare, runs, tmp_path):
+    vectors = {"score": "embedding", "model": str(tmp_path / "nowhere")}
+    method = {"within": {"method": {"selector": "random"}, "groups": "topic", "vectors": vectors}}
+    for _ in range(2):
+        assert compare([method]) == 0
+    assert len(runs) == 1
+
+
 def test_a_budget_of_tokens_follows_the_column_that_counts_them(pool_rows, runs, tmp_path):
     for tokens, expected in ((5, 4), (10, 2), (10, 2)):
         pool_rows.add_column("num_tokens", [tokens] * 24).to_parquet(tmp_path / "rows.parquet")
@@ -229,7 +297,7 @@ def test_selections_of_another_dataset(saved, rows_file, tmp_path, capsys):
         ("--config ONE", "methods has to be a list of names, and is {'top': {'by': 'ifd'}}"),
         ("--methods random --dataset_name ROWS --selection_ratio 2", "selection_ratio=2.0 has to be a share"),
         ("--methods random --dataset_name ROWS --selection_tokens 9 --selection_size 2", "Pass one of them"),
-        ("--methods random --dataset_name ROWS --clusters topic", "There is no column 'topic'"),
+        ("--methods random --dataset_name ROWS --clusters theme", "There is no column 'theme'"),
         ("--methods lab:Mine --dataset_name ROWS", "Pass --allow-imports if you trust it"),
         ("--selections nowhere", "'nowhere' holds no selection"),
     ],

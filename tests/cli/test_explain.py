@@ -33,7 +33,7 @@ def test_rows_in_words(chosen, capsys):
     capsys.readouterr()
     assert main(["explain", "11", "0", *chosen]) == 0
     out = capsys.readouterr().out
-    assert "Row 11 was taken: rank " in out
+    assert "Row 11 was taken: number " in out
     assert "ifd: 0.55, place 1 of 12; those taken have " in out
     assert "Its heaviest n-grams: " in out
     assert "Row 0 was not taken; 3 others were.\n  ifd: 0, place 12 of 12" in out

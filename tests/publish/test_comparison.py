@@ -70,7 +70,7 @@ def test_the_table_says_what_the_facts_say(found):
 
 def test_what_is_not_known_has_no_column(pool_rows):
     head, rows = overview(compare({"Random": select(pool_rows, Random(), size=3)}))
-    assert head == ["", "rows", "words", "response words", "their median", "duplicates", "rows scored", "seconds"]
+    assert head == ["", "rows", "words", "response words", "median", "duplicates", "rows scored", "seconds"]
     assert {len(row) for row in rows} == {len(head)}
 
 

@@ -5,7 +5,7 @@ from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
 from hf_datasel.scores import Length
 from hf_datasel.selection.budget import TokenBudget, within_tokens
-from hf_datasel.selectors import Random, Selector, Top, within_clusters
+from hf_datasel.selectors import All, Random, Selector, Superfiltering, Top, within_clusters
 
 TOKENS = [40, 10, 25, 5, 60, 30, 15, 20, 35, 50, 45, 10]
 
@@ -48,6 +48,8 @@ def test_tokens_are_counted_as_training_reads_them(counted, tiny_model_dir):
     total = sum(lengths[row] for row in chosen.indices)
     assert 0 < total <= half
     assert chosen.provenance["tokens"] == {"budget": half, "chosen": total, "read_from_column": False}
+    assert [spec["score"] for spec in chosen.provenance["scores"]] == ["Length"]
+    assert chosen.provenance["model"]["name"] == str(tiny_model_dir)
     assert chosen.indices.tolist() == select(counted, Random(), size=len(chosen.indices)).indices.tolist()
 
 
@@ -102,11 +104,27 @@ def test_against_every_number_of_rows(nested):
         best = [each for each in range(1, most + 1) if lengths[order[:each]].sum() <= tokens]
         budget = TokenBudget(tokens, lengths, np.ones(rows, dtype=bool))
         if best:
-            found = within_tokens(lambda wanted, order=order, most=most: order[: min(wanted, most)], budget, nested)
+            _, found = within_tokens(lambda wanted, order=order, most=most: order[: min(wanted, most)], budget, nested)
             assert found.tolist() == order[: best[-1]].tolist()
         else:
             with pytest.raises(SelectionError, match="the first row that is chosen has more"):
                 within_tokens(lambda wanted, order=order: order[:wanted], budget, nested)
+
+
+@pytest.mark.parametrize("selector", [Random(), within_clusters(Random())])
+def test_the_column_that_was_counted_in_is_recorded(counted, selector):
+    assert "num_tokens" in select(counted, selector, tokens=100).provenance["columns_unverified"]
+
+
+def test_no_row_that_can_be_chosen_is_no_matter_of_tokens(counted):
+    data = counted.remove_columns("ifd").add_column("ifd", [1.5] * 12)
+    with pytest.raises(SelectionError, match=r"None of the 12 rows can be selected \(12 with ifd >= 1\)"):
+        select(data, Superfiltering(quality="ifd"), tokens=100)
+
+
+def test_a_selector_that_takes_its_rows_whatever_the_budget(counted):
+    with pytest.raises(SelectionError, match="All takes its rows whatever the budget: leave tokens out"):
+        select(counted, All(), tokens=100)
 
 
 class Stopped(Selector):
@@ -122,3 +140,10 @@ def test_ctrl_c_leaves_what_was_chosen(counted, tmp_path):
     assert selection.provenance["interrupted"] is True
     assert (selection.provenance["budget"], selection.provenance["shortfall"]) == (5, 3)
     selection.save(tmp_path)
+
+
+def test_ctrl_c_with_a_token_budget_leaves_what_fits(counted):
+    with pytest.raises(Interrupted, match="1 rows had been chosen") as stop:
+        select(counted, Stopped(), tokens=70)
+    assert stop.value.selection.indices.tolist() == [4]  # 60 tokens; the next row has 25
+    assert stop.value.selection.provenance["tokens"]["budget"] == 70

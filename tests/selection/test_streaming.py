@@ -7,7 +7,7 @@ from datasets import Dataset
 from hf_datasel import select, select_streaming
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError
 from hf_datasel.scores import Length, Loss
-from hf_datasel.selectors import KCenter, Longest, Random, Superfiltering, Top
+from hf_datasel.selectors import KCenter, Longest, NuggetsTop, Random, Superfiltering, Top
 
 ROWS = 60
 
@@ -26,7 +26,10 @@ def rows():
     )
 
 
-@pytest.mark.parametrize("selector", [Top(by="ifd"), Top(by=Length()), Longest(), Superfiltering(quality="ifd")])
+@pytest.mark.parametrize(
+    "selector",
+    [Top(by="ifd"), Top(by=Length()), Longest(), Superfiltering(quality="ifd"), NuggetsTop(by="ifd", threshold=0.5)],
+)
 @pytest.mark.parametrize(("size", "batch_size"), [(1, 1000), (7, 4), (20, 7), (20, 60)])
 def test_the_same_rows_as_select(rows, selector, size, batch_size):
     expected = select(rows, selector, size=size).indices.tolist()
@@ -80,8 +83,18 @@ def test_what_needs_all_rows_is_refused_before_a_row_is_read(rows):
         select_streaming(rows, Random(), 5)
     with pytest.raises(FormatError, match="choose with select_streaming"):
         select(rows.to_iterable_dataset(), Random(), size=5)
-    with pytest.raises(ConfigError, match=r"size=0\.05 has to be a number of rows"):
+    with pytest.raises(ConfigError, match=r"size=0\.05 has to be an int of at least 1"):
         select_streaming(rows.to_iterable_dataset(), Random(), 0.05)
+
+
+class Backwards(Top):
+    def choose(self, round):
+        return super().choose(round)[::-1]
+
+
+def test_a_selector_with_a_choice_of_its_own_is_refused(rows):
+    with pytest.raises(SelectionError, match="Backwards has to see all rows"):
+        select_streaming(rows.to_iterable_dataset(), Backwards(by="ifd"), 5)
 
 
 def test_columns_that_are_missing_or_hold_no_numbers(rows):

@@ -1,10 +1,21 @@
 import numpy as np
 import pytest
+from datasets import ClassLabel, concatenate_datasets
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Cluster, Length
-from hf_datasel.selectors import IterIT, Random, Superfiltering, Top, Within, by_name, per_source, within_clusters
+from hf_datasel.selectors import (
+    IterIT,
+    LengthKM,
+    Random,
+    Superfiltering,
+    Top,
+    Within,
+    by_name,
+    per_source,
+    within_clusters,
+)
 from hf_datasel.strategies.clusters import top_per_cluster
 from hf_datasel.testing import contract
 
@@ -158,3 +169,64 @@ def test_a_column_that_is_missing_or_no_group(grouped):
         select(grouped, per_source(Random(), "ifd"), size=2)
     with pytest.raises(ColumnError, match="It is added with hf-datasel score --scores cluster"):
         select(grouped.remove_columns("cluster_id"), within_clusters(Random()), size=2)
+
+
+def test_the_same_as_a_method_that_knows_clusters_itself(grouped):
+    outputs = [" " if row in (0, 1, 3) else text for row, text in enumerate(grouped["output"][:])]
+    data = grouped.remove_columns("output").add_column("output", outputs).add_column("tokens", list(range(12)))
+    for size in range(1, 9):
+        own = select(data, LengthKM(by="tokens"), size=size).indices
+        assert sorted(own) == sorted(select(data, within_clusters(Top(by="tokens")), size=size).indices)
+
+
+def test_every_part_draws_by_itself(grouped):
+    data = concatenate_datasets([grouped.remove_columns(["source", "cluster_id"])] * 8)
+    data = data.add_column("source", ["a"] * 48 + ["b"] * 48).add_column("cluster_id", [0, 1, 2, 3] * 24)
+    chosen = select(data, per_source(within_clusters(Random()), "source"), size=32, seed=1).indices
+    first, second = sorted(chosen[chosen < 48].tolist()), sorted((chosen[chosen >= 48] - 48).tolist())
+    assert first != second
+    alone = select(data, Random(), size=96, seed=1).indices
+    one_group = select(data.add_column("one", [0] * 96), Within(Random(), "one"), size=96, seed=1).indices
+    assert alone.tolist() != one_group.tolist()
+
+
+def test_scores_of_some_rows_of_each_group_are_recorded(grouped, make_round):
+    class Some(Random):
+        def choose(self, round):
+            rows = super().choose(round)
+            round.score(Length(), rows)
+            return rows
+
+    round = make_round(grouped, 6)
+    chosen = per_source(Some(), "source", "equal").choose(round)
+    at, words = round.scored["response_words"]
+    assert sorted(at.tolist()) == sorted(chosen.tolist())
+    assert words.to_pylist() == [len(grouped["output"][row].split()) for row in at.tolist()]
+
+
+def test_asking_again_begins_anew(grouped):
+    ifd = [1.5 if source == "a" and row > 3 else 0.9 - row / 100 for row, source in enumerate(SOURCES)]
+    data = grouped.remove_columns("ifd").add_column("ifd", ifd)
+    for candidates in ("paper", "code"):
+        selector = per_source(IterIT(quality="ifd", candidates=candidates), "source", "equal")
+        assert len(select(data, selector, size=7).indices) == 7
+
+
+def test_groups_of_a_method_that_reselects_stay(grouped, make_round):
+    selector = Within(IterIT(quality="ifd", candidate_factor=1), Cluster(k=2))
+    first = make_round(grouped, 6)
+    selector.choose(first)
+    other = np.random.default_rng(9).normal(size=(12, 3)).astype(np.float32)
+    moved = grouped.remove_columns("embedding").add_column("embedding", other.tolist())
+    second = make_round(moved, 6, index=1, state=first.state)
+    assert len(selector.choose(second)) == 6
+    assert second.state["groups"].tolist() == first.state["groups"].tolist()
+
+
+def test_groups_by_labels_and_by_yes_and_no(grouped):
+    data = grouped.add_column("good", [source == "a" for source in SOURCES])
+    labelled = data.cast_column("cluster_id", ClassLabel(num_classes=10, names=[f"kind {at}" for at in range(10)]))
+    shares = {"kind 0": 1, "kind 5": 1, "kind 9": 0}
+    chosen = select(labelled, Within(Random(), "cluster_id", shares), size=6).indices
+    assert sorted(labelled["cluster_id"][row] for row in chosen) == [0, 0, 0, 5, 5, 5]
+    assert len(select(data, Within(Random(), "good", {"True": 1, "False": 0}), size=7).indices) == 7

@@ -229,7 +229,6 @@ def test_inclusion_is_that_of_the_published_draw(shared):
         ({"weights": "proportional"}, lambda q: q),
         ({"weights": "proportional", "temperature": 0.5}, lambda q: q**2),
         ({"temperature": np.inf}, np.ones_like),
-        ({"replace": True, "weights": "proportional"}, lambda q: q),
     ],
 )
 @pytest.mark.parametrize("draws", [1, 2, 4])
@@ -246,7 +245,7 @@ def test_drawing_again_and_again_until_the_quota_is_met_comes_to_the_same():
         while len(seen) < 2:
             seen.add(int(rng.choice(4, p=quality / quality.sum())))
         counts[list(seen)] += 1
-    share = inclusion_of(quality, 2, copies=4000, replace=True, weights="proportional")
+    share = inclusion_of(quality, 2, copies=4000, weights="proportional")
     assert np.abs(share - counts / 4000).max() < 4.5 * np.sqrt(0.5 / 4000)
 
 
@@ -289,12 +288,11 @@ def test_the_draw_is_distinct_and_the_same_for_the_same_generator():
     for _ in range(100):
         cluster_id, quality, shares, as_floats, available = random_case(rng)
         budget, seed = int(rng.integers(0, available + 1)), int(rng.integers(1000))
-        first, second, replaced = (
-            sample_per_cluster(quality, cluster_id, budget, np.random.default_rng(seed), replace, shares=as_floats)
-            for replace in (False, False, True)
+        first, second = (
+            sample_per_cluster(quality, cluster_id, budget, np.random.default_rng(seed), shares=as_floats)
+            for _ in range(2)
         )
         np.testing.assert_array_equal(first, second)
-        np.testing.assert_array_equal(first, replaced)
         drawn = {c: int(np.count_nonzero(cluster_id[first] == c)) for c in np.unique(cluster_id) if c >= 0}
         assert drawn == plain_quotas(cluster_id, budget, shares, np.isfinite(quality).tolist())
         assert len(set(first.tolist())) == budget

@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -120,8 +121,11 @@ def test_neighbors_equal_a_greedy_in_which_all_other_rows_count_as_zero(k, seed)
     assert chosen.tolist() == plain_greedy(vectors, quality, available, 0.4, covered_by=lists)
 
 
-def test_a_longer_choice_equals_that_from_the_whole_matrix():
+@pytest.mark.parametrize("far", [None, 1e9, -1e9])
+def test_a_longer_choice_equals_that_from_the_whole_matrix(far):
     vectors, quality = clustered(600)
+    if far is not None:
+        quality[577] = far  # which must not make ties of all other gains
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     cosines, best, expected = unit @ unit.T, None, []
     for _ in range(300):
@@ -216,6 +220,29 @@ def test_copies_are_taken_last_and_by_position():
     chosen = facility_location(vectors, np.zeros(60), 60, alpha=0)
     assert sorted(chosen[:20].tolist()) == list(range(20))
     assert chosen[20:].tolist() == list(range(20, 60))
+
+
+def test_a_far_higher_quality_counts_at_its_own_size():
+    # The gains of the first two differ by less than can be told at their size, the others by more than at theirs.
+    quality = [1e9, 1e9 + 1e-6, 0.0, 1e-6, 0.0, 0.0]
+    assert facility_location(np.eye(6), quality, 6).tolist() == [0, 1, 3, 2, 4, 5]
+
+
+def test_a_row_without_quality_costs_no_second_copy_of_the_vectors(monkeypatch):
+    monkeypatch.setattr(facility, "_KEPT_MATRIX", 0)
+    monkeypatch.setattr(facility, "_NUMBERS_AT_ONCE", 1 << 12)
+    vectors, quality = clustered(3000, d=200)
+
+    def peak():
+        tracemalloc.start()
+        facility_location(vectors, quality, 1)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    everything = peak()
+    quality[4] = np.nan
+    assert peak() < everything + vectors.nbytes / 2
 
 
 # -- rows that cannot be chosen, or not be compared ------------------------------------------------------------------

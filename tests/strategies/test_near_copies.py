@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from hf_datasel.errors import Interrupted, SelectionError
+from hf_datasel.errors import Interrupted, SelectionError, ShortfallError
 from hf_datasel.strategies import near_copies
-from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies
+from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies, with_near_copies
 
 NAN = float("nan")
 
@@ -196,6 +196,49 @@ def test_the_answer_is_plain_numbers():
     assert [type(each) for each in why] == [int, float]
 
 
+# -- which rows have a near copy ------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("block")
+def test_equals_every_pair_whatever_the_parts():
+    rng = np.random.default_rng(5)
+    for _ in range(150):
+        vectors, _, threshold = random_case(rng)
+        there = np.flatnonzero(np.isfinite(vectors).all(axis=1)).tolist()
+        numbers = rng.permutation(100)[: len(vectors)]
+        asked = rng.permutation(len(vectors))[: rng.integers(len(vectors) + 1)]
+        near = [
+            row in there and any(cosine(vectors[row], vectors[other]) > threshold for other in there if other != row)
+            for row in asked
+        ]
+        before = vectors.copy()
+        cuts = np.sort(rng.integers(len(vectors) + 1, size=rng.integers(4)))
+        parts = zip(np.split(numbers, cuts), np.split(vectors, cuts), strict=True)
+        found = with_near_copies(vectors[asked], numbers[asked], parts, threshold)
+        assert found.tolist() == near
+        assert found.dtype == np.bool_
+        np.testing.assert_array_equal(vectors, before)
+
+
+def test_a_row_is_not_a_near_copy_of_itself_but_of_an_equal_one():
+    vectors = np.ones((3, 2))
+    assert with_near_copies(vectors, [4, 5, 6], [([4], vectors[:1])]).tolist() == [False, True, True]
+    assert with_near_copies(vectors, [4, 5, 6], [([4], vectors[:1])], threshold=1).tolist() == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"threshold": 2}, r"threshold=2 must be a cosine"),
+        ({"numbers": [1]}, r"numbers must be one for each of the 2 vectors, but has shape \(1,\)"),
+        ({"parts": [([1, 2], np.eye(3))]}, r"numbers must be one for each of the 3 vectors, but has shape \(2,\)"),
+        ({"parts": [([1, 2, 3], np.eye(3))]}, r"vectors of 2 and of 3 numbers"),
+        ({"vectors": [1.0, 2.0]}, r"one vector per row, shape \(n, d\), but got shape \(2,\)"),
+    ],
+)
+def test_rows_that_cannot_be_asked_about(settings, message):
+    with pytest.raises(SelectionError, match=f"with_near_copies.*{message}"):
+        with_near_copies(**{"vectors": np.eye(2), "numbers": [0, 1], "parts": [], "threshold": 0.5} | settings)
+
+
 # -- what is refused -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -217,6 +260,19 @@ def test_settings_that_cannot_be_right(settings, message):
     given = {"vectors": [[1, 0], [0, 1], [1, 0], [NAN, 0]], "scores": [4.0, 3.0, 2.0, 1.0], "budget": 1}
     with pytest.raises(SelectionError, match=f"skip_near_copies.*{message}"):
         skip_near_copies(**given | settings)
+
+
+def test_a_shortfall_brings_what_was_kept():
+    vectors = np.random.default_rng(6).normal(size=(300, 3))
+    whole = skip_near_copies(vectors, np.arange(300), None)
+    assert 1 < len(whole) < 300
+    with pytest.raises(ShortfallError, match=f"budget=300 is more than the {len(whole)} rows that can") as caught:
+        skip_near_copies(vectors, np.arange(300), 300)
+    np.testing.assert_array_equal(caught.value.chosen, whole)
+    assert caught.value.chosen.dtype == np.int64
+    with pytest.raises(SelectionError, match="budget=301 is more than the 300 rows that can be chosen") as caught:
+        skip_near_copies(vectors, np.arange(300), 301)
+    assert not isinstance(caught.value, ShortfallError)
 
 
 @pytest.mark.parametrize(("kept", "position"), [([0], 3), ([0], -1), ([3], 0), ([-1], 0), ([], 3)])
