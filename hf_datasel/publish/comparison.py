@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 import os
 import re
 from collections.abc import Iterator
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 from hf_datasel.analysis import plots
 from hf_datasel.analysis.comparison import Comparison, RowFacts, SelectionFacts
 from hf_datasel.analysis.plots.comparison import chance_in_words
-from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, theme_of
+from hf_datasel.analysis.plots.theme import plain_number, shortened
 from hf_datasel.analysis.summaries import Distribution
+from hf_datasel.publish.figures import png_of
 from hf_datasel.publish.markdown import Markdown, code, table, text
 from hf_datasel.publish.report import html_page, json_text, write_files
 from hf_datasel.selectors.naming import compact, in_words
@@ -41,7 +41,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str], tit
     """
     content = page(comparison, title)
     images = {
-        f"plots/{name}-{'dark' if dark else 'light'}.png": _png(draw(dark=dark), dark)
+        f"plots/{name}-{'dark' if dark else 'light'}.png": png_of(draw(dark=dark), dark)
         for name, _, _, draw in _figures(comparison)
         for dark in (False, True)
     }
@@ -202,17 +202,6 @@ def _spreads(summary: Distribution) -> str:
         spread = f"median {middle}, middle half from {lower} to {upper}, all from {low} to {high}"
         said.append(f"{shortened(group['name'], _NAME)} ({group['rows']:,} rows): {spread}")
     return f"{'; '.join(said)}."
-
-
-def _png(figure: Figure, dark: bool) -> bytes:
-    from PIL import Image  # comes with matplotlib
-
-    pixels, written = io.BytesIO(), io.BytesIO()
-    with settings(theme_of(dark)):
-        figure.savefig(pixels, format="rgba")
-    image = Image.frombytes("RGBA", figure.canvas.get_width_height(), pixels.getvalue()).convert("RGB")
-    image.quantize(_COLOURS, dither=Image.Dither.NONE).save(written, format="png", optimize=True)
-    return written.getvalue()
 
 
 # -- cells -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from hf_datasel.publish.facts import Facts, Training
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FigureInfo", "draw", "figures", "png"]
+__all__ = ["FigureInfo", "draw", "figures", "png", "png_of"]
 
 _COLOURS = 64  # of an image: enough for smooth edges, and a third of the bytes
 _NAMED = 6  # rounds that the alternative text goes through one by one
@@ -64,7 +64,11 @@ def png(facts: Facts, name: str, dark: bool) -> bytes:
     Raises:
         DataselError: there is no such figure, or matplotlib is not installed.
     """
-    figure = draw(facts, name, dark)
+    return png_of(draw(facts, name, dark), dark)
+
+
+def png_of(figure: Figure, dark: bool) -> bytes:
+    """The image of a figure that was drawn for a light page or for a dark one, in few colours."""
     from PIL import Image  # comes with matplotlib
 
     pixels, written = io.BytesIO(), io.BytesIO()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +91,10 @@ class Length(Score):
         missing = total == 0
         counts = [pa.array(values, pa.int32(), mask=missing) for values in (total - response, response, total)]
         return dict(zip(self.columns(), [*counts, pa.array(tokens.reasons.tolist(), pa.string())], strict=True))
+
+    def spec(self) -> dict[str, Any]:
+        resolved = {} if self.model is None else {"resolved_model": model_identity(self.model, self.revision)}
+        return {**super().spec(), **resolved}
 
     def _identity(self) -> str:
         resolved = "" if self.model is None else model_identity(self.model, self.revision)

@@ -135,4 +135,7 @@ def _as_json(value: Any) -> Any:
         for each in fields(value)
         if getattr(value, each.name) != each.default
     }
+    if settings.get("model_init_kwargs"):
+        given = settings["model_init_kwargs"]
+        settings["model_init_kwargs"] = {key: given[key] for key in given if key not in ("token", "use_auth_token")}
     return {"score": type(value).__name__.lower(), **settings}

@@ -58,9 +58,10 @@ class Ranked(Selector):
         if not could[row]:
             return []
         higher, lowest = int((values[could] > values[row]).sum()), values[chosen].min() if len(chosen) else np.nan
+        name = self.value_column
         return [
-            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {self.value_column}; the lowest "
-            f"that was chosen has {lowest:.5g}."
+            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {name}; the lowest that was chosen "
+            f"has {lowest:.5g}."
         ]
 
 

@@ -191,7 +191,7 @@ def test_a_second_step_says_which_is_the_first_and_reads_its_columns(recipe, run
 
 
 def test_the_comparison_chooses_by_every_method(run, monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.comparison._png", lambda *_: b"")  # no plots, which take the longest
+    monkeypatch.setattr("hf_datasel.publish.comparison.png_of", lambda *_: b"")  # no plots, which take the longest
     recipe = FOLDER / "alpaca-compare.yaml"
     _, keys = read(recipe)
     folder, _ = run(recipe)

@@ -69,6 +69,11 @@ def test_a_score_in_a_recipe(rows, tiny_model_dir):
         by_name("top", {"by": {"score": "los"}})
 
 
+def test_a_token_is_in_no_record():
+    selector = Top(by=Loss("org/private", model_init_kwargs={"token": "hf_secret", "device_map": "auto"}))
+    assert selector.spec()["by"]["model_init_kwargs"] == {"device_map": "auto"}
+
+
 def test_the_column_of_a_score_stands_in_for_a_model(rows, tiny_model_dir):
     column = select(rows, Top(by=Loss()), size=4)
     assert column.indices.tolist() == select(rows, Top(by="loss"), size=4).indices.tolist()
