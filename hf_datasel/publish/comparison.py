@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["chance_said", "matrix", "notes", "overview", "page", "write_comparison"]
 
-_COLOURS = 64  # of an image: enough for smooth edges, and a third of the bytes
 _MEDIANS = 3  # scores whose medians are in the table
 _NAME = 120
 

@@ -60,8 +60,8 @@ class Ranked(Selector):
         higher, lowest = int((values[could] > values[row]).sum()), values[chosen].min() if len(chosen) else np.nan
         name = self.value_column
         return [
-            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {name}; the lowest that was chosen "
-            f"has {lowest:.5g}."
+            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {name}; the lowest that was "
+            f"chosen has {lowest:.5g}."
         ]
 
 

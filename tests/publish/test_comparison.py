@@ -32,7 +32,7 @@ def found(data):
 
 @pytest.fixture
 def no_drawing(monkeypatch):
-    monkeypatch.setattr(publishing, "_png", lambda figure, dark: b"dark" if dark else b"light")
+    monkeypatch.setattr(publishing, "png_of", lambda figure, dark: b"dark" if dark else b"light")
 
 
 def test_all_files_are_written_and_the_page_holds_its_images(found, tmp_path):
