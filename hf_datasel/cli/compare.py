@@ -19,7 +19,7 @@ from hf_datasel.cli.parsing import (
     parse,
     show_progress_messages,
 )
-from hf_datasel.errors import ConfigError, DataselError, SelectionError
+from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.comparison import Comparison, Failure
@@ -104,6 +104,8 @@ def run(argv: Sequence[str]) -> None:
     folder = output_folder(arguments.output_dir)
     with bars_on_terminals():
         dataset = dataset_arguments.load() if dataset_arguments.dataset_name or methods else None
+        if methods and dataset is not None:
+            _check_columns(dataset.column_names, arguments)
         found, failed = _choose(dataset, methods, arguments, folder) if methods else (saved, [])
         if not found:
             why = " ".join(f"{each['name']}: {each['error']}" for each in failed)
@@ -126,6 +128,15 @@ def run(argv: Sequence[str]) -> None:
     if failed:
         names = ", ".join(each["name"] for each in failed)
         raise SelectionError(f"{len(failed)} of {len(methods)} methods made no selection: {names}. See above.")
+
+
+def _check_columns(present: Sequence[str], arguments: CompareArguments) -> None:
+    """Refuse misspelt columns before anything is chosen. A score may still write one that is not there."""
+    from hf_datasel.scores import writer_of
+
+    for name in (*(arguments.scores or ()), *filter(None, (arguments.clusters, arguments.vectors))):
+        if name not in present and writer_of(name) is None:
+            raise ConfigError(f"There is no column {name!r} in the dataset.{did_you_mean(name, present)}")
 
 
 def _title(comparison: Comparison, dataset_name: str | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
 __all__ = ["Selection", "check_format"]
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _OURS = ("selection_rank", "selection_round")
@@ -116,7 +119,12 @@ class Selection:
         """As `apply`, of a dataset that is known to be the parent: nothing is checked."""
         from datasets.features.features import generate_from_arrow_type
 
-        subset = dataset.select_columns([name for name in dataset.column_names if name not in _OURS])
+        before = [name for name in dataset.column_names if name in _OURS]
+        if before:
+            logger.warning(
+                "The dataset has columns of an earlier selection, which are replaced: %s.", ", ".join(before)
+            )
+        subset = dataset.remove_columns(before)
         columns = set(subset.column_names)
         subset = subset.select(self.indices)
         read = {*self.provenance["columns_unverified"], *self.provenance.get("columns_known", ())}

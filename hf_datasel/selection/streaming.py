@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["select_streaming"]
 
 logger = logging.getLogger(__name__)
+
+_OURS = ("selection_rank", "selection_row")
 
 
 def select_streaming(
@@ -62,42 +63,62 @@ def select_streaming(
             f"{type(selector).__name__} has to see all rows before it chooses one. Load the dataset without "
             "streaming, or thin it out first with Top, Longest, Superfiltering, Random or a filter."
         )
-    rng = np.random.default_rng([seed, 0])
-    heap, held, seen, left_out = TopHeap(size), dict[int, dict[str, Any]](), 0, Counter[str]()
+    held = _Held(selector, size, seed)
     for batch in stream.iter(batch_size=batch_size):
-        rows = _rows(batch)
-        values = rng.random(len(rows)) if isinstance(selector, Random) else _values(selector, batch)
-        for at, reason in enumerate(_reasons(batch)):
-            if reason:
-                values[at] = np.nan
-                left_out[reason] += 1
-        heap.add(values)
-        held.update((seen + at, rows[at]) for at in np.flatnonzero(~np.isnan(values)).tolist())
-        seen += len(rows)
-        if len(held) > 2 * size + batch_size:
-            held = {at: held[at] for at in heap.positions.tolist()}
-    chosen = heap.positions.tolist()
-    why = f" ({reason_counts(left_out)})" if left_out else ""
+        held.add(batch)
+    chosen = held.best.positions.tolist()
+    why = f" ({reason_counts(held.left_out)})" if held.left_out else ""
     if not chosen:
-        raise SelectionError(f"None of the {seen:,} rows of the stream can be selected{why}.")
+        raise SelectionError(f"None of the {held.seen:,} rows of the stream can be selected{why}.")
     if len(chosen) < size:
-        logger.warning("size=%d is more than the %d of %d rows that can be selected%s.", size, len(chosen), seen, why)
-    subset = Dataset.from_list([held[at] for at in chosen], features=stream.features)
+        found = len(chosen), held.seen, why
+        logger.warning("size=%d is more than the %d of %d rows that can be selected%s.", size, *found)
+    subset = Dataset.from_list([held.rows[at] for at in chosen], features=stream.features)
+    before = [name for name in subset.column_names if name in _OURS]
+    if before:
+        logger.warning("The stream has columns of an earlier selection, which are replaced: %s.", ", ".join(before))
     ranks = np.arange(len(chosen), dtype=np.int32)
-    return subset.add_column("selection_rank", ranks, feature=Value("int32")).add_column("selection_row", chosen)
+    subset = subset.remove_columns(before).add_column("selection_rank", ranks, feature=Value("int32"))
+    return subset.add_column("selection_row", chosen)
 
 
-def _rows(batch: dict[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+class _Held:
+    """The best rows so far, and some others that no better ones have taken the place of yet."""
+
+    def __init__(self, selector: Random | Ranked, size: int, seed: int):
+        self.selector, self.size = selector, size
+        self.best = TopHeap(size)
+        self.rng = np.random.default_rng([seed, 0])
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.seen = 0
+        self.left_out: Counter[str] = Counter()
+
+    def add(self, batch: dict[str, list[Any]]) -> None:
+        rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
+        values = self._values(batch, len(rows))
+        self.best.add(values)
+        self.rows.update((self.seen + at, rows[at]) for at in np.flatnonzero(np.isfinite(values)).tolist())
+        self.seen += len(rows)
+        if len(self.rows) > 2 * self.size + len(rows):
+            self.rows = {at: self.rows[at] for at in self.best.positions.tolist()}
+
+    def _values(self, batch: dict[str, list[Any]], count: int) -> np.ndarray:
+        """What the selector ranks by, NaN for rows that it leaves out, which are counted."""
+        reasons = np.array([row.reason for row in canonical_rows(batch, detect_format(list(batch)))] or [""])[:count]
+        usable = reasons == ""
+        self.left_out.update(reasons[~usable].tolist())
+        if isinstance(self.selector, Random):
+            return np.where(usable, self.rng.random(count), np.nan)
+        values = _numbers(self.selector, batch)
+        refused, why = self.selector.refused(values)
+        for reason, rows in ((why, refused), (f"without {self.selector.value_column}", ~np.isfinite(values))):
+            if number := int((usable & rows).sum()):
+                self.left_out[reason] += number
+        return np.where(usable & ~refused, values, np.nan)
 
 
-def _reasons(batch: dict[str, list[Any]]) -> Iterator[str]:
-    format = detect_format(list(batch))
-    return (row.reason for row in canonical_rows(batch, format))
-
-
-def _values(selector: Ranked, batch: dict[str, list[Any]]) -> np.ndarray:
-    """What the selector ranks by, float64 of shape (rows,); NaN for rows that it leaves out."""
+def _numbers(selector: Ranked, batch: dict[str, list[Any]]) -> np.ndarray:
+    """The column that the selector ranks by, or that its score writes, float64 of shape (rows,)."""
     source, name = selector.ranks_by, selector.value_column
     columns = batch if isinstance(source, str) else source(batch)
     if name not in columns:
@@ -105,9 +126,10 @@ def _values(selector: Ranked, batch: dict[str, list[Any]]) -> np.ndarray:
             f"{type(selector).__name__} needs column {name!r}, but the stream has {list(batch)}."
             f"{did_you_mean(name, list(batch))} Scores are added with stream.map(IFD(...), batched=True)."
         )
+    held = columns[name]
+    if any(isinstance(each, str) for each in held):
+        raise ColumnError(f"Column {name!r} holds text such as {held[0]!r}, and a choice needs numbers.")
     try:
-        values = np.array([np.nan if each is None else each for each in columns[name]], dtype=np.float64)
+        return np.array([np.nan if each is None else each for each in held], dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ColumnError(f"Column {name!r} holds {columns[name][0]!r}, and a choice needs numbers.") from error
-    values[selector.refused(values)[0]] = np.nan
-    return values
+        raise ColumnError(f"Column {name!r} holds {held[0]!r}, and a choice needs numbers.") from error

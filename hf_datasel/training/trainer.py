@@ -314,6 +314,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
             chosen=chosen,
             checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
             state=self._state_arrays,
+            shown=self.accelerator.is_main_process and not self.args.disable_tqdm,
         )
 
     def _token_settings(self) -> TokenSettings:

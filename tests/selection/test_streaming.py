@@ -67,9 +67,7 @@ def test_a_stream_of_fewer_rows(rows, caplog):
 
 def test_no_row_at_all(rows):
     stream = rows.remove_columns("ifd").add_column("ifd", [1.5] * ROWS).to_iterable_dataset()
-    with pytest.raises(
-        SelectionError, match=r"None of the 60 rows of the stream can be selected \(5 empty_response\)"
-    ):
+    with pytest.raises(SelectionError, match=r"None of the 60 rows .* \(55 with ifd >= 1, 5 empty_response\)"):
         select_streaming(stream, Superfiltering(quality="ifd"), 5)
 
 
@@ -87,6 +85,13 @@ def test_what_needs_all_rows_is_refused_before_a_row_is_read(rows):
         select_streaming(rows.to_iterable_dataset(), Random(), 0.05)
 
 
+def test_columns_of_an_earlier_selection_are_replaced(rows, caplog):
+    stream = rows.add_column("selection_rank", list(range(ROWS))).to_iterable_dataset()
+    with caplog.at_level(logging.WARNING, logger="hf_datasel"):
+        assert select_streaming(stream, Top(by="kept"), 3)["selection_rank"][:] == [0, 1, 2]
+    assert "columns of an earlier selection, which are replaced: selection_rank" in caplog.text
+
+
 class Backwards(Top):
     def choose(self, round):
         return super().choose(round)[::-1]
@@ -101,5 +106,7 @@ def test_columns_that_are_missing_or_hold_no_numbers(rows):
     stream = rows.to_iterable_dataset()
     with pytest.raises(ColumnError, match=r"Top needs column 'idf', but the stream has .*Did you mean 'ifd'\?"):
         select_streaming(stream, Top(by="idf"), 5)
-    with pytest.raises(ColumnError, match=r"Column 'prompt' holds 'Count to 0\.', and a choice needs numbers"):
+    with pytest.raises(
+        ColumnError, match=r"Column 'prompt' holds text such as 'Count to 0\.', and a choice needs numbers"
+    ):
         select_streaming(stream, Top(by="prompt"), 5)
