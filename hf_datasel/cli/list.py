@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from hf_datasel.errors import ConfigError
@@ -37,7 +37,11 @@ def _setting(each: Field[Any]) -> str:
 
 
 def _shown(each: Field[Any]) -> str:
-    """The default; of a long one its beginning, or how many it holds."""
+    """The default; of a long one its beginning, or how many it holds; of a score what differs from its defaults."""
+    if is_dataclass(each.default):
+        inner = (one for one in fields(each.default) if getattr(each.default, one.name) != one.default)
+        said = ", ".join(f"{one.name}={getattr(each.default, one.name)!r}" for one in inner)
+        return f"{type(each.default).__name__}({said})"
     whole = repr(each.default)
     if len(whole) <= _MOST:
         return whole

@@ -31,6 +31,7 @@ def test_list_names_every_selector_and_score(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(f"\n  {name}\n" in printed for name in ("iterit", "graphfilter", "random", "ifd", "length"))
+    assert "by=Length(unit='tokens')" in printed
 
 
 def test_env_names_the_versions(capsys):
