@@ -177,5 +177,5 @@ def _value_axis(ax: Axes, summary: Distribution) -> None:
         log_axis(ax, ax.xaxis, low, high)
     ax.set_xlim(low, high)
     outside = max(1 - sum(each["counts"]) / each["rows"] for each in summary["groups"])
-    more = f" (up to {outside:.1%} of a row's values lie outside)" if outside > 0 else ""
+    more = f" (up to {outside:.1%} of a selection's values lie outside)" if outside > 0 else ""
     ax.set_xlabel(f"{printable(summary['column'], 44)}{more}")
