@@ -150,7 +150,7 @@ def test_nothing_is_loaded(server, rows, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a model or a tokenizer is loaded")
 
-    for name in ("models.model_identity", "base.model_identity", "engine.load_tokenizer", "models.load_model"):
+    for name in ("models.model_identity", "base.model_identity", "engine.load_tokenizer", "models.read_model"):
         monkeypatch.setattr(f"hf_datasel.scores.{name}", refuse)
     one = remote(server)
     found = score(rows, [one, Length()])
