@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -104,7 +106,14 @@ def test_vectors(server, pool_rows, part, normalize):
 
 def test_many_requests_keep_the_order(server):
     texts = [f"text {at}" for at in range(200)]
-    server.reply = lambda texts: replace(vectors(texts), seconds=0.05 if "text 0" in texts else 0.0)
+    number, meeting = itertools.count(), threading.Barrier(3)
+
+    def reply(texts):
+        if 1 <= next(number) <= 3:  # after the one that asks how long a vector is: all that may be under way at once
+            meeting.wait(timeout=60)
+        return replace(vectors(texts), seconds=0.05 if "text 0" in texts else 0.0)
+
+    server.reply = reply
     found = score(Dataset.from_dict({"text": texts}), [remote(server, concurrency=3)])
     np.testing.assert_allclose(found["embedding"], [unit(text) for text in texts], atol=1e-6)
     assert [len(each) for each in server.asked[:1]] == [1]  # how long a vector is
