@@ -57,7 +57,7 @@ def test_what_is_none_is_not_sent(server):
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 def test_concurrency(server, concurrency):
-    server.reply = lambda text: Reply(completion(text), seconds=0.02)
+    server.reply = lambda text: Reply(completion(text), seconds=0.1)
     server.faults = [BUSY] * 4
     chat(connect(server, concurrency=concurrency), [*"0123456789"])
     assert server.most == concurrency

@@ -114,7 +114,7 @@ def test_each_row_is_answered_once_whatever_goes_wrong(server, pool_rows):
         Reply({}, 503),
     ]
     plain = server.reply
-    server.reply = lambda text: replace(plain(text), seconds=0.01)
+    server.reply = lambda text: replace(plain(text), seconds=0.05)
     found = score(pool_rows, [judge(server, concurrency=3)])
     assert set(found["judge_reason"]) == {""}
     assert set(server.answered.values()) == {1}
