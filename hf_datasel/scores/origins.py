@@ -62,7 +62,8 @@ def read_origins(path: Path) -> None:
 
 
 def _keep(digest: str, spec: dict[str, Any]) -> None:
-    _known.setdefault(digest, spec)  # of two scores that write the same column the first
+    _known.pop(digest, None)  # of equal numbers the last ones that were computed
+    _known[digest] = spec
     while len(_known) > _MOST:
         del _known[next(iter(_known))]
 

@@ -72,7 +72,7 @@ def score(
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
     kept = _store(store, model)
     _check_inputs(listed, model, kept, len(dataset))
-    ranks, models, found = Ranks.current(), Models(), dict[int, Columns]()
+    ranks, models, found, remembered = Ranks.current(), Models(), dict[int, Columns](), set[str]()
     data = dataset
     for stage in _stages(listed):
         engine = Engine(Pool(data), model, tokenizer, tokens_per_batch, store=kept, models=models)
@@ -82,8 +82,9 @@ def score(
             for at in [at for at in stage if ready[at] in group]:
                 found[at] = engine.compute(ready[at])
                 spec = engine.describe(ready[at])
-                for name, column in found[at].items():
-                    remember(name, column, spec)
+                for name in found[at].keys() - remembered:  # of two scores that write the same column, the first
+                    remember(name, found[at][name], spec)
+                remembered.update(found[at])
                 if ranks.is_first:
                     _report(summary(ready[at], found[at]), found[at], on_summary)
         data = _joined(data, [found[at] for at in stage])

@@ -7,6 +7,7 @@ import logging
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_datasel import load_pool, score, select
 from hf_datasel.cli import main
@@ -27,6 +28,20 @@ def test_a_column_that_score_made_is_recorded_with_its_spec(scored, tiny_model_d
     assert spec["resolved_model"].startswith("files:")
     assert chosen.provenance["columns_unverified"] == []
     assert chosen.apply(scored).column_names == [*scored.column_names, "selection_rank", "selection_round"]
+
+
+def test_of_equal_numbers_the_last_ones_computed_count(pool_rows, tiny_model_dir):
+    rows = pool_rows.select(range(20))
+    live, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tiny_model_dir),
+        AutoTokenizer.from_pretrained(tiny_model_dir),
+    )
+    by_name = score(rows, [IFD(str(tiny_model_dir))])
+    score(rows, [IFD()], model=live, tokenizer=tokenizer)
+    again = score(rows, [IFD(str(tiny_model_dir))])
+    assert again["ifd"][:] == by_name["ifd"][:]
+    (spec,) = select(again, Superfiltering(quality="ifd"), size=1).provenance["scores"]
+    assert spec["resolved_model"].startswith("files:")
 
 
 def test_another_name_and_a_file_in_between(tmp_path, scored):
