@@ -211,7 +211,7 @@ STRATEGIES = {
     "near_copies": Strategy(
         "near copies",
         12_000,
-        lambda n: 2 * n // 3,
+        lambda n: 8 * n // 12 if n >= 12_000 else n // 3,  # fewer of a small pool are no near copies
         with_quality(256),
         {
             OURS: lambda *data: strategies.near_copies.skip_near_copies(*data, THRESHOLD),

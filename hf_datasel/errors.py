@@ -59,6 +59,9 @@ class ShortfallError(SelectionError):
         super().__init__(message)
         self.chosen = chosen
 
+    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
+        return ShortfallError, (str(self), self.chosen)
+
 
 class DatasetMismatchError(SelectionError):
     """A selection is applied to another dataset than the one it was made from."""
@@ -88,6 +91,9 @@ class Interrupted(KeyboardInterrupt):
         super().__init__(f"{len(chosen):,} rows had been chosen")
         self.chosen = chosen
         self.selection: Any = None
+
+    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
+        return Interrupted, (self.chosen,)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

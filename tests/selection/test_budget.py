@@ -1,8 +1,10 @@
+import pickle
+
 import numpy as np
 import pytest
 
 from hf_datasel import score, select
-from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
+from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError, ShortfallError
 from hf_datasel.scores import Length
 from hf_datasel.selection.budget import TokenBudget, within_tokens
 from hf_datasel.selectors import All, Random, Selector, Superfiltering, Top, within_clusters
@@ -147,3 +149,9 @@ def test_ctrl_c_with_a_token_budget_leaves_what_fits(counted):
         select(counted, Stopped(), tokens=70)
     assert stop.value.selection.indices.tolist() == [4]  # 60 tokens; the next row has 25
     assert stop.value.selection.provenance["tokens"]["budget"] == 70
+
+
+@pytest.mark.parametrize("error", [ShortfallError("too few", np.array([3, 1])), Interrupted(np.array([3, 1]))])
+def test_what_was_chosen_goes_with_the_error_to_another_process(error):
+    there = pickle.loads(pickle.dumps(error))
+    assert (type(there), str(there), there.chosen.tolist()) == (type(error), str(error), [3, 1])
