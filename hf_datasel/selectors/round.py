@@ -33,12 +33,15 @@ class RoundPlan:
     Attributes:
         budget: rows trained on in this round.
         epochs: passes over them before the next round.
-        restart: begin this round from the base model, with a fresh optimizer.
+        restart: begin this round from the base model, with a fresh optimizer and learning rate. Its rows are chosen
+            before, with the model as the round before has left it.
+        checkpoints: save a checkpoint after each of its epochs, with the state of the optimizer.
     """
 
     budget: int
     epochs: float = 1.0
     restart: bool = False
+    checkpoints: bool = False
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Round:
         eligible: bool of shape (rows,): rows that can be trained on. A selector stays inside.
         budget: rows to choose.
         chosen: rows chosen in earlier rounds, each once, in the order of their first choice, int64.
-        checkpoints: of earlier rounds, where training has happened.
+        checkpoints: of earlier rounds that asked for them in their plan, in order.
         rng: random numbers from (seed, index); use no others.
         state: arrays kept for the next round and in checkpoints.
         plan: the rounds of the run.
@@ -88,6 +91,8 @@ class Round:
     """Eligible rows that were not candidates, by reason."""
     notes: dict[str, Any] = field(default_factory=dict, init=False)
     """What else the choice depends on and no setting says, such as the build of a library: plain JSON values."""
+    logs: dict[str, float] = field(default_factory=dict, init=False)
+    """More numbers for the trainer's log of this round."""
     asker: str = field(default="The selector", init=False)
     """Who asks, for messages."""
 

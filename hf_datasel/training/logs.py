@@ -32,6 +32,7 @@ def round_logs(
         if pa.types.is_floating(values.type) and not name.endswith("cluster_id"):
             chosen = as_numpy(values)[np.isin(at, selection.indices)]
             logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
+    logs |= {f"selection_{name}": _short(value) for name, value in round.logs.items()}
     if before is not None:
         union = np.union1d(before, selection.indices).size
         logs["selection_overlap"] = _short(np.intersect1d(before, selection.indices).size / union)
