@@ -13,7 +13,7 @@ from hf_datasel.selection import wanted_rows
 
 __all__ = ["SelectiveSFTConfig", "default_of"]
 
-_STRATEGIES = ("epoch", "no")
+_STRATEGIES = ("epoch", "steps", "no")
 _DTYPES = (None, "bfloat16", "float16")
 _REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SECRET = ("hub_token", "push_to_hub_token")
@@ -30,7 +30,11 @@ class SelectiveSFTConfig(SFTConfig):
         selection_ratio: share of all rows, rounded down. Without either, 0.05.
         selection_schedule: rows of each round, where they differ.
         reselection_strategy: `"epoch"` chooses again before every epoch, if that is how the selector works (IterIT;
-            the others choose once); `"no"` chooses once.
+            most others choose once, and some in rounds of their own); `"steps"` every `reselection_steps`; `"no"`
+            chooses once.
+        reselection_steps: optimizer updates of a round with `"steps"`. The run is as long as it is without: of
+            `num_train_epochs` passes over as many rows as a round has, or of `max_steps`. A round longer than a pass
+            over its rows repeats them; of a shorter one, some rows are not trained on.
         scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
@@ -59,9 +63,13 @@ class SelectiveSFTConfig(SFTConfig):
     reselection_strategy: str = field(
         default="epoch",
         metadata={
-            "help": "'epoch': choose again every epoch, if the selector does so (IterIT); 'no': choose once.",
+            "help": "'epoch': choose again every epoch, if the selector does so (IterIT); 'steps': every "
+            "reselection_steps; 'no': choose once.",
             "choices": list(_STRATEGIES),
         },
+    )
+    reselection_steps: int | None = field(
+        default=None, metadata={"help": "Optimizer updates of a round with reselection_strategy 'steps'."}
     )
     scoring_tokens_per_batch: int | None = field(
         default=None,
@@ -91,6 +99,7 @@ class SelectiveSFTConfig(SFTConfig):
             self._check_schedule(self.selection_schedule)
         if self.reselection_strategy not in _STRATEGIES:
             raise ConfigError(f"reselection_strategy={self.reselection_strategy!r} has to be one of {_STRATEGIES}.")
+        self._check_steps()
         if self.scoring_dtype not in _DTYPES:
             raise ConfigError(f"scoring_dtype={self.scoring_dtype!r} has to be one of {_DTYPES}.")
         tokens = self.scoring_tokens_per_batch
@@ -122,13 +131,26 @@ class SelectiveSFTConfig(SFTConfig):
     def _values(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SECRET}
 
+    def _check_steps(self) -> None:
+        steps, wanted = self.reselection_steps, self.reselection_strategy == "steps"
+        if wanted and (type(steps) is not int or steps < 1):
+            raise ConfigError(
+                f"reselection_strategy='steps' needs reselection_steps, an int above 0, and it is {steps!r}."
+            )
+        if steps is not None and not wanted:
+            raise ConfigError(
+                f"reselection_steps={steps!r} is for reselection_strategy='steps', which is "
+                f"{self.reselection_strategy!r}. Change one of them."
+            )
+
     def _check_schedule(self, schedule: list[int]) -> None:
         if self.selection_size is not None or self.selection_ratio is not None:
             raise ConfigError("selection_schedule gives the rows of every round: leave selection_size and _ratio out.")
         if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in schedule):
             raise ConfigError(f"selection_schedule={schedule} has to be a list of row numbers above 0.")
-        if self.max_steps > 0:
-            raise ConfigError("selection_schedule says how many rounds there are: leave max_steps out.")
+        for name, given in (("max_steps", self.max_steps > 0), ("reselection_steps", self.reselection_steps)):
+            if given:
+                raise ConfigError(f"selection_schedule says how many rounds there are: leave {name} out.")
 
 
 def default_of(each: Field[Any]) -> Any:

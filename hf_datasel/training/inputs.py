@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
+import math
 import os
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,10 +104,12 @@ def rows_per_round(config: SelectiveSFTConfig, pool_size: int) -> int:
     return wanted_rows(pool_size, config.selection_size, config.selection_ratio, names)
 
 
-def asked_for(config: SelectiveSFTConfig, rows: int) -> str:
-    """The setting that asks for so many rows, for a message."""
+def asked_for(config: SelectiveSFTConfig, rows: int, pool_size: int) -> str:
+    """The setting that asks for so many rows in a round, for a message."""
     if config.selection_schedule is not None:
         return f"selection_schedule={config.selection_schedule} ({rows:,} rows in this round)"
+    if rows != rows_per_round(config, pool_size):
+        return f"A round of {rows:,} rows"
     if config.selection_size is not None:
         return f"selection_size={config.selection_size}"
     return f"selection_ratio={config.selection_ratio or 0.05:g} ({rows:,} rows)"
@@ -125,7 +129,9 @@ def planned_rounds(
     """
     name = type(selector).__name__
     plan = selector.plan(budget, num_epochs, eligible)
-    if config.reselection_strategy == "no" and selector.reselects:
+    if not selector.reselects and (len(plan) > 1 or config.reselection_strategy == "steps"):
+        _check_own_rounds(name, len(plan), config)
+    if config.reselection_strategy != "epoch" and selector.reselects:
         plan = (RoundPlan(plan[0].budget, num_epochs),)
     sizes = config.selection_schedule
     if sizes is not None:
@@ -134,12 +140,37 @@ def planned_rounds(
                 f"selection_schedule has {len(sizes)} rounds, and {name} makes {len(plan)} in num_train_epochs="
                 f"{config.num_train_epochs:g}. Make them equal."
             )
-        plan = tuple(RoundPlan(size, each.epochs, each.restart) for size, each in zip(sizes, plan, strict=True))
+        plan = tuple(replace(each, budget=size) for size, each in zip(sizes, plan, strict=True))
     if not plan or any(each.budget < 1 or each.epochs <= 0 for each in plan):
         raise ConfigError(f"{name}.plan returned {plan}: rounds need rows and epochs.")
-    if any(each.restart for each in plan):
-        raise ConfigError(f"{name} restarts from the base model, which this trainer cannot do.")
+    if any(each.checkpoints for each in plan):
+        _check_checkpoints(name, plan, config)
     return plan
+
+
+def _check_own_rounds(name: str, rounds: int, config: SelectiveSFTConfig) -> None:
+    if config.reselection_strategy != "epoch":
+        how = "chooses once" if rounds == 1 else f"has {rounds} rounds of its own"
+        raise ConfigError(
+            f"reselection_strategy={config.reselection_strategy!r} is for selectors that choose anew with the current "
+            f"model at any time, and {name} {how}. Leave it out."
+        )
+    if config.max_steps > 0:
+        raise ConfigError(
+            f"{name} has {rounds} rounds of its own, which are counted in epochs: say num_train_epochs, and leave "
+            "max_steps out."
+        )
+
+
+def _check_checkpoints(name: str, plan: tuple[RoundPlan, ...], config: SelectiveSFTConfig) -> None:
+    wanted = sum(math.ceil(each.epochs) for each in plan if each.checkpoints)
+    if config.save_only_model:
+        raise ConfigError(f"{name} reads the optimizer's state in checkpoints: leave save_only_model out.")
+    if config.save_total_limit is not None and config.save_total_limit <= wanted:
+        raise ConfigError(
+            f"{name} needs {wanted} checkpoints at once, and save_total_limit={config.save_total_limit} would delete "
+            f"some of them: leave it out, or make it at least {wanted + 1}."
+        )
 
 
 def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:

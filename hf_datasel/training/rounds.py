@@ -42,6 +42,11 @@ class RoundRecord:
     per_pass: int
     start: int
 
+    @property
+    def passes(self) -> int:
+        """Epochs of the trainer that it spans, a last part counted as one."""
+        return math.ceil(self.updates / self.per_pass)
+
 
 @dataclass(frozen=True)
 class Position:
@@ -56,53 +61,60 @@ class Schedule:
     """The rounds of one training run, planned and begun.
 
     Attributes:
-        plan: the rounds as planned; where training is bounded by `max_steps` the last one repeats.
+        plan: the rounds as planned; where `total` bounds the run the last one repeats.
         planned: updates of each planned round.
-        bounded: training ends at `max_steps`, whatever the rounds hold.
+        total: updates after which training ends, whatever the rounds hold; None: with the last planned round.
+        every: updates of each round, whatever its epochs; None: as many as its epochs take.
     """
 
     plan: tuple[RoundPlan, ...]
     planned: list[int]
-    bounded: bool
+    total: int | None = None
+    every: int | None = None
     records: list[RoundRecord] = field(default_factory=list)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether training ends after a given number of updates."""
+        return self.total is not None
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a round begins from the base model once training has begun."""
+        return any(each.restart for each in self.plan[1:])
 
     def round_plan(self, index: int) -> RoundPlan:
         """The plan of a round."""
         return self.plan[min(index, len(self.plan) - 1)]
 
-    def planned_updates(self, index: int) -> int:
-        """Updates that the plan counts for a round."""
-        return self.planned[min(index, len(self.planned) - 1)]
-
-    def passes(self, index: int) -> int:
-        """Epochs of the trainer that a round spans."""
-        return math.ceil(self.round_plan(index).epochs)
-
     @property
     def epochs(self) -> int:
-        """Epochs of the trainer that the plan spans."""
-        return sum(self.passes(index) for index in range(len(self.plan)))
+        """Epochs of the trainer that the run spans at most."""
+        return sum(math.ceil(each.epochs) for each in self.plan) if self.total is None else self.total
 
     @property
     def max_steps(self) -> int:
         """Updates of the whole run: of rounds that have begun as they are, of the others as planned."""
-        begun = sum(record.updates for record in self.records)
-        return begun + sum(self.planned[len(self.records) :])
+        if self.total is not None:
+            return self.total
+        return sum(record.updates for record in self.records) + sum(self.planned[len(self.records) :])
 
     def round_of(self, epoch: int) -> tuple[int, int]:
         """The round that an epoch of the trainer belongs to, and which pass of it this is."""
-        index, first = 0, 0
-        while epoch >= first + self.passes(index):
-            first += self.passes(index)
-            index += 1
-        return index, epoch - first
+        first = 0
+        for index, record in enumerate(self.records):
+            if epoch < first + record.passes:
+                return index, epoch - first
+            first += record.passes
+        return len(self.records), 0
 
     def begin(self, rows: np.ndarray, per_pass: int) -> RoundRecord:
         """Record a round that begins now."""
         index = len(self.records)
         start = self.records[-1].start + self.records[-1].updates if self.records else 0
-        updates = updates_in(per_pass, self.round_plan(index).epochs)
-        self.records.append(RoundRecord(rows, self.planned_updates(index), updates, per_pass, start))
+        updates = updates_in(per_pass, self.round_plan(index).epochs) if self.every is None else self.every
+        planned = self.planned[min(index, len(self.planned) - 1)]
+        self.records.append(RoundRecord(rows, planned, updates, per_pass, start))
         return self.records[-1]
 
     def restore(self, records: list[RoundRecord]) -> None:
@@ -120,31 +132,46 @@ class Schedule:
         """Where in the run a global step is, from the updates that the rounds really took."""
         epoch = 0
         for index, record in enumerate(self.records):
-            for number in range(self.passes(index)):
+            for number in range(record.passes):
                 start = record.start + number * record.per_pass
                 if global_step < start + self.updates_in_pass(index, number):
                     return Position(epoch, global_step - start)
                 epoch += 1
         return Position(epoch, 0)
 
+    # -- the learning rate, which begins anew where the model does --------------------------------------------------
+    @property
+    def segment_updates(self) -> int:
+        """Planned updates from the restart before the round under way, or from the start, to the next restart."""
+        if self.total is not None:
+            return self.total
+        first, end = self._segment, len(self.plan)
+        following = [index for index in range(first + 1, end) if self.plan[index].restart]
+        return sum(self.planned[first : following[0] if following else end])
+
+    @property
+    def _segment(self) -> int:
+        """The round that the base model was trained on last."""
+        restarted = [index for index in range(1, len(self.records)) if self.round_plan(index).restart]
+        return restarted[-1] if restarted else 0
+
     def planned_step(self, step: int) -> float:
-        """The step of the plan that this step corresponds to.
+        """The step of the plan that this step corresponds to, both counted from the last restart.
 
         The learning rate follows the plan, so that it still ends where it should when a round turned out shorter or
-        longer. Equal to `step` as long as rounds are as long as planned, and always where `max_steps` bounds the run.
+        longer. Equal to `step` as long as rounds are as long as planned, and always where `total` bounds the run.
         """
         if self.bounded:
             return step
-        before = 0
-        for record in self.records:
-            inside = step - record.start
+        before = done = 0
+        for record in self.records[self._segment :]:
+            inside = step - done
             if inside < record.updates:
-                return before + (
-                    inside if record.updates == record.planned else inside * record.planned / record.updates
-                )
+                same = record.updates == record.planned
+                return before + (inside if same else inside * record.planned / record.updates)
             before += record.planned
-        last = self.records[-1] if self.records else None
-        return before + (step - last.start - last.updates if last else step)
+            done += record.updates
+        return before + (step - done)
 
 
 def following(schedule: Callable[[], Schedule], factor: Callable[[Any], float]) -> Callable[[int], float]:

@@ -6,23 +6,22 @@ import copy
 import logging
 import math
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer, pack_dataset
 
-from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import Round, RoundPlan, Selector, check_budget, run_round
-from hf_datasel.tokens import Prepared, TokenSettings
+from hf_datasel.selectors import RoundPlan, Selector, check_budget
+from hf_datasel.tokens import Prepared
+from hf_datasel.training.choosing import ChoosingSFTTrainer
 from hf_datasel.training.inputs import (
     asked_for,
     check_private_names,
@@ -31,17 +30,16 @@ from hf_datasel.training.inputs import (
     prepared_arguments,
     rows_per_round,
 )
-from hf_datasel.training.logs import round_logs
-from hf_datasel.training.publishing import PublishingSFTTrainer
+from hf_datasel.training.restarting import Base, FreshOptimizer
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
-from hf_datasel.training.state import SelectionState, save_selection, saved_selections, tokens_digest
+from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
 
 __all__ = ["SelectiveSFTTrainer"]
 
 logger = logging.getLogger(__name__)
 
 
-class SelectiveSFTTrainer(PublishingSFTTrainer):
+class SelectiveSFTTrainer(ChoosingSFTTrainer):
     """`trl.SFTTrainer` that trains each round on the rows a selector chooses with the current model.
 
     Takes what `SFTTrainer` takes, and a `selector`. `train_dataset` is the pool, in any supported row format; from the
@@ -74,17 +72,15 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
 
     _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (TRL's own declaration)
 
-    _prepared: Prepared
-    _eligible: np.ndarray
     _budget: int
     _entered: int
-    _selection_seconds: float
-    _train_start: float
+    _base_kept: bool
+    _keep: _Keep
 
     def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
         check_private_names(type(self))
         self._candidates: Dataset | None = None
-        self._schedule = Schedule((), [], bounded=False)
+        self._schedule = Schedule((), [])
         self.selections: list[Selection] = []
         arguments, self._pool, self._selector, self._record = prepared_arguments(
             SFTTrainer, self, args, kwargs, selector
@@ -99,14 +95,18 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
         self._eligible[self._prepared.rows] = True
         self._tokens_digest: str | None = None
-        self._state_arrays: dict[str, np.ndarray] = {}
-        self._checkpoints: list[str] = []
+        self._state_arrays = {}
+        self._checkpoints = []
+        self._base_kept = False
+        self._fresh_optimizer: FreshOptimizer | None = None
         self._loader: Any = None
         self._entered = -1
         self._length_generator: torch.Generator | None = None
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         self._planned_rounds(self.args.num_train_epochs)  # a plan that cannot be is refused before anything starts
+        self._keep = _Keep(self._asked_to_keep)
+        self.add_callback(self._keep)
 
     # ---- the pool ----
 
@@ -143,6 +143,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         self._published_at = None
+        self._base_kept = False
         first = self._planned_rounds(self.args.num_train_epochs)[0].budget
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
         return super().train(*args, **kwargs)
@@ -150,29 +151,35 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
         plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
         for each in plan:
-            check_budget(each.budget, self._pool, self._eligible, asked_for(self.args, each.budget))
+            asked = asked_for(self.args, each.budget, len(self._pool))
+            check_budget(each.budget, self._pool, self._eligible, asked)
         return plan
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
         self.selections, self._entered, self._loader = [], -1, None  # here, since a smaller batch size starts over
         values = list(super().set_initial_training_values(args, dataloader))
-        per_pass = {} if self.args.packing else {len(self.train_dataset): values[1]}
-        bounded = args.max_steps > 0
-        plan = self._planned_rounds(args.num_train_epochs)
-        if bounded:
-            plan = self._planned_rounds(max(math.ceil(args.max_steps / values[1]), 1))
-        planned = []
-        for each in plan:
-            size = min(each.budget, int(self._eligible.sum()))
-            if size not in per_pass:
-                per_pass[size] = self._updates_with(size)
-            planned.append(updates_in(per_pass[size], each.epochs))
-        self._schedule = Schedule(plan, planned, bounded)
-        # with max_steps the rounds are as many as it takes, and a round may turn out shorter than planned
-        values[0] = args.max_steps if bounded else self._schedule.epochs
-        values[6] = args.max_steps if bounded else sum(planned)
+        self._schedule = self._new_schedule(args, values[1])
+        # where the run is bounded the rounds are as many as it takes, and each may turn out shorter than planned
+        values[0], values[6] = self._schedule.epochs, self._schedule.max_steps
         return tuple(values)
+
+    def _new_schedule(self, args: Any, updates: int) -> Schedule:
+        """The planned rounds, none of which has begun.
+
+        Args:
+            updates: of a pass over the rows of the first round.
+        """
+        epochs = args.num_train_epochs if args.max_steps <= 0 else max(math.ceil(args.max_steps / updates), 1)
+        plan, every = self._planned_rounds(epochs), args.reselection_steps
+        if every is not None:
+            total = args.max_steps if args.max_steps > 0 else updates_in(updates, epochs)
+            return Schedule(plan, [every], total, every)
+        per_pass = {} if args.packing else {plan[0].budget: updates}
+        for size in {each.budget for each in plan} - set(per_pass):
+            per_pass[size] = self._updates_with(size)
+        planned = [updates_in(per_pass[each.budget], each.epochs) for each in plan]
+        return Schedule(plan, planned, args.max_steps if args.max_steps > 0 else None)
 
     def _updates_with(self, size: int) -> int:
         """Updates of one pass over so many rows, counted on a real dataloader."""
@@ -199,6 +206,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         )
         self.state.num_train_epochs = self._schedule.epochs
         self._state_arrays, self._checkpoints = {}, []
+        self._keep_base(resume_from_checkpoint)
         if resume_from_checkpoint is None:
             return at
         state = SelectionState.load(resume_from_checkpoint, self._run_identity())
@@ -210,6 +218,17 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         skipped = 0 if self.args.ignore_data_skip else position.update * self.args.gradient_accumulation_steps
         return position.epoch, skipped
 
+    def _keep_base(self, resume_from_checkpoint: str | None) -> None:
+        """Keep the weights that rounds restart from, once a run."""
+        if not self._schedule.restarts or self._base_kept:
+            return
+        if self.args.should_save and resume_from_checkpoint is None:
+            Base(self.args.output_dir).save(self.accelerator.unwrap_model(self.model))
+        elif self.args.should_save and resume_from_checkpoint is not None:
+            Base(self.args.output_dir).take_over(resume_from_checkpoint)
+        self._base_kept = True
+        self.accelerator.wait_for_everyone()
+
     def _run_identity(self) -> dict[str, Any]:
         """What has to be equal for a checkpoint to be gone on from."""
         assert self._candidates is not None
@@ -220,6 +239,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
             "tokens": self._tokens_digest,
             "selector": self._selector.spec(),
             "rows_per_round": self.args.selection_schedule or self._budget,
+            "reselection": [self.args.reselection_strategy, self.args.reselection_steps],
             "rows_per_update": self.get_total_train_batch_size(self.args),
             "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
         }
@@ -227,7 +247,7 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, and the state of the selection beside the weights."""
         super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir is not None and output_dir not in self._checkpoints:
+        if self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
             self._checkpoints.append(output_dir)
         if self.args.should_save and self._schedule.records:
             records, arrays = self._schedule.records, self._state_arrays
@@ -259,6 +279,11 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
             "num_update_steps_per_epoch": updates,
         }
         super()._run_epoch(**kwargs)
+        self._keep.asked = False
+
+    def _asked_to_keep(self) -> bool:
+        """Whether the plan asks for a checkpoint after each epoch of the round under way."""
+        return self._schedule.round_plan(self._entered).checkpoints
 
     def _enter(self, index: int) -> bool:
         """Make a round the current one: choose its rows if it has not begun yet, and build its dataloader."""
@@ -278,104 +303,28 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
         if not known:
             self._schedule.begin(rows, updates_of(len(self._loader), self.args.gradient_accumulation_steps))
             self._update_max_steps()
+            if self._schedule.round_plan(index).restart and index:
+                self._restart()
         return True
 
-    def _select(self, index: int) -> np.ndarray:
-        start = time.perf_counter()
-        with preserved_rng():
-            round = self._round(index)
-            chosen = run_round(self._selector, round, strict=index == 0, asked=asked_for(self.args, round.budget))
-            rows, self._state_arrays = self._from_main_process(chosen, round.state)
-        seconds = time.perf_counter() - start
-        self._selection_seconds += seconds
-        if rows.size:
-            more = {"seconds": seconds, "model": self._model_now(), "training": self._run_now()}
-            selection = Selection.from_round(round, self._selector, rows, **more)
-            selection.provenance = without_paths(selection.provenance)  # it may be pushed with the model
-            self._report(round, selection, seconds)
-            self.selections.append(selection)
-            if self.args.should_save:
-                save_selection(selection, self.args.output_dir, index)
-        return rows
-
-    def _round(self, index: int) -> Round:
-        earlier = [each.rows for each in self._schedule.records]
-        chosen = np.array(list(dict.fromkeys(row for rows in earlier for row in rows.tolist())), dtype=np.int64)
-        engine = self._engine()
-        return Round(
-            index=index,
-            rows=self._pool,
-            eligible=self._eligible,
-            budget=self._schedule.round_plan(index).budget,
-            compute=engine.compute,
-            describe=engine.describe,
-            seed=self.args.seed,
-            plan=self._schedule.plan,
-            chosen=chosen,
-            checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
-            state=self._state_arrays,
-            shown=self.accelerator.is_main_process and not self.args.disable_tqdm,
-        )
-
-    def _token_settings(self) -> TokenSettings:
-        return TokenSettings(
-            max_length=self.args.max_length,
-            truncation_mode=self.args.truncation_mode,
-            completion_only_loss=self.completion_only_loss,
-            assistant_only_loss=self.args.assistant_only_loss,
-            dataset_num_proc=self.args.dataset_num_proc,
-        )
-
-    def _engine(self) -> Engine:
-        """Scores with the model as it is now, on the tokens that it is trained on."""
-        autocast = getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None
-        model, budget = self.accelerator.unwrap_model(self.model), self.args.scoring_tokens_per_batch
-        settings = self._prepared.settings
-        progress = not self.args.disable_tqdm
-        return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared, progress)
+    def _restart(self) -> None:
+        """Begin again from the base model, with the optimizer and the learning rate as they were then."""
+        assert self._fresh_optimizer is not None
+        Base(self.args.output_dir).restore(self.accelerator.unwrap_model(self.model))
+        self._fresh_optimizer.restore(self.optimizer)
+        self.lr_scheduler = None
+        self.create_scheduler(self._schedule.segment_updates)
+        self.callback_handler.lr_scheduler = self.lr_scheduler
+        # the best model is that of the training that goes on, and not of one that was given up
+        self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
 
     def _data_seed(self) -> int:
         return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
 
-    def _from_main_process(
-        self, rows: np.ndarray, state: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The choice of the first process, for all of them."""
-        if self.accelerator.num_processes == 1:
-            return rows, state
-        from accelerate.utils import broadcast_object_list
-
-        rows, state = broadcast_object_list([rows, state])
-        return rows, state
-
-    def _model_now(self) -> dict[str, Any]:
-        model = self.accelerator.unwrap_model(self.model)
-        return {
-            "name": model.config.name_or_path,
-            "global_step": self.state.global_step,
-            "dtype": str(model.dtype),
-        }
-
-    def _run_now(self) -> dict[str, Any]:
-        return self._record.provenance(self.args, self.accelerator.unwrap_model(self.model).config)
-
-    def _report(self, round: Round, selection: Selection, seconds: float) -> None:
-        """Log the round through the trainer's callbacks, without flushing the training metrics gathered so far."""
-        share = self._selection_seconds / (time.perf_counter() - self._train_start)
-        before = self._schedule.records[-1].rows if self._schedule.records else None
-        Trainer.log(self, round_logs(round, selection, before, seconds, share))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As `Trainer.log`; the last line of a run says what share of its time went into selecting."""
-        if runtime := logs.get("train_runtime"):
-            logs["selection_time_share"] = round(self._selection_seconds / runtime, 4)
-        super().log(logs, start_time)
-
     # ---- what the loop looks at ----
 
     def _update_max_steps(self) -> None:
-        if not self._schedule.bounded:
-            self.state.max_steps = self._schedule.max_steps
+        self.state.max_steps = self._schedule.max_steps
 
     def _forget(self, loader: Any) -> None:
         """The accelerator keeps every dataloader it prepared, and with it that loader's workers."""
@@ -386,6 +335,9 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """As `Trainer.create_scheduler`, with the learning rate a function of progress through the rounds."""
         created = self.lr_scheduler is None
+        if self._schedule.restarts and optimizer is None:
+            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer)
+            num_training_steps = self._schedule.segment_updates
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if created and isinstance(scheduler, LambdaLR):
             scheduler.lr_lambdas = [following(lambda: self._schedule, each) for each in scheduler.lr_lambdas]
@@ -398,3 +350,19 @@ class SelectiveSFTTrainer(PublishingSFTTrainer):
             sampler.generator = self._length_generator = torch.Generator()
             self._length_generator.manual_seed(self._data_seed())
         return sampler
+
+
+class _Keep(TrainerCallback):
+    """Asks for a checkpoint at the end of an epoch.
+
+    Args:
+        wanted: whether there has to be one.
+    """
+
+    def __init__(self, wanted: Callable[[], bool]):
+        self._wanted = wanted
+        self.asked = False
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.asked = self._wanted()
+        control.should_save = control.should_save or self.asked

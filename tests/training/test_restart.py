@@ -1,0 +1,181 @@
+"""Rounds that begin again from the base model."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from peft import LoraConfig
+
+from hf_datasel.errors import ConfigError, ResumeError, SelectionError
+from hf_datasel.scores import Loss
+from hf_datasel.selectors import Random, Round, RoundPlan, Selector
+
+LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)}
+
+
+@dataclass(frozen=True)
+class Given(Selector):
+    """The same rows in the last round, whatever was trained on before, and the highest losses in those before."""
+
+    rows: tuple[int, ...] = (1, 3, 5, 7, 9, 11, 13, 15)
+    warmup: int = 6
+    warmup_epochs: float = 1.0
+    restart: bool = True
+    checkpoints: bool = False
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        first = RoundPlan(self.warmup, self.warmup_epochs, checkpoints=self.checkpoints)
+        return (first, RoundPlan(len(self.rows), num_epochs, restart=self.restart))
+
+    def choose(self, round: Round) -> np.ndarray:
+        loss = round.score(Loss())["loss"]
+        if round.index == 0:
+            return np.argsort(-loss, kind="stable")[: round.budget]
+        round.state["loss"] = loss
+        if self.checkpoints:
+            round.state["steps"] = np.array([int(path.name.split("-")[1]) for path in round.checkpoints])
+        return np.array(self.rows)
+
+
+def logs_of(trainer: Any, key: str) -> list[float]:
+    return [entry[key] for entry in trainer.state.log_history if key in entry]
+
+
+def weights(trainer: Any) -> dict[str, Any]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("more", [{}, LORA, {"optim": "sgd", "weight_decay": 0.1}], ids=["full", "lora", "sgd"])
+def test_a_restarted_round_trains_as_if_nothing_had_been_trained_before(train, more):
+    """Without dropout, and with the rows in order: then nothing of the first round is left but the random state."""
+    import torch
+
+    plain = {**more, "train_sampling_strategy": "sequential"}
+    if "peft_config" in more:
+        plain["peft_config"] = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
+    plain |= {"warmup_steps": 1, "max_grad_norm": 0.5}
+
+    def trained(selector: Selector, name: str, **more: Any) -> Any:
+        trainer = train.make(selector, name, **plain, **more)
+        for module in trainer.model.modules():
+            if hasattr(module, "attention_dropout"):
+                module.attention_dropout = 0.0
+        trainer.train()
+        return trainer
+
+    @dataclass(frozen=True)
+    class Alone(Selector):
+        rows: tuple[int, ...] = Given().rows
+
+        def choose(self, round: Round) -> np.ndarray:
+            return np.array(self.rows)
+
+    ours, alone = trained(Given(), "ours"), trained(Alone(), "alone", selection_size=8)
+    assert ours.state.global_step == alone.state.global_step + 2
+    assert logs_of(ours, "learning_rate")[2:] == logs_of(alone, "learning_rate")
+    assert logs_of(ours, "loss")[2:] == logs_of(alone, "loss")
+    ours, alone = weights(ours), weights(alone)
+    assert all(torch.equal(ours[name], alone[name]) for name in alone)
+
+
+def test_rows_are_chosen_by_the_model_before_it_restarts(train):
+    constant = {"lr_scheduler_type": "constant"}
+    again, on = train(Given(), "again", **constant), train(Given(restart=False), "on", **constant)
+    first, second = again.selections[0].scores("loss"), again._state_arrays["loss"]
+    assert np.abs(first - second).min() > 1e-4
+    np.testing.assert_array_equal(second, on._state_arrays["loss"])
+    assert not np.array_equal(*(each.model.lm_head.weight.detach().numpy() for each in (again, on)))
+
+
+def test_the_learning_rate_begins_anew_and_ends_at_zero_twice(train):
+    trainer = train(Given(), warmup_steps=1, learning_rate=1e-2)
+    rates = logs_of(trainer, "learning_rate")
+    assert rates == pytest.approx([0, 1e-2, 0, 1e-2, 0.8e-2, 0.6e-2, 0.4e-2, 0.2e-2])
+    assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
+    assert trainer.state.global_step == trainer.state.max_steps == 8
+
+
+@pytest.mark.parametrize("more", [{}, LORA, {"lr_scheduler_type": "cosine"}], ids=["full", "lora", "cosine"])
+def test_resume_from_every_checkpoint_of_a_run_with_a_restart(train, assert_equal_weights, tmp_path, more):
+    saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, **more}
+    whole = train(Given(), "whole", **saved)
+    assert whole.state.global_step == 6
+    for step in range(1, 6):
+        resumed = train(Given(), f"from-{step}", resume=str(tmp_path / "whole" / f"checkpoint-{step}"), **saved)
+        assert_equal_weights(resumed, whole)
+        assert logs_of(resumed, "learning_rate") == logs_of(whole, "learning_rate")
+        shutil.rmtree(tmp_path / f"from-{step}")
+
+
+def test_resuming_without_the_base_weights_is_refused(train, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    train(Given(), "run", **saved)
+    shutil.rmtree(tmp_path / "run" / "_base_weights")
+    with pytest.raises(
+        ResumeError, match=r"_base_weights' is gone: it holds the weights that later rounds begin from"
+    ):
+        train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+
+
+def test_a_run_without_restarts_keeps_no_base_weights(train, tmp_path):
+    train(Given(restart=False), "run")
+    assert not (tmp_path / "run" / "_base_weights").exists()
+
+
+@pytest.mark.parametrize("strategy", ["no", "steps"])
+def test_checkpoints_that_the_plan_asks_for_are_saved_and_given_to_the_next_round(train, tmp_path, strategy):
+    saved = {"save_strategy": strategy, "save_steps": 3}
+    trainer = train(Given(checkpoints=True, warmup_epochs=2.0), "run", **saved)
+    assert trainer._state_arrays["steps"].tolist() == [2, 4]
+    assert (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").is_file()
+    resumed = train(
+        Given(checkpoints=True, warmup_epochs=2.0), "run", resume=str(tmp_path / "run" / "checkpoint-2"), **saved
+    )
+    assert resumed._state_arrays["steps"].tolist() == [2, 4]
+
+
+def test_the_best_model_is_not_that_of_a_training_that_was_given_up(train, pool_rows):
+    trainer = train(
+        Given(),
+        eval_dataset=pool_rows.select(range(4)),
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+    )
+    after = [entry for entry in trainer.state.log_history if entry["step"] > 2 and "eval_loss" in entry]
+    assert trainer.state.best_metric == min(entry["eval_loss"] for entry in after)
+    assert trainer.state.best_global_step > 2
+
+
+@pytest.mark.parametrize(
+    ("selector", "settings", "message"),
+    [
+        (Given(), {"max_steps": 5}, "Given has 2 rounds of its own, which are counted in epochs"),
+        (Given(), {"reselection_strategy": "no"}, "Given has 2 rounds of its own. Leave it out"),
+        (Random(), {"reselection_strategy": "steps", "reselection_steps": 2}, "Random chooses once. Leave it out"),
+        (Given(checkpoints=True), {"save_only_model": True}, "leave save_only_model out"),
+        (Given(checkpoints=True), {"save_total_limit": 1}, "save_total_limit=1 would delete some of them"),
+        (Given(), {"selection_schedule": [4]}, "selection_schedule has 1 rounds, and Given makes 2"),
+    ],
+)
+def test_settings_that_do_not_go_with_rounds_of_its_own_are_refused(train, selector, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        train.make(selector, "bad", **settings)
+
+
+def test_a_warm_up_above_the_pool_is_refused_in_words_that_fit(train):
+    with pytest.raises(SelectionError, match="A round of 30 rows is more than the 24 of 24 rows"):
+        train.make(Given(warmup=30), "bad", selection_size=8)
+
+
+def test_a_schedule_gives_the_rows_of_each_round(train):
+    trainer = train(Given(), selection_schedule=[4, 8], num_train_epochs=1)
+    assert [len(each.indices) for each in trainer.selections] == [4, 8]
+    assert trainer.state.global_step == 1 + math.ceil(8 / 4)
