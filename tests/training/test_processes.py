@@ -1,0 +1,168 @@
+"""Training in two processes: one choice, the same scores and weights, and an exact resume."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_SCRIPT = """
+import hashlib, json, sys
+import numpy as np
+from datasets import disable_progress_bars, load_from_disk
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
+from hf_datasel.selectors import by_name
+
+disable_progress_bars()
+folder, model, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+output, resume, selector = settings.pop("output"), settings.pop("resume"), settings.pop("selector")
+set_seed(0)
+
+class Seen(SelectiveSFTTrainer):
+    steps = []
+    def training_step(self, model, inputs, *args, **kwargs):
+        rows = [row[mask.bool()].tolist() for row, mask in zip(inputs["input_ids"], inputs["attention_mask"])]
+        self.steps.append([hashlib.sha256(json.dumps(row).encode()).hexdigest() for row in rows])
+        return super().training_step(model, inputs, *args, **kwargs)
+
+args = SelectiveSFTConfig(
+    f"{folder}/{output}", **{**dict(
+        num_train_epochs=3, per_device_train_batch_size=2, learning_rate=1e-2, bf16=False, logging_steps=1,
+        gradient_checkpointing=False, report_to="none", save_strategy="steps", save_steps=1, use_cpu=True,
+        max_length=128, disable_tqdm=True,
+    ), **settings},
+)
+trainer = Seen(
+    model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.1), args=args,
+    train_dataset=load_from_disk(f"{folder}/pool"), processing_class=AutoTokenizer.from_pretrained(model),
+    selector=by_name(**selector),
+)
+trainer.train(resume_from_checkpoint=f"{folder}/{resume}" if resume else None)
+digest = hashlib.sha256()
+for name, weight in sorted(trainer.accelerator.unwrap_model(trainer.model).state_dict().items()):
+    digest.update(name.encode() + weight.numpy().tobytes())
+scores = [{name: np.nan_to_num(each.scores(name), nan=-1).tolist() for name in each.score_columns}
+          for each in trainer.selections]
+result = {
+    "size": trainer.accelerator.num_processes, "weights": digest.hexdigest(), "steps": trainer.steps,
+    "chosen": [each.indices.tolist() for each in trainer.selections], "scores": scores,
+    "prepared": {hashlib.sha256(json.dumps(row["input_ids"]).encode()).hexdigest(): row["pool_row"]
+                 for row in trainer._candidates},
+    "global_step": trainer.state.global_step,
+    "rates": [each["learning_rate"] for each in trainer.state.log_history if "learning_rate" in each],
+}
+with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
+    json.dump(result, file)
+"""
+
+ITERIT = {"name": "iterit", "settings": {}}
+CHOSEN = {"selection_size": 8}
+
+
+@pytest.fixture
+def run(tmp_path: Path, pool_rows: Any, tiny_model_dir: Path) -> Callable[..., list[dict[str, Any]]]:
+    """Give a function that trains, and returns what each process saw."""
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    pool_rows.save_to_disk(tmp_path / "pool")
+
+    def call(output: str, processes: int = 2, resume: str = "", selector: Any = ITERIT, **more: Any) -> Any:
+        settings = {"output": output, "resume": resume, "selector": selector, **more}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        done = subprocess.run(
+            [
+                sys.executable,
+                *(launcher if processes > 1 else []),
+                *map(str, (tmp_path / "script.py", tmp_path, tiny_model_dir, json.dumps(settings))),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return [json.loads((tmp_path / f"{output}-{rank}.json").read_text()) for rank in range(processes)]
+
+    return call
+
+
+def rows_by_round(results: list[dict[str, Any]], steps: list[int]) -> list[Counter[int]]:
+    """How often each row was trained on in each round, over all processes."""
+    rounds: list[Counter[int]] = []
+    starts = [sum(steps[:at]) for at in range(len(steps) + 1)]
+    for start, end in itertools.pairwise(starts):
+        seen = [row for each in results for step in each["steps"][start:end] for row in step]
+        rounds.append(Counter(results[0]["prepared"][row] for row in seen))
+    return rounds
+
+
+def test_two_processes_agree_and_resume_exactly(run):
+    whole, other = run("whole", **CHOSEN)
+    assert (whole["size"], whole["global_step"]) == (2, 6)
+    for name in ("weights", "chosen", "scores", "rates"):
+        assert whole[name] == other[name], name
+    assert len(whole["chosen"]) == 3
+    for chosen, trained in zip(whole["chosen"], rows_by_round([whole, other], [2, 2, 2]), strict=True):
+        assert trained == Counter(chosen)
+    resumed = run("whole", resume="whole/checkpoint-3", **CHOSEN)
+    assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
+    assert resumed[0]["chosen"] == whole["chosen"]
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_one_process_also_where_one_has_no_batch(run):
+    more = {"scoring_tokens_per_batch": 100_000, **CHOSEN}  # all rows in one batch: the second process has none
+    first, second = run("two", **more)
+    [alone] = run("one", processes=1, per_device_train_batch_size=4, **more)
+    assert first["scores"][0] == second["scores"][0] == alone["scores"][0]
+    assert first["chosen"][0] == second["chosen"][0] == alone["chosen"][0]
+    assert first["chosen"] == second["chosen"]
+    assert first["weights"] == second["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train_sampling_strategy": "group_by_length"},
+        {"train_sampling_strategy": "batch_rebalance"},
+        {"gradient_accumulation_steps": 2},
+        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+        {"reselection_strategy": "steps", "reselection_steps": 2},
+    ],
+    ids=["group_by_length", "batch_rebalance", "accumulation", "workers", "steps"],
+)
+def test_two_processes_train_every_row_once_a_round_and_resume_exactly_with(run, more):
+    whole = run("whole", selection_size=16, **more)
+    assert whole[0]["weights"] == whole[1]["weights"]
+    steps = 4 // more.get("gradient_accumulation_steps", 1)
+    if "reselection_steps" not in more:
+        batches = [4, 4, 4]
+        for chosen, trained in zip(whole[0]["chosen"], rows_by_round(whole, batches), strict=True):
+            assert trained == Counter(chosen)
+        assert whole[0]["global_step"] == 3 * steps
+    for step in (1, steps, steps + 1):
+        resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", selection_size=16, **more)
+        assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2
+        assert resumed[0]["rates"] == whole[0]["rates"]
+
+
+@pytest.mark.slow
+def test_two_processes_restart_from_one_base_and_resume_exactly(run):
+    selector = {"name": "diverse_evol", "settings": {"rounds": 2}}
+    more = {"selection_size": 16, "num_train_epochs": 1, "selector": selector}
+    whole = run("whole", **more)
+    assert whole[0]["weights"] == whole[1]["weights"]
+    assert [len(each) for each in whole[0]["chosen"]] == [8, 16]
+    for step in (1, 2, 4):
+        resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **more)
+        assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2
