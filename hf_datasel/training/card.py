@@ -85,6 +85,7 @@ def training_data(
     pool_rows: int,
     selector: Selector,
     published_at: str | None,
+    share: float | None = None,
 ) -> str:
     """The section of the card that says how the training rows were chosen.
 
@@ -94,6 +95,7 @@ def training_data(
         pool_rows: rows of the pool.
         selector: that chose.
         published_at: repository of the selections, if they are published.
+        share: of the run's wall time that choosing took, once the run is over.
     """
     from hf_datasel.publish.markdown import code, fence, link, text
     from hf_datasel.publish.methods import method
@@ -111,6 +113,8 @@ def training_data(
         _settings(selector),
         _rounds(selections, pool_rows, published_at),
     ]
+    if share is not None:
+        parts.append(f"Choosing took {share:.1%} of the wall time of the run.")
     if chosen_by["citation"]:
         parts += [f"Cite {text(chosen_by['name'])} as:", fence(chosen_by["citation"], "bibtex")]
     return "\n\n".join(str(each) for each in parts)
@@ -143,8 +147,9 @@ def _rounds(selections: Sequence[Selection], pool_rows: int, published_at: str |
         number = each.provenance["round"]
         follows = at > 0 and selections[at - 1].provenance["round"] == number - 1
         overlap = f"{each.overlap(selections[at - 1]):.3f}" if follows else ""
-        rows.append((number, f"{each.provenance['rows_scored']:,}", f"{len(each.indices):,}", overlap, code(place)))
-    head = ["round", "rows scored", "rows chosen", "overlap with the round before (Jaccard)"]
+        scored, chosen = f"{each.provenance['rows_scored']:,}", f"{len(each.indices):,}"
+        rows.append((number, scored, chosen, overlap, f"{each.provenance['seconds']:.3g}", code(place)))
+    head = ["round", "rows scored", "rows chosen", "overlap with the round before (Jaccard)", "seconds"]
     if published_at:
         where = (
             f"The chosen rows, their numbers and their scores are in {link(published_at)}, a configuration a round."

@@ -139,15 +139,18 @@ class PublishingSFTTrainer(SFTTrainer):
         tags: str | list[str] | None = None,
     ) -> None:
         """As TRL's, and how the training rows were chosen, the datasets, and what was measured."""
+        from hf_datasel.publish.run import training_facts
+
         parent = self._record.parent.get("name")
         super().create_model_card(model_name, dataset_name or parent, tags)
         path = Path(self.args.output_dir) / "README.md"
+        share = training_facts(self.state.log_history, {})["selecting"]
         if not self.is_world_process_zero() or not path.is_file():
             return
         extend_card(
             path,
             section=training_data(
-                self.selections, self._record.parent, len(self._pool), self._selector, self._published_at
+                self.selections, self._record.parent, len(self._pool), self._selector, self._published_at, share
             ),
             datasets=[each for each in (dataset_name, parent, self._published_at) if each is not None],
             results=self._measured(),
