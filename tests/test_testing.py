@@ -21,7 +21,7 @@ import hf_datasel.scores
 import hf_datasel.selectors
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.scores import Length, Score
-from hf_datasel.selectors import Random, Selector, Top
+from hf_datasel.selectors import Random, RoundPlan, Selector, Top
 from hf_datasel.testing import contract, scores, selectors
 
 TESTS = Path(__file__).parent
@@ -284,7 +284,56 @@ class SelectorPhonesHome(First):
         return super().choose(round)
 
 
-@contract(First(), First(skip=2))
+@dataclass(frozen=True)
+class Growing(First):
+    """As many rows in each of three rounds: keeps the contract."""
+
+    def plan(self, total_budget, num_epochs, pool_size):
+        if total_budget < 3:
+            raise ConfigError(f"three rounds need three rows, and not {total_budget}")
+        return tuple(RoundPlan(at * total_budget // 3, 1.0) for at in (1, 2, 3))
+
+    def choose(self, round):
+        rows = np.setdiff1d(np.flatnonzero(round.eligible), round.chosen)
+        return np.concatenate([round.chosen, rows[: round.budget - len(round.chosen)]])
+
+
+class RepeatsInTheSecond(Growing):
+    def choose(self, round):
+        return np.flatnonzero(round.eligible)[: round.budget] if round.index != 1 else round.chosen.repeat(2)
+
+
+class TooManyInTheSecond(Growing):
+    def choose(self, round):
+        return super().choose(round) if round.index != 1 else np.flatnonzero(round.eligible)
+
+
+class ForgetsTheLast(Growing):
+    def choose(self, round):
+        return super().choose(round)[: -1 if round.index == 2 else None]
+
+
+class ReadsByType(Growing):
+    """What was kept is a plain int until it has been in a file."""
+
+    def choose(self, round):
+        rows = super().choose(round)
+        kept = round.state.get("kept")
+        round.state["kept"] = 1
+        return rows[::-1] if isinstance(kept, np.ndarray) else rows
+
+
+class NeedsACheckpoint(Growing):
+    def plan(self, total_budget, num_epochs, pool_size):
+        return RoundPlan(2, checkpoints=True), RoundPlan(total_budget, restart=True)
+
+    def choose(self, round):
+        if round.index:
+            raise AssertionError("nobody has written a checkpoint")
+        return np.flatnonzero(round.eligible)[: round.budget]
+
+
+@contract(First(), First(skip=2), Growing(), NeedsACheckpoint())
 def test_a_sound_selector_passes(check, selector, rows):
     check(selector, rows)
 
@@ -301,6 +350,10 @@ def test_a_sound_selector_passes(check, selector, rows):
         ("budget", OneShort(), "gives 3 of 7 rows"),
         ("nulls", TakesNulls(), "has no ifd"),
         ("missing_column", NeedsNoColumn(), "the column 'ifd' is not missed"),
+        ("choice", RepeatsInTheSecond(), "rows are chosen twice"),
+        ("choice", TooManyInTheSecond(), "rows are chosen for a budget of"),
+        ("budget", ForgetsTheLast(), "a budget of 3 gives 2 of 7 rows"),
+        ("kept", ReadsByType(), "when each round begins from a checkpoint"),
         ("seeded", OwnNoise(), "by a copy"),
         ("global_state", GlobalNoise(), "global random state of numpy"),
         ("round_trips", IncompleteSpec(skip=3), "by_name of the spec"),
@@ -316,6 +369,11 @@ def test_a_broken_selector_is_found(check, selector, message, rows):
 def test_a_selector_that_crashes_without_rows_is_found(check, rows):
     with pytest.raises(IndexError, match="out of bounds"):
         selectors.CHECKS[check](NeedsTwo(), rows, None)
+
+
+def test_too_few_rows_for_any_plan_are_not_taken_for_a_broken_selector(rows):
+    with pytest.raises(AssertionError, match="makes no plan for 2 rows, so pass more: three rounds need three rows"):
+        selectors.CHECKS["seeded"](Growing(), rows.select([0, 1]), None)
 
 
 # -- exceptions, and the decorator -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from hf_datasel.analysis.plots import (
     draw_cluster_choice,
     draw_cluster_choices,
     draw_cluster_quality,
+    draw_cluster_weights,
     draw_compared,
     draw_coverage,
     draw_drift,
@@ -28,6 +29,7 @@ from hf_datasel.analysis.plots import (
 )
 from hf_datasel.analysis.summaries import distribution, distribution_by_round, embedding_map, overlaps
 from hf_datasel.analysis.sweeps import ablation, sweep
+from hf_datasel.analysis.weights import cluster_weights
 
 __all__ = [
     "Comparison",
@@ -35,6 +37,7 @@ __all__ = [
     "cluster_choice",
     "cluster_choices",
     "cluster_quality",
+    "cluster_weights",
     "compare",
     "distribution",
     "distribution_by_round",
@@ -42,6 +45,7 @@ __all__ = [
     "draw_cluster_choice",
     "draw_cluster_choices",
     "draw_cluster_quality",
+    "draw_cluster_weights",
     "draw_compared",
     "draw_coverage",
     "draw_drift",

@@ -15,6 +15,7 @@ from hf_datasel.cli.parsing import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
+    import_from_here,
     output_folder,
     parse,
     show_progress_messages,
@@ -88,7 +89,8 @@ class CompareArguments:
         },
     )
     allow_imports: bool = field(
-        default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
+        default=False,
+        metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also of the current folder."},
     )
 
 
@@ -96,6 +98,7 @@ def run(argv: Sequence[str]) -> None:
     """Compare selections that are there, or what methods choose from one dataset; print a table, write a page."""
     dataset_arguments, arguments = parse((DatasetArguments, CompareArguments), argv, "compare")
     show_progress_messages()
+    import_from_here(arguments.allow_imports)
     from hf_datasel.analysis.comparison import compare
     from hf_datasel.publish.comparison import write_comparison
 
@@ -326,14 +329,14 @@ class _Before:
 def _meaning(value: Any) -> Any:
     """What a setting stands for now, as far as its name does not say it: weights, files, and code of somebody else."""
     from hf_datasel.scores import Score
-    from hf_datasel.selectors import Ranked, Selector
+    from hf_datasel.selectors import Ranked, RowFilter, Selector
     from hf_datasel.selectors.superfiltering import IFDSelector
 
     if isinstance(value, Mapping):
         return {str(key): _meaning(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [_meaning(each) for each in value]
-    if isinstance(value, Selector):
+    if isinstance(value, Selector | RowFilter):
         parts = {each.name: getattr(value, each.name) for each in fields(value)}
         parts |= {"source": value.source} if isinstance(value, IFDSelector) else {}
         parts |= {"ranks_by": value.ranks_by} if isinstance(value, Ranked) else {}
@@ -348,7 +351,7 @@ def _meaning(value: Any) -> Any:
 
 
 def _code_of(value: object) -> dict[str, str]:
-    """A digest of each file outside this package and Python's own that the class of a selector or score comes from."""
+    """A digest of each file outside this package and Python's own that the class of a setting comes from."""
     homes = {kind.__module__ for kind in type(value).__mro__}
     outside = sorted(each for each in homes if each.partition(".")[0] not in {"hf_datasel", *sys.stdlib_module_names})
     files = {each: getattr(sys.modules.get(each), "__file__", None) for each in outside}

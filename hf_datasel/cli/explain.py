@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 
-from hf_datasel.cli.parsing import DatasetArguments, bars_on_terminals, parse, show_progress_messages
+from hf_datasel.cli.parsing import (
+    DatasetArguments,
+    bars_on_terminals,
+    import_from_here,
+    parse,
+    show_progress_messages,
+)
 from hf_datasel.errors import ConfigError
 from hf_datasel.selection.explaining import Explanation, Standing
 
@@ -38,6 +44,7 @@ def run(argv: Sequence[str]) -> None:
     if not arguments.selection:
         raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
     show_progress_messages()
+    import_from_here(arguments.allow_imports)
     from hf_datasel.selection import Selection, explain
 
     selection = Selection.load(arguments.selection)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from trl import TrlParser
 
 from hf_datasel.errors import ConfigError, did_you_mean
 
-__all__ = ["DatasetArguments", "as_dict", "bars_on_terminals", "output_folder", "parse", "show_progress_messages"]
+__all__ = [
+    "DatasetArguments",
+    "as_dict",
+    "bars_on_terminals",
+    "import_from_here",
+    "output_folder",
+    "parse",
+    "show_progress_messages",
+]
 
 
 @dataclass
@@ -142,6 +151,16 @@ def as_dict(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{key} has to be a mapping of settings, and is {value!r}.")
     return value
+
+
+def import_from_here(allowed: bool) -> None:
+    """Where imports are permitted, let them find modules in the current folder, which a console script does not.
+
+    It is looked at last, so that no file in it hides an installed package.
+    """
+    here = os.getcwd()
+    if allowed and here not in sys.path:
+        sys.path.append(here)
 
 
 class _ToStderr(logging.Handler):

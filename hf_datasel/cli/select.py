@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_datasel.cli.parsing import DatasetArguments, as_dict, output_folder, parse, show_progress_messages
+from hf_datasel.cli.parsing import (
+    DatasetArguments,
+    as_dict,
+    import_from_here,
+    output_folder,
+    parse,
+    show_progress_messages,
+)
 from hf_datasel.errors import ConfigError, Interrupted, reason_counts
 
 __all__ = ["SelectArguments", "run"]
@@ -42,7 +49,8 @@ class SelectArguments:
     output_dir: str = field(default="outputs/select", metadata={"help": "Folder for the selection."})
     save_subset: bool = field(default=False, metadata={"help": "Also write the chosen rows as subset.parquet."})
     allow_imports: bool = field(
-        default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
+        default=False,
+        metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also of the current folder."},
     )
 
 
@@ -50,6 +58,7 @@ def run(argv: Sequence[str]) -> None:
     """Choose rows, save the selection, and print what was chosen and what was left out."""
     dataset_arguments, arguments = parse((DatasetArguments, SelectArguments), argv, "select")
     show_progress_messages()
+    import_from_here(arguments.allow_imports)
     from hf_datasel.selection import select
     from hf_datasel.selectors import by_name
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_datasel.cli.parsing import output_folder, parse, show_progress_messages
+from hf_datasel.cli.parsing import as_dict, import_from_here, output_folder, parse, show_progress_messages
 from hf_datasel.errors import ConfigError
 
 __all__ = ["TrainArguments", "run"]
@@ -20,7 +20,8 @@ class TrainArguments:
     """What the command has beside TRL's own keys."""
 
     allow_imports: bool = field(
-        default=False, metadata={"help": "Permit a selector outside hf_datasel, as module:Class."}
+        default=False,
+        metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also of the current folder."},
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
 
@@ -34,6 +35,7 @@ def run(argv: Sequence[str]) -> None:
     kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
     script, config, model, mixture, ours = parse(kinds, argv, "train")
     show_progress_messages()
+    import_from_here(ours.allow_imports)
     train(script, config, model, mixture, ours)
 
 
@@ -55,6 +57,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     }
     if config.push_selection and not config.push_to_hub:
         raise ConfigError("push_selection publishes the selections with the model: add push_to_hub.")
+    selector = _own_selector(config, ours.allow_imports)
     output_folder(config.output_dir)
     resume = config.resume_from_checkpoint
     resume = True if str(resume).lower() == "true" else resume
@@ -69,7 +72,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
         eval_dataset=eval_rows,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
-        selector=_outside_selector(config, ours.allow_imports),
+        selector=selector,
     )
     trainer.train(resume_from_checkpoint=resume)
     trainer.accelerator.print(rounds_table(trainer.selections))
@@ -101,13 +104,13 @@ def _datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> t
     return rows, load_pool(name, script.dataset_test_split, subset, revision) if wants_eval else None
 
 
-def _outside_selector(config: Any, allow_imports: bool) -> Any:
-    """A selector named as module:Class, made here because the trainer imports none by name."""
+def _own_selector(config: Any, allow_imports: bool) -> Any:
+    """A selector that is somebody's own, or has such within, made here because the trainer imports none by name."""
     from hf_datasel.selectors import by_name
 
-    if ":" not in config.selector:
+    if ":" not in config.selector and not allow_imports:
         return None
-    selector = by_name(config.selector, config.selector_kwargs, allow_imports)
+    selector = by_name(config.selector, as_dict(config.selector_kwargs, "selector_kwargs"), allow_imports)
     config.selector = type(config).__dataclass_fields__["selector"].default
     config.selector_kwargs = None
     return selector

@@ -18,6 +18,8 @@ __all__ = ["group_column", "groups"]
 
 def group_column(spec: Mapping[str, Any]) -> str | None:
     """The column with the group of each row, of a selector that divides the budget over groups; else None."""
+    if isinstance(spec.get("then"), Mapping):
+        return group_column(spec["then"])
     for setting in ("groups", "clusters"):
         if isinstance(spec.get(setting), Mapping):
             return f"{spec[setting].get('column_prefix', '')}cluster_id"

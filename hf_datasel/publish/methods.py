@@ -1,4 +1,4 @@
-"""What a page says of a selector, and of those within it."""
+"""What a page says of a selector, and of the selectors and filters within it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ def method(spec: Mapping[str, Any]) -> Method:
     Args:
         spec: of the selector, without paths.
     """
-    within = [each for each in _specs_in(spec) if each["selector"] in selectors.available()]
-    kinds = [selectors.available()[each["selector"]] for each in within]
+    there: dict[str, type[selectors.Selector | selectors.RowFilter]]
+    there = {**selectors.available(), **selectors.available_filters()}
+    within = [each for each in _specs_in(spec) if _name(each) in there]
+    kinds = [there[_name(each)] for each in within]
     said = [_first_paragraph(kind) for kind in kinds]
     if len(said) > 1:
-        said = [said[0], *(f"{method_name(each)}: {about}" for each, about in zip(within[1:], said[1:], strict=True))]
+        names = [method_name(each) if "selector" in each else _name(each) for each in within[1:]]
+        said = [said[0], *(f"{name}: {about}" for name, about in zip(names, said[1:], strict=True))]
     return {
         "name": method_name(spec),
         "about": " ".join(said),
@@ -32,9 +35,14 @@ def method(spec: Mapping[str, Any]) -> Method:
 
 
 def _specs_in(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The selector's spec, and those of the selectors within."""
-    inner = [each for each in spec.values() if isinstance(each, Mapping) and "selector" in each]
+    """The selector's spec, and those of the selectors and filters within."""
+    settings = [part for each in spec.values() for part in (each if isinstance(each, list | tuple) else [each])]
+    inner = [each for each in settings if isinstance(each, Mapping) and ("selector" in each or "filter" in each)]
     return [spec, *(found for each in inner for found in _specs_in(each))]
+
+
+def _name(spec: Mapping[str, Any]) -> str:
+    return str(spec["selector"] if "selector" in spec else spec["filter"])
 
 
 def _first_paragraph(kind: type) -> str:

@@ -97,9 +97,15 @@ def _selector(provenance: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _needs_imports(spec: Mapping[str, Any]) -> bool:
-    """Whether the selector, or one within, is somebody else's."""
-    inner = [each for each in spec.values() if isinstance(each, Mapping) and "selector" in each]
-    return spec["selector"] not in selectors.available() or any(map(_needs_imports, inner))
+    """Whether the selector, or one or a filter within, is somebody else's."""
+    theirs = spec.get("selector", "all") not in selectors.available() or ":" in str(spec.get("filter"))
+    return theirs or any(_needs_imports(each) for each in _inside(spec))
+
+
+def _inside(settings: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The settings of scores, selectors and filters that are settings themselves, or in a list of them."""
+    found = [part for each in settings.values() for part in (each if isinstance(each, list | tuple) else [each])]
+    return [each for each in found if isinstance(each, Mapping)]
 
 
 def _commits(specs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, str], str]]:
@@ -114,9 +120,15 @@ def _commits(specs: Sequence[Mapping[str, Any]]) -> Iterator[tuple[tuple[str, st
 
 def _pinned(settings: Mapping[str, Any], commits: Mapping[tuple[str, str], str]) -> dict[str, Any]:
     """Settings with the commit beside each model that is named without one, also in the scores within."""
+
+    def inner(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return [inner(each) for each in value]
+        return _pinned(value, commits) if isinstance(value, Mapping) else value
+
     pinned: dict[str, Any] = {}
     for key, value in settings.items():
-        pinned[key] = _pinned(value, commits) if isinstance(value, Mapping) else value
+        pinned[key] = inner(value)
         revision = f"{key.removesuffix('model')}revision"
         if isinstance(value, str) and (key, value) in commits and not settings.get(revision):
             pinned[revision] = commits[key, value]
@@ -165,7 +177,7 @@ def _models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def _files(settings: Mapping[str, Any]) -> list[str]:
     """Files that the settings name, also those of the scores and selectors within."""
     found = [str(settings[key]) for key in ("centroids", "anchor_file") if settings.get(key)]
-    return found + [name for each in settings.values() if isinstance(each, Mapping) for name in _files(each)]
+    return found + [name for each in _inside(settings) for name in _files(each)]
 
 
 def _columns(provenance: Mapping[str, Any]) -> list[str]:

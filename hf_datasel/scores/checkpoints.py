@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ from hf_datasel.scores.projection import FeatureStore, Projection
 from hf_datasel.tokens import Sequences
 
 __all__ = ["Checkpoint", "CheckpointRows"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,20 +55,22 @@ class Checkpoint:
             return load_tokenizer(base["base_model_name_or_path"], base.get("revision"))
         return load_tokenizer(str(self.path))
 
-    def learning_rate(self) -> float:
+    def learning_rate(self, before: Checkpoint | None = None) -> float:
         """The mean of the learning rates that were logged in the epoch before the checkpoint.
 
+        Where none was, it is the mean of those at the beginning and the end of that epoch, as the schedulers have
+        them that were saved there: exact, to half a step, for a learning rate that is constant or falls linearly.
+
+        Args:
+            before: the checkpoint before this one, for the beginning; without one that is an epoch before, only the
+                first epoch's is known.
+
         Raises:
-            ModelError: none was, or all were 0.
+            ModelError: it cannot be told, or is 0.
         """
         file = self._file("trainer_state.json")
-        try:
-            state = json.loads(file.read_text(encoding="utf-8"))
-            end = float(state["epoch"])
-            logged = [each for each in state["log_history"] if each.get("learning_rate") is not None]
-            rates = [float(each["learning_rate"]) for each in logged if -1 + 1e-6 < each["epoch"] - end <= 1e-6]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{str(file)!r} is not what Trainer writes: {error!r}.") from error
+        end, logged = self._history()
+        rates = [rate for epoch, rate in logged if -1 + 1e-6 < epoch - end <= 1e-6] or self._at_ends(before)
         if not rates or not sum(rates) > 0:
             found = "no learning rate" if not rates else "only learning rates of 0"
             raise ModelError(
@@ -73,6 +78,33 @@ class Checkpoint:
                 "counts. Pass learning_rates=(...), one a checkpoint, or train with a lower logging_steps."
             )
         return float(np.mean(rates))
+
+    def _history(self) -> tuple[float, list[tuple[float, float]]]:
+        """The epoch of the checkpoint, and those at which learning rates were logged, with the rates."""
+        file = self._file("trainer_state.json")
+        try:
+            state = json.loads(file.read_text(encoding="utf-8"))
+            logged = [each for each in state["log_history"] if each.get("learning_rate") is not None]
+            return float(state["epoch"]), [(float(each["epoch"]), float(each["learning_rate"])) for each in logged]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{str(file)!r} is not what Trainer writes: {error!r}.") from error
+
+    def _at_ends(self, before: Checkpoint | None) -> list[float]:
+        """Learning rates at the beginning and the end of the epoch before the checkpoint; empty where unknown."""
+        end, begin = self._history()[0], 0.0 if before is None else before._history()[0]
+        first, last = (self if before is None else before)._scheduled(), self._scheduled()
+        if abs(end - begin - 1) > 1e-6 or first is None or last is None:
+            return []
+        _say_that_none_was_logged(self.folder)
+        return [first[0 if before is None else 1], last[1]]
+
+    def _scheduled(self) -> tuple[float, float] | None:
+        """The learning rate that the schedule is of, and the one that it has come to; None where that is not saved."""
+        try:
+            state = torch.load(self.path / "scheduler.pt", map_location="cpu", weights_only=True)
+            return float(state["base_lrs"][0]), float(state["_last_lr"][0])
+        except (OSError, RuntimeError, EOFError, LookupError, TypeError, ValueError, pickle.UnpicklingError):
+            return None
 
     def trained(self, model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
         """The parameters that were trained, in the order in which the model has them.
@@ -285,6 +317,16 @@ class CheckpointRows:
         found = self.projection(steps)
         found[[at for at, row in enumerate(rows) if not len(row.scored)]] = torch.nan  # no loss, but moments
         return found
+
+
+@functools.lru_cache(maxsize=64)
+def _say_that_none_was_logged(folder: str) -> None:
+    """Once a checkpoint, which is read several times."""
+    logger.warning(
+        "No learning rate was logged in the epoch before %s: it counts with the mean of those at the beginning and "
+        "the end of that epoch. A lower logging_steps says it exactly.",
+        folder,
+    )
 
 
 @functools.lru_cache(maxsize=64)

@@ -22,7 +22,7 @@ from hf_datasel.scores.ranks import Ranks
 if TYPE_CHECKING:
     from hf_datasel.tokens import Sequences
 
-__all__ = ["ModelContext", "Output", "Table"]
+__all__ = ["ModelContext", "Output", "Seen", "Table"]
 
 
 class Table(Protocol):
@@ -41,6 +41,17 @@ class Table(Protocol):
         """Put what all processes have written in order."""
 
 
+class Seen(Protocol):
+    """Losses that are known before the model runs: what `hf_datasel.training.reusing` offers."""
+
+    @property
+    def taken(self) -> int:
+        """Rows whose losses were taken from here."""
+
+    def table(self, sequences: Sequences) -> Table | None:
+        """What `SummedNLL` gives for these sequences, as far as it is known."""
+
+
 class Tables(Protocol):
     """A score store."""
 
@@ -57,11 +68,13 @@ class Output:
         spec: name, version and settings of the computation, as JSON has them; None keeps it out of the store. What
             the model is gets added.
         dtype: of the numbers.
+        known: results that are there already, instead of those in the store.
     """
 
     width: int
     spec: Mapping[str, Any] | None = None
     dtype: type[np.floating[Any]] = np.float64
+    known: Table | None = None
 
 
 class ModelContext:
@@ -77,6 +90,7 @@ class ModelContext:
         store: where results are kept.
         models: where models are loaded by name.
         ranks: the processes that share the work, all of which have to ask for it; this one alone by default.
+        seen: losses of a live model that are known from its training.
     """
 
     def __init__(
@@ -90,6 +104,7 @@ class ModelContext:
         store: Tables | None = None,
         models: Models | None = None,
         ranks: Ranks | None = None,
+        seen: Seen | None = None,
     ):
         self.autocast = autocast
         self.progress = progress
@@ -97,6 +112,7 @@ class ModelContext:
         self.store = store
         self.models = Models() if models is None else models
         self.ranks = Ranks() if ranks is None else ranks
+        self.seen = seen
         self._model = model
         self._description: dict[str, Any] | None = None
         self._asked_tokens = tokens_per_batch
@@ -142,6 +158,7 @@ class ModelContext:
             "weights_dtype": str(self._weights_dtype()),
             "autocast": None if self.autocast is None else str(self.autocast),
             "tokens_per_batch": self.tokens_per_batch,
+            **({} if self.seen is None else {"reused_training_loss": self.seen.taken}),
         }
 
     def other(self, loading: Loading) -> ModelContext:
@@ -189,7 +206,8 @@ class ModelContext:
             if self._forwards is None:
                 self._forwards = Forwards(self.model)
             forwards = self._forwards
-            outputs = [Output(forwards.width(each), each.spec(), each.dtype) for each in wanted]
+            known = self.seen.table(sequences) if self.seen is not None and wanted == [SummedNLL()] else None
+            outputs = [Output(forwards.width(each), each.spec(), each.dtype, known) for each in wanted]
             found = self.run_many(
                 lambda batch: forwards(sequences.fetch(batch), wanted),
                 sequences.lengths,
@@ -333,6 +351,8 @@ class ModelContext:
         return within is not None and bool((lengths > within).any())
 
     def _table(self, output: Output) -> Table | None:
+        if output.known is not None:
+            return output.known
         live = self.loading is None and self.model is not None
         if self.store is None or output.spec is None or live:
             return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hf_datasel.errors import ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scores.base import Columns, ModelScore, Score
-from hf_datasel.scores.context import ModelContext, Tables
+from hf_datasel.scores.context import ModelContext, Seen, Tables
 from hf_datasel.scores.models import Loading, Models, load_tokenizer, tokenizer_identity
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.tokens import Prepared, TokenRows, TokenSettings
@@ -38,6 +38,7 @@ class Engine:
         progress: show a progress bar where the output is a terminal.
         store: where results are kept, and found again.
         models: where models are loaded by name.
+        seen: losses of the live model that are known from its training.
     """
 
     pool: Pool
@@ -50,6 +51,7 @@ class Engine:
     progress: bool = True
     store: Tables | None = None
     models: Models = field(default_factory=Models)
+    seen: Seen | None = None
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _context: tuple[Hashable, ModelContext] | None = field(default=None, init=False)
     """Of the model that runs now, with what it has computed."""
@@ -87,7 +89,10 @@ class Engine:
     def describe(self, score: Score) -> dict[str, Any]:
         """The score's spec, and everything here that decides its numbers too. After `compute`."""
         if not score.needs_tokenizer:
-            return score.spec()
+            spec = score.spec()
+            if _as_trained(score) and self.settings is not None:
+                spec["tokens"] = {**spec["tokens"], **asdict(self.settings)}
+            return spec
         loading, tokenizer = self._loading(score)
         tokens = {**asdict(self._settings(score)), "tokenizer": tokenizer_identity(tokenizer)}
         spec = {**score.spec(), "tokens": tokens}
@@ -103,7 +108,8 @@ class Engine:
         if not score.needs_tokenizer:
             if isinstance(score, ModelScore):
                 self._context = None  # it loads models itself, and there is room for one
-            return self._token_rows(None, None, None, indices), self._new_context()
+            settings = self._settings(score) if _as_trained(score) else None
+            return self._token_rows(None, None, settings, indices), self._new_context()
         loading, tokenizer = self._loading(score)
         rows = self._token_rows(_named(loading) or "live", tokenizer, self._settings(score), indices)
         return rows, self._context_of(score, loading) if isinstance(score, ModelScore) else self._new_context()
@@ -141,6 +147,7 @@ class Engine:
             store=self.store,
             models=self.models,
             ranks=Ranks.current(),
+            seen=self.seen if model is not None else None,
         )
 
     def _key(self, score: Score) -> Hashable:
@@ -174,6 +181,11 @@ class Engine:
             prepared = self.prepared if model == "live" else None
             self._rows[key] = TokenRows(self.pool, tokenizer, settings, prepared, indices)
         return self._rows[key]
+
+
+def _as_trained(score: Score) -> bool:
+    """Whether a score that brings its own tokenizer reads rows as training cuts them."""
+    return bool(getattr(score, "as_trained", False))
 
 
 def _named(loading: Loading | None) -> Hashable:

@@ -9,7 +9,7 @@ import math
 import sys
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -82,6 +82,8 @@ class Influence(ModelScore):
     are rounded to float16: 16 KiB a row and checkpoint for 8,192 numbers."""
 
     version: ClassVar[int] = 1
+    as_trained: ClassVar[bool] = True
+    """In a trainer, rows are cut as there."""
     citation = (
         "@inproceedings{xia2024less, title={LESS: Selecting Influential Data for Targeted Instruction Tuning}, "
         "author={Xia, Mengzhou and Malladi, Sadhika and Gururangan, Suchin and Arora, Sanjeev and Chen, Danqi}, "
@@ -114,6 +116,10 @@ class Influence(ModelScore):
     def needs_tokenizer(self) -> bool:
         return False  # the checkpoints bring their own
 
+    def check(self, rows: int) -> None:
+        """Read the validation rows."""
+        self._source()
+
     def columns(self) -> dict[str, pa.DataType]:
         return {"influence": pa.float32(), "influence_reason": pa.string()}
 
@@ -135,11 +141,14 @@ class Influence(ModelScore):
         return f"{super()._identity()}:{json.dumps(self._resolved())}"
 
     def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
-        return Score._rows_of(self, dataset)
+        rows, context = Score._rows_of(self, dataset)
+        return TokenRows(rows.pool, None, self.token_settings()), context
 
     def _weights(self) -> list[float]:
         """The learning rate of each checkpoint."""
-        return list(self.learning_rates or [Checkpoint(each).learning_rate() for each in self.checkpoints])
+        points = [Checkpoint(each) for each in self.checkpoints]
+        before = [None, *points[:-1]]
+        return list(self.learning_rates or map(Checkpoint.learning_rate, points, before))
 
     def _tokenizer(self) -> Any:
         """The tokenizer of the first checkpoint, which has to be that of all."""
@@ -153,7 +162,7 @@ class Influence(ModelScore):
         return tokenizers[0]
 
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
-        tokenizer, settings = self._tokenizer(), self.token_settings()
+        tokenizer, settings = self._tokenizer(), rows.settings
         tokens = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices).training()
         sequences, influence = tokens.conditional, np.full(len(rows), np.nan)
         if len(sequences):
@@ -216,7 +225,8 @@ class _Task:
         """Tokenise them. Rows that cannot be used are left out, which is logged."""
         if pool.format == "text":
             raise FormatError(f"The validation rows {name!r} have only a text column, and no response to learn from.")
-        tokens = TokenRows(pool, tokenizer, settings).training()
+        plain = replace(settings, completion_only_loss=None)  # a trainer has it of the pool, whose format may differ
+        tokens = TokenRows(pool, tokenizer, plain).training()
         sequences, nulls = tokens.conditional, null_counts(tokens.reasons)
         if not len(sequences):
             raise ScoreError(f"None of the {len(pool):,} rows of {name!r} can be used: {reason_counts(nulls)}.")

@@ -88,6 +88,14 @@ class Ranks:
         made: Made = held[0]
         return made
 
+    def gathered(self, value: Made) -> list[Made]:
+        """What each process holds, in their order, for all of them."""
+        if self.size == 1:
+            return [value]
+        held: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(held, value, group=_group())
+        return held
+
     def wait(self) -> None:
         """Go on once every process has come this far."""
         if self.size > 1:

@@ -12,7 +12,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores import Columns, Score
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors import Round, Selector, by_name
+from hf_datasel.selectors import Round, by_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -147,9 +147,11 @@ def _cluster(selection: Selection, row: int) -> tuple[int, int, int] | None:
 
 
 def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_imports: bool) -> list[str]:
-    selector = _selector_of(selection, allow_imports)
-    if selector is None:
-        return ["The method is not at hand, so that it cannot say more."]
+    spec = dict(selection.provenance["selector"])
+    try:
+        selector = by_name(spec.pop("selector"), spec, allow_imports)
+    except ConfigError as error:
+        return [f"The method is not at hand, so that it cannot say more. {error}"]
     if pool.reasons[row]:
         return []
     about = selection.provenance
@@ -164,18 +166,11 @@ def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_i
         has_model=engine.model is not None,
         shown=False,
     )
+    round.notes |= about.get("notes", {})
     try:
         return selector.explain(round, selection.indices, row)
     except (ScoreError, ColumnError) as error:
         return [f"More cannot be said without what the choice relied on: {error}"]
-
-
-def _selector_of(selection: Selection, allow_imports: bool) -> Selector | None:
-    spec = dict(selection.provenance["selector"])
-    try:
-        return by_name(spec.pop("selector"), spec, allow_imports)
-    except ConfigError:
-        return None
 
 
 class _Replay:

@@ -8,21 +8,28 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import Selector, round_off
+from hf_datasel.selectors.base import RowFilter, Selector, round_off
+from hf_datasel.selectors.chain import Chain
+from hf_datasel.selectors.cherry import Cherry
 from hf_datasel.selectors.cross_entropy import CrossEntropy
 from hf_datasel.selectors.deita import Deita
+from hf_datasel.selectors.diverse_evol import DiverseEvol
 from hf_datasel.selectors.dq import DQ
+from hf_datasel.selectors.filters import InRange, NoNearCopies, available_filters
 from hf_datasel.selectors.graphfilter import GraphFilter
+from hf_datasel.selectors.importing import imported
+from hf_datasel.selectors.iterative_kmq import IterativeKMQ
 from hf_datasel.selectors.iterit import IterIT
 from hf_datasel.selectors.k_center import KCenter
 from hf_datasel.selectors.km_closest import KMClosest
 from hf_datasel.selectors.km_random import KMRandom
 from hf_datasel.selectors.kmq import KMQ
 from hf_datasel.selectors.length_km import LengthKM
+from hf_datasel.selectors.less import LESS
 from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.longest import Longest
 from hf_datasel.selectors.material import Material, as_numpy
@@ -40,13 +47,19 @@ from hf_datasel.selectors.zip import ZIP
 __all__ = [
     "DQ",
     "KMQ",
+    "LESS",
     "QDIT",
     "ZIP",
     "All",
+    "Chain",
+    "Cherry",
     "CrossEntropy",
     "Deita",
+    "DiverseEvol",
     "GraphFilter",
+    "InRange",
     "IterIT",
+    "IterativeKMQ",
     "KCenter",
     "KMClosest",
     "KMRandom",
@@ -54,11 +67,13 @@ __all__ = [
     "LengthKM",
     "Longest",
     "Material",
+    "NoNearCopies",
     "NuggetsTop",
     "Random",
     "Ranked",
     "Round",
     "RoundPlan",
+    "RowFilter",
     "SelectITTop",
     "Selector",
     "Superfiltering",
@@ -67,13 +82,17 @@ __all__ = [
     "as_numpy",
     "ask",
     "available",
+    "available_filters",
     "by_name",
     "check_budget",
+    "filter_by_name",
     "per_source",
     "round_off",
     "run_round",
     "within_clusters",
 ]
+
+Kind = TypeVar("Kind")
 
 
 def available() -> dict[str, type[Selector]]:
@@ -91,7 +110,8 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
     Args:
         name: a module of this package (`"iterit"`), or somebody else's class (`"my_lab.selectors:Mine"`).
         settings: its fields. Where a field takes a score, {"score": "ifd", "model": ...} names one and its settings;
-            where it takes another selector, {"selector": "top", "by": ...} does.
+            where it takes another selector, {"selector": "top", "by": ...} does, and where it takes a filter,
+            {"filter": "in_range", "by": ...}.
         allow_imports: permit the second form, which runs code that the recipe names.
 
     Raises:
@@ -101,23 +121,53 @@ def by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports:
         raise ConfigError(
             f"A selector is named by a text, its settings are a mapping, and not {name!r}, {settings!r}."
         )
-    settings = {key: _made(value, allow_imports) for key, value in (settings or {}).items()}
+    filled = {key: _made(value, allow_imports) for key, value in (settings or {}).items()}
     if ":" in name:
-        kind = _imported(name, allow_imports)
-    else:
-        known = available()
-        if name not in known:
-            raise ConfigError(
-                f"There is no selector {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
-            )
-        kind = known[name]
-    options = [each.name for each in fields(kind)]
+        theirs: type[Selector] = imported(name, Selector, allow_imports)
+        return _filled(theirs, name, filled, "in selector_kwargs")
+    known = available()
+    if name not in known:
+        raise ConfigError(
+            f"There is no selector {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}. Your own goes "
+            "by its module and class, as in my_selector:Mine."
+        )
+    return _filled(known[name], name, filled, "in selector_kwargs")
+
+
+def filter_by_name(name: str, settings: Mapping[str, Any] | None = None, allow_imports: bool = False) -> RowFilter:
+    """A filter of a `Chain` from its name and settings, as `by_name` makes selectors.
+
+    Args:
+        name: `"in_range"`, `"no_near_copies"`, or somebody else's class (`"my_lab.filters:Mine"`).
+        settings: its fields, as in `by_name`.
+        allow_imports: permit the second form.
+
+    Raises:
+        ConfigError: no such filter, no such setting, or a value that the setting cannot have.
+    """
+    filled = {key: _made(value, allow_imports) for key, value in (settings or {}).items()}
+    if ":" in name:
+        theirs: type[RowFilter] = imported(name, RowFilter, allow_imports)
+        return _filled(theirs, name, filled, "beside filter")
+    known = available_filters()
+    if name not in known:
+        raise ConfigError(
+            f"There is no filter {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}. Your own goes by "
+            "its module and class, as in my_filters:Mine."
+        )
+    return _filled(known[name], name, filled, "beside filter")
+
+
+def _filled(kind: type[Kind], name: str, settings: Mapping[str, Any], where: str) -> Kind:
+    """A selector or filter of a class, with settings that were made from their names."""
+    takes = fields(cast(Any, kind))
+    options = [each.name for each in takes]
     for key in settings:
         if key not in options:
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
-    missing = [each.name for each in fields(kind) if _required(each) and each.name not in settings]
+    missing = [each.name for each in takes if _required(each) and each.name not in settings]
     if missing:
-        raise ConfigError(f"{name} needs the setting {missing[0]!r}: pass it in selector_kwargs.")
+        raise ConfigError(f"{name} needs the setting {missing[0]!r}: pass it {where}.")
     try:
         return kind(**settings)
     except TypeError as error:
@@ -138,7 +188,7 @@ def _class_in(module: ModuleType) -> type[Selector] | None:
 
 
 def _made(value: Any, allow_imports: bool) -> Any:
-    """A setting as written in a recipe: {"score": name, ...} is a score, and {"selector": name, ...} a selector."""
+    """A setting as written in a recipe: {"score": name, ...} is a score; selectors and filters likewise."""
     if isinstance(value, Mapping) and isinstance(value.get("score"), str):
         from hf_datasel import scores
 
@@ -146,19 +196,9 @@ def _made(value: Any, allow_imports: bool) -> Any:
     if isinstance(value, Mapping) and isinstance(value.get("selector"), str):
         settings = {key: each for key, each in value.items() if key != "selector"}
         return by_name(str(value["selector"]), settings, allow_imports)
+    if isinstance(value, Mapping) and isinstance(value.get("filter"), str):
+        settings = {key: each for key, each in value.items() if key != "filter"}
+        return filter_by_name(str(value["filter"]), settings, allow_imports)
     if isinstance(value, list):
         return tuple(_made(each, allow_imports) for each in value)
     return value
-
-
-def _imported(name: str, allow_imports: bool) -> type[Selector]:
-    if not allow_imports:
-        raise ConfigError(f"Selector {name!r} is code outside hf_datasel. Pass --allow-imports if you trust it.")
-    module, _, attribute = name.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:  # the last two: no module name, or ".name"
-        raise ConfigError(f"Selector {name!r} cannot be imported: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Selector)):
-        raise ConfigError(f"{name!r} is not a subclass of hf_datasel.selectors.Selector.")
-    return kind

@@ -1,8 +1,9 @@
-"""What a selector is."""
+"""What a selector is, and a filter before it."""
 
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,7 +16,7 @@ from hf_datasel.selectors.round import Round, RoundPlan
 if TYPE_CHECKING:
     from hf_datasel.scores import Score
 
-__all__ = ["Selector", "check_number", "check_source", "column_of", "round_off"]
+__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_of", "round_off"]
 
 
 def round_off(epochs: float) -> float:
@@ -78,16 +79,51 @@ class Selector(ABC):
         return {"selector": name, **{each.name: _as_json(getattr(self, each.name)) for each in fields(self)}}
 
 
+@dataclass(frozen=True)
+class RowFilter(ABC):
+    """Which rows a selector may choose from: a step of `Chain`. A frozen dataclass whose fields are its settings."""
+
+    citation: ClassVar[str] = ""
+    """BibTeX of the paper, for the dataset card."""
+
+    @abstractmethod
+    def keep(self, round: Round, rows: np.ndarray) -> np.ndarray:
+        """Those of `rows` that stay.
+
+        Args:
+            round: scores, columns and vectors; asked for `rows` alone, nothing is computed for the others. What
+                `round.leave_out` is not told of those that go is counted under the name of the filter.
+            rows: numbers of rows that can be chosen and that the filters before have kept, int64, ascending.
+        """
+
+    def explain(self, round: Round, kept: np.ndarray, row: int) -> list[str]:
+        """Sentences on why a row is none of those kept, besides what `round.leave_out` was told.
+
+        Args:
+            round: as it was when the filter was asked.
+            kept: what it kept, int64, ascending.
+            row: another one that it was asked about.
+        """
+        return []
+
+    def spec(self) -> dict[str, Any]:
+        """Name, and settings that are not the defaults, for the record."""
+        kind = type(self)
+        ours = kind.__module__.startswith("hf_datasel.selectors.")
+        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
+        return {"filter": name if ours else f"{kind.__module__}:{kind.__name__}", **_changed(self)}
+
+
 def column_of(source: str | Score) -> str:
     """The name of the column that a setting names, or of the one that its score writes."""
     return source if isinstance(source, str) else source.value_column
 
 
-def check_source(selector: Selector, setting: str, kind: str = "Score") -> None:
+def check_source(selector: Selector | RowFilter, setting: str, kind: str = "Score") -> None:
     """Refuse a setting that is neither the name of a column nor a score.
 
     Args:
-        selector: whose setting it is.
+        selector: or filter, whose setting it is.
         setting: its name.
         kind: the score that it has to be.
 
@@ -105,7 +141,12 @@ def check_source(selector: Selector, setting: str, kind: str = "Score") -> None:
 
 
 def check_number(
-    selector: Selector, setting: str, low: float, high: float = math.inf, whole: bool = False, open_low: bool = False
+    selector: Selector | RowFilter,
+    setting: str,
+    low: float,
+    high: float = math.inf,
+    whole: bool = False,
+    open_low: bool = False,
 ) -> None:
     """Refuse a setting that is no number from `low` to `high`, both included unless `open_low`.
 
@@ -124,18 +165,23 @@ def check_number(
 
 def _as_json(value: Any) -> Any:
     """A setting as recipes write it: a score by its name and what differs from its defaults; a selector likewise."""
-    if isinstance(value, Selector):
+    if isinstance(value, Selector | RowFilter):
         return value.spec()
     if isinstance(value, list | tuple):
         return [_as_json(each) for each in value]
     if not is_dataclass(value):
         return value
-    settings = {
-        each.name: _as_json(getattr(value, each.name))
-        for each in fields(value)
-        if getattr(value, each.name) != each.default
-    }
+    settings = _changed(value)
     if settings.get("model_init_kwargs"):
         given = settings["model_init_kwargs"]
         settings["model_init_kwargs"] = {key: given[key] for key in given if key not in ("token", "use_auth_token")}
     return {"score": type(value).__name__.lower(), **settings}
+
+
+def _changed(value: Any) -> dict[str, Any]:
+    """The settings of a score or filter that differ from its defaults."""
+    return {
+        each.name: _as_json(getattr(value, each.name))
+        for each in fields(value)
+        if getattr(value, each.name) != each.default
+    }

@@ -17,7 +17,7 @@ from hf_datasel.strategies.farthest import farthest_first, nearest_chosen
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding
 
-__all__ = ["KCenter"]
+__all__ = ["KCenter", "say_distance"]
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,28 @@ class KCenter(Selector):
         if len(at) and at[0] < max(self.start, 1):
             drawn = "one of the rows drawn at random that" if self.start else "the row farthest from the mean, which"
             return [f"It is {drawn} the choice began with."]
-        before = chosen[: self.start] if self.once else chosen[: at[0]] if len(at) else chosen
-        nearest, distance = nearest_chosen(vectors, before, [row])
-        if nearest[0] < 0:
-            return ["It has no vector."]
-        kind = "that the choice began with" if self.once else "chosen before it" if len(at) else "chosen"
-        said = [f"The nearest of the rows {kind} is {round.row_number(nearest[0])}, {distance[0]:.4g} away."]
-        if not len(at) and len(chosen) > max(self.start, 1):
-            _, least = nearest_chosen(vectors, before if self.once else chosen[:-1], chosen[-1:])
-            said.append(f"The row chosen last was {least[0]:.4g} away.")
-        return said
+        return say_distance(round, vectors, chosen, row, max(self.start, 1), self.once)
+
+
+def say_distance(round: Round, vectors: np.ndarray, chosen: np.ndarray, row: int, start: int, once: bool) -> list[str]:
+    """How far a row is from what it was held against when it was chosen, or was not.
+
+    Args:
+        round: for the numbers of its rows.
+        vectors: one of each row.
+        chosen: the row numbers, in order.
+        row: none of the first `start` of them.
+        start: rows that the choice began with.
+        once: distances were measured to these alone.
+    """
+    at = np.flatnonzero(chosen == row)
+    before = chosen[:start] if once else chosen[: at[0]] if len(at) else chosen
+    nearest, distance = nearest_chosen(vectors, before, [row])
+    if nearest[0] < 0:
+        return ["It has no vector."]
+    kind = "that the choice began with" if once else "chosen before it" if len(at) else "chosen"
+    said = [f"The nearest of the rows {kind} is {round.row_number(nearest[0])}, {distance[0]:.4g} away."]
+    if not len(at) and len(chosen) > start:
+        _, least = nearest_chosen(vectors, before if once else chosen[:-1], chosen[-1:])
+        said.append(f"The row chosen last was {least[0]:.4g} away.")
+    return said

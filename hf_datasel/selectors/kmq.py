@@ -46,7 +46,9 @@ class KMQ(ClusterSelector):
         check_source(self, "quality")
         check_number(self, "temperature", 0, open_low=True)
         if self.weights not in ("softmax", "proportional"):
-            raise ConfigError(f"KMQ(weights={self.weights!r}): it has to be 'softmax' or 'proportional'.")
+            raise ConfigError(
+                f"{type(self).__name__}(weights={self.weights!r}): it has to be 'softmax' or 'proportional'."
+            )
 
     def way(self, round: Round) -> str:
         return f"drawn at random by {column_of(self.quality)}, with seed {round.seed}"

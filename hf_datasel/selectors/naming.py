@@ -19,6 +19,8 @@ def method_name(spec: Mapping[str, Any]) -> str:
     ('kM-Random', 'Top by reward')
     >>> method_name({"selector": "within", "method": {"selector": "superfiltering"}, "groups": "cluster_id"})
     'Superfiltering within clusters'
+    >>> method_name({"selector": "chain", "filters": [{"filter": "in_range"}], "then": {"selector": "iterit"}})
+    'IterIT after filters'
     """
     name = str(spec["selector"])
     if name == "top" and "by" in spec:
@@ -28,23 +30,33 @@ def method_name(spec: Mapping[str, Any]) -> str:
         groups = spec.get("groups", "cluster_id")
         clusters = isinstance(groups, Mapping) or groups.endswith("cluster_id")
         return f"{method_name(spec['method'])} within {'clusters' if clusters else f'each {groups}'}"
+    if name == "chain" and "then" in spec:
+        return f"{method_name(spec['then'])} after filters"
     kind = available().get(name)
     return (kind.title or kind.__name__) if kind is not None else name.rpartition(":")[2] or name
 
 
 def in_words(value: Any) -> Any:
-    """A setting that is a score, a selector or weights by name in a few words; any other one as it is.
+    """A setting that is a score, a selector, filters or weights by name in a few words; any other one as it is.
 
     >>> in_words({"score": "reward", "model": "them/judge", "max_length": 512})
     'reward of them/judge (max_length=512)'
     >>> in_words({"alpaca": 0.7, "gsm8k": 0.3})
     'alpaca: 0.7, gsm8k: 0.3'
+    >>> in_words([{"filter": "in_range", "by": {"score": "length"}, "low": 10}, {"filter": "no_near_copies"}])
+    'in_range (by=length, low=10), no_near_copies'
     """
+    if isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value):
+        return ", ".join(str(in_words(each)) for each in value)
     if not isinstance(value, Mapping):
         return value
     if "selector" in value:
-        inner = {key: each for key, each in compact(value).items() if key not in ("selector", "method", "groups")}
+        inner = {
+            key: each for key, each in compact(value).items() if key not in ("selector", "method", "groups", "then")
+        }
         return f"{method_name(value)}{_in_brackets(inner)}"
+    if "filter" in value:
+        return f"{value['filter']}{_in_brackets({key: each for key, each in value.items() if key != 'filter'})}"
     if "score" in value:
         models = models_of(value)
         named = f" of {' and '.join(models)}" if models else ""

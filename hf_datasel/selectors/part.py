@@ -18,7 +18,7 @@ from hf_datasel.selectors.sentences import place_of
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding, Score
 
-__all__ = ["PartOfRound"]
+__all__ = ["PartOfRound", "RestOfRound"]
 
 
 class PartOfRound(Round):
@@ -65,7 +65,8 @@ class PartOfRound(Round):
         self.whole, self.at = whole, at
         self.path = (*whole.path, 1, number)  # spawned generators of the whole round have a path of one number
         self.rng = np.random.default_rng(np.random.SeedSequence([whole.seed, whole.index], spawn_key=self.path))
-        self.columns_used, self.specs, self.notes = whole.columns_used, whole.specs, whole.notes
+        self.columns_used, self.columns_known = whole.columns_used, whole.columns_known
+        self.specs, self.notes = whole.specs, whole.notes
 
     def answer(self, selector: Selector) -> np.ndarray:
         """The selector's choice, as rows of the whole round.
@@ -94,6 +95,41 @@ class PartOfRound(Round):
         numbers: np.ndarray = self.whole.column(name)[self.at if rows is None else self.at[rows]]
         return numbers
 
-    def vectors(self, source: str | Embedding) -> np.ndarray:
-        found: np.ndarray = self.whole.vectors(source)[self.at]
+    def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
+        found: np.ndarray = self.whole.vectors(source)[self.at if rows is None else self.at[rows]]
         return found
+
+    def rows_left_out(self) -> dict[str, np.ndarray]:
+        inside = {reason: place_of(rows, self.at) for reason, rows in self.whole.rows_left_out().items()}
+        return {reason: np.sort(rows[rows >= 0]) for reason, rows in inside.items() if (rows >= 0).any()}
+
+
+class RestOfRound(PartOfRound):
+    """What filters have left of a round, in which a selector chooses as from a dataset of these rows alone.
+
+    Scores and vectors are computed for these rows only, random numbers are those of the round, and what is recorded
+    and shown goes there.
+
+    Args:
+        whole: the round.
+        at: rows that are left, int64, ascending.
+        state: what was kept from the round before.
+    """
+
+    def __init__(self, whole: Round, at: np.ndarray, state: dict[str, np.ndarray]):
+        super().__init__(whole, at, whole.budget, 0, state)
+        self.path, self.rng = whole.path, whole.rng
+        self.logs, self.shown = whole.logs, whole.shown
+
+    def answer(self, selector: Selector) -> np.ndarray:
+        asker, self.whole.asker = self.whole.asker, type(selector).__name__  # who asks the round for a column
+        rows = super().answer(selector)
+        self.whole.asker = asker
+        self.whole.scored.update({name: (self.at[at], values) for name, (at, values) in self.scored.items()})
+        return rows
+
+    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        return self.whole.score(score, self.at if rows is None else self.at[rows])
+
+    def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
+        return self.whole.vectors(source, self.at if rows is None else self.at[rows])

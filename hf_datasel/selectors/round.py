@@ -98,14 +98,14 @@ class Round:
 
     path: tuple[int, ...] = field(default=(), init=False)
     """Of the part of the round that this is."""
-    _counted: np.ndarray = field(init=False, repr=False)
-    """Rows that are in `left_out` already, bool of shape (rows,): each is left out for the first reason found."""
+    _reason: np.ndarray = field(init=False, repr=False)
+    """Why each row is left out, int32 of shape (rows,): the place of the first reason found in `left_out`, from 1."""
     _recorded: set[str] = field(default_factory=set, init=False)
     """Scores of all rows that are recorded."""
 
     def __post_init__(self) -> None:
         self.rng = np.random.default_rng([self.seed, self.index])
-        self._counted = np.zeros(len(self.rows), dtype=bool)
+        self._reason = np.zeros(len(self.rows), dtype=np.int32)
         if self.material is None:
             self.material = Material(self.rows, self.compute, self.describe)
 
@@ -137,18 +137,22 @@ class Round:
             return self.column(name, rows)
         return self.score(source, rows)[name].astype(np.float64)
 
-    def vectors(self, source: str | Embedding) -> np.ndarray:
-        """One vector a row, float32 of shape (rows, dimensions), NaN throughout where there is none.
+    def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
+        """One vector for each of these rows (all by default), float32 of shape (rows, dimensions).
+
+        NaN throughout where a row has none.
 
         Raises:
             ColumnError: there is no such column, or it holds no vectors of one length.
         """
         if not isinstance(source, str) and not self._is_there(source, source.value_column):
-            return self.score(source)[source.value_column]
+            return self.score(source, rows)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
         self._check_column(name)
         self.columns_used += [name] if name not in self.columns_used else []
-        return self._material.vectors(name)
+        whole = self._material.vectors(name)
+        found: np.ndarray = whole if rows is None else whole[rows]
+        return found
 
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
@@ -302,10 +306,14 @@ class Round:
 
     def leave_out(self, reason: str, rows: np.ndarray) -> None:
         """Count those of the rows that could be trained on but are no candidates, each once, for the first reason."""
-        new = rows[self.eligible[rows] & ~self._counted[rows]]
-        self._counted[new] = True
+        new = rows[self.eligible[rows] & (self._reason[rows] == 0)]
         if len(new):
             self.left_out[reason] += len(new)
+            self._reason[new] = 1 + list(self.left_out).index(reason)
+
+    def rows_left_out(self) -> dict[str, np.ndarray]:
+        """The rows that are left out for each reason, int64."""
+        return {reason: np.flatnonzero(self._reason == at) for at, reason in enumerate(self.left_out, 1)}
 
     # -- greedy choices ---------------------------------------------------------------------------------------------
     def pick(self, rows: np.ndarray, choose: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:

@@ -1,14 +1,20 @@
-"""What every selector is checked for."""
+"""What every selector is checked for.
+
+A selector that plans several rounds chooses in each of them, one after the other, with the model as it is: what holds
+of a choice holds of that of each round, and what is said of a whole choice is said of that of the last round.
+"""
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.errors import DataselError, SelectionError
+from hf_datasel.errors import ConfigError, DataselError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection import select
@@ -24,27 +30,29 @@ __all__ = ["CHECKS"]
 def _choice(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Distinct row numbers, at most the budget, all of them eligible; `round.eligible` itself stays as it is."""
     data = with_unusable_row(rows)
-    for size in (1, len(data) // 2, len(rows)):
-        _chosen(subject, _round(subject, data, size, model))
+    for size in sorted({_least(subject, data, each) for each in (1, len(data) // 2, len(rows))}):
+        _played(subject, data, size, model)
 
 
 def _eligible(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Where half of the rows are not eligible, the choice is among the others."""
     for part in (0, 1):
         half = np.arange(len(rows)) % 2 == part
-        _chosen(subject, _round(subject, rows, len(rows) // 3, model, half))
+        _played(subject, rows, _least(subject, rows, len(rows) // 3), model, half)
 
 
 def _budget(subject: Selector, rows: Dataset, model: str | None) -> None:
     """As many rows as can be chosen, whenever that many are asked for; above that a SelectionError that says so."""
     data = with_unusable_row(rows)
-    most = len(_chosen(subject, _round(subject, data, len(rows), model)))
+    most = len(_played(subject, data, len(rows), model)[1])
     require(most > 0, "none of the rows is ever chosen: pass rows that it can choose from")
-    for size in sorted({1, (most + 1) // 2, most}):
-        round = _round(subject, data, size, model)
-        found = len(_chosen(subject, round))
+    for size in sorted({_least(subject, data, each) for each in (1, (most + 1) // 2, most)}):
+        round, chosen = _played(subject, data, size, model)
+        found = len(chosen)
         require(found == min(round.budget, most), f"a budget of {round.budget} gives {found} of {most} rows")
-    round = _round(subject, data, len(rows), model)
+    *_, round = _rounds(subject, data, len(rows), model)
+    if round.index + 1 < len(round.plan):
+        return  # the rows of a warm-up, of which there is a fixed number
     round.budget = most + 1
     try:
         run_round(subject, round)
@@ -58,10 +66,9 @@ def _nested(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Where it says so, a smaller budget chooses the first rows of a larger one."""
     if not subject.nested:
         return
-    round = _round(subject, rows, len(rows), model)
-    most = _chosen(subject, round)
-    for size in range(1, min(round.budget, len(most))):
-        fewer = _chosen(subject, _round(subject, rows, size, model)).tolist()
+    round, most = _played(subject, rows, len(rows), model)
+    for size in range(_least(subject, rows), min(round.budget, len(most))):
+        fewer = _played(subject, rows, size, model)[1].tolist()
         require(
             fewer == most[: len(fewer)].tolist(),
             f"it is said to be nested, but a budget of {size} gives {fewer}, and a larger one begins with "
@@ -71,22 +78,22 @@ def _nested(subject: Selector, rows: Dataset, model: str | None) -> None:
 
 def _nulls(subject: Selector, rows: Dataset, model: str | None) -> None:
     """A row whose value is null in a column that the selector names is never chosen."""
-    round = _round(subject, rows, len(rows), model)
-    first = int(_chosen(subject, round)[0])
+    round, chosen = _played(subject, rows, len(rows), model)
+    first = int(chosen[0])
     for name in round.columns_used:
         values = [None if at == first else value for at, value in enumerate(rows[name][:])]
         data = rows.remove_columns([name]).add_column(name, values)
-        chosen = _chosen(subject, _round(subject, data, len(rows), model))
+        chosen = _played(subject, data, len(rows), model)[1]
         require(first not in chosen, f"row {first} is chosen, and has no {name}")
 
 
 def _missing_column(subject: Selector, rows: Dataset, model: str | None) -> None:
     """A column that the selector names and that is not there is named by the error."""
-    round = _round(subject, rows, 1, model)
-    _chosen(subject, round)
+    size = _least(subject, rows)
+    round, _ = _played(subject, rows, size, model)
     for name in round.columns_used:
         try:
-            _chosen(subject, _round(subject, rows.remove_columns([name]), 1, model))
+            _played(subject, rows.remove_columns([name]), size, model)
         except DataselError as error:
             require(repr(name) in str(error), f"the error does not name the missing column {name!r}: {error}")
         else:
@@ -95,11 +102,20 @@ def _missing_column(subject: Selector, rows: Dataset, model: str | None) -> None
 
 def _seeded(subject: Selector, rows: Dataset, model: str | None) -> None:
     """The same rows in the same order twice, and from a copy, with the same seed."""
+    size = _least(subject, rows, len(rows) // 2)
     first, second, third = (
-        _chosen(each, _round(each, rows, max(len(rows) // 2, 1), model)).tolist()
+        _played(each, rows, size, model)[1].tolist()
         for each in (subject, subject, pickle.loads(pickle.dumps(subject)))
     )
     require(first == second == third, f"the choice is {first}, then {second}, and {third} by a copy")
+
+
+def _kept(subject: Selector, rows: Dataset, model: str | None) -> None:
+    """What a round keeps for the next one in `round.state` is arrays, and comes back from a checkpoint as it was."""
+    size = _least(subject, rows, len(rows) // 2)
+    through = _played(subject, rows, size, model, epochs=2.0, restored=True)[1].tolist()
+    without = _played(subject, rows, size, model, epochs=2.0)[1].tolist()
+    require(through == without, f"the choice is {without}, and {through} when each round begins from a checkpoint")
 
 
 def _round_trips(subject: Selector, rows: Dataset, model: str | None) -> None:
@@ -116,13 +132,14 @@ def _empty(subject: Selector, rows: Dataset, model: str | None) -> None:
         require("empty" in str(error), f"the error on an empty dataset does not say that it is empty: {error}")
     else:
         raise AssertionError("an empty dataset is not refused")
-    _chosen(subject, _round(subject, rows, 1, model, np.zeros(len(rows), dtype=bool)))
+    _played(subject, rows, _least(subject, rows), model, np.zeros(len(rows), dtype=bool))
 
 
 def _one_row(subject: Selector, rows: Dataset, model: str | None) -> None:
     """A dataset of one row: that row, or an error of ours that says why not."""
     try:
-        chosen = run_round(subject, _round(subject, rows.select([0]), 1, model)).tolist()
+        *_, round = _rounds(subject, rows.select([0]), 1, model)
+        chosen = run_round(subject, round).tolist()
     except DataselError:
         return
     require(chosen == [0], f"the choice from one row is {chosen}")
@@ -131,25 +148,81 @@ def _one_row(subject: Selector, rows: Dataset, model: str | None) -> None:
 def _global_state(subject: Selector, rows: Dataset, model: str | None) -> None:
     """The random state of torch, numpy and Python stays as it is: randomness comes from `round.rng`."""
     with random_state_kept():
-        _chosen(subject, _round(subject, rows, 1, model))
+        _played(subject, rows, _least(subject, rows), model)
 
 
 def _no_network(subject: Selector, rows: Dataset, model: str | None) -> None:
     """No connection to another machine."""
     with offline():
-        _chosen(subject, _round(subject, rows, 1, model))
+        _played(subject, rows, _least(subject, rows), model)
 
 
-def _round(
-    subject: Selector, rows: Dataset, size: int, model: str | None, eligible: np.ndarray | None = None
-) -> Round:
-    """The selector's first round for a budget of `size`."""
+def _least(subject: Selector, rows: Dataset, wanted: int = 1) -> int:
+    """The smallest budget from `wanted` on, and from one row, that the selector makes a plan for."""
+    refused = ""
+    for size in range(max(wanted, 1), len(rows) + 1):
+        try:
+            subject.plan(size, 1.0, len(rows))
+        except ConfigError as error:  # fewer rows than rounds, say
+            refused = str(error)
+            continue
+        return size
+    raise AssertionError(f"it makes no plan for {len(rows)} rows, so pass more: {refused}")
+
+
+def _rounds(
+    subject: Selector,
+    rows: Dataset,
+    size: int,
+    model: str | None,
+    eligible: np.ndarray | None = None,
+    epochs: float = 1.0,
+    restored: bool = False,
+) -> Iterator[Round]:
+    """The rounds of a run with a budget of `size`, in which the model stays as it is.
+
+    The selector chooses in each of them but the last, once the next one is asked for. There is no round after one that
+    is planned with checkpoints, which nobody writes here.
+
+    Args:
+        restored: what is kept from round to round is written and read, as into a checkpoint.
+    """
     pool = Pool(rows)
-    usable = pool.reasons == ""
-    if eligible is not None:
-        usable = usable & eligible
-    budget = subject.plan(size, 1.0, int(usable.sum()))[0].budget
-    return Round(0, pool, usable, budget, Engine(pool, model).compute)
+    usable = pool.reasons == "" if eligible is None else (pool.reasons == "") & eligible
+    plan = subject.plan(size, epochs, int(usable.sum()))
+    chosen, state = np.empty(0, dtype=np.int64), dict[str, np.ndarray]()
+    compute = Engine(pool, model).compute
+    for index, each in enumerate(plan):
+        round = Round(index, pool, usable, each.budget, compute, chosen=chosen, state=state, plan=plan)
+        yield round
+        if index + 1 == len(plan) or each.checkpoints:
+            return
+        answer = _chosen(subject, round)
+        chosen = np.array(list(dict.fromkeys([*chosen.tolist(), *answer.tolist()])), dtype=np.int64)
+        state = _through_a_file(round.state) if restored else round.state
+
+
+def _played(
+    subject: Selector,
+    rows: Dataset,
+    size: int,
+    model: str | None,
+    eligible: np.ndarray | None = None,
+    epochs: float = 1.0,
+    restored: bool = False,
+) -> tuple[Round, np.ndarray]:
+    """The last of the rounds, and what the selector chooses in it."""
+    *_, last = _rounds(subject, rows, size, model, eligible, epochs, restored)
+    return last, _chosen(subject, last)
+
+
+def _through_a_file(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    file = io.BytesIO()
+    arrays: dict[str, Any] = {f"state/{name}": values for name, values in state.items()}
+    np.savez(file, **arrays)
+    file.seek(0)
+    with np.load(file) as stored:
+        return {name.removeprefix("state/"): stored[name] for name in stored}
 
 
 def _chosen(subject: Selector, round: Round) -> np.ndarray:
@@ -174,6 +247,7 @@ CHECKS = {
     "nulls": _nulls,
     "missing_column": _missing_column,
     "seeded": _seeded,
+    "kept": _kept,
     "round_trips": _round_trips,
     "empty": _empty,
     "one_row": _one_row,

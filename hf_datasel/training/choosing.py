@@ -18,7 +18,9 @@ from hf_datasel.selectors import Round, run_round
 from hf_datasel.tokens import Prepared, TokenSettings
 from hf_datasel.training.inputs import asked_for
 from hf_datasel.training.logs import round_logs
+from hf_datasel.training.parallel import checked_compute
 from hf_datasel.training.publishing import PublishingSFTTrainer
+from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule
 from hf_datasel.training.state import save_selection
 
@@ -34,6 +36,8 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
     _state_arrays: dict[str, np.ndarray]
     _checkpoints: list[str]
     """Those that the plan asked for, in order."""
+    _losses: TrainingLosses | None
+    """Of the rows trained on since the last choice, where they are reused."""
     _selection_seconds: float
     _train_start: float
 
@@ -41,10 +45,15 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         """The rows of a round that begins now: chosen, recorded and logged."""
         start = time.perf_counter()
         with preserved_rng():
+            if self._losses is not None:
+                self._losses.gather()
             round = self._round(index)
             asked = asked_for(self.args, round.budget, len(self._pool))
             chosen = run_round(self._selector, round, strict=index == 0, asked=asked)
             rows, self._state_arrays = self._from_main_process(chosen, round.state)
+            if self._losses is not None:
+                round.logs["rows_reused"] = self._losses.taken
+                self._losses.forget()
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
         if rows.size:
@@ -64,7 +73,7 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
             rows=self._pool,
             eligible=self._eligible,
             budget=self._schedule.round_plan(index).budget,
-            compute=engine.compute,
+            compute=checked_compute(engine.compute, self.accelerator, self.model),
             describe=engine.describe,
             seed=self.args.seed,
             plan=self._schedule.plan,
@@ -97,7 +106,17 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         model, budget = self.accelerator.unwrap_model(self.model), self.args.scoring_tokens_per_batch
         settings = self._prepared.settings
         progress = not self.args.disable_tqdm
-        return Engine(self._pool, model, self._tokenizer, budget, autocast, settings, self._prepared, progress)
+        return Engine(
+            self._pool,
+            model,
+            self._tokenizer,
+            budget,
+            autocast,
+            settings,
+            self._prepared,
+            progress,
+            seen=self._losses,
+        )
 
     def _from_main_process(
         self, rows: np.ndarray, state: dict[str, np.ndarray]

@@ -39,6 +39,11 @@ class SelectiveSFTConfig(SFTConfig):
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
             dtype, which is the more exact of the two.
+        reuse_training_loss: an approximation: a row that was trained on in the round before is not run through the
+            model again for `Loss` and the conditional half of `IFD`. Its loss is that of the training step that saw it
+            last: by the weights before that step's update, with dropout and all other noise of training, in
+            training's precision. A prior is always computed. The selections record how many rows that was, under
+            `reused_training_loss`, and it is logged as `selection_rows_reused`.
         push_selection: publish the selections of all rounds as a dataset when the trained model is pushed. Pushes of
             checkpoints on the way leave them out.
         selection_repo_id: of that dataset; by default the model's, with `-selection` at the end.
@@ -81,6 +86,13 @@ class SelectiveSFTConfig(SFTConfig):
         default=None,
         metadata={"help": "Score under autocast in 'bfloat16' or 'float16'; by default in the weights' own dtype."},
     )
+    reuse_training_loss: bool = field(
+        default=False,
+        metadata={
+            "help": "An approximation that saves forward passes: score rows of the round before by the loss that they "
+            "had when they were trained on, with dropout and the weights of that step."
+        },
+    )
     push_selection: bool = field(
         default=False,
         metadata={"help": "Publish the selections of all rounds as a dataset when the model is pushed."},
@@ -105,8 +117,9 @@ class SelectiveSFTConfig(SFTConfig):
         tokens = self.scoring_tokens_per_batch
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ConfigError(f"scoring_tokens_per_batch={tokens!r} has to be an int above 0.")
-        if not isinstance(self.push_selection, bool):
-            raise ConfigError(f"push_selection={self.push_selection!r} has to be True or False.")
+        for name in ("reuse_training_loss", "push_selection"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} has to be True or False.")
         repo_id = self.selection_repo_id
         if repo_id is not None and not (isinstance(repo_id, str) and _REPO_ID.fullmatch(repo_id)):
             raise ConfigError(f"selection_repo_id={repo_id!r} has to be 'name' or 'namespace/name'.")

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +37,21 @@ class SelectionState:
         records: the rounds that have begun.
         arrays: the selector's own.
         checkpoints: of earlier rounds.
+        losses: that rows had while they were trained on, where they are kept.
     """
 
     identity: dict[str, Any]
     records: list[RoundRecord]
     arrays: dict[str, np.ndarray]
     checkpoints: list[str]
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside a checkpoint's weights. Row numbers are stored by difference, which packs well."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"state/{name}": values for name, values in self.arrays.items()}
+        arrays |= {f"losses/{name}": values for name, values in self.losses.items()}
         for index, record in enumerate(self.records):
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
         with (path / _ARRAYS).open("wb") as file:
@@ -92,9 +95,13 @@ class SelectionState:
             )
         with np.load(path / _ARRAYS) as stored:
             rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
-            arrays = {name.removeprefix("state/"): stored[name] for name in stored if name.startswith("state/")}
+            arrays, losses = (
+                {name.removeprefix(part): stored[name] for name in stored if name.startswith(part)}
+                for part in ("state/", "losses/")
+            )
         records = [RoundRecord(rows[index], **each) for index, each in enumerate(content["rounds"])]
-        return cls(content["identity"], records, arrays, [str(path.parent / each) for each in content["checkpoints"]])
+        checkpoints = [str(path.parent / each) for each in content["checkpoints"]]
+        return cls(content["identity"], records, arrays, checkpoints, losses)
 
 
 def tokens_digest(prepared: Dataset) -> str:

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,9 @@ from hf_datasel.training.inputs import (
     prepared_arguments,
     rows_per_round,
 )
+from hf_datasel.training.parallel import check_restarts
 from hf_datasel.training.restarting import Base, FreshOptimizer
+from hf_datasel.training.reusing import TrainingLosses, check_reuse
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
 from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
 
@@ -97,6 +100,10 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._tokens_digest: str | None = None
         self._state_arrays = {}
         self._checkpoints = []
+        self._losses = None
+        if self.args.reuse_training_loss:
+            check_reuse(self)
+            self._losses = TrainingLosses(lambda: self.state.global_step)
         self._base_kept = False
         self._fresh_optimizer: FreshOptimizer | None = None
         self._loader: Any = None
@@ -104,7 +111,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._length_generator: torch.Generator | None = None
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
-        self._planned_rounds(self.args.num_train_epochs)  # a plan that cannot be is refused before anything starts
+        plan = self._planned_rounds(self.args.num_train_epochs)  # one that cannot be is refused before anything starts
+        check_restarts(plan, self.accelerator, self.model, type(self._selector).__name__)
         self._keep = _Keep(self._asked_to_keep)
         self.add_callback(self._keep)
 
@@ -146,7 +154,9 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._base_kept = False
         first = self._planned_rounds(self.args.num_train_epochs)[0].budget
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
-        return super().train(*args, **kwargs)
+        model = self.accelerator.unwrap_model(self.model)
+        with nullcontext() if self._losses is None else self._losses.watching(model):
+            return super().train(*args, **kwargs)
 
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
         plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
@@ -206,12 +216,16 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         )
         self.state.num_train_epochs = self._schedule.epochs
         self._state_arrays, self._checkpoints = {}, []
+        if self._losses is not None:
+            self._losses.forget()
         self._keep_base(resume_from_checkpoint)
         if resume_from_checkpoint is None:
             return at
         state = SelectionState.load(resume_from_checkpoint, self._run_identity())
         self._schedule.restore(state.records)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
+        if self._losses is not None:
+            self._losses.restore(state.losses)
         self._update_max_steps()
         self.selections = saved_selections(self.args.output_dir, state.records)
         position = self._schedule.position(self.state.global_step)
@@ -242,6 +256,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             "reselection": [self.args.reselection_strategy, self.args.reselection_steps],
             "rows_per_update": self.get_total_train_batch_size(self.args),
             "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
+            "reuse_training_loss": self.args.reuse_training_loss,
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -249,9 +264,12 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         super().save_model(output_dir, _internal_call)
         if self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
             self._checkpoints.append(output_dir)
+        if self._losses is not None and _internal_call and output_dir is not None:  # a checkpoint, by all processes
+            self._losses.gather()
         if self.args.should_save and self._schedule.records:
             records, arrays = self._schedule.records, self._state_arrays
-            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints)
+            losses = {} if self._losses is None else self._losses.arrays()
+            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints, losses)
             state.save(output_dir or self.args.output_dir)
 
     # ---- the rounds ----

@@ -6,27 +6,35 @@ import re
 import numpy as np
 import pytest
 
-from hf_datasel import select
+from hf_datasel import Selection, select
 from hf_datasel.errors import Interrupted
+from hf_datasel.formats import Pool
 from hf_datasel.publish import report
 from hf_datasel.publish.card import card, page
 from hf_datasel.publish.gather import gather
 from hf_datasel.publish.methods import method
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.publish.report import read_facts, write_report
+from hf_datasel.publish.sections.reasons import is_drawn, is_ranked, long_reason
 from hf_datasel.scores import Cluster, Embedding, Loss, score
+from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
     KMQ,
+    Chain,
     Deita,
+    InRange,
     KCenter,
     KMClosest,
     KMRandom,
     Longest,
+    NoNearCopies,
     Random,
+    Round,
     Superfiltering,
     Top,
     Within,
+    ask,
     available,
     by_name,
     per_source,
@@ -35,7 +43,13 @@ from hf_datasel.selectors import (
 from hf_datasel.selectors.naming import compact, in_words, method_name, models_of
 
 SETTINGS = {
+    "chain": {
+        "filters": [{"filter": "in_range", "by": "loss"}],
+        "then": {"selector": "superfiltering", "quality": "ifd"},
+    },
+    "diverse_evol": {"vectors": "embedding", "rounds": 2},
     "graphfilter": {"quality": "ifd"},
+    "iterative_kmq": {"quality": "reward", "gap": {"score": "rewardgap", "scorer": "perplexity", "max_new_tokens": 2}},
     "iterit": {"quality": "ifd"},
     "kmq": {"quality": "reward"},
     "qdit": {"quality": "reward"},
@@ -44,7 +58,7 @@ SETTINGS = {
     "within": {"method": {"selector": "superfiltering", "quality": "ifd"}},
 }
 """Of the selectors that cannot be made without any, or would run a model."""
-UNCITED = {"all", "random", "top"}
+UNCITED = {"all", "chain", "random", "top"}
 NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
 
 
@@ -76,16 +90,32 @@ def test_no_two_selectors_have_the_same_name():
     assert {"kMQ", "k-Center", "LESS", "DQ", "ZIP", "IterIT", "Cross-entropy"} <= set(names)
 
 
+def chosen_by(selector, rows, size, model):
+    """The selection of the last round, with a model that stays as it is where there are several."""
+    plan = selector.plan(size, 1.0, len(rows))
+    if len(plan) == 1:
+        return select(rows, selector, size=size)
+    pool, state, chosen = Pool(rows), {}, np.empty(0, dtype=np.int64)
+    for index, each in enumerate(plan):
+        compute, able = Engine(pool, model).compute, pool.reasons == ""
+        round = Round(index, pool, able, each.budget, compute, chosen=chosen, state=state, plan=plan)
+        chosen = ask(selector, round)
+    return Selection.from_round(round, selector, chosen)
+
+
 @pytest.mark.parametrize("name", available())
-def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing):
-    selection = select(rows, by_name(name, SETTINGS.get(name)), size=24 if name == "all" else 5)
+def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing, tiny_model_dir):
+    size = 24 if name == "all" else 5
+    selection = chosen_by(by_name(name, SETTINGS.get(name)), rows, size, str(tiny_model_dir))
     facts = gather([selection], rows, title="chosen")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
     text, called = card(facts), method_name(selection.provenance["selector"])
     bare = method_name({"selector": name})
-    assert called.startswith("Superfiltering within clusters" if name == "within" else bare)
-    assert f"chosen by {called}.**" in text
+    both = {"chain": "Superfiltering after filters", "within": "Superfiltering within clusters"}
+    assert called.startswith(both.get(name, bare))
+    when = f" before round {selection.provenance['round']} of training" if selection.provenance["round"] else ""
+    assert f"chosen by {called}{when}.**" in text
     assert f"**{called}.** " in text
     wanted = keys_of(available()[name].citation)
     assert wanted or name in UNCITED
@@ -101,6 +131,58 @@ def test_the_method_within_is_told_and_cited_too(rows):
     assert "Superfiltering: The rows with the highest IFD below 1" in facts["method"]["about"]
     assert keys_of(page(facts)) == ["xia2024rethinking", "li2024superfiltering"]
     assert "| `method` | `Superfiltering (quality=ifd)` |" in page(facts)
+
+
+def test_the_filters_of_a_chain_and_what_follows_are_told_and_cited_too(rows, tmp_path, no_drawing):
+    inside = within_clusters(Superfiltering(quality="ifd"))
+    chain = Chain([InRange("loss", low=0.15, high=0.8), NoNearCopies(threshold=0.8, by="reward")], inside)
+    selection = select(rows, chain, size=6)
+    facts = gather([selection], rows, title="x")
+    write_report(facts, tmp_path)
+    assert read_facts(tmp_path / "facts.json") == facts
+    assert facts["method"]["name"] == "Superfiltering within clusters after filters"
+    for said in ("in_range: Rows with `low <= value < high`", "no_near_copies: Of rows", "Superfiltering: The rows"):
+        assert said in facts["method"]["about"]
+    text = page(facts)
+    assert keys_of(text) == ["liu2024deita", "xia2024rethinking", "li2024superfiltering"]
+    filters = "in_range (by=loss, low=0.15, high=0.8), no_near_copies (threshold=0.8, by=reward)"
+    assert f"| `filters` | `{filters}` |" in text
+    assert "| `then` | `Superfiltering within clusters` |" in text
+    assert (facts["groups"]["column"], facts["groups"]["pool"]) == ("cluster_id", 3)
+    left_out = selection.provenance["left_out"]
+    assert sum(left_out[name] for name in ("with loss >= 0.8",)) > 0
+    assert f"{left_out['near copies by embedding']} near copies by embedding" in text.replace("| ", "")
+    keys = facts["recipe"]
+    again = by_name(keys["selector"], json.loads(json.dumps(keys["selector_kwargs"])))
+    assert select(rows, again, size=6).indices.tolist() == selection.indices.tolist()
+
+
+def test_rows_that_a_chain_draws_are_not_called_the_best(rows):
+    drawn = gather([select(rows, Chain([InRange("loss")], Random()), size=5)], rows, title="x")
+    ranked = gather([select(rows, Chain([InRange("loss")], Chain([], Top(by="loss"))), size=5)], rows, title="x")
+    assert (is_drawn(drawn), is_ranked(drawn)) == (True, False)
+    assert (is_drawn(ranked), is_ranked(ranked)) == (False, True)
+
+
+def test_a_filter_of_somebody_else_and_models_in_filters(rows):
+    provenance = select(rows, Chain([InRange("loss")], Random()), size=5).provenance
+    parent = gather([select(rows, Random(), size=5)], title="x")["parent"]
+    assert "allow_imports" not in recipe(provenance, parent)[1]
+    scored = {"filter": "in_range", "by": {"score": "loss", "model": "g/h"}, "low": 1}
+    provenance["selector"]["filters"] = [{"filter": "lab.mine:Mine", "width": 3}, scored]
+    provenance["scores"] = [{"score": "Loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"}]
+    keys = recipe(provenance, parent)[1]
+    assert keys["allow_imports"] is True
+    assert keys["selector_kwargs"]["filters"][1]["by"] == {"score": "loss", "model": "g/h", "revision": "3" * 40}
+
+
+def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(rows, tiny_model_dir):
+    selector = by_name("iterative_kmq", SETTINGS["iterative_kmq"])
+    text = page(gather([chosen_by(selector, rows, 6, str(tiny_model_dir))], rows, title="x"))
+    assert "were scored for the last round" not in text
+    assert "The other 18 rows could have been chosen, and were not drawn." in text
+    assert "The rows were drawn at random: another seed draws others." in text
+    assert "(0 is best)" not in text
 
 
 def test_a_selector_of_somebody_else_goes_by_its_own_name():
@@ -238,6 +320,20 @@ def test_what_clusters_that_are_known_were_made_of_is_asked_for(rows, tmp_path):
 
 
 # -- tokens, and choices that were interrupted -----------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("with ifd >= 1", "ifd has to be below 1 for this method"),
+        ("with loss < 0.2", "loss has to be at least 0.2 for this method"),
+        ("near copies by embedding", "a row that they are near copies of is kept"),
+        ("without ifd", "there is no value to rank it by"),
+        ("left out by Mine", ""),
+    ],
+)
+def test_reasons_of_filters_in_words(reason, said):
+    assert long_reason(reason) == said
+
+
 def test_a_budget_in_tokens(rows):
     counted = rows.remove_columns("num_tokens").add_column("num_tokens", [10] * 24)
     facts = gather([select(counted, Longest(), tokens=75)], counted, title="x")

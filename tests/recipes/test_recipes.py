@@ -7,6 +7,7 @@ import math
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from hf_datasel.cli.score import ScoreArguments
 from hf_datasel.cli.select import SelectArguments
 from hf_datasel.cli.train import TrainArguments
 from hf_datasel.scores import by_name as score_by_name
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import available, by_name
 from tests.recipes.toys import (
     COLUMNS,
@@ -116,7 +118,7 @@ def test_every_key_arrives(recipe):
     assert not different
     assert arrived["output_dir"] == f"outputs/{recipe.stem}", "no recipe writes into the folder of another"
     if "selector" in keys:
-        by_name(keys["selector"], keys.get("selector_kwargs"))
+        by_name(keys["selector"], keys.get("selector_kwargs"), keys.get("allow_imports", False))
     for each in keys.get("methods", []):
         name, settings = next(iter(each.items())) if isinstance(each, dict) else (each, {})
         by_name(name, {key: value for key, value in settings.items() if (name, key) != ("random", "seed")})
@@ -127,21 +129,19 @@ def test_every_key_arrives(recipe):
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
 @only("train")
-def test_train_recipes_choose_train_and_save(recipe, run):
+def test_train_recipes_choose_train_and_save(recipe, run, models):
     _, keys = read(recipe)
+    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
     folder, printed = run(recipe)
     rounds = sorted((folder / "selections").iterdir(), key=lambda path: path.name)
     selections = [Selection.load(path) for path in rounds]
-    assert len(selections) == (keys["num_train_epochs"] if keys["selector"] == "iterit" else 1)
-    for selection in selections:
-        assert len(selection.indices) == wanted(keys)
+    plan = meant.plan(wanted(keys), keys["num_train_epochs"], ELIGIBLE)
+    for selection, each in zip(selections, plan, strict=True):
+        assert len(selection.indices) == each.budget
         assert ELIGIBLE not in selection.indices, "the row without an answer"
-        recorded, meant = (
-            selection.provenance["selector"],
-            by_name(keys["selector"], keys.get("selector_kwargs")).spec(),
-        )
-        assert {**recorded, "model": None} == {**meant, "model": None}
-    steps = math.ceil(wanted(keys) / 8) * keys["num_train_epochs"]
+        recorded = selection.provenance["selector"]
+        assert {**recorded, "model": None} == without_paths({**meant.spec(), "model": None})
+    steps = sum(math.ceil(math.ceil(each.budget / 8) * each.epochs) for each in plan)
     assert (folder / ("adapter_model.safetensors" if keys.get("use_peft") else "model.safetensors")).is_file()
     if keys["save_strategy"] == "epoch":
         assert (folder / f"checkpoint-{steps}" / "trainer_state.json").is_file()
@@ -156,7 +156,7 @@ def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files, 
     assert len(selection.indices) == wanted(keys)
     assert f"{wanted(keys)} of {ROWS} rows" in printed
     assert ELIGIBLE not in selection.indices, "the row without an answer"
-    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
+    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models), keys.get("allow_imports", False))
     assert selection.provenance["selector"] == meant.spec()
     if "convention" in keys.get("selector_kwargs", {}):
         assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
@@ -218,6 +218,20 @@ def test_methods_that_are_compared_are_trained_alike(method):
     _, other = read(FOLDER / f"alpaca-{method}.yaml")
     own = {"output_dir", "selector", "selector_kwargs", "selection_ratio"}
     assert {key: other[key] for key in other.keys() - own} == {key: iterit[key] for key in iterit.keys() - own}
+
+
+def test_the_flags_of_iterits_ablations_are_read_and_differ():
+    section = (FOLDER / "README.md").read_text().split("## IterIT's ablations")[1].split("\n## ")[0]
+    assert "hf-datasel train --config recipes/alpaca-iterit.yaml" in section
+    found = []
+    for flags in re.findall(r"^\|[^|]+\| `(--[^`]+)` \|", section, re.MULTILINE):
+        words = ["--config", str(FOLDER / "alpaca-iterit.yaml"), *ON_CPU, *shlex.split(flags)]
+        config = parse(KINDS["train"], words, "train")[1]
+        selector = by_name(config.selector, config.selector_kwargs)
+        found.append((selector, config.selection_ratio, config.reselection_strategy))
+    assert len(found) == len(set(found)) == 8
+    _, usual = read(FOLDER / "alpaca-iterit.yaml")
+    assert (by_name("iterit"), usual["selection_ratio"], "epoch") in found, "one of them is the method itself"
 
 
 @pytest.mark.parametrize("name", ["small-iterit", "small-superfiltering"])

@@ -109,6 +109,7 @@ def on_toys(value: Any, models: dict[str, str]) -> Any:
         return value
     changed = {key: on_toys(each, models) for key, each in value.items()}
     changed |= {key: models[each] for key, each in value.items() if key.endswith("model")}
+    changed |= {"rounds": min(value["rounds"], 3)} if "rounds" in value else {}
     changed |= {"threshold": 1.0} if "threshold" in value else {}  # to an untrained encoder all texts are alike
     return changed | ({"k": 3} if value.get("score") == "cluster" else {})
 

@@ -124,6 +124,58 @@ def test_a_learning_rate_that_cannot_be_told_is_an_error(point, logged, match):
         history(point, 2.0, *logged).learning_rate()
 
 
+@pytest.fixture(scope="module")
+def epochs(tmp_path_factory, tiny_model_dir, pool_rows):
+    """Give a function that trains three epochs of eight steps, and returns the checkpoints at their ends."""
+
+    def run(**logging):
+        folder = tmp_path_factory.mktemp("epochs")
+        config = SFTConfig(
+            output_dir=str(folder),
+            num_train_epochs=3,
+            per_device_train_batch_size=1,
+            save_strategy="epoch",
+            learning_rate=0.0024,
+            report_to="none",
+            use_cpu=True,
+            bf16=False,
+            disable_tqdm=True,
+            **logging,
+        )
+        data = converted(Pool(pool_rows.select(range(8))), chat_template=True)
+        adapter = LoraConfig(r=2, target_modules=["q_proj"])
+        SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
+        return [Checkpoint(str(folder / f"checkpoint-{step}")) for step in (8, 16, 24)]
+
+    return run
+
+
+def rates(points):
+    return [point.learning_rate(before) for point, before in zip(points, [None, *points[:-1]], strict=True)]
+
+
+def test_the_learning_rate_of_each_epoch_of_a_run(epochs, caplog):
+    # from 0.0024 down to 0.0001: every eighth is the mean of that of its epoch
+    assert rates(epochs(logging_steps=1)) == pytest.approx([0.00205, 0.00125, 0.00045])
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("logging", [{"logging_steps": 20}, {"logging_strategy": "no"}])
+def test_without_a_logged_one_the_schedulers_say_it_to_half_a_step(epochs, caplog, logging):
+    points = epochs(**logging)
+    found = rates(points)
+    assert rates(points) == found, "which is not said twice"
+    assert found[:2] == pytest.approx([0.002, 0.0012])
+    logged = "logging_steps" in logging  # at step 20, in the last epoch
+    assert found[2] == pytest.approx(0.0005 if logged else 0.0004)
+    assert caplog.text.count("No learning rate was logged in the epoch before") == (2 if logged else 3)
+    with pytest.raises(ModelError, match=r"has no learning rate .*Pass learning_rates="):
+        points[1].learning_rate()
+    (points[0].path / "scheduler.pt").unlink()
+    with pytest.raises(ModelError, match=r"checkpoint-8.*has no learning rate .*lower logging_steps"):
+        points[0].learning_rate()
+
+
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"epoch": 1, "log_history": [3]}'])
 def test_a_trainer_state_that_is_none_is_an_error(point, content):
     (point / "trainer_state.json").write_text(content)

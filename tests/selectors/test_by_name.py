@@ -45,13 +45,14 @@ def test_a_spec_gives_the_selector_back(settings):
 
 def test_a_misspelt_name_gets_a_suggestion():
     with pytest.raises(
-        ConfigError, match=r"no selector 'itterit'\. Did you mean 'iterit'\? There are all, cross_entropy, deita"
+        ConfigError,
+        match=r"no selector 'itterit'\. Did you mean 'iterit'\? There are all, chain, .*Your own goes by its module",
     ):
         by_name("itterit")
 
 
 def test_a_name_like_no_other_gets_the_list():
-    with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, cross_entropy, deita, dq"):
+    with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, chain, .*cross_entropy, deita, "):
         by_name("xyz")
 
 
@@ -99,11 +100,14 @@ def test_somebody_elses_selector(my_lab, rows):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_lab:Mine", "cannot be imported: No module named 'no_such_lab'"),
-        ("my_lab:Evry", r"cannot be imported: module 'my_lab' has no attribute 'Evry'"),
-        (":Every", "cannot be imported"),
-        (".my_lab:Every", "cannot be imported"),
-        ("my_lab:MINE", "cannot be imported"),
+        ("no_such_lab:Mine", r"cannot be imported: No module named 'no_such_lab'\. Looked for no_such_lab.py or a "),
+        ("my_lab:Evry", r"cannot be imported: .*my_lab\.py has no 'Evry'\. Did you mean 'Every'\?$"),
+        ("my_lab:MINE", r"cannot be imported: .*my_lab\.py has no 'MINE'\.$"),
+        ("my_lab.py:Every", r"cannot be imported: No module named 'my_lab\.py'.* Did you mean 'my_lab'\?$"),
+        (":Every", r"'' is no module\. It is named as in my_selector:Mine\."),
+        (".my_lab:Every", r"'\.my_lab' is no module"),
+        ("./my_lab.py:Every", r"'\./my_lab\.py' is no module"),
+        ("my_lab:", "has no ''"),
         ("my_lab:dataclass", "is not a subclass of hf_datasel.selectors.Selector"),
         ("collections:Counter", "is not a subclass of hf_datasel.selectors.Selector"),
     ],
@@ -111,3 +115,40 @@ def test_somebody_elses_selector(my_lab, rows):
 def test_dotted_names_that_lead_nowhere(my_lab, name, message):
     with pytest.raises(ConfigError, match=message):
         by_name(name, allow_imports=True)
+
+
+def test_a_module_that_is_not_there_is_looked_for_by_name(my_lab, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf"Did you mean 'my_lab'\? Looked for my_lb\.py or .*{tmp_path}") as found:
+        by_name("my_lb:Every", allow_imports=True)
+    assert "not in the current folder" not in str(found.value)
+    (tmp_path / "group").mkdir()
+    (tmp_path / "group" / "chosen.py").write_text(MINE, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Did you mean 'chosen'\? Looked for chosn\.py .*group\.$"):
+        by_name("group.chosn:Every", allow_imports=True)
+    assert by_name("group.chosen:Every", allow_imports=True).step == 2
+
+
+def test_where_the_current_folder_is_not_looked_in_it_is_said(tmp_path, monkeypatch):
+    (tmp_path / "selectors_of_mine.py").write_text(MINE, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(tmp_path))])
+    with pytest.raises(ConfigError, match=rf"and not in the current folder {tmp_path}\.$"):
+        by_name("selectors_of_mine:Every", allow_imports=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_package\n", r"cannot be imported: No module named 'no_such_package'\.$"),
+        ("def choose(:\n", r"cannot be imported: invalid syntax \(my_lab\.py, line 1\)\.$"),
+        (
+            MINE.replace("@dataclass(frozen=True)", ""),
+            r"has settings \(step\): put @dataclass\(frozen=True\) above it",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used(my_lab, tmp_path, text, message):
+    (tmp_path / "my_lab.py").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        by_name("my_lab:Every", allow_imports=True)

@@ -197,6 +197,89 @@ def test_chooses_again_every_epoch():
     assert plan == (RoundPlan(260, 1.0), RoundPlan(260, 1.0), RoundPlan(260, 0.5))
 
 
+# -- the paper's ablations, by settings alone ------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def repeated(rows):
+    """Four responses, three times each, prompts of their own, and a rising IFD: the last row is the hardest."""
+    outputs = [
+        "alpha beta gamma delta",
+        "seven quick foxes jump",
+        "copper wires carry current",
+        "plain white rice bowl",
+    ]
+    own = {"instruction": [f"what{row} is{row} this{row}" for row in range(12)], "input": [""] * 12}
+    ifd = [0.5 + row / 100 for row in range(12)]
+    return replaced(rows, output=[outputs[row % 4] for row in range(12)], ifd=ifd, **own)
+
+
+def test_without_iteration_the_first_choice_stays_for_all_epochs(rows, make_round):
+    from hf_datasel.training import SelectiveSFTConfig
+    from hf_datasel.training.inputs import planned_rounds
+
+    selector, plans = IterIT(quality="ifd", candidate_factor=2), {}
+    for how in ("epoch", "no"):
+        config = SelectiveSFTConfig("out", reselection_strategy=how, use_cpu=True, bf16=False)
+        plans[how] = planned_rounds(selector, config, 3, 3.0, 12)
+    assert plans["no"] == (RoundPlan(3, 3.0),)
+    assert plans["epoch"] == (RoundPlan(3, 1.0),) * 3
+    chosen = {}
+    for how, plan in plans.items():
+        round = make_round(rows, 3)
+        round.plan = plan
+        chosen[how] = selector.choose(round).tolist()
+    assert chosen["no"] == chosen["epoch"], "the first round is the same"
+
+
+def test_without_diversity_rows_that_say_the_same_are_taken_again(repeated):
+    by_ifd = select(repeated, IterIT(quality="ifd", diversity="none"), size=6).indices.tolist()
+    assert by_ifd == [11, 10, 9, 8, 7, 6]
+    diverse = select(repeated, IterIT(quality="ifd", candidate_factor=12), size=4).indices
+    assert sorted(row % 4 for row in diverse) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("part", "repeats"), [("response", False), ("prompt", True), ("both", False)])
+def test_diversity_counts_what_the_part_says(repeated, part, repeats):
+    """No word is in two prompts, and responses repeat: only by the prompt alone is a response taken twice."""
+    rows = replaced(repeated, ifd=[0.9 if row % 4 == 1 else 0.5 for row in range(12)])
+    chosen = select(rows, IterIT(quality="ifd", candidate_factor=12, diversity=part), size=3).indices
+    assert ([row % 4 for row in chosen] == [1, 1, 1]) == repeats
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.4])
+def test_m_is_the_rows_of_a_round_and_scales_the_window(rows, make_round, ratio):
+    selector = IterIT(quality="ifd", candidate_factor=2)
+    found = select(rows, selector, ratio=ratio)
+    assert len(found.indices) == int(ratio * 12)
+    round = make_round(rows, int(ratio * 12))
+    assert selector.choose(round).tolist() == found.indices.tolist()
+    assert len(round.state["window"]) == 2 * int(ratio * 12)
+
+
+def test_a_trades_difficulty_for_what_is_new(repeated):
+    chosen = {a: select(repeated, IterIT(quality="ifd", candidate_factor=a), size=3).indices for a in (1, 2, 4)}
+    ifd = np.array(repeated["ifd"][:])
+    assert sorted(chosen[1].tolist()) == [9, 10, 11], "the highest IFDs, whatever they say"
+    lowest = [ifd[chosen[a]].min() for a in (1, 2, 4)]
+    assert lowest == sorted(lowest, reverse=True)
+    for a in (1, 2, 4):
+        assert set(chosen[a].tolist()) <= set(np.argsort(-ifd)[: 3 * a].tolist())
+
+
+@pytest.mark.parametrize("weighting", ["smooth-l2", "paper"])
+def test_b_says_how_much_a_covered_ngram_still_counts(repeated, weighting):
+    rows = replaced(repeated, ifd=[0.9 if row % 4 == 1 else 0.5 for row in range(12)])
+    ways = {
+        b: select(rows, IterIT(quality="ifd", candidate_factor=12, decay=b, weighting=weighting), size=8).indices
+        for b in (0.0, 0.1, 0.5, 1.0)
+    }
+    kinds = {b: [int(row) % 4 for row in rows] for b, rows in ways.items()}
+    assert sorted(kinds[0.0][:4]) == [0, 1, 2, 3], "what has been said counts for nothing"
+    assert sorted(kinds[0.1][:4]) == [0, 1, 2, 3], "or for a tenth, and 0.9 is not ten times 0.5"
+    assert kinds[1.0][:3] == [1, 1, 1], "nothing is taken off: the three hardest, which say the same"
+    said_again = {b: kinds[b].index(1, kinds[b].index(1) + 1) for b in kinds}
+    assert said_again[1.0] < said_again[0.5] <= said_again[0.1], "the less is taken off, the sooner it is said again"
+
+
 # -- where published code crashes or corrupts ------------------------------------------------------------------------
 SETTINGS = pytest.mark.parametrize(
     "selector",

@@ -9,12 +9,14 @@ from hf_datasel.analysis.plots.maps import draw_tsne
 from hf_datasel.analysis.plots.rounds import draw_rounds, plot_rounds
 from hf_datasel.analysis.plots.spreads import draw_lengths, draw_scores
 from hf_datasel.analysis.plots.sweeps import draw_ablation, draw_sweep
+from hf_datasel.analysis.plots.weights import draw_cluster_weights
 
 __all__ = [
     "draw_ablation",
     "draw_cluster_choice",
     "draw_cluster_choices",
     "draw_cluster_quality",
+    "draw_cluster_weights",
     "draw_compared",
     "draw_coverage",
     "draw_drift",

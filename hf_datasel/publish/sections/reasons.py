@@ -8,9 +8,9 @@ from hf_datasel.publish.facts import Facts
 
 __all__ = ["is_drawn", "is_ranked", "is_window", "long_reason", "short_reason"]
 
-_DRAWN = ("dq", "km_random", "kmq", "random")
+_DRAWN = ("dq", "iterative_kmq", "km_random", "kmq", "random")
 """Selectors that draw rows."""
-_UNRANKED = (*_DRAWN, "all", "k_center", "within", "zip")
+_UNRANKED = (*_DRAWN, "all", "diverse_evol", "k_center", "within", "zip")
 """Selectors whose first rows are no better than their last."""
 
 _REASONS = {
@@ -25,18 +25,29 @@ _REASONS = {
 
 
 def is_window(facts: Facts) -> bool:
-    """Whether only a part of the pool was scored for the last choice."""
+    """Whether only a part of the pool was scored for the last choice, and the choice was among these rows."""
+    if _chooser(facts) == "iterative_kmq":  # asks the model about rows that are chosen already
+        return False
     return 0 < facts["choices"][-1]["rows_scored"] < facts["parent"]["rows"]
 
 
 def is_drawn(facts: Facts) -> bool:
     """Whether the rows were drawn at random."""
-    return facts["recipe"].get("selector") in _DRAWN
+    return _chooser(facts) in _DRAWN
 
 
 def is_ranked(facts: Facts) -> bool:
     """Whether the first rows are the best by a score, and not merely those that came first."""
-    return bool(facts["choices"][-1]["means"]) and facts["recipe"].get("selector") not in _UNRANKED
+    return bool(facts["choices"][-1]["means"]) and _chooser(facts) not in _UNRANKED
+
+
+def _chooser(facts: Facts) -> str | None:
+    """The selector that orders the rows: in a chain the one after the filters."""
+    name, settings = facts["recipe"].get("selector"), facts["recipe"].get("selector_kwargs", {})
+    while name == "chain":
+        settings = settings["then"]
+        name = settings["selector"]
+    return name
 
 
 def short_reason(name: str) -> str:
@@ -46,7 +57,9 @@ def short_reason(name: str) -> str:
 def long_reason(name: str) -> str:
     if name in _REASONS:
         return _REASONS[name][1]
-    above = re.fullmatch(r"with (\w+) >= (.+)", name)
-    if above:
-        return f"{above[1]} has to be below {above[2]} for this method"
+    bound = re.fullmatch(r"with (\w+) (>=|<) (.+)", name)
+    if bound:
+        return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
+    if name.startswith("near copies by "):
+        return "a row that they are near copies of is kept"
     return "there is no value to rank it by" if name.startswith("without ") else ""

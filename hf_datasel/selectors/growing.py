@@ -1,0 +1,118 @@
+"""What selectors share whose choice grows from round to round, each round with the model that the last one trained."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_datasel.errors import ConfigError, Interrupted
+from hf_datasel.selectors.base import Selector, check_number, round_off
+from hf_datasel.selectors.round import Round, RoundPlan
+
+__all__ = ["GrowingSelector"]
+
+_SPECS = "first/specs"
+
+
+@dataclass(frozen=True)
+class GrowingSelector(Selector):
+    """Rows that are added in several rounds, about as many in each, and trained on with all rows of the rounds before.
+
+    A subclass writes `add`. The budget is that of the last round: round i, from 0, trains on `(i + 1) / rounds` of it,
+    rounded down.
+    """
+
+    rounds: int = field(kw_only=True)
+    """How many, each with its share of the budget."""
+    restart_each_round: bool = field(kw_only=True)
+    """Train each round anew from the base model, for all of `num_train_epochs`; otherwise the model is trained on, and
+    the rounds share the epochs."""
+
+    def check_rounds(self) -> None:
+        """Refuse rounds that cannot be; for `__post_init__`.
+
+        Raises:
+            ConfigError: says what they have to be.
+        """
+        check_number(self, "rounds", 1, whole=True)
+        if not isinstance(self.restart_each_round, bool):
+            name = f"{type(self).__name__}(restart_each_round={self.restart_each_round!r})"
+            raise ConfigError(f"{name}: it has to be true or false.")
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        """Rounds that grow to the budget.
+
+        Raises:
+            ConfigError: fewer rows than rounds.
+        """
+        if total_budget < self.rounds:
+            raise ConfigError(
+                f"{type(self).__name__}(rounds={self.rounds}) adds at least one row a round, and the budget is "
+                f"{total_budget:,}. Raise the budget (selection_size, selection_ratio), or lower rounds."
+            )
+        epochs = num_epochs if self.restart_each_round else round_off(num_epochs / self.rounds)
+        return tuple(
+            RoundPlan((at + 1) * total_budget // self.rounds, epochs, restart=self.restart_each_round and at > 0)
+            for at in range(self.rounds)
+        )
+
+    def choose(self, round: Round) -> np.ndarray:
+        """The rows of the rounds before, and then the new ones, as many as the budget has room for."""
+        before = round.chosen[: round.budget]
+        self.note(round, {"rows_before": len(before)})
+        try:
+            new = self.add(round, round.budget - len(before))
+        except Interrupted as stop:
+            raise Interrupted(np.concatenate([before, stop.chosen])) from None
+        return np.concatenate([before, new])
+
+    @abstractmethod
+    def add(self, round: Round, rows: int) -> np.ndarray:
+        """So many eligible rows that are not in `round.chosen`, best first; fewer where there are no more."""
+
+    def note(self, round: Round, notes: dict[str, Any]) -> None:
+        """Record what the choice depends on; of the parts of a round, which share its record, nothing."""
+        if not round.path:
+            round.notes |= notes
+
+    def when(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        """In which round a row was chosen, as far as one can tell, for `explain`."""
+        at = np.flatnonzero(chosen == row)
+        if not round.index or not len(at) or round.path:
+            return []
+        return ["It is new in this round." if at[0] >= self.before(round) else "It was chosen in an earlier round."]
+
+    def before(self, round: Round) -> int:
+        """How many of the rows chosen come from earlier rounds, for `explain`."""
+        return int(round.notes.get("rows_before", len(round.chosen)))
+
+    def first(self, round: Round, name: str, type: pa.DataType, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """Numbers by row as the first round computed them, which later ones record as theirs.
+
+        So a score of a fixed model is not computed again in each round, and nothing that the first round rests on
+        changes with the model.
+
+        Args:
+            name: of the column that they are recorded as.
+            type: of its values.
+            make: computes them: float64 of shape (rows,), NaN where a row has none.
+        """
+        key = f"first/{name}"
+        if key not in round.state:
+            values = make()
+            round.state[key] = values.astype(np.float32 if pa.types.is_float32(type) else np.float64)
+            round.state[_SPECS] = np.array(json.dumps(round.specs))
+            return values
+        values = round.state[key].astype(np.float64)
+        missing = np.isnan(values)
+        column = np.where(missing, 0, values).astype(type.to_pandas_dtype())
+        round.scored[name] = (np.arange(len(values)), pa.array(column, type, mask=missing))
+        round.leave_out(f"without {name}", np.flatnonzero(missing))
+        round.specs += [each for each in json.loads(str(round.state[_SPECS])) if each not in round.specs]
+        return values

@@ -1,0 +1,142 @@
+"""LESS, with its warm-up: the rows that help most on a target task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.scores import Influence, Score
+from hf_datasel.selectors.base import Selector, check_number, round_off
+from hf_datasel.selectors.less_top import LESSTop
+from hf_datasel.selectors.random import Random
+from hf_datasel.selectors.round import Round
+from hf_datasel.selectors.warmed import WarmedSelector
+
+__all__ = ["LESS"]
+
+_OF_INFLUENCE = (
+    "validation",
+    "validation_split",
+    "subtask",
+    "aggregate",
+    "projection_dim",
+    "seed",
+    "learning_rates",
+    "gradients",
+)
+_RATIO = 0.05
+
+
+@dataclass(frozen=True)
+class LESS(WarmedSelector):
+    """The rows with the highest influence on a target task, at the checkpoints of a warm-up on random rows.
+
+    One run does it all: the warm-up, with a checkpoint after each of its epochs; the influence of the whole pool at
+    these; and the training on the choice, from the base model again. The warm-up trains as the run does: with LoRA
+    (`use_peft`) gradients are those of the adapter, as in the paper, else of the whole model. It takes AdamW in full
+    precision, a learning rate above 0, and checkpoints with their optimizer. Rows, those of the target too, are cut
+    where training cuts them.
+
+    The settings are those of `Influence`. Where influence is known, or there are checkpoints of another run, `LESSTop`
+    chooses by it, also without training.
+
+    Reference: Xia et al. 2024 (2402.04333), whose warm-up has 5 % of the pool and 4 epochs, and who keep the top 5 %.
+    Xia et al. 2024 (2410.09335) warm up on 10,000 rows, `warmup_size=10_000`, and take 1,000 random rows of the pool
+    as the target, with `aggregate="mean"`.
+
+    >>> [each.epochs for each in LESS(validation="bbh.jsonl").plan(2600, num_epochs=3, pool_size=52_000)]
+    [4, 3]
+    """
+
+    validation: str = field(kw_only=True)
+    """Rows of the target task: a file, a folder or a name on the Hub."""
+    validation_split: str = field(default="train", kw_only=True)
+    subtask: str | None = field(default=None, kw_only=True)
+    """Column of the validation rows that says which subtask a row belongs to; None makes all of them one."""
+    aggregate: Literal["code", "paper", "mean"] = field(default="code", kw_only=True)
+    """Of the cosines with the validation rows; see `Influence`."""
+    projection_dim: int = field(default=8192, kw_only=True)
+    """Numbers that a gradient is projected to."""
+    seed: int = field(default=0, kw_only=True)
+    """Of the projection."""
+    learning_rates: tuple[float, ...] | None = field(default=None, kw_only=True)
+    """Weights of the checkpoints, one an epoch of the warm-up; None takes the learning rates that were logged."""
+    gradients: str | None = field(default=None, kw_only=True)
+    """Folder where the projected training gradients are kept."""
+    warmup_ratio: float = field(default=_RATIO, kw_only=True)
+    """Share of the rows that can be trained on for the warm-up, rounded down; or"""
+    warmup_size: int | None = field(default=None, kw_only=True)
+    """its rows."""
+    warmup_epochs: int = field(default=4, kw_only=True)
+    """Passes over the rows of the warm-up, with a checkpoint after each."""
+
+    title: ClassVar[str] = "LESS with warm-up"
+    citation = Influence.citation
+    keeps_checkpoints: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number(self, "warmup_epochs", 1, whole=True)
+        check_number(self, "warmup_ratio", 0, 1, open_low=True)
+        if self.warmup_size is not None:
+            check_number(self, "warmup_size", 1, whole=True)
+            if self.warmup_ratio != _RATIO:
+                raise ConfigError(
+                    f"LESS(warmup_ratio={self.warmup_ratio!r}, warmup_size={self.warmup_size!r}): leave one of them "
+                    "out."
+                )
+        object.__setattr__(self, "learning_rates", self._at_each_epoch().learning_rates)
+
+    def influence(self, checkpoints: Sequence[str]) -> Influence:
+        """The score that rows are chosen by, at these checkpoints."""
+        return Influence(checkpoints=tuple(checkpoints), **self._settings())
+
+    def _at_each_epoch(self) -> Influence:
+        """The score before there are checkpoints, to see whether its settings can be."""
+        return self.influence([f"epoch {at + 1}" for at in range(self.warmup_epochs)])
+
+    def _settings(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _OF_INFLUENCE}
+
+    def warmup_budget(self, pool_size: int) -> int:
+        if self.warmup_size is not None:
+            return self.warmup_size
+        return max(int(round_off(self.warmup_ratio * pool_size)), 1)
+
+    def warmup(self, round: Round) -> Selector:
+        return Random()
+
+    def final(self, round: Round) -> Selector:
+        if not round.checkpoints:  # a choice of an earlier run that is looked at again
+            return LESSTop(by=_Recorded(checkpoints=("warm-up",), **{**self._settings(), "learning_rates": None}))
+        return LESSTop(by=self.influence([str(each) for each in round.checkpoints]))
+
+    def choose(self, round: Round) -> np.ndarray:
+        """The rows of the round.
+
+        Raises:
+            SelectionError: the warm-up has not left a checkpoint for each epoch.
+            ColumnError: the validation rows have no such column of subtasks; told before the warm-up.
+            FormatError: the validation rows cannot be read; told before the warm-up.
+        """
+        if not round.index:
+            self._at_each_epoch().check(len(round.rows))
+        elif len(round.checkpoints) != self.warmup_epochs:
+            raise SelectionError(
+                f"{round.asker} reads the checkpoints of its warm-up, one an epoch, and of {self.warmup_epochs:,} "
+                f"there are {len(round.checkpoints):,}. SelectiveSFTTrainer and hf-datasel train save them in "
+                "output_dir: leave them there. LESSTop(by=Influence(checkpoints=...)) chooses the same way at any "
+                "checkpoints."
+            )
+        return super().choose(round)
+
+
+@dataclass(frozen=True)
+class _Recorded(Influence):
+    """Influence as a selection has recorded it, whose checkpoints may be gone."""
+
+    def spec(self) -> dict[str, Any]:
+        return Score.spec(self)

@@ -1,0 +1,429 @@
+"""Filters one after the other, then a selector: what is kept, in what order, in later rounds, and what is refused."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_datasel import select
+from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
+from hf_datasel.formats import Pool
+from hf_datasel.scores import IFD, Cluster, Embedding, Length
+from hf_datasel.scores.engine import Engine
+from hf_datasel.selection import explain
+from hf_datasel.selectors import (
+    Chain,
+    InRange,
+    IterIT,
+    KMRandom,
+    NoNearCopies,
+    Random,
+    Round,
+    RowFilter,
+    Superfiltering,
+    Top,
+    Within,
+    ask,
+    by_name,
+    filter_by_name,
+    per_source,
+)
+from hf_datasel.testing import contract
+
+LONG = InRange("num_tokens", 10, 50)
+
+
+@contract(
+    Chain([LONG], Top(by="ifd")),
+    Chain([LONG, NoNearCopies(by="reward")], IterIT(quality="ifd")),
+    Chain([NoNearCopies(threshold=0.5)], Random()),
+    Chain([InRange(Length(), low=2)], Within(Superfiltering(quality="ifd"))),
+    Chain([InRange("ifd", high=1)], Chain([InRange("loss")], KMRandom(Cluster(k=2)))),
+    Chain([], Top(by="loss")),
+)
+def test_contract(check, selector, full):
+    check(selector, full)
+
+
+@contract(Chain([InRange(Length(), low=2)], IterIT()))
+def test_contract_with_a_model(check, selector, pool_rows, tiny_model_dir):
+    check(selector, pool_rows, tiny_model_dir)
+
+
+def replaced(dataset, **columns):
+    for name, values in columns.items():
+        dataset = dataset.remove_columns(name) if name in dataset.column_names else dataset
+        dataset = dataset.add_column(name, values)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def copies(rows):
+    """Give the 12 rows with vectors in pairs of near copies, rows 0 and 1, 2 and 3 ..., and made-up values."""
+    vectors = np.repeat(np.eye(6, dtype=np.float32), 2, axis=0)
+    vectors[1::2, 0] += 0.1
+    return replaced(rows, embedding=vectors.tolist(), value=[1, 2, 2, 1, 5, 5, 3, 4, 9, 8, 0, 7])
+
+
+def left(make_round, dataset, *filters):
+    """The rows that filters leave, and the round."""
+    round = make_round(dataset, 12)
+    return sorted(Chain(filters, Random()).choose(round).tolist()), round
+
+
+# -- the filters -----------------------------------------------------------------------------------------------------
+def test_in_range_keeps_low_and_not_high(copies, make_round):
+    found, round = left(make_round, copies, InRange("value", 2, 5))
+    assert found == [1, 2, 6, 7]
+    assert round.left_out == {"with value < 2": 3, "with value >= 5": 5}
+
+
+def test_in_range_leaves_out_rows_without_a_value(copies, make_round):
+    data = replaced(copies, value=[None, float("nan"), float("inf"), *range(9)])
+    found, round = left(make_round, data, InRange("value"))
+    assert found == list(range(3, 12))
+    assert round.left_out == {"without value": 3}
+    assert left(make_round, data, InRange("value", low=0))[0] == list(range(3, 12))
+
+
+def test_in_range_of_a_score_is_computed_for_the_rows_that_are_left(copies, make_round):
+    round = make_round(copies, 3)
+    Chain([InRange("value", high=3), InRange(Length(), low=1)], Random()).choose(round)
+    assert round.scored["response_words"][0].tolist() == [0, 1, 2, 3, 10]
+    assert [spec["score"] for spec in round.specs] == ["Length"]
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"),
+    [("value", [1, 2, 4, 7, 8, 11]), (None, [0, 2, 4, 6, 8, 10]), ("ifd", None)],
+)
+def test_of_near_copies_the_highest_stays_else_the_first(copies, make_round, by, expected):
+    found, round = left(make_round, copies, NoNearCopies(by=by))
+    if expected is None:
+        ifd = copies["ifd"][:]
+        expected = [row if ifd[row] >= ifd[row + 1] else row + 1 for row in range(0, 12, 2)]
+    assert found == expected
+    assert round.left_out == {"near copies by embedding": 6}
+
+
+def test_near_copies_against_a_plain_version(rows, make_round):
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        vectors = rng.integers(-2, 3, (12, 2)).astype(np.float32)
+        values = rng.integers(0, 3, 12).astype(float)
+        values[rng.random(12) < 0.1] = np.nan
+        threshold = float(rng.choice([-0.5, 0.0, 0.8, 0.99]))
+        stays = []
+        for row in sorted(np.flatnonzero(np.isfinite(values)), key=lambda at: (-values[at], at)):
+            lengths = [np.linalg.norm(vectors[row]) * np.linalg.norm(vectors[each]) or 1 for each in stays]
+            cosines = [vectors[row] @ vectors[each] / long for each, long in zip(stays, lengths, strict=True)]
+            if all(cosine <= threshold + 1e-9 for cosine in cosines):
+                stays.append(row)
+        data = replaced(rows, embedding=vectors.tolist(), value=values.tolist())
+        assert left(make_round, data, NoNearCopies(threshold=threshold, by="value"))[0] == sorted(stays)
+
+
+def test_rows_that_cannot_be_compared_are_left_out(copies, make_round):
+    vectors = [None, *copies["embedding"][1:]]
+    found, round = left(
+        make_round, replaced(copies, embedding=vectors, value=[1, None, *range(10)]), NoNearCopies(by="value")
+    )
+    assert found == [3, 5, 7, 9, 11]
+    assert round.left_out == {"near copies by embedding": 5, "without embedding": 1, "without value": 1}
+    assert left(make_round, replaced(copies, embedding=vectors), InRange("ifd", 0.6, 0.65), NoNearCopies())[0] == []
+
+
+def test_vectors_are_computed_for_the_rows_that_are_left(pool_rows, tiny_text_model_dir, make_round):
+    vectors, asked = Embedding(str(tiny_text_model_dir), part="response"), []
+    round = make_round(pool_rows, 3)
+    compute = round.material.compute
+    round.material.compute = lambda score, rows: asked.append((score, rows)) or compute(score, rows)
+    chain = Chain([InRange(Length(), low=6), NoNearCopies(vectors, threshold=1)], Top(by=Length()))
+    chosen = chain.choose(round)
+    words = [len(row["output"].split()) for row in pool_rows]
+    expected = [row for row in range(24) if words[row] >= 6]
+    assert 0 < len(expected) < 24
+    assert [(type(score).__name__, rows if rows is None else rows.tolist()) for score, rows in asked] == [
+        ("Length", None),
+        ("Embedding", expected),
+        ("Length", expected),
+    ]
+    assert set(chosen.tolist()) <= set(expected)
+
+
+# -- one after the other ---------------------------------------------------------------------------------------------
+def test_the_order_matters_where_it_should(copies, make_round):
+    near, small = NoNearCopies(by="value"), InRange("value", high=5)
+    assert left(make_round, copies, near, small)[0] == [1, 2, 7], "the better copies go afterwards"
+    assert left(make_round, copies, small, near)[0] == [1, 2, 7, 10], "row 10 has lost its better copy before"
+    high = InRange("ifd", high=1)
+    assert left(make_round, copies, high, small)[0] == left(make_round, copies, small, high)[0]
+
+
+def test_a_shortfall_says_what_each_filter_left_out(copies):
+    chain = Chain([InRange("value", low=2), NoNearCopies(by="value")], Superfiltering(quality="ifd"))
+    with pytest.raises(
+        SelectionError,
+        match=r"^size=9 is more than the 5 of 12 rows that can be selected "
+        r"\(3 near copies by embedding, 3 with value < 2, 1 with ifd >= 1\)\. Lower it\.$",
+    ):
+        select(copies, chain, size=9)
+    with pytest.raises(SelectionError, match=r"^None of the 12 rows can be selected \(12 with value < 100\)\.$"):
+        select(copies, Chain([InRange("value", low=100), NoNearCopies()], Random()), size=1)
+    left_out = select(copies, chain, size=5).provenance["left_out"]
+    assert left_out == {"with value < 2": 3, "near copies by embedding": 3, "with ifd >= 1": 1}
+
+
+@pytest.mark.parametrize("then", [Random(), KMRandom("group"), Within(Random(), "group"), KMRandom(Cluster(k=2))])
+def test_the_choice_is_that_from_a_dataset_of_the_rows_left(copies, then):
+    data = replaced(copies, group=[0, 1] * 6)
+    rows = [1, 2, 4, 5, 6, 7, 8, 9, 11]
+    chain = Chain([InRange("value", low=2)], then)
+    for seed in (0, 1):
+        alone = select(data.select(rows), then, size=5, seed=seed).indices
+        assert select(data, chain, size=5, seed=seed).indices.tolist() == np.array(rows)[alone].tolist()
+
+
+def test_clusters_that_were_found_are_recorded(copies):
+    chosen = select(copies, Chain([InRange("value", low=2)], KMRandom(Cluster(k=2), "equal")), size=4)
+    ids = chosen.scores("cluster_id")
+    assert np.isnan(ids[[0, 3, 10]]).all()
+    assert set(ids[chosen.indices]) == {0, 1}
+
+
+def test_within_each_source_and_each_source_within(copies, make_round):
+    data = replaced(copies, source=["a", "b"] * 6)
+    inside = per_source(Chain([NoNearCopies()], Top(by="value")), "source", "equal")
+    assert sorted(select(data, inside, size=4).indices.tolist()) == [4, 8, 9, 11], "copies in two sources stay"
+    after = Chain([NoNearCopies()], per_source(Top(by="value"), "source", "equal"))
+    with pytest.raises(SelectionError, match="6 near copies by embedding"):
+        select(data, after, size=7)
+    assert set(select(data, after, size=4).indices.tolist()) < {0, 2, 4, 6, 8, 10}
+
+
+def test_a_budget_in_tokens(copies):
+    counted = replaced(copies, num_tokens=[10] * 12)
+    found = select(counted, Chain([InRange("value", low=2)], Top(by="value")), tokens=35)
+    assert found.indices.tolist() == [8, 9, 11]
+
+
+# -- IterIT ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def later_model(tiny_model_dir):
+    """Give the model some training steps on, as far as a selector can tell."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def rounds_of(selector, dataset, models, budget):
+    """Three rounds, the later two with another model: the rows and the round of each."""
+    pool, state, found = Pool(dataset), {}, []
+    for index, (model, tokenizer) in enumerate(models):
+        usable = pool.reasons == ""
+        plan = selector.plan(budget, len(models), len(pool))
+        compute = Engine(pool, model, tokenizer).compute
+        round = Round(index, pool, usable, budget, compute, plan=plan, state=state)
+        found.append((ask(selector, round).tolist(), round))
+        state = {name: np.array(each.tolist(), dtype=each.dtype) for name, each in round.state.items()}
+    return found
+
+
+@pytest.mark.parametrize("candidates", ["paper", "code"])
+def test_iterit_in_a_chain_is_iterit_on_the_rows_left(pool_rows, tiny_model_dir, later_model, candidates):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    models = [(str(tiny_model_dir), None), (later_model, tokenizer), (later_model, tokenizer)]
+    words = [len(row["output"].split()) for row in pool_rows]
+    rows = np.array([row for row in range(24) if 3 <= words[row] < 9])
+    assert 6 < len(rows) < 24
+    iterit = IterIT(candidate_factor=2, candidates=candidates)
+    alone = rounds_of(iterit, pool_rows.select(rows), models, 3)
+    chained = rounds_of(Chain([InRange(Length(), 3, 9)], iterit), pool_rows, models, 3)
+    for (mine, small), (theirs, whole) in zip(alone, chained, strict=True):
+        assert theirs == rows[mine].tolist()
+        assert whole.scored["ifd"][0].tolist() == rows[small.scored["ifd"][0]].tolist()
+        assert np.allclose(whole.scored["ifd"][1].to_numpy(), small.scored["ifd"][1].to_numpy(), atol=1e-6)
+    assert [len(round.scored["ifd"][0]) for _, round in chained] == [len(rows), 6, 6]
+    assert alone[0][0] != alone[1][0], "the later model chooses otherwise"
+    assert Chain([LONG], iterit).reselects
+    assert len(Chain([LONG], iterit).plan(3, 2.5, 24)) == 3
+
+
+def test_filters_are_asked_once_and_known_in_later_rounds(copies, make_round):
+    asked = []
+
+    @dataclass(frozen=True)
+    class Counted(InRange):
+        def keep(self, round, rows):
+            asked.append(round.index)
+            return super().keep(round, rows)
+
+    chain = Chain([Counted("value", low=2), NoNearCopies(by="value")], IterIT(quality="ifd", candidate_factor=1))
+    first = make_round(copies, 3)
+    chain.choose(first)
+    moved = replaced(copies, value=[9] * 12)  # of another model, as it were
+    second = make_round(moved, 3, index=1, state=first.state)
+    chosen = chain.choose(second)
+    assert asked == [0]
+    window = np.array([1, 2, 4, 7, 8, 11])[first.state["then/window"]]
+    assert sorted(chosen.tolist()) == sorted(window.tolist()) == [2, 4, 8]
+    assert first.left_out == {"with value < 2": 3, "near copies by embedding": 3, "with ifd >= 1": 1}
+    assert second.left_out == {"with value < 2": 3, "near copies by embedding": 3}
+    assert second.columns_used == first.columns_used == ["value", "embedding", "ifd"]
+    assert all(each.dtype != object for each in first.state.values()), "which is what checkpoints can hold"
+
+
+def test_rows_that_were_left_out_stay_out_in_a_shortfall_of_a_later_round(copies, make_round):
+    chain = Chain([InRange(Length(), low=3)], IterIT(quality="ifd"))
+    first = make_round(copies, 3)
+    chain.choose(first)
+    second = make_round(copies, 3, index=1, state=first.state)
+    chain.choose(second)
+    assert {name: each for name, each in second.left_out.items() if "words" in name} == {
+        name: each for name, each in first.left_out.items() if "words" in name
+    }
+    assert second.specs == json.loads(json.dumps(first.specs))
+
+
+# -- in words --------------------------------------------------------------------------------------------------------
+def test_explain_says_which_filter_left_a_row_out(copies):
+    chain = Chain([InRange("value", low=2), NoNearCopies(by="value")], Superfiltering(quality="ifd"))
+    chosen = select(copies, chain, size=3)
+    said = {row: explain(chosen, copies, row)["decided"] for row in range(12)}
+    assert said[0] == ["InRange left it out: with value < 2.", "Its value is 1."]
+    assert said[6][0] == "NoNearCopies left it out: near copies by embedding."
+    assert said[6][1].startswith("Its embedding has a cosine of 0.995 with that of row 7, which has value 4, and it 3")
+    assert said[2][0] == "It is one of 6 rows that the filters left."
+    assert said[2][1].startswith("Of the 5 rows to choose from")
+
+
+def test_explain_goes_on_in_the_selector(copies):
+    chain = Chain([InRange("value", low=2)], IterIT(quality="ifd"))
+    chosen = select(copies, chain, size=2)
+    inside = explain(chosen, copies, int(chosen.indices[1]))["decided"]
+    assert any("when it was chosen, after 1 others" in each for each in inside)
+
+
+# -- your own filter -------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Every(RowFilter):
+    step: int = 2
+
+    def keep(self, round, rows):
+        return rows[:: self.step]
+
+
+@dataclass(frozen=True)
+class Wrong(RowFilter):
+    how: str = "mask"
+
+    def keep(self, round, rows):
+        return np.ones(len(rows), dtype=bool) if self.how == "mask" else np.array([0, 99])
+
+
+def test_a_filter_of_ones_own(copies):
+    chain = Chain([InRange("value", low=2), Every(3)], Top(by="ifd"))
+    chosen = select(copies, chain, size=3)
+    assert sorted(chosen.indices.tolist()) == [1, 5, 8]
+    assert chosen.provenance["left_out"] == {"with value < 2": 3, "left out by Every": 6}
+    spec = json.loads(json.dumps(chain.spec()))
+    assert spec["filters"][1] == {"filter": f"{__name__}:Every", "step": 3}
+    assert by_name(spec.pop("selector"), spec, allow_imports=True) == chain
+    with pytest.raises(ConfigError, match=rf"Filter '{__name__}:Every' is code outside hf_datasel\. Pass --allow-imp"):
+        by_name("chain", spec)
+    assert explain(chosen, copies, 2)["decided"][0].startswith("The method is not at hand"), "without leave"
+    assert explain(chosen, copies, 2, allow_imports=True)["decided"] == ["Every left it out: left out by Every."]
+
+
+@pytest.mark.parametrize(("how", "message"), [("mask", "bool of shape"), ("far", "that it was not asked about")])
+def test_a_filter_that_answers_otherwise(copies, how, message):
+    with pytest.raises(SelectionError, match=rf"Wrong\.keep returned .*{message}"):
+        select(copies, Chain([Wrong(how)], Random()), size=1)
+
+
+# -- Ctrl-C ----------------------------------------------------------------------------------------------------------
+def test_interrupted_in_a_filter_nothing_is_chosen(copies, make_round, stop_at):
+    with pytest.raises(Interrupted, match="0 rows had been chosen"):
+        Chain([NoNearCopies()], Random()).choose(stop_at(make_round(copies, 3), 2))
+
+
+def test_interrupted_in_the_selector(copies):
+    class Stops(Random):
+        def choose(self, round):
+            raise Interrupted(np.array([2, 0]))
+
+    with pytest.raises(Interrupted, match="2 rows had been chosen") as stop:
+        select(copies, Chain([InRange("value", low=2)], Stops()), size=4)
+    assert stop.value.selection.indices.tolist() == [4, 1]
+
+
+# -- recipes, and what is refused ------------------------------------------------------------------------------------
+WRITTEN = {
+    "filters": [
+        {"filter": "in_range", "by": {"score": "length"}, "low": 10},
+        {
+            "filter": "no_near_copies",
+            "vectors": {"score": "embedding", "model": "a/b", "max_length": 256},
+            "by": "ifd",
+        },
+    ],
+    "then": {"selector": "iterit", "decay": 0.0},
+}
+
+
+def test_as_recipes_write_it():
+    chain = by_name("chain", WRITTEN)
+    near = NoNearCopies(Embedding("a/b", max_length=256), by="ifd")
+    assert chain == Chain((InRange(Length(), low=10), near), IterIT(decay=0.0))
+    assert chain.spec()["filters"] == WRITTEN["filters"]
+    assert filter_by_name("in_range", {"by": IFD(), "high": 1}) == InRange(IFD(), high=1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"filters": [{"filter": "in_rang", "by": "x"}]},
+            r"no filter 'in_rang'\. Did you mean 'in_range'\? There are",
+        ),
+        (
+            {"filters": [{"filter": "in_range", "by": "x", "lo": 1}]},
+            r"in_range has no setting 'lo'\. Did you mean 'lo",
+        ),
+        ({"filters": [{"filter": "in_range", "low": 1}]}, "in_range needs the setting 'by': pass it beside filter"),
+        (
+            {"filters": [{"filter": "in_range", "by": {"score": "lenght"}}]},
+            r"no score 'lenght'\. Did you mean 'length'",
+        ),
+        ({"filters": [{"filter": "in_range", "by": 3}]}, r"InRange\(by=3\): it has to be the name of a column"),
+        ({"filters": [{"filter": "in_range", "by": "x", "low": "2"}]}, r"InRange\(low='2'\): it has to be a number"),
+        ({"filters": [{"filter": "in_range", "by": "x", "low": 2, "high": 2}]}, "can keep no row"),
+        ({"filters": [{"filter": "no_near_copies", "threshold": 2}]}, r"NoNearCopies\(threshold=2\).* from -1 to 1"),
+        ({"filters": [{"filter": "no_near_copies", "vectors": {"score": "length"}}]}, r"or Embedding\(...\)"),
+        ({"filters": [{"filtre": "in_range"}]}, r"it has to be a filter such as .*\{filter: in_range"),
+        ({"filters": {"filter": "in_range", "by": "x"}}, r"Chain\(filters=InRange.*: it has to be a list of filters"),
+        ({"filters": [], "then": "iterit"}, r"Chain\(then='iterit'\): it has to be a selector"),
+        ({"filters": [], "then": {"selector": "all"}}, "All takes the whole pool whatever the budget"),
+    ],
+)
+def test_impossible_settings_are_found_at_once(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        by_name("chain", {"then": {"selector": "random"}, **settings})
+
+
+def test_what_is_missing():
+    with pytest.raises(ConfigError, match="chain needs the setting 'then': pass it in selector_kwargs"):
+        by_name("chain", {"filters": []})
+
+
+def test_a_filter_is_named_where_its_column_is_missing(copies):
+    with pytest.raises(ColumnError, match=r"^InRange needs column 'valeu', but .*Did you mean 'value'\?"):
+        select(copies, Chain([InRange("valeu")], Random()), size=1)
+    with pytest.raises(ColumnError, match=r"^Top needs column 'valeu'"):
+        select(copies, Chain([InRange("value")], Top(by="valeu")), size=1)

@@ -1,0 +1,296 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hf_datasel import Selection, score, select
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.formats import Pool
+from hf_datasel.publish.card import card
+from hf_datasel.publish.gather import gather
+from hf_datasel.scores import IFD, Cluster, Embedding, Loss
+from hf_datasel.scores.engine import Engine
+from hf_datasel.selection.explaining import explain
+from hf_datasel.selectors import Cherry, KMRandom, Round, Superfiltering, ask, by_name, run_round
+from hf_datasel.selectors.cherry import PromptLoss, _even_steps
+from hf_datasel.testing import contract
+from hf_datasel.tokens import TokenRows
+
+CLUSTERED = Cherry(clusters="cluster_id", warmup_size=4)
+FITTED = Cherry(clusters=Cluster(k=3), warmup_size=4)
+
+
+@contract(CLUSTERED, Cherry(clusters="cluster_id", warmup_size=5, pick="perplexity", ratio="loss"))
+def test_contract(check, selector, full, tiny_model_dir):
+    check(selector, full, tiny_model_dir)
+
+
+@contract(PromptLoss(), PromptLoss(convention="cherry", column_prefix="base_"))
+def test_contract_of_the_prompts_loss(check, score, pool_rows, tiny_model_dir):
+    check(score, pool_rows, tiny_model_dir)
+
+
+@pytest.fixture(scope="module")
+def clustered(pool_rows):
+    """Give the 24 rows in clusters of 12, 8, 3 and 1."""
+    return pool_rows.add_column("cluster_id", [0, 1] * 8 + [0, 0, 0, 0, 2, 2, 2, 3])
+
+
+@pytest.fixture(scope="module")
+def warmed(tiny_model_dir):
+    """Give the model some training steps on, as far as a selector can tell."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture
+def play(tiny_model_dir):
+    """Give a function that makes a round over a dataset, with a model by name or a live one."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+
+    def make(data, budget, index=0, model=None, **more):
+        pool = Pool(data)
+        eligible = more.pop("eligible", pool.reasons == "")
+        engine = Engine(pool, model or str(tiny_model_dir), tokenizer)
+        return Round(index, pool, eligible, budget, engine.compute, describe=engine.describe, **more)
+
+    return make
+
+
+def plain_prompt_loss(folder, rows):
+    """The mean loss of what stands before the first response, row by row."""
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    sequences = TokenRows(Pool(rows), tokenizer).training().conditional
+    found = []
+    for each in sequences.fetch(np.arange(len(sequences))):
+        ids = torch.from_numpy(each.ids[: each.scored[0]])[None]
+        with torch.no_grad():
+            found.append(float(model(input_ids=ids, labels=ids).loss))
+    return np.array(found)
+
+
+def plain_even_steps(values, clusters, wanted):
+    """As the published code has it: the rows between two percentiles, every so many of them, in order."""
+    found = []
+    for cluster in sorted(set(clusters)):
+        rows = [row for row in range(len(values)) if clusters[row] == cluster]
+        if len(rows) < wanted:
+            found += rows
+            continue
+        low, high = (np.percentile([values[row] for row in rows], share) for share in (1, 99))
+        middle = [row for row in rows if low <= values[row] <= high]
+        found += middle if len(middle) < wanted else middle[:: len(middle) // wanted][:wanted]
+    return found
+
+
+# -- the warm-up -----------------------------------------------------------------------------------------------------
+def test_as_many_rows_of_each_cluster_by_the_base_models_ifd(clustered, play, tiny_model_dir):
+    ifd = np.array(score(clustered, [IFD()], model=str(tiny_model_dir))["ifd"][:])
+    ids = np.array(clustered["cluster_id"][:])
+    round = play(clustered, 8)
+    chosen = run_round(CLUSTERED, round)
+    for cluster, wanted in ((0, 2), (1, 2), (2, 2), (3, 1)):
+        below = [row for row in np.flatnonzero(ids == cluster) if ifd[row] < 1]
+        best = sorted(below, key=lambda row: -ifd[row])
+        mine = [row for row in chosen if ids[row] == cluster]
+        assert len(mine) >= min(wanted, len(best)), "what a small cluster cannot give comes from the others"
+        assert set(mine) == set(best[: len(mine)])
+    assert len(chosen) == 8
+    assert set(round.scored) >= {"ifd", "loss", "loss_prior", "cluster_id"}
+
+
+def test_rows_of_one_or_more_or_without_ifd_are_in_no_round(clustered, play, tiny_model_dir):
+    ifd = np.array(score(clustered, [IFD()], model=str(tiny_model_dir))["ifd"][:])
+    assert (ifd >= 1).any(), "or the test says nothing"
+    data = clustered.map(lambda row, at: {"output": "" if at == 3 else row["output"]}, with_indices=True)
+    most = int((np.delete(ifd, 3) < 1).sum())
+    for index in (0, 1):
+        round = play(data, most, index)
+        chosen = run_round(CLUSTERED, round)
+        assert set(chosen.tolist()) == set(np.flatnonzero(ifd < 1).tolist()) - {3}
+        with pytest.raises(SelectionError, match=rf"{most} of 24 rows .*with ifd >= 1.*1 empty_response"):
+            run_round(CLUSTERED, play(data, most + 1, index))
+
+
+@pytest.mark.parametrize("warmup_size", [4, 7, 12, 23, 24])
+@pytest.mark.parametrize("data", ["clustered", "pool_rows"])
+def test_a_warm_up_by_perplexity_has_exactly_its_size(request, play, data, warmup_size):
+    clusters = "cluster_id" if data == "clustered" else Cluster(k=3)
+    selector = Cherry(clusters=clusters, pick="perplexity", warmup_size=warmup_size)
+    rows = request.getfixturevalue(data)
+    budget = selector.plan(2, 1.0, 24)[0].budget
+    assert budget == warmup_size
+    assert len(set(run_round(selector, play(rows, budget)).tolist())) == warmup_size
+
+
+def test_even_steps_through_the_prompts_by_perplexity(clustered, play, tiny_model_dir):
+    data = clustered.select(range(16))
+    loss = plain_prompt_loss(tiny_model_dir, data)
+    round = play(data, 6)
+    chosen = run_round(Cherry(clusters="cluster_id", pick="perplexity"), round)
+    np.testing.assert_allclose(round.scored["loss_prompt"][1].to_numpy(), loss, rtol=1e-5)
+    ids = data["cluster_id"][:]
+    assert sorted(chosen.tolist()) == sorted(plain_even_steps(np.exp(loss), ids, 3))
+    assert sorted(np.bincount(np.array(ids)[chosen]).tolist()) == [3, 3]
+
+
+def test_even_steps_are_those_of_a_plain_version():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        clusters, wanted = int(rng.integers(1, 6)), int(rng.integers(1, 8))
+        ids = np.repeat(np.arange(clusters), rng.integers(wanted + 2, 40, clusters))
+        values = rng.integers(0, 5, len(ids)).astype(float) if rng.random() < 0.3 else rng.normal(size=len(ids))
+        order = rng.permutation(len(ids))
+        ids, values = ids[order], values[order]
+        found = _even_steps(values, ids, wanted * clusters)
+        assert sorted(found.tolist()) == sorted(plain_even_steps(values, ids.tolist(), wanted))
+
+
+def test_even_steps_whatever_the_rows():
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        n = int(rng.integers(1, 30))
+        ids, values = rng.integers(-1, 5, n), rng.integers(0, 4, n).astype(float)
+        values[rng.random(n) < 0.2] = np.nan
+        can = np.isfinite(values) & (ids >= 0)
+        given = values.copy()
+        for budget in {0, int(can.any()), int(can.sum()) // 2, int(can.sum())}:
+            found = _even_steps(values, ids, budget)
+            assert len(set(found.tolist())) == len(found) == budget
+            assert can[found].all()
+            taken = np.bincount(ids[found], minlength=5)
+            left = np.bincount(ids[can], minlength=5) > taken
+            assert not left.any() or taken[left].min() >= taken.max() - 1, "equal, but for clusters that are used up"
+        assert np.array_equal(values, given, equal_nan=True)
+
+
+def test_the_prompt_of_the_published_code(pool_rows, tiny_text_model_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
+    model = AutoModelForCausalLM.from_pretrained(tiny_text_model_dir).eval()
+    found = score(pool_rows, [PromptLoss(convention="cherry")], model=str(tiny_text_model_dir))["loss_prompt"]
+    row = pool_rows[0]
+    text = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        f"\n\n### Instruction:\n{row['instruction']}\n\n### Response:"
+    )
+    length = len(tokenizer(text)["input_ids"])  # the last token may be one with the beginning of the answer
+    ids = torch.tensor([tokenizer(text + row["output"])["input_ids"][:length]])
+    with torch.no_grad():
+        assert found[0] == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
+
+
+def test_a_prompt_of_one_token_has_no_loss(tiny_text_model_dir):
+    rows = [{"prompt": "a", "completion": "b c d"}, {"prompt": "a long question", "completion": "b"}]
+    found = score(Dataset.from_list(rows), [PromptLoss()], model=str(tiny_text_model_dir), on_summary=str)
+    assert found["loss_prompt"][0] is None
+    assert found["loss_prompt"][1] is not None
+    assert found["loss_prompt_reason"][:] == ["no_prompt_token", ""]
+
+
+def test_clusters_are_those_of_the_base_models_states_of_the_instruction(pool_rows, play):
+    embedding = Embedding(part="prompt", normalize=False)
+    assert FITTED.vectors == embedding
+    round = play(pool_rows, 4)
+    run_round(FITTED, round)
+    alone = play(pool_rows, 4)
+    ids, _ = alone.clusters(Cluster(k=3), embedding)
+    assert round.scored["cluster_id"][1].to_pylist() == ids.tolist()
+
+
+def test_the_page_of_clusters_that_were_found_here(pool_rows, play):
+    rounds = [play(pool_rows, 4), play(pool_rows, 5, 1)]
+    found = [Selection.from_round(each, FITTED, run_round(FITTED, each)) for each in rounds]
+    text = card(gather(found, pool_rows, title="x"))
+    assert "| `clusters` | `cluster (k=3)` |" in text
+    assert "{'" not in text
+
+
+# -- the choice ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("convention", ["sft", "cherry"])
+def test_then_what_superfiltering_chooses_with_the_warmed_model(clustered, play, warmed, tiny_model_dir, convention):
+    selector = Cherry(clusters="cluster_id", convention=convention)
+    second = play(clustered, 5, 1, warmed, chosen=np.array([1, 2]))
+    chosen = ask(selector, second)
+    alone = Superfiltering(convention=convention)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    assert chosen.tolist() == select(clustered, alone, size=5, model=warmed, tokenizer=tokenizer).indices.tolist()
+    assert chosen.tolist() != select(clustered, alone, size=5, model=str(tiny_model_dir)).indices.tolist()
+    assert [spec["convention"] for spec in second.specs] == [convention]
+    assert not second.columns_used, "clusters are no matter any more"
+
+
+def test_losses_may_be_divided_instead(clustered, play, warmed, tiny_model_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    ratio = score(clustered, [IFD(ratio="loss")], model=warmed, tokenizer=tokenizer)["ifd_loss_ratio"][:]
+    below = np.where(np.array(ratio) < 1, ratio, -1)
+    round = play(clustered, 5, 1, warmed)
+    chosen = ask(Cherry(clusters="cluster_id", ratio="loss"), round)
+    assert chosen.tolist() == np.argsort(-below, kind="stable")[:5].tolist()
+    assert "with ifd_loss_ratio >= 1" in round.left_out
+
+
+def test_rows_of_the_warm_up_may_be_chosen_again(clustered, play):
+    first = run_round(CLUSTERED, play(clustered, 8))
+    assert set(first.tolist()) & set(ask(CLUSTERED, play(clustered, 12, 1, chosen=first)).tolist())
+
+
+def test_both_rounds_can_be_explained_and_shown(clustered, play, warmed, tiny_model_dir):
+    selector = Cherry(clusters="cluster_id", pick="perplexity", warmup_size=6)
+    rounds = [play(clustered, 6), play(clustered, 4, 1, warmed)]
+    found = [Selection.from_round(each, selector, run_round(selector, each)) for each in rounds]
+    [warm_up, choice] = [explain(each, clustered, int(each.indices[0]))["decided"] for each in found]
+    assert warm_up[0] == "These are the rows of the warm-up."
+    assert "were chosen: in even steps through those whose prompt" in warm_up[1]
+    assert choice[0].startswith("Of the ")
+    by_ifd = Selection.from_round(rounds[0], CLUSTERED, run_round(CLUSTERED, rounds[0]))
+    said = explain(by_ifd, clustered, int(by_ifd.indices[0]))["decided"]
+    assert "were chosen: those with the highest ifd below 1" in said[1]
+    facts = gather(found, clustered, title="x")
+    assert facts["method"]["name"] == "Cherry"
+    assert "li2024quantity" in facts["method"]["citation"]
+    assert facts["recipe"]["selector_kwargs"]["pick"] == "perplexity"
+    text = card(facts)
+    assert "**Cherry.** The rows with the highest IFD" in text
+    assert "None" not in text
+    assert "{'" not in text
+    assert [next(iter(each["means"])) for each in facts["choices"]] == ["loss_prompt", "ifd"]
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+def test_by_name_and_back():
+    settings = {"warmup_size": 50, "clusters": {"score": "cluster", "k": 10}, "vectors": "v", "ratio": "loss"}
+    made = by_name("cherry", settings)
+    assert made == Cherry(warmup_size=50, clusters=Cluster(k=10), vectors="v", ratio="loss")
+    spec = json.loads(json.dumps(made.spec()))
+    assert by_name(spec.pop("selector"), spec) == made
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"warmup_size": 0}, r"Cherry\(warmup_size=0\): it has to be an int of at least 1"),
+        ({"warmup_size": 10.0}, r"Cherry\(warmup_size=10\.0\)"),
+        ({"pick": "ppl"}, r"Cherry\(pick='ppl'\): it has to be 'ifd' or 'perplexity'"),
+        ({"convention": "chery"}, "Did you mean 'cherry'"),
+        ({"ratio": "losses"}, "Did you mean 'loss'"),
+        ({"clusters": Loss()}, r"Cherry\(clusters=Loss.*Cluster\(\.\.\.\)"),
+        ({"vectors": Loss()}, r"Cherry\(vectors=Loss.*Embedding\(\.\.\.\)"),
+    ],
+)
+def test_what_it_refuses(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        Cherry(**settings)
+
+
+def test_clusters_of_a_column_are_the_same_as_for_other_selectors(clustered, play):
+    round, other = play(clustered, 4), play(clustered, 4)
+    run_round(CLUSTERED, round)
+    run_round(KMRandom(), other)
+    assert round.columns_used == other.columns_used == ["cluster_id"]

@@ -1,0 +1,432 @@
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+
+from hf_datasel import Selection, select
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.formats import Pool
+from hf_datasel.scores import Cluster, Embedding, Length, Loss, RewardGap
+from hf_datasel.scores.engine import Engine
+from hf_datasel.selection import explain
+from hf_datasel.selectors import KMQ, IterativeKMQ, Round, ask, by_name, run_round
+from hf_datasel.strategies.clusters import quotas
+from hf_datasel.strategies.reweighting import cluster_means, effective_number, reweighted
+from hf_datasel.testing import contract
+
+GAP = RewardGap(scorer="perplexity", max_new_tokens=2)
+
+
+@contract(
+    IterativeKMQ(quality="reward", gap=GAP),
+    IterativeKMQ(quality="deita", weights="proportional", shares="equal", gap=GAP, update="softmax", rounds=2),
+    IterativeKMQ(quality=Length(), clusters=Cluster(k=2), vectors=Embedding(), gap=GAP, restart_each_round=True),
+)
+def test_contract(check, selector, full, tiny_model_dir):
+    check(selector, full.select(range(8)), tiny_model_dir)
+
+
+# -- playing rounds --------------------------------------------------------------------------------------------------
+def pool_of(clusters, quality=None):
+    """Rows in these clusters, -1 or None for none."""
+    size = len(clusters)
+    values = np.random.default_rng(1).normal(size=size).tolist() if quality is None else quality
+    return Pool(
+        Dataset.from_dict(
+            {"prompt": [f"Say {at}." for at in range(size)], "completion": [f"It is {at}." for at in range(size)]}
+        )
+        .add_column("cluster_id", list(clusters))
+        .add_column("q", list(values))
+    )
+
+
+def gaps_by(values):
+    """A model whose gap at a row is what `values` says, None where it has none."""
+
+    def compute(score, rows):
+        assert isinstance(score, RewardGap)
+        found = [values[row] for row in rows.tolist()]
+        reasons = ["empty_generation" if each is None else "" for each in found]
+        return {"reward_gap": pa.array(found, pa.float32()), "reward_gap_reason": pa.array(reasons)}
+
+    return compute
+
+
+def saved(state):
+    """What comes back from a checkpoint."""
+    file = io.BytesIO()
+    np.savez(file, **state)
+    file.seek(0)
+    with np.load(file) as stored:
+        return {name: stored[name] for name in stored}
+
+
+def play(selector, pool, budget, computes, seed=0, eligible=None, through=saved):
+    """All rounds by hand; returns each of them with its choice."""
+    able = np.ones(len(pool), dtype=bool) if eligible is None else eligible
+    plan = selector.plan(budget, 1.0, len(pool))
+    done, state, chosen = [], {}, np.empty(0, dtype=np.int64)
+    for index, (each, compute) in enumerate(zip(plan, computes, strict=True)):
+        round = Round(index, pool, able, each.budget, compute, seed, chosen=chosen, state=state, plan=plan)
+        done.append((round, ask(selector, round)))
+        chosen, state = done[-1][1], through(round.state)
+    return done
+
+
+def made(**settings):
+    return IterativeKMQ(**{"quality": "q", "gap": GAP, **settings})
+
+
+# -- budgets ---------------------------------------------------------------------------------------------------------
+def test_each_round_adds_its_share_whatever_the_clusters_hold():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        size, rounds = int(rng.integers(4, 40)), int(rng.integers(1, 5))
+        clusters = rng.integers(-1, rng.integers(1, 12), size)  # many hold a row or two
+        quality = np.where(rng.random(size) < 0.2, np.nan, rng.normal(size=size))
+        eligible = rng.random(size) < 0.9
+        able = eligible & (clusters >= 0) & np.isfinite(quality)
+        if able.sum() < rounds:
+            continue
+        budget = int(rng.integers(rounds, able.sum() + 1))
+        values = [None if rng.random() < 0.3 else float(each) for each in rng.normal(scale=9, size=size)]
+        selector = made(rounds=rounds, update=("exponential", "softmax")[seed % 2])
+        pool = pool_of(clusters.tolist(), [None if np.isnan(each) else each for each in quality])
+        before = np.empty(0, dtype=np.int64)
+        for index, (round, chosen) in enumerate(
+            play(selector, pool, budget, [gaps_by(values)] * rounds, seed, eligible)
+        ):
+            assert len(chosen) == (index + 1) * budget // rounds
+            assert chosen[: len(before)].tolist() == before.tolist()
+            assert able[chosen].all()
+            assert round.left_out.total() == (eligible & ~able).sum(), "rows without a gap are not left out"
+            before = chosen
+
+
+def test_a_used_up_cluster_gives_its_share_to_the_others():
+    clusters = [0] * 2 + [1] * 10 + [2] * 10
+    [(_, first), (round, second)] = play(
+        made(rounds=2, shares="equal"), pool_of(clusters), 12, [None, gaps_by([50.0] * 2 + [0.0] * 20)]
+    )
+    of = np.array(clusters)
+    assert np.bincount(of[first]).tolist() == [2, 2, 2]
+    assert round.notes["cluster_weights"][0] > 0.999, "nearly all of the weight is where nothing is left"
+    assert np.bincount(of[second], minlength=3).tolist() == [2, 5, 5]
+
+
+def test_a_weight_that_is_next_to_nothing_still_gives_what_is_needed():
+    clusters = [0] * 6 + [1] * 6
+    values = gaps_by([1e6] * 6 + [-1e6] * 6)
+    [_, (_, second), (round, third)] = play(
+        made(rounds=3, gap_temperature=1e-300), pool_of(clusters), 12, [None, values, values]
+    )
+    assert np.bincount(np.array(clusters)[second]).tolist() == [6, 2]
+    assert len(third) == 12
+    assert round.notes["cluster_weights"][0] == 1.0
+
+
+def test_a_shortfall_gives_what_there_is(caplog):
+    pool = pool_of([0, 0, 1, None, 1], [1.0, 2.0, None, 1.0, 1.0])
+    plan = made(rounds=2).plan(5, 1.0, 5)
+    state = {}
+    first = Round(0, pool, np.ones(5, dtype=bool), plan[0].budget, None, state=state)
+    chosen = ask(made(rounds=2), first)
+    second = Round(1, pool, np.ones(5, dtype=bool), 5, gaps_by([1.0] * 5), chosen=chosen, state=state)
+    assert sorted(run_round(made(rounds=2), second, strict=False).tolist()) == [0, 1, 4]
+    assert "the 3 of 5 rows that can be selected (1 in no cluster, 1 without q)" in caplog.text
+
+
+def test_the_first_round_is_kmq(full):
+    selector = made(quality="reward", rounds=3, temperature=0.5, shares="equal")
+    [(round, chosen), *_] = play(selector, Pool(full), 9, [None] + [gaps_by([1.0] * 12)] * 2, seed=3)
+    kmq = KMQ(quality="reward", temperature=0.5, shares="equal")
+    assert chosen.tolist() == select(full, kmq, size=3, seed=3).indices.tolist()
+    assert round.notes["clusters"] == [0, 1, 2]
+    assert round.notes["cluster_weights"] == [0.333333] * 3
+    assert round.notes["cluster_gap"] == [None] * 3
+
+
+# -- weights ---------------------------------------------------------------------------------------------------------
+def plainly(weights, means, update, temperature):
+    """Each scored cluster by its formula, and all of them scaled to what they had together."""
+    known = [at for at, mean in enumerate(means) if mean is not None]
+    formula = {
+        "exponential": lambda at: weights[at] * np.exp(means[at] / temperature),
+        "softmax": lambda at: np.exp(means[at] / temperature),
+        "paper": lambda at: weights[at] * means[at],
+    }[update]
+    new = {at: formula(at) for at in known}
+    had = sum(weights[at] for at in known)
+    return [had * new[at] / sum(new.values()) if at in new else weights[at] for at in range(len(weights))]
+
+
+@pytest.mark.parametrize("update", ["exponential", "softmax", "paper"])
+def test_weights_against_a_plain_version(update):
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        k = int(rng.integers(1, 9))
+        weights = rng.dirichlet(np.ones(k))
+        means = [None if rng.random() < 0.3 else float(each) for each in rng.exponential(2, k)]
+        if update != "paper":
+            means = [None if each is None else each - 2 for each in means]
+        temperature = 1.0 if update == "paper" else float(rng.uniform(0.3, 3))
+        given = weights.copy()
+        found = reweighted(weights, np.array(means, dtype=float), update, temperature)
+        np.testing.assert_allclose(found, plainly(weights, means, update, temperature), rtol=1e-10)
+        assert found.sum() == pytest.approx(1, abs=1e-12)
+        assert (weights == given).all()
+
+
+def test_the_weights_of_the_published_code_and_eq_6_as_it_is_written(shared):
+    golden = json.loads((shared / "golden" / "iterative_kmq_update.json").read_text(encoding="utf-8"))
+    chosen = golden["selected_iter0"]
+    gaps = np.subtract(*np.array(golden["reward_gold_gen"]).T)
+    means = cluster_means(np.array(golden["clusters"])[chosen], gaps, golden["K"])
+    np.testing.assert_allclose(means, golden["cluster_mean_gold_minus_gen"], rtol=1e-6)
+    equal = np.full(golden["K"], 1 / golden["K"])
+    np.testing.assert_allclose(reweighted(equal, means, "softmax"), golden["authors_p_next"], rtol=1e-5)
+    np.testing.assert_allclose(reweighted(equal, means), golden["authors_p_next"], rtol=1e-5)
+    assert min(golden["paper_eq5_6_literal_w1"]) < 0
+    with pytest.raises(SelectionError, match="3 of 6 are below it"):
+        reweighted(equal, means, "paper")
+
+
+@pytest.mark.parametrize("update", ["exponential", "softmax"])
+def test_a_common_offset_and_huge_gaps_do_no_harm(update):
+    weights, means = np.array([0.2, 0.3, 0.5]), np.array([1.0, 2.0, 4.0])
+    expected = reweighted(weights, means, update)
+    np.testing.assert_allclose(reweighted(weights, means + 1e4, update), expected, rtol=1e-9)
+    assert reweighted(weights, means * 1e300, update, 1e-5).tolist() == [1e-300, 1e-300, 1.0]
+    back = reweighted([1e-300, 1e-300, 1.0], [800.0, 0.0, 0.0], update)
+    assert back[0] > 0.99, "a weight next to nothing can come up again"
+
+
+def test_a_cluster_without_a_gap_keeps_its_weight():
+    for update in ("exponential", "softmax", "paper"):
+        found = reweighted([0.25, 0.25, 0.5], [3.0, 1.0, np.nan], update)
+        assert found[2] == 0.5
+        assert found[0] > 0.25 > found[1]
+        assert reweighted([0.25, 0.75], [np.nan, np.nan], update).tolist() == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("means", "message"),
+    [
+        ([1.0, -0.5, np.nan], r"1 of 2 are below it, the lowest -0.5\. update='exponential' takes any"),
+        ([-1.0, -2.0, -3.0], r"3 of 3 are below it, the lowest -3"),
+        ([0.0, 0.0, np.nan], r"where no mean is below 0, and one is above: all are 0"),
+    ],
+)
+def test_the_paper_has_no_weights_for_gaps_below_zero(means, message):
+    with pytest.raises(SelectionError, match=message):
+        reweighted([0.2, 0.3, 0.5], means, "paper")
+
+
+def test_an_unknown_update():
+    with pytest.raises(SelectionError, match=r"update='code' is not one of 'exponential', 'softmax', 'paper'"):
+        reweighted([1.0], [1.0], "code")
+
+
+def test_means_leave_out_rows_without_a_gap_and_in_no_cluster():
+    found = cluster_means([0, 0, 1, -1, 3], [1.0, np.nan, np.nan, 9.0, np.inf], clusters=4)
+    np.testing.assert_array_equal(found, [1.0, np.nan, np.nan, np.nan])
+
+
+def test_effective_number_of_clusters():
+    assert effective_number([1.0]) == pytest.approx(1)
+    assert effective_number(np.full(2048, 1 / 2048)) == pytest.approx(2048)
+    assert effective_number([0.5, 0.5, 0.0]) == pytest.approx(2)
+
+
+# -- rounds after the first ------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("update", ["exponential", "softmax", "paper"])
+def test_quotas_follow_the_weights_over_the_rounds(update):
+    clusters = np.repeat(np.arange(4), [40, 30, 20, 10])
+    rng = np.random.default_rng(2)
+    values = [rng.uniform(0.1, 3, 100).tolist() for _ in range(2)]
+    values[0][0] = values[1][5] = None
+    rounds = play(made(update=update), pool_of(clusters.tolist()), 30, [None, *map(gaps_by, values)])
+    weights, before = [0.4, 0.3, 0.2, 0.1], rounds[0][1]
+    for (round, chosen), found in zip(rounds[1:], values, strict=True):
+        means = [
+            np.mean([found[row] for row in before if clusters[row] == each and found[row] is not None])
+            for each in range(4)
+        ]
+        weights = plainly(weights, means, update, 1.0)
+        np.testing.assert_allclose(round.notes["cluster_gap"], means, rtol=1e-5)
+        np.testing.assert_allclose(round.notes["cluster_weights"], weights, rtol=1e-5)
+        left = np.ones(100, dtype=bool)
+        left[before] = False
+        expected = quotas(clusters, 10, dict(enumerate(weights)), eligible=left)
+        assert np.bincount(clusters[chosen[len(before) :]], minlength=4).tolist() == list(expected.values())
+        assert round.logs["mean_gap"] == pytest.approx(np.mean([found[r] for r in before if found[r] is not None]))
+        assert round.logs["effective_clusters"] == pytest.approx(effective_number(weights))
+        assert round.logs["largest_cluster_weight"] == pytest.approx(max(weights))
+        assert json.loads(json.dumps(round.notes)) == round.notes
+        before = chosen
+
+
+def test_the_model_is_asked_about_the_rows_chosen_so_far_and_no_others():
+    asked = []
+
+    def compute(score, rows):
+        asked.append(rows.tolist())
+        return gaps_by([1.0] * 20)(score, rows)
+
+    rounds = play(made(), pool_of([0, 1] * 10), 9, [compute] * 3)
+    assert asked == [rounds[0][1].tolist(), rounds[1][1].tolist()]
+
+
+def test_quality_decides_within_a_cluster_in_later_rounds_too():
+    quality = np.arange(30.0)
+    clusters = np.arange(30) % 3
+    [(_, first), (_, second)] = play(
+        made(rounds=2, temperature=1e-3), pool_of(clusters.tolist(), quality.tolist()), 12, [None, gaps_by([0.0] * 30)]
+    )
+    assert sorted(first.tolist()) == list(range(24, 30))
+    assert sorted(second.tolist()) == list(range(18, 30))
+
+
+def test_mixed_gaps_stop_the_papers_update():
+    values = [1.0 if at % 2 else -1.0 for at in range(20)]
+    with pytest.raises(SelectionError, match=r"update='paper'.*\(Eq\. 6\).*1 of 2 are below it"):
+        play(made(update="paper", rounds=2), pool_of([0, 1] * 10), 8, [None, gaps_by(values)])
+
+
+def test_no_gap_at_all_leaves_the_weights():
+    rounds = play(made(), pool_of([0] * 6 + [1] * 14), 9, [gaps_by([None] * 20)] * 3)
+    for round, _ in rounds:
+        assert round.notes["cluster_weights"] == [0.3, 0.7]
+        assert round.notes["cluster_gap"] == [None, None]
+        assert "mean_gap" not in round.logs
+    assert len(rounds[-1][1]) == 9
+
+
+def test_a_checkpoint_between_rounds_changes_nothing_and_the_seed_decides():
+    pool, values = pool_of([0, 1, 2, 3, 4] * 8), np.random.default_rng(0).normal(size=40).tolist()
+
+    def choices(through, seed):
+        done = play(made(), pool, 12, [gaps_by(values)] * 3, seed, through=through)
+        return [chosen.tolist() for _, chosen in done]
+
+    assert choices(saved, 1) == choices(lambda state: state, 1) == choices(saved, 1)
+    assert choices(saved, 1) != choices(saved, 2)
+
+
+def test_a_round_that_is_played_again_is_the_same():
+    pool, state = pool_of([0, 1, 2] * 6), {}
+    able = np.ones(18, dtype=bool)
+    chosen = ask(made(), Round(0, pool, able, 3, None, state=state))
+    gaps = gaps_by(np.linspace(-2, 2, 18).tolist())
+    first = Round(1, pool, able, 6, gaps, chosen=chosen, state=dict(state))
+    rows = ask(made(), first)
+    again = Round(1, pool, able, 6, gaps, chosen=chosen, state=dict(state))
+    assert ask(made(), again).tolist() == rows.tolist()
+    assert again.notes == first.notes
+
+
+# -- what stays from the first round ---------------------------------------------------------------------------------
+def test_clusters_and_a_computed_quality_are_those_of_the_first_round(pool_rows, tiny_model_dir):
+    data = pool_rows
+    selector = made(quality=Loss(), clusters=Cluster(k=3), vectors=Embedding(), rounds=2)
+    pool, able = Pool(data), np.ones(24, dtype=bool)
+    state = {}
+    first = Round(0, pool, able, 6, Engine(pool, str(tiny_model_dir)).compute, state=state)
+    chosen = ask(selector, first)
+    second = Round(1, pool, able, 12, gaps_by(np.linspace(0, 1, 24).tolist()), chosen=chosen, state=saved(state))
+    ask(selector, second)  # the fake model has no vectors and no loss
+    for name in ("cluster_id", "loss"):
+        assert second.scored[name][1].equals(first.scored[name][1])
+    assert {spec["score"] for spec in second.specs} == {"Loss", "Embedding", "Cluster", "RewardGap"}
+    ids = [Selection.from_round(each, selector, chosen).scores("cluster_id").tolist() for each in (first, second)]
+    assert ids[0] == ids[1]
+
+
+def test_with_a_model(full, tiny_model_dir):
+    selector = made(quality="reward", rounds=2)
+    compute = Engine(Pool(full), str(tiny_model_dir)).compute
+    [(_, first), (round, second)] = play(selector, Pool(full), 8, [compute, compute])
+    found = np.full(12, np.nan)
+    found[first] = Selection.from_round(round, selector, second).scores("reward_gap")[first]
+    assert np.isfinite(found[first]).all()
+    means = cluster_means(full["cluster_id"][:], found, 3)
+    np.testing.assert_allclose(np.array(round.notes["cluster_gap"], dtype=float), means, rtol=1e-5)
+    assert len(second) == 8
+
+
+# -- settings, explanations ------------------------------------------------------------------------------------------
+def test_explained_from_the_record(full):
+    selector = made(quality="reward", rounds=2)
+    [(begun, first), (round, chosen)] = play(selector, Pool(full), 8, [None, gaps_by([2.0] * 6 + [None] * 6)])
+    selection, ids = Selection.from_round(round, selector, chosen), np.array(full["cluster_id"][:])
+    for row in range(12):
+        when = {True: ["It was chosen in an earlier round."], False: ["It is new in this round."]}
+        said = when[row in first] if row in chosen else []
+        each = ids[row]
+        inside, mine = (ids == each).sum(), (ids[chosen] == each).sum()
+        way = f"of which {mine} were chosen: drawn at random by reward, with seed 0."
+        weight, gap = round.notes["cluster_weights"][each], round.notes["cluster_gap"][each]
+        known = "no row of it had a gap" if gap is None else f"the mean gap of its rows was {gap:.4g}"
+        assert explain(selection, full, row)["decided"] == [
+            *said,
+            f"Cluster {each} has {inside} rows to choose from, {way}",
+            f"The cluster had {weight:.3%} of the weight in this round: {known}.",
+        ]
+    drawn = explain(Selection.from_round(begun, selector, first), full, int(first[0]))["decided"]
+    assert drawn[0].startswith(f"Cluster {ids[first[0]]} has")
+    assert len(drawn) == 1
+
+
+def test_clusters_of_a_model_that_was_trained_since_are_not_guessed(full, tiny_model_dir):
+    selector = made(quality="reward", clusters=Cluster(k=2), vectors=Embedding(), rounds=2)
+    compute = Engine(Pool(full), str(tiny_model_dir)).compute
+    [_, (round, chosen)] = play(selector, Pool(full), 8, [compute, compute])
+    selection = Selection.from_round(round, selector, chosen)
+    decided = explain(selection, full, int(chosen[-1]), model=str(tiny_model_dir))["decided"]
+    assert decided == [
+        "It is new in this round.",
+        "Its cluster is that of the vectors of the first round, whose model is not at hand.",
+    ]
+    assert selector.explain(round, chosen, int(chosen[-1]))[1].startswith("Cluster "), "while training they are known"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gap": "reward_gap"}, r"IterativeKMQ\(gap='reward_gap'\): it has to be RewardGap"),
+        ({"gap": RewardGap("me/model", scorer="perplexity")}, r"gap=RewardGap\('me/model', .*Name no model"),
+        ({"update": "exponentiel"}, r"update='exponentiel'\): .*Did you mean 'exponential'"),
+        ({"gap_temperature": 0}, r"IterativeKMQ\(gap_temperature=0\): it has to be a number above 0"),
+        ({"update": "paper", "gap_temperature": 2.0}, r"gap_temperature=2.0\): update='paper' has no temperature"),
+        ({"rounds": 0}, r"IterativeKMQ\(rounds=0\)"),
+        ({"weights": "rank"}, r"IterativeKMQ\(weights='rank'\)"),
+        ({"quality": None}, r"IterativeKMQ\(quality=None\)"),
+        ({"shares": "paper"}, r"IterativeKMQ\(shares='paper'\)"),
+    ],
+)
+def test_impossible_settings_are_found_at_once(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        made(**settings)
+
+
+def test_in_a_recipe():
+    settings = {
+        "quality": {"score": "reward", "model": "me/reward"},
+        "clusters": {"score": "cluster", "k": 512},
+        "vectors": {"score": "embedding", "model": "me/encoder"},
+        "gap": {"score": "rewardgap", "reward_model": "me/reward"},
+        "update": "softmax",
+    }
+    selector = by_name("iterative_kmq", settings)
+    assert selector.gap == RewardGap(reward_model="me/reward")
+    assert (selector.rounds, selector.restart_each_round) == (3, False)
+    spec = json.loads(json.dumps(selector.spec()))
+    assert spec["gap"] == settings["gap"]
+    assert by_name(spec.pop("selector"), spec) == selector
+    with pytest.raises(ConfigError, match="iterative_kmq needs the setting 'quality'"):
+        by_name("iterative_kmq", {"gap": settings["gap"]})
+    with pytest.raises(ConfigError, match="iterative_kmq needs the setting 'gap'"):
+        by_name("iterative_kmq", {"quality": "reward"})

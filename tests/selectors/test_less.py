@@ -1,0 +1,224 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+from hf_datasel import Selection, load_pool, select
+from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError
+from hf_datasel.formats import Pool, converted
+from hf_datasel.publish.card import card
+from hf_datasel.publish.gather import gather
+from hf_datasel.scores import Influence
+from hf_datasel.scores.engine import Engine
+from hf_datasel.selection.explaining import explain
+from hf_datasel.selection.provenance import without_paths
+from hf_datasel.selectors import LESS, LESSTop, Random, Round, RoundPlan, ask, by_name, run_round
+from hf_datasel.testing import contract
+from hf_datasel.tokens import TokenSettings
+
+
+@pytest.fixture(scope="module")
+def validation(tmp_path_factory, pool_rows):
+    """Give the path of five rows of two subtasks."""
+    path = tmp_path_factory.mktemp("validation") / "rows.jsonl"
+    pool_rows.select(range(16, 21)).add_column("task", list("babab")).to_json(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory, tiny_model_dir, pool_rows):
+    """Give what two epochs of SFTTrainer leave, with an adapter, on eight rows."""
+    folder = tmp_path_factory.mktemp("warm_up")
+    config = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=2,
+        per_device_train_batch_size=4,
+        logging_steps=1,
+        save_strategy="epoch",
+        learning_rate=1e-2,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        disable_tqdm=True,
+    )
+    data = converted(Pool(pool_rows.select(range(8))), chat_template=True)
+    adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
+    SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
+    return [folder / "checkpoint-2", folder / "checkpoint-4"]
+
+
+@pytest.fixture
+def less(validation):
+    return LESS(validation=validation, subtask="task", projection_dim=32, warmup_epochs=2, warmup_ratio=0.3)
+
+
+@pytest.fixture
+def play(pool_rows):
+    """Give a function that makes a round over the pool, as the trainer does."""
+    pool = Pool(pool_rows)
+
+    def make(index, budget, settings=None, **more):
+        engine = Engine(pool, settings=settings)
+        return Round(index, pool, np.ones(24, dtype=bool), budget, engine.compute, describe=engine.describe, **more)
+
+    return make
+
+
+@contract(LESS(validation="to be named", warmup_ratio=1.0))
+def test_contract(check, selector, full, validation):
+    check(replace(selector, validation=validation), full)
+
+
+# -- the warm-up -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [({}, 260), ({"warmup_ratio": 0.29}, 1508), ({"warmup_size": 1000}, 1000), ({"warmup_ratio": 1e-6}, 1)],
+)
+def test_a_share_of_the_pool_for_four_epochs_with_a_checkpoint_each(settings, rows):
+    plan = LESS(validation="bbh.jsonl", **settings).plan(300, 3.0, 5200)
+    assert plan == (RoundPlan(rows, 4, checkpoints=True), RoundPlan(300, 3.0, restart=True))
+
+
+def test_the_warm_up_is_drawn_at_random(less, play):
+    budget = less.plan(5, 1.0, 24)[0].budget
+    assert budget == 7
+    chosen = run_round(less, play(0, budget))
+    assert chosen.tolist() == ask(Random(), play(0, budget)).tolist()
+    assert chosen.tolist() != run_round(less, play(0, budget, seed=1)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "match"),
+    [
+        ({"validation": "nothing.jsonl"}, FormatError, r"There is no file or folder 'nothing\.jsonl'"),
+        ({"subtask": "tasc"}, ColumnError, r"Did you mean 'task'\?"),
+    ],
+)
+def test_a_target_that_cannot_be_read_is_found_before_the_warm_up(less, play, settings, error, match):
+    with pytest.raises(error, match=match):
+        run_round(replace(less, **settings), play(0, 7))
+
+
+# -- the choice ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("more", [{}, {"aggregate": "mean", "subtask": None, "seed": 3, "learning_rates": [1, 5]}])
+def test_then_what_less_top_chooses_at_these_checkpoints(less, play, pool_rows, checkpoints, more):
+    less = replace(less, **more)
+    round = play(1, 6, checkpoints=checkpoints, chosen=np.arange(7))
+    chosen = run_round(less, round)
+    settings = {"subtask": "task", "projection_dim": 32, "validation": less.validation} | more
+    alone = LESSTop(by=Influence(checkpoints=tuple(map(str, checkpoints)), **settings))
+    expected = select(pool_rows, alone, size=6)
+    assert chosen.tolist() == expected.indices.tolist()
+    assert round.scored["influence"][1].to_numpy() == pytest.approx(expected.scores("influence"), abs=1e-6)
+    assert len(round.scored["influence"][0]) == 24, "the whole pool, the rows of the warm-up too"
+
+
+def test_the_record_names_the_checkpoints_and_nothing_of_the_machine(less, play, pool_rows, checkpoints, tmp_path):
+    less = replace(less, gradients=str(tmp_path / "kept"))
+    rounds = [play(0, 7), play(1, 6, checkpoints=checkpoints)]
+    found = [Selection.from_round(each, less, run_round(less, each)) for each in rounds]
+    for each in found:
+        each.provenance = without_paths(each.provenance)
+    [spec] = found[1].provenance["scores"]
+    assert list(spec["checkpoints"]) == ["checkpoint-2", "checkpoint-4"]
+    assert len(spec["resolved_learning_rates"]) == 2
+    facts = gather(found, pool_rows, title="x")
+    for folder in (checkpoints[0].parent, Path(less.validation).parent, tmp_path):
+        assert str(folder) not in json.dumps([each.provenance for each in found])
+        assert str(folder) not in json.dumps(facts)
+    text = card(facts)
+    assert "**LESS with warm-up.** The rows with the highest influence" in text
+    assert "{'" not in text
+    assert "xia2024less" in facts["method"]["citation"]
+
+
+def test_it_can_be_explained_when_the_checkpoints_are_gone(less, play, pool_rows, checkpoints):
+    less = replace(less, learning_rates=(1, 5))
+    rounds = [play(0, 7), play(1, 6, checkpoints=checkpoints)]
+    found = [Selection.from_round(each, less, run_round(less, each)) for each in rounds]
+    [warm_up, choice] = [explain(each, pool_rows, int(each.indices[0]))["decided"] for each in found]
+    assert warm_up == ["These are the rows of the warm-up.", "Rows were drawn at random, with seed 0."]
+    assert choice[0].startswith("Of the 24 rows to choose from 0 have a higher influence; the lowest that was chosen")
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_without_a_checkpoint_an_epoch_it_says_what_to_do(less, play, checkpoints, kept):
+    with pytest.raises(
+        SelectionError,
+        match=rf"Round 1 of LESS reads the checkpoints of its warm-up, one an epoch, and of 2 there are {kept}\. "
+        r"SelectiveSFTTrainer .*LESSTop\(by=Influence",
+    ):
+        run_round(less, play(1, 6, checkpoints=checkpoints[:kept]))
+
+
+# -- rows as the trainer cuts them -----------------------------------------------------------------------------------
+def test_rows_are_cut_where_the_trainer_cuts_them(less, play, pool_rows, checkpoints):
+    short = replace(less.influence(list(map(str, checkpoints))), max_length=48)
+    expected = select(pool_rows, LESSTop(by=short), size=6)
+    settings = TokenSettings(max_length=48, completion_only_loss=True)
+    round = play(1, 6, settings, checkpoints=checkpoints)
+    chosen = run_round(less, round)
+    found = round.scored["influence"][1].to_numpy(zero_copy_only=False)
+    np.testing.assert_allclose(found, expected.scores("influence"), atol=1e-6)
+    assert chosen.tolist() == expected.indices.tolist()
+    assert np.isnan(found).any(), "or nothing was cut"
+    assert round.specs[0]["tokens"]["max_length"] == 48
+    whole = play(1, 6, checkpoints=checkpoints)
+    run_round(less, whole)
+    assert not np.allclose(found, whole.scored["influence"][1].to_numpy(), atol=1e-4, equal_nan=True)
+    assert whole.specs[0]["tokens"]["max_length"] == 1024
+
+
+def test_a_target_of_chats_for_a_pool_of_prompts(less, play, checkpoints, tmp_path):
+    rows = load_pool(less.validation)
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": row["instruction"]},
+                {"role": "assistant", "content": row["output"]},
+            ]
+        }
+        for row in rows
+        if not row["input"]
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join(json.dumps(each) for each in chats))
+    given = [{"instruction": row["instruction"], "output": row["output"]} for row in rows if not row["input"]]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(each) for each in given))
+    found = []
+    for name in ("chats", "rows"):
+        round = play(1, 6, TokenSettings(completion_only_loss=True), checkpoints=checkpoints)
+        run_round(replace(less, validation=str(tmp_path / f"{name}.jsonl"), subtask=None), round)
+        found.append(round.scored["influence"][1].to_numpy())
+    np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+def test_by_name_and_back():
+    settings = {"validation": "bbh.jsonl", "subtask": "task", "warmup_epochs": 2, "learning_rates": [2, 1]}
+    made = by_name("less", settings)
+    assert made == LESS(validation="bbh.jsonl", subtask="task", warmup_epochs=2, learning_rates=(2.0, 1.0))
+    spec = json.loads(json.dumps(made.spec()))
+    assert by_name(spec.pop("selector"), spec) == made
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"validation": ""}, r"validation=''\): it has to be a text"),
+        ({"aggregate": "papr"}, r"Did you mean 'paper'\?"),
+        ({"projection_dim": 0}, "projection_dim=0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"warmup_epochs": 1.5}, r"LESS\(warmup_epochs=1\.5\): it has to be an int of at least 1"),
+        ({"warmup_ratio": 0}, r"LESS\(warmup_ratio=0\): .* above 0 and at most 1"),
+        ({"warmup_size": 0}, r"LESS\(warmup_size=0\)"),
+        ({"warmup_size": 5, "warmup_ratio": 0.1}, "leave one of them out"),
+        ({"learning_rates": (1.0, 2.0)}, "one number of at least 0 for each of the 4 checkpoints"),
+    ],
+)
+def test_what_it_refuses(settings, match):
+    with pytest.raises(ConfigError, match=match):
+        LESS(**{"validation": "bbh.jsonl", **settings})
