@@ -26,6 +26,7 @@ Without --data the rows are made up, with lengths about those of Alpaca; without
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -285,7 +286,8 @@ def measure(folder: str, rows: Rows, args: argparse.Namespace) -> None:
     given, found = list(range(budget)), dict[str, list[Result]]()
     for _ in range(args.repeats):
         for name in names:
-            found.setdefault(name, []).append(trained(WAYS[name], rows, given, folder, args))
+            found.setdefault(name, []).append(result := trained(WAYS[name], rows, given, folder, args))
+            print(f"{name}: {sum(result.spent[part] for part in PARTS):.1f} CPU s", file=sys.stderr)
             given = sorted(found["default"][0].chosen[0])
     results = {name: best(each) for name, each in found.items()}
     print(line(list(COLUMNS), args.markdown))

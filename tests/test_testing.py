@@ -29,11 +29,11 @@ TESTS = Path(__file__).parent
 
 # -- nothing without a contract test ---------------------------------------------------------------------------------
 def concrete(package, kind):
-    """Give (module, class) of every class of a package that can be used, not only inherited from."""
+    """Give (module, class) of every public class of a package that can be used, not only inherited from."""
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         for _, found in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
             defined_here = found.__module__ == info.name and issubclass(found, kind)
-            if defined_here and not inspect.isabstract(found):
+            if defined_here and not inspect.isabstract(found) and not found.__name__.startswith("_"):
                 yield info.name, found.__name__
 
 

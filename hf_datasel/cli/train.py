@@ -120,18 +120,23 @@ def rounds_table(selections: Sequence[Any]) -> str:
     """What each round scored and chose, and its Jaccard similarity with each round before."""
     if not selections:
         return "No round was chosen in this run."
-    means = [name for name in selections[0].score_columns if not name.endswith("cluster_id")]
+    found = dict.fromkeys(name for each in selections for name in each.score_columns)
+    means = [name for name in found if not name.endswith(("cluster_id", "cluster_distance"))]
     head = f"{'round':>5}{'scored':>9}{'chosen':>9}" + "".join(f"{'mean ' + name:>{_wide(name)}}" for name in means)
     lines = [f"{head}  overlap with rounds before"]
     for at, selection in enumerate(selections):
         values = [_mean(selection, name) for name in means]
         overlaps = " ".join(f"{selection.overlap(other):.3f}" for other in selections[:at])
-        cells = "".join(f"{value:>{_wide(name)}.4f}" for name, value in zip(means, values, strict=True))
+        cells = "".join(_cell(value, _wide(name)) for name, value in zip(means, values, strict=True))
         provenance = selection.provenance
         lines.append(
             f"{provenance['round']:>5}{provenance['rows_scored']:>9,}{len(selection.indices):>9,}{cells}  {overlaps}"
         )
     return "\n".join(lines)
+
+
+def _cell(value: float, width: int) -> str:
+    return f"{'' if np.isnan(value) else f'{value:.4f}':>{width}}"
 
 
 def _mean(selection: Any, name: str) -> float:

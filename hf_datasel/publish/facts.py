@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, TypedDict
 
 from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps
+from hf_datasel.analysis.weights import ClusterWeights
 
-__all__ = ["Choice", "DataConfig", "Facts", "Groups", "Method", "Parent", "Result", "TokenCount", "Training"]
+__all__ = ["Choice", "DataConfig", "Facts", "Groups", "Method", "Parent", "Result", "Step", "TokenCount", "Training"]
 
 
 class Parent(TypedDict):
@@ -60,12 +61,33 @@ class TokenCount(TypedDict):
     chosen: int
 
 
+class Step(TypedDict):
+    """What a round is in a run of several.
+
+    Attributes:
+        kind: `"choice"`, `"warm-up"` or `"growing"`, as `RoundPlan` has it.
+        rounds: of the run, as planned.
+        epochs: passes over its rows, as planned.
+        restart: whether its training began again from the base model.
+        warmed: whether a warm-up came before.
+        chosen_before: those of its rows that had been chosen in an earlier round.
+    """
+
+    kind: str
+    rounds: int
+    epochs: float
+    restart: bool
+    warmed: bool
+    chosen_before: int
+
+
 class Choice(TypedDict):
     """One selection: the only one, or that of one round.
 
     Attributes:
         config: configuration of the published dataset that holds its rows; `"round-0"`.
         round: its number, from 0.
+        step: what the round is in the run; None where there is only one, or it is not recorded.
         rows: chosen.
         budget: rows that were asked for; of a budget in tokens, the rows that fit into it.
         tokens: that budget, or None where rows were asked for.
@@ -81,6 +103,7 @@ class Choice(TypedDict):
 
     config: str
     round: int
+    step: Step | None
     rows: int
     budget: int
     tokens: TokenCount | None
@@ -196,7 +219,8 @@ class Facts(TypedDict):
             `"round 1: scored"` ...; empty unless there are several.
         lengths: response length in words over the pool, the chosen rows and baselines of the same size, or None.
         groups: that the last choice is spread over, or None where it knows of none.
-        overlap: of the rounds and the baselines, or None.
+        overlap: of the rounds and the baselines, or None; of rounds that grow, the last one stands for all.
+        weights: of clusters, round by round, or None where they do not move.
         map: of embeddings, or None.
         results: measurements; empty where nothing was measured.
         training: the run that chose, or None.
@@ -223,6 +247,7 @@ class Facts(TypedDict):
     lengths: Distribution | None
     groups: Groups | None
     overlap: Overlaps | None
+    weights: ClusterWeights | None
     map: EmbeddingMap | None
     results: list[Result]
     training: Training | None

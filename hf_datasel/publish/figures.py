@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hf_datasel.analysis import plots
 from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, theme_of
 from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps, Spread
+from hf_datasel.analysis.weights import ClusterWeights
 from hf_datasel.errors import DataselError, did_you_mean
 from hf_datasel.publish.facts import Facts, Training
 
@@ -100,6 +101,9 @@ def _all(facts: Facts) -> Iterator[tuple[str, str, str, Callable[..., Figure]]]:
         yield "lengths", "How long the responses are", _of_lengths(lengths), partial(plots.draw_lengths, lengths)
     if (overlap := facts["overlap"]) and len(overlap["names"]) > 1:
         yield "overlap", "What the choices share", _of_overlaps(overlap), partial(plots.draw_overlaps, overlap)
+    if weights := facts["weights"]:
+        drawn = partial(plots.draw_cluster_weights, weights)
+        yield "weights", "How much weight clusters have, round by round", _of_weights(weights), drawn
     if points := facts["map"]:
         yield "map", "Where the chosen rows lie in the pool", _of_map(points), partial(plots.draw_map, points)
     if (run := facts["training"]) and max(len(_finite(run["loss"])), len(_finite(run["eval_loss"]))) > 1:
@@ -161,6 +165,25 @@ def _of_overlaps(summary: Overlaps) -> str:
         f"Matrix of the Jaccard similarity of {len(names)} choices, the rows in both over the rows in either. Two "
         f"random draws from the pool would have {summary['chance']:.2g}. {said}."
     )
+
+
+def _of_weights(summary: ClusterWeights) -> str:
+    rounds, clusters = summary["rounds"], summary["clusters"]
+    shown = range(len(rounds)) if len(rounds) <= _NAMED else (0, len(rounds) - 1)
+    even = "; ".join(f"round {rounds[at]} {plain_number(summary['effective'][at])}" for at in shown)
+    moved = "; ".join(
+        f"cluster {each['cluster']:,} from {_percent(each['weights'][0])} to {_percent(each['weights'][-1])}"
+        for each in summary["moved"]
+    )
+    return (
+        f"Two line charts of the weights of {clusters:,} clusters in {len(rounds)} rounds. The share of the weight "
+        "that the heaviest clusters have together; as evenly spread would be so many clusters of equal weight: "
+        f"{even}. The weights of those that moved most: {moved}."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g}%"
 
 
 def _of_map(summary: EmbeddingMap) -> str:

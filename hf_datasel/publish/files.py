@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _KEYS = ("row", "row_id")
-_IMAGES = ("lengths", "overlap", "map", "training")
+_IMAGES = ("lengths", "overlap", "weights", "map", "training")
 _SHARD = 500_000_000
 """Bytes of a Parquet file, about, as `datasets` has it."""
 

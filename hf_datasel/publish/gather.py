@@ -19,8 +19,9 @@ from hf_datasel.analysis.summaries import (
 )
 from hf_datasel.errors import PublishError
 from hf_datasel.formats import Pool
+from hf_datasel.publish.course import grows, step_of, warmups
 from hf_datasel.publish.facts import Choice, DataConfig, Facts, Parent, Result, Training
-from hf_datasel.publish.groups import group_column, groups
+from hf_datasel.publish.groups import group_column, groups, weights
 from hf_datasel.publish.methods import method
 from hf_datasel.publish.places import map_of
 from hf_datasel.publish.recipe import recipe
@@ -87,6 +88,7 @@ def gather(
     check_together(selections)
     place = place or Place()
     last, names = selections[-1], config_names(selections, place.publication)
+    choices = [_choice(each, name) for each, name in zip(selections, names, strict=True)]
     provenance = without_paths(last.provenance)
     parent = _parent(provenance, dataset, metadata)
     parent["changed"] = parent["changed"] if changed is None else changed
@@ -104,17 +106,18 @@ def gather(
         "parent": parent,
         "method": method(provenance["selector"]),
         "scores": [described(spec, provenance.get("model")) for spec in provenance["scores"]],
-        "choices": [_choice(each, name) for each, name in zip(selections, names, strict=True)],
+        "choices": choices,
         "recipe": keys,
         "command": command,
         "not_in_recipe": missing + _scored_before(provenance),
         "seed": provenance["seed"],
         "configs": list(configs),
         "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
-        "rounds": [_rounds(selections, column) for column in _numeric(last)[:1] if several],
+        "rounds": [_rounds(selections, column) for column in _numeric(last)[:1] if _times(selections, column) > 1],
         "lengths": _lengths(last, pool, baselines),
         "groups": groups(last, dataset),
-        "overlap": _overlap(selections, baselines),
+        "overlap": _overlap(selections, choices, baselines),
+        "weights": weights(selections),
         "map": map_of(last, dataset),
         "results": list(results),
         "training": cast(Training, without_paths(training)) if training is not None else None,
@@ -202,6 +205,7 @@ def _choice(selection: Selection, config: str) -> Choice:
     return {
         "config": config,
         "round": about["round"],
+        "step": step_of(about),
         "rows": len(selection.indices),
         "budget": about["budget"],
         "tokens": {"budget": tokens["budget"], "chosen": tokens["chosen"]} if tokens else None,
@@ -251,6 +255,11 @@ def _pool_and_chosen(selection: Selection, column: str) -> Distribution:
     return distribution(column, {"pool" if whole else "scored": scored, "chosen": chosen}, log=_skewed(scored))
 
 
+def _times(selections: Sequence[Selection], column: str) -> int:
+    """How many of the selections have a score."""
+    return sum(column in _numeric(each) for each in selections)
+
+
 def _rounds(selections: Sequence[Selection], column: str) -> Distribution:
     rounds = [
         (each.provenance["round"], *_scored_and_chosen(each, column))
@@ -293,9 +302,14 @@ def _lengths(selection: Selection, pool: Pool | None, baselines: Mapping[str, np
     return distribution("response_words", groups, log=True) if "chosen" in groups else None
 
 
-def _overlap(selections: Sequence[Selection], baselines: Mapping[str, np.ndarray]) -> Overlaps | None:
-    named = {f"round {each.provenance['round']}": each.indices for each in selections}
-    if len(selections) == 1:
-        named = {"chosen": selections[0].indices}
+def _overlap(
+    selections: Sequence[Selection], choices: Sequence[Choice], baselines: Mapping[str, np.ndarray]
+) -> Overlaps | None:
+    named = {
+        "warm-up" if each in warmups(choices) else f"round {each['round']}": selection.indices
+        for selection, each in zip(selections, choices, strict=True)
+    }
+    if len(selections) == 1 or grows(choices):
+        named = {"chosen": selections[-1].indices}
     named |= baselines
     return overlaps(named, selections[-1].provenance["dataset"]["rows"]) if len(named) > 1 else None

@@ -1,19 +1,20 @@
-"""How a choice is spread over clusters, or other groups of rows."""
+"""How a choice is spread over clusters, or other groups of rows, and how their weights move."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_datasel.analysis.weights import ClusterWeights, cluster_weights
 from hf_datasel.publish.facts import Groups
 from hf_datasel.selection import Selection
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["group_column", "groups"]
+__all__ = ["group_column", "groups", "weights"]
 
 
 def group_column(spec: Mapping[str, Any]) -> str | None:
@@ -47,6 +48,13 @@ def groups(selection: Selection, dataset: Dataset | None) -> Groups | None:
         "largest": float(f"{sizes.max() / sizes.sum():.6g}"),
         "largest_chosen": float(f"{np.mean(chosen == largest):.6g}") if len(chosen) else 0.0,
     }
+
+
+def weights(selections: Sequence[Selection]) -> ClusterWeights | None:
+    """How the weights of clusters moved over the rounds; None where they are not recorded for several."""
+    notes = [each.provenance.get("notes") or {} for each in selections]
+    same = all(each.get("cluster_weights") and each["clusters"] == notes[0]["clusters"] for each in notes)
+    return cluster_weights(selections) if len(selections) > 1 and same else None
 
 
 def _ids(selection: Selection, dataset: Dataset | None, column: str) -> np.ndarray | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hf_datasel.errors import PublishError
 from hf_datasel.publish.access import is_unchanged, parent_metadata, sign_in
 from hf_datasel.publish.card import card, updated_card
+from hf_datasel.publish.course import warmups
 from hf_datasel.publish.facts import Facts, Result, Training
 from hf_datasel.publish.files import belongs, belongs_config, owned, write_data, write_page
 from hf_datasel.publish.gather import Place, check_together, gather
@@ -213,6 +214,7 @@ def _card(now: Snapshot, facts: Facts, publication: str) -> str:
 
 
 def _message(facts: Facts) -> str:
-    last, rounds = facts["choices"][-1], len(facts["choices"])
+    last = facts["choices"][-1]
+    rounds = len(facts["choices"]) - len(warmups(facts["choices"]))
     over = f" in {rounds} rounds" if rounds > 1 else ""
     return f"{last['rows']:,} of {facts['parent']['rows']:,} rows selected by {facts['method']['name']}{over}"

@@ -20,6 +20,7 @@ from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.length import Length
 from hf_datasel.scores.loss import Loss
 from hf_datasel.scores.nuggets import Nuggets
+from hf_datasel.scores.promptloss import PromptLoss
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.scores.reward import Reward
 from hf_datasel.scores.rewardgap import RewardGap
@@ -40,6 +41,7 @@ __all__ = [
     "Loss",
     "ModelScore",
     "Nuggets",
+    "PromptLoss",
     "Ranks",
     "Reward",
     "RewardGap",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ class Selection:
     Attributes:
         indices: int64 row numbers of the parent dataset, best first.
         provenance: plain values: the dataset's id and length, the selector and its settings, the scores and theirs,
-            seed, budget, shortfall, rows left out by reason, seconds, package versions.
+            seed, budget, shortfall, rows left out by reason, seconds, package versions; of one of several rounds, the
+            plan of all, and how many rows had been chosen before.
         table: `row_id` (sha256 of the row's content) of the whole pool, and the scores as far as they were computed.
         dataset: the parent, where it is still at hand; never saved.
     """
@@ -53,6 +54,7 @@ class Selection:
     def from_round(cls, round: Round, selector: Selector, rows: np.ndarray, **more: Any) -> Selection:
         """What a selector chose in a round, with everything the round recorded."""
         pool = round.rows
+        known = {*round.columns_used, *round.remembered}
         provenance = {
             "format_version": _FORMAT,
             "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **origin(pool.dataset)},
@@ -65,13 +67,12 @@ class Selection:
             "budget": round.budget,
             "chosen": len(rows),
             "shortfall": round.budget - len(rows),
-            "rows_scored": max(
-                (len(at) for name, (at, _) in round.scored.items() if name not in round.columns_used), default=0
-            ),
+            "rows_scored": max((len(at) for name, (at, _) in round.scored.items() if name not in known), default=0),
             "not_eligible": _counts(pool.reasons[~round.eligible]),
             "left_out": dict(round.left_out),
             "versions": versions(),
             **({"notes": round.notes} if round.notes else {}),
+            **_among_rounds(round, rows),
             **more,
         }
         return cls(rows, provenance, _table(pool, round.scored), pool.dataset)
@@ -302,6 +303,16 @@ def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Tab
         position[at] = np.arange(len(at))
         columns[name] = values.take(pa.array(position, mask=position < 0))
     return pa.table(columns)
+
+
+def _among_rounds(round: Round, rows: np.ndarray) -> dict[str, Any]:
+    """What is recorded of one of several rounds."""
+    if len(round.plan) < 2:
+        return {}
+    return {
+        "plan": [asdict(each) for each in round.plan],
+        "chosen_before": int(np.isin(rows, round.chosen).sum()),
+    }
 
 
 def _counts(reasons: np.ndarray) -> dict[str, int]:

@@ -57,9 +57,10 @@ class GrowingSelector(Selector):
                 f"{total_budget:,}. Raise the budget (selection_size, selection_ratio), or lower rounds."
             )
         epochs = num_epochs if self.restart_each_round else round_off(num_epochs / self.rounds)
+        budgets = [(at + 1) * total_budget // self.rounds for at in range(self.rounds)]
         return tuple(
-            RoundPlan((at + 1) * total_budget // self.rounds, epochs, restart=self.restart_each_round and at > 0)
-            for at in range(self.rounds)
+            RoundPlan(budget, epochs, restart=self.restart_each_round and at > 0, kind="growing")
+            for at, budget in enumerate(budgets)
         )
 
     def choose(self, round: Round) -> np.ndarray:
@@ -113,6 +114,7 @@ class GrowingSelector(Selector):
         missing = np.isnan(values)
         column = np.where(missing, 0, values).astype(type.to_pandas_dtype())
         round.scored[name] = (np.arange(len(values)), pa.array(column, type, mask=missing))
+        round.remembered.add(name)
         round.leave_out(f"without {name}", np.flatnonzero(missing))
         round.specs += [each for each in json.loads(str(round.state[_SPECS])) if each not in round.specs]
         return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
@@ -137,10 +136,7 @@ class IterativeKMQ(GrowingSelector, KMQ):
         """The mean gap of each cluster (Eq. 5), NaN where no row chosen so far has one."""
         if not len(round.chosen):
             return np.full(clusters, np.nan)
-        left_out = Counter(round.left_out)
-        gaps = round.values(self.gap, round.chosen)
-        round.left_out.clear()  # rows without a gap are part of the choice all the same
-        round.left_out.update(left_out)
+        gaps = round.values(self.gap, round.chosen, optional=True)  # rows without one are chosen all the same
         if np.isfinite(gaps).any():
             round.logs["mean_gap"] = float(gaps[np.isfinite(gaps)].mean())
         return cluster_means(member[round.chosen], gaps, clusters)

@@ -86,10 +86,10 @@ class PartOfRound(Round):
     def row_number(self, row: int) -> int:
         return self.whole.row_number(self.at[row])
 
-    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        if rows is not None and not np.array_equal(rows, np.arange(len(self.at))):
-            return self.whole.score(score, self.at[rows])
-        return {name: values[self.at] for name, values in self.whole.score(score).items()}
+    def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
+        if rows is not None and (optional or not np.array_equal(rows, np.arange(len(self.at)))):
+            return self.whole.score(score, self.at[rows], optional)
+        return {name: values[self.at] for name, values in self.whole.score(score, optional=optional).items()}
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
         numbers: np.ndarray = self.whole.column(name)[self.at if rows is None else self.at[rows]]
@@ -128,8 +128,8 @@ class RestOfRound(PartOfRound):
         self.whole.scored.update({name: (self.at[at], values) for name, (at, values) in self.scored.items()})
         return rows
 
-    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        return self.whole.score(score, self.at if rows is None else self.at[rows])
+    def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
+        return self.whole.score(score, self.at if rows is None else self.at[rows], optional)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         return self.whole.vectors(source, self.at if rows is None else self.at[rows])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,12 +36,15 @@ class RoundPlan:
         restart: begin this round from the base model, with a fresh optimizer and learning rate. Its rows are chosen
             before, with the model as the round before has left it.
         checkpoints: save a checkpoint after each of its epochs, with the state of the optimizer.
+        kind: `"choice"` is a choice by itself; `"warm-up"` rows are there for the model to learn from before the next
+            choice; `"growing"` rows are those of the rounds before, and new ones. For the record.
     """
 
     budget: int
     epochs: float = 1.0
     restart: bool = False
     checkpoints: bool = False
+    kind: Literal["choice", "warm-up", "growing"] = "choice"
 
 
 @dataclass
@@ -91,6 +94,8 @@ class Round:
     """Eligible rows that were not candidates, by reason."""
     notes: dict[str, Any] = field(default_factory=dict, init=False)
     """What else the choice depends on and no setting says, such as the build of a library: plain JSON values."""
+    remembered: set[str] = field(default_factory=set, init=False)
+    """Columns of `scored` that an earlier round computed."""
     logs: dict[str, float] = field(default_factory=dict, init=False)
     """More numbers for the trainer's log of this round."""
     asker: str = field(default="The selector", init=False)
@@ -119,12 +124,18 @@ class Round:
         return self.rows.dataset
 
     # -- numbers, vectors and groups, from columns or from scores ---------------------------------------------------
-    def values(self, source: str | Score, rows: np.ndarray | None = None, column: str | None = None) -> np.ndarray:
+    def values(
+        self,
+        source: str | Score,
+        rows: np.ndarray | None = None,
+        column: str | None = None,
+        optional: bool = False,
+    ) -> np.ndarray:
         """One number a row, float64, NaN where there is none: of a column of the dataset, or of a score.
 
         Of a score that writes several columns it is `column`, by default the one that the score is named for. A score
         that needs the model of the round is read from its column where there is no such model and the dataset has the
-        column.
+        column. For `optional` see `score`.
 
         Raises:
             ColumnError: there is no such column, or it holds no numbers.
@@ -135,7 +146,7 @@ class Round:
         if self._is_there(source, name):
             logger.info("%s: no model is given, so the column %r is used.", self.asker, name)
             return self.column(name, rows)
-        return self.score(source, rows)[name].astype(np.float64)
+        return self.score(source, rows, optional)[name].astype(np.float64)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         """One vector for each of these rows (all by default), float32 of shape (rows, dimensions).
@@ -192,10 +203,15 @@ class Round:
         self.scored[f"{prefix}cluster_distance"] = (every, pa.array(found.distance, pa.float32(), mask=missing))
         return found.ids, found.distance
 
-    def score(self, score: Score, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
         """The score's columns for these rows (all by default), aligned with them; NaN where a row has none.
 
         Every process has to call it, in the same order.
+
+        Args:
+            score: to be computed.
+            rows: row numbers.
+            optional: rows without a value stay candidates, and are not counted as left out.
         """
         everything = np.arange(len(self.rows))
         at = everything if rows is None else np.asarray(rows, dtype=np.int64)
@@ -203,11 +219,11 @@ class Round:
         found = self._material.score(score, None if whole else at)
         if whole and repr(score) in self._recorded:
             return found.columns
-        self._recorded.update([repr(score)] if whole else [])
+        self._recorded.update([repr(score)] if whole and not optional else [])
         self.specs += [found.spec] if found.spec not in self.specs else []
         for name, values in found.table.items():
             self.scored[name] = _merged(self.scored.get(name), at, values)
-            if name.endswith("_reason"):
+            if name.endswith("_reason") and not optional:
                 reasons = found.columns[name]
                 for reason in np.unique(reasons[reasons != ""]).tolist():
                     self.leave_out(reason, at[reasons == reason])

@@ -58,7 +58,7 @@ class WarmedSelector(Selector):
                 "warmup_size."
             )
         return (
-            RoundPlan(min(rows, pool_size), self.warmup_epochs, checkpoints=self.keeps_checkpoints),
+            RoundPlan(min(rows, pool_size), self.warmup_epochs, checkpoints=self.keeps_checkpoints, kind="warm-up"),
             RoundPlan(total_budget, num_epochs, restart=True),
         )
 

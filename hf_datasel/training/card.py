@@ -18,6 +18,7 @@ from hf_datasel.selectors.naming import compact, in_words
 __all__ = ["extend_card", "measured", "training_data"]
 
 _BEFORE = "## Training procedure"
+_ABOUT = 1_000  # characters
 _NO_BASE = "[None](https://huggingface.co/None)"
 _METRICS = {"loss": ("loss", "Loss"), "mean_token_accuracy": ("accuracy", "Mean token accuracy")}
 
@@ -109,7 +110,7 @@ def training_data(
     parts = [
         "## Training data",
         f"The rows that this model was trained on were chosen by {text(chosen_by['name'])} from {pool_rows:,} rows of "
-        f"{source}{f' ({place})' if place else ''}{commit}. {text(chosen_by['about'])}".rstrip(),
+        f"{source}{f' ({place})' if place else ''}{commit}. {text(chosen_by['about'], limit=_ABOUT)}".rstrip(),
         _settings(selector),
         _rounds(selections, pool_rows, published_at),
     ]
@@ -133,23 +134,24 @@ def _settings(selector: Selector) -> str:
 
 
 def _rounds(selections: Sequence[Selection], pool_rows: int, published_at: str | None) -> str:
+    from hf_datasel.publish.course import course, grows, label, step_of
     from hf_datasel.publish.gather import config_names
     from hf_datasel.publish.markdown import code, link, table
 
     if not selections:
         return "No rows have been chosen yet."
-    sizes = sorted({len(each.indices) for each in selections})
-    share = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    times = f"in each of {len(selections)} rounds" if len(selections) > 1 else "once"
+    choices = [
+        {"round": each.provenance["round"], "rows": len(each.indices), "step": step_of(each.provenance)}
+        for each in selections
+    ]
     places = config_names(selections) if published_at else [_folder(each) for each in selections]
-    rows = []
+    rows, growing = [], grows(choices)
     for at, (each, place) in enumerate(zip(selections, places, strict=True)):
-        number = each.provenance["round"]
-        follows = at > 0 and selections[at - 1].provenance["round"] == number - 1
-        overlap = f"{each.overlap(selections[at - 1]):.3f}" if follows else ""
+        shared = _new(each) if growing else _overlap(selections, at)
         scored, chosen = f"{each.provenance['rows_scored']:,}", f"{len(each.indices):,}"
-        rows.append((number, scored, chosen, overlap, f"{each.provenance['seconds']:.3g}", code(place)))
-    head = ["round", "rows scored", "rows chosen", "overlap with the round before (Jaccard)", "seconds"]
+        rows.append((label(choices[at]), scored, chosen, shared, f"{each.provenance['seconds']:.3g}", code(place)))
+    compared = "new rows" if growing else "overlap with the round before (Jaccard)"
+    head = ["round", "rows scored", "rows chosen", compared, "seconds"]
     if published_at:
         where = (
             f"The chosen rows, their numbers and their scores are in {link(published_at)}, a configuration a round."
@@ -158,7 +160,34 @@ def _rounds(selections: Sequence[Selection], pool_rows: int, published_at: str |
     else:
         where = "The numbers of the chosen rows and their scores are in this repository, a folder a round."
         head.append("folder")
-    return f"{share} of the {pool_rows:,} rows were chosen {times}.\n\n{table(head, rows)}\n\n{where}"
+    said = f"{_how_many(choices, pool_rows)} {course(choices)}".rstrip()
+    return f"{said}\n\n{table(head, rows)}\n\n{where}"
+
+
+def _how_many(choices: Sequence[Mapping[str, Any]], pool_rows: int) -> str:
+    """How many rows were chosen, and in how many rounds."""
+    from hf_datasel.publish.course import grows, warmups
+
+    count, warm_up = len(choices), warmups(choices)
+    if grows(choices) and count > 1:
+        return f"{choices[-1]['rows']:,} of the {pool_rows:,} rows were chosen in {count} rounds."
+    if warm_up and count == len(warm_up):
+        return f"{warm_up[-1]['rows']:,} of the {pool_rows:,} rows were chosen for a warm-up."
+    sizes = sorted({each["rows"] for each in choices if each not in warm_up})
+    share = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    times = f"in each of {count - len(warm_up)} rounds" if count - len(warm_up) > 1 else "once"
+    before = f", after a warm-up on {warm_up[-1]['rows']:,}" if warm_up else ""
+    return f"{share} of the {pool_rows:,} rows were chosen {times}{before}."
+
+
+def _new(selection: Selection) -> str:
+    return f"{len(selection.indices) - selection.provenance['chosen_before']:,}"
+
+
+def _overlap(selections: Sequence[Selection], at: int) -> str:
+    """The Jaccard similarity with the round before, where that is there."""
+    follows = at > 0 and selections[at - 1].provenance["round"] == selections[at].provenance["round"] - 1
+    return f"{selections[at].overlap(selections[at - 1]):.3f}" if follows else ""
 
 
 def _folder(selection: Selection) -> str:

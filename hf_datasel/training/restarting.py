@@ -1,10 +1,11 @@
-"""Beginning again from the base model: its weights, kept on disk, and a fresh optimizer."""
+"""Beginning again: from the base model, kept on disk, with a fresh optimizer; and from a checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_datasel.errors import ResumeError
 
-__all__ = ["Base", "FreshOptimizer"]
+__all__ = ["Base", "FreshOptimizer", "cast_back"]
 
 _FOLDER = "_base_weights"  # what begins with "_" is not pushed with the model
 _BYTES_PER_FILE = 2 << 30
@@ -94,12 +95,31 @@ class FreshOptimizer:
     """What an optimizer was before its first update.
 
     Args:
-        optimizer: that has made none, and has no scheduler yet.
+        optimizer: that has made none.
+        scheduler: of the user's own, which is as old; None: it has none yet.
     """
 
-    def __init__(self, optimizer: Any):
+    def __init__(self, optimizer: Any, scheduler: Any = None):
         self._state = copy.deepcopy(optimizer.state_dict())
+        self._scheduler = None if scheduler is None else copy.deepcopy(scheduler.state_dict())
 
-    def restore(self, optimizer: Any) -> None:
-        """Make the optimizer that again."""
+    def restore(self, optimizer: Any, scheduler: Any) -> bool:
+        """Make the optimizer that again, and the scheduler where it is the user's own; says whether it is."""
         optimizer.load_state_dict(copy.deepcopy(self._state))
+        if self._scheduler is not None:
+            scheduler.load_state_dict(copy.deepcopy(self._scheduler))
+        return self._scheduler is not None
+
+
+def cast_back(model: torch.nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
+    """Give the weights that training changes the dtype that they had before a checkpoint was loaded.
+
+    PEFT loads an adapter in float32, also where TRL trains it in bfloat16, so that its updates would be rounded
+    otherwise from then on.
+
+    Args:
+        dtypes: by name of the weight.
+    """
+    for name, weight in _trainable(model).items():
+        if name in dtypes and weight.dtype != dtypes[name]:
+            weight.data = weight.data.to(dtypes[name])

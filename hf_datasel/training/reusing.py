@@ -163,7 +163,8 @@ class KnownLosses:
     @property
     def known(self) -> np.ndarray:
         """Which results are known: bool of shape (sequences,)."""
-        return ~np.isnan(self.values).any(axis=1)
+        known: np.ndarray = ~np.isnan(self.values).any(axis=1)
+        return known
 
     def fill(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
         """Put the known results into `values`, and say which they are."""

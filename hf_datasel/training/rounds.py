@@ -34,6 +34,7 @@ class RoundRecord:
         updates: updates that it really takes.
         per_pass: updates of one full pass over its rows.
         start: global step at which it began.
+        passes: epochs of the trainer that it spans, a last part counted as one.
     """
 
     rows: np.ndarray
@@ -41,11 +42,7 @@ class RoundRecord:
     updates: int
     per_pass: int
     start: int
-
-    @property
-    def passes(self) -> int:
-        """Epochs of the trainer that it spans, a last part counted as one."""
-        return math.ceil(self.updates / self.per_pass)
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -108,20 +105,21 @@ class Schedule:
             first += record.passes
         return len(self.records), 0
 
-    def begin(self, rows: np.ndarray, per_pass: int) -> RoundRecord:
-        """Record a round that begins now."""
+    def begin(self, rows: np.ndarray, per_pass: int, start: int) -> RoundRecord:
+        """Record a round that begins now, at this global step, which says how many updates the one before took."""
         index = len(self.records)
-        start = self.records[-1].start + self.records[-1].updates if self.records else 0
+        if self.records:  # a callback may have ended an epoch of it early
+            self.records[-1].updates = start - self.records[-1].start
         updates = updates_in(per_pass, self.round_plan(index).epochs) if self.every is None else self.every
         planned = self.planned[min(index, len(self.planned) - 1)]
-        self.records.append(RoundRecord(rows, planned, updates, per_pass, start))
+        self.records.append(RoundRecord(rows, planned, updates, per_pass, start, math.ceil(updates / per_pass)))
         return self.records[-1]
 
     def restore(self, records: list[RoundRecord]) -> None:
-        """Take over the rounds of an earlier run; how many updates they have is for this run's plan to say."""
+        """Take over the rounds of an earlier run; how many updates the last one has is for this run's plan to say."""
         self.records = []
         for each in records:
-            self.begin(each.rows, each.per_pass)
+            self.begin(each.rows, each.per_pass, each.start)
 
     def updates_in_pass(self, index: int, number: int) -> int:
         """Updates of one pass of a round that has begun; a last part of an epoch is shorter."""

@@ -56,10 +56,7 @@ class SelectionState:
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
         with (path / _ARRAYS).open("wb") as file:
             np.savez_compressed(file, **arrays)
-        rounds = [
-            {"planned": each.planned, "updates": each.updates, "per_pass": each.per_pass, "start": each.start}
-            for each in self.records
-        ]
+        rounds = [{name: value for name, value in vars(each).items() if name != "rows"} for each in self.records]
         content = {
             "version": _VERSION,
             "identity": self.identity,

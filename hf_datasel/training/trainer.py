@@ -32,7 +32,7 @@ from hf_datasel.training.inputs import (
     rows_per_round,
 )
 from hf_datasel.training.parallel import check_restarts
-from hf_datasel.training.restarting import Base, FreshOptimizer
+from hf_datasel.training.restarting import Base, FreshOptimizer, cast_back
 from hf_datasel.training.reusing import TrainingLosses, check_reuse
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
 from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
@@ -155,6 +155,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         first = self._planned_rounds(self.args.num_train_epochs)[0].budget
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
         model = self.accelerator.unwrap_model(self.model)
+        self._dtypes = {name: each.dtype for name, each in model.named_parameters()}
         with nullcontext() if self._losses is None else self._losses.watching(model):
             return super().train(*args, **kwargs)
 
@@ -167,7 +168,9 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
-        self.selections, self._entered, self._loader = [], -1, None  # here, since a smaller batch size starts over
+        if self._loader is not None:  # a smaller batch size starts over, maybe in the middle of a later round
+            dataloader = self._loader_of(self._planned_rounds(args.num_train_epochs)[0].budget)
+        self.selections, self._entered, self._loader = [], -1, None
         values = list(super().set_initial_training_values(args, dataloader))
         self._schedule = self._new_schedule(args, values[1])
         # where the run is bounded the rounds are as many as it takes, and each may turn out shorter than planned
@@ -187,19 +190,19 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             return Schedule(plan, [every], total, every)
         per_pass = {} if args.packing else {plan[0].budget: updates}
         for size in {each.budget for each in plan} - set(per_pass):
-            per_pass[size] = self._updates_with(size)
+            per_pass[size] = updates_of(len(self._loader_of(size)), self.args.gradient_accumulation_steps)
         planned = [updates_in(per_pass[each.budget], each.epochs) for each in plan]
         return Schedule(plan, planned, args.max_steps if args.max_steps > 0 else None)
 
-    def _updates_with(self, size: int) -> int:
-        """Updates of one pass over so many rows, counted on a real dataloader."""
+    def _loader_of(self, size: int) -> Any:
+        """A dataloader of so many rows, to count with."""
         before = self.train_dataset
         with preserved_rng():
             self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:size])
             loader = self.get_train_dataloader()
             self._forget(loader)
         self.train_dataset = before
-        return updates_of(len(loader), self.args.gradient_accumulation_steps)
+        return loader
 
     # ---- resuming ----
 
@@ -221,6 +224,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._keep_base(resume_from_checkpoint)
         if resume_from_checkpoint is None:
             return at
+        cast_back(self.accelerator.unwrap_model(self.model), self._dtypes)
         state = SelectionState.load(resume_from_checkpoint, self._run_identity())
         self._schedule.restore(state.records)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
@@ -319,7 +323,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self.callback_handler.train_dataloader = self._loader
         self._entered = index
         if not known:
-            self._schedule.begin(rows, updates_of(len(self._loader), self.args.gradient_accumulation_steps))
+            per_pass = updates_of(len(self._loader), self.args.gradient_accumulation_steps)
+            self._schedule.begin(rows, per_pass, self.state.global_step)
             self._update_max_steps()
             if self._schedule.round_plan(index).restart and index:
                 self._restart()
@@ -329,10 +334,10 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         """Begin again from the base model, with the optimizer and the learning rate as they were then."""
         assert self._fresh_optimizer is not None
         Base(self.args.output_dir).restore(self.accelerator.unwrap_model(self.model))
-        self._fresh_optimizer.restore(self.optimizer)
-        self.lr_scheduler = None
-        self.create_scheduler(self._schedule.segment_updates)
-        self.callback_handler.lr_scheduler = self.lr_scheduler
+        if not self._fresh_optimizer.restore(self.optimizer, self.lr_scheduler):
+            self.lr_scheduler = None
+            self.create_scheduler(self._schedule.segment_updates)
+            self.callback_handler.lr_scheduler = self.lr_scheduler
         # the best model is that of the training that goes on, and not of one that was given up
         self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
 
@@ -354,7 +359,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         """As `Trainer.create_scheduler`, with the learning rate a function of progress through the rounds."""
         created = self.lr_scheduler is None
         if self._schedule.restarts and optimizer is None:
-            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer)
+            own = None if created else self.lr_scheduler
+            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer, own)
             num_training_steps = self._schedule.segment_updates
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if created and isinstance(scheduler, LambdaLR):

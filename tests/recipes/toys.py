@@ -21,7 +21,7 @@ RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)$", re.MU
 
 COLUMNS = {
     "alpaca-all-scores": [
-        "loss", "ifd", "loss_prior", "response_words", "compressibility", "embedding", "cluster_id",
+        "loss", "ifd", "loss_prior", "loss_prompt", "response_words", "compressibility", "embedding", "cluster_id",
         "cluster_distance", "selectit",
     ],
     "alpaca-clusters": ["embedding", "cluster_id", "cluster_distance"],

@@ -10,7 +10,14 @@ Turns = list[tuple[str, str]]
 
 REASONS = {
     *("empty_response", "wrong_type", "unknown_role", "turn_order", "no_response", "empty_text", "empty_prompt"),
-    *("prompt_fills_window", "no_response_token", "response_not_found", "not_single_turn", "not_finite"),
+    *(
+        "prompt_fills_window",
+        "no_prompt_token",
+        "no_response_token",
+        "response_not_found",
+        "not_single_turn",
+        "not_finite",
+    ),
     *("rating_not_found", "template_refuses", "empty_generation", "no_vector"),
     *("refused", "no_answer", "budget_spent", "unreadable_answer"),
 }

@@ -214,6 +214,29 @@ def ifd(world: World, row: Row, context: str = "generation-prompt", ends: bool =
     return _ifd(plain.losses(tokens.ids, with_it), np.concatenate(alone))
 
 
+def prompt_loss(world: World, row: Row, model: str = "chat") -> Found:
+    plain = world.plain(model)
+    tokens = trained(plain, row)
+    if isinstance(tokens, str):
+        return tokens
+    return _prompt_loss(plain, tokens.ids[: tokens.spans[0][0]])
+
+
+def published_prompt_loss(world: World, row: Row) -> Found:
+    """By the prompt of Cherry."""
+    found = published_ifd(world, row, "cherry")
+    plain = world.plain("chat")
+    return found if isinstance(found, str) else _prompt_loss(plain, plain.ids(_cherry_prompt(row), True))
+
+
+def _cherry_prompt(row: Row) -> str:
+    return alpaca_prompt(row.instruction, row.input)
+
+
+def _prompt_loss(plain: Plain, prompt: tuple[int, ...]) -> Found:
+    return {"loss_prompt": plain.losses(prompt, [(1, len(prompt))]).mean()} if len(prompt) > 1 else "no_prompt_token"
+
+
 def published_ifd(world: World, row: Row, convention: str) -> Found:
     if row.reason or not row.single:
         return row.reason or "not_single_turn"
@@ -225,7 +248,7 @@ def published_ifd(world: World, row: Row, convention: str) -> Found:
         first, prior = 1, plain.ids(answer, True)
         room = window - start + 1
     elif convention == "cherry":
-        prompt = alpaca_prompt(question, more)
+        prompt = _cherry_prompt(row)
         start, ids = len(plain.ids(prompt, True)), plain.ids(prompt + answer, True)
         first, prior = len(plain.ids("### Response:", True)), plain.ids(f"### Response:{answer}", True)
         room = window - start + 4

@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_datasel import Selection, score, select
@@ -15,7 +14,7 @@ from hf_datasel.scores import IFD, Cluster, Embedding, Loss
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.explaining import explain
 from hf_datasel.selectors import Cherry, KMRandom, Round, Superfiltering, ask, by_name, run_round
-from hf_datasel.selectors.cherry import PromptLoss, _even_steps
+from hf_datasel.selectors.cherry import _even_steps
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows
 
@@ -26,11 +25,6 @@ FITTED = Cherry(clusters=Cluster(k=3), warmup_size=4)
 @contract(CLUSTERED, Cherry(clusters="cluster_id", warmup_size=5, pick="perplexity", ratio="loss"))
 def test_contract(check, selector, full, tiny_model_dir):
     check(selector, full, tiny_model_dir)
-
-
-@contract(PromptLoss(), PromptLoss(convention="cherry", column_prefix="base_"))
-def test_contract_of_the_prompts_loss(check, score, pool_rows, tiny_model_dir):
-    check(score, pool_rows, tiny_model_dir)
 
 
 @pytest.fixture(scope="module")
@@ -169,29 +163,6 @@ def test_even_steps_whatever_the_rows():
             left = np.bincount(ids[can], minlength=5) > taken
             assert not left.any() or taken[left].min() >= taken.max() - 1, "equal, but for clusters that are used up"
         assert np.array_equal(values, given, equal_nan=True)
-
-
-def test_the_prompt_of_the_published_code(pool_rows, tiny_text_model_dir):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
-    model = AutoModelForCausalLM.from_pretrained(tiny_text_model_dir).eval()
-    found = score(pool_rows, [PromptLoss(convention="cherry")], model=str(tiny_text_model_dir))["loss_prompt"]
-    row = pool_rows[0]
-    text = (
-        "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-        f"\n\n### Instruction:\n{row['instruction']}\n\n### Response:"
-    )
-    length = len(tokenizer(text)["input_ids"])  # the last token may be one with the beginning of the answer
-    ids = torch.tensor([tokenizer(text + row["output"])["input_ids"][:length]])
-    with torch.no_grad():
-        assert found[0] == pytest.approx(float(model(input_ids=ids, labels=ids).loss), rel=1e-5)
-
-
-def test_a_prompt_of_one_token_has_no_loss(tiny_text_model_dir):
-    rows = [{"prompt": "a", "completion": "b c d"}, {"prompt": "a long question", "completion": "b"}]
-    found = score(Dataset.from_list(rows), [PromptLoss()], model=str(tiny_text_model_dir), on_summary=str)
-    assert found["loss_prompt"][0] is None
-    assert found["loss_prompt"][1] is not None
-    assert found["loss_prompt_reason"][:] == ["no_prompt_token", ""]
 
 
 def test_clusters_are_those_of_the_base_models_states_of_the_instruction(pool_rows, play):

@@ -341,8 +341,9 @@ def test_clusters_and_a_computed_quality_are_those_of_the_first_round(pool_rows,
     for name in ("cluster_id", "loss"):
         assert second.scored[name][1].equals(first.scored[name][1])
     assert {spec["score"] for spec in second.specs} == {"Loss", "Embedding", "Cluster", "RewardGap"}
-    ids = [Selection.from_round(each, selector, chosen).scores("cluster_id").tolist() for each in (first, second)]
-    assert ids[0] == ids[1]
+    both = [Selection.from_round(each, selector, chosen) for each in (first, second)]
+    assert both[0].scores("cluster_id").tolist() == both[1].scores("cluster_id").tolist()
+    assert [each.provenance["rows_scored"] for each in both] == [24, 6]
 
 
 def test_with_a_model(full, tiny_model_dir):
@@ -430,3 +431,4 @@ def test_in_a_recipe():
         by_name("iterative_kmq", {"gap": settings["gap"]})
     with pytest.raises(ConfigError, match="iterative_kmq needs the setting 'gap'"):
         by_name("iterative_kmq", {"quality": "reward"})
+

@@ -80,7 +80,8 @@ def test_contract(check, selector, full, validation):
 )
 def test_a_share_of_the_pool_for_four_epochs_with_a_checkpoint_each(settings, rows):
     plan = LESS(validation="bbh.jsonl", **settings).plan(300, 3.0, 5200)
-    assert plan == (RoundPlan(rows, 4, checkpoints=True), RoundPlan(300, 3.0, restart=True))
+    first = RoundPlan(rows, 4, checkpoints=True, kind="warm-up")
+    assert plan == (first, RoundPlan(300, 3.0, restart=True))
 
 
 def test_the_warm_up_is_drawn_at_random(less, play):

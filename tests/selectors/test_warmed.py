@@ -35,7 +35,7 @@ def test_contract(check, selector, rows):
 
 def test_a_warm_up_and_then_one_choice_from_the_base_model():
     assert Warm(warmup_epochs=2.5).plan(260, 3.0, 5200) == (
-        RoundPlan(4, 2.5),
+        RoundPlan(4, 2.5, kind="warm-up"),
         RoundPlan(260, 3.0, restart=True),
     )
 

@@ -60,13 +60,14 @@ class Watched(SelectiveSFTTrainer):
         self.batches: list[tuple[int, list[int]]] = []
         self.leaked: list[str] = []
         self.workers = 0
+        self._others = len(multiprocessing.active_children())
         rows = zip(self._candidates["input_ids"], self._prepared.rows.tolist(), strict=True)
         self._row_of = {tuple(ids): row for ids, row in rows}
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         lines = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
         self.batches.append((self._entered, [self._row_of[tuple(ids[mask].tolist())] for ids, mask in lines]))
-        self.workers = max(self.workers, len(multiprocessing.active_children()))
+        self.workers = max(self.workers, len(multiprocessing.active_children()) - self._others)
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _select(self, index: int) -> np.ndarray:
@@ -221,7 +222,7 @@ def test_all_updates_are_made_and_the_learning_rate_ends_at_zero(train, resumed,
     whole = train(selector, name="whole", **more)
     assert [record.updates for record in whole._schedule.records] == updates
     assert whole.state.global_step == whole.state.max_steps == more.get("max_steps", sum(updates))
-    rates = [*logs_of(whole, "learning_rate"), *whole.lr_scheduler.get_last_lr()]
+    rates = [*logs_of(whole, "learning_rate"), whole.lr_scheduler.get_last_lr()[0]]
     assert all(later < before for before, later in itertools.pairwise(rates))
     assert rates[-1] == 0.0
     for index, selection in enumerate(whole.selections):
@@ -286,6 +287,7 @@ def quantized(kind: str, trainer: type = SelectiveSFTTrainer) -> Callable[..., A
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)}
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize(
     "more",
     [
@@ -293,7 +295,7 @@ LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora
         {"base": quantized("nf4"), **LORA},
         {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
         {"packing": True, "packing_strategy": "bfd", "max_length": 160, "per_device_train_batch_size": 1},
-        {"optim": "paged_adamw_8bit", "bf16": False},
+        {"optim": "paged_adamw_8bit"},
         {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True},
     ],
     ids=["lora", "nf4", "accumulation", "packing", "paged_adamw_8bit", "best"],
@@ -309,6 +311,14 @@ def test_restart_from_base(train, resumed, pool_rows, more):
     assert set(whole.lr_scheduler.get_last_lr()) == {0.0}
     for again in resumed(whole, Given(), **more):
         assert again.state.best_global_step == whole.state.best_global_step
+
+
+def test_restart_from_base_with_an_optimizer_and_a_schedule_of_the_users_own(train, resumed):
+    more = {"base": with_optimizer(SelectiveSFTTrainer), "num_train_epochs": 2, **SAVED}
+    whole = train(Given(), name="whole", **more)
+    assert logs_of(whole, "learning_rate") == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
+    for _ in resumed(whole, Given(), **more):
+        pass
 
 
 # ---- batches that do not fit into memory ---------------------------------------------------------------------------
@@ -399,6 +409,7 @@ def test_early_stopping(train, resumed, pool_rows):
         "eval_steps": 1,
         "load_best_model_at_end": True,
         "metric_for_best_model": "loss",
+        "restore_callback_states_from_checkpoint": True,
         **SAVED,
     }
 
@@ -445,7 +456,7 @@ def as_it_is(kind: type) -> type:
         (as_it_is, {"neftune_noise_alpha": 5.0}),
         (with_optimizer, {}),
         (with_loss, {"max_grad_norm": 0.0, "optim": "sgd"}),
-        (as_it_is, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "epoch"}),
+        (as_it_is, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 1}),
     ],
     ids=["neftune", "optimizers", "compute_loss", "plateau"],
 )

@@ -260,6 +260,16 @@ def test_adapters(train):
     np.testing.assert_allclose(ours.selections[2].scores("ifd"), plain.selections[2].scores("ifd"), rtol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # dynamo takes those that it traces through in TRL for errors
+def test_a_compiled_model(train, assert_equal_weights):
+    more = {**REUSE, "torch_compile": True, "torch_compile_backend": "eager"}
+    ours = train(Shifting(), name="ours", **more)
+    plain = train(Shifting(), name="plain", **{**more, "reuse_training_loss": False})
+    assert reused(ours) == [[0], [8], [8]]
+    assert_equal_weights(ours, plain)
+
+
 def test_equal_tokens_with_another_response_are_told_apart(train, tiny_model_dir):
     """Two rows of one text, cut into question and answer at different places."""
     rows = Dataset.from_list(

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from hf_datasel.publish.course import course, grows, label
 from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, table, text
-from hf_datasel.publish.sections.reasons import is_drawn, is_window, long_reason
+from hf_datasel.publish.sections.reasons import is_drawn, is_filtered, is_window, long_reason
 from hf_datasel.selectors.naming import in_words
 
 __all__ = ["groups", "left_out", "means", "rounds", "score_settings", "scores", "settings"]
@@ -27,26 +28,29 @@ def means(facts: Facts) -> Markdown:
 
 
 def rounds(facts: Facts) -> Markdown:
-    if len(facts["choices"]) < 2:
-        return Markdown("")
-    columns = list(facts["choices"][-1]["means"])
-    overlap = facts["overlap"]
+    """A table of the rounds, and what each of them was trained on."""
+    choices, said = facts["choices"], course(facts["choices"])
+    if len(choices) < 2:
+        return Markdown(said)
+    columns, growing = list(choices[-1]["means"]), grows(choices)
     rows = []
-    for at, each in enumerate(facts["choices"]):
-        shared = "" if at == 0 or overlap is None else f"{overlap['matrix'][at - 1][at]:.3f}"
+    for at, each in enumerate(choices):
         means = [f"{each['means'][name][1]:.4g}" if name in each["means"] else "" for name in columns]
-        rows.append(
-            (str(each["round"]), f"{each['rows_scored']:,}", f"{each['rows']:,}", _ruled_out(each), *means, shared)
-        )
-    head = [
-        "round",
-        "scored",
-        "chosen",
-        "ruled out",
-        *(f"mean {name}" for name in columns),
-        "Jaccard with the round before",
-    ]
-    return table(head, rows)
+        last = _new(each) if growing else _shared(facts, at)
+        rows.append((label(each), f"{each['rows_scored']:,}", f"{each['rows']:,}", _ruled_out(each), *means, last))
+    head = ["round", "scored", "chosen", "ruled out", *(f"mean {name}" for name in columns)]
+    listed = table([*head, "new rows" if growing else "Jaccard with the round before"], rows)
+    return Markdown(f"{listed}\n\n{said}" if said else listed)
+
+
+def _new(choice: Choice) -> str:
+    return "" if choice["step"] is None else f"{choice['rows'] - choice['step']['chosen_before']:,}"
+
+
+def _shared(facts: Facts, at: int) -> str:
+    """The Jaccard similarity of a round with the one before."""
+    overlap = facts["overlap"]
+    return "" if at == 0 or overlap is None else f"{overlap['matrix'][at - 1][at]:.3f}"
 
 
 def _ruled_out(choice: Choice) -> str:
@@ -95,7 +99,8 @@ def left_out(facts: Facts) -> Markdown:
         scored = last["rows_scored"]
         lines.append(
             f"{scored:,} of the {pool:,} rows were scored for the last round: those that an earlier one had ranked "
-            "highest. The table counts these, and the rows that can never be chosen."
+            f"highest. The table counts these, {'those that filters left out, ' if is_filtered(facts) else ''}and the "
+            "rows that can never be chosen."
         )
     if counts:
         rows = [(f"{n:,}", code(name), long_reason(name)) for name, n in counts]
@@ -111,7 +116,7 @@ def left_out(facts: Facts) -> Markdown:
         lines.append(f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen.")
     considered = last["rows_scored"] if is_window(facts) else pool - sum(last["not_eligible"].values())
     after = considered - sum(last["left_out"].values()) - last["rows"]
-    if after > 0:
+    if after > 0 and not (is_window(facts) and is_filtered(facts)):  # where nobody knows how many filters left
         came = ", and were not drawn" if is_drawn(facts) else ", and came after those that were"
         came = "" if last["interrupted"] else came
         lines.append(f"The other {after:,} rows could have been chosen{came}.")

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from hf_datasel.publish.course import grows, how_chosen, label, warmups
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
 from hf_datasel.publish.sections.reasons import is_ranked, short_reason
@@ -16,13 +17,10 @@ __all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument"
 
 
 def headline(facts: Facts) -> Markdown:
-    last, rounds, method = facts["choices"][-1], len(facts["choices"]), text(facts["method"]["name"])
+    last, how = facts["choices"][-1], how_chosen(facts["choices"], text(facts["method"]["name"]))
     rows = f"{last['rows']:,} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"
-    if rounds > 1:
-        return Markdown(f"{rows}, chosen anew before each of {rounds} rounds of training by {method}.")
-    when = f" before round {last['round']} of training" if last["round"] else ""
     cut = f": the beginning of a choice of {last['budget']:,}, which was interrupted" if last["interrupted"] else ""
-    return Markdown(f"{rows}, chosen by {method}{when}{cut}.")
+    return Markdown(f"{rows}, {how}{cut}.")
 
 
 def gist(facts: Facts) -> Markdown:
@@ -45,7 +43,7 @@ def summary(facts: Facts) -> Markdown:
     share = last["rows"] / parent["rows"]
     kept = f"{last['rows']:,} rows, {share:.1%} of the pool"
     if len(facts["choices"]) > 1:
-        kept += f", in each of {len(facts['choices'])} rounds" if _equal_rounds(facts) else " in the last round"
+        kept += _in_rounds(facts)
     if last["tokens"]:
         kept += f"; {last['tokens']['chosen']:,} tokens, of {last['tokens']['budget']:,} at most"
     if last["interrupted"]:
@@ -60,8 +58,15 @@ def summary(facts: Facts) -> Markdown:
     return table(["", ""], [(Markdown(f"**{name}**"), value) for name, value in rows])
 
 
-def _equal_rounds(facts: Facts) -> bool:
-    return len({each["rows"] for each in facts["choices"]}) == 1
+def _in_rounds(facts: Facts) -> str:
+    choices = facts["choices"]
+    if grows(choices):
+        return f", added in {len(choices)} rounds"
+    if warm_up := warmups(choices):
+        return f"; {warm_up[-1]['rows']:,} for the warm-up"
+    return (
+        f", in each of {len(choices)} rounds" if len({each["rows"] for each in choices}) == 1 else " in the last round"
+    )
 
 
 def _from(facts: Facts) -> Markdown:
@@ -100,8 +105,9 @@ def _licence(facts: Facts) -> str:
 def _ruled_out(facts: Facts) -> str:
     first, last = facts["choices"][0], facts["choices"][-1]
     parts = [f"{n:,} {short_reason(name)}" for name, n in Counter(last["not_eligible"]).most_common(3)]
-    for choice in (first, last) if last is not first else (last,):
-        when = f" in round {choice['round']}" if last is not first else ""
+    shown = (last,) if first["left_out"] == last["left_out"] else (first, last)
+    for choice in shown:
+        when = f" in round {label(choice)}" if len(shown) > 1 else ""
         parts += [f"{n:,} {short_reason(name)}{when}" for name, n in Counter(choice["left_out"]).most_common(3)]
     return ", ".join(parts) or "no row"
 

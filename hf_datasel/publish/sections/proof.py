@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 
+from hf_datasel.publish.course import grows, warmups
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, table, text
 from hf_datasel.publish.recipe import as_command
 from hf_datasel.publish.sections.overview import revision_argument
-from hf_datasel.publish.sections.reasons import is_drawn
+from hf_datasel.publish.sections.reasons import first_drawn, is_drawn
 from hf_datasel.selectors.naming import models_of
 
 __all__ = ["citation", "command", "cost", "limits", "missing", "rebuild", "results", "training", "versions"]
@@ -35,10 +36,18 @@ def training(facts: Facts) -> Markdown:
         return Markdown("")
     ends = [f"a training loss of {training['loss'][-1][1]:.4g}"] if training["loss"] else []
     ends += [f"a loss of {training['eval_loss'][-1][1]:.4g} on held-out rows"] if training["eval_loss"] else []
+    end = f", ending at {' and '.join(ends)}" if ends else ""
     return Markdown(
         f"{code(training['model'])} was trained for {_counted(training['steps'], 'step')} over "
-        f"{_counted(training['epochs'], 'epoch')} of these rows{', ending at ' if ends else ''}{' and '.join(ends)}."
+        f"{_counted(training['epochs'], 'epoch')}{_of_rows(facts)}{end}."
     )
+
+
+def _of_rows(facts: Facts) -> str:
+    """Which rows the epochs of a run were of."""
+    if warmups(facts["choices"]):
+        return ", those of the warm-up included"
+    return " in all its rounds together" if grows(facts["choices"]) else " of these rows"
 
 
 def _counted(count: float, noun: str) -> str:
@@ -125,6 +134,8 @@ def limits(facts: Facts) -> Markdown:
         lines.append(f"The choice relies on {named} as the dataset had it. How it was computed is not recorded.")
     if is_drawn(facts):
         lines.append("The rows were drawn at random: another seed draws others.")
+    elif first_drawn(facts):
+        lines.append("The rows of the first round were drawn at random: another seed draws others, and so the rest.")
     if last["interrupted"]:
         lines.append(
             f"The choice was interrupted: these are {last['rows']:,} of the {last['budget']:,} rows asked for, and "

@@ -6,10 +6,12 @@ import re
 
 from hf_datasel.publish.facts import Facts
 
-__all__ = ["is_drawn", "is_ranked", "is_window", "long_reason", "short_reason"]
+__all__ = ["first_drawn", "is_drawn", "is_filtered", "is_ranked", "is_window", "long_reason", "short_reason"]
 
 _DRAWN = ("dq", "iterative_kmq", "km_random", "kmq", "random")
 """Selectors that draw rows."""
+_FIRST_DRAWN = ("diverse_evol", "less")
+"""Those whose first round draws rows that later ones depend on."""
 _UNRANKED = (*_DRAWN, "all", "diverse_evol", "k_center", "within", "zip")
 """Selectors whose first rows are no better than their last."""
 
@@ -18,6 +20,7 @@ _REASONS = {
     "empty_prompt": ("without a prompt", "there is nothing to answer"),
     "prompt_fills_window": ("with too long a prompt", "nothing of the response is left after truncation"),
     "no_label_after_truncation": ("with too long a prompt", "nothing of the response is left after truncation"),
+    "no_prompt_token": ("with a prompt of one token", "there is nothing to foresee it from"),
     "no_response_token": ("without a response token", "the response has no token of its own"),
     "turn_order": ("with turns out of order", "no conversation has its turns in that order"),
     "response_not_found": ("whose response is not found", "the chat template hides where it ends"),
@@ -25,15 +28,24 @@ _REASONS = {
 
 
 def is_window(facts: Facts) -> bool:
-    """Whether only a part of the pool was scored for the last choice, and the choice was among these rows."""
-    if _chooser(facts) == "iterative_kmq":  # asks the model about rows that are chosen already
-        return False
-    return 0 < facts["choices"][-1]["rows_scored"] < facts["parent"]["rows"]
+    """Whether only those rows were scored for the last choice, and chosen from, that an earlier one had put first."""
+    last = facts["choices"][-1]
+    return _chooser(facts) == "iterit" and last["round"] > 0 and 0 < last["rows_scored"] < facts["parent"]["rows"]
+
+
+def is_filtered(facts: Facts) -> bool:
+    """Whether filters left rows out before the choice."""
+    return facts["recipe"].get("selector") == "chain"
 
 
 def is_drawn(facts: Facts) -> bool:
     """Whether the rows were drawn at random."""
     return _chooser(facts) in _DRAWN
+
+
+def first_drawn(facts: Facts) -> bool:
+    """Whether rows were drawn at random that the choice depends on."""
+    return _chooser(facts) in _FIRST_DRAWN
 
 
 def is_ranked(facts: Facts) -> bool:
