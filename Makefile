@@ -33,14 +33,17 @@ check: setup  ## Lint, check the formatting and the types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
+# As many processes as there are cores, each file in one of them.
+PARALLEL := -n auto --dist loadfile
+
 test: setup  ## Run the tests
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/.installed  ## Run the parity, trainer and publishing tests on the oldest supported versions
-	.venv-oldest/bin/python -m pytest tests/tokens tests/training tests/scores tests/publish
+	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training tests/scores tests/publish
 
-test-matrix: setup  ## Run the long tests that `make test` leaves out
-	.venv/bin/python -m pytest -m slow
+test-matrix: setup  ## Run the long tests that `make test` leaves out: the trainer's matrix, several processes
+	.venv/bin/python -m pytest $(PARALLEL) -m slow
 
 bench: setup  ## Run every script in benchmarks/
 	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done

@@ -109,7 +109,7 @@ def gather(
         "choices": choices,
         "recipe": keys,
         "command": command,
-        "not_in_recipe": missing + _scored_before(provenance),
+        "not_in_recipe": list(dict.fromkeys([*missing, *_scored_before(provenance)])),
         "seed": provenance["seed"],
         "configs": list(configs),
         "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
@@ -181,7 +181,8 @@ def described(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
     about = " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else ""
     computed = spec.get("computed") or {}
     ran = {"model": computed["model"]} if model is None and not spec.get("model") and computed.get("model") else {}
-    return {**spec, **ran, "about": about, "citation": kind.citation if kind is not None else ""}
+    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()}
+    return {**plain, **ran, "about": about, "citation": kind.citation if kind is not None else ""}
 
 
 def _scored_before(provenance: Mapping[str, Any]) -> list[str]:

@@ -150,7 +150,10 @@ def check_model_exists(model: str, revision: str | None = None) -> None:
 def tokenizer_identity(tokenizer: Any) -> str:
     """A digest of the tokenizer's vocabulary, rules and chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    rules = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    if backend is None:
+        rules = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    else:  # how the last call cut and padded is kept there too
+        rules = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
     special = [tokenizer.bos_token, tokenizer.eos_token, str(tokenizer.chat_template)]
     return hashlib.sha256(json.dumps([rules, special]).encode()).hexdigest()
 

@@ -35,6 +35,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+_WITH_MOMENTS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused")
+"""Optimizers whose state `Influence` can read."""
+
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_prepare_dataset": ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
     "set_initial_training_values": ("args", "dataloader"),
@@ -170,6 +173,17 @@ def _check_checkpoints(name: str, plan: tuple[RoundPlan, ...], config: Selective
         raise ConfigError(
             f"{name} needs {wanted} checkpoints at once, and save_total_limit={config.save_total_limit} would delete "
             f"some of them: leave it out, or make it at least {wanted + 1}."
+        )
+    optim = str(getattr(config.optim, "value", config.optim))
+    if optim not in _WITH_MOMENTS:
+        raise ConfigError(
+            f"{name} reads the moments of AdamW, in full precision, in checkpoints, and optim={optim!r} does not save "
+            f"them: make it one of {', '.join(map(repr, _WITH_MOMENTS[:2]))}."
+        )
+    if config.learning_rate == 0:
+        raise ConfigError(
+            f"{name} weighs its checkpoints by their learning rates, and with learning_rate=0 they would all be the "
+            "base model: make it more than 0."
         )
 
 

@@ -123,7 +123,7 @@ def _put(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = True) 
         return [f"{name} holds {error}, which no recipe can"]
     if value == {}:
         return []
-    local = _local_names(value)
+    local = dict.fromkeys(_local_names(value))
     keys[name] = _without_folders(value)
     return [f"{each!r} in {name} is a file or folder of one machine: put its path in its place" for each in local]
 

@@ -75,6 +75,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
 
     _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (TRL's own declaration)
 
+    lr_scheduler: Any
     _budget: int
     _entered: int
     _base_kept: bool

@@ -38,5 +38,5 @@ def test_its_metadata_is_complete(path):
 
 
 def test_which_there_are():
-    named = ["alpaca-iterit", "alpaca-kmq", "gsm8k-superfiltering", "quickstart"]
+    named = ["alpaca-iterative-kmq", "alpaca-iterit", "alpaca-kmq", "gsm8k-superfiltering", "quickstart"]
     assert [path.parent.name for path in CARDS] == named

@@ -7,9 +7,12 @@ import sys
 from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from hf_datasel.analysis import distribution, distribution_by_round, embedding_map, overlaps
+from hf_datasel import Selection
+from hf_datasel.analysis import cluster_weights, distribution, distribution_by_round, embedding_map, overlaps
+from hf_datasel.analysis.weights import ClusterWeights
 from hf_datasel.errors import DataselError
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.figures import draw, figures, png
@@ -19,8 +22,8 @@ HOSTILE = "$x^2$ {{ 1 }} <script>alert(1)</script> ](x) `a` 日本 😀 \n# " + 
 
 def facts(**given: Any) -> Facts:
     """Facts of which only those are there that figures are drawn from."""
-    keys = {"distributions": [], "rounds": [], "lengths": None, "overlap": None, "map": None, "training": None}
-    return cast(Facts, keys | given)
+    keys = {"distributions": [], "rounds": [], "lengths": None, "overlap": None, "weights": None, "map": None}
+    return cast(Facts, keys | {"training": None} | given)
 
 
 def everything(name: str = "ifd") -> Facts:
@@ -35,9 +38,27 @@ def everything(name: str = "ifd") -> Facts:
         rounds=[distribution_by_round(name, [(at, scores / (at + 1), scores[rows]) for at in range(3)], log=True)],
         lengths=distribution("response_words", words, log=True),
         overlap=overlaps({"round 0": rows, name: rows + 20, "Random": rows * 3}, 400),
+        weights=weights(rng.dirichlet(np.ones(30), size=3)),
         map=embedding_map(name, rng.normal(size=(400, 8)), rows),
         training=training,
     )
+
+
+def weights(values: np.ndarray) -> ClusterWeights:
+    """What runs with these weights of shape (rounds, clusters) have recorded."""
+    selections = [
+        Selection(
+            np.array([0]),
+            {
+                "round": at,
+                "dataset": {"id": "x"},
+                "notes": {"clusters": list(range(len(each))), "cluster_weights": each.tolist()},
+            },
+            pa.table({}),
+        )
+        for at, each in enumerate(values)
+    ]
+    return cluster_weights(selections)
 
 
 def least() -> Facts:
@@ -48,12 +69,13 @@ def least() -> Facts:
         rounds=[distribution_by_round("ifd", [(0, same, one), (1, one, one)])],
         lengths=distribution("response_words", {"pool": np.array([3]), "chosen": np.array([3])}, log=True),
         overlap=overlaps({"chosen": np.array([0]), "Random": np.array([1])}, 2),
+        weights=weights(np.ones((2, 1))),
         map=embedding_map("embedding", np.zeros((2, 3)), np.array([0])),
         training={"loss": [(1, 1.0), (2, 1.0)], "eval_loss": []},
     )
 
 
-NAMES = ["scores-ifd", "scores-ifd-2", "rounds-ifd", "lengths", "overlap", "map", "training"]
+NAMES = ["scores-ifd", "scores-ifd-2", "rounds-ifd", "lengths", "overlap", "weights", "map", "training"]
 
 
 def test_figures_follow_the_facts():
@@ -85,6 +107,11 @@ def test_alternative_texts_hold_the_numbers():
     assert "chosen, 1 row: median 5" in alt["lengths"]
     assert "ifd and round 0 0.33" in alt["overlap"]
     assert "Two random draws from the pool would have 0.053" in alt["overlap"]
+    moved = rich["weights"]["moved"][0]
+    first, last = moved["weights"][0], moved["weights"][-1]
+    assert f"moved most: cluster {moved['cluster']} from {100 * first:.3g}% to {100 * last:.3g}%;" in alt["weights"]
+    assert "the weights of 30 clusters in 3 rounds. The share" in alt["weights"]
+    assert f"round 2 {rich['weights']['effective'][2]:.3g}." in alt["weights"]
     assert "40 chosen rows as discs on the density of the pool's 400" in alt["map"]
     assert "Training loss: 3 at step 1, 0.375 at step 8; evaluation loss: 2 at step 4" in alt["training"]
 
@@ -106,18 +133,18 @@ def test_images_of_rich_facts(name, dark):
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("at", range(6))
+@pytest.mark.parametrize("at", range(7))
 def test_drawings_of_the_least_facts(at, dark):
     poor = least()
     draw(poor, figures(poor)[at].name, dark)
-    assert len(figures(poor)) == 6
+    assert len(figures(poor)) == 7
 
 
-@pytest.mark.parametrize("at", range(7))
+@pytest.mark.parametrize("at", range(8))
 def test_words_of_other_people_are_shown_and_not_obeyed(at):
     wild = everything(HOSTILE)
     info = figures(wild)[at]
-    assert len(figures(wild)) == 7
+    assert len(figures(wild)) == 8
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", info.name)
     assert len(info.name) <= 60
     assert "\n" not in info.alt + info.title

@@ -5,10 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import Selection, select
 from hf_datasel.errors import Interrupted
-from hf_datasel.formats import Pool
+from hf_datasel.formats import Pool, converted
 from hf_datasel.publish import report
 from hf_datasel.publish.card import card, page
 from hf_datasel.publish.gather import gather
@@ -16,7 +18,7 @@ from hf_datasel.publish.methods import method
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.publish.report import read_facts, write_report
 from hf_datasel.publish.sections.reasons import is_drawn, is_ranked, long_reason
-from hf_datasel.scores import Cluster, Embedding, Loss, score
+from hf_datasel.scores import Cluster, Embedding, Length, Loss, score
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
@@ -43,6 +45,7 @@ from hf_datasel.selectors import (
 from hf_datasel.selectors.naming import compact, in_words, method_name, models_of
 
 SETTINGS = {
+    "cherry": {"clusters": "cluster_id", "warmup_size": 4},
     "chain": {
         "filters": [{"filter": "in_range", "by": "loss"}],
         "then": {"selector": "superfiltering", "quality": "ifd"},
@@ -52,12 +55,19 @@ SETTINGS = {
     "iterative_kmq": {"quality": "reward", "gap": {"score": "rewardgap", "scorer": "perplexity", "max_new_tokens": 2}},
     "iterit": {"quality": "ifd"},
     "kmq": {"quality": "reward"},
+    "less": {"warmup_size": 4, "warmup_epochs": 1, "projection_dim": 16},
     "qdit": {"quality": "reward"},
     "superfiltering": {"quality": "ifd"},
     "top": {"by": "loss"},
     "within": {"method": {"selector": "superfiltering", "quality": "ifd"}},
 }
 """Of the selectors that cannot be made without any, or would run a model."""
+HOW = {
+    "cherry": " after a warm-up of the model",
+    "diverse_evol": ", some before each of 2 rounds of training",
+    "iterative_kmq": ", some before each of 3 rounds of training",
+    "less": " after a warm-up of the model",
+}
 UNCITED = {"all", "chain", "random", "top"}
 NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
 
@@ -90,23 +100,50 @@ def test_no_two_selectors_have_the_same_name():
     assert {"kMQ", "k-Center", "LESS", "DQ", "ZIP", "IterIT", "Cross-entropy"} <= set(names)
 
 
-def chosen_by(selector, rows, size, model):
-    """The selection of the last round, with a model that stays as it is where there are several."""
-    plan = selector.plan(size, 1.0, len(rows))
-    if len(plan) == 1:
-        return select(rows, selector, size=size)
-    pool, state, chosen = Pool(rows), {}, np.empty(0, dtype=np.int64)
-    for index, each in enumerate(plan):
-        compute, able = Engine(pool, model).compute, pool.reasons == ""
-        round = Round(index, pool, able, each.budget, compute, chosen=chosen, state=state, plan=plan)
-        chosen = ask(selector, round)
-    return Selection.from_round(round, selector, chosen)
+@pytest.fixture(scope="module")
+def warm_up(tmp_path_factory, rows, tiny_model_dir):
+    """Give the checkpoint of an epoch of training."""
+    folder = tmp_path_factory.mktemp("warm_up")
+    config = SFTConfig(
+        output_dir=str(folder), max_steps=1, save_steps=1, learning_rate=1e-2, logging_steps=1, report_to="none",
+        use_cpu=True, bf16=False, disable_tqdm=True,
+    )  # fmt: skip
+    data = converted(Pool(rows.select(range(4))), chat_template=True)
+    adapter = LoraConfig(r=2, target_modules=["q_proj"])
+    SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
+    return folder / "checkpoint-1"
+
+
+@pytest.fixture
+def chosen_by(rows, tiny_model_dir, tmp_path, request):
+    """Give a function for the selections of all rounds of a selector, of a model that stays as it is."""
+
+    def run(name, size, **more):
+        settings = SETTINGS.get(name, {}) | more
+        if name == "less":
+            settings["validation"] = str(tmp_path / "target.jsonl")
+            rows.select([1, 7]).to_json(settings["validation"])
+        selector = by_name(name, settings)
+        plan = selector.plan(size, 1.0, len(rows))
+        if len(plan) == 1:
+            return [select(rows, selector, size=size)]
+        pool, state, done = Pool(rows), {}, []
+        saved = [request.getfixturevalue("warm_up")] if any(each.checkpoints for each in plan) else []
+        for index, each in enumerate(plan):
+            engine = Engine(pool, str(tiny_model_dir))
+            before = np.array(list(dict.fromkeys(row for one in done for row in one.indices)), dtype=np.int64)
+            compute, able = engine.compute, pool.reasons == ""
+            round = Round(index, pool, able, each.budget, compute, chosen=before, state=state, plan=plan)
+            round.checkpoints = saved
+            done.append(Selection.from_round(round, selector, ask(selector, round), seconds=1.0))
+        return done
+
+    return run
 
 
 @pytest.mark.parametrize("name", available())
-def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing, tiny_model_dir):
-    size = 24 if name == "all" else 5
-    selection = chosen_by(by_name(name, SETTINGS.get(name)), rows, size, str(tiny_model_dir))
+def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing, chosen_by):
+    selection = chosen_by(name, 24 if name == "all" else 5)[-1]
     facts = gather([selection], rows, title="chosen")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
@@ -114,8 +151,7 @@ def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawin
     bare = method_name({"selector": name})
     both = {"chain": "Superfiltering after filters", "within": "Superfiltering within clusters"}
     assert called.startswith(both.get(name, bare))
-    when = f" before round {selection.provenance['round']} of training" if selection.provenance["round"] else ""
-    assert f"chosen by {called}{when}.**" in text
+    assert f"chosen by {called}{HOW.get(name, '')}.**" in text
     assert f"**{called}.** " in text
     wanted = keys_of(available()[name].citation)
     assert wanted or name in UNCITED
@@ -176,9 +212,8 @@ def test_a_filter_of_somebody_else_and_models_in_filters(rows):
     assert keys["selector_kwargs"]["filters"][1]["by"] == {"score": "loss", "model": "g/h", "revision": "3" * 40}
 
 
-def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(rows, tiny_model_dir):
-    selector = by_name("iterative_kmq", SETTINGS["iterative_kmq"])
-    text = page(gather([chosen_by(selector, rows, 6, str(tiny_model_dir))], rows, title="x"))
+def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(rows, chosen_by):
+    text = page(gather(chosen_by("iterative_kmq", 6)[-1:], rows, title="x"))
     assert "were scored for the last round" not in text
     assert "The other 18 rows could have been chosen, and were not drawn." in text
     assert "The rows were drawn at random: another seed draws others." in text
@@ -188,6 +223,83 @@ def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(ro
 def test_a_selector_of_somebody_else_goes_by_its_own_name():
     told = method({"selector": "lab.mine:Mine", "width": 3})
     assert told == {"name": "Mine", "about": "", "settings": {"width": 3}, "citation": ""}
+
+
+# -- rounds of their own ----------------------------------------------------------------------------------------------
+def test_rounds_that_grow(rows, chosen_by, tmp_path):
+    made = chosen_by("iterative_kmq", 12)
+    facts = gather(made, rows, title="x")
+    write_report(facts, tmp_path)
+    assert read_facts(tmp_path / "facts.json") == facts
+    assert sorted(each.name for each in (tmp_path / "plots").glob("weights-*")) == [
+        "weights-dark.png",
+        "weights-light.png",
+    ]
+    text = page(facts)
+    assert (
+        "12 of the 24 rows of a dataset that is not on the Hub, chosen by Iterative kMQ, some before each of 3" in text
+    )
+    assert "| **kept** | 12 rows, 50.0% of the pool, added in 3 rounds |" in text
+    assert "anew" not in text
+    assert "Jaccard with the round before" not in text
+    assert re.search(r"^\| 2 \| 8 \| 12 \| 0 \|.* \| 4 \|$", text, re.MULTILINE), "its new rows"
+    assert "so that what two rounds share says nothing" in text
+    assert "were trained on for 0.3333 epochs, each with the model of the one before." in text
+    assert facts["overlap"]["names"] == ["chosen", "Random", "Longest"]
+    assert facts["weights"]["rounds"] == [0, 1, 2]
+    assert "the weights of 3 clusters in 3 rounds" in text
+    first, second = (page(gather([each], rows, title="x")) for each in made[:2])
+    assert "4 of the 24 rows of a dataset that is not on the Hub, chosen by Iterative kMQ before the first of" in first
+    assert "chosen by Iterative kMQ, some before each of the first 2 of 3 rounds of training.**" in second
+    assert "4 of these rows are those of the rounds before, and 4 are new: all were trained on for" in second
+    assert "weights-light" not in first + second, "of which nothing has moved"
+
+
+def test_rounds_that_grow_and_begin_again_from_the_base_model(rows, chosen_by):
+    made = chosen_by("iterative_kmq", 12, restart_each_round=True, rounds=2)
+    assert "for 1 epoch, each but the first from the base model again." in page(gather(made, rows, title="x"))
+    assert "for 1 epoch, from the base model again." in page(gather(made[1:], rows, title="x"))
+
+
+def test_a_warm_up_is_called_one(rows, chosen_by):
+    made = chosen_by("cherry", 8)
+    text = page(gather(made, rows, title="x"))
+    assert (
+        "8 of the 24 rows of a dataset that is not on the Hub, chosen by Cherry after a warm-up of the model on 4"
+        in text
+    )
+    assert "| **kept** | 8 rows, 33.3% of the pool; 4 for the warm-up |" in text
+    assert "| 0 (warm-up) | 24 | 4 |" in text
+    assert "Round 0 was a warm-up: the model was trained on its rows for 1 epoch, and the choice made" in text
+    assert "Round 1 began again from the base model." in text
+    assert "round 1 and warm-up" in text, "what they share"
+    assert "chosen by Cherry to warm the model up before the choice itself.**" in page(
+        gather(made[:1], rows, title="x")
+    )
+
+
+def test_a_score_of_the_last_round_alone_has_no_plot_by_round(rows, chosen_by):
+    facts = gather(chosen_by("less", 5), rows, title="x")
+    assert facts["rounds"] == []
+    assert [each["column"] for each in facts["distributions"]] == ["influence"]
+    assert "The rows of the first round were drawn at random: another seed draws others" in page(facts)
+
+
+def test_what_filters_left_out_is_no_window(rows, chosen_by):
+    scored = Chain([InRange("loss", high=0.7)], Top(by=Length()))
+    text = page(gather([select(rows, scored, size=5)], rows, title="x"))
+    assert "that an earlier one had ranked" not in text
+    left_out = sum(value >= 0.7 for value in rows["loss"])
+    assert f"The other {24 - left_out - 5} rows could have been chosen, and came after those that were." in text
+
+
+def test_a_run_of_an_earlier_version_is_shown_without_its_plan(rows, chosen_by):
+    made = chosen_by("iterative_kmq", 12)
+    for each in made:
+        del each.provenance["plan"], each.provenance["chosen_before"]
+    text = page(gather(made, rows, title="x"))
+    assert "| Jaccard with the round before |" in text
+    assert "so that what two rounds share" not in text
 
 
 # -- settings in words -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.scores import Loss
-from hf_datasel.scores.models import KEPT, Loading, load_tokenizer, model_identity
+from hf_datasel.scores.models import KEPT, Loading, load_tokenizer, model_identity, tokenizer_identity
 
 
 @pytest.fixture
@@ -202,3 +202,13 @@ def test_a_folder_that_becomes_an_adapter(copy, tmp_path, tiny_model_dir, pool_r
     expected = score(rows, [Loss()], model=tuned, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir))["loss"][:]
     np.testing.assert_allclose(after, expected, rtol=1e-5)
     assert np.abs(np.array(after) - before).max() > 1e-3
+
+
+def test_how_a_tokenizer_was_used_last_is_no_part_of_what_it_is(tiny_model_dir):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    before = tokenizer_identity(tokenizer)
+    tokenizer(["Say hello.", "Go."], truncation=True, max_length=4, padding=True)
+    assert tokenizer.backend_tokenizer.truncation is not None
+    assert tokenizer_identity(tokenizer) == before
+    tokenizer.add_tokens(["<new>"])
+    assert tokenizer_identity(tokenizer) != before

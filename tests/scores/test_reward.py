@@ -24,7 +24,6 @@ from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows
 from hf_datasel.scores.chats import Chats, ending_tokens, task_and_answer, with_answer
 from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.models import tokenizer_identity
 from hf_datasel.scores.reward import Reward, RewardForwards
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenSettings
@@ -399,10 +398,10 @@ def test_the_tokenizer_stays_as_it_is(bert_dir, rows):
     from hf_datasel.scores.models import load_tokenizer
 
     tokenizer = load_tokenizer(bert_dir)
-    before = tokenizer_identity(tokenizer)
+    before = tokenizer.backend_tokenizer.to_str()
     assert tokenizer.backend_tokenizer.truncation["max_length"] == 16
     score(rows, [Reward(bert_dir)])
-    assert tokenizer_identity(tokenizer) == before
+    assert tokenizer.backend_tokenizer.to_str() == before
 
 
 def test_batches_do_not_matter(reward_dirs, bert_dir, pool_rows):

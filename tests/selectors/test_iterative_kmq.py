@@ -431,4 +431,3 @@ def test_in_a_recipe():
         by_name("iterative_kmq", {"gap": settings["gap"]})
     with pytest.raises(ConfigError, match="iterative_kmq needs the setting 'gap'"):
         by_name("iterative_kmq", {"quality": "reward"})
-

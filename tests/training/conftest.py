@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,31 @@ def assert_equal_weights() -> Callable[[Any, Any], None]:
         assert not differ, f"{len(differ)} of {len(ours)} weights differ, for example {differ[0]}"
 
     return check
+
+
+@pytest.fixture
+def resumed(train: Any, assert_equal_weights: Any, tmp_path: Path) -> Callable[..., Iterator[Any]]:
+    """Give a function that goes on from checkpoints of a run, all by default, and holds the end against that run's."""
+
+    def rates(trainer: Any) -> list[float]:
+        return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+    def rows(trainer: Any) -> list[list[int]]:
+        return [each.rows.tolist() for each in trainer._schedule.records]
+
+    def go_on(whole: Any, selector: Any, steps: Any = None, **more: Any) -> Iterator[Any]:
+        end = whole.state.global_step
+        for step in range(1, end) if steps is None else steps:
+            checkpoint = Path(whole.args.output_dir) / f"checkpoint-{step}"
+            again = train(selector, name=f"from-{step}", resume=str(checkpoint), **more)
+            assert again.state.global_step == end
+            assert_equal_weights(again, whole)
+            assert rates(again) == rates(whole)
+            assert rows(again) == rows(whole)
+            shutil.rmtree(tmp_path / f"from-{step}")
+            yield again
+
+    return go_on
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import numpy as np
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_datasel.selectors import All, IterIT, Random, Round, Selector
+from hf_datasel.scores import Cluster
+from hf_datasel.selectors import All, Cherry, DiverseEvol, IterIT, Random, Round, Selector
 from hf_datasel.training.card import extend_card, measured, training_data
 
 
@@ -73,6 +74,33 @@ def test_the_card_says_how_each_round_was_chosen_and_what_the_last_evaluation_ga
     share = next(each["selection_time_share"] for each in trainer.state.log_history if "train_runtime" in each)
     assert again.replace(f"Choosing took {share:.1%} of the wall time of the run.\n\n", "") == after_training != again
     assert again.count("## Training data") == 1
+
+
+def test_rounds_that_grow_are_told_by_their_new_rows(train, tmp_path):
+    trainer = train(DiverseEvol(rounds=3), selection_size=9, num_train_epochs=2)
+    trainer.create_model_card(model_name="run")
+    section = section_of(tmp_path / "run")
+    assert "9 of the 24 rows were chosen in 3 rounds. Each round has the rows of the rounds before and new" in section
+    assert "were trained on for 2 epochs, each but the first from the base model again." in section
+    assert "| round | rows scored | rows chosen | new rows | seconds | folder |" in section
+    assert "| 2 | 24 | 9 | 3 |" in section
+    assert "vectors that the model in training now has of them: DiverseEvol." in section, "to its end"
+    trainer = train(DiverseEvol(rounds=2, restart_each_round=False), selection_size=9, num_train_epochs=2)
+    trainer.create_model_card(model_name="run")
+    section = section_of(tmp_path / "run")
+    assert "were trained on for 1 epoch, each with the model of the one before." in section
+
+
+def test_a_warm_up_is_called_one(train, tmp_path):
+    selector = Cherry(clusters=Cluster(k=3), warmup_size=5)
+    trainer = train(selector, selection_size=8, num_train_epochs=1)
+    trainer.create_model_card(model_name="run")
+    section = section_of(tmp_path / "run")
+    assert "8 of the 24 rows were chosen once, after a warm-up on 5. Round 0 was a warm-up: the model" in section
+    assert "Round 1 began again from the base model." in section
+    assert "| 0 (warm-up) | 24 | 5 |  |" in section
+    only = training_data(trainer.selections[:1], {}, 24, selector, None)
+    assert "5 of the 24 rows were chosen for a warm-up." in only
 
 
 def test_what_is_measured_by_hand_goes_into_the_metadata_under_its_own_name(train, tmp_path, pool_rows, from_hub):

@@ -1,15 +1,13 @@
-"""The trainer over its whole matrix: how rows reach it, how a run ends, and that any checkpoint can be gone on from."""
+"""The trainer over its whole matrix: how rows reach it, how a run ends, and that every checkpoint can be resumed."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import multiprocessing
-import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,14 +58,15 @@ class Watched(SelectiveSFTTrainer):
         self.batches: list[tuple[int, list[int]]] = []
         self.leaked: list[str] = []
         self.workers = 0
-        self._others = len(multiprocessing.active_children())
+        self._others = {each.pid for each in multiprocessing.active_children()}
         rows = zip(self._candidates["input_ids"], self._prepared.rows.tolist(), strict=True)
         self._row_of = {tuple(ids): row for ids, row in rows}
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         lines = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
         self.batches.append((self._entered, [self._row_of[tuple(ids[mask].tolist())] for ids, mask in lines]))
-        self.workers = max(self.workers, len(multiprocessing.active_children()) - self._others)
+        alive = {each.pid for each in multiprocessing.active_children()} - self._others
+        self.workers = max(self.workers, len(alive))
         return super().training_step(model, inputs, *args, **kwargs)
 
     def _select(self, index: int) -> np.ndarray:
@@ -101,27 +100,6 @@ def check_rows(trainer: Watched, passes: int = 1) -> None:
     assert trainer.leaked == []
 
 
-@pytest.fixture
-def resumed(train, assert_equal_weights, tmp_path: Path) -> Callable[..., Iterator[Any]]:
-    """Give a function that goes on from checkpoints of a run, all by default, and holds the end against that run's."""
-
-    def go_on(whole: Any, selector: Selector, steps: Any = None, **more: Any) -> Iterator[Any]:
-        end = whole.state.global_step
-        for step in range(1, end) if steps is None else steps:
-            checkpoint = Path(whole.args.output_dir) / f"checkpoint-{step}"
-            again = train(selector, name=f"from-{step}", resume=str(checkpoint), **more)
-            assert again.state.global_step == end
-            assert_equal_weights(again, whole)
-            assert logs_of(again, "learning_rate") == logs_of(whole, "learning_rate")
-            assert [each.rows.tolist() for each in again._schedule.records] == [
-                each.rows.tolist() for each in whole._schedule.records
-            ]
-            shutil.rmtree(tmp_path / f"from-{step}")
-            yield again
-
-    return go_on
-
-
 # ---- samplers, workers, accumulation, rounds ---------------------------------------------------------------------
 WORKERS = {
     "0-workers": {},
@@ -130,14 +108,29 @@ WORKERS = {
 }
 
 
-@pytest.mark.parametrize("sizes", [EQUAL, GROWING, SHRINKING], ids=["equal", "growing", "shrinking"])
-@pytest.mark.parametrize("accumulation", [1, 3])
-@pytest.mark.parametrize("workers", WORKERS)
-@pytest.mark.parametrize("sampler", samplers())
-def test_rounds_of_rows(train, resumed, sampler, workers, accumulation, sizes):
+SIZES = {"equal": EQUAL, "growing": GROWING, "shrinking": SHRINKING}
+
+
+def cells() -> list[tuple[str, str, int, str]]:
+    """All of them without workers; with workers each two of these settings at least once."""
+    both = list(itertools.product(enumerate(samplers()), enumerate([1, 3])))
+    every = [("0-workers", sampler, each, rounds) for (_, sampler), (_, each) in both for rounds in SIZES]
+    return every + [
+        (workers, sampler, each, list(SIZES)[(at + turn + shift) % 3])
+        for shift, workers in enumerate(list(WORKERS)[1:])
+        for (at, sampler), (turn, each) in both
+    ]
+
+
+@pytest.mark.parametrize(("workers", "sampler", "accumulation", "rounds"), cells())
+def test_rounds_of_rows(train, resumed, workers, sampler, accumulation, rounds):
+    sizes = SIZES[rounds]
     batch = 4 if accumulation == 1 else 2
-    batches = [math.ceil(size / batch) for size in sizes]
-    updates = [math.ceil(each / accumulation) for each in batches]
+    updates = [math.ceil(math.ceil(size / batch) / accumulation) for size in sizes]
+    batches, repeated = [math.ceil(size / batch) for size in sizes], [0, 0, 0]
+    if sampler == "batch_rebalance":  # every update has as many batches, if rows have to be taken twice for that
+        batches = [each * accumulation for each in updates]
+        repeated = [max(accumulation - (size % (batch * accumulation) or accumulation), 0) for size in sizes]
     middle = updates[0] + 1 if updates[1] > 1 else updates[0] - 1
     more = {
         **WORKERS[workers],
@@ -148,14 +141,20 @@ def test_rounds_of_rows(train, resumed, sampler, workers, accumulation, sizes):
         "per_device_train_batch_size": batch,
     }
     whole = train(Sizes(), name="whole", save_strategy="steps", save_steps=middle, **more)
-    check_rows(whole)
+    for index, selection in enumerate(whole.selections):
+        asked, trained = set(selection.indices.tolist()), whole.trained(index)
+        assert len(asked) == sizes[index]
+        assert set(trained) == asked
+        assert trained.total() == len(asked) + repeated[index]
+    assert whole.leaked == []
     check_end(whole, updates)
     [again] = resumed(whole, Sizes(), steps=[middle], **more)
     assert again.leaked == []
-    done = middle if accumulation == 1 else batches[0] + accumulation if updates[1] > 1 else middle * accumulation
+    done = batches[0] + accumulation if updates[1] > 1 else middle * accumulation
     assert again.batches == whole.batches[done:]
     for trainer in (whole, again):
-        assert trainer.workers == (0 if workers == "0-workers" else 2)
+        asked = WORKERS[workers].get("dataloader_num_workers", 0)
+        assert trainer.workers == asked if "persistent" in workers else trainer.workers <= asked
         assert len(trainer.accelerator._dataloaders) == 1
 
 
@@ -180,7 +179,7 @@ class Tokens(SelectiveSFTTrainer):
         return Counter(itertools.chain.from_iterable(part["input_ids"]))
 
 
-@pytest.mark.parametrize("sizes", [EQUAL, GROWING], ids=["equal", "growing"])
+@pytest.mark.parametrize("sizes", [EQUAL, [4, 8, 12]], ids=["equal", "growing"])
 @pytest.mark.parametrize(
     "how",
     [
@@ -233,7 +232,7 @@ def test_all_updates_are_made_and_the_learning_rate_ends_at_zero(train, resumed,
 
 def test_packed_parts_of_an_epoch_that_differ_from_the_plan(train, resumed):
     """How many packed rows there are is known only when they are chosen, so that the plan is an estimate."""
-    more = {"packing": True, "packing_strategy": "bfd", "max_length": 96, "per_device_train_batch_size": 1, **SAVED}
+    more = {"packing": True, "packing_strategy": "bfd", "max_length": 96, "per_device_train_batch_size": 2, **SAVED}
     whole = train(Sizes(), name="whole", selection_size=10, num_train_epochs=2.5, **more)
     records = whole._schedule.records
     assert any(record.updates != record.planned for record in records)
@@ -360,7 +359,9 @@ def test_auto_find_batch_size_where_rounds_begin_from_the_base_model(train, resu
     more = {"base": short_of_memory(2, 1), "auto_find_batch_size": True, "num_train_epochs": 1, **SAVED}
     whole = train(Given(), name="whole", **more)
     assert whole.state.global_step == whole.state.max_steps == 3 + 4
-    assert logs_of(whole, "learning_rate") == pytest.approx([1e-2 * each for each in (1, 2 / 3, 1 / 3, 1, 0.75, 0.5, 0.25)])
+    assert logs_of(whole, "learning_rate") == pytest.approx(
+        [1e-2 * each for each in (1, 2 / 3, 1 / 3, 1, 0.75, 0.5, 0.25)]
+    )
     for _ in resumed(whole, Given(), **more):
         pass
 
@@ -484,7 +485,10 @@ def test_what_else_changes_training_changes_it_as_in_sfttrainer(
 def test_noise_and_losses_of_the_users_own_are_no_part_of_scores(train):
     more = {"selection_size": 8, "num_train_epochs": 1, "learning_rate": 0.0}
     plain = train(Sizes(), name="plain", **more).selections[0].scores("loss")
-    for name, changed in {"noise": {"neftune_noise_alpha": 5.0}, "loss": {"base": with_loss(SelectiveSFTTrainer)}}.items():
+    for name, changed in {
+        "noise": {"neftune_noise_alpha": 5.0},
+        "loss": {"base": with_loss(SelectiveSFTTrainer)},
+    }.items():
         np.testing.assert_array_equal(train(Sizes(), name=name, **more, **changed).selections[0].scores("loss"), plain)
 
 

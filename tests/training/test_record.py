@@ -22,7 +22,20 @@ from hf_datasel.cli import main
 from hf_datasel.cli.parsing import parse
 from hf_datasel.cli.train import TrainArguments
 from hf_datasel.publish.recipe import as_command
-from hf_datasel.selectors import IterIT, Longest, Random, Round, Selector
+from hf_datasel.scores import Cluster, Embedding, Length, Loss, Reward, RewardGap
+from hf_datasel.selectors import (
+    Chain,
+    Cherry,
+    DiverseEvol,
+    InRange,
+    IterativeKMQ,
+    IterIT,
+    Longest,
+    NoNearCopies,
+    Random,
+    Round,
+    Selector,
+)
 from hf_datasel.training.model_keys import adapter_keys, model_keys
 from hf_datasel.training.record import Record, changed_settings
 
@@ -103,6 +116,54 @@ def test_the_recipe_of_a_run_makes_the_same_selections(recipe, tmp_path, pool_ro
     assert again[0].provenance["training"]["settings"] == settings
 
 
+IN_ROUNDS = {
+    "steps": (IterIT(), {"reselection_strategy": "steps", "reselection_steps": 2, "max_steps": 5}),
+    "restart": (
+        IterativeKMQ(
+            quality=Loss(over="pair"),
+            gap=RewardGap(scorer="perplexity", max_new_tokens=2),
+            clusters=Cluster(k=3),
+            vectors=Embedding(as_trained=True, pooling="last"),
+            update="softmax",
+            rounds=2,
+            restart_each_round=True,
+        ),
+        {"num_train_epochs": 1},
+    ),
+    "warm-up": (Cherry(clusters=Cluster(k=3), warmup_size=4, warmup_epochs=0.5), {"num_train_epochs": 1}),
+    "chain": (
+        Chain(
+            [InRange(Length("tokens"), low=8, high=60), NoNearCopies(threshold=0.999, vectors=Embedding())],
+            DiverseEvol(Embedding(as_trained=True, normalize=False), once=True, rounds=2),
+        ),
+        {"num_train_epochs": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_ROUNDS)
+def test_the_recipe_of_a_run_in_rounds_makes_it_again(recipe, tmp_path, pool_rows, tiny_model_dir, name):
+    selector, more = IN_ROUNDS[name]
+    config = SelectiveSFTConfig(
+        str(tmp_path / "run"), **CPU, selection_size=6, learning_rate=1e-2, per_device_train_batch_size=4,
+        gradient_checkpointing=False, seed=3, save_strategy="no", disable_tqdm=True, **more,
+    )  # fmt: skip
+    trainer = SelectiveSFTTrainer(str(tiny_model_dir), config, selector=selector, train_dataset=pool_rows)
+    trainer.train()
+    assert len(trainer.selections) == (3 if name == "steps" else 2)
+    saved = Selection.load(tmp_path / "run" / "selections" / "round-1").provenance
+    settings = saved["training"]["settings"]
+    assert settings.items() >= {each: more[each] for each in more if each != "num_train_epochs"}.items()
+    assert len(saved["training"]["in_python"]) == 1, "but for the model's folder nothing is missing"
+    assert main(["train", "--config", str(recipe(settings))]) == 0
+    for at, each in enumerate(trainer.selections):
+        again = Selection.load(tmp_path / "again" / "selections" / f"round-{at}")
+        assert again.indices.tolist() == each.indices.tolist()
+        assert again.provenance["selector"] == each.provenance["selector"] == selector.spec()
+        assert again.provenance.get("plan") == each.provenance.get("plan")
+        assert again.provenance["training"]["settings"] == settings
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -115,6 +176,7 @@ def test_the_recipe_of_a_run_makes_the_same_selections(recipe, tmp_path, pool_ro
         {"packing": True, "packing_strategy": "wrapped", "assistant_only_loss": True, "eos_token": "</s>"},
         {"scoring_tokens_per_batch": 100, "scoring_dtype": "bfloat16", "average_tokens_across_devices": False},
         {"selector_kwargs": '{"decay": 0.5}', "max_steps": 7},
+        {"reselection_strategy": "steps", "reselection_steps": 4, "num_train_epochs": 2},
     ],
 )
 def test_settings_put_in_yaml_give_the_same_config(given, tmp_path):
@@ -204,6 +266,17 @@ def test_an_adapter_in_the_terms_of_the_command(lora, unsettled, tmp_path):
         assert all(name in missing[0] for name in differ)
     else:
         assert (differ, missing) == ([], [])
+
+
+def test_a_folder_that_is_named_twice_is_said_once(pool_rows, tiny_model_dir):
+    folder = str(tiny_model_dir)
+    gap = RewardGap(reward_model=folder)
+    found = record_of(pool_rows, config_of(), IterativeKMQ(quality=Reward(folder), gap=gap))
+    said = [each for each in found["in_python"] if "selector_kwargs" in each]
+    assert said == [
+        f"'{tiny_model_dir.name}' in selector_kwargs is a file or folder of one machine: put its path in its place"
+    ]
+    assert found["settings"]["selector_kwargs"]["gap"]["reward_model"] == tiny_model_dir.name
 
 
 def test_one_module_of_an_adapter_is_not_taken_for_a_pattern(train):

@@ -105,7 +105,7 @@ def _apart(values: list[float], low: float, high: float) -> list[float]:
     for at in order:
         places[at] = floor = max(places[at], floor)
         floor += _LINE
-    above = 1.0
+    above = 1 - _LINE / 2  # below the title
     for at in reversed(order):
         places[at] = above = min(places[at], above)
         above -= _LINE
