@@ -33,8 +33,8 @@ check: setup  ## Lint, check the formatting and the types
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 
-# As many processes as there are cores, each file in one of them.
-PARALLEL := -n auto --dist loadfile
+# As many processes as there are cores, up to 8; JOBS=1 for one. Each takes whole files, or of the matrix single tests.
+PARALLEL := -n $(or $(JOBS),auto) --maxprocesses 8 --dist loadfile
 
 test: setup  ## Run the tests
 	.venv/bin/python -m pytest $(PARALLEL)
@@ -43,7 +43,7 @@ test-oldest: .venv-oldest/.installed  ## Run the parity, trainer and publishing 
 	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training tests/scores tests/publish
 
 test-matrix: setup  ## Run the long tests that `make test` leaves out: the trainer's matrix, several processes
-	.venv/bin/python -m pytest $(PARALLEL) -m slow
+	.venv/bin/python -m pytest $(PARALLEL) --dist worksteal -m slow
 
 bench: setup  ## Run every script in benchmarks/
 	for script in benchmarks/*.py; do echo "== $$script"; .venv/bin/python $$script || exit 1; done

@@ -61,6 +61,16 @@ class Selector(ABC):
     def choose(self, round: Round) -> np.ndarray:
         """Row numbers to train on in this round, best first, at most `round.budget`, all of them eligible."""
 
+    def check_training(self, args: Any) -> None:
+        """Refuse settings of training that the method cannot work with, before anything starts; none by default.
+
+        Args:
+            args: `TrainingArguments` or a subclass.
+
+        Raises:
+            ConfigError: says which setting, and what it has to be.
+        """
+
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         """Sentences on what decided on a row besides its scores: its neighbours, its n-grams.
 

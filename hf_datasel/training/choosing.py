@@ -16,9 +16,9 @@ from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import Round, run_round
 from hf_datasel.tokens import Prepared, TokenSettings
-from hf_datasel.training.inputs import asked_for
 from hf_datasel.training.logs import round_logs
 from hf_datasel.training.parallel import checked_compute
+from hf_datasel.training.planning import asked_for
 from hf_datasel.training.publishing import PublishingSFTTrainer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule
@@ -47,9 +47,11 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         with preserved_rng():
             if self._losses is not None:
                 self._losses.gather()
+            if self._checkpoints:
+                self.accelerator.wait_for_everyone()  # the first process may still be writing the last one
             round = self._round(index)
             asked = asked_for(self.args, round.budget, len(self._pool))
-            chosen = run_round(self._selector, round, strict=index == 0, asked=asked)
+            chosen = run_round(self._selector, round, strict=self._only_choice(index), asked=asked)
             rows, self._state_arrays = self._from_main_process(chosen, round.state)
             if self._losses is not None:
                 round.logs["rows_reused"] = self._losses.taken
@@ -65,6 +67,10 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
             if self.args.should_save:
                 save_selection(selection, self.args.output_dir, index)
         return rows
+
+    def _only_choice(self, index: int) -> bool:
+        """Whether nothing but warm-ups was chosen before, so that training has nothing to fall back on."""
+        return all(each.kind == "warm-up" for each in self._schedule.plan[:index])
 
     def _round(self, index: int) -> Round:
         engine = self._engine()

@@ -34,7 +34,8 @@ class SelectiveSFTConfig(SFTConfig):
             chooses once.
         reselection_steps: optimizer updates of a round with `"steps"`. The run is as long as it is without: of
             `num_train_epochs` passes over as many rows as a round has, or of `max_steps`. A round longer than a pass
-            over its rows repeats them; of a shorter one, some rows are not trained on.
+            over its rows repeats them; of a shorter one, some rows are not trained on. An epoch, in the log and where
+            something happens every epoch, then is a pass over the rows of a round, or the part of it that is trained.
         scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else
             16,384.
         scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own

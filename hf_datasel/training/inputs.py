@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import logging
-import math
 import os
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,24 +17,13 @@ from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.selection import wanted_rows
-from hf_datasel.selectors import RoundPlan, Selector, by_name
+from hf_datasel.selectors import Selector, by_name
 from hf_datasel.training.config import SelectiveSFTConfig, default_of
 from hf_datasel.training.record import Record
 
-__all__ = [
-    "asked_for",
-    "check_private_names",
-    "mixed_seed",
-    "planned_rounds",
-    "prepared_arguments",
-    "rows_per_round",
-]
+__all__ = ["check_private_names", "mixed_seed", "prepared_arguments"]
 
 logger = logging.getLogger(__name__)
-
-_WITH_MOMENTS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused")
-"""Optimizers whose state `Influence` can read."""
 
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_prepare_dataset": ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
@@ -97,94 +84,6 @@ def prepared_arguments(
     if arguments.get("eval_dataset") is not None:
         arguments["eval_dataset"] = _converted_eval(arguments["eval_dataset"], chat)
     return arguments, pool, chosen, record
-
-
-def rows_per_round(config: SelectiveSFTConfig, pool_size: int) -> int:
-    """Rows that the user asked for, per round."""
-    if config.selection_schedule is not None:
-        return config.selection_schedule[0]
-    names = ("selection_size", "selection_ratio")
-    return wanted_rows(pool_size, config.selection_size, config.selection_ratio, names)
-
-
-def asked_for(config: SelectiveSFTConfig, rows: int, pool_size: int) -> str:
-    """The setting that asks for so many rows in a round, for a message."""
-    if config.selection_schedule is not None:
-        return f"selection_schedule={config.selection_schedule} ({rows:,} rows in this round)"
-    if rows != rows_per_round(config, pool_size):
-        return f"A round of {rows:,} rows"
-    if config.selection_size is not None:
-        return f"selection_size={config.selection_size}"
-    return f"selection_ratio={config.selection_ratio or 0.05:g} ({rows:,} rows)"
-
-
-def planned_rounds(
-    selector: Selector, config: SelectiveSFTConfig, budget: int, num_epochs: float, eligible: int
-) -> tuple[RoundPlan, ...]:
-    """The selector's rounds, as the config changes them.
-
-    Args:
-        budget: rows that the user asked for, per round.
-        eligible: rows that can be trained on.
-
-    Raises:
-        ConfigError: a schedule of another length, or rounds that cannot be trained.
-    """
-    name = type(selector).__name__
-    plan = selector.plan(budget, num_epochs, eligible)
-    if not selector.reselects and (len(plan) > 1 or config.reselection_strategy == "steps"):
-        _check_own_rounds(name, len(plan), config)
-    if config.reselection_strategy != "epoch" and selector.reselects:
-        plan = (RoundPlan(plan[0].budget, num_epochs),)
-    sizes = config.selection_schedule
-    if sizes is not None:
-        if len(sizes) != len(plan):
-            raise ConfigError(
-                f"selection_schedule has {len(sizes)} rounds, and {name} makes {len(plan)} in num_train_epochs="
-                f"{config.num_train_epochs:g}. Make them equal."
-            )
-        plan = tuple(replace(each, budget=size) for size, each in zip(sizes, plan, strict=True))
-    if not plan or any(each.budget < 1 or each.epochs <= 0 for each in plan):
-        raise ConfigError(f"{name}.plan returned {plan}: rounds need rows and epochs.")
-    if any(each.checkpoints for each in plan):
-        _check_checkpoints(name, plan, config)
-    return plan
-
-
-def _check_own_rounds(name: str, rounds: int, config: SelectiveSFTConfig) -> None:
-    if config.reselection_strategy != "epoch":
-        how = "chooses once" if rounds == 1 else f"has {rounds} rounds of its own"
-        raise ConfigError(
-            f"reselection_strategy={config.reselection_strategy!r} is for selectors that choose anew with the current "
-            f"model at any time, and {name} {how}. Leave it out."
-        )
-    if config.max_steps > 0:
-        raise ConfigError(
-            f"{name} has {rounds} rounds of its own, which are counted in epochs: say num_train_epochs, and leave "
-            "max_steps out."
-        )
-
-
-def _check_checkpoints(name: str, plan: tuple[RoundPlan, ...], config: SelectiveSFTConfig) -> None:
-    wanted = sum(math.ceil(each.epochs) for each in plan if each.checkpoints)
-    if config.save_only_model:
-        raise ConfigError(f"{name} reads the optimizer's state in checkpoints: leave save_only_model out.")
-    if config.save_total_limit is not None and config.save_total_limit <= wanted:
-        raise ConfigError(
-            f"{name} needs {wanted} checkpoints at once, and save_total_limit={config.save_total_limit} would delete "
-            f"some of them: leave it out, or make it at least {wanted + 1}."
-        )
-    optim = str(getattr(config.optim, "value", config.optim))
-    if optim not in _WITH_MOMENTS:
-        raise ConfigError(
-            f"{name} reads the moments of AdamW, in full precision, in checkpoints, and optim={optim!r} does not save "
-            f"them: make it one of {', '.join(map(repr, _WITH_MOMENTS[:2]))}."
-        )
-    if config.learning_rate == 0:
-        raise ConfigError(
-            f"{name} weighs its checkpoints by their learning rates, and with learning_rate=0 they would all be the "
-            "base model: make it more than 0."
-        )
 
 
 def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:

@@ -1,11 +1,10 @@
-"""Beginning again: from the base model, kept on disk, with a fresh optimizer; and from a checkpoint."""
+"""Beginning again from the base model: its weights, kept on disk, and a fresh optimizer."""
 
 from __future__ import annotations
 
 import copy
 import os
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_datasel.errors import ResumeError
 
-__all__ = ["Base", "FreshOptimizer", "cast_back"]
+__all__ = ["Base", "FreshOptimizer", "trainable"]
 
 _FOLDER = "_base_weights"  # what begins with "_" is not pushed with the model
 _BYTES_PER_FILE = 2 << 30
@@ -42,7 +41,7 @@ class Base:
         self.folder.mkdir(parents=True)
         part: dict[str, torch.Tensor] = {}
         size = 0
-        for name, weight in _trainable(model).items():
+        for name, weight in trainable(model).items():
             if size and size + weight.nbytes > _BYTES_PER_FILE:
                 self._write(part)
                 part, size = {}, 0
@@ -74,7 +73,7 @@ class Base:
         Raises:
             ResumeError: they are those of another model.
         """
-        missing = _trainable(model)
+        missing = trainable(model)
         for path in sorted(self.folder.glob("*.safetensors")):
             for name, stored in load_file(path).items():
                 weight = missing.pop(name, None)
@@ -87,7 +86,8 @@ class Base:
             )
 
 
-def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """The weights that training changes, by name."""
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
@@ -97,29 +97,21 @@ class FreshOptimizer:
     Args:
         optimizer: that has made none.
         scheduler: of the user's own, which is as old; None: it has none yet.
+        scaler: of the gradients under fp16, which has scaled none; None: there is none.
     """
 
-    def __init__(self, optimizer: Any, scheduler: Any = None):
-        self._state = copy.deepcopy(optimizer.state_dict())
-        self._scheduler = None if scheduler is None else copy.deepcopy(scheduler.state_dict())
+    def __init__(self, optimizer: Any, scheduler: Any = None, scaler: Any = None):
+        self._kept = [
+            None if each is None else copy.deepcopy(each.state_dict()) for each in (optimizer, scheduler, scaler)
+        ]
 
-    def restore(self, optimizer: Any, scheduler: Any) -> bool:
-        """Make the optimizer that again, and the scheduler where it is the user's own; says whether it is."""
-        optimizer.load_state_dict(copy.deepcopy(self._state))
-        if self._scheduler is not None:
-            scheduler.load_state_dict(copy.deepcopy(self._scheduler))
-        return self._scheduler is not None
+    @property
+    def has_scheduler(self) -> bool:
+        """Whether the scheduler is the user's own."""
+        return self._kept[1] is not None
 
-
-def cast_back(model: torch.nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:
-    """Give the weights that training changes the dtype that they had before a checkpoint was loaded.
-
-    PEFT loads an adapter in float32, also where TRL trains it in bfloat16, so that its updates would be rounded
-    otherwise from then on.
-
-    Args:
-        dtypes: by name of the weight.
-    """
-    for name, weight in _trainable(model).items():
-        if name in dtypes and weight.dtype != dtypes[name]:
-            weight.data = weight.data.to(dtypes[name])
+    def restore(self, optimizer: Any, scheduler: Any, scaler: Any) -> None:
+        """Make them that again, as far as they were given."""
+        for each, state in zip((optimizer, scheduler, scaler), self._kept, strict=True):
+            if state is not None:
+                each.load_state_dict(copy.deepcopy(state))

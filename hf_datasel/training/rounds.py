@@ -80,6 +80,11 @@ class Schedule:
         """Whether a round begins from the base model once training has begun."""
         return any(each.restart for each in self.plan[1:])
 
+    @property
+    def restarts_ahead(self) -> bool:
+        """Whether a round that has not begun yet begins from the base model, once training has begun."""
+        return any(each.restart for each in self.plan[max(len(self.records), 1) :])
+
     def round_plan(self, index: int) -> RoundPlan:
         """The plan of a round."""
         return self.plan[min(index, len(self.plan) - 1)]

@@ -24,7 +24,7 @@ __all__ = ["SelectionState", "save_selection", "saved_selections", "tokens_diges
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 1
+_VERSION = 2
 _JSON, _ARRAYS = "selection_state.json", "selection_state.npz"
 
 

@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import time
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer, pack_dataset
 
@@ -22,17 +20,12 @@ from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import RoundPlan, Selector, check_budget
 from hf_datasel.tokens import Prepared
+from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back
 from hf_datasel.training.choosing import ChoosingSFTTrainer
-from hf_datasel.training.inputs import (
-    asked_for,
-    check_private_names,
-    mixed_seed,
-    planned_rounds,
-    prepared_arguments,
-    rows_per_round,
-)
+from hf_datasel.training.inputs import check_private_names, mixed_seed, prepared_arguments
 from hf_datasel.training.parallel import check_restarts
-from hf_datasel.training.restarting import Base, FreshOptimizer, cast_back
+from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_round
+from hf_datasel.training.restarting import Base, FreshOptimizer
 from hf_datasel.training.reusing import TrainingLosses, check_reuse
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
 from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
@@ -48,7 +41,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
     Takes what `SFTTrainer` takes, and a `selector`. `train_dataset` is the pool, in any supported row format; from the
     first step of a round on, `trainer.train_dataset` is that round's rows, in dataset order. Choosing leaves training
     untouched: the same rows train the same weights, whether they were chosen here or given. Resuming from any
-    checkpoint gives the weights of an uninterrupted run, and does not score the round under way again.
+    checkpoint gives the weights of an uninterrupted run, and does not score the round under way again. Where rounds
+    begin from the base model again, its trainable weights are kept in `output_dir/_base_weights`, which is not pushed.
 
     Each finished choice is in `trainer.selections`, and saved to `output_dir/selections/round-K`. Per round the
     trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_<score>_mean`,
@@ -79,7 +73,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
     _budget: int
     _entered: int
     _base_kept: bool
-    _keep: _Keep
+    _keep: KeepCheckpoints
 
     def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
         check_private_names(type(self))
@@ -114,7 +108,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._train_start = time.perf_counter()
         plan = self._planned_rounds(self.args.num_train_epochs)  # one that cannot be is refused before anything starts
         check_restarts(plan, self.accelerator, self.model, type(self._selector).__name__)
-        self._keep = _Keep(self._asked_to_keep)
+        self._keep = KeepCheckpoints(self._asked_to_keep)
         self.add_callback(self._keep)
 
     # ---- the pool ----
@@ -222,12 +216,13 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._state_arrays, self._checkpoints = {}, []
         if self._losses is not None:
             self._losses.forget()
-        self._keep_base(resume_from_checkpoint)
         if resume_from_checkpoint is None:
+            self._keep_base(None)
             return at
         cast_back(self.accelerator.unwrap_model(self.model), self._dtypes)
         state = SelectionState.load(resume_from_checkpoint, self._run_identity())
         self._schedule.restore(state.records)
+        self._keep_base(resume_from_checkpoint)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
         if self._losses is not None:
             self._losses.restore(state.losses)
@@ -238,8 +233,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         return position.epoch, skipped
 
     def _keep_base(self, resume_from_checkpoint: str | None) -> None:
-        """Keep the weights that rounds restart from, once a run."""
-        if not self._schedule.restarts or self._base_kept:
+        """Keep the weights that later rounds restart from, once a run."""
+        if not self._schedule.restarts_ahead or self._base_kept:
             return
         if self.args.should_save and resume_from_checkpoint is None:
             Base(self.args.output_dir).save(self.accelerator.unwrap_model(self.model))
@@ -262,12 +257,13 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             "rows_per_update": self.get_total_train_batch_size(self.args),
             "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
             "reuse_training_loss": self.args.reuse_training_loss,
+            "seed": [self.args.seed, self._data_seed()],
         }
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, and the state of the selection beside the weights."""
         super().save_model(output_dir, _internal_call)
-        if self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
+        if _internal_call and self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
             self._checkpoints.append(output_dir)
         if self._losses is not None and _internal_call and output_dir is not None:  # a checkpoint, by all processes
             self._losses.gather()
@@ -335,7 +331,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         """Begin again from the base model, with the optimizer and the learning rate as they were then."""
         assert self._fresh_optimizer is not None
         Base(self.args.output_dir).restore(self.accelerator.unwrap_model(self.model))
-        if not self._fresh_optimizer.restore(self.optimizer, self.lr_scheduler):
+        self._fresh_optimizer.restore(self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+        if not self._fresh_optimizer.has_scheduler:
             self.lr_scheduler = None
             self.create_scheduler(self._schedule.segment_updates)
             self.callback_handler.lr_scheduler = self.lr_scheduler
@@ -361,7 +358,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         created = self.lr_scheduler is None
         if self._schedule.restarts and optimizer is None:
             own = None if created else self.lr_scheduler
-            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer, own)
+            scaler = self.accelerator.scaler
+            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer, own, scaler)
             num_training_steps = self._schedule.segment_updates
         scheduler = super().create_scheduler(num_training_steps, optimizer)
         if created and isinstance(scheduler, LambdaLR):
@@ -375,19 +373,3 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             sampler.generator = self._length_generator = torch.Generator()
             self._length_generator.manual_seed(self._data_seed())
         return sampler
-
-
-class _Keep(TrainerCallback):
-    """Asks for a checkpoint at the end of an epoch.
-
-    Args:
-        wanted: whether there has to be one.
-    """
-
-    def __init__(self, wanted: Callable[[], bool]):
-        self._wanted = wanted
-        self.asked = False
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.asked = self._wanted()
-        control.should_save = control.should_save or self.asked

@@ -23,7 +23,12 @@ from hf_datasel.selectors import IterIT, Longest, Random
 from .test_matrix import EQUAL, GROWING, LORA, SAVED, Watched, check_end, check_rows, quantized
 from .test_trainer import AllAgain, Sizes, logs_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # of bitsandbytes on a CPU
+    pytest.mark.filterwarnings("ignore:MatMul8bitLt. inputs will be cast"),
+    pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning"),
+]
 
 _GENERATION = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% if message['role'] == 'assistant' %}"

@@ -160,8 +160,17 @@ def test_the_best_model_is_not_that_of_a_training_that_was_given_up(train, pool_
         (Given(), {"max_steps": 5}, "Given has 2 rounds of its own, which are counted in epochs"),
         (Given(), {"reselection_strategy": "no"}, "Given has 2 rounds of its own. Leave it out"),
         (Random(), {"reselection_strategy": "steps", "reselection_steps": 2}, "Random chooses once. Leave it out"),
-        (Given(checkpoints=True), {"save_only_model": True}, "leave save_only_model out"),
         (Given(checkpoints=True), {"save_total_limit": 1}, "save_total_limit=1 would delete some of them"),
+        (
+            Given(checkpoints=True),
+            {"save_strategy": "steps", "save_total_limit": 9},
+            "with save_strategy='steps' those in between let save_total_limit=9 delete some of them",
+        ),
+        (
+            Given(),
+            {"dataloader_drop_last": True, "per_device_train_batch_size": 7},
+            "Round 0 has 6 rows, fewer than the 7 of one batch on all processes",
+        ),
         (Given(), {"selection_schedule": [4]}, "selection_schedule has 1 rounds, and Given makes 2"),
     ],
 )
@@ -179,3 +188,35 @@ def test_a_schedule_gives_the_rows_of_each_round(train):
     trainer = train(Given(), selection_schedule=[4, 8], num_train_epochs=1)
     assert [len(each.indices) for each in trainer.selections] == [4, 8]
     assert trainer.state.global_step == 1 + math.ceil(8 / 4)
+
+
+def test_checkpoints_of_the_best_model_alone_are_refused_where_a_plan_asks_for_others(train, pool_rows):
+    best = {"save_strategy": "best", "eval_strategy": "epoch", "eval_dataset": pool_rows.select(range(4))}
+    with pytest.raises(ConfigError, match="save_strategy='best' leaves some of them out"):
+        train.make(Given(checkpoints=True), "bad", metric_for_best_model="eval_loss", **best)
+
+
+def test_nothing_left_to_choose_after_the_warm_up_is_an_error(train):
+    @dataclass(frozen=True)
+    class Warmed(Given):
+        def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+            return (RoundPlan(4, kind="warm-up"), RoundPlan(total_budget, num_epochs, restart=True))
+
+        def choose(self, round: Round) -> np.ndarray:
+            return np.arange(4 if round.index == 0 else 0)
+
+    with pytest.raises(SelectionError, match="None of the 24 rows can be selected"):
+        train(Warmed(), selection_size=8)
+
+
+def test_the_base_weights_are_not_needed_once_no_restart_is_left(train, assert_equal_weights, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
+    whole = train(Given(), "run", **saved)
+    shutil.rmtree(tmp_path / "run" / "_base_weights")
+    assert_equal_weights(train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-4"), **saved), whole)
+
+
+def test_another_seed_is_another_run(train, tmp_path):
+    train(Given(), "run", save_strategy="steps", save_steps=1)
+    with pytest.raises(ResumeError, match="seed differ"):
+        train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), save_strategy="no", seed=7)
