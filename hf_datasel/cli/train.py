@@ -41,6 +41,7 @@ def run(argv: Sequence[str]) -> None:
 
 def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArguments) -> Any:
     """Train and save; returns the trainer. Prints what each round chose."""
+    from transformers.trainer_utils import get_last_checkpoint
     from trl import get_peft_config, get_quantization_config
 
     from hf_datasel.scores.models import check_model_exists
@@ -63,6 +64,11 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     resume = True if str(resume).lower() == "true" else resume
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
+    if resume is True and get_last_checkpoint(config.output_dir) is None:
+        raise ConfigError(
+            f"{config.output_dir!r} holds no checkpoint: its run ended before the first one was saved. Leave "
+            "resume_from_checkpoint out to start anew."
+        )
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
     train_rows, eval_rows = _datasets(script, config, mixture, ours.dataset_revision)
     trainer = SelectiveSFTTrainer(
@@ -82,6 +88,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
         trainer.accelerator.print(f"Model pushed: {getattr(pushed, 'repo_url', trainer.hub_model_id)}")
     else:
         trainer.save_model(config.output_dir)
+        trainer.create_model_card()
     trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
     return trainer
 

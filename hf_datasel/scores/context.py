@@ -44,12 +44,8 @@ class Table(Protocol):
 class Seen(Protocol):
     """Losses that are known before the model runs: what `hf_datasel.training.reusing` offers."""
 
-    @property
-    def taken(self) -> int:
-        """Rows whose losses were taken from here."""
-
-    def table(self, sequences: Sequences) -> Table | None:
-        """What `SummedNLL` gives for these sequences, as far as it is known."""
+    def summed(self, sequences: Sequences) -> np.ndarray | None:
+        """What `SummedNLL` gives for these sequences, float64 with NaN where it is not known; None: for none is it."""
 
 
 class Tables(Protocol):
@@ -68,13 +64,13 @@ class Output:
         spec: name, version and settings of the computation, as JSON has them; None keeps it out of the store. What
             the model is gets added.
         dtype: of the numbers.
-        known: results that are there already, instead of those in the store.
+        known: results that are there already, instead of those in the store, (items, width); NaN where one is not.
     """
 
     width: int
     spec: Mapping[str, Any] | None = None
     dtype: type[np.floating[Any]] = np.float64
-    known: Table | None = None
+    known: np.ndarray | None = None
 
 
 class ModelContext:
@@ -119,6 +115,10 @@ class ModelContext:
         self._forwards: Forwards | None = None
         self._wanted: dict[Sequences, list[Reduction]] = {}
         self._found: dict[tuple[Sequences, Reduction], np.ndarray] = {}
+        self._seen_rows: dict[tuple[Sequences, Reduction], list[int]] = {}
+        """Output rows whose results were known from training."""
+        self._reused: set[int] = set()
+        """Those of them that were asked for since the last description."""
 
     @property
     def model(self) -> Any:
@@ -147,8 +147,13 @@ class ModelContext:
         return self._asked_tokens or (1024 if self.device.type == "cpu" else 16384)
 
     def describe(self) -> dict[str, Any]:
-        """What, besides the weights, decides the numbers. A model that was let go is not loaded again for it."""
-        return self._described() if self._description is None else self._description
+        """What, besides the weights, decides the numbers that were asked for since this was called last.
+
+        A model that was let go is not loaded again for it.
+        """
+        reused, self._reused = len(self._reused), set()
+        described = self._described() if self._description is None else self._description
+        return {**described, **({"reused_training_loss": reused} if reused else {})}
 
     def _described(self) -> dict[str, Any]:
         adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
@@ -158,7 +163,6 @@ class ModelContext:
             "weights_dtype": str(self._weights_dtype()),
             "autocast": None if self.autocast is None else str(self.autocast),
             "tokens_per_batch": self.tokens_per_batch,
-            **({} if self.seen is None else {"reused_training_loss": self.seen.taken}),
         }
 
     def other(self, loading: Loading) -> ModelContext:
@@ -200,13 +204,16 @@ class ModelContext:
             label: for the progress bar.
             nulls: rows that are left out, by reason, for the progress bar.
         """
-        if (sequences, reduction) not in self._found:
+        asked = sequences, reduction
+        if asked not in self._found:
             self.announce(sequences, reduction)
             wanted = self._wanted.pop(sequences)
             if self._forwards is None:
                 self._forwards = Forwards(self.model)
             forwards = self._forwards
-            known = self.seen.table(sequences) if self.seen is not None and wanted == [SummedNLL()] else None
+            known = self.seen.summed(sequences) if self.seen is not None and wanted == [SummedNLL()] else None
+            if known is not None:
+                self._seen_rows[asked] = sequences.owner[_complete(known)].tolist()
             outputs = [Output(forwards.width(each), each.spec(), each.dtype, known) for each in wanted]
             found = self.run_many(
                 lambda batch: forwards(sequences.fetch(batch), wanted),
@@ -217,7 +224,8 @@ class ModelContext:
                 nulls=nulls,
             )
             self._found.update({(sequences, each): values for each, values in zip(wanted, found, strict=True)})
-        return self._found[sequences, reduction]
+        self._reused.update(self._seen_rows.get(asked, []))
+        return self._found[asked]
 
     def mean_nll(self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
         """Mean NLL in nats over the scored tokens of each of `rows` output rows, float64; NaN where there is none."""
@@ -305,16 +313,9 @@ class ModelContext:
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
         tables = [self._table(each) if keys is not None else None for each in outputs]
         digests = keys() if keys is not None and any(table is not None for table in tables) else None
-        if digests is not None and all(table is not None for table in tables):
-            known = np.ones(len(lengths), dtype=np.uint8)
-            if ranks.is_first:
-                for table, numbers in zip(tables, values, strict=True):
-                    assert table is not None
-                    known &= table.fill(digests, numbers)
-                for numbers in values:
-                    numbers[known == 0] = 0
-            done = ranks.of_first(known).astype(bool)
-            label = f"{label} ({int(done.sum()):,} known)" if done.any() else label
+        done = self._filled(outputs, tables, digests, values)
+        if done.any():
+            label = f"{label} ({int(done.sum()):,} known)"
             batches = remaining(batches, done, lengths, self.tokens_per_batch, batch_size)
         mine = batches[ranks.index :: ranks.size]
         runner = Batches(lengths, compute)
@@ -343,6 +344,25 @@ class ModelContext:
                 table.compact()
         return found
 
+    def _filled(
+        self, outputs: list[Output], tables: list[Table | None], digests: np.ndarray | None, values: list[np.ndarray]
+    ) -> np.ndarray:
+        """For which items all results are known: bool of shape (items,). The first process puts them into `values`."""
+        known = np.zeros(len(values[0]), dtype=np.uint8)
+        if any(each.known is None and table is None for each, table in zip(outputs, tables, strict=True)):
+            return known.astype(bool)
+        if self.ranks.is_first:
+            known[:] = 1
+            for each, table, numbers in zip(outputs, tables, values, strict=True):
+                if each.known is not None:
+                    numbers[:] = each.known
+                    known &= _complete(each.known)
+                elif table is not None and digests is not None:
+                    known &= table.fill(digests, numbers)
+            for numbers in values:
+                numbers[known == 0] = 0
+        return self.ranks.of_first(known).astype(bool)
+
     def _takes_rows_alone(self, lengths: np.ndarray) -> bool:
         """Whether a row has other numbers in a batch with a longer one, since positions follow the longest."""
         if self.model is None:
@@ -351,10 +371,8 @@ class ModelContext:
         return within is not None and bool((lengths > within).any())
 
     def _table(self, output: Output) -> Table | None:
-        if output.known is not None:
-            return output.known
         live = self.loading is None and self.model is not None
-        if self.store is None or output.spec is None or live:
+        if self.store is None or output.spec is None or output.known is not None or live:
             return None
         spec = {**output.spec, **({} if self.loading is None else self._of_model())}
         return self.store.table(json.loads(json.dumps(spec)), output.width, np.dtype(output.dtype))
@@ -370,3 +388,9 @@ class ModelContext:
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         dtype: torch.dtype = model.dtype
         return dtype
+
+
+def _complete(values: np.ndarray) -> np.ndarray:
+    """Rows without a NaN: bool of shape (rows,)."""
+    complete: np.ndarray = ~np.isnan(values).any(axis=1)
+    return complete

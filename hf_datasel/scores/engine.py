@@ -68,6 +68,7 @@ class Engine:
         Raises:
             ScoreError: the score needs a model and there is none, or it cuts rows elsewhere than training does.
         """
+        score = self._beside(score)
         rows, context = self._inputs(score, indices)
         return {f"{score.column_prefix}{name}": column for name, column in score.compute(rows, context).items()}
 
@@ -88,6 +89,7 @@ class Engine:
 
     def describe(self, score: Score) -> dict[str, Any]:
         """The score's spec, and everything here that decides its numbers too. After `compute`."""
+        score = self._beside(score)
         if not score.needs_tokenizer:
             spec = score.spec()
             if _as_trained(score) and self.settings is not None:
@@ -103,6 +105,13 @@ class Engine:
         if loading is not None:
             spec["resolved_model"] = loading.identity()["weights"]
         return {**spec, "computed": computed}
+
+    def _beside(self, score: Score) -> Score:
+        """The score as it is computed beside the model in training, if that makes a difference to it."""
+        training = self.settings is not None and self.model is not None and not isinstance(self.model, str)
+        beside = getattr(score, "beside", None)
+        found: Score = beside(self.model) if training and beside is not None else score
+        return found
 
     def _inputs(self, score: Score, indices: np.ndarray | None) -> tuple[TokenRows, ModelContext]:
         if not score.needs_tokenizer:

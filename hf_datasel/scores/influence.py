@@ -162,6 +162,8 @@ class Influence(ModelScore):
         return tokenizers[0]
 
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+        if not len(rows):  # the checkpoints need not be there yet
+            return {name: pa.array([], kind) for name, kind in self.columns().items()}
         tokenizer, settings = self._tokenizer(), rows.settings
         tokens = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices).training()
         sequences, influence = tokens.conditional, np.full(len(rows), np.nan)

@@ -70,6 +70,7 @@ class Selector(ABC):
         Raises:
             ConfigError: says which setting, and what it has to be.
         """
+        return
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         """Sentences on what decided on a row besides its scores: its neighbours, its n-grams.
@@ -86,7 +87,8 @@ class Selector(ABC):
         kind = type(self)
         home = kind.__module__
         name = home.rsplit(".", 1)[-1] if home.startswith("hf_datasel.selectors.") else f"{home}:{kind.__name__}"
-        return {"selector": name, **{each.name: _as_json(getattr(self, each.name)) for each in fields(self)}}
+        settings = {each.name: _as_json(getattr(self, each.name), each.name) for each in fields(self)}
+        return {"selector": name, **settings}
 
 
 @dataclass(frozen=True)
@@ -173,25 +175,23 @@ def check_number(
     raise ConfigError(f"{type(selector).__name__}({setting}={value!r}): it has to be {noun} {span}.")
 
 
-def _as_json(value: Any) -> Any:
+def _as_json(value: Any, name: str = "") -> Any:
     """A setting as recipes write it: a score by its name and what differs from its defaults; a selector likewise."""
     if isinstance(value, Selector | RowFilter):
         return value.spec()
     if isinstance(value, list | tuple):
         return [_as_json(each) for each in value]
+    if name == "model_init_kwargs" and value:
+        return {key: value[key] for key in value if key not in ("token", "use_auth_token")}
     if not is_dataclass(value):
         return value
-    settings = _changed(value)
-    if settings.get("model_init_kwargs"):
-        given = settings["model_init_kwargs"]
-        settings["model_init_kwargs"] = {key: given[key] for key in given if key not in ("token", "use_auth_token")}
-    return {"score": type(value).__name__.lower(), **settings}
+    return {"score": type(value).__name__.lower(), **_changed(value)}
 
 
 def _changed(value: Any) -> dict[str, Any]:
     """The settings of a score or filter that differ from its defaults."""
     return {
-        each.name: _as_json(getattr(value, each.name))
+        each.name: _as_json(getattr(value, each.name), each.name)
         for each in fields(value)
         if getattr(value, each.name) != each.default
     }

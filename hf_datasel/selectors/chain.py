@@ -27,8 +27,9 @@ class Chain(Selector):
 
     The choice is the one that `then` makes from a dataset of these rows alone, at the same budget. A score is computed
     for the rows that are still there, so put what is cheap first. The filters are asked once, in the first round:
-    later rounds choose from the same rows. A ratio or size is of the whole pool, and a budget above what is left is
-    refused with how many rows were left out, and why.
+    later rounds choose from the same rows. Rounds are planned before that: a ratio or size is of the whole pool, and
+    so is a share of it that `then` asks for itself, such as the `warmup_ratio` of `LESS`. A budget above what is left
+    is refused with how many rows were left out, and why.
 
     Any `RowFilter` will do; one of your own is named in recipes by its module and class, as selectors are.
 
@@ -64,6 +65,9 @@ class Chain(Selector):
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         return self.then.plan(total_budget, num_epochs, pool_size)
+
+    def check_training(self, args: Any) -> None:
+        self.then.check_training(args)
 
     def choose(self, round: Round) -> np.ndarray:
         rows = _known(round) if _LEFT_OUT in round.state else self._filtered(round)

@@ -21,7 +21,7 @@ from hf_datasel.strategies.clusters import quotas, top_per_cluster
 __all__ = ["Cherry"]
 
 _HARDEST_BELOW = 1.0
-_LOW, _HIGH = 1, 99
+_PERCENTILES = (1, 99)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ class Cherry(WarmedSelector):
     """Rows of the warm-up."""
     pick: Literal["ifd", "perplexity"] = field(default="ifd", kw_only=True)
     """How rows of a cluster are picked for the warm-up: the highest IFD of the base model below 1; or, as in Cherry's
-    code, in even steps through the rows, in dataset order, whose prompt has a perplexity from the 1st to the 99th
-    percentile of the cluster."""
+    code, in even steps through the rows, in dataset order, whose prompt has a perplexity between two percentiles of
+    the cluster."""
+    percentiles: tuple[float, float] = field(default=_PERCENTILES, kw_only=True)
+    """Of the perplexity, for `pick="perplexity"`: those of Cherry's code; the commands that it was published with say
+    25 and 75."""
     convention: Convention = field(default="sft", kw_only=True)
     """Of IFD, and of the prompt whose perplexity it is; see `IFD`."""
     ratio: Literal["perplexity", "loss"] = field(default="perplexity", kw_only=True)
@@ -61,9 +64,22 @@ class Cherry(WarmedSelector):
         check_number(self, "warmup_size", 1, whole=True)
         if self.pick not in ("ifd", "perplexity"):
             raise ConfigError(f"Cherry(pick={self.pick!r}): it has to be 'ifd' or 'perplexity'.")
+        self._check_percentiles()
         self.score()
         check_source(self, "clusters", "Cluster")
         check_source(self, "vectors", "Embedding")
+
+    def _check_percentiles(self) -> None:
+        given = self.percentiles
+        pair = tuple(given) if isinstance(given, list | tuple) else ()
+        numbers = len(pair) == 2 and all(type(each) in (int, float) for each in pair)
+        if not numbers or not 0 <= pair[0] < pair[1] <= 100:
+            raise ConfigError(
+                f"Cherry(percentiles={given!r}): it has to be two numbers from 0 to 100, the lower one first."
+            )
+        if self.pick == "ifd" and pair != _PERCENTILES:
+            raise ConfigError(f"Cherry(percentiles={given!r}): these are of pick='perplexity'. Leave them out.")
+        object.__setattr__(self, "percentiles", pair)
 
     def score(self) -> IFD:
         """The score that rows are chosen by, of the model as it is in a round."""
@@ -74,7 +90,7 @@ class Cherry(WarmedSelector):
 
     def warmup(self, round: Round) -> Selector:
         by = self.score() if self.pick == "ifd" else PromptLoss(convention=self.convention)
-        return _OfEachCluster(self.clusters, "equal", self.vectors, by=by)
+        return _OfEachCluster(self.clusters, "equal", self.vectors, by=by, percentiles=self.percentiles)
 
     def final(self, round: Round) -> Selector:
         return _Hardest(self.score())
@@ -98,6 +114,7 @@ class _OfEachCluster(ClusterSelector):
     """The rows of the warm-up."""
 
     by: IFD | PromptLoss = field(kw_only=True)
+    percentiles: tuple[float, float] = field(kw_only=True)
 
     def way(self, round: Round) -> str:
         if isinstance(self.by, IFD):
@@ -112,10 +129,14 @@ class _OfEachCluster(ClusterSelector):
         values = np.full(len(ids), np.nan)
         values[rows] = found[rows]
         budget = min(round.budget, len(rows))
-        return top_per_cluster(values, ids, budget, "equal") if by_ifd else _even_steps(values, ids, budget)
+        if by_ifd:
+            return top_per_cluster(values, ids, budget, "equal")
+        return _even_steps(values, ids, budget, self.percentiles)
 
 
-def _even_steps(values: np.ndarray, ids: np.ndarray, budget: int) -> np.ndarray:
+def _even_steps(
+    values: np.ndarray, ids: np.ndarray, budget: int, percentiles: tuple[float, float] = _PERCENTILES
+) -> np.ndarray:
     """Rows of each cluster in even steps through those whose value is between two percentiles of the cluster.
 
     Where these are fewer than are wanted, the cluster's other rows follow.
@@ -124,6 +145,7 @@ def _even_steps(values: np.ndarray, ids: np.ndarray, budget: int) -> np.ndarray:
         values: float64 of shape (rows,), NaN for rows that are not to be taken.
         ids: cluster of each row, int64, below 0 for none.
         budget: rows to take, at most those that have a value and a cluster.
+        percentiles: of a cluster's values, both included.
     """
     can = np.isfinite(values) & (ids >= 0)
     rows = np.flatnonzero(can)
@@ -134,7 +156,7 @@ def _even_steps(values: np.ndarray, ids: np.ndarray, budget: int) -> np.ndarray:
             continue
         start, stop = np.searchsorted(ids[rows], [cluster, cluster + 1])
         own = rows[start:stop]
-        low, high = np.percentile(values[own], [_LOW, _HIGH])
+        low, high = np.percentile(values[own], percentiles)
         inside = (values[own] >= low) & (values[own] <= high)
         middle, others = own[inside], own[~inside]
         few = wanted > len(middle)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, Interrupted
 from hf_datasel.selectors.base import Selector, check_number, round_off
 from hf_datasel.selectors.round import Round, RoundPlan
 
 __all__ = ["GrowingSelector"]
-
-_SPECS = "first/specs"
 
 
 @dataclass(frozen=True)
@@ -92,29 +87,3 @@ class GrowingSelector(Selector):
     def before(self, round: Round) -> int:
         """How many of the rows chosen come from earlier rounds, for `explain`."""
         return int(round.notes.get("rows_before", len(round.chosen)))
-
-    def first(self, round: Round, name: str, type: pa.DataType, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """Numbers by row as the first round computed them, which later ones record as theirs.
-
-        So a score of a fixed model is not computed again in each round, and nothing that the first round rests on
-        changes with the model.
-
-        Args:
-            name: of the column that they are recorded as.
-            type: of its values.
-            make: computes them: float64 of shape (rows,), NaN where a row has none.
-        """
-        key = f"first/{name}"
-        if key not in round.state:
-            values = make()
-            round.state[key] = values.astype(np.float32 if pa.types.is_float32(type) else np.float64)
-            round.state[_SPECS] = np.array(json.dumps(round.specs))
-            return values
-        values = round.state[key].astype(np.float64)
-        missing = np.isnan(values)
-        column = np.where(missing, 0, values).astype(type.to_pandas_dtype())
-        round.scored[name] = (np.arange(len(values)), pa.array(column, type, mask=missing))
-        round.remembered.add(name)
-        round.leave_out(f"without {name}", np.flatnonzero(missing))
-        round.specs += [each for each in json.loads(str(round.state[_SPECS])) if each not in round.specs]
-        return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
@@ -12,12 +14,15 @@ from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scores import RewardGap
 from hf_datasel.selectors.base import check_number, column_of
 from hf_datasel.selectors.growing import GrowingSelector
+from hf_datasel.selectors.kept import from_first, is_kept
 from hf_datasel.selectors.kmq import KMQ
-from hf_datasel.selectors.round import Round
+from hf_datasel.selectors.round import Round, RoundPlan
 from hf_datasel.strategies.clusters import sample_per_cluster
 from hf_datasel.strategies.reweighting import Update, cluster_means, effective_number, reweighted
 
 __all__ = ["IterativeKMQ"]
+
+logger = logging.getLogger(__name__)
 
 _WEIGHTS = "cluster_weights"
 
@@ -75,6 +80,11 @@ class IterativeKMQ(GrowingSelector, KMQ):
                 f"{name}(gap_temperature={self.gap_temperature!r}): update='paper' has no temperature. Leave it out."
             )
 
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        if not self.restart_each_round and num_epochs < self.rounds:
+            _say_less_than_an_epoch(type(self).__name__, num_epochs, self.rounds)
+        return super().plan(total_budget, num_epochs, pool_size)
+
     def members(self, round: Round) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(self.clusters, str):
             return super().members(round)
@@ -84,7 +94,7 @@ class IterativeKMQ(GrowingSelector, KMQ):
             ids, _ = round.clusters(cluster, self.vectors)
             return np.where(ids < 0, np.nan, ids)
 
-        ids = self.first(round, f"{cluster.column_prefix}cluster_id", pa.int32(), found)
+        ids = from_first(round, f"{cluster.column_prefix}cluster_id", pa.int32(), found, "in no cluster")
         round.leave_out("in no cluster", np.flatnonzero(np.isnan(ids)))
         return np.where(round.eligible & ~np.isnan(ids), np.nan_to_num(ids, nan=-1), -1).astype(np.int64), None
 
@@ -110,7 +120,7 @@ class IterativeKMQ(GrowingSelector, KMQ):
     def _quality(self, round: Round) -> np.ndarray:
         if isinstance(self.quality, str):
             return round.values(self.quality)
-        return self.first(round, column_of(self.quality), pa.float32(), lambda: round.values(self.quality))
+        return from_first(round, column_of(self.quality), pa.float32(), lambda: round.values(self.quality))
 
     def _weights(self, round: Round, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The clusters, ascending, and their weights in this round, which are recorded."""
@@ -160,8 +170,20 @@ class IterativeKMQ(GrowingSelector, KMQ):
         """Whether the clusters cannot be found again, because they rest on a model that has been trained since."""
         if isinstance(self.clusters, str) or not self.clusters.needs_fit:
             return False
-        kept = f"first/{self.clusters.column_prefix}cluster_id" in round.state
+        kept = is_kept(round, f"{self.clusters.column_prefix}cluster_id")
         return not kept and not isinstance(self.vectors, str) and self.vectors.model is None
+
+
+@functools.lru_cache(maxsize=64)
+def _say_less_than_an_epoch(name: str, epochs: float, rounds: int) -> None:
+    """Once a process: a run is planned several times."""
+    logger.warning(
+        "%s: num_train_epochs=%g is less than the %d rounds, so that the gap of some rows is measured before the "
+        "model has been trained on them. Raise num_train_epochs, or lower rounds.",
+        name,
+        epochs,
+        rounds,
+    )
 
 
 def _short(value: float) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.errors import ConfigError, ModelError, SelectionError
 from hf_datasel.scores import Influence, Score
+from hf_datasel.scores.models import check_model_exists
 from hf_datasel.selectors.base import Selector, check_number, round_off
 from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.random import Random
@@ -27,8 +28,12 @@ _OF_INFLUENCE = (
     "seed",
     "learning_rates",
     "gradients",
+    "dtype",
+    "model_init_kwargs",
 )
 _RATIO = 0.05
+_WITH_MOMENTS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_torch_npu_fused")
+"""Optimizers whose state `Influence` can read."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,8 @@ class LESS(WarmedSelector):
     precision, a learning rate above 0, and checkpoints with their optimizer. Rows, those of the target too, are cut
     where training cuts them.
 
-    The settings are those of `Influence`. Where influence is known, or there are checkpoints of another run, `LESSTop`
+    The settings are those of `Influence`. An adapter's base model is loaded again by its name, so that it has to have
+    one, and to be as it is there. Where influence is known, or there are checkpoints of another run, `LESSTop`
     chooses by it, also without training.
 
     Reference: Xia et al. 2024 (2402.04333), whose warm-up has 5 % of the pool and 4 epochs, and who keep the top 5 %.
@@ -67,6 +73,11 @@ class LESS(WarmedSelector):
     """Weights of the checkpoints, one an epoch of the warm-up; None takes the learning rates that were logged."""
     gradients: str | None = field(default=None, kw_only=True)
     """Folder where the projected training gradients are kept."""
+    dtype: str = field(default="auto", kw_only=True)
+    """Of the weights at the checkpoints; "auto" is that of the model in training."""
+    model_init_kwargs: dict[str, Any] | None = field(default=None, kw_only=True)
+    """More arguments of `from_pretrained`, as the model in training was loaded with; one that was quantised then needs
+    its `quantization_config` here."""
     warmup_ratio: float = field(default=_RATIO, kw_only=True)
     """Share of the rows that can be trained on for the warm-up, rounded down; or"""
     warmup_size: int | None = field(default=None, kw_only=True)
@@ -90,9 +101,24 @@ class LESS(WarmedSelector):
                 )
         object.__setattr__(self, "learning_rates", self._at_each_epoch().learning_rates)
 
+    def check_training(self, args: Any) -> None:
+        if args.save_only_model:
+            raise ConfigError("LESS reads the optimizer's state in checkpoints: leave save_only_model out.")
+        optim = str(getattr(args.optim, "value", args.optim))
+        if optim not in _WITH_MOMENTS:
+            raise ConfigError(
+                f"LESS reads the moments of AdamW, in full precision, in checkpoints, and optim={optim!r} does not "
+                f"save them: make it one of {', '.join(map(repr, _WITH_MOMENTS[:2]))}."
+            )
+        if args.learning_rate == 0:
+            raise ConfigError(
+                "LESS weighs its checkpoints by their learning rates, and with learning_rate=0 they would all be the "
+                "base model: make it more than 0."
+            )
+
     def influence(self, checkpoints: Sequence[str]) -> Influence:
-        """The score that rows are chosen by, at these checkpoints."""
-        return Influence(checkpoints=tuple(checkpoints), **self._settings())
+        """The score that rows are chosen by, at these checkpoints of the model in training."""
+        return _OfThisRun(checkpoints=tuple(checkpoints), **self._settings())
 
     def _at_each_epoch(self) -> Influence:
         """The score before there are checkpoints, to see whether its settings can be."""
@@ -121,9 +147,11 @@ class LESS(WarmedSelector):
             SelectionError: the warm-up has not left a checkpoint for each epoch.
             ColumnError: the validation rows have no such column of subtasks; told before the warm-up.
             FormatError: the validation rows cannot be read; told before the warm-up.
+            ConfigError: the model in training cannot be loaded again as it is; told before the warm-up.
         """
         if not round.index:
             self._at_each_epoch().check(len(round.rows))
+            round.compute(self._at_each_epoch(), np.empty(0, dtype=np.int64))  # of no rows: is it possible at all?
         elif len(round.checkpoints) != self.warmup_epochs:
             raise SelectionError(
                 f"{round.asker} reads the checkpoints of its warm-up, one an epoch, and of {self.warmup_epochs:,} "
@@ -132,6 +160,49 @@ class LESS(WarmedSelector):
                 "checkpoints."
             )
         return super().choose(round)
+
+
+@dataclass(frozen=True)
+class _OfThisRun(Influence):
+    """Influence at checkpoints of the model that is being trained."""
+
+    def beside(self, model: Any) -> Influence:
+        """The same, with the dtype of the model in training where none is said.
+
+        Args:
+            model: the live one, as it is trained.
+
+        Raises:
+            ConfigError: it trains an adapter, and its base model cannot be loaded again as it is.
+        """
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        adapters = getattr(model, "peft_config", None)
+        if adapters:
+            self._check_base(base, next(iter(adapters.values())))
+        return replace(self, dtype=str(base.dtype).removeprefix("torch.")) if self.dtype == "auto" else self
+
+    def _check_base(self, base: Any, adapter: Any) -> None:
+        name = adapter.base_model_name_or_path or base.config.name_or_path
+        way = "LESS loads the base model of its adapters again by name"
+        if not name:
+            raise ConfigError(f"{way}, and the model in training has none: load it from a folder or from the Hub.")
+        try:
+            check_model_exists(name, adapter.revision)
+        except ModelError as error:
+            raise ConfigError(
+                f"{way}, and the model in training has a name that means nothing here. {error}"
+            ) from error
+        quantizer = getattr(base, "hf_quantizer", None)
+        quantised_there = quantizer is not None and getattr(quantizer, "pre_quantized", False)
+        given = (self.model_init_kwargs or {}).get("quantization_config")
+        if getattr(base, "is_quantized", False) and not quantised_there and not given:
+            raise ConfigError(
+                f"{way}, and the model in training was quantised when {name!r} was loaded: pass "
+                "model_init_kwargs={'quantization_config': {...}} to LESS as well, such as {'load_in_4bit': True}."
+            )
+
+    def spec(self) -> dict[str, Any]:
+        return {**super().spec(), "score": "Influence"}
 
 
 @dataclass(frozen=True)

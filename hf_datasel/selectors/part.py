@@ -119,7 +119,7 @@ class RestOfRound(PartOfRound):
     def __init__(self, whole: Round, at: np.ndarray, state: dict[str, np.ndarray]):
         super().__init__(whole, at, whole.budget, 0, state)
         self.path, self.rng = whole.path, whole.rng
-        self.logs, self.shown = whole.logs, whole.shown
+        self.logs, self.shown, self.remembered = whole.logs, whole.shown, whole.remembered
 
     def answer(self, selector: Selector) -> np.ndarray:
         asker, self.whole.asker = self.whole.asker, type(selector).__name__  # who asks the round for a column

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
 from hf_datasel.formats import Part, Pool
+from hf_datasel.scores.ranks import Ranks
 from hf_datasel.selectors.material import Material
 
 if TYPE_CHECKING:
@@ -335,18 +336,27 @@ class Round:
     def pick(self, rows: np.ndarray, choose: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:
         """The rows at the positions that a greedy strategy chooses, with a progress bar where it takes a while.
 
+        The first process chooses for all of them, which spares the others the time and the memory.
+
         Args:
             rows: row numbers, one for each position.
-            choose: called with what the strategy takes as `progress`; returns positions.
+            choose: called with what the strategy takes as `progress`; returns positions. It asks nothing of the round.
 
         Raises:
             Interrupted: Ctrl-C; with the rows chosen by then.
         """
-        with self.bar(self.budget, "row") as bar:
-            try:
-                chosen: np.ndarray = rows[choose(lambda done: bar.update(done - bar.n))]
-            except Interrupted as stop:
-                raise Interrupted(rows[stop.chosen]) from None
+
+        def made() -> tuple[np.ndarray, bool]:
+            with self.bar(self.budget, "row") as bar:
+                try:
+                    return choose(lambda done: bar.update(done - bar.n)), True
+                except Interrupted as stop:
+                    return stop.chosen, False
+
+        at, whole = Ranks.current().made_by_first(made)
+        if not whole:
+            raise Interrupted(rows[at])
+        chosen: np.ndarray = rows[at]
         return chosen
 
     def bar(self, total: int, unit: str) -> Any:

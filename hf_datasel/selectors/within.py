@@ -9,14 +9,16 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError, did_you_mean
 from hf_datasel.scores import writer_of
 from hf_datasel.selectors.base import Selector, check_source, column_of
+from hf_datasel.selectors.kept import from_first, is_kept
 from hf_datasel.selectors.part import PartOfRound
 from hf_datasel.selectors.round import Round, RoundPlan
 from hf_datasel.selectors.sentences import place_of
-from hf_datasel.strategies.clusters import quotas
+from hf_datasel.selectors.shares import quotas_of
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Within", "interleaved", "per_source", "within_clusters"]
 
 logger = logging.getLogger(__name__)
-
-_GROUPS = "groups"
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Within(Selector):
     the first rows is spread over the groups in about these shares.
 
     Shares are of rows, also where the budget is one of tokens. A method that compares rows compares those of a group:
-    near copies in two clusters are none to `Deita` here.
+    near copies in two clusters are none to `Deita` here. Groups stay those of the first round. Where rows are added in
+    rounds, a group keeps those that it has, and shares are of all rows so far.
 
     Reference: `<method>_km` of Xia et al. 2024 (2410.09335), which takes the best rows of each k-means cluster, in
     proportion to its size. Shares of sources are ours.
@@ -76,6 +77,9 @@ class Within(Selector):
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         return self.method.plan(total_budget, num_epochs, pool_size)
 
+    def check_training(self, args: Any) -> None:
+        self.method.check_training(args)
+
     def choose(self, round: Round) -> np.ndarray:
         ids, names = self._groups(round)
         shares = self._shares(names)
@@ -88,7 +92,7 @@ class Within(Selector):
         groups = _Groups(self.method, round, names, ids)
         with round.bar(len(names), "group") as bar:
             while can.any():
-                quota = quotas(ids, min(round.budget, int(can.sum())), shares, eligible=can)
+                quota = quotas_of(round, ids, shares, can)
                 short = [group for group, rows in quota.items() if rows and not groups.meets(group, rows, bar)]
                 if not short:
                     _say_short(round, names, shares, quota)
@@ -99,6 +103,8 @@ class Within(Selector):
         return np.empty(0, dtype=np.int64)
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+        if self._groups_moved(round):
+            return ["Its group is that of the vectors of the first round, whose model is not at hand."]
         ids, names = self._groups(round)
         if ids[row] < 0:
             return ["It is in no group."]
@@ -112,20 +118,31 @@ class Within(Selector):
     def _groups(self, round: Round) -> tuple[np.ndarray, list[str]]:
         """The number of each row's group, -1 for none, and the names of the groups.
 
-        Groups of a method that reselects stay what they are in its first round.
+        Clusters stay what they are in the first round: what the groups keep is known by their numbers.
         """
-        if isinstance(self.groups, str) and (found := _named_groups(round, self.groups)) is not None:
-            return found
-        if _GROUPS in round.state:
-            ids = round.state[_GROUPS]
+        groups = self.groups
+        if isinstance(groups, str):
+            if (found := _named_groups(round, groups)) is not None:
+                return found
+            ids, _ = round.clusters(groups)
         else:
-            ids, _ = round.clusters(self.groups, self.vectors)
-        if self.reselects and not isinstance(self.groups, str):
-            round.state[_GROUPS] = ids
+            known = from_first(round, _column(groups), pa.int32(), lambda: self._fitted(round, groups), "in no group")
+            ids = np.nan_to_num(known, nan=-1).astype(np.int64)
         present, codes = np.unique(ids[ids >= 0], return_inverse=True)
         numbered = np.full(len(ids), -1, dtype=np.int64)
         numbered[ids >= 0] = codes
         return numbered, [str(each) for each in present.tolist()]
+
+    def _fitted(self, round: Round, groups: Cluster) -> np.ndarray:
+        ids, _ = round.clusters(groups, self.vectors)
+        return np.where(ids < 0, np.nan, ids)
+
+    def _groups_moved(self, round: Round) -> bool:
+        """Whether the groups cannot be found again, because they rest on a model that has been trained since."""
+        if not round.index or isinstance(self.groups, str) or not self.groups.needs_fit:
+            return False
+        kept = is_kept(round, _column(self.groups))
+        return not kept and not isinstance(self.vectors, str) and self.vectors.model is None
 
     def _shares(self, names: list[str]) -> Literal["proportional", "equal"] | dict[int, float]:
         """As `quotas` takes them."""
@@ -202,6 +219,10 @@ class _Groups:
         state = {name.removeprefix(prefix): each for name, each in self.before.items() if name.startswith(prefix)}
         material = None if before is None else before.material
         return PartOfRound(self.round, self.members[group], rows, group, state, material)
+
+
+def _column(groups: Cluster) -> str:
+    return f"{groups.column_prefix}cluster_id"
 
 
 def interleaved(parts: list[np.ndarray]) -> np.ndarray:

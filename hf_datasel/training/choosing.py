@@ -36,7 +36,7 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
     _state_arrays: dict[str, np.ndarray]
     _checkpoints: list[str]
     """Those that the plan asked for, in order."""
-    _losses: TrainingLosses | None
+    _losses: TrainingLosses
     """Of the rows trained on since the last choice, where they are reused."""
     _selection_seconds: float
     _train_start: float
@@ -45,17 +45,15 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         """The rows of a round that begins now: chosen, recorded and logged."""
         start = time.perf_counter()
         with preserved_rng():
-            if self._losses is not None:
-                self._losses.gather()
+            self._losses.gather()
             if self._checkpoints:
                 self.accelerator.wait_for_everyone()  # the first process may still be writing the last one
             round = self._round(index)
             asked = asked_for(self.args, round.budget, len(self._pool))
             chosen = run_round(self._selector, round, strict=self._only_choice(index), asked=asked)
             rows, self._state_arrays = self._from_main_process(chosen, round.state)
-            if self._losses is not None:
-                round.logs["rows_reused"] = self._losses.taken
-                self._losses.forget()
+            round.logs |= self._losses.logs()
+            self._losses.forget()
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
         if rows.size:

@@ -29,14 +29,20 @@ def round_logs(
         "selection_time_share": _short(share),
     }
     for name, (at, values) in round.scored.items():
-        if pa.types.is_floating(values.type) and not name.endswith("cluster_id"):
+        number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+        if number and not name.endswith("cluster_id"):
             chosen = as_numpy(values)[np.isin(at, selection.indices)]
             logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
     logs |= {f"selection_{name}": _short(value) for name, value in round.logs.items()}
-    if before is not None:
+    if before is not None and not _grows(round):
         union = np.union1d(before, selection.indices).size
         logs["selection_overlap"] = _short(np.intersect1d(before, selection.indices).size / union)
     return logs
+
+
+def _grows(round: Round) -> bool:
+    """Whether the round has the rows of those before it, so that what it shares with them says nothing."""
+    return bool(round.plan) and round.plan[min(round.index, len(round.plan) - 1)].kind == "growing"
 
 
 def _short(value: float) -> float:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +15,8 @@ from hf_datasel.errors import ConfigError
 from hf_datasel.formats import POOL_ROW
 from hf_datasel.scores.ranks import Ranks
 from hf_datasel.tokens import Sequences
+from hf_datasel.tokens.sequences import Sequence
+from hf_datasel.training.rounds import Schedule
 
 __all__ = ["TrainingLosses", "check_reuse"]
 
@@ -62,22 +63,40 @@ def check_reuse(trainer: Any) -> None:
 class TrainingLosses:
     """The loss of each labelled token of the rows trained on since the last choice, by the tokens of the row.
 
-    A row that was trained on twice has the losses of the second time. They are those of the training step itself:
-    with dropout and all other noise of training, by the weights before that step's update.
+    They are those of the training step itself: with dropout and all other noise of training, by the weights before
+    that step's update. Rows of equal tokens share them, also with one that was not trained on: those of the last step
+    that had such a row, and within a step those of the last of them.
+
+    Nothing is read in a round that no other is planned to follow. Where one follows all the same, in a run that was
+    made longer when it was resumed, or that a callback took to it early, its rows are scored anew. Where
+    `reuse_training_loss` is off nothing is ever read, and every method does nothing.
 
     Args:
-        step: gives the number of updates made so far.
+        trainer: an `SFTTrainer` that is ready to train.
+        schedule: gives the rounds of its run.
+
+    Raises:
+        ConfigError: losses are to be reused, and cannot be read from a step of this training.
     """
 
-    def __init__(self, step: Callable[[], int]):
-        self._step = step
-        self._rows: dict[bytes, tuple[int, np.ndarray]] = {}
-        """Digest of a row's token ids -> the step, and the NLLs from the first labelled token to the end, float32."""
+    def __init__(self, trainer: Any, schedule: Callable[[], Schedule]):
+        self._trainer = trainer
+        self._schedule = schedule
+        self._on: bool = trainer.args.reuse_training_loss
+        self._reading = False
+        self._rows: dict[bytes, _Row] = {}
+        """By the digest of the row's token ids."""
         self._taken: set[int] = set()
+        if self._on:
+            check_reuse(trainer)
 
+    # -- while the model trains ---------------------------------------------------------------------------------------
     @contextmanager
     def watching(self, model: torch.nn.Module) -> Iterator[None]:
-        """Read the losses of what this model is trained on in the meantime. Its output stays as it is."""
+        """Be told of the forward passes of this model in the meantime. Its output stays as it is."""
+        if not self._on:
+            yield
+            return
         read = torch.compiler.disable(self._read)  # a compiled model stops before it
         handle = model.register_forward_hook(read, with_kwargs=True)
         try:
@@ -85,101 +104,116 @@ class TrainingLosses:
         finally:
             handle.remove()
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read the losses of forward passes in the meantime: those of a training step. All others are let pass."""
+        self._reading = True
+        try:
+            yield
+        finally:
+            self._reading = False
+
+    def _are_wanted(self) -> bool:
+        """Whether another round is planned to follow the one under way."""
+        schedule = self._schedule()
+        under_way = schedule.records[-1]
+        return under_way.start + under_way.updates < schedule.max_steps
+
     def _read(self, model: torch.nn.Module, args: tuple[Any, ...], inputs: dict[str, Any], output: Any) -> None:
-        if not model.training or inputs.get("input_ids") is None or inputs.get("labels") is None:
+        if not (self._reading and torch.is_grad_enabled() and self._are_wanted()):
+            return
+        if inputs.get("input_ids") is None or inputs.get("labels") is None:
             return
         losses, ids = _token_losses(output, inputs["input_ids"], inputs["labels"]), inputs["input_ids"].cpu().numpy()
-        for row, at in _whole_rows(inputs):
-            labelled = np.flatnonzero(~np.isnan(losses[row, at]))
-            if len(labelled):
-                self._rows[_digest(ids[row, at])] = self._step(), losses[row, at[labelled[0] :]]
+        for line, at in _whole_rows(inputs):
+            row = losses[line, at]
+            labelled = ~np.isnan(row)
+            if labelled.any():
+                step = self._trainer.state.global_step
+                self._rows[_digest(ids[line, at])] = _Row(step, np.packbits(labelled), row[labelled])
 
-    # -- for the choice ---------------------------------------------------------------------------------------------
-    @property
-    def taken(self) -> int:
-        """Rows of the pool that were not scored anew, since the last choice."""
-        return len(self._taken)
+    # -- for the choice -----------------------------------------------------------------------------------------------
+    def summed(self, sequences: Sequences) -> np.ndarray | None:
+        """What `SummedNLL` gives for these sequences, as far as training has shown it.
 
-    def table(self, sequences: Sequences) -> KnownLosses | None:
-        """What `SummedNLL` gives for these sequences, as far as training has shown it; None where nothing is known."""
+        Returns:
+            float64 of shape (sequences, 2), NaN where it is not known; None where nothing is.
+        """
         if not self._rows or sequences.prefix is not None or POOL_ROW not in sequences.data.column_names:
             return None
         values = np.full((len(sequences), 2), np.nan)
         for start in range(0, len(sequences), _READ):
             part = range(start, min(start + _READ, len(sequences)))
             for at, each in zip(part, sequences.fetch(np.array(part)), strict=True):
-                _, losses = self._rows.get(_digest(each.ids), (0, np.empty(0)))
-                inside = each.scored - (len(each.ids) - len(losses))
-                if (inside >= 0).all():
-                    values[at] = losses[inside].sum(dtype=np.float64), len(inside)
-        table = KnownLosses(values)
-        rows = sequences.data.with_format("numpy")[POOL_ROW][:]
-        self._taken.update(np.asarray(rows)[table.known].tolist())
-        return table
+                row = self._rows.get(_digest(each.ids))
+                if row is not None:
+                    values[at] = row.summed(each)
+        rows = np.asarray(sequences.data.with_format("numpy")[POOL_ROW][:])
+        self._taken.update(rows[~np.isnan(values).any(axis=1)].tolist())
+        return values
+
+    def logs(self) -> dict[str, float]:
+        """For the log of a choice: how many rows of the pool were not scored anew since the one before."""
+        return {"rows_reused": len(self._taken)} if self._on else {}
 
     def gather(self) -> None:
         """Give every process what all of them have seen. Every process has to call it."""
-        merged: dict[bytes, tuple[int, np.ndarray]] = {}
+        if not self._on:
+            return
+        merged: dict[bytes, _Row] = {}
         for rows in Ranks.current().gathered(self._rows):
-            for digest, (step, losses) in rows.items():
-                if digest not in merged or merged[digest][0] <= step:
-                    merged[digest] = step, losses
+            for digest, row in rows.items():
+                if digest not in merged or merged[digest].step <= row.step:
+                    merged[digest] = row
         self._rows = merged
 
     def forget(self) -> None:
         """Drop everything: the choice is made."""
         self._rows, self._taken = {}, set()
 
-    # -- for checkpoints --------------------------------------------------------------------------------------------
+    # -- for checkpoints ----------------------------------------------------------------------------------------------
     def arrays(self) -> dict[str, np.ndarray]:
-        """Everything, to be kept in a checkpoint."""
-        losses = [each for _, each in self._rows.values()]
+        """Everything, to be kept in a checkpoint; nothing where there is nothing."""
+        if not self._rows:
+            return {}
+        steps, labelled, losses = zip(*self._rows.values(), strict=True)
         return {
             "rows": np.frombuffer(b"".join(self._rows), dtype=np.uint8).reshape(-1, 16),
-            "steps": np.array([step for step, _ in self._rows.values()], dtype=np.int64),
+            "steps": np.array(steps, dtype=np.int64),
+            "labelled": np.concatenate(labelled),
+            "labelled_bytes": np.array([len(each) for each in labelled], dtype=np.int64),
+            "losses": np.concatenate(losses),
             "lengths": np.array([len(each) for each in losses], dtype=np.int64),
-            "losses": np.concatenate([np.empty(0, dtype=np.float32), *losses]),
         }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take over what a checkpoint has; nothing where it has nothing."""
         self.forget()
         if arrays:
+            labelled = np.split(arrays["labelled"], np.cumsum(arrays["labelled_bytes"])[:-1])
             losses = np.split(arrays["losses"], np.cumsum(arrays["lengths"])[:-1])
-            for row, step, each in zip(arrays["rows"], arrays["steps"].tolist(), losses, strict=False):
-                self._rows[row.tobytes()] = step, each
+            rows = map(_Row, arrays["steps"].tolist(), labelled, losses)
+            self._rows = {digest.tobytes(): row for digest, row in zip(arrays["rows"], rows, strict=True)}
 
 
-@dataclass(frozen=True)
-class KnownLosses:
-    """A table of results that are there already, for given sequences in their order.
+class _Row(NamedTuple):
+    """What training has shown of a row.
 
     Attributes:
-        values: float64 of shape (sequences, 2), NaN where a result is not known.
+        step: updates made before.
+        labelled: which of its tokens have a label, a bit each.
+        losses: NLL of each of these in nats, float32.
     """
 
-    values: np.ndarray
+    step: int
+    labelled: np.ndarray
+    losses: np.ndarray
 
-    @property
-    def known(self) -> np.ndarray:
-        """Which results are known: bool of shape (sequences,)."""
-        known: np.ndarray = ~np.isnan(self.values).any(axis=1)
-        return known
-
-    def fill(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Put the known results into `values`, and say which they are."""
-        known = self.known
-        values[known] = self.values[known]
-        return known
-
-    def append(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Keep nothing: the next round has another model."""
-
-    def close(self) -> None:
-        """Nothing is written."""
-
-    def compact(self) -> None:
-        """Nothing is written."""
+    def summed(self, sequence: Sequence) -> tuple[float, int]:
+        """Summed NLL of the scored tokens, NaN where one of them had no label, and how many they are."""
+        losses = np.full(len(sequence.ids), np.nan)
+        losses[np.unpackbits(self.labelled, count=len(losses)).astype(bool)] = self.losses
+        return float(losses[sequence.scored].sum()), len(sequence.scored)
 
 
 def _digest(ids: np.ndarray) -> bytes:

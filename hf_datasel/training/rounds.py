@@ -95,6 +95,11 @@ class Schedule:
         return sum(math.ceil(each.epochs) for each in self.plan) if self.total is None else self.total
 
     @property
+    def rows(self) -> int:
+        """Rows that the planned rounds train on, each as often as it is."""
+        return round(sum(each.budget * each.epochs for each in self.plan))
+
+    @property
     def max_steps(self) -> int:
         """Updates of the whole run: of rounds that have begun as they are, of the others as planned."""
         if self.total is not None:

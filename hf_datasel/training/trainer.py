@@ -6,7 +6,6 @@ import copy
 import logging
 import math
 import time
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from hf_datasel.training.inputs import check_private_names, mixed_seed, prepared
 from hf_datasel.training.parallel import check_restarts
 from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_round
 from hf_datasel.training.restarting import Base, FreshOptimizer
-from hf_datasel.training.reusing import TrainingLosses, check_reuse
+from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
 from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
 
@@ -95,10 +94,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._tokens_digest: str | None = None
         self._state_arrays = {}
         self._checkpoints = []
-        self._losses = None
-        if self.args.reuse_training_loss:
-            check_reuse(self)
-            self._losses = TrainingLosses(lambda: self.state.global_step)
+        self._losses = TrainingLosses(self, lambda: self._schedule)
         self._base_kept = False
         self._fresh_optimizer: FreshOptimizer | None = None
         self._loader: Any = None
@@ -151,7 +147,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
         model = self.accelerator.unwrap_model(self.model)
         self._dtypes = {name: each.dtype for name, each in model.named_parameters()}
-        with nullcontext() if self._losses is None else self._losses.watching(model):
+        with self._losses.watching(model):
             return super().train(*args, **kwargs)
 
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
@@ -170,6 +166,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._schedule = self._new_schedule(args, values[1])
         # where the run is bounded the rounds are as many as it takes, and each may turn out shorter than planned
         values[0], values[6] = self._schedule.epochs, self._schedule.max_steps
+        values[3] = values[6] * values[4] if self._schedule.bounded else self._schedule.rows
         return tuple(values)
 
     def _new_schedule(self, args: Any, updates: int) -> Schedule:
@@ -214,8 +211,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         )
         self.state.num_train_epochs = self._schedule.epochs
         self._state_arrays, self._checkpoints = {}, []
-        if self._losses is not None:
-            self._losses.forget()
+        self._losses.forget()
         if resume_from_checkpoint is None:
             self._keep_base(None)
             return at
@@ -224,8 +220,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._schedule.restore(state.records)
         self._keep_base(resume_from_checkpoint)
         self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
-        if self._losses is not None:
-            self._losses.restore(state.losses)
+        self._losses.restore(state.losses)
         self._update_max_steps()
         self.selections = saved_selections(self.args.output_dir, state.records)
         position = self._schedule.position(self.state.global_step)
@@ -265,11 +260,10 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         super().save_model(output_dir, _internal_call)
         if _internal_call and self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
             self._checkpoints.append(output_dir)
-        if self._losses is not None and _internal_call and output_dir is not None:  # a checkpoint, by all processes
+        if _internal_call and output_dir is not None:  # a checkpoint, by all processes
             self._losses.gather()
         if self.args.should_save and self._schedule.records:
-            records, arrays = self._schedule.records, self._state_arrays
-            losses = {} if self._losses is None else self._losses.arrays()
+            records, arrays, losses = self._schedule.records, self._state_arrays, self._losses.arrays()
             state = SelectionState(self._run_identity(), records, arrays, self._checkpoints, losses)
             state.save(output_dir or self.args.output_dir)
 
@@ -299,6 +293,11 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         }
         super()._run_epoch(**kwargs)
         self._keep.asked = False
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As `SFTTrainer.training_step`; the losses of its rows may be read."""
+        with self._losses.reading():
+            return super().training_step(*args, **kwargs)
 
     def _asked_to_keep(self) -> bool:
         """Whether the plan asks for a checkpoint after each epoch of the round under way."""

@@ -66,6 +66,16 @@ def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model
     assert all((each.scores("ifd")[each.indices] < 1).all() for each in selections)
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "trainer_state.json").is_file()
+    card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")  # also of a run that saved no checkpoint
+    assert "of the wall time of the run" in card
+
+
+def test_resuming_a_run_that_ended_before_its_first_checkpoint(rows_file, tiny_model_dir, tmp_path, capsys):
+    command = ["train", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir), *TRAINING]
+    run = tmp_path / "run"
+    (run / "selections" / "round-0").mkdir(parents=True)
+    assert main([*command, "--output_dir", str(run), "--resume_from_checkpoint", "true"]) == 2
+    assert "holds no checkpoint: its run ended before the first one was saved. Leave" in capsys.readouterr().err
 
 
 def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monkeypatch):

@@ -122,6 +122,12 @@ def test_resuming_without_the_base_weights_is_refused(train, tmp_path):
         train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
 
 
+@pytest.mark.parametrize(("epochs", "rows"), [(1, 6 + 8), (3, 6 + 3 * 8)])
+def test_samples_a_second_are_those_of_all_rounds(train, epochs, rows):
+    [end] = [each for each in train(Given(), num_train_epochs=epochs).state.log_history if "train_runtime" in each]
+    assert end["train_samples_per_second"] * end["train_runtime"] == pytest.approx(rows, rel=0.02)
+
+
 def test_a_run_without_restarts_keeps_no_base_weights(train, tmp_path):
     train(Given(restart=False), "run")
     assert not (tmp_path / "run" / "_base_weights").exists()

@@ -16,15 +16,18 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from transformers import TrainerCallback
 from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, ResumeError
-from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import IFD, Loss, Score
+from hf_datasel.formats import POOL_ROW, Pool, converted
+from hf_datasel.scores import IFD, Embedding, Loss, Score
 from hf_datasel.scores.forward import Forwards
 from hf_datasel.selectors import All, IterIT, Round, RoundPlan, Selector
+from hf_datasel.tokens import Sequences
 from hf_datasel.training import reusing
+from hf_datasel.training.rounds import Schedule
 
 REUSE = {"reuse_training_loss": True, "loss_type": "nll", "selection_size": 8}
 SAVED = {**REUSE, "save_strategy": "steps", "save_steps": 1}
@@ -69,6 +72,8 @@ class Told(SelectiveSFTTrainer):
         self.told: dict[tuple[int, ...], float] = {}
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        if not model.training:
+            return super().compute_loss(model, inputs, *args, **kwargs)
         state = torch.get_rng_state()
         with torch.no_grad():
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
@@ -94,7 +99,7 @@ def logs_of(trainer: Any, key: str) -> list[float]:
 def reused(trainer: Any) -> list[list[int]]:
     """Of each round, what its scores say of rows whose losses came from training."""
     return [
-        [each["computed"]["reused_training_loss"] for each in selection.provenance["scores"]]
+        [each["computed"].get("reused_training_loss", 0) for each in selection.provenance["scores"]]
         for selection in trainer.selections
     ]
 
@@ -183,17 +188,135 @@ def test_all_rows_reused_leave_no_forward_pass(train, forwarded):
 
 
 @pytest.mark.parametrize("more", [{}, {"packing": True, "per_device_train_batch_size": 1}], ids=["plain", "packing"])
-def test_training_stays_as_it_is_bit_for_bit(train, assert_equal_weights, pool_rows, more):
+def test_training_stays_as_it_is_bit_for_bit(train, assert_equal_weights, pool_rows, monkeypatch, more):
     more = {"loss_type": "nll", **more}
     plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
-    ours = train(All(), name="ours", reuse_training_loss=True, **more)
-    assert len(ours._losses.arrays()["rows"]) == 24  # it did read them
+    ours = train.make(All(), "ours", reuse_training_loss=True, **more)
+    monkeypatch.setattr(ours._losses, "_are_wanted", lambda: True)  # or one round reads nothing
+    ours.train()
+    assert len(ours._losses.arrays()["rows"]) == 24
     assert_equal_weights(ours, plain)
     chosen = train(Shifting(), name="scored", **{**REUSE, **more})
     without = train(Shifting(), name="without", **{**REUSE, **more, "reuse_training_loss": False})
     assert_equal_weights(chosen, without)
     assert logs_of(chosen, "loss") == logs_of(without, "loss")
     assert not chosen.model._forward_hooks
+    assert not logs_of(without, "selection_rows_reused")
+
+
+# -- what is recorded, read and kept ---------------------------------------------------------------------------------
+def test_each_score_records_the_rows_that_it_did_not_compute(train):
+    trainer = train(Shifting(Loss(), also=Embedding(as_trained=True)), name="one", **REUSE)
+    assert reused(trainer) == [[0, 0], [8, 0], [8, 0]]
+    assert logs_of(trainer, "selection_rows_reused") == [0, 8, 8]
+    both = train(Shifting(Loss(), also=Loss(reduction="sum")), name="both", **REUSE)
+    assert reused(both) == [[0, 0], [8, 8], [8, 8]]  # the second takes over what the first one has
+
+
+def test_tokens_are_not_read_for_keys_that_nothing_looks_up(train, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(Sequences, "digests", lambda self: asked.append(len(self)))
+    assert reused(train(Shifting(), **REUSE)) == [[0], [8], [8]]
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("selector", "more", "kept"),
+    [
+        (Shifting(), {}, [4, 8, 4, 8, 0, 0]),
+        (Shifting(), {"max_steps": 5}, [4, 8, 4, 8, 0]),
+        (Shifting(), {"reselection_strategy": "steps", "reselection_steps": 3}, [4, 8, 8, 0, 0, 0]),
+        (All(), {"num_train_epochs": 1, "selection_size": None}, [0] * 6),
+        (All(), {"max_steps": 5, "selection_size": None}, [0] * 5),
+    ],
+    ids=["epochs", "max_steps", "steps", "one-round", "one-round-max_steps"],
+)
+def test_nothing_is_kept_where_no_choice_follows(train, tmp_path, selector, more, kept):
+    train(selector, **{**SAVED, **more})
+    found = []
+    for step in range(1, len(kept) + 1):
+        with np.load(tmp_path / "run" / f"checkpoint-{step}" / "selection_state.npz") as stored:
+            found.append(len(stored["losses/rows"]) if "losses/rows" in stored else 0)
+    assert found == kept
+
+
+class Hasty(TrainerCallback):
+    """Ends an epoch after the third update of the run."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = state.global_step == 3
+
+
+def test_rows_of_a_round_that_was_to_be_the_last_are_scored_anew(train, forwarded):
+    trainer = train(Shifting(Loss()), callbacks=[Hasty()], max_steps=4, **REUSE)
+    assert reused(trainer) == [[0], [8], [0]]
+    assert sum(forwarded) == 24 + 16 + 24
+
+
+class Peeking(TrainerCallback):
+    """Runs the model in training, with another label for each token, on every row of the pool."""
+
+    trainer: Any = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        for row in self.trainer._candidates["input_ids"]:
+            ids = torch.tensor([row])
+            model(input_ids=ids, labels=ids)
+
+
+class Measuring(Told):
+    """Runs the model once more in every step, for a number to log."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        with torch.no_grad():
+            model(**inputs)
+        return loss
+
+
+@pytest.mark.parametrize("who", ["callback", "compute_loss", "evaluation"])
+def test_passes_that_train_nothing_are_not_read(train, pool_rows, who):
+    base = Measuring if who == "compute_loss" else Told
+    more = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": pool_rows} if who == "evaluation" else {}
+    trainer = train.make(Shifting(Loss()), "run", base=base, **REUSE, **more)
+    if who == "callback":
+        callback = Peeking()
+        callback.trainer = trainer
+        trainer.add_callback(callback)
+    trainer.train()
+    assert reused(trainer) == [[0], [8], [8]]
+    noted = [trainer.told_of(row) for row in range(4)]
+    np.testing.assert_allclose(trainer.selections[1].scores("loss")[:4], noted, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing")  # by their new name no older version knows the settings
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # of the pass that Told makes without gradients
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_gradient_checkpointing_runs_no_pass_that_is_read_twice(train, monkeypatch, reentrant):
+    read: list[Any] = []
+    original = reusing._token_losses
+    monkeypatch.setattr(reusing, "_token_losses", lambda *args: read.append(args) or original(*args))
+    more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
+    trainer = train(Shifting(Loss()), base=Told, **{**REUSE, **more})
+    assert trainer.model.is_gradient_checkpointing
+    assert len(read) == 4  # two rounds of two batches; the third is the last
+    noted = [trainer.told_of(row) for row in range(4)]
+    np.testing.assert_allclose(trainer.selections[1].scores("loss")[:4], noted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("chosen", [[0], [0, 24]], ids=["one", "both"])
+def test_equal_rows_share_the_loss_of_the_one_that_was_trained_on_last(train, pool_rows, chosen):
+    @dataclass(frozen=True)
+    class These(Shifting):
+        def choose(self, round: Round) -> np.ndarray:
+            round.score(Loss())
+            return np.array(chosen)
+
+    more = {"base": Told, "rows": pool_rows.select([*range(24), 0]), **REUSE, "selection_size": len(chosen)}
+    trainer = train(These(), **more, num_train_epochs=1, per_device_train_batch_size=1)
+    assert reused(trainer) == [[0], [2], [2]]
+    first, copy = trainer.selections[2].scores("loss")[[0, 24]]
+    assert first == copy
 
 
 def test_two_runs_are_identical(train, assert_equal_weights):
@@ -328,6 +451,59 @@ def test_rows_of_a_batch(more, expected):
     assert [(line, at.tolist()) for line, at in reusing._whole_rows(inputs)] == expected
 
 
+@pytest.fixture
+def watched() -> Any:
+    """Give losses in the first of two rounds of a trainer, and a model whose logits can be set."""
+
+    class Model(torch.nn.Module):
+        def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> Any:
+            return SimpleNamespace(logits=self.logits)
+
+    def make(on: bool = True) -> Any:
+        args = SimpleNamespace(reuse_training_loss=on, packing=False, loss_type="nll", use_liger_kernel=False)
+        none = {"compute_loss_func": None, "label_smoother": None, "accelerator": None}
+        schedule = Schedule((RoundPlan(1), RoundPlan(1)), [1, 1])
+        schedule.begin(np.array([0]), 1, 0)
+        trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=3), **none)
+        return reusing.TrainingLosses(trainer, lambda: schedule), Model()
+
+    return make
+
+
+def test_labelled_tokens_alone_are_kept_and_come_back_from_a_checkpoint(watched):
+    """Two turns: the question between them has no label."""
+    generator = torch.Generator().manual_seed(0)
+    ids, spans = torch.randint(0, 11, (3, 20), generator=generator), [[2, 6, 9, 17], [2, 6, 9, 17], [5, 12]]
+    labels = ids.clone()
+    labels[:, :2] = labels[:, 6:9] = labels[:, 17:] = -100
+    losses, model = watched()
+    model.logits = torch.randn((3, 20, 11), generator=generator)
+    with losses.watching(model), losses.reading():
+        model(input_ids=ids, labels=labels)
+    arrays = losses.arrays()
+    assert arrays["losses"].dtype == np.float32
+    assert arrays["losses"].size == 3 * (4 + 8)
+    again, _ = watched()
+    again.restore(arrays)
+    data = Dataset.from_dict({"input_ids": ids.tolist(), "spans": spans, POOL_ROW: [0, 1, 2]})
+    expected = torch.nn.functional.cross_entropy(model.logits[:, :-1].mT, ids[:, 1:], reduction="none")
+    known = [sum(float(row[start - 1 : stop - 1].sum()) for start, stop in ((2, 6), (9, 17))) for row in expected[:2]]
+    found = again.summed(Sequences(data, np.arange(3)))
+    np.testing.assert_allclose(found[:2], [[each, 12] for each in known], rtol=1e-6)
+    assert np.isnan(found[2]).any()  # it scores tokens that had no label
+    assert again.logs() == {"rows_reused": 2}
+
+
+def test_switched_off_it_does_nothing(watched):
+    losses, model = watched(on=False)
+    model.logits, ids = torch.zeros((1, 4, 3)), torch.zeros((1, 4), dtype=torch.long)
+    with losses.watching(model), losses.reading():
+        assert not model._forward_hooks
+        model(input_ids=ids, labels=ids)
+    losses.gather()
+    assert (losses.arrays(), losses.logs()) == ({}, {})
+
+
 # -- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -397,7 +573,7 @@ for name, weight in sorted(trainer.accelerator.unwrap_model(trainer.model).state
 result = {
     "weights": digest.hexdigest(), "chosen": [each.indices.tolist() for each in trainer.selections],
     "scores": [np.nan_to_num(each.scores("ifd"), nan=-1).tolist() for each in trainer.selections],
-    "reused": [each.provenance["scores"][0]["computed"].get("reused_training_loss") for each in trainer.selections],
+    "reused": [each.provenance["scores"][0]["computed"].get("reused_training_loss", 0) for each in trainer.selections],
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
     json.dump(result, file)
