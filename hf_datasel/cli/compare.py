@@ -16,6 +16,7 @@ from hf_datasel.cli.parsing import (
     as_dict,
     bars_on_terminals,
     import_from_here,
+    load_selection,
     output_folder,
     parse,
     show_progress_messages,
@@ -151,11 +152,10 @@ def _title(comparison: Comparison, dataset_name: str | None) -> str:
 # -- what is compared ------------------------------------------------------------------------------------------------
 def _saved(arguments: CompareArguments) -> dict[str, Selection]:
     from hf_datasel.analysis.naming import names_of
-    from hf_datasel.selection import Selection
 
     if not isinstance(arguments.selections, list):
         raise ConfigError(f"selections has to be a list of folders, and is {arguments.selections!r}.")
-    found = [Selection.load(Path(str(each)).expanduser()) for each in arguments.selections]
+    found = [load_selection(str(each)) for each in arguments.selections]
     return dict(zip(names_of([each.provenance for each in found]), found, strict=True))
 
 

@@ -6,11 +6,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 
 from hf_datasel.cli.parsing import (
     DatasetArguments,
     bars_on_terminals,
     import_from_here,
+    load_selection,
     parse,
     show_progress_messages,
 )
@@ -26,7 +28,11 @@ class ExplainArguments:
 
     selection: str | None = field(default=None, metadata={"help": "Folder of a selection."})
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Model for vectors that the choice computed and the selection does not hold."}
+        default=None,
+        metadata={
+            "help": "Model for vectors that the choice computed and the selection does not hold; of a round of "
+            "training, the checkpoint from the time of the choice."
+        },
     )
     json: bool = field(default=False, metadata={"help": "Print one JSON object a row instead of text."})
     allow_imports: bool = field(
@@ -45,9 +51,9 @@ def run(argv: Sequence[str]) -> None:
         raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
     show_progress_messages()
     import_from_here(arguments.allow_imports)
-    from hf_datasel.selection import Selection, explain
+    from hf_datasel.selection import explain
 
-    selection = Selection.load(arguments.selection)
+    selection = load_selection(arguments.selection)
     with bars_on_terminals():
         dataset = dataset_arguments.load()
         for row in rows:
@@ -55,12 +61,22 @@ def run(argv: Sequence[str]) -> None:
                 selection, dataset, row, arguments.model_name_or_path, allow_imports=arguments.allow_imports
             )
             print(json.dumps(found, ensure_ascii=False) if arguments.json else _text(found))
+            if found["checkpoint"] and not arguments.json:
+                print(f"  {_checkpoint(arguments.selection, found['checkpoint'])}")
 
 
 def _row(named: str) -> int:
     if not named.isdecimal():
         raise ConfigError(f"Row {named!r} is no row number: rows are counted from 0.")
     return int(named)
+
+
+def _checkpoint(selection: str, name: str) -> str:
+    """Whether a checkpoint of the run that a selection comes from is there, and how to pass it."""
+    path = Path(selection).expanduser()
+    path = path if len(path.parents) > 2 else path.absolute()
+    place = path.parents[1] / name
+    return f"It is there: --model_name_or_path {place}." if place.is_dir() else f"There is no {place}."
 
 
 def _text(found: Explanation) -> str:

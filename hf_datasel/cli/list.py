@@ -15,15 +15,21 @@ _MOST = 60
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print every selector and score: name, what it does, settings with their defaults."""
+    """Print every selector, filter and score: name, what it does, settings with their defaults."""
     from hf_datasel import scores, selectors
+    from hf_datasel.selectors.growing import GrowingSelector
+    from hf_datasel.selectors.warmed import WarmedSelector
 
     if argv:
         raise ConfigError(f"list takes no arguments, and got {' '.join(argv)}.")
-    for title, kinds in (("Selectors", selectors.available()), ("Scores", scores.available())):
+    filters = selectors.available_filters()
+    groups = (("Selectors", selectors.available()), ("Filters of chain", filters), ("Scores", scores.available()))
+    for title, kinds in groups:
         print(f"{title}\n")
         for name, kind in kinds.items():
             print(f"  {name}\n      {_first_paragraph(kind)}")
+            if issubclass(kind, GrowingSelector | WarmedSelector):
+                print("      trains between its rounds: hf-datasel train")
             settings = ", ".join(_setting(each) for each in fields(kind))
             print(f"      settings: {settings or 'none'}\n")
 

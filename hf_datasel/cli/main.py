@@ -12,7 +12,7 @@ from hf_datasel.errors import DataselError, did_you_mean
 __all__ = ["main"]
 
 COMMANDS = {
-    "list": "selectors and scores, with their settings",
+    "list": "selectors, filters and scores, with their settings",
     "score": "add score columns to a dataset",
     "select": "choose rows once, with a fixed model or from columns",
     "train": "fine-tune on rows that are chosen again every epoch",

@@ -10,18 +10,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 from trl import TrlParser
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError, SelectionError, did_you_mean
+
+if TYPE_CHECKING:
+    from hf_datasel.selection import Selection
 
 __all__ = [
     "DatasetArguments",
     "as_dict",
     "bars_on_terminals",
     "import_from_here",
+    "load_selection",
     "output_folder",
     "parse",
     "show_progress_messages",
@@ -81,12 +85,15 @@ def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any
                 f"Unknown flag {name}.{did_you_mean(name, [each for each in flags if each.startswith('--')])}"
             )
     arguments = _check_file(arguments, known)
+    _check_mappings(arguments, flags)
     parser.error = _refuse  # argparse would print every key there is
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except (ValueError, TypeError) as error:
         if isinstance(error, ConfigError):
             raise
+        if isinstance(error, json.JSONDecodeError):
+            raise ConfigError(f"{error.doc!r} is no valid JSON: {error}.") from error
         text = str(error).replace("Some specified arguments are not used by the HfArgumentParser", "Unknown arguments")
         raise ConfigError(text) from error
 
@@ -133,6 +140,15 @@ def _check_file(arguments: list[str], known: list[str]) -> list[str]:
     return split
 
 
+def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
+    """Refuse flags for mappings of settings that hold none, while it is known which flag it is."""
+    mappings = {flag for flag in flags if flag.endswith(("_kwargs", "-kwargs"))}
+    for at, argument in enumerate(arguments):
+        flag, joined, value = argument.partition("=")
+        if flag in mappings:
+            as_dict(value if joined else next(iter(arguments[at + 1 : at + 2]), None), flag)
+
+
 def as_dict(value: Any, key: str) -> dict[str, Any]:
     """A mapping from YAML, or JSON text from a flag.
 
@@ -141,16 +157,35 @@ def as_dict(value: Any, key: str) -> dict[str, Any]:
     """
     if value is None:
         return {}
+    form = f"such as {key} '{{\"NAME\": VALUE}}'" if key.startswith("-") else "such as '{\"NAME\": VALUE}'"
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ConfigError(
-                f"{key} has to be JSON on the command line, such as '{{\"decay\": 0.1}}': {error}"
+                f"{key} has to be JSON on the command line, {form}, and is {value!r}: {error}."
             ) from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{key} has to be a mapping of settings, and is {value!r}.")
+        raise ConfigError(f"{key} has to be a mapping of settings, {form}, and is {value!r}.")
     return value
+
+
+def load_selection(named: str | Path) -> Selection:
+    """A selection, by its folder.
+
+    Raises:
+        SelectionError: there is none, or it cannot be read; of a run's folder it says which selections are in it.
+    """
+    from hf_datasel.selection import Selection
+
+    path = Path(named).expanduser()
+    inside = [place for place in (path, path / "selections") if not (path / "selection.json").is_file()]
+    rounds = [file.parent for place in inside for file in place.glob("round-*/selection.json")]
+    if rounds:
+        last = max(rounds, key=lambda each: (len(each.name), each.name))
+        count = f"{len(rounds):,} round{'' if len(rounds) == 1 else 's'}"
+        raise SelectionError(f"{str(path)!r} is a run with {count}, and each is a selection of its own: name {last}.")
+    return Selection.load(path)
 
 
 def import_from_here(allowed: bool) -> None:

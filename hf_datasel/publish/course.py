@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hf_datasel.publish.facts import Step
 
-__all__ = ["course", "grows", "how_chosen", "label", "step_of", "warmups"]
+__all__ = ["course", "grows", "how_chosen", "label", "restarts", "step_of", "trained_before", "warm_up_end", "warmups"]
 
 Choices = Sequence[Mapping[str, Any]]
-"""Facts of rounds in order, of which `round`, `rows` and `step` are read."""
+"""Facts of rounds in order, of which `round`, `rows` and `step` are read, and `model` where steps are asked for."""
 
 
 def step_of(provenance: Mapping[str, Any]) -> Step | None:
@@ -61,16 +62,54 @@ def course(choices: Choices) -> str:
     """What each round was trained on and from which model, where that is not plain; "" where it is."""
     if grows(choices):
         return _course_of_growing(choices)
-    said = [
-        f"Round {each['round']} was a warm-up: the model was trained on its rows for {_epochs(each)}, and the choice "
-        "made with what it had learnt from them."
-        for each in warmups(choices)
-    ]
-    again = [str(each["round"]) for each in choices if each["step"] is not None and each["step"]["restart"]]
+    said = [_course_of_warm_up(each, over=each is not choices[-1]) for each in warmups(choices)]
+    again = [each for each in choices if _restarts(each)]
     if again:
-        rounds = f"Round {again[0]}" if len(again) == 1 else f"Rounds {', '.join(again[:-1])} and {again[-1]}"
-        said.append(f"{rounds} began again from the base model.")
+        *most, last = [str(each["round"]) for each in again]
+        rounds, whose = (f"Rounds {', '.join(most)} and {last}", "their") if most else (f"Round {last}", "its")
+        epochs = {_epochs(each) for each in again}
+        trained = f", which was trained on {whose} rows for {epochs.pop()}" if len(epochs) == 1 else ""
+        said.append(f"{rounds} began again from the base model{trained}.")
     return " ".join(said)
+
+
+def restarts(choices: Choices) -> list[int]:
+    """Steps of the run after which training began again from the base model, as far as they are recorded."""
+    return [_begin(each) for each in choices if _restarts(each) and _begin(each)]
+
+
+def warm_up_end(choices: Choices) -> int | None:
+    """The last step of the warm-up; None where there is none that is over."""
+    ends = [_begin(after) for each, after in pairwise(choices) if _kind(each) == "warm-up"]
+    return ends[-1] or None if ends else None
+
+
+def trained_before(choices: Choices) -> int:
+    """Steps of training since the base weights that the model had behind it which made the last choice."""
+    model = choices[-1]["model"] or {}
+    before: int = model.get("steps", _begin(choices[-1]) - max(restarts(choices[:-1]), default=0))
+    return before
+
+
+def _begin(choice: Mapping[str, Any]) -> int:
+    """Steps of the run before a round, which are those of the model that chose its rows."""
+    return int((choice["model"] or {}).get("global_step") or 0)
+
+
+def _restarts(choice: Mapping[str, Any]) -> bool:
+    return choice["step"] is not None and bool(choice["step"]["restart"])
+
+
+def _course_of_warm_up(choice: Mapping[str, Any], over: bool) -> str:
+    if not over:
+        return (
+            f"Round {choice['round']} is a warm-up: the model is trained on its rows for {_epochs(choice)} before the "
+            "choice itself is made."
+        )
+    return (
+        f"Round {choice['round']} was a warm-up: the model was trained on its rows for {_epochs(choice)}, and the "
+        "choice made with what it had learnt from them."
+    )
 
 
 def _course_of_growing(choices: Choices) -> str:

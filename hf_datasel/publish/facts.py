@@ -45,7 +45,8 @@ class Parent(TypedDict):
 class Method(TypedDict):
     """The selector: its name as people write it, what it does, settings, BibTeX ("" where there is none).
 
-    Of a selector that works with another one, all of these are of both.
+    Of a selector that works with another one, all of these are of both. Among the settings are those of the training
+    run that the choice depends on, where they differ from their defaults.
     """
 
     name: str
@@ -94,7 +95,9 @@ class Choice(TypedDict):
         interrupted: whether the rows are only the beginning of a choice, which was interrupted.
         rows_scored: by a model or otherwise for this choice; 0 where only columns were read.
         seconds: spent on scoring and choosing, or None.
-        model: that scored: `name`, and `resolved` or `global_step` and `dtype`; None where no model did.
+        model: that scored: `name`, and `resolved`, or `global_step` of the run, `steps` since the base weights and
+            `dtype`; None where no model did.
+        reused: rows whose losses were taken from training.
         columns_unverified: columns of the parent that the choice relied on, without knowing how they were made.
         not_eligible: rows that cannot be trained on, by reason.
         left_out: rows that were no candidates, by reason.
@@ -111,6 +114,7 @@ class Choice(TypedDict):
     rows_scored: int
     seconds: float | None
     model: dict[str, Any] | None
+    reused: int
     columns_unverified: list[str]
     not_eligible: dict[str, int]
     left_out: dict[str, int]

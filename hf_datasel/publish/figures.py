@@ -15,6 +15,7 @@ from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, t
 from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps, Spread
 from hf_datasel.analysis.weights import ClusterWeights
 from hf_datasel.errors import DataselError, did_you_mean
+from hf_datasel.publish.course import restarts, warm_up_end
 from hf_datasel.publish.facts import Facts, Training
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _all(facts: Facts) -> Iterator[tuple[str, str, str, Callable[..., Figure]]]:
         title = f"{shortened(scores['column'], 24)} of scored and chosen rows"
         yield f"scores {scores['column']}", title, _of_scores(scores), partial(plots.draw_scores, scores)
     for rounds in facts["rounds"]:
-        title = f"{shortened(rounds['column'], 24)} of scored and chosen rows, round by round"
+        both = "all scored rows and of those chosen" if _is_fixed(rounds) else "scored and chosen rows"
+        title = f"{shortened(rounds['column'], 24)} of {both}, round by round"
         yield f"rounds {rounds['column']}", title, _of_rounds(rounds), partial(plots.draw_rounds, rounds)
     if lengths := facts["lengths"]:
         yield "lengths", "How long the responses are", _of_lengths(lengths), partial(plots.draw_lengths, lengths)
@@ -107,8 +109,9 @@ def _all(facts: Facts) -> Iterator[tuple[str, str, str, Callable[..., Figure]]]:
     if points := facts["map"]:
         yield "map", "Where the chosen rows lie in the pool", _of_map(points), partial(plots.draw_map, points)
     if (run := facts["training"]) and max(len(_finite(run["loss"])), len(_finite(run["eval_loss"]))) > 1:
-        drawn = partial(plots.draw_loss, run["loss"], run["eval_loss"])
-        yield "training", "Loss while training", _of_training(run), drawn
+        again, warm_up = restarts(facts["choices"]), warm_up_end(facts["choices"])
+        drawn = partial(plots.draw_loss, run["loss"], run["eval_loss"], restarts=again, warm_up=warm_up)
+        yield "training", "Loss while training", _of_training(run, again, warm_up), drawn
 
 
 def _stem(label: str, taken: Container[str]) -> str:
@@ -137,10 +140,17 @@ def _of_rounds(summary: Distribution) -> str:
     pairs = list(zip(groups[::2], groups[1::2], strict=True))
     named = [_of_round(*pair) for pair in (pairs if len(pairs) <= _NAMED else [pairs[0], pairs[-1]])]
     some = "" if len(pairs) <= _NAMED else ", the first and the last"
+    same = ", whose scores are the same in all rounds," if _is_fixed(summary) else ""
     return (
-        f"Histograms of {shortened(summary['column'])} in {len(pairs)} rounds{some}, back to back: the rows scored on "
-        f"the left, those chosen on the right. {'; '.join(named)}."
+        f"Histograms of {shortened(summary['column'])} in {len(pairs)} rounds{some}, back to back: the rows scored"
+        f"{same} on the left, those chosen on the right. {'; '.join(named)}."
     )
+
+
+def _is_fixed(summary: Distribution) -> bool:
+    """Whether the rows have the same scores in every round, as those have that were scored once."""
+    first, *others = summary["groups"][::2]
+    return bool(others) and all({**each, "name": ""} == {**first, "name": ""} for each in others)
 
 
 def _of_round(scored: Spread, chosen: Spread) -> str:
@@ -195,13 +205,17 @@ def _of_map(summary: EmbeddingMap) -> str:
     )
 
 
-def _of_training(run: Training) -> str:
+def _of_training(run: Training, again: Sequence[int], warm_up: int | None) -> str:
     said = []
     for name, points in (("Training loss", _finite(run["loss"])), ("evaluation loss", _finite(run["eval_loss"]))):
         if points:
             (first, start), (last, end) = points[0], points[-1]
             said.append(f"{name}: {plain_number(start)} at step {first:,}, {plain_number(end)} at step {last:,}")
-    return f"Line chart of loss against step. {'; '.join(said)}."
+    more = f" The warm-up ends at step {warm_up:,}." if warm_up else ""
+    if again:
+        shown = ", ".join(f"{step:,}" for step in again[:_NAMED]) + (" ..." if len(again) > _NAMED else "")
+        more += f" Training began again from the base model after step {shown}, where the lines break."
+    return f"Line chart of loss against step. {'; '.join(said)}.{more}"
 
 
 def _spread(group: Spread) -> str:

@@ -25,6 +25,7 @@ from hf_datasel.publish.groups import group_column, groups, weights
 from hf_datasel.publish.methods import method
 from hf_datasel.publish.places import map_of
 from hf_datasel.publish.recipe import recipe
+from hf_datasel.publish.reuse import reused
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origins, without_paths
 from hf_datasel.selection.selecting import select
@@ -104,7 +105,7 @@ def gather(
         "publication": place.publication,
         "images": place.images,
         "parent": parent,
-        "method": method(provenance["selector"]),
+        "method": method(provenance["selector"], (provenance.get("training") or {}).get("settings")),
         "scores": [described(spec, provenance.get("model")) for spec in provenance["scores"]],
         "choices": choices,
         "recipe": keys,
@@ -214,6 +215,7 @@ def _choice(selection: Selection, config: str) -> Choice:
         "rows_scored": about["rows_scored"],
         "seconds": None if about.get("seconds") is None else round(float(about["seconds"]), 1),
         "model": about.get("model"),
+        "reused": reused(about["scores"]),
         "columns_unverified": list(about["columns_unverified"]),
         "not_eligible": dict(about["not_eligible"]),
         "left_out": dict(about["left_out"]),

@@ -9,14 +9,26 @@ from hf_datasel import selectors
 from hf_datasel.publish.facts import Method
 from hf_datasel.selectors.naming import method_name
 
-__all__ = ["method"]
+__all__ = ["method", "of_choosing"]
+
+_BY_DEFAULT = "Before every epoch, "
+"""How a selector that chooses anew says when it does."""
+_OF_CHOOSING = (
+    "reselection_strategy",
+    "reselection_steps",
+    "selection_schedule",
+    "scoring_dtype",
+    "reuse_training_loss",
+)
 
 
-def method(spec: Mapping[str, Any]) -> Method:
+def method(spec: Mapping[str, Any], run: Mapping[str, Any] | None) -> Method:
     """What a page says of a selector.
 
     Args:
         spec: of the selector, without paths.
+        run: settings of the training run that it chose for, where they differ from their defaults; None where it
+            chose without training.
     """
     there: dict[str, type[selectors.Selector | selectors.RowFilter]]
     there = {**selectors.available(), **selectors.available_filters()}
@@ -28,10 +40,24 @@ def method(spec: Mapping[str, Any]) -> Method:
         said = [said[0], *(f"{name}: {about}" for name, about in zip(names, said[1:], strict=True))]
     return {
         "name": method_name(spec),
-        "about": " ".join(said),
-        "settings": {key: value for key, value in spec.items() if key != "selector"},
+        "about": " ".join(each.replace(_BY_DEFAULT, _when(run)) for each in said),
+        "settings": {key: value for key, value in spec.items() if key != "selector"} | of_choosing(run or {}),
         "citation": "\n\n".join(dict.fromkeys(kind.citation for kind in kinds if kind.citation)),
     }
+
+
+def of_choosing(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings of a training run that the choice of its rows depends on."""
+    return {name: run[name] for name in _OF_CHOOSING if run.get(name) is not None}
+
+
+def _when(run: Mapping[str, Any] | None) -> str:
+    """When a selector chose that chooses anew where it is let."""
+    if run is None:
+        return "Once, "
+    strategy, steps = run.get("reselection_strategy", "epoch"), run.get("reselection_steps")
+    often = "Before every update, " if steps == 1 else f"Every {steps} updates, "
+    return {"steps": often, "no": "Once, before training, "}.get(strategy, _BY_DEFAULT)
 
 
 def _specs_in(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -57,7 +57,12 @@ class IFD(ModelScore):
     end_token: bool | None = field(default=None, kw_only=True)
     """Score the token that ends the response in both terms (default), or in neither."""
 
-    citation = "@article{li2024quantity, title={From Quantity to Quality}, journal={arXiv:2308.12032}}"
+    citation = (
+        "@inproceedings{li2024quantity, title={From Quantity to Quality: Boosting LLM Performance with Self-Guided "
+        "Data Selection for Instruction Tuning}, author={Li, Ming and Zhang, Yong and Li, Zhitao and Chen, Jiuhai and "
+        "Chen, Lichang and Cheng, Ning and Wang, Jianzong and Zhou, Tianyi and Xiao, Jing}, booktitle={NAACL}, "
+        "year={2024}, note={arXiv:2308.12032}}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -47,7 +47,11 @@ class Loss(ModelScore):
     and all that the chat template adds, but the first one, which nothing stands before. A row without a loss of its
     response has none of the pair either."""
 
-    citation = "@article{xia2024rethinking, title={Rethinking Data Selection at Scale}, journal={arXiv:2410.09335}}"
+    citation = (
+        "@article{xia2024rethinking, title={Rethinking Data Selection at Scale: Random Selection is Almost All You "
+        "Need}, author={Xia, Tingyu and Yu, Bowen and Dang, Kai and Yang, An and Wu, Yuan and Tian, Yuan and Chang, "
+        "Yi and Lin, Junyang}, journal={arXiv preprint arXiv:2410.09335}, year={2024}}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

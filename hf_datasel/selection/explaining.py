@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import pyarrow as pa
 
-from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
+from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import Columns, Score
 from hf_datasel.scores.engine import Engine
+from hf_datasel.selection.replaying import Replay, ReplayedRound
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors import Round, by_name
+from hf_datasel.selectors import Chain, Round, Selector, by_name
+from hf_datasel.selectors.growing import GrowingSelector
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,6 +54,8 @@ class Explanation(TypedDict):
         cluster: its number, the rows in it, and how many of them were chosen; None where the choice knows no clusters.
         decided: sentences of the selector's own: n-grams, neighbours.
         interrupted: whether the choice was stopped before its budget was met.
+        checkpoint: of the training run, whose model would have to be passed to say more, such as `"checkpoint-6"`;
+            empty where it is not missing.
     """
 
     row: int
@@ -66,6 +68,7 @@ class Explanation(TypedDict):
     cluster: tuple[int, int, int] | None
     decided: list[str]
     interrupted: bool
+    checkpoint: str
 
 
 def explain(
@@ -85,6 +88,8 @@ def explain(
         dataset: what it was chosen from.
         row: number of a row of it, chosen or not.
         model: for vectors that came from the model of the round: a name or path, or a live model with `tokenizer`.
+            Where that model was in training, it is the checkpoint of the run from the time of the choice; another
+            folder is refused. It also stands for a local model of which the record says no more than the name.
         tokenizer: of the live model.
         allow_imports: permit a selector outside hf_datasel, which its record names.
 
@@ -97,6 +102,8 @@ def explain(
     selection.check(dataset)
     pool, chosen = Pool(dataset), selection.indices
     at = np.flatnonzero(chosen == row)
+    replay = Replay(selection, Engine(pool, model, tokenizer))
+    decided = _decided(selection, pool, row, replay, allow_imports)
     same = np.flatnonzero((pool.row_ids[chosen] == pool.row_ids[row]).all(axis=1))
     return {
         "row": row,
@@ -107,8 +114,9 @@ def explain(
         "copies": [int(each) for each in chosen[same] if each != row],
         "scores": [_standing(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
         "cluster": _cluster(selection, row),
-        "decided": _decided(selection, pool, row, Engine(pool, model, tokenizer), allow_imports),
+        "decided": decided,
         "interrupted": bool(selection.provenance.get("interrupted", False)),
+        "checkpoint": replay.missing,
     }
 
 
@@ -146,7 +154,7 @@ def _cluster(selection: Selection, row: int) -> tuple[int, int, int] | None:
     return int(ids[row]), int(inside.sum()), int(inside[selection.indices].sum())
 
 
-def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_imports: bool) -> list[str]:
+def _decided(selection: Selection, pool: Pool, row: int, replay: Replay, allow_imports: bool) -> list[str]:
     spec = dict(selection.provenance["selector"])
     try:
         selector = by_name(spec.pop("selector"), spec, allow_imports)
@@ -154,38 +162,15 @@ def _decided(selection: Selection, pool: Pool, row: int, engine: Engine, allow_i
         return [f"The method is not at hand, so that it cannot say more. {error}"]
     if pool.reasons[row]:
         return []
-    about = selection.provenance
-    eligible = pool.reasons == ""
-    round = Round(
-        about["round"],
-        pool,
-        eligible,
-        about["budget"],
-        _Replay(selection, engine).compute,
-        about["seed"],
-        has_model=engine.model is not None,
-        shown=False,
-    )
-    round.notes |= about.get("notes", {})
+    round = ReplayedRound(replay, pool)
     try:
-        return selector.explain(round, selection.indices, row)
-    except (ScoreError, ColumnError) as error:
-        return [f"More cannot be said without what the choice relied on: {error}"]
+        return [*selector.explain(round, selection.indices, row), *replay.said()]
+    except (ScoreError, ColumnError, ModelError, FormatError) as error:
+        more = f"More cannot be said without what the choice relied on: {error}"
+        return [*_when(selector, round, selection.indices, row), more]
 
 
-class _Replay:
-    """Scores of a selection, as the round had them that it comes from; what it does not hold is computed."""
-
-    def __init__(self, selection: Selection, engine: Engine):
-        self.table, self.engine = selection.table, engine
-
-    def compute(self, score: Score, rows: np.ndarray | None) -> Columns:
-        names = [f"{score.column_prefix}{name}" for name in score.columns()]
-        if not set(names) <= set(self.table.column_names):
-            return self.engine.compute(score, rows)
-        at = pa.array(np.arange(len(self.table)) if rows is None else rows)
-        found = {name: self.table.column(name).take(at).combine_chunks() for name in names}
-        return {
-            name: column.fill_null("not_scored") if name.endswith("_reason") else column
-            for name, column in found.items()
-        }
+def _when(selector: Selector, round: Round, chosen: np.ndarray, row: int) -> list[str]:
+    """In which round a row was chosen, which the record says where the method does not get to it."""
+    inner = selector.then if isinstance(selector, Chain) else selector
+    return inner.when(round, chosen, row) if isinstance(inner, GrowingSelector) else []

@@ -184,7 +184,7 @@ class _Run:
         if len(plan) > 1:
             raise SelectionError(
                 f"{type(self.selector).__name__} chooses in {len(plan)} rounds with training between them: use it in "
-                "SelectiveSFTTrainer."
+                "SelectiveSFTTrainer, or on the command line with hf-datasel train."
             )
         return Round(
             index=0,

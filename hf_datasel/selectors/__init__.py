@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
+import math
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
@@ -94,6 +96,9 @@ __all__ = [
 
 Kind = TypeVar("Kind")
 
+_NAMED = ("score", "selector", "filter")
+"""Keys under which a setting names what it is made of."""
+
 
 def available() -> dict[str, type[Selector]]:
     """The selectors of the package: module name -> class."""
@@ -172,6 +177,26 @@ def _filled(kind: type[Kind], name: str, settings: Mapping[str, Any], where: str
         return kind(**settings)
     except TypeError as error:
         raise ConfigError(f"{name} cannot be made from {settings}: {error}") from error
+    except ConfigError as error:
+        near = next(filter(None, (_misspelt(value, key) for key, value in settings.items())), "")
+        raise (ConfigError(f"{error} {near}") if near else error) from None
+
+
+def _misspelt(value: Any, setting: str) -> str:
+    """What was meant by a setting that says {"scores": name, ...} for {"score": name, ...}, as recipes write it."""
+    import yaml
+
+    if isinstance(value, tuple):
+        return next(filter(None, (_misspelt(each, setting) for each in value)), "")
+    if not isinstance(value, Mapping):
+        return ""
+    for key, named in value.items():
+        near = difflib.get_close_matches(str(key), _NAMED, n=1)
+        if near and isinstance(named, str):
+            meant = {near[0] if each == key else each: value[each] for each in value}
+            written = yaml.safe_dump(meant, default_flow_style=True, sort_keys=False, width=math.inf).strip()
+            return f"Did you mean {near[0]!r} for {key!r}, as in {setting}: {written}?"
+    return ""
 
 
 def _required(each: Field[Any]) -> bool:

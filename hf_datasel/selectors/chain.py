@@ -45,7 +45,11 @@ class Chain(Selector):
 
     def __post_init__(self) -> None:
         if not isinstance(self.filters, list | tuple):
-            raise ConfigError(f"Chain(filters={self.filters!r}): it has to be a list of filters.")
+            given = f"{type(self.filters).__name__}(...)" if isinstance(self.filters, RowFilter) else self.filters
+            raise ConfigError(
+                f"Chain(filters={given}): it has to be a list of filters, which recipes write as "
+                "filters: [{filter: in_range, by: num_tokens, low: 10}]."
+            )
         for each in self.filters:
             if not isinstance(each, RowFilter):
                 raise ConfigError(
@@ -53,7 +57,11 @@ class Chain(Selector):
                     "recipes write as {filter: in_range, by: num_tokens, low: 10}."
                 )
         if not isinstance(self.then, Selector):
-            raise ConfigError(f"Chain(then={self.then!r}): it has to be a selector, such as Random().")
+            named = self.then if isinstance(self.then, str) else "random"
+            raise ConfigError(
+                f"Chain(then={self.then!r}): it has to be a selector, such as Random(), which recipes write as "
+                f"then: {{selector: {named}}}."
+            )
         if isinstance(self.then, All):
             raise ConfigError(
                 "Chain(then=All()): All takes the whole pool whatever the budget. Keep rows with "

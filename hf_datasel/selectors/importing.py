@@ -30,7 +30,7 @@ def imported(name: str, base: type[Any], allow_imports: bool) -> type[Any]:
     if not allow_imports:
         raise ConfigError(f"{said} is code outside hf_datasel. Pass --allow-imports if you trust it.")
     place, _, attribute = name.partition(":")
-    module = _module(place, said)
+    module = _module(place, said, attribute)
     if not hasattr(module, attribute):
         theirs = [each.__name__ for each in vars(module).values() if _is_theirs(each, base, module)]
         raise ConfigError(
@@ -45,7 +45,7 @@ def imported(name: str, base: type[Any], allow_imports: bool) -> type[Any]:
     return kind
 
 
-def _module(name: str, said: str) -> ModuleType:
+def _module(name: str, said: str, attribute: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(f"{said} cannot be imported: {name!r} is no module. It is named as in my_selector:Mine.")
     importlib.invalidate_caches()  # its file may be newer than the folder as Python knows it
@@ -53,7 +53,12 @@ def _module(name: str, said: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = error.name or ""
-        more = _where(missing) if name == missing or name.startswith(f"{missing}.") else ""
+        absent = name == missing or name.startswith(f"{missing}.")
+        if absent and name.endswith(".py"):
+            raise ConfigError(
+                f"{said} names a file. Leave .py out: {name.removesuffix('.py')}:{attribute}."
+            ) from error
+        more = _where(missing) if absent else ""
         raise ConfigError(f"{said} cannot be imported: {error}.{more}") from error
     except (ImportError, SyntaxError) as error:
         raise ConfigError(f"{said} cannot be imported: {error}.") from error
@@ -63,14 +68,17 @@ def _where(name: str) -> str:
     """Where was looked for a module that is not there, and what there is of nearly the same name."""
     parent, _, last = name.rpartition(".")
     package = getattr(sys.modules.get(parent), "__path__", None)
-    if parent and package is None:  # my_selector.py for my_selector
+    if parent and package is None:  # a class of a module, with a dot before it
         return did_you_mean(name, [parent])
     here = os.getcwd()
-    places = list(package) if package is not None else [os.path.abspath(each) for each in sys.path]
-    folders = list(dict.fromkeys(each for each in places if os.path.isdir(each)))
-    near = [each.name for each in pkgutil.iter_modules(folders if package is not None else [here])]
-    beside = "" if package is not None or here in folders else f", and not in the current folder {here}"
-    return f"{did_you_mean(last, near)} Looked for {last}.py or a folder {last} in {', '.join(folders)}{beside}."
+    folders = list(package) if package is not None else [here]
+    near = [each.name for each in pkgutil.iter_modules(folders)]
+    looked = f"{did_you_mean(last, near)} Looked for {last}.py or a folder {last}"
+    if package is not None:
+        return f"{looked} in {', '.join(folders)}."
+    if here in [os.path.abspath(each) for each in sys.path]:
+        return f"{looked} in the current folder {here} and among what is installed."
+    return f"{looked} among what is installed, and not in the current folder {here}."
 
 
 def _is_theirs(value: object, base: type, module: ModuleType) -> bool:

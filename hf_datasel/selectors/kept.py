@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pyarrow as pa
 
 from hf_datasel.selectors.round import Round
 
-__all__ = ["from_first", "is_kept"]
+__all__ = ["as_kept", "from_first", "is_kept"]
 
 _SPECS = "first/specs"
 
@@ -48,6 +48,17 @@ def from_first(
     round.leave_out(f"without {name}" if reason is None else reason, np.flatnonzero(missing))
     round.specs += [each for each in json.loads(str(round.state[_SPECS])) if each not in round.specs]
     return values
+
+
+def as_kept(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """State of a round in which numbers by row are there from an earlier round, for one that is explained.
+
+    Args:
+        found: column -> float64 of shape (rows,), NaN where a row has none.
+    """
+    if not found:
+        return {}
+    return {**{_key(name): values for name, values in found.items()}, _SPECS: np.array("[]")}
 
 
 def _key(name: str) -> str:

@@ -189,9 +189,7 @@ class _OfThisRun(Influence):
         try:
             check_model_exists(name, adapter.revision)
         except ModelError as error:
-            raise ConfigError(
-                f"{way}, and the model in training has a name that means nothing here. {error}"
-            ) from error
+            raise ConfigError(f"{way}, and that of the model in training means nothing here. {error}") from error
         quantizer = getattr(base, "hf_quantizer", None)
         quantised_there = quantizer is not None and getattr(quantizer, "pre_quantized", False)
         given = (self.model_init_kwargs or {}).get("quantization_config")

@@ -154,13 +154,14 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
     if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
-    present = column.drop_null()
-    parts = present.chunks if isinstance(present, pa.ChunkedArray) else [present]
-    flat = np.concatenate(
-        [np.empty(0, np.float32), *(part.flatten().to_numpy(zero_copy_only=False) for part in parts)]
-    )
-    vectors = np.full((len(column), len(flat) // max(len(present), 1)), np.nan, dtype=np.float32)
-    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = flat.reshape(len(present), -1) if len(present) else 0
+    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    width = next((len(vector) for part in parts for vector in part.drop_null()[:1]), 0)
+    vectors = np.full((len(column), width), np.nan, dtype=np.float32)
+    start = 0
+    for part in parts:  # one after the other, so that no more of them is held twice
+        rows = start + np.flatnonzero(part.is_valid().to_numpy(zero_copy_only=False))
+        vectors[rows] = part.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
+        start += len(part)
     return vectors
 
 

@@ -63,7 +63,11 @@ class Within(Selector):
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, Selector):
-            raise ConfigError(f"Within(method={self.method!r}): it has to be a selector, such as Random().")
+            named = self.method if isinstance(self.method, str) else "random"
+            raise ConfigError(
+                f"Within(method={self.method!r}): it has to be a selector, such as Random(), which recipes write as "
+                f"method: {{selector: {named}}}."
+            )
         check_source(self, "groups", "Cluster")
         check_source(self, "vectors", "Embedding")
         named = isinstance(self.shares, Mapping) and bool(self.shares)

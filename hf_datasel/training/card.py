@@ -87,6 +87,7 @@ def training_data(
     selector: Selector,
     published_at: str | None,
     share: float | None = None,
+    run: Mapping[str, Any] | None = None,
 ) -> str:
     """The section of the card that says how the training rows were chosen.
 
@@ -97,23 +98,28 @@ def training_data(
         selector: that chose.
         published_at: repository of the selections, if they are published.
         share: of the run's wall time that choosing took, once the run is over.
+        run: settings of the run that differ from their defaults.
     """
     from hf_datasel.publish.markdown import code, fence, link, text
     from hf_datasel.publish.methods import method
+    from hf_datasel.publish.reuse import reused, say_reused
 
+    run = run or {}
     source = link(parent["name"]) if "name" in parent else "a dataset that is not on the Hub"
     place = ", ".join(
         str(code(parent[key])) for key in ("config", "split") if parent.get(key) not in (None, "default")
     )
     commit = f" at revision {code(parent['revision'][:12])}" if "revision" in parent else ""
-    chosen_by = method(without_paths(selector.spec()))
+    chosen_by = method(without_paths(selector.spec()), run)
     parts = [
         "## Training data",
         f"The rows that this model was trained on were chosen by {text(chosen_by['name'])} from {pool_rows:,} rows of "
         f"{source}{f' ({place})' if place else ''}{commit}. {text(chosen_by['about'], limit=_ABOUT)}".rstrip(),
-        _settings(selector),
+        _settings(selector, run),
         _rounds(selections, pool_rows, published_at),
     ]
+    if said := say_reused([reused(each.provenance["scores"]) for each in selections]):
+        parts.append(said)
     if share is not None:
         parts.append(f"Choosing took {share:.1%} of the wall time of the run.")
     if chosen_by["citation"]:
@@ -121,10 +127,11 @@ def training_data(
     return "\n\n".join(str(each) for each in parts)
 
 
-def _settings(selector: Selector) -> str:
+def _settings(selector: Selector, run: Mapping[str, Any]) -> str:
     from hf_datasel.publish.markdown import code
+    from hf_datasel.publish.methods import of_choosing
 
-    spec = compact(without_paths(selector.spec()))
+    spec = compact(without_paths(selector.spec())) | of_choosing(run)
     changed = {key: in_words(value) for key, value in spec.items() if key != "selector"}
     if not changed:
         return "All its settings are its defaults."
@@ -175,7 +182,7 @@ def _how_many(choices: Sequence[Mapping[str, Any]], pool_rows: int) -> str:
         return f"{warm_up[-1]['rows']:,} of the {pool_rows:,} rows were chosen for a warm-up."
     sizes = sorted({each["rows"] for each in choices if each not in warm_up})
     share = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-    times = f"in each of {count - len(warm_up)} rounds" if count - len(warm_up) > 1 else "once"
+    times = f"in each of {count - len(warm_up)} rounds" if count - len(warm_up) > 1 else "in one choice"
     before = f", after a warm-up on {warm_up[-1]['rows']:,}" if warm_up else ""
     return f"{share} of the {pool_rows:,} rows were chosen {times}{before}."
 

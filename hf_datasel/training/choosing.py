@@ -134,10 +134,13 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         return rows, state
 
     def _model_now(self) -> dict[str, Any]:
-        model = self.accelerator.unwrap_model(self.model)
+        """The model that chooses; `steps` are its updates since the base weights, which a restart puts back."""
+        model, schedule = self.accelerator.unwrap_model(self.model), self._schedule
+        again = [each.start for at, each in enumerate(schedule.records) if at and schedule.round_plan(at).restart]
         return {
             "name": model.config.name_or_path,
             "global_step": self.state.global_step,
+            "steps": self.state.global_step - max(again, default=0),
             "dtype": str(model.dtype),
         }
 

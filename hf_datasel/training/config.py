@@ -153,8 +153,8 @@ class SelectiveSFTConfig(SFTConfig):
             )
         if steps is not None and not wanted:
             raise ConfigError(
-                f"reselection_steps={steps!r} is for reselection_strategy='steps', which is "
-                f"{self.reselection_strategy!r}. Change one of them."
+                f"reselection_steps={steps!r} needs reselection_strategy='steps', and it is "
+                f"{self.reselection_strategy!r}."
             )
 
     def _check_schedule(self, schedule: list[int]) -> None:

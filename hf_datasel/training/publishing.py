@@ -19,7 +19,7 @@ from hf_datasel.selection.provenance import origin
 from hf_datasel.selectors import Selector
 from hf_datasel.training.card import extend_card, measured, training_data
 from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.record import Record
+from hf_datasel.training.record import Record, changed_settings
 
 __all__ = ["PublishingSFTTrainer"]
 
@@ -150,7 +150,13 @@ class PublishingSFTTrainer(SFTTrainer):
         extend_card(
             path,
             section=training_data(
-                self.selections, self._record.parent, len(self._pool), self._selector, self._published_at, share
+                self.selections,
+                self._record.parent,
+                len(self._pool),
+                self._selector,
+                self._published_at,
+                share,
+                changed_settings(self.args),
             ),
             datasets=[each for each in (dataset_name, parent, self._published_at) if each is not None],
             results=self._measured(),

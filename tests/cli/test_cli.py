@@ -34,6 +34,48 @@ def test_list_names_every_selector_and_score(capsys):
     assert "by=Length(unit='tokens')" in printed
 
 
+def test_list_marks_what_trains_between_its_rounds_and_has_the_filters_of_chain(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    entries = [each for each in printed.split("\n\n") if each.startswith("  ")]
+    marked = {each.split()[0] for each in entries if "trains between its rounds: hf-datasel train" in each}
+    assert marked == {"cherry", "diverse_evol", "iterative_kmq", "less"}
+    filters = printed.split("Filters of chain\n")[1].split("Scores\n")[0]
+    assert "  in_range\n" in filters
+    assert "settings: by (required), low=None, high=None" in filters
+    assert "  no_near_copies\n" in filters
+
+
+@pytest.mark.parametrize("command", ["train", "select"])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ('{"rounds":3', "has to be JSON on the command line, such as --selector_kwargs '{\"NAME\": VALUE}', and is"),
+        (
+            '["rounds"]',
+            "has to be a mapping of settings, such as --selector_kwargs '{\"NAME\": VALUE}', and is ['rounds']",
+        ),
+    ],
+)
+def test_settings_that_are_no_json_mapping_name_their_flag(capsys, command, given, message):
+    for arguments in (["--selector_kwargs", given], [f"--selector_kwargs={given}"]):
+        assert main([command, *arguments]) == 2
+        assert f"hf-datasel {command}: error: --selector_kwargs {message}" in capsys.readouterr().err
+
+
+def test_settings_in_a_file_that_are_no_json(tmp_path, capsys):
+    (tmp_path / "recipe.yaml").write_text("selector_kwargs: '{\"rounds\":3'\n")
+    assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
+    assert """'{"rounds":3' is no valid JSON: Expecting ',' delimiter""" in capsys.readouterr().err
+
+
+def test_several_rounds_are_sent_to_train(rows_file, tmp_path, capsys):
+    command = ["select", "--dataset_name", str(rows_file), "--output_dir", str(tmp_path / "out")]
+    assert main([*command, "--selector", "diverse_evol", "--selection_size", "12"]) == 2
+    said = capsys.readouterr().err
+    assert "use it in SelectiveSFTTrainer, or on the command line with hf-datasel train." in said
+
+
 def test_env_names_the_versions(capsys):
     assert main(["env"]) == 0
     assert "- trl: " in capsys.readouterr().out

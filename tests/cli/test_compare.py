@@ -300,12 +300,16 @@ def test_selections_of_another_dataset(saved, rows_file, tmp_path, capsys):
         ("--methods random --dataset_name ROWS --clusters theme", "There is no column 'theme'"),
         ("--methods lab:Mine --dataset_name ROWS", "Pass --allow-imports if you trust it"),
         ("--selections nowhere", "'nowhere' holds no selection"),
+        ("--selections RUN", "is a run with 11 rounds, and each is a selection of its own: name "),
     ],
 )
 def test_mistakes_get_one_line(command, message, rows_file, tmp_path, capsys):
     (tmp_path / "typo.yaml").write_text("metods: [random]\n")
     (tmp_path / "one.yaml").write_text(f"methods: {{top: {{by: ifd}}}}\ndataset_name: {rows_file}\n")
-    places = {"ROWS": rows_file, "TYPO": tmp_path / "typo.yaml", "ONE": tmp_path / "one.yaml"}
+    for number in range(11):
+        (tmp_path / "run" / "selections" / f"round-{number}").mkdir(parents=True)
+        (tmp_path / "run" / "selections" / f"round-{number}" / "selection.json").write_text("{}")
+    places = {"ROWS": rows_file, "RUN": tmp_path / "run", "TYPO": tmp_path / "typo.yaml", "ONE": tmp_path / "one.yaml"}
     words = [str(places.get(word, word)) for word in command.split()]
     assert main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

@@ -1,8 +1,12 @@
 import json
+import shutil
 
 import pytest
 
+from hf_datasel import select
 from hf_datasel.cli import main
+from hf_datasel.scores import Embedding
+from hf_datasel.selectors import KCenter
 
 
 @pytest.fixture
@@ -63,3 +67,35 @@ def test_what_is_asked_wrongly(chosen, capsys, arguments, message):
 def test_no_selection(capsys):
     assert main(["explain", "3"]) == 2
     assert "No selection is named" in capsys.readouterr().err
+
+
+def test_a_run_is_told_which_of_its_selections_to_name(chosen, tmp_path, capsys):
+    run = tmp_path / "run"
+    for number in (0, 1, 9, 10):
+        shutil.copytree(tmp_path / "s", run / "selections" / f"round-{number}")
+    for folder in (run, run / "selections"):
+        assert main(["explain", "3", *chosen[:2], "--selection", str(folder)]) == 2
+        said = capsys.readouterr().err
+        assert f"{str(folder)!r} is a run with 4 rounds" in said
+        assert said.endswith(f"name {run / 'selections' / 'round-10'}.\n")
+    assert main(["explain", "3", *chosen[:2], "--selection", str(run / "selections" / "round-9")]) == 0
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_the_checkpoint_to_pass_is_named(tmp_path, pool_rows, tiny_model_dir, monkeypatch, capsys, saved):
+    pool_rows.to_parquet(tmp_path / "rows.parquet")
+    selection = select(pool_rows, KCenter(vectors=Embedding()), size=3, model=str(tiny_model_dir))
+    selection.provenance["model"] = {"name": "tiny", "global_step": 6}
+    selection.save(tmp_path / "run" / "selections" / "round-1")
+    if saved:
+        (tmp_path / "run" / "checkpoint-6").mkdir()
+    monkeypatch.chdir(tmp_path)
+    command = ["explain", str(selection.indices[1]), "--dataset_name", "rows.parquet"]
+    assert main([*command, "--selection", "run/selections/round-1"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert "Embedding was that of 'tiny' after 6 updates of training. Pass the checkpoint-6 of the run" in said[-2]
+    wanted = "It is there: --model_name_or_path run/checkpoint-6." if saved else "There is no run/checkpoint-6."
+    assert said[-1].strip() == wanted
+    monkeypatch.chdir(tmp_path / "run" / "selections" / "round-1")
+    assert main([*command[:2], "--dataset_name", str(tmp_path / "rows.parquet"), "--selection", "."]) == 0
+    assert f"{tmp_path / 'run' / 'checkpoint-6'}" in capsys.readouterr().out

@@ -94,7 +94,7 @@ def test_without_leave_nothing_is_imported(here, capsys):
     [
         ("my_selecter:Mine", "No module named 'my_selecter'. Did you mean 'my_selector'? Looked for my_selecter.py"),
         ("my_selector:Mien", "my_selector.py has no 'Mien'. Did you mean 'Mine'?"),
-        ("my_selector.py:Mine", "Did you mean 'my_selector'?"),
+        ("my_selector.py:Mine", "Leave .py out: my_selector:Mine."),
         ("my_selector", "There is no selector 'my_selector'."),
         ("my_selector", "Your own goes by its module and class, as in my_selector:Mine."),
     ],

@@ -26,7 +26,7 @@ def drawn() -> Any:
     from hf_datasel.publish.figures import png
 
     memory: dict[tuple[str, str, bool], bytes] = {}
-    shown = ("distributions", "rounds", "lengths", "overlap", "weights", "map", "training")
+    shown = ("distributions", "rounds", "lengths", "overlap", "weights", "map", "training", "choices")
 
     def draw(facts: Any, name: str, dark: bool) -> bytes:
         key = json.dumps({each: facts[each] for each in shown}, sort_keys=True), name, dark

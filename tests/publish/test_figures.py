@@ -23,7 +23,7 @@ HOSTILE = "$x^2$ {{ 1 }} <script>alert(1)</script> ](x) `a` 日本 😀 \n# " + 
 def facts(**given: Any) -> Facts:
     """Facts of which only those are there that figures are drawn from."""
     keys = {"distributions": [], "rounds": [], "lengths": None, "overlap": None, "weights": None, "map": None}
-    return cast(Facts, keys | {"training": None} | given)
+    return cast(Facts, keys | {"training": None, "choices": []} | given)
 
 
 def everything(name: str = "ifd") -> Facts:
@@ -85,6 +85,32 @@ def test_figures_follow_the_facts():
     assert figures(facts(training={"loss": [(1, 2.0), (2, float("nan"))], "eval_loss": []})) == []
 
 
+def choice(kind: str, restart: bool, before: int) -> dict[str, Any]:
+    """Facts of a round, as far as the course of training is told from them."""
+    return {"step": {"kind": kind, "restart": restart}, "model": {"global_step": before}}
+
+
+def test_the_loss_breaks_where_training_began_again():
+    run = {"loss": [(step, float(step)) for step in (2, 4, 6, 8, 10)], "eval_loss": [(4, 2.0), (8, 1.0)]}
+    rounds = [choice("warm-up", False, 0), choice("choice", True, 4), choice("choice", True, 9)]
+    again = facts(training=run, choices=rounds)
+    [info] = figures(again)
+    assert info.alt.endswith(
+        "evaluation loss: 2 at step 4, 1 at step 8. The warm-up ends at step 4. Training began again from the base "
+        "model after step 4, 9, where the lines break."
+    )
+    lines = draw(again, "training", dark=False).axes[0].lines
+    drawn = [each.get_xdata().tolist() for each in lines if len(each.get_xdata()) and each.get_linestyle() == "-"]
+    assert drawn == [[2, 4], [6, 8], [10], [4], [8]]
+    assert [each.get_xdata()[0] for each in lines if each.get_linestyle() == ":"] == [4, 9]
+    assert lines[2].get_marker() == "."
+    legend = [each.get_text() for each in draw(again, "training", dark=True).axes[0].get_legend().get_texts()]
+    assert legend == ["training loss", "evaluation loss", "warm-up", "from the base model again"]
+    plain = facts(training=run, choices=[choice("growing", False, 0), choice("growing", False, 4)])
+    assert "began again" not in figures(plain)[0].alt
+    assert len(draw(plain, "training", dark=False).axes[0].lines) == 2
+
+
 def test_facts_come_back_from_json_as_they_were():
     assert figures(json.loads(json.dumps(everything()))) == figures(everything())
 
@@ -104,6 +130,7 @@ def test_alternative_texts_hold_the_numbers():
     assert f"pool, 400 rows: median {pool['quantiles'][2]:.3g}, middle half from" in alt["scores-ifd"]
     assert f"chosen, 40 rows: median {chosen['quantiles'][2]:.3g}," in alt["scores-ifd"]
     assert re.search(r"round 2: median [\d.]+ of 400 rows scored, [\d.]+ of 40 rows chosen", alt["rounds-ifd"])
+    assert "the same in all rounds" not in alt["rounds-ifd"]
     assert "chosen, 1 row: median 5" in alt["lengths"]
     assert "ifd and round 0 0.33" in alt["overlap"]
     assert "Two random draws from the pool would have 0.053" in alt["overlap"]

@@ -13,12 +13,12 @@ from hf_datasel.errors import Interrupted
 from hf_datasel.formats import Pool, converted
 from hf_datasel.publish import report
 from hf_datasel.publish.card import card, page
-from hf_datasel.publish.gather import gather
+from hf_datasel.publish.gather import described, gather
 from hf_datasel.publish.methods import method
 from hf_datasel.publish.recipe import recipe
 from hf_datasel.publish.report import read_facts, write_report
 from hf_datasel.publish.sections.reasons import is_drawn, is_ranked, long_reason
-from hf_datasel.scores import Cluster, Embedding, Length, Loss, score
+from hf_datasel.scores import IFD, Cluster, Embedding, Length, Loss, score
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
@@ -26,6 +26,7 @@ from hf_datasel.selectors import (
     Chain,
     Deita,
     InRange,
+    IterIT,
     KCenter,
     KMClosest,
     KMRandom,
@@ -221,7 +222,7 @@ def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(ro
 
 
 def test_a_selector_of_somebody_else_goes_by_its_own_name():
-    told = method({"selector": "lab.mine:Mine", "width": 3})
+    told = method({"selector": "lab.mine:Mine", "width": 3}, None)
     assert told == {"name": "Mine", "about": "", "settings": {"width": 3}, "citation": ""}
 
 
@@ -271,11 +272,78 @@ def test_a_warm_up_is_called_one(rows, chosen_by):
     assert "| **kept** | 8 rows, 33.3% of the pool; 4 for the warm-up |" in text
     assert "| 0 (warm-up) | 24 | 4 |" in text
     assert "Round 0 was a warm-up: the model was trained on its rows for 1 epoch, and the choice made" in text
-    assert "Round 1 began again from the base model." in text
+    assert "Round 1 began again from the base model, which was trained on its rows for 1 epoch." in text
     assert "round 1 and warm-up" in text, "what they share"
-    assert "chosen by Cherry to warm the model up before the choice itself.**" in page(
-        gather(made[:1], rows, title="x")
+    first = page(gather(made[:1], rows, title="x"))
+    assert "chosen by Cherry to warm the model up before the choice itself.**" in first
+    assert "Round 0 is a warm-up: the model is trained on its rows for 1 epoch before the choice itself is made." in (
+        first
     )
+
+
+def test_a_quality_of_the_first_round_is_not_said_to_be_of_the_last(rows, chosen_by):
+    facts = gather(chosen_by("iterative_kmq", 12, quality={"score": "length"}), rows, title="x")
+    scored, kept = facts["choices"][-1]["means"]["response_words"]
+    text = page(facts)
+    assert f"| **mean** | `response_words` {kept:.4g} of the rows kept, {scored:.4g} of those scored |" in text
+    assert "the rows scored, whose scores are the same in all rounds, on the left" in text
+    assert "response_words of all scored rows and of those chosen, round by round" in text
+    cherry = gather(chosen_by("cherry", 8), rows, title="x")
+    assert " of those scored in the last round |" in page(cherry), "the whole pool, by the model as it is then"
+
+
+def steps(made, *before):
+    """The selections of a run, which chose after so many of its steps, as a version recorded them before restarts."""
+    for each, step in zip(made, before, strict=True):
+        each.provenance["model"] = {"name": "them/base", "global_step": step, "dtype": "torch.float32"}
+    return made
+
+
+def run_of(losses, held_out=(), steps=10):
+    return {
+        "model": "them/base", "settings": {}, "steps": steps, "epochs": 3.0, "loss": list(losses),
+        "eval_loss": list(held_out), "selecting": None,
+    }  # fmt: skip
+
+
+def test_the_last_model_of_a_warmed_up_run_is_not_trained_on_the_warm_up(rows, chosen_by):
+    made = steps(chosen_by("cherry", 8), 0, 4)
+    logged = run_of([(3, 9.0), (6, 8.0), (9, 7.0)], [(4, 6.0), (10, 5.0)])
+    text = page(gather(made, rows, title="x", training=logged))
+    assert "with `them/base`, as it is after 4 steps of training, seed" in text
+    assert (
+        "`them/base` was trained on these rows for 6 steps, from the base model again, ending at a training loss of 7 "
+        "and a loss of 5 on held-out rows. The whole run took 10 steps over 3 epochs, those of the warm-up included."
+    ) in text
+    assert "The warm-up ends at step 4. Training began again from the base model after step 4, where" in text
+    mixed = page(gather(made, rows, title="x", training=run_of([(3, 9.0), (6, 8.0)], [(4, 6.0)])))
+    assert "from the base model again. The whole" in mixed, "no loss is of the last model alone"
+    early = page(gather(made, rows, title="x", training=run_of([(3, 9.0)], steps=4)))
+    assert "was trained for 4 steps over 3 epochs, all of them of the warm-up, and on these rows not yet." in early
+
+
+def test_steps_of_a_run_without_record_are_counted_from_the_restart(rows, chosen_by):
+    made = steps(chosen_by("iterative_kmq", 12, restart_each_round=True), 0, 2, 7)
+    assert ", as it is after 5 steps of training, seed" in page(gather(made, rows, title="x"))
+    made[-1].provenance["model"]["steps"] = 1
+    assert ", as it is after 1 step of training, seed" in page(gather(made[-1:], rows, title="x"))
+
+
+@pytest.mark.parametrize("kind", [IFD, Loss])
+def test_scores_of_a_paper_are_cited_with_all_their_authors(kind, rows):
+    spec = {"score": kind.__name__, "computed": {}}
+    cited = described(spec, None)["citation"]
+    for key in ("title", "author", "year"):
+        assert re.search(rf"\b{key}=\{{[^{{}}]+\}}", cited)
+    assert cited.count(" and ") == 8 - (kind is Loss)
+    assert {"IFD": "Zhou, Tianyi", "Loss": "Lin, Junyang"}[kind.__name__] in cited
+    assert {"IFD": "2308.12032", "Loss": "2410.09335"}[kind.__name__] in cited
+
+
+def test_a_selector_that_can_choose_anew_chose_once_without_training(rows):
+    text = page(gather([select(rows, IterIT(quality="ifd"), size=5)], rows, title="x"))
+    assert "Once, the rows with the highest IFD" in text
+    assert "Before every epoch" not in text
 
 
 def test_a_score_of_the_last_round_alone_has_no_plot_by_round(rows, chosen_by):

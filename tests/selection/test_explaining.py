@@ -1,13 +1,30 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from hf_datasel import score, select
 from hf_datasel.errors import DatasetMismatchError, SelectionError
-from hf_datasel.scores import Embedding, Length
+from hf_datasel.formats import Pool
+from hf_datasel.scores import Cluster, Embedding, Length
+from hf_datasel.scores.engine import Engine
 from hf_datasel.selection import Selection, explain
-from hf_datasel.selectors import Deita, GraphFilter, IterIT, KCenter, Random, Top, within_clusters
+from hf_datasel.selectors import (
+    Chain,
+    Deita,
+    DiverseEvol,
+    GraphFilter,
+    InRange,
+    IterIT,
+    KCenter,
+    KMRandom,
+    Random,
+    Round,
+    RoundPlan,
+    Top,
+    within_clusters,
+)
 
 
 @pytest.fixture
@@ -86,6 +103,99 @@ def test_vectors_that_the_selection_does_not_hold(rows, tiny_model_dir):
     vectors = np.array(score(rows, [Embedding()], model=model)["embedding"][:])
     nearest = np.linalg.norm(vectors[selection.indices[:2]] - vectors[row], axis=1)
     assert f"is {selection.indices[nearest.argmin()]}, {nearest.min():.4g} away" in said[0]
+
+
+def test_clusters_that_the_selection_holds_are_not_found_again(rows, tiny_model_dir):
+    data = rows.remove_columns("cluster_id")
+    selection = select(data, KMRandom(Cluster(k=2), vectors=Embedding()), size=4, model=str(tiny_model_dir))
+    ids, row = selection.scores("cluster_id"), int(selection.indices[0])
+    inside, mine = (ids == ids[row]).sum(), (ids[selection.indices] == ids[row]).sum()
+    assert explain(selection, data, row)["decided"] == [
+        f"Cluster {ids[row]:.0f} has {inside} rows to choose from, of which {mine} were chosen: drawn at random, "
+        "with seed 0."
+    ]
+
+
+# -- models that are not at hand -------------------------------------------------------------------------------------
+@pytest.fixture
+def moved(rows, tiny_model_dir):
+    """Give a choice by a model of which the record holds no more than the last part of its path."""
+    selection = select(rows, KCenter(vectors=Embedding(str(tiny_model_dir))), size=4)
+    for record in (selection.provenance["selector"]["vectors"], selection.provenance["scores"][0]):
+        record["model"] = "tiny-model-of-mine"
+    return selection
+
+
+def test_a_model_that_the_record_has_no_path_of_can_be_passed(rows, moved, tiny_model_dir, tiny_text_model_dir):
+    row = int(moved.indices[2])
+    (said,) = explain(moved, rows, row)["decided"]
+    assert said.startswith("More cannot be said without what the choice relied on: Embedding was computed by 'tiny-mo")
+    assert "Pass --model_name_or_path with the model's folder" in said
+    vectors = np.array(score(rows, [Embedding(str(tiny_model_dir))])["embedding"][:])
+    nearest = np.linalg.norm(vectors[moved.indices[:2]] - vectors[row], axis=1)
+    assert explain(moved, rows, row, model=tiny_model_dir)["decided"] == [
+        f"The nearest of the rows chosen before it is {moved.indices[nearest.argmin()]}, {nearest.min():.4g} away.",
+        f"What the selection does not hold was computed by {str(tiny_model_dir)!r}.",
+    ]
+    (said,) = explain(moved, rows, row, model=str(tiny_text_model_dir))["decided"]
+    assert f"computed by 'tiny-model-of-mine', and {str(tiny_text_model_dir)!r} holds another model" in said
+
+
+@pytest.fixture
+def grown(rows, tiny_model_dir):
+    """Give a function that chooses the second round of a growing choice, by a model after 6 updates of training."""
+
+    def choose(selector):
+        compute = Engine(Pool(rows), str(tiny_model_dir)).compute
+        plan = (RoundPlan(3), RoundPlan(6))
+        round = Round(1, Pool(rows), np.ones(12, bool), 6, compute, chosen=np.array([7, 2, 9]), plan=plan)
+        if isinstance(selector, Chain):
+            first = Round(0, Pool(rows), np.ones(12, bool), 3, compute, plan=plan)
+            round.chosen, round.state = selector.choose(first), first.state
+        more = {"model": {"name": "tiny", "global_step": 6, "dtype": "torch.float32"}}
+        return Selection.from_round(round, selector, selector.choose(round), **more)
+
+    return choose
+
+
+@pytest.mark.parametrize("chained", [False, True])
+def test_another_model_than_the_one_in_training_is_refused(rows, grown, tiny_model_dir, tmp_path, chained):
+    evol = DiverseEvol(rounds=2)
+    selection = grown(Chain([InRange("cluster_id", 0)], evol) if chained else evol)
+    old, new = int(selection.indices[0]), int(selection.indices[-1])
+    for model, given in (
+        (None, "training."),
+        (str(tiny_model_dir), f"{str(tiny_model_dir)!r} is not known to be that."),
+    ):
+        found = explain(selection, rows, new, model=model)
+        assert found["decided"][0] == "It is new in this round."
+        assert "Embedding was that of 'tiny' after 6 updates of training" in found["decided"][1]
+        assert f"{given} Pass the checkpoint-6 of the run" in found["decided"][1]
+        assert found["checkpoint"] == "checkpoint-6"
+    assert "It was chosen in an earlier round." in explain(selection, rows, old)["decided"]
+
+
+@pytest.mark.parametrize(("step", "fits"), [(6, True), (4, False)])
+def test_the_checkpoint_of_the_time_of_the_choice(rows, grown, tiny_model_dir, tmp_path, step, fits):
+    selection = grown(DiverseEvol(rounds=2))
+    checkpoint = tmp_path / f"checkpoint-{step}"
+    shutil.copytree(tiny_model_dir, checkpoint)
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    found = explain(selection, rows, int(selection.indices[-1]), model=checkpoint)
+    assert found["decided"][1].startswith("The nearest of the rows chosen before it is") == fits
+    assert (found["decided"][-1] == f"What the selection does not hold was computed by {str(checkpoint)!r}.") == fits
+    assert found["checkpoint"] == ("" if fits else "checkpoint-6")
+
+
+def test_rows_are_cut_as_they_were_for_the_choice(rows, tiny_model_dir):
+    short = Embedding(max_length=8, normalize=False)
+    selection = select(rows, KCenter(vectors=short), size=4, model=str(tiny_model_dir))
+    first, second = selection.indices[:2].tolist()
+    del selection.provenance["selector"]["vectors"]["max_length"]  # as where training says how rows are cut
+    vectors = np.array(score(rows, [short], model=str(tiny_model_dir))["embedding"][:])
+    apart = np.linalg.norm(vectors[first] - vectors[second])
+    said = explain(selection, rows, second, model=str(tiny_model_dir))["decided"][0]
+    assert said == f"The nearest of the rows chosen before it is {first}, {apart:.4g} away."
 
 
 def test_the_near_copy_that_decided(rows):

@@ -126,7 +126,9 @@ class WarmUp(Selector):
 
 
 def test_several_rounds_need_a_trainer(pool_rows):
-    with pytest.raises(SelectionError, match=r"WarmUp chooses in 2 rounds .* use it in SelectiveSFTTrainer"):
+    with pytest.raises(
+        SelectionError, match=r"WarmUp chooses in 2 rounds .* use it in SelectiveSFTTrainer, .* hf-datasel train\."
+    ):
         select(pool_rows, WarmUp(), size=3)
 
 

@@ -101,9 +101,11 @@ def test_somebody_elses_selector(my_lab, rows):
     ("name", "message"),
     [
         ("no_such_lab:Mine", r"cannot be imported: No module named 'no_such_lab'\. Looked for no_such_lab.py or a "),
+        ("my_labb.py:Every", r"'my_labb\.py:Every' names a file\. Leave \.py out: my_labb:Every\.$"),
         ("my_lab:Evry", r"cannot be imported: .*my_lab\.py has no 'Evry'\. Did you mean 'Every'\?$"),
         ("my_lab:MINE", r"cannot be imported: .*my_lab\.py has no 'MINE'\.$"),
-        ("my_lab.py:Every", r"cannot be imported: No module named 'my_lab\.py'.* Did you mean 'my_lab'\?$"),
+        ("my_lab.py:Every", r"Selector 'my_lab\.py:Every' names a file\. Leave \.py out: my_lab:Every\.$"),
+        ("my_lab.Every:Every", r"cannot be imported: No module named 'my_lab\.Every'.* Did you mean 'my_lab'\?$"),
         (":Every", r"'' is no module\. It is named as in my_selector:Mine\."),
         (".my_lab:Every", r"'\.my_lab' is no module"),
         ("./my_lab.py:Every", r"'\./my_lab\.py' is no module"),
@@ -119,9 +121,11 @@ def test_dotted_names_that_lead_nowhere(my_lab, name, message):
 
 def test_a_module_that_is_not_there_is_looked_for_by_name(my_lab, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=rf"Did you mean 'my_lab'\? Looked for my_lb\.py or .*{tmp_path}") as found:
+    looked = (
+        f"Looked for my_lb\\.py or a folder my_lb in the current folder {tmp_path} and among what is installed\\.$"
+    )
+    with pytest.raises(ConfigError, match=rf"Did you mean 'my_lab'\? {looked}"):
         by_name("my_lb:Every", allow_imports=True)
-    assert "not in the current folder" not in str(found.value)
     (tmp_path / "group").mkdir()
     (tmp_path / "group" / "chosen.py").write_text(MINE, encoding="utf-8")
     with pytest.raises(ConfigError, match=r"Did you mean 'chosen'\? Looked for chosn\.py .*group\.$"):
@@ -152,3 +156,33 @@ def test_a_file_that_cannot_be_used(my_lab, tmp_path, text, message):
     (tmp_path / "my_lab.py").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match=message):
         by_name("my_lab:Every", allow_imports=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        (
+            "cherry",
+            {"clusters": {"scores": "cluster", "k": 4}},
+            r"Did you mean 'score' for 'scores', as in clusters: {score: cluster, k: 4}\?$",
+        ),
+        (
+            "chain",
+            {"filters": [{"filtre": "in_range", "by": "x"}], "then": {"selector": "random"}},
+            r"Did you mean 'filter' for 'filtre', as in filters: {filter: in_range, by: x}\?$",
+        ),
+        (
+            "chain",
+            {"filters": [], "then": {"selektor": "random"}},
+            r"Did you mean 'selector' for 'selektor', as in then: {selector: random}\?$",
+        ),
+    ],
+)
+def test_a_misspelt_key_within_a_setting_is_shown_as_recipes_write_it(name, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        by_name(name, settings)
+
+
+def test_a_refusal_that_is_of_another_setting_has_no_such_hint():
+    with pytest.raises(ConfigError, match=r"warmup_size=-1\): it has to be an int of at least 1\.$"):
+        by_name("cherry", {"warmup_size": -1, "clusters": {"score": "cluster", "k": 4}})

@@ -70,7 +70,7 @@ def plain_prompt_loss(folder, rows):
     return np.array(found)
 
 
-def plain_even_steps(values, clusters, wanted):
+def plain_even_steps(values, clusters, wanted, percentiles=(1, 99)):
     """As the published code has it: the rows between two percentiles, every so many of them, in order."""
     found = []
     for cluster in sorted(set(clusters)):
@@ -78,7 +78,7 @@ def plain_even_steps(values, clusters, wanted):
         if len(rows) < wanted:
             found += rows
             continue
-        low, high = (np.percentile([values[row] for row in rows], share) for share in (1, 99))
+        low, high = (np.percentile([values[row] for row in rows], share) for share in percentiles)
         middle = [row for row in rows if low <= values[row] <= high]
         found += middle if len(middle) < wanted else middle[:: len(middle) // wanted][:wanted]
     return found
@@ -135,16 +135,30 @@ def test_even_steps_through_the_prompts_by_perplexity(clustered, play, tiny_mode
     assert sorted(np.bincount(np.array(ids)[chosen]).tolist()) == [3, 3]
 
 
-def test_even_steps_are_those_of_a_plain_version():
+@pytest.mark.parametrize("percentiles", [(1, 99), (25, 75), (0, 100), (30.5, 40)])
+def test_even_steps_are_those_of_a_plain_version(percentiles):
     rng = np.random.default_rng(0)
     for _ in range(200):
         clusters, wanted = int(rng.integers(1, 6)), int(rng.integers(1, 8))
-        ids = np.repeat(np.arange(clusters), rng.integers(wanted + 2, 40, clusters))
+        ids = np.repeat(np.arange(clusters), rng.integers(10 * wanted + 10, 100, clusters))
         values = rng.integers(0, 5, len(ids)).astype(float) if rng.random() < 0.3 else rng.normal(size=len(ids))
         order = rng.permutation(len(ids))
         ids, values = ids[order], values[order]
-        found = _even_steps(values, ids, wanted * clusters)
-        assert sorted(found.tolist()) == sorted(plain_even_steps(values, ids.tolist(), wanted))
+        expected = plain_even_steps(values, ids.tolist(), wanted, percentiles)
+        if len(expected) < wanted * clusters:
+            continue  # the published code takes fewer there
+        found = _even_steps(values, ids, wanted * clusters, percentiles)
+        assert sorted(found.tolist()) == sorted(expected)
+
+
+def test_the_percentiles_are_a_setting(play, pool_rows):
+    data = pool_rows.add_column("cluster_id", [0, 1] * 12)
+    settings = {"clusters": "cluster_id", "pick": "perplexity"}
+    round = play(data, 6)
+    chosen = run_round(Cherry(**settings, percentiles=[25, 75]), round)
+    loss = round.scored["loss_prompt"][1].to_numpy()
+    assert sorted(chosen.tolist()) == sorted(plain_even_steps(loss, data["cluster_id"][:], 3, (25, 75)))
+    assert sorted(chosen.tolist()) != sorted(run_round(Cherry(**settings), play(data, 6)).tolist())
 
 
 def test_even_steps_whatever_the_rows():
@@ -237,6 +251,7 @@ def test_both_rounds_can_be_explained_and_shown(clustered, play, warmed, tiny_mo
 # -- settings --------------------------------------------------------------------------------------------------------
 def test_by_name_and_back():
     settings = {"warmup_size": 50, "clusters": {"score": "cluster", "k": 10}, "vectors": "v", "ratio": "loss"}
+    assert by_name("cherry", {"pick": "perplexity", "percentiles": [25, 75]}).percentiles == (25, 75)
     made = by_name("cherry", settings)
     assert made == Cherry(warmup_size=50, clusters=Cluster(k=10), vectors="v", ratio="loss")
     spec = json.loads(json.dumps(made.spec()))
@@ -249,6 +264,11 @@ def test_by_name_and_back():
         ({"warmup_size": 0}, r"Cherry\(warmup_size=0\): it has to be an int of at least 1"),
         ({"warmup_size": 10.0}, r"Cherry\(warmup_size=10\.0\)"),
         ({"pick": "ppl"}, r"Cherry\(pick='ppl'\): it has to be 'ifd' or 'perplexity'"),
+        ({"percentiles": 5}, r"Cherry\(percentiles=5\): it has to be two numbers from 0 to 100, the lower one first"),
+        ({"percentiles": (75, 25)}, r"Cherry\(percentiles=\(75, 25\)\): it has to be two numbers"),
+        ({"percentiles": (0, 101)}, r"Cherry\(percentiles=\(0, 101\)\): it has to be two numbers"),
+        ({"percentiles": ("1", "2")}, r"Cherry\(percentiles=\('1', '2'\)\): it has to be two numbers"),
+        ({"percentiles": (25, 75)}, r"Cherry\(percentiles=\(25, 75\)\): these are of pick='perplexity'"),
         ({"convention": "chery"}, "Did you mean 'cherry'"),
         ({"ratio": "losses"}, "Did you mean 'loss'"),
         ({"clusters": Loss()}, r"Cherry\(clusters=Loss.*Cluster\(\.\.\.\)"),

@@ -193,10 +193,10 @@ def test_a_recipe_and_the_defaults_of_the_paper():
     spec = json.loads(json.dumps(DiverseEvol().spec()))
     assert spec["vectors"] == {"score": "embedding", "as_trained": True, "normalize": False}
     assert by_name(spec.pop("selector"), spec) == DiverseEvol()
-    plan = DiverseEvol().plan(1000, 3.0, 50_000)
-    assert [each.budget for each in plan] == list(range(100, 1001, 100))
+    plan = DiverseEvol().plan(1100, 3.0, 50_000)
+    assert [each.budget for each in plan] == list(range(100, 1101, 100)), "100 at first, and 10 times 100 more"
     assert {each.epochs for each in plan} == {3.0}
-    assert [each.restart for each in plan] == [False] + [True] * 9
+    assert [each.restart for each in plan] == [False] + [True] * 10
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores import Score
 from hf_datasel.selectors import DiverseEvol, Round, Within, ask, run_round
 from hf_datasel.selectors.growing import GrowingSelector
+from hf_datasel.selectors.kept import from_first
 from hf_datasel.testing import contract
 
 
@@ -128,7 +129,7 @@ def test_numbers_of_the_first_round_are_computed_once_and_recorded_in_all(full):
     calls, state, expected = [], {}, np.array([np.nan if row == 2 else row / 2 for row in range(12)])
     for index in range(3):
         round = a_round(full, 3, index=index, compute=computed(calls), state=state)
-        found = Growing().first(round, "half", pa.float32(), lambda round=round: round.values(Half()))
+        found = from_first(round, "half", pa.float32(), lambda round=round: round.values(Half()))
         np.testing.assert_array_equal(found, expected)
         rows, recorded = round.scored["half"]
         assert rows.tolist() == list(range(12))
@@ -148,11 +149,12 @@ def test_impossible_rounds_are_found_at_once(rounds):
 def test_within_groups_each_grows_by_itself(full):
     selector, state, chosen = Within(DiverseEvol("embedding", rounds=3), "cluster_id", "equal"), {}, []
     ids = np.array(full["cluster_id"][:])
-    for index, each in enumerate(selector.plan(9, 1.0, 12)):
-        round = a_round(full, each.budget, chosen, index=index, state=state)
+    plan = selector.plan(9, 1.0, 12)
+    for index, each in enumerate(plan):
+        round = a_round(full, each.budget, chosen, index=index, state=state, plan=plan)
         rows = ask(selector, round).tolist()
         assert set(chosen) <= set(rows)
-        assert [int((ids[rows] == group).sum()) for group in (0, 1)] >= [index + 1, index + 1]
+        assert all((ids[rows] == group).sum() >= index + 1 for group in (0, 1))
         assert len(rows) == each.budget
         chosen = rows
     round.notes.clear()

@@ -13,6 +13,7 @@ from hf_datasel.scores import Cluster, Embedding, Length, Loss, RewardGap
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection import explain
 from hf_datasel.selectors import KMQ, IterativeKMQ, Round, ask, by_name, run_round
+from hf_datasel.selectors.iterative_kmq import _say_less_than_an_epoch
 from hf_datasel.strategies.clusters import quotas
 from hf_datasel.strategies.reweighting import cluster_means, effective_number, reweighted
 from hf_datasel.testing import contract
@@ -78,6 +79,20 @@ def play(selector, pool, budget, computes, seed=0, eligible=None, through=saved)
 
 def made(**settings):
     return IterativeKMQ(**{"quality": "q", "gap": GAP, **settings})
+
+
+# -- epochs ----------------------------------------------------------------------------------------------------------
+def test_less_than_an_epoch_a_round_is_said_once(caplog):
+    _say_less_than_an_epoch.cache_clear()
+    for settings, epochs in (({}, 3.0), ({"restart_each_round": True}, 1.0), ({"rounds": 1}, 1.0)):
+        made(**settings).plan(9, epochs, 20)
+    assert caplog.messages == []
+    for _ in range(2):
+        made().plan(9, 2.5, 20)
+    [said] = caplog.messages
+    assert said.startswith(
+        "IterativeKMQ: num_train_epochs=2.5 is less than the 3 rounds, so that the gap of some rows"
+    )
 
 
 # -- budgets ---------------------------------------------------------------------------------------------------------
@@ -385,13 +400,16 @@ def test_clusters_of_a_model_that_was_trained_since_are_not_guessed(full, tiny_m
     selector = made(quality="reward", clusters=Cluster(k=2), vectors=Embedding(), rounds=2)
     compute = Engine(Pool(full), str(tiny_model_dir)).compute
     [_, (round, chosen)] = play(selector, Pool(full), 8, [compute, compute])
-    selection = Selection.from_round(round, selector, chosen)
-    decided = explain(selection, full, int(chosen[-1]), model=str(tiny_model_dir))["decided"]
+    selection, last = Selection.from_round(round, selector, chosen), int(chosen[-1])
+    while_training = selector.explain(round, chosen, last)
+    assert while_training[1].startswith("Cluster ")
+    assert explain(selection, full, last)["decided"] == while_training, "the selection holds the clusters"
+    selection.table = selection.table.drop_columns(["cluster_id"])
+    decided = explain(selection, full, last, model=str(tiny_model_dir))["decided"]
     assert decided == [
         "It is new in this round.",
         "Its cluster is that of the vectors of the first round, whose model is not at hand.",
     ]
-    assert selector.explain(round, chosen, int(chosen[-1]))[1].startswith("Cluster "), "while training they are known"
 
 
 @pytest.mark.parametrize(

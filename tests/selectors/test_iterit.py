@@ -214,7 +214,7 @@ def repeated(rows):
 
 def test_without_iteration_the_first_choice_stays_for_all_epochs(rows, make_round):
     from hf_datasel.training import SelectiveSFTConfig
-    from hf_datasel.training.inputs import planned_rounds
+    from hf_datasel.training.planning import planned_rounds
 
     selector, plans = IterIT(quality="ifd", candidate_factor=2), {}
     for how in ("epoch", "no"):

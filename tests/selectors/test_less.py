@@ -1,10 +1,13 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from peft import LoraConfig
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import Selection, load_pool, select
@@ -12,7 +15,7 @@ from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionEr
 from hf_datasel.formats import Pool, converted
 from hf_datasel.publish.card import card
 from hf_datasel.publish.gather import gather
-from hf_datasel.scores import Influence
+from hf_datasel.scores import Influence, models
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection.explaining import explain
 from hf_datasel.selection.provenance import without_paths
@@ -156,6 +159,110 @@ def test_without_a_checkpoint_an_epoch_it_says_what_to_do(less, play, checkpoint
         run_round(less, play(1, 6, checkpoints=checkpoints[:kept]))
 
 
+# -- the model in training -------------------------------------------------------------------------------------------
+@pytest.fixture
+def beside(pool_rows, tiny_model_dir):
+    """Give a function that makes a round beside a live model, whose base can be another than the one on disk."""
+    pool, tokenizer = Pool(pool_rows), AutoTokenizer.from_pretrained(tiny_model_dir)
+
+    def make(index, dtype=torch.float32, adapter=True, name=None, **more):
+        model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=dtype)
+        if name is not None:
+            model.name_or_path = model.config._name_or_path = name
+        for key, value in more.pop("attributes", {}).items():
+            setattr(model, key, value)
+        model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])) if adapter else model
+        engine = Engine(pool, model, tokenizer, settings=TokenSettings(completion_only_loss=True))
+        return Round(index, pool, np.ones(24, dtype=bool), 6, engine.compute, describe=engine.describe, **more)
+
+    return make
+
+
+def loaded(monkeypatch):
+    """The dtypes of the models that are loaded from now on."""
+    seen, plain = [], models.read_model
+
+    def read(loading):
+        model = plain(loading)
+        seen.append(str(model.dtype))
+        return model
+
+    monkeypatch.setattr(models, "read_model", read)
+    return seen
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+@pytest.mark.parametrize(
+    ("given", "live", "expected"),
+    [("auto", torch.float32, "float32"), ("auto", torch.bfloat16, "bfloat16"), ("float32", torch.bfloat16, "float32")],
+)
+def test_checkpoints_have_the_dtype_of_the_model_in_training(
+    less, beside, checkpoints, monkeypatch, adapter, given, live, expected
+):
+    seen = loaded(monkeypatch)
+    round = beside(1, live, adapter, checkpoints=checkpoints)
+    run_round(replace(less, dtype=given), round)
+    assert seen == [f"torch.{expected}"] * 2
+    [spec] = round.specs
+    assert (spec["score"], spec["dtype"]) == ("Influence", expected)
+
+
+def test_without_a_model_in_training_it_is_that_of_the_files(less, play, checkpoints, monkeypatch):
+    seen, round = loaded(monkeypatch), play(1, 6, checkpoints=checkpoints)
+    run_round(less, round)
+    assert seen == ["torch.float32"] * 2
+    assert round.specs[0]["dtype"] == "auto"
+
+
+def test_the_other_arguments_are_those_of_the_setting(less, beside, checkpoints):
+    less = replace(less, model_init_kwargs={"attn_implementation": "eager", "token": "secret"})
+    round = beside(1, checkpoints=checkpoints)
+    run_round(less, round)
+    assert round.specs[0]["model_init_kwargs"] == {"attn_implementation": "eager"}
+    assert less.spec()["model_init_kwargs"] == {"attn_implementation": "eager"}
+    assert "secret" not in str(Selection.from_round(round, less, np.arange(6)).provenance)
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"name": ""}, r"LESS loads the base model of its adapters again by name, and the model in training has none"),
+        (
+            {"name": "/no/such/folder"},
+            r"that of the model in training means nothing here\. No model '/no/such/folder'",
+        ),
+        ({"attributes": {"is_quantized": True}}, r"quantised when '.*' was loaded: pass model_init_kwargs=.* to LESS"),
+    ],
+)
+def test_a_base_that_cannot_be_loaded_again_is_found_before_the_warm_up(less, beside, more, match):
+    with pytest.raises(ConfigError, match=match):
+        run_round(less, beside(0, **more))
+    assert len(run_round(less, beside(0, adapter=False, **more))) == 6, "a checkpoint is the whole model"
+
+
+def test_a_quantised_base_that_comes_back_quantised(less, beside):
+    attributes = {"is_quantized": True, "hf_quantizer": SimpleNamespace(pre_quantized=True)}
+    assert len(run_round(less, beside(0, attributes=attributes))) == 6
+    given = replace(less, model_init_kwargs={"quantization_config": {"load_in_4bit": True}})
+    assert len(run_round(given, beside(0, attributes={"is_quantized": True}))) == 6
+
+
+def test_settings_of_training_under_which_nothing_can_be_read(less, tmp_path):
+    def args(**settings):
+        return TrainingArguments(str(tmp_path), use_cpu=True, bf16=False, **settings)
+
+    less.check_training(args(optim="adamw_torch"))
+    less.check_training(args(optim="adamw_torch_fused", learning_rate=1e-9))
+    with pytest.raises(
+        ConfigError, match="LESS reads the optimizer's state in checkpoints: leave save_only_model out"
+    ):
+        less.check_training(args(save_only_model=True))
+    with pytest.raises(ConfigError, match=r"optim='adafactor' does not save them: make it one of 'adamw_torch', "):
+        less.check_training(args(optim="adafactor"))
+    with pytest.raises(ConfigError, match=r"LESS weighs its checkpoints .*learning_rate=0 .*make it more than 0"):
+        less.check_training(args(learning_rate=0.0))
+
+
 # -- rows as the trainer cuts them -----------------------------------------------------------------------------------
 def test_rows_are_cut_where_the_trainer_cuts_them(less, play, pool_rows, checkpoints):
     short = replace(less.influence(list(map(str, checkpoints))), max_length=48)
@@ -217,6 +324,8 @@ def test_by_name_and_back():
         ({"warmup_ratio": 0}, r"LESS\(warmup_ratio=0\): .* above 0 and at most 1"),
         ({"warmup_size": 0}, r"LESS\(warmup_size=0\)"),
         ({"warmup_size": 5, "warmup_ratio": 0.1}, "leave one of them out"),
+        ({"dtype": "bfloat61"}, "dtype='bfloat61'"),
+        ({"model_init_kwargs": {"dtype": "auto"}}, r"model_init_kwargs\['dtype'\]"),
         ({"learning_rates": (1.0, 2.0)}, "one number of at least 0 for each of the 4 checkpoints"),
     ],
 )

@@ -7,8 +7,10 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset
 
+from hf_datasel.errors import Interrupted
 from hf_datasel.formats import Pool
 from hf_datasel.scores import RewardGap
+from hf_datasel.scores.ranks import Ranks
 from hf_datasel.selectors import IterativeKMQ, Round, Within, as_numpy, ask
 
 GAP = RewardGap(scorer="perplexity", max_new_tokens=2)
@@ -25,6 +27,37 @@ def test_vectors_are_rows_and_null_ones_are_nan(chunked):
 def test_numbers_and_no_vector_at_all():
     np.testing.assert_array_equal(as_numpy(pa.array([1.5, None], pa.float32())), [1.5, np.nan])
     assert as_numpy(pa.array([None, None], pa.list_(pa.float32()))).shape == (2, 0)
+
+
+def test_vectors_in_pieces_of_which_some_have_none():
+    vectors, none = pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32())), [None, None]
+    column = pa.chunked_array([pa.array(none, vectors.type), vectors[:0], vectors[1:], vectors])
+    nan = [np.nan, np.nan]
+    np.testing.assert_array_equal(as_numpy(column), [nan, nan, nan, [3, 4], [1, 2], nan, [3, 4]])
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+class SecondOfTwo:
+    """What the second process sees: the first one has made what it asks for."""
+
+    def __init__(self, made):
+        self.made = made
+
+    def made_by_first(self, make):
+        return self.made
+
+
+def test_the_first_process_chooses_for_all(play, monkeypatch):
+    def choose(progress):
+        raise AssertionError("the second process does not choose")
+
+    round, rows = play()[0], np.array([3, 5, 7, 9])
+    monkeypatch.setattr(Ranks, "current", lambda: SecondOfTwo((np.array([2, 0]), True)))
+    assert round.pick(rows, choose).tolist() == [7, 3]
+    monkeypatch.setattr(Ranks, "current", lambda: SecondOfTwo((np.array([1]), False)))
+    with pytest.raises(Interrupted, match="1 rows had been chosen") as stop:
+        round.pick(rows, choose)
+    assert stop.value.chosen.tolist() == [5]
 
 
 # -- rows without a value ---------------------------------------------------------------------------------------------

@@ -1,22 +1,34 @@
+from itertools import pairwise
+
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import ClassLabel, concatenate_datasets
+from datasets import ClassLabel, Dataset, concatenate_datasets
+from transformers import TrainingArguments
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
-from hf_datasel.scores import Cluster, Length
+from hf_datasel.scores import Cluster, Embedding, Length, RewardGap
 from hf_datasel.selectors import (
+    LESS,
+    Chain,
+    DiverseEvol,
+    InRange,
+    IterativeKMQ,
     IterIT,
     LengthKM,
     Random,
+    RoundPlan,
     Superfiltering,
     Top,
     Within,
+    ask,
     by_name,
     per_source,
     within_clusters,
 )
-from hf_datasel.strategies.clusters import top_per_cluster
+from hf_datasel.selectors.shares import quotas_of
+from hf_datasel.strategies.clusters import quotas, top_per_cluster
 from hf_datasel.testing import contract
 
 SOURCES = ["a", "a", "b", "a", "b", "a", "b", "a", "a", "b", "a", "a"]
@@ -137,7 +149,7 @@ def test_interrupted_in_a_group(grouped):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "top"}, r"Within\(method='top'\): it has to be a selector"),
+        ({"method": "top"}, r"Within\(method='top'\): it has to be a selector.* method: {selector: top}"),
         ({"method": Random(), "groups": 3}, r"Within\(groups=3\): .* a column, or Cluster\(...\)"),
         ({"method": Random(), "shares": "half"}, r"Within\(shares='half'\): it has to be 'proportional', 'equal'"),
         ({"method": Random(), "shares": {}}, r"Within\(shares=\{\}\)"),
@@ -220,7 +232,126 @@ def test_groups_of_a_method_that_reselects_stay(grouped, make_round):
     moved = grouped.remove_columns("embedding").add_column("embedding", other.tolist())
     second = make_round(moved, 6, index=1, state=first.state)
     assert len(selector.choose(second)) == 6
-    assert second.state["groups"].tolist() == first.state["groups"].tolist()
+    assert second.scored["cluster_id"][1].to_pylist() == first.scored["cluster_id"][1].to_pylist()
+    assert second.remembered == {"cluster_id"}
+
+
+def moving(grouped, seed):
+    """The same rows, with the vectors of another model."""
+    vectors = np.random.default_rng(seed).normal(size=(12, 3)).astype(np.float32)
+    return grouped.remove_columns("embedding").add_column("embedding", vectors.tolist())
+
+
+def grown(selector, datasets, budgets, make_round):
+    """Play the rounds of a method that grows, each with its own vectors; returns the rounds and the choices."""
+    plan, chosen, state, played = selector.plan(max(budgets), 1.0, 12), np.empty(0, dtype=np.int64), {}, []
+    for index, (data, budget) in enumerate(zip(datasets, budgets, strict=True)):
+        round = make_round(data, budget, index, state=state)
+        round.plan, round.chosen = plan, chosen
+        played.append((round, ask(selector, round)))
+        chosen = np.array(list(dict.fromkeys([*chosen.tolist(), *played[-1][1].tolist()])), dtype=np.int64)
+        state = round.state
+    return played
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_of_a_method_that_grows_stay_and_so_do_its_rows(grouped, make_round, seed):
+    selector = Within(DiverseEvol("embedding", rounds=4), Cluster(k=3))
+    datasets = [moving(grouped, 10 * seed + at) for at in range(4)]
+    played = grown(selector, datasets, [3, 5, 8, 11], make_round)
+    groups = [round.scored["cluster_id"][1].to_pylist() for round, _ in played]
+    assert groups == groups[:1] * 4
+    for (_, before), (round, rows) in pairwise(played):
+        assert set(before.tolist()) < set(rows.tolist())
+        assert len(rows) == round.budget
+        [spec] = [each for each in round.specs if each["score"] == "Cluster"]
+        assert spec["k"] == 3
+
+
+def test_what_parts_keep_fits_the_groups_of_later_rounds(grouped, make_round):
+    gap = RewardGap(scorer="perplexity", max_new_tokens=2)
+    method = IterativeKMQ(Cluster(k=2), quality="ifd", vectors="embedding", gap=gap, rounds=3)
+    datasets = [moving(grouped, seed) for seed in range(3)]
+
+    def make(*args, **kwargs):
+        round = make_round(*args, **kwargs)
+        gaps = {"reward_gap": pa.array([1.0] * 12, pa.float32()), "reward_gap_reason": pa.array([""] * 12)}
+        round.material.compute = lambda _, rows: {name: each.take(rows) for name, each in gaps.items()}
+        return round
+
+    played = grown(Within(method, Cluster(k=3)), datasets, [4, 8, 12], make)
+    assert [len(rows) for _, rows in played] == [4, 8, 12]
+    assert set(played[0][1]) < set(played[1][1])
+
+
+def test_groups_that_cannot_be_found_again_are_not_made_up(grouped, make_round):
+    selector = Within(DiverseEvol(rounds=2), Cluster(k=2), vectors=Embedding(as_trained=True))
+    said = selector.explain(make_round(grouped, 6, index=1), np.arange(6), 0)
+    assert said == ["Its group is that of the vectors of the first round, whose model is not at hand."]
+
+
+# -- shares of rounds that grow --------------------------------------------------------------------------------------
+def test_no_group_gives_up_rows_where_largest_remainders_take_them(make_round):
+    sizes = [28, 2, 18, 24, 23, 13]
+    ids = np.repeat(np.arange(6), sizes)
+    totals = [(at + 1) * 46 // 7 for at in range(7)]
+    alone = [list(quotas(ids, total).values()) for total in totals]
+    assert any(later < before for rows in pairwise(alone) for before, later in zip(*rows, strict=True))
+    data = Dataset.from_dict({"prompt": ["a"] * len(ids), "completion": ["b"] * len(ids), "cluster_id": ids.tolist()})
+    data = data.add_column("embedding", np.random.default_rng(0).normal(size=(len(ids), 4)).tolist())
+    played = grown(Within(DiverseEvol("embedding", rounds=7)), [data] * 7, totals, make_round)
+    for (_, before), (_, rows) in pairwise(played):
+        assert set(before.tolist()) < set(rows.tolist())
+    assert [len(rows) for _, rows in played] == totals
+    last = np.bincount(ids[played[-1][1]])
+    assert np.abs(last - 46 * np.array(sizes) / sum(sizes)).max() < 1.5, "still about the shares"
+
+
+def test_a_round_with_fewer_rows_keeps_those_chosen_first(grouped, make_round):
+    selector = per_source(DiverseEvol("embedding", rounds=4), "source")
+    played = grown(selector, [grouped] * 4, [3, 9, 4, 10], make_round)
+    rows = [set(each.tolist()) for _, each in played]
+    assert rows[0] < rows[2] < rows[1] < rows[3]
+
+
+def test_quotas_of_a_growing_round(grouped, make_round):
+    rng = np.random.default_rng(3)
+    for trial in range(300):
+        ids = rng.integers(-1, rng.integers(1, 6), 12)
+        can = (ids >= 0) & (rng.random(12) < 0.8)
+        chosen = rng.permutation(12)[: rng.integers(0, 13)]
+        budget = int(rng.integers(0, 13))
+        shares = ["proportional", "equal", {int(each): float(rng.random() + 0.1) for each in range(6)}][trial % 3]
+        if isinstance(shares, dict):
+            shares = {each: shares[each] for each in np.unique(ids[ids >= 0]).tolist()}
+        round = make_round(grouped, budget)
+        round.chosen = chosen
+        plain = quotas(ids, min(budget, int(can.sum())), shares, eligible=can)
+        assert quotas_of(round, ids, shares, can) == plain, "rounds that choose anew"
+        round.plan = (RoundPlan(budget, kind="growing"),)
+        found = quotas_of(round, ids, shares, can)
+        held = {group: int(((ids == group) & can)[chosen[:budget]].sum()) for group in plain}
+        assert sum(found.values()) == min(budget, int(can.sum()))
+        assert all(held[group] <= found[group] <= ((ids == group) & can).sum() for group in plain)
+        assert all(found[group] <= max(plain[group], held[group]) for group in plain), "only what is held is above"
+        if all(plain[group] >= held[group] for group in plain):
+            assert found == plain
+
+
+def test_a_method_that_chooses_anew_owes_nothing_to_its_earlier_rows(grouped, make_round):
+    round = make_round(grouped, 6, index=1)
+    round.plan, round.chosen = (RoundPlan(6), RoundPlan(6)), np.array([0, 1, 3, 5, 7, 8])  # all of source a
+    chosen = per_source(Top(by="ifd"), "source", "equal").choose(round)
+    assert [SOURCES[row] for row in chosen].count("b") == 3
+
+
+def test_settings_of_training_are_checked_by_the_method_inside(tmp_path):
+    args = TrainingArguments(str(tmp_path), optim="sgd", use_cpu=True, bf16=False)
+    less = LESS(validation="bbh.jsonl")
+    for selector in (Within(less), Chain([InRange("ifd")], less), Chain([], Within(less))):
+        with pytest.raises(ConfigError, match="LESS reads the moments of AdamW"):
+            selector.check_training(args)
+    Within(Random()).check_training(args)
 
 
 def test_groups_by_labels_and_by_yes_and_no(grouped):

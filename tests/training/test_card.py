@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
+from hf_datasel.publish.card import page
+from hf_datasel.publish.gather import gather
+from hf_datasel.publish.run import read_run
 from hf_datasel.scores import Cluster
 from hf_datasel.selectors import All, Cherry, DiverseEvol, IterIT, Random, Round, Selector
 from hf_datasel.training.card import extend_card, measured, training_data
@@ -93,14 +97,90 @@ def test_rounds_that_grow_are_told_by_their_new_rows(train, tmp_path):
 
 def test_a_warm_up_is_called_one(train, tmp_path):
     selector = Cherry(clusters=Cluster(k=3), warmup_size=5)
-    trainer = train(selector, selection_size=8, num_train_epochs=1)
+    trainer = train(selector, selection_size=8, num_train_epochs=2)
     trainer.create_model_card(model_name="run")
     section = section_of(tmp_path / "run")
-    assert "8 of the 24 rows were chosen once, after a warm-up on 5. Round 0 was a warm-up: the model" in section
-    assert "Round 1 began again from the base model." in section
+    assert "8 of the 24 rows were chosen in one choice, after a warm-up on 5. Round 0 was a warm-up: the" in section
+    assert "Round 1 began again from the base model, which was trained on its rows for 2 epochs." in section
     assert "| 0 (warm-up) | 24 | 5 |  |" in section
     only = training_data(trainer.selections[:1], {}, 24, selector, None)
-    assert "5 of the 24 rows were chosen for a warm-up." in only
+    assert "5 of the 24 rows were chosen for a warm-up. Round 0 is a warm-up: the model is trained on its rows" in only
+    assert "rows for 1 epoch before the choice itself is made." in only
+    assert "had learnt" not in only
+
+
+@pytest.mark.parametrize(
+    ("run", "when", "settings", "how_many"),
+    [
+        (
+            {"reselection_strategy": "steps", "reselection_steps": 3},
+            "Every 3 updates, the rows with the highest IFD",
+            "`decay` = `0.5`, `reselection_strategy` = `steps`, `reselection_steps` = `3`.",
+            "chosen in each of 2 rounds.",
+        ),
+        (
+            {"reselection_strategy": "no", "scoring_dtype": "bfloat16"},
+            "Once, before training, the rows with the highest IFD",
+            "`decay` = `0.5`, `reselection_strategy` = `no`, `scoring_dtype` = `bfloat16`.",
+            "8 of the 24 rows were chosen in one choice.",
+        ),
+    ],
+)
+def test_when_the_rows_are_chosen_is_as_the_run_has_it(train, tmp_path, pool_rows, run, when, settings, how_many):
+    trainer = train(IterIT(decay=0.5), selection_size=8, num_train_epochs=2, **run)
+    trainer.create_model_card(model_name="run")
+    facts = gather(trainer.selections, pool_rows, title="x")
+    for said in (section_of(tmp_path / "run"), page(facts)):
+        assert when in said
+        assert "Before every epoch" not in said
+    section = section_of(tmp_path / "run")
+    assert f"Settings that differ from its defaults: {settings}" in section
+    assert how_many in section
+    assert all(f"| `{name}` | `{value}` |" in page(facts) for name, value in run.items())
+
+
+def test_rounds_of_different_sizes_are_a_setting_of_the_choice(train, tmp_path):
+    train(IterIT(), selection_schedule=[8, 4], num_train_epochs=2).create_model_card(model_name="run")
+    assert "defaults: `selection_schedule` = `[8, 4]`." in section_of(tmp_path / "run")
+
+
+def test_losses_that_were_taken_from_training_are_told(train, tmp_path, pool_rows):
+    trainer = train(IterIT(), selection_size=8, num_train_epochs=3, reuse_training_loss=True)
+    trainer.create_model_card(model_name="run")
+    computed = [each.provenance["scores"][0]["computed"] for each in trainer.selections]
+    counts = [each.get("reused_training_loss", 0) for each in computed]
+    assert counts[0] == 0 < min(counts[1:])
+    said = f"The losses of {sum(counts)} rows, all rounds together, were taken from the training steps of the round"
+    section = section_of(tmp_path / "run")
+    facts = gather(trainer.selections, pool_rows, title="x")
+    assert said in section and said in page(facts)
+    assert "`reuse_training_loss` = `true`." in section
+    assert [each["reused"] for each in facts["choices"]] == counts
+
+
+def test_what_the_model_had_learnt_that_chose_and_what_the_last_one_was_trained_on(train, tmp_path, pool_rows):
+    trainer = train(DiverseEvol(rounds=3), selection_size=9, num_train_epochs=2, save_strategy="epoch")
+    models = [each.provenance["model"] for each in trainer.selections]
+    assert [each["global_step"] for each in models] == [0, 2, 6]
+    assert [each["steps"] for each in models] == [0, 2, 4], "the base weights were put back after step 2"
+    selections, run = read_run(tmp_path / "run")
+    facts = gather(selections, pool_rows, title="x", training=run)
+    text, last = page(facts), f"{run['loss'][-1][1]:.4g}"
+    assert ", as it is after 4 steps of training, seed" in text
+    assert " was trained on these rows for 6 steps, from the base model again, ending at a training loss of" in text
+    assert f" training loss of {last}. " in text
+    assert "The whole run took 12 steps over 6 epochs, those of earlier rounds included." in text
+    assert "Training began again from the base model after step 2, 6, where the lines break." in text
+    trainer = train(DiverseEvol(rounds=3, restart_each_round=False), "on", selection_size=9, num_train_epochs=3)
+    assert [each.provenance["model"]["steps"] for each in trainer.selections] == [0, 1, 3]
+
+
+def test_a_resumed_run_knows_where_the_base_model_was_put_back(train):
+    settings = {"selection_size": 9, "num_train_epochs": 2, "save_strategy": "steps", "save_steps": 1}
+    whole = train(DiverseEvol(rounds=3), **settings)
+    checkpoint = Path(whole.args.output_dir) / "checkpoint-4"
+    again = train(DiverseEvol(rounds=3), resume=str(checkpoint), **settings)
+    assert [each.provenance["model"]["steps"] for each in again.selections] == [0, 2, 4]
 
 
 def test_what_is_measured_by_hand_goes_into_the_metadata_under_its_own_name(train, tmp_path, pool_rows, from_hub):

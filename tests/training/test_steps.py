@@ -87,7 +87,7 @@ def test_resume_from_every_checkpoint_is_exact(train, assert_equal_weights, tmp_
     [
         ({"reselection_strategy": "steps"}, "needs reselection_steps, an int above 0, and it is None"),
         ({"reselection_strategy": "steps", "reselection_steps": 0.5}, "and it is 0.5"),
-        ({"reselection_steps": 2}, "reselection_steps=2 is for reselection_strategy='steps', which is 'epoch'"),
+        ({"reselection_steps": 2}, "reselection_steps=2 needs reselection_strategy='steps', and it is 'epoch'"),
         (
             {"reselection_strategy": "steps", "reselection_steps": 2, "selection_schedule": [4, 8]},
             "leave reselection_steps out",

@@ -9,6 +9,7 @@ from typing import Any
 from hf_datasel.publish.course import course, grows, label
 from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, table, text
+from hf_datasel.publish.reuse import say_reused
 from hf_datasel.publish.sections.reasons import is_drawn, is_filtered, is_window, long_reason
 from hf_datasel.selectors.naming import in_words
 
@@ -75,7 +76,8 @@ def groups(facts: Facts) -> Markdown:
 
 
 def scores(facts: Facts) -> Markdown:
-    return Markdown("\n\n".join(dict.fromkeys(score_settings(spec) for spec in facts["scores"])))
+    parts = [*(score_settings(spec) for spec in facts["scores"]), say_reused([c["reused"] for c in facts["choices"]])]
+    return Markdown("\n\n".join(each for each in dict.fromkeys(parts) if each))
 
 
 def score_settings(spec: Mapping[str, Any]) -> Markdown:

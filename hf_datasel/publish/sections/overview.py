@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
-from hf_datasel.publish.course import grows, how_chosen, label, warmups
+from hf_datasel.publish.course import grows, how_chosen, label, trained_before, warmups
 from hf_datasel.publish.facts import Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
 from hf_datasel.publish.sections.reasons import is_ranked, short_reason
@@ -49,7 +47,8 @@ def summary(facts: Facts) -> Markdown:
     if last["interrupted"]:
         kept += f"; interrupted, of {last['budget']:,} asked for"
     rows: list[tuple[str, object]] = [("kept", kept), ("from", _from(facts)), ("by", _by(facts))]
-    lately = " in the last round" if len(facts["choices"]) > 1 else ""
+    anew = len(facts["choices"]) > 1 and last["rows_scored"] and not grows(facts["choices"])
+    lately = " in the last round" if anew else ""
     for column, (scored, chosen) in list(last["means"].items())[:1]:
         mean = f"{code(column)} {chosen:.4g} of the rows kept, {scored:.4g} of those scored{lately}"
         rows.append(("mean", Markdown(mean)))
@@ -77,16 +76,16 @@ def _from(facts: Facts) -> Markdown:
 
 def _by(facts: Facts) -> Markdown:
     model = facts["choices"][-1]["model"]
-    names = [_model(model)] if model else []
+    names = [_model(model["name"], trained_before(facts["choices"]))] if model else []
     if not names:
         names = [code(name) for name in dict.fromkeys(each for spec in facts["scores"] for each in models_of(spec))]
     with_models = f" with {' and '.join(names)}" if names else ""
     return Markdown(f"{text(facts['method']['name'])}{with_models}, seed {facts['seed']}")
 
 
-def _model(model: Mapping[str, Any]) -> Markdown:
-    step = f", as it is after {model['global_step']:,} steps of training" if model.get("global_step") else ""
-    return Markdown(f"{code(model['name'])}{step}")
+def _model(name: str, steps: int) -> Markdown:
+    after = f", as it is after {steps:,} step{'' if steps == 1 else 's'} of training" if steps else ""
+    return Markdown(f"{code(name)}{after}")
 
 
 def _licence(facts: Facts) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 
-from hf_datasel.publish.course import grows, warmups
-from hf_datasel.publish.facts import Facts
+from hf_datasel.publish.course import grows, restarts, warmups
+from hf_datasel.publish.facts import Facts, Training
 from hf_datasel.publish.markdown import Markdown, code, fence, table, text
 from hf_datasel.publish.recipe import as_command
 from hf_datasel.publish.sections.overview import revision_argument
@@ -34,13 +34,33 @@ def training(facts: Facts) -> Markdown:
     training = facts["training"]
     if training is None:
         return Markdown("")
-    ends = [f"a training loss of {training['loss'][-1][1]:.4g}"] if training["loss"] else []
-    ends += [f"a loss of {training['eval_loss'][-1][1]:.4g} on held-out rows"] if training["eval_loss"] else []
-    end = f", ending at {' and '.join(ends)}" if ends else ""
+    model, again = code(training["model"]), max(restarts(facts["choices"]), default=0)
+    whole = f"{_counted(training['steps'], 'step')} over {_counted(training['epochs'], 'epoch')}"
+    end = _ending(training, again)
+    if not again:
+        return Markdown(f"{model} was trained for {whole}{_of_rows(facts)}{end}.")
+    before = "of the warm-up" if warmups(facts["choices"]) else "of earlier rounds"
+    steps = training["steps"] - again
+    if steps <= 0:
+        return Markdown(f"{model} was trained for {whole}, all of them {before}, and on these rows not yet.")
     return Markdown(
-        f"{code(training['model'])} was trained for {_counted(training['steps'], 'step')} over "
-        f"{_counted(training['epochs'], 'epoch')}{_of_rows(facts)}{end}."
+        f"{model} was trained on these rows for {_counted(steps, 'step')}, from the base model again{end}. The whole "
+        f"run took {whole}, those {before} included."
     )
+
+
+def _ending(training: Training, again: int) -> str:
+    """The last losses of the model that training ended with.
+
+    Args:
+        again: step after which it began again from the base model. A training loss is a mean since the one logged
+            before, which may have been another model's.
+    """
+    losses, evaluations = training["loss"], [each for each in training["eval_loss"] if each[0] > again]
+    since = losses[-2][0] if len(losses) > 1 else 0
+    ends = [f"a training loss of {losses[-1][1]:.4g}"] if losses and since >= again else []
+    ends += [f"a loss of {evaluations[-1][1]:.4g} on held-out rows"] if evaluations else []
+    return f", ending at {' and '.join(ends)}" if ends else ""
 
 
 def _of_rows(facts: Facts) -> str:
