@@ -151,7 +151,7 @@ class ReplayedRound(Round):
         self._clusters = {
             name: replay.selection.scores(name)
             for name in replay.selection.score_columns
-            if name.endswith((_CLUSTER, _DISTANCE)) and name not in pool.dataset.column_names
+            if name.endswith((_CLUSTER, _DISTANCE))
         }
         ids = {name: values for name, values in self._clusters.items() if name.endswith(_CLUSTER)}
         self.state.update(as_kept(ids))
