@@ -34,8 +34,8 @@ def _saved(folder: Path, tokenizer_of: Path, kind: str, **more: Any) -> str:
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir) -> dict[str, str]:
-    """Give the folder of a small model for each model that a recipe names."""
+def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir, toy_files) -> dict[str, str]:
+    """Give what stands for each model that a recipe names, and for each dataset in the settings of a selector."""
     made = tmp_path_factory.mktemp("models")
     reward = _saved(made / "reward", tiny_model_dir, "LlamaForSequenceClassification", num_labels=1)
     encoder = _saved(made / "encoder", tiny_text_model_dir, "BertModel", max_position_embeddings=2048)
@@ -46,4 +46,5 @@ def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir) -> dict[str, s
         "hkust-nlp/deita-quality-scorer": str(tiny_model_dir),
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": reward,
         "sentence-transformers/all-MiniLM-L6-v2": encoder,
+        "HuggingFaceH4/no_robots": str(toy_files["no_robots"]),
     }

@@ -102,13 +102,16 @@ def _with_columns(rows: Dataset, names: list[str]) -> Dataset:
 
 
 def on_toys(value: Any, models: dict[str, str]) -> Any:
-    """Settings with the models that stand for those they name, and what rows and models so small need."""
+    """Settings with the models and files that stand for those they name, and what rows and models so small need."""
     if isinstance(value, list):
         return [on_toys(each, models) for each in value]
     if not isinstance(value, dict):
         return value
     changed = {key: on_toys(each, models) for key, each in value.items()}
-    changed |= {key: models[each] for key, each in value.items() if key.endswith("model")}
+    changed |= {key: models[each] for key, each in value.items() if key.endswith("model") or key == "validation"}
+    changed |= {"validation_split": "train"} if "validation" in value else {}
+    changed |= {"warmup_size": 12} if "warmup_size" in value else {}
+    changed |= {"warmup_ratio": 0.2} if "warmup_ratio" in value else {}  # in the first of its steps nothing is learnt
     changed |= {"rounds": min(value["rounds"], 3)} if "rounds" in value else {}
     changed |= {"threshold": 1.0} if "threshold" in value else {}  # to an untrained encoder all texts are alike
     return changed | ({"k": 3} if value.get("score") == "cluster" else {})
