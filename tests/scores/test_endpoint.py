@@ -111,7 +111,7 @@ def test_half_a_surrogate_pair_is_replaced(server):
         Reply({"choices": "four"}),
         Reply({"choices": [4]}),
     ],
-    ids=lambda fault: str(fault)[:40],
+    ids=lambda fault: "CUT" if fault is CUT else str(fault)[:40],
 )
 def test_passing_faults(server, fault):
     server.faults = [fault, fault]
