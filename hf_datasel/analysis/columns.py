@@ -93,6 +93,7 @@ class PoolColumns:
             if column is None:
                 raise self.missing(name)
             found[name] = _numbers(column, name)
+        known: dict[str, dict[str, np.ndarray]] = {}  # name of the score -> owner -> values
         for owner, each in self.selections.items():
             for name in each.score_columns:
                 kind = each.table.schema.field(name).type
@@ -102,10 +103,12 @@ class PoolColumns:
                 values = each.scores(name)
                 if np.isfinite(values).sum() <= 0.9 * len(values):
                     continue
-                if name not in found:
-                    found[name] = values
-                elif not _are_equal(found[name], values):
-                    found[f"{name} of {owner}"] = values  # computed with other settings, or by another model
+                of_name = known.setdefault(name, {"": found[name]} if name in found else {})
+                if not any(_are_equal(other, values) for other in of_name.values()):
+                    of_name[owner] = values
+        for name, of_name in known.items():  # several were computed with other settings, or by another model
+            for owner, values in of_name.items():
+                found[f"{name} of {owner}" if owner and len(of_name) > 1 else name] = values
         return found
 
 

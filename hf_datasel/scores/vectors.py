@@ -39,9 +39,11 @@ def all_vectors(data: Dataset, name: str) -> np.ndarray:
     """
     whole = np.empty((len(data), 0), dtype=np.float32)
     for start, vectors, reasons in vectors_in(data, name):
-        if len(vectors) and not whole.shape[1]:
+        if not len(vectors):
+            continue
+        if not whole.shape[1]:
             whole = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
-        if len(vectors) and vectors.shape[1] != whole.shape[1]:
+        if vectors.shape[1] != whole.shape[1]:
             raise ColumnError(
                 f"Column {name!r} holds vectors of {whole.shape[1]:,} and of {vectors.shape[1]:,} numbers."
             )

@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from hf_datasel.training.restarting import trainable
 
-__all__ = ["KeepCheckpoints", "cast_back"]
+__all__ = ["KeepCheckpoints", "cast_back", "set_epoch"]
 
 
 class KeepCheckpoints(TrainerCallback):
@@ -41,3 +41,15 @@ def cast_back(model: torch.nn.Module, dtypes: Mapping[str, torch.dtype]) -> None
     for name, weight in trainable(model).items():
         if name in dtypes and weight.dtype != dtypes[name]:
             weight.data = weight.data.to(dtypes[name])
+
+
+def set_epoch(loader: Any, epoch: int) -> None:
+    """Tell a sampler of batches which epoch it is, so that it shuffles as it did before a checkpoint was loaded.
+
+    `Trainer` looks for it inside one wrapper. In several processes there are two, where batches are skipped.
+    """
+    sampler = getattr(loader, "batch_sampler", None)
+    while sampler is not None:
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+        sampler = getattr(sampler, "batch_sampler", None)

@@ -22,7 +22,7 @@ from hf_datasel.training.planning import asked_for
 from hf_datasel.training.publishing import PublishingSFTTrainer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule
-from hf_datasel.training.state import save_selection
+from hf_datasel.training.state import column_digest, save_selection
 
 __all__ = ["ChoosingSFTTrainer"]
 
@@ -36,6 +36,8 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
     _state_arrays: dict[str, np.ndarray]
     _checkpoints: list[str]
     """Those that the plan asked for, in order."""
+    _columns: dict[str, str]
+    """That rounds relied on, by name, and the digest of each."""
     _losses: TrainingLosses
     """Of the rows trained on since the last choice, where they are reused."""
     _selection_seconds: float
@@ -54,6 +56,9 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
             rows, self._state_arrays = self._from_main_process(chosen, round.state)
             round.logs |= self._losses.logs()
             self._losses.forget()
+            for name in round.columns_used:
+                if name not in self._columns:
+                    self._columns[name] = column_digest(self._pool.dataset, name)
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
         if rows.size:

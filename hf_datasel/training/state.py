@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from hf_datasel.errors import ResumeError
 from hf_datasel.selection import Selection
@@ -20,7 +21,7 @@ from hf_datasel.training.rounds import RoundRecord
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SelectionState", "save_selection", "saved_selections", "tokens_digest"]
+__all__ = ["SelectionState", "column_digest", "save_selection", "saved_selections", "tokens_digest"]
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class SelectionState:
         arrays: the selector's own.
         checkpoints: of earlier rounds.
         losses: that rows had while they were trained on, where they are kept.
+        columns: of the pool that the rounds relied on, by name, and the digest of each.
     """
 
     identity: dict[str, Any]
@@ -45,6 +47,7 @@ class SelectionState:
     arrays: dict[str, np.ndarray]
     checkpoints: list[str]
     losses: dict[str, np.ndarray] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside a checkpoint's weights. Row numbers are stored by difference, which packs well."""
@@ -62,15 +65,22 @@ class SelectionState:
             "identity": self.identity,
             "rounds": rounds,
             "checkpoints": [Path(each).name for each in self.checkpoints],  # they stand side by side
+            "columns": self.columns,
         }
         (path / _JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | os.PathLike[str], identity: dict[str, Any]) -> SelectionState:
+    def load(cls, directory: str | os.PathLike[str], identity: dict[str, Any], pool: Dataset) -> SelectionState:
         """Read the state of a checkpoint, and refuse one that belongs to another run.
 
+        Args:
+            directory: the checkpoint.
+            identity: of this run.
+            pool: its rows.
+
         Raises:
-            ResumeError: no state is there, or it is of another pool, selector or version; says what differs.
+            ResumeError: no state is there, or it is of another pool, selector or version, or of other values in a
+                column that was relied on; says what differs.
         """
         path = Path(directory)
         if not (path / _JSON).is_file() or not (path / _ARRAYS).is_file():
@@ -90,6 +100,13 @@ class SelectionState:
             raise ResumeError(
                 f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({was} there, {now} here)."
             )
+        columns = content.get("columns", {})
+        for name in columns:
+            if name not in pool.column_names or column_digest(pool, name) != columns[name]:
+                found = "holds other values here" if name in pool.column_names else "is gone"
+                raise ResumeError(
+                    f"{str(path)!r} belongs to another run: rows were chosen there by column {name!r}, which {found}."
+                )
         with np.load(path / _ARRAYS) as stored:
             rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
             arrays, losses = (
@@ -98,7 +115,7 @@ class SelectionState:
             )
         records = [RoundRecord(rows[index], **each) for index, each in enumerate(content["rounds"])]
         checkpoints = [str(path.parent / each) for each in content["checkpoints"]]
-        return cls(content["identity"], records, arrays, checkpoints, losses)
+        return cls(content["identity"], records, arrays, checkpoints, losses, columns)
 
 
 def tokens_digest(prepared: Dataset) -> str:
@@ -111,6 +128,28 @@ def tokens_digest(prepared: Dataset) -> str:
             digest.update(np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
             digest.update(np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
     return digest.hexdigest()
+
+
+def column_digest(dataset: Dataset, name: str) -> str:
+    """Digest of the values of a column in order, however they are stored: a number of any type is the same number."""
+    digest = hashlib.blake2b(digest_size=16)
+    for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
+        _add(digest, table.column(name).combine_chunks())
+    return digest.hexdigest()
+
+
+def _add(digest: Any, values: pa.Array) -> None:
+    kind = values.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        lengths = values.value_lengths().cast("double").to_numpy(zero_copy_only=False)
+        digest.update(np.nan_to_num(lengths, nan=-1).tobytes())  # null is no list
+        _add(digest, values.flatten())
+    elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
+        numbers = np.array(values.cast("double", safe=False).to_numpy(zero_copy_only=False), dtype="<f8")
+        numbers[np.isnan(numbers)] = np.nan  # whatever its bits were
+        digest.update(numbers.tobytes())
+    else:
+        digest.update(json.dumps(values.to_pylist(), default=str).encode())
 
 
 def save_selection(selection: Selection, output_dir: str, index: int) -> None:

@@ -19,7 +19,7 @@ from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import RoundPlan, Selector, check_budget
 from hf_datasel.tokens import Prepared
-from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back
+from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, set_epoch
 from hf_datasel.training.choosing import ChoosingSFTTrainer
 from hf_datasel.training.inputs import check_private_names, mixed_seed, prepared_arguments
 from hf_datasel.training.parallel import check_restarts
@@ -92,8 +92,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
         self._eligible[self._prepared.rows] = True
         self._tokens_digest: str | None = None
-        self._state_arrays = {}
-        self._checkpoints = []
+        self._state_arrays, self._checkpoints, self._columns = {}, [], {}
         self._losses = TrainingLosses(self, lambda: self._schedule)
         self._base_kept = False
         self._fresh_optimizer: FreshOptimizer | None = None
@@ -210,16 +209,16 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         self.state.num_train_epochs = self._schedule.epochs
-        self._state_arrays, self._checkpoints = {}, []
+        self._state_arrays, self._checkpoints, self._columns = {}, [], {}
         self._losses.forget()
         if resume_from_checkpoint is None:
             self._keep_base(None)
             return at
         cast_back(self.accelerator.unwrap_model(self.model), self._dtypes)
-        state = SelectionState.load(resume_from_checkpoint, self._run_identity())
+        state = SelectionState.load(resume_from_checkpoint, self._run_identity(), self._pool.dataset)
         self._schedule.restore(state.records)
         self._keep_base(resume_from_checkpoint)
-        self._state_arrays, self._checkpoints = state.arrays, state.checkpoints
+        self._state_arrays, self._checkpoints, self._columns = state.arrays, state.checkpoints, state.columns
         self._losses.restore(state.losses)
         self._update_max_steps()
         self.selections = saved_selections(self.args.output_dir, state.records)
@@ -264,7 +263,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             self._losses.gather()
         if self.args.should_save and self._schedule.records:
             records, arrays, losses = self._schedule.records, self._state_arrays, self._losses.arrays()
-            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints, losses)
+            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints, losses, self._columns)
             state.save(output_dir or self.args.output_dir)
 
     # ---- the rounds ----
@@ -286,6 +285,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             updates, batches = within, within * self.args.gradient_accumulation_steps
         if self._length_generator is not None:
             self._length_generator.manual_seed(mixed_seed(self._data_seed(), epoch))
+        set_epoch(self._loader, epoch)
         kwargs |= {
             "train_dataloader": self._loader,
             "steps_in_epoch": batches,

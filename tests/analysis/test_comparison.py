@@ -149,7 +149,7 @@ def test_scores_in_selections_are_shown_once_or_apart(rows):
             "c": chosen(rows, 4, loss=other, some=[1.0, *[None] * 7]),
         }
     )
-    assert [each["column"] for each in found["scores"]] == ["loss", "loss of c"]
+    assert [each["column"] for each in found["scores"]] == ["loss of a", "loss of c"]
     assert found["scores"][1]["groups"][3]["quantiles"][2] == other[4]
 
 

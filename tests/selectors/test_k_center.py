@@ -34,6 +34,13 @@ def test_each_row_is_the_farthest_of_those_that_can_be_chosen(gaps):
         assert chosen[at] == left[np.argmax([apart(gaps, row, chosen[:at]).min() for row in left])]
 
 
+@pytest.mark.parametrize("vector", [None, [float("nan"), 1.0]])
+def test_without_a_usable_vector_no_row_can_be_selected(gaps, vector):
+    rows = gaps.remove_columns("embedding").add_column("embedding", [vector] * 12)
+    with pytest.raises(SelectionError, match=r"None of the 12 rows can be selected \(.*without embedding"):
+        select(rows, KCenter(), size=3)
+
+
 @pytest.mark.parametrize("once", [False, True])
 def test_from_rows_drawn_at_random(gaps, once):
     able = np.array([row for row in range(12) if row not in (2, 8)])

@@ -130,6 +130,31 @@ def test_scores_are_those_of_one_process_also_where_one_has_no_batch(run):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"train_sampling_strategy": "group_by_length"},
+        {"train_sampling_strategy": "batch_rebalance"},
+        {"gradient_accumulation_steps": 2},
+        {"dataloader_num_workers": 1, "dataloader_persistent_workers": True},
+        {"reselection_strategy": "steps", "reselection_steps": 2},
+    ],
+    ids=["group_by_length", "batch_rebalance", "accumulation", "workers", "steps"],
+)
+def test_two_processes_train_every_row_once_a_round_and_resume_exactly_with(run, more):
+    whole = run("whole", **CHOSEN, **more)
+    assert whole[0]["weights"] == whole[1]["weights"]
+    for chosen, trained in zip(whole[0]["chosen"], rows_by_round(whole, [2, 2, 2]), strict=True):
+        assert trained == Counter(chosen)
+    steps = 2 // more.get("gradient_accumulation_steps", 1)
+    assert whole[0]["global_step"] == 3 * steps
+    for step in sorted({1, steps, steps + 1}):
+        resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **CHOSEN, **more)
+        assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2
+        assert resumed[0]["rates"] == whole[0]["rates"]
+
+
+@pytest.mark.slow
 def test_two_processes_restart_from_one_base_and_resume_exactly(run):
     selector = {"name": "diverse_evol", "settings": {"rounds": 2}}
     more = {"selection_size": 16, "num_train_epochs": 1, "selector": selector}

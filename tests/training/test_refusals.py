@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Value
 from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ResumeError, SelectionError
-from hf_datasel.selectors import IterIT, Longest, Random, Round, Selector
+from hf_datasel.selectors import KMQ, IterIT, Longest, Random, Round, Selector
 from hf_datasel.training.inputs import PRIVATE_NAMES, check_private_names
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
@@ -103,6 +103,22 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(train, tmp_path
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ResumeError, match=f"belongs to another run: {differs} differ"):
         train(selector, name="run", resume=checkpoint, num_train_epochs=1, **SAVED, **more)
+
+
+def test_other_values_in_a_column_that_rows_were_chosen_by_are_refused(train, tmp_path, pool_rows):
+    def rows(quality: Any) -> Any:
+        return pool_rows.add_column("cluster_id", [at % 3 for at in range(24)]).add_column("quality", quality)
+
+    values = [None if at == 2 else at / 32 for at in range(24)]
+    saved = {"name": "run", "num_train_epochs": 1, **SAVED}
+    train(KMQ(quality="quality"), rows=rows(values), **saved)
+    checkpoint = str(tmp_path / "run" / "checkpoint-1")
+    with pytest.raises(ResumeError, match="rows were chosen there by column 'quality', which holds other values here"):
+        train(KMQ(quality="quality"), rows=rows(values[::-1]), resume=checkpoint, **saved)
+    with pytest.raises(ResumeError, match="rows were chosen there by column 'quality', which is gone"):
+        train(KMQ(quality="quality"), rows=rows(values).remove_columns("quality"), resume=checkpoint, **saved)
+    of_another_type = rows(values).cast_column("quality", Value("float32"))
+    train(KMQ(quality="quality"), rows=of_another_type, resume=checkpoint, **saved)
 
 
 MOVED = [(name, parameter) for name, parameters in PRIVATE_NAMES.items() for parameter in parameters]
