@@ -49,7 +49,14 @@ class Pool:
             )
             if isinstance(dataset, str | Path):
                 more = "Load it with hf_datasel.load_pool first."
+            if isinstance(dataset, list | dict):
+                more = f"Make one of it: datasets.Dataset.from_{type(dataset).__name__}(rows)."
             raise FormatError(f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. {more}")
+        if dataset.format["type"] == "custom":
+            raise FormatError(
+                "The dataset shows its rows through a function given to with_transform or set_transform, and not as "
+                "they are stored. Store what it makes of them: dataset.with_format(None).map(function, batched=True)."
+            )
         if {"image", "images"} & set(dataset.column_names):
             raise FormatError("Rows with images cannot be scored or selected yet. Remove the image column.")
         self.format = detect_format(dataset.column_names)

@@ -77,6 +77,19 @@ class Score(ABC):
         """
         return
 
+    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
+        """Refuse what `compute` would refuse whatever the rows hold: their format, the model, settings beside it.
+
+        It is asked for before training, where the score is computed after some of it. No model is run for it, and none
+        is loaded by name.
+
+        Args:
+            rows: none, of the format of those to come, with their tokenizer.
+            context: as in `compute`.
+        """
+        if context.loading is None:
+            self.compute(rows, context)
+
     @property
     def needs_fit(self) -> bool:
         """Whether the whole dataset has to be looked at first, which `fitted` does."""

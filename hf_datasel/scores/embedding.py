@@ -19,7 +19,7 @@ from hf_datasel.scores.endpoint import Endpoint
 from hf_datasel.scores.endpoint_vectors import EndpointVectors, check_settings
 from hf_datasel.scores.forward import PooledStates
 from hf_datasel.scores.loss import null_counts
-from hf_datasel.scores.models import Kind
+from hf_datasel.scores.models import Kind, read_config
 from hf_datasel.scores.prompting import window
 from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.sequences import Ragged, ragged
@@ -136,12 +136,23 @@ class Embedding(ModelScore):
         if self.as_trained:
             context.announce(rows.training().conditional, PooledStates(self.part, self.pooling))
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
+        self._check_format(rows)
+        super().check_inputs(rows, context)
+        if self.base_url is not None:
+            self._endpoint().check_token()
+        elif context.loading is not None:
+            read_config(context.loading)
+
+    def _check_format(self, rows: TokenRows) -> None:
         if rows.pool.format == "text" and (self.part != "both" or self.as_trained):
             raise FormatError(
                 f"Rows with only a text column have no {'response' if self.as_trained else self.part} to embed. "
                 "Embedding(part='both') takes all of the text."
             )
+
+    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+        self._check_format(rows)
         if self.base_url is not None:
             vectors = EndpointVectors(rows, self._text, self._endpoint(), self.dimensions)
             found, owner, reasons = vectors.found(context, lambda dimensions: _check_room(len(rows), dimensions))

@@ -133,6 +133,14 @@ class Endpoint:
             raise ScoreError(f"{self._token_name} holds no token: there are characters in it that no token has.")
         return token
 
+    def check_token(self) -> None:
+        """Refuse to begin without the token, where one is needed.
+
+        Raises:
+            ScoreError: names the environment variable that it is read from.
+        """
+        _ = self._token
+
     @cached_property
     def client(self) -> InferenceClient:
         """The client of huggingface_hub. Without a token of its own it would send the Hub's to any `base_url`."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
 
 from hf_datasel.errors import ScoreError
 from hf_datasel.formats import Pool
@@ -39,6 +42,7 @@ class Engine:
         store: where results are kept, and found again.
         models: where models are loaded by name.
         seen: losses of the live model that are known from its training.
+        optimizer: that the live model is trained with.
     """
 
     pool: Pool
@@ -52,6 +56,7 @@ class Engine:
     store: Tables | None = None
     models: Models = field(default_factory=Models)
     seen: Seen | None = None
+    optimizer: Any = None
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _context: tuple[Hashable, ModelContext] | None = field(default=None, init=False)
     """Of the model that runs now, with what it has computed."""
@@ -59,17 +64,27 @@ class Engine:
     def __post_init__(self) -> None:
         if isinstance(self.model, os.PathLike):
             self.model = os.fspath(self.model)
+        if self.model is not None and not isinstance(self.model, str) and not callable(self.model):
+            raise ScoreError(
+                f"model={self.model!r} has to be the name or path of a model, or a live one, with its tokenizer."
+            )
         if self.model is not None and not isinstance(self.model, str) and self.tokenizer is None:
             raise ScoreError(f"A live {type(self.model).__name__} needs its tokenizer: pass tokenizer=... too.")
 
     def compute(self, score: Score, indices: np.ndarray | None = None) -> Columns:
         """The score's columns for the pool rows at `indices` (all by default), in that order.
 
+        Of no rows nothing is computed, and no model is loaded: whether the score can be computed at all is checked.
+
         Raises:
             ScoreError: the score needs a model and there is none, or it cuts rows elsewhere than training does.
         """
         score = self._beside(score)
         rows, context = self._inputs(score, indices)
+        if indices is not None and not len(indices):
+            score.check(len(self.pool))
+            score.check_inputs(rows, context)
+            return {f"{score.column_prefix}{name}": pa.array([], kind) for name, kind in score.columns().items()}
         return {f"{score.column_prefix}{name}": column for name, column in score.compute(rows, context).items()}
 
     def announce(self, scores: Sequence[Score]) -> None:
@@ -110,7 +125,7 @@ class Engine:
         """The score as it is computed beside the model in training, if that makes a difference to it."""
         training = self.settings is not None and self.model is not None and not isinstance(self.model, str)
         beside = getattr(score, "beside", None)
-        found: Score = beside(self.model) if training and beside is not None else score
+        found: Score = beside(self) if training and beside is not None else score
         return found
 
     def _inputs(self, score: Score, indices: np.ndarray | None) -> tuple[TokenRows, ModelContext]:
@@ -129,8 +144,8 @@ class Engine:
         if model is None and self.model is None:
             raise ScoreError(
                 f"{type(score).__name__} has no model to run. Pass its name or path: model=... next to the dataset, "
-                "or --model_name_or_path on the command line. Or compute it once, by hf-datasel score --scores "
-                f"{type(score).__name__.lower()}, and choose from the file that this writes."
+                "or --model_name_or_path on the command line. Or compute it once, by hf-datasel score "
+                f"{_flags_of(score)} --model_name_or_path MODEL, and choose from the file that this writes."
             )
         if model is None and not isinstance(self.model, str):
             return None, self.tokenizer
@@ -195,6 +210,17 @@ class Engine:
 def _as_trained(score: Score) -> bool:
     """Whether a score that brings its own tokenizer reads rows as training cuts them."""
     return bool(getattr(score, "as_trained", False))
+
+
+def _flags_of(score: Score) -> str:
+    """How `hf-datasel score` is told of a score, with the settings that differ from their defaults."""
+    name, plain = type(score).__name__.lower(), (str, int, float, list, tuple)
+    settings = {each.name: (getattr(score, each.name), each.default) for each in fields(score)}
+    changed = {
+        key: value for key, (value, default) in settings.items() if value != default and isinstance(value, plain)
+    }
+    more = f" --scores_kwargs '{json.dumps({name: changed}, default=str)}'" if changed else ""
+    return f"--scores {name}{more}"
 
 
 def _named(loading: Loading | None) -> Hashable:

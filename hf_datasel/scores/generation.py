@@ -215,7 +215,7 @@ class Generator:
             padded[row, width - len(ids) :] = ids
         mask = np.arange(width) >= width - np.array([[len(ids)] for ids in prompts])
         inputs = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        with _own_settings(self.model, self.decoding.max_new_tokens, self.ends):
+        with _own_settings(self.model, self.decoding.max_new_tokens, self.ends), _own_forward(self.model):
             written = self.model.generate(
                 **{name: value.to(self.forwards.device) for name, value in inputs.items()},
                 logits_processor=self._draws(prompts),
@@ -273,3 +273,14 @@ def _own_settings(model: Any, max_new_tokens: int, ends: list[int]) -> Iterator[
         yield
     finally:
         model.generation_config = kept
+
+
+@contextmanager
+def _own_forward(model: Any) -> Iterator[None]:
+    """The forward pass of the model's class: `generate` calls the instance's, which trainers wrap in autocast."""
+    wrapped = vars(model).pop("forward", None)
+    try:
+        yield
+    finally:
+        if wrapped is not None:
+            model.forward = wrapped

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import sys
+import tempfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field, replace
@@ -117,8 +118,10 @@ class Influence(ModelScore):
         return False  # the checkpoints bring their own
 
     def check(self, rows: int) -> None:
-        """Read the validation rows."""
+        """Read the validation rows, and see that gradients can be kept."""
         self._source()
+        if self.gradients is not None:
+            _check_folder(self.gradients)
 
     def columns(self) -> dict[str, pa.DataType]:
         return {"influence": pa.float32(), "influence_reason": pa.string()}
@@ -163,6 +166,7 @@ class Influence(ModelScore):
 
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         if not len(rows):  # the checkpoints need not be there yet
+            rows.training()  # refuses rows without a response
             return {name: pa.array([], kind) for name, kind in self.columns().items()}
         tokenizer, settings = self._tokenizer(), rows.settings
         tokens = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices).training()
@@ -198,6 +202,10 @@ class Influence(ModelScore):
 
         def made() -> tuple[Pool, np.ndarray, str]:
             pool = Pool(load_pool(self.validation, self.validation_split))
+            if pool.format == "text":
+                raise FormatError(
+                    f"The validation rows {self.validation!r} have only a text column, and no response to learn from."
+                )
             labels = _labels(pool, self.validation, self.subtask)
             return pool, labels, hashlib.sha256(json.dumps([pool.id, labels.tolist()]).encode()).hexdigest()
 
@@ -225,8 +233,6 @@ class _Task:
     @classmethod
     def read(cls, name: str, pool: Pool, labels: np.ndarray, tokenizer: Any, settings: TokenSettings) -> _Task:
         """Tokenise them. Rows that cannot be used are left out, which is logged."""
-        if pool.format == "text":
-            raise FormatError(f"The validation rows {name!r} have only a text column, and no response to learn from.")
         plain = replace(settings, completion_only_loss=None)  # a trainer has it of the pool, whose format may differ
         tokens = TokenRows(pool, tokenizer, plain).training()
         sequences, nulls = tokens.conditional, null_counts(tokens.reasons)
@@ -280,6 +286,16 @@ def _labels(pool: Pool, name: str, subtask: str | None) -> np.ndarray:
     if any(value is None for value in values):
         raise ColumnError(f"Column {subtask!r} of the validation rows {name!r} has nulls: each needs a subtask.")
     return np.array([str(value) for value in values])
+
+
+def _check_folder(folder: str) -> None:
+    path = Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ScoreError(f"gradients={folder!r} cannot be written to: {error.strerror}.") from error
 
 
 def _stamp(name: str) -> tuple[tuple[str, int, int], ...]:

@@ -137,6 +137,18 @@ class Judge(Score):
     def columns(self) -> dict[str, pa.DataType]:
         return {"judge": pa.float32(), "judge_reason": pa.string()}
 
+    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
+        super().check_inputs(rows, context)
+        self.check_token()
+
+    def check_token(self) -> None:
+        """Refuse to begin without the endpoint's token, where it needs one.
+
+        Raises:
+            ScoreError: names the environment variable that it is read from.
+        """
+        self._endpoint().check_token()
+
     def compute(self, rows: TokenRows, context: ModelContext | None) -> Columns:
         if rows.pool.format == "text":
             raise FormatError(

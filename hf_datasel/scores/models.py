@@ -23,6 +23,7 @@ __all__ = [
     "check_model_exists",
     "load_tokenizer",
     "model_identity",
+    "read_config",
     "read_model",
     "tokenizer_identity",
 ]
@@ -223,6 +224,16 @@ class Loading:
         """The tokenizer of the same name."""
         return load_tokenizer(self.name, self.revision)
 
+    def source(self) -> tuple[str, str | None]:
+        """Name and revision of what is loaded first: of an adapter the model that it is made for."""
+        commit = _pinned(self.name, self.revision)
+        base = _adapter_base(self.name, commit)
+        return (self.name, commit) if base is None else (base[0], _pinned(*base))
+
+    def more(self) -> dict[str, Any]:
+        """The arguments of `from_pretrained` that are set."""
+        return {key: value for key, value in (self.init_kwargs or {}).items() if value is not None}
+
 
 class Models:
     """Models by name. One is held at a time: the last one asked for."""
@@ -260,18 +271,16 @@ def read_model(loading: Loading) -> Any:
     from hf_datasel.scores.quiet import preserved_rng
 
     name, commit = loading.name, _pinned(loading.name, loading.revision)
-    more = {key: value for key, value in (loading.init_kwargs or {}).items() if value is not None}
-    adapter, kind = _adapter_base(name, commit), loading.kind
-    source = (name, commit)
-    if adapter is not None:
+    source, more = loading.source(), loading.more()
+    adapter, kind = source[0] != name, loading.kind
+    if adapter:
         kind = "causal" if kind == "encoder" else kind  # what it is made for; the backbone is in it
-        source = (adapter[0], _pinned(*adapter))
     try:
         with preserved_rng():  # weights that the files lack are drawn
             loaded, info = _auto_class(kind).from_pretrained(
                 source[0], revision=source[1], dtype=loading.dtype, output_loading_info=True, **more
             )
-            if adapter is not None:
+            if adapter:
                 loaded.load_adapter(name, adapter_kwargs={"revision": commit})
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
@@ -281,11 +290,32 @@ def read_model(loading: Loading) -> Any:
             f"{name!r} is no causal language model: its files lack {', '.join(missing[:3])}"
             f"{' and more' if len(missing) > 3 else ''}, which would be drawn at random."
         )
-    if kind == "encoder" and loaded.config.is_encoder_decoder:
-        raise ModelError(f"{name!r} is an encoder-decoder model. Take an encoder or a causal LM.")
+    _check_config(loading, loaded.config)
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
         loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
     return loaded.eval()
+
+
+def read_config(loading: Loading) -> Any:
+    """The configuration with which the model of a name is loaded, of an adapter that of its base; no weights are read.
+
+    Raises:
+        ModelError: there is no such model, it has none that can be read, or it is of a kind that cannot be used.
+    """
+    from transformers import AutoConfig
+
+    name, commit = loading.source()
+    try:
+        config, _ = AutoConfig.from_pretrained(name, revision=commit, return_unused_kwargs=True, **loading.more())
+    except (OSError, ValueError, TypeError, ImportError) as error:
+        raise ModelError(f"The model {loading.name!r} cannot be loaded: {error}") from error
+    _check_config(loading, config)
+    return config
+
+
+def _check_config(loading: Loading, config: Any) -> None:
+    if loading.kind == "encoder" and config.is_encoder_decoder:
+        raise ModelError(f"{loading.name!r} is an encoder-decoder model. Take an encoder or a causal LM.")
 
 
 def _auto_class(kind: Kind) -> Any:

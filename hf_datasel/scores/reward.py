@@ -19,7 +19,7 @@ from hf_datasel.scores.base import Columns, ModelScore
 from hf_datasel.scores.chats import Chats
 from hf_datasel.scores.forward import tolerance
 from hf_datasel.scores.loss import finite_or_null, null_counts
-from hf_datasel.scores.models import Kind
+from hf_datasel.scores.models import Kind, Loading, read_config
 from hf_datasel.scores.prompting import window
 from hf_datasel.tokens import TokenRows
 from hf_datasel.tokens.sequences import Ragged
@@ -80,11 +80,26 @@ class Reward(ModelScore):
     def columns(self) -> dict[str, pa.DataType]:
         return {"reward": pa.float32(), "reward_reason": pa.string()}
 
+    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
+        _check_format(rows)
+        super().check_inputs(rows, context)
+        if context.loading is not None:
+            self.check_model(context.loading)
+
+    def check_model(self, loading: Loading) -> None:
+        """Refuse a model that is no reward model, going by its configuration.
+
+        Raises:
+            ModelError: there is none, its files hold no head, or it has several outputs and none is named.
+        """
+        loading.tokenizer()
+        config = read_config(loading)
+        if loading.source()[0] == loading.name:  # an adapter may hold the head
+            _check_head(config)
+        _output(config, self.label)
+
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
-        if rows.pool.format == "text":
-            raise FormatError(
-                "Rows with only a text column have no response to rate. Make prompt and completion columns of them."
-            )
+        _check_format(rows)
         parts = (rows.indices[start : start + _ROWS_AT_ONCE] for start in range(0, len(rows), _ROWS_AT_ONCE))
         read = (list(rows.pool.rows(part)) for part in parts)
         rewards, reasons = self.rate(read, rows.tokenizer, context, rows.settings.max_length)
@@ -123,6 +138,35 @@ class Reward(ModelScore):
         return rewards, why
 
 
+def _check_format(rows: TokenRows) -> None:
+    if rows.pool.format == "text":
+        raise FormatError(
+            "Rows with only a text column have no response to rate. Make prompt and completion columns of them."
+        )
+
+
+def _check_head(config: Any) -> None:
+    saved = getattr(config, "architectures", None) or []
+    if any(_HEADLESS.search(each) for each in saved):
+        raise ModelError(
+            f"{config.name_or_path!r} is a {saved[0]} without the head of a reward model, which would be drawn at "
+            "random. Take a reward model: a sequence classifier that was trained to score answers."
+        )
+
+
+def _output(config: Any, label: int | None) -> int:
+    """Which of a classifier's outputs is the score."""
+    outputs, name = int(config.num_labels), config.name_or_path
+    if label is None and outputs != 1:
+        raise ModelError(
+            f"{name!r} has {outputs} outputs, and a reward model has one. Take another model, or say which output is "
+            "the score: label=0, say."
+        )
+    if label is not None and label >= outputs:
+        raise ModelError(f"label={label} is not among the {outputs} outputs of {name!r}, counted from 0.")
+    return label or 0
+
+
 def _tokens(parts: Iterable[Sequence[Row]], chats: Chats, reasons: list[str]) -> Iterator[list[np.ndarray]]:
     """The tokens of each row that has some, part by part; "" or a reason is put in for every row."""
     for part in parts:
@@ -148,7 +192,7 @@ class RewardForwards:
         model = context.model
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._check_kind(score, named=context.identity is not None)
-        self.label = self._output(score)
+        self.label = _output(self.model.config, score.label)
         self.padding = getattr(self.model.config.get_text_config(), "pad_token_id", None)
         embeddings = self.model.get_input_embeddings().weight
         self.device = embeddings.device
@@ -163,25 +207,8 @@ class RewardForwards:
                 f"{type(score).__name__}() needs a reward model, and the model it is given is a {name}. Name one: "
                 f"{type(score).__name__}('name or path')."
             )
-        saved = getattr(self.model.config, "architectures", None) or [name]
-        adapter = getattr(self.model, "_hf_peft_config_loaded", False)  # which may hold the head
-        if named and not adapter and any(_HEADLESS.search(each) for each in saved):
-            raise ModelError(
-                f"{self.model.config.name_or_path!r} is a {saved[0]} without the head of a reward model, which would "
-                "be drawn at random. Take a reward model: a sequence classifier that was trained to score answers."
-            )
-
-    def _output(self, score: Reward) -> int:
-        outputs = int(self.model.config.num_labels)
-        name = self.model.config.name_or_path
-        if score.label is None and outputs != 1:
-            raise ModelError(
-                f"{name!r} has {outputs} outputs, and a reward model has one. Take another model, or say which output "
-                "is the score: label=0, say."
-            )
-        if score.label is not None and score.label >= outputs:
-            raise ModelError(f"label={score.label} is not among the {outputs} outputs of {name!r}, counted from 0.")
-        return score.label or 0
+        if named and not getattr(self.model, "_hf_peft_config_loaded", False):  # an adapter may hold the head
+            _check_head(self.model.config)
 
     def __call__(self, batch: list[np.ndarray]) -> np.ndarray:
         """The logit of each sequence, float64 of shape (len(batch), 1)."""

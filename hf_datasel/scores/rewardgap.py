@@ -140,6 +140,14 @@ class RewardGap(ModelScore):
     def _identity(self) -> str:
         return f"{super()._identity()}:{self._reward_identity()}"
 
+    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
+        if context.loading is None:
+            Prompts.of(rows, Generator(context, rows.tokenizer, self._decoding()).room)
+        if self.scorer == "reward":
+            self._reward().check_model(self._reward().loading())
+        elif self.scorer == "judge":
+            self._judge().check_token()
+
     def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
         generator = Generator(context, rows.tokenizer, self._decoding())
         prompts = Prompts.of(rows, generator.room)

@@ -72,6 +72,22 @@ class Selector(ABC):
         """
         return
 
+    def later_scores(self) -> tuple[Score, ...]:
+        """Scores that rounds after the first one compute; by default those of the selectors among the settings."""
+        settings = (getattr(self, each.name) for each in fields(self))
+        return tuple(score for each in settings if isinstance(each, Selector) for score in each.later_scores())
+
+    def check_later(self, round: Round) -> None:
+        """Refuse what a later round would come upon after hours of training; asked before the first one chooses.
+
+        No model is run, nor loaded by name.
+
+        Raises:
+            DataselError: as the score would in that round.
+        """
+        for score in self.later_scores():
+            round.compute(score, np.empty(0, dtype=np.int64))
+
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         """Sentences on what decided on a row besides its scores: its neighbours, its n-grams.
 

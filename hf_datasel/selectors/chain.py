@@ -12,8 +12,9 @@ import numpy as np
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.selectors.all import All
 from hf_datasel.selectors.base import RowFilter, Selector
-from hf_datasel.selectors.part import RestOfRound
+from hf_datasel.selectors.part import RestOfRound, groups_of, whole_of
 from hf_datasel.selectors.round import Round, RoundPlan
+from hf_datasel.selectors.running import shortfall
 from hf_datasel.selectors.sentences import place_of
 
 __all__ = ["Chain"]
@@ -29,7 +30,7 @@ class Chain(Selector):
     for the rows that are still there, so put what is cheap first. The filters are asked once, in the first round:
     later rounds choose from the same rows. Rounds are planned before that: a ratio or size is of the whole pool, and
     so is a share of it that `then` asks for itself, such as the `warmup_ratio` of `LESS`. A budget above what is left
-    is refused with how many rows were left out, and why.
+    is refused in the first round, whichever round it is of, with how many rows were left out, and why.
 
     Any `RowFilter` will do; one of your own is named in recipes by its module and class, as selectors are.
 
@@ -78,9 +79,12 @@ class Chain(Selector):
         self.then.check_training(args)
 
     def choose(self, round: Round) -> np.ndarray:
-        rows = _known(round) if _LEFT_OUT in round.state else self._filtered(round)
+        known = _LEFT_OUT in round.state
+        rows = _known(round) if known else self._filtered(round)
         if not len(rows):
             return rows
+        if not known:
+            _check_later(round, len(rows))
         before = {name: each for name, each in round.state.items() if name.startswith(_THEN)}
         rest = RestOfRound(round, rows, {name.removeprefix(_THEN): each for name, each in before.items()})
         chosen = rest.answer(self.then)
@@ -129,6 +133,19 @@ def _known(round: Round) -> np.ndarray:
         there += [each for each in record[name] if each not in there]
     rows: np.ndarray = np.flatnonzero(round.eligible & (codes == 0))
     return rows
+
+
+def _check_later(round: Round, left: int) -> None:
+    """Refuse a budget of a later round above the rows that are left, before anything is trained.
+
+    What is asked of a group in a later round is known only then, and what it cannot give comes from the others.
+
+    Raises:
+        SelectionError: says which budget, and why rows are left out.
+    """
+    most = max((each.budget for each in round.plan[round.index + 1 :]), default=0)
+    if round.budget <= left < most and not groups_of(round):
+        raise shortfall(whole_of(round), left, f"A round of {most:,} rows")
 
 
 def _kept(filter: RowFilter, round: Round, rows: np.ndarray) -> np.ndarray:

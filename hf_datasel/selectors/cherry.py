@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.scores import IFD, Cluster, Embedding, PromptLoss
+from hf_datasel.scores import IFD, Cluster, Embedding, PromptLoss, Score
 from hf_datasel.scores.promptloss import Convention
 from hf_datasel.selectors.base import Selector, check_number, check_source
 from hf_datasel.selectors.clustered import ClusterSelector
@@ -84,6 +84,9 @@ class Cherry(WarmedSelector):
     def score(self) -> IFD:
         """The score that rows are chosen by, of the model as it is in a round."""
         return IFD(convention=self.convention, ratio=self.ratio)
+
+    def later_scores(self) -> tuple[Score, ...]:
+        return (self.score(),)
 
     def warmup_budget(self, pool_size: int) -> int:
         return self.warmup_size

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.scores import Embedding
+from hf_datasel.scores import Embedding, Score
 from hf_datasel.selectors.base import check_source, column_of
 from hf_datasel.selectors.growing import GrowingSelector
 from hf_datasel.selectors.k_center import KCenter, say_distance
@@ -52,6 +52,9 @@ class DiverseEvol(GrowingSelector):
         self.check_rounds()
         if not isinstance(self.once, bool):
             raise ConfigError(f"DiverseEvol(once={self.once!r}): it has to be true or false.")
+
+    def later_scores(self) -> tuple[Score, ...]:
+        return () if isinstance(self.vectors, str) else (self.vectors,)
 
     def add(self, round: Round, rows: int) -> np.ndarray:
         drawn = not len(round.chosen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +12,12 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted
 from hf_datasel.selectors.base import Selector, check_number, round_off
+from hf_datasel.selectors.part import groups_of
 from hf_datasel.selectors.round import Round, RoundPlan
 
 __all__ = ["GrowingSelector"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class GrowingSelector(Selector):
             raise ConfigError(f"{name}: it has to be true or false.")
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
-        """Rounds that grow to the budget.
+        """Rounds that grow to the budget. Less than an epoch for each is logged, since rows then go untrained.
 
         Raises:
             ConfigError: fewer rows than rounds.
@@ -51,6 +56,8 @@ class GrowingSelector(Selector):
                 f"{type(self).__name__}(rounds={self.rounds}) adds at least one row a round, and the budget is "
                 f"{total_budget:,}. Raise the budget (selection_size, selection_ratio), or lower rounds."
             )
+        if not self.restart_each_round and self.rounds > max(num_epochs, 1):
+            _say_less_than_an_epoch(type(self).__name__, num_epochs, self.rounds)
         epochs = num_epochs if self.restart_each_round else round_off(num_epochs / self.rounds)
         budgets = [(at + 1) * total_budget // self.rounds for at in range(self.rounds)]
         return tuple(
@@ -73,9 +80,11 @@ class GrowingSelector(Selector):
         """So many eligible rows that are not in `round.chosen`, best first; fewer where there are no more."""
 
     def note(self, round: Round, notes: dict[str, Any]) -> None:
-        """Record what the choice depends on; of the parts of a round, which share its record, nothing."""
-        if not round.path:
-            round.notes |= notes
+        """Record what the choice depends on; of a part of a round, under the name of its group."""
+        record = round.notes
+        for name in groups_of(round):
+            record = record.setdefault("groups", {}).setdefault(name, {})
+        record |= notes
 
     def when(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
         """In which round a row was chosen, as far as one can tell, for `explain`."""
@@ -87,3 +96,17 @@ class GrowingSelector(Selector):
     def before(self, round: Round) -> int:
         """How many of the rows chosen come from earlier rounds, for `explain`."""
         return int(round.notes.get("rows_before", len(round.chosen)))
+
+
+@functools.lru_cache(maxsize=64)
+def _say_less_than_an_epoch(name: str, epochs: float, rounds: int) -> None:
+    """Once a process: a run is planned several times."""
+    logger.warning(
+        "%s: num_train_epochs=%g is less than the %d rounds, so that no round trains on all of its rows: some are "
+        "chosen and never trained on, and later rounds are chosen by a model that has not seen all rows before them. "
+        "Raise num_train_epochs to %d, lower rounds, or set restart_each_round.",
+        name,
+        epochs,
+        rounds,
+        rounds,
+    )

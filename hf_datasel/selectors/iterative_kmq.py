@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import functools
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.scores import RewardGap
+from hf_datasel.errors import ConfigError, SelectionError, did_you_mean, reason_counts
+from hf_datasel.scores import RewardGap, Score
 from hf_datasel.selectors.base import check_number, column_of
 from hf_datasel.selectors.growing import GrowingSelector
 from hf_datasel.selectors.kept import from_first, is_kept
 from hf_datasel.selectors.kmq import KMQ
-from hf_datasel.selectors.round import Round, RoundPlan
+from hf_datasel.selectors.material import as_numpy
+from hf_datasel.selectors.part import groups_of, whole_of
+from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import sample_per_cluster
 from hf_datasel.strategies.reweighting import Update, cluster_means, effective_number, reweighted
 
@@ -38,7 +40,8 @@ class IterativeKMQ(GrowingSelector, KMQ):
     and a quality that is a score, stay those of the first round.
 
     Weights begin as the shares of kMQ. `update="exponential"`, the default, is ours: a weight is multiplied by exp(gap
-    / `gap_temperature`). A cluster in which no row has a gap keeps its weight; the others divide the rest.
+    / `gap_temperature`). A cluster in which no row has a gap keeps its weight; the others divide the rest. Where
+    no row at all has a gap, the round is refused; where no row of a group of `Within` has one, that is logged.
 
     Reference: Yu et al. 2024 (2409.11378), section 2.2 and Algorithm 1. The paper multiplies a weight by the gap (Eq.
     6), `update="paper"`, which is an error when a gap is below 0; begins with equal weights in its Algorithm 1,
@@ -70,6 +73,11 @@ class IterativeKMQ(GrowingSelector, KMQ):
                 f"{name}(gap=RewardGap({self.gap.model!r}, ...)): the gap is that of the model in training. Name no "
                 "model, but a reward_model or a judge."
             )
+        if column_of(self.quality) == column_of(self.gap):
+            raise ConfigError(
+                f"{name}: quality and gap are both called {column_of(self.gap)!r}, and each is to be recorded. Set "
+                "column_prefix in gap: RewardGap(..., column_prefix='current_')."
+            )
         if self.update not in get_args(Update):
             options = list(get_args(Update))
             hint = did_you_mean(str(self.update), options)
@@ -80,10 +88,8 @@ class IterativeKMQ(GrowingSelector, KMQ):
                 f"{name}(gap_temperature={self.gap_temperature!r}): update='paper' has no temperature. Leave it out."
             )
 
-    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
-        if not self.restart_each_round and num_epochs < self.rounds:
-            _say_less_than_an_epoch(type(self).__name__, num_epochs, self.rounds)
-        return super().plan(total_budget, num_epochs, pool_size)
+    def later_scores(self) -> tuple[Score, ...]:
+        return (self.gap,)
 
     def members(self, round: Round) -> tuple[np.ndarray, np.ndarray | None]:
         if isinstance(self.clusters, str):
@@ -146,9 +152,14 @@ class IterativeKMQ(GrowingSelector, KMQ):
         """The mean gap of each cluster (Eq. 5), NaN where no row chosen so far has one."""
         if not len(round.chosen):
             return np.full(clusters, np.nan)
-        gaps = round.values(self.gap, round.chosen, optional=True)  # rows without one are chosen all the same
-        if np.isfinite(gaps).any():
-            round.logs["mean_gap"] = float(gaps[np.isfinite(gaps)].mean())
+        name = self.gap.value_column
+        found = round.score(self.gap, round.chosen, optional=True)  # rows without one are chosen all the same
+        gaps = found[name].astype(np.float64)
+        known = np.isfinite(gaps)
+        if 2 * known.sum() < len(gaps):
+            _judge_missing(round, name, Counter(found[f"{name}_reason"][~known].tolist()))
+        if known.any():
+            round.logs["mean_gap"] = float(gaps[known].mean())
         return cluster_means(member[round.chosen], gaps, clusters)
 
     def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
@@ -174,15 +185,39 @@ class IterativeKMQ(GrowingSelector, KMQ):
         return not kept and not isinstance(self.vectors, str) and self.vectors.model is None
 
 
-@functools.lru_cache(maxsize=64)
-def _say_less_than_an_epoch(name: str, epochs: float, rounds: int) -> None:
-    """Once a process: a run is planned several times."""
+def _judge_missing(round: Round, name: str, missing: Counter[str]) -> None:
+    """Say that most rows chosen so far have no gap, or none has.
+
+    A group without one keeps its weights, and the last group that is asked knows whether there is one in any other.
+
+    Args:
+        round: or a part of it.
+        name: of the column of gaps.
+        missing: how many rows have no gap, by reason.
+
+    Raises:
+        SelectionError: no row of the whole round has one.
+    """
+    rows, groups = len(round.chosen), "".join(f", group {each!r}" for each in groups_of(round))
+    if missing.total() < rows:
+        logger.warning(
+            "%s%s: %d of the %d rows chosen so far have no %s (%s). The weights of clusters follow the others.",
+            *(round.asker, groups, missing.total(), rows, name, reason_counts(missing)),
+        )
+        return
+    whole = whole_of(round)
+    asked, gaps = whole.scored[name]
+    if np.isin(whole.chosen, asked).all() and not np.isfinite(as_numpy(gaps)).any():
+        _, reasons = whole.scored[f"{name}_reason"]
+        raise SelectionError(
+            f"{round.asker}: none of the {len(whole.chosen):,} rows chosen so far has a {name} "
+            f"({reason_counts(Counter(reasons.to_pylist()))}), which the weights of clusters have to follow. Where "
+            "prompts fill the window, lower max_new_tokens of RewardGap, or raise max_length; else take another "
+            "scorer, or KMQ, which chooses without a gap."
+        )
     logger.warning(
-        "%s: num_train_epochs=%g is less than the %d rounds, so that the gap of some rows is measured before the "
-        "model has been trained on them. Raise num_train_epochs, or lower rounds.",
-        name,
-        epochs,
-        rounds,
+        "%s%s: none of the %d rows chosen so far has a %s (%s). Its clusters keep their weights.",
+        *(round.asker, groups, rows, name, reason_counts(missing)),
     )
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import torch
 
 from hf_datasel.errors import ConfigError, ModelError, SelectionError
 from hf_datasel.scores import Influence, Score
@@ -16,6 +17,9 @@ from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.random import Random
 from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.warmed import WarmedSelector
+
+if TYPE_CHECKING:
+    from hf_datasel.scores.engine import Engine
 
 __all__ = ["LESS"]
 
@@ -120,6 +124,9 @@ class LESS(WarmedSelector):
         """The score that rows are chosen by, at these checkpoints of the model in training."""
         return _OfThisRun(checkpoints=tuple(checkpoints), **self._settings())
 
+    def later_scores(self) -> tuple[Score, ...]:
+        return (self._at_each_epoch(),)
+
     def _at_each_epoch(self) -> Influence:
         """The score before there are checkpoints, to see whether its settings can be."""
         return self.influence([f"epoch {at + 1}" for at in range(self.warmup_epochs)])
@@ -145,14 +152,8 @@ class LESS(WarmedSelector):
 
         Raises:
             SelectionError: the warm-up has not left a checkpoint for each epoch.
-            ColumnError: the validation rows have no such column of subtasks; told before the warm-up.
-            FormatError: the validation rows cannot be read; told before the warm-up.
-            ConfigError: the model in training cannot be loaded again as it is; told before the warm-up.
         """
-        if not round.index:
-            self._at_each_epoch().check(len(round.rows))
-            round.compute(self._at_each_epoch(), np.empty(0, dtype=np.int64))  # of no rows: is it possible at all?
-        elif len(round.checkpoints) != self.warmup_epochs:
+        if round.index and len(round.checkpoints) != self.warmup_epochs:
             raise SelectionError(
                 f"{round.asker} reads the checkpoints of its warm-up, one an epoch, and of {self.warmup_epochs:,} "
                 f"there are {len(round.checkpoints):,}. SelectiveSFTTrainer and hf-datasel train save them in "
@@ -166,19 +167,39 @@ class LESS(WarmedSelector):
 class _OfThisRun(Influence):
     """Influence at checkpoints of the model that is being trained."""
 
-    def beside(self, model: Any) -> Influence:
+    def beside(self, run: Engine) -> Influence:
         """The same, with the dtype of the model in training where none is said.
 
         Args:
-            model: the live one, as it is trained.
+            run: with the live model, as it is trained, its tokenizer and its optimizer.
 
         Raises:
-            ConfigError: it trains an adapter, and its base model cannot be loaded again as it is.
+            ConfigError: it trains an adapter that cannot be loaded again as it is, or its optimizer saves no moments
+                that can be told apart.
+            ScoreError: none of the validation rows has a response where training cuts it.
         """
+        model = run.model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         adapters = getattr(model, "peft_config", None)
-        if adapters:
-            self._check_base(base, next(iter(adapters.values())))
+        name = next(iter(adapters)) if adapters else None
+        if base is not model:  # PEFT's, which puts each other adapter into a folder of its own
+            name = "default"
+            if model.active_adapters != [name]:
+                raise ConfigError(
+                    "LESS reads the adapter beside the optimizer in checkpoints, where PEFT saves the one that is "
+                    f"called 'default', and the model in training has {', '.join(map(repr, model.active_adapters))}: "
+                    "leave adapter_name out of get_peft_model."
+                )
+        if adapters and name is not None:
+            if adapters[name].is_prompt_learning:
+                raise ConfigError(
+                    "LESS loads the adapters of its checkpoints again, which prompt-learning adapters cannot be: take "
+                    "another kind, such as LoRA."
+                )
+            self._check_base(base, adapters[name])
+        if run.optimizer is not None:
+            _check_optimizer(run.optimizer, model, name)
+        self._task(run.tokenizer, run.settings or self.token_settings())
         return replace(self, dtype=str(base.dtype).removeprefix("torch.")) if self.dtype == "auto" else self
 
     def _check_base(self, base: Any, adapter: Any) -> None:
@@ -201,6 +222,47 @@ class _OfThisRun(Influence):
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "score": "Influence"}
+
+
+def _check_optimizer(optimizer: Any, model: torch.nn.Module, adapter: str | None) -> None:
+    """Refuse an optimizer whose moments cannot be read from a checkpoint.
+
+    Args:
+        optimizer: of the run, as accelerate wraps it or bare.
+        model: in training.
+        adapter: whose parameters are looked at; None: those of the whole model.
+
+    Raises:
+        ConfigError: it is not AdamW, or of other parameters.
+    """
+    from transformers import Trainer
+
+    inner = getattr(optimizer, "optimizer", optimizer)
+    kind = type(inner)
+    if not issubclass(kind, torch.optim.Adam | torch.optim.AdamW) and "FusedAdam" not in kind.__name__:
+        raise ConfigError(
+            "LESS reads the moments of AdamW, in full precision, in checkpoints, and the trainer was given "
+            f"{kind.__name__}, which does not save them: leave optimizers out, or make it torch.optim.AdamW."
+        )
+    named = dict(model.named_parameters())
+    wanted = [name for name in named if adapter is None or adapter in name.split(".")]
+    trained = {id(each) for group in inner.param_groups for each in group["params"]}
+    missing = [name for name in wanted if id(named[name]) not in trained]
+    whole = "the model" if adapter is None else "the adapter"
+    if missing:
+        raise ConfigError(
+            f"LESS reads the moments of all parameters of {whole} in checkpoints, and the optimizer has none of "
+            f"{len(missing):,} of the {len(wanted):,}, such as {missing[0]!r}. Train all of {whole}"
+            f"{', or an adapter (use_peft)' if adapter is None else ''}."
+        )
+    with_decay = set(Trainer.get_decay_parameter_names(None, model))
+    split = [[id(named[name]) for name in wanted if (name in with_decay) == decays] for decays in (True, False)]
+    groups = [[id(each) for each in group["params"]] for group in inner.param_groups if group["params"]]
+    if groups not in ([[id(named[name]) for name in wanted]], [each for each in split if each]):
+        raise ConfigError(
+            f"LESS tells the moments in checkpoints apart by their order, which has to be that of Trainer's own AdamW "
+            f"with all of {whole}, and nothing else, in training: leave optimizers out, and unfreeze nothing more."
+        )
 
 
 @dataclass(frozen=True)

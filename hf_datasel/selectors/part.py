@@ -18,7 +18,19 @@ from hf_datasel.selectors.sentences import place_of
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding, Score
 
-__all__ = ["PartOfRound", "RestOfRound"]
+__all__ = ["PartOfRound", "RestOfRound", "groups_of", "whole_of"]
+
+
+def whole_of(round: Round) -> Round:
+    """The round that a part, or a part of a part, belongs to; the round itself where it is none."""
+    while isinstance(round, PartOfRound):
+        round = round.whole
+    return round
+
+
+def groups_of(round: Round) -> tuple[str, ...]:
+    """The names of the groups that a part of a round is in, the outermost first; none for a whole round."""
+    return round.groups if isinstance(round, PartOfRound) else ()
 
 
 class PartOfRound(Round):
@@ -34,6 +46,7 @@ class PartOfRound(Round):
         number: of the part, which its random numbers depend on.
         state: what the part kept from the round before.
         material: of an earlier round over the same part, if there is one.
+        name: of the group that the part is, if it is one.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class PartOfRound(Round):
         number: int,
         state: dict[str, np.ndarray],
         material: Material | None = None,
+        name: str | None = None,
     ):
         chosen = place_of(whole.chosen, at)
         share = budget / max(whole.budget, 1)
@@ -62,7 +76,8 @@ class PartOfRound(Round):
             shown=False,
             material=material,
         )
-        self.whole, self.at = whole, at
+        self.whole, self.at, self._given = whole, at, state
+        self.groups = groups_of(whole) if name is None else (*groups_of(whole), name)
         self.path = (*whole.path, 1, number)  # spawned generators of the whole round have a path of one number
         self.rng = np.random.default_rng(np.random.SeedSequence([whole.seed, whole.index], spawn_key=self.path))
         self.columns_used, self.columns_known = whole.columns_used, whole.columns_known
@@ -79,6 +94,10 @@ class PartOfRound(Round):
         except Interrupted as stop:
             raise Interrupted(self.at[stop.chosen]) from None
         return rows
+
+    def newly_kept(self) -> dict[str, np.ndarray]:
+        """What was set of the state in this round."""
+        return {name: each for name, each in self.state.items() if each is not self._given.get(name)}
 
     def leave_out(self, reason: str, rows: np.ndarray) -> None:
         self.whole.leave_out(reason, self.at[rows])

@@ -116,7 +116,7 @@ class Within(Selector):
         mine = chosen[np.isin(chosen, at)]
         name = names[ids[row]]
         said = f"Group {name!r} of {column_of(self.groups)}: {len(mine):,} of its {len(at):,} rows were chosen."
-        part = PartOfRound(round, at, len(mine), int(ids[row]), {})
+        part = PartOfRound(round, at, len(mine), int(ids[row]), {}, name=name)
         return [said, *self.method.explain(part, place_of(mine, at), int(np.searchsorted(at, row)))]
 
     def _groups(self, round: Round) -> tuple[np.ndarray, list[str]]:
@@ -215,14 +215,14 @@ class _Groups:
     def answer(self, quota: Mapping[int, int]) -> np.ndarray:
         """The rows of all groups, best first; what the groups keep for the next round is kept."""
         for group, part in self.parts.items():
-            self.round.state.update({f"{self.names[group]}/{name}": each for name, each in part.state.items()})
+            self.round.state.update({f"{group}/{name}": each for name, each in part.newly_kept().items()})
         return interleaved([self.chosen[group] for group, rows in quota.items() if rows])
 
     def _part(self, group: int, rows: int, before: PartOfRound | None) -> PartOfRound:
-        prefix = f"{self.names[group]}/"
+        prefix = f"{group}/"  # the number, which is the same in each round: a name may hold anything, slashes too
         state = {name.removeprefix(prefix): each for name, each in self.before.items() if name.startswith(prefix)}
         material = None if before is None else before.material
-        return PartOfRound(self.round, self.members[group], rows, group, state, material)
+        return PartOfRound(self.round, self.members[group], rows, group, state, material, self.names[group])
 
 
 def _column(groups: Cluster) -> str:

@@ -20,6 +20,7 @@ __all__ = ["extend_card", "measured", "training_data"]
 _BEFORE = "## Training procedure"
 _ABOUT = 1_000  # characters
 _NO_BASE = "[None](https://huggingface.co/None)"
+_NO_PLACE = 'model="None"'
 _METRICS = {"loss": ("loss", "Loss"), "mean_token_accuracy": ("accuracy", "Mean token accuracy")}
 
 
@@ -36,7 +37,9 @@ def extend_card(
         data["datasets"] = list(dict.fromkeys(datasets))
     if results:
         data |= {"model_name": name, "eval_results": [_plain(each) for each in results]}
-    before, found, after = card.text.replace(_NO_BASE, "a model that is not on the Hub").partition(_BEFORE)
+    place = path.parent.name if path.is_absolute() else path.parent.as_posix()
+    known = card.text.replace(_NO_BASE, "a model that is not on the Hub").replace(_NO_PLACE, f'model="{place}"')
+    before, found, after = known.partition(_BEFORE)
     text = f"{before}{section}\n\n{found}{after}" if found else f"{before.rstrip()}\n\n{section}\n"
     ModelCard(f"---\n{ModelCardData(**data).to_yaml()}\n---\n{text}").save(path)
 
@@ -173,15 +176,14 @@ def _rounds(selections: Sequence[Selection], pool_rows: int, published_at: str |
 
 def _how_many(choices: Sequence[Mapping[str, Any]], pool_rows: int) -> str:
     """How many rows were chosen, and in how many rounds."""
-    from hf_datasel.publish.course import grows, warmups
+    from hf_datasel.publish.course import anew, from_to, grows, warmups
 
     count, warm_up = len(choices), warmups(choices)
     if grows(choices) and count > 1:
         return f"{choices[-1]['rows']:,} of the {pool_rows:,} rows were chosen in {count} rounds."
     if warm_up and count == len(warm_up):
         return f"{warm_up[-1]['rows']:,} of the {pool_rows:,} rows were chosen for a warm-up."
-    sizes = sorted({each["rows"] for each in choices if each not in warm_up})
-    share = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+    share = from_to([each["rows"] for each in anew(choices)])
     times = f"in each of {count - len(warm_up)} rounds" if count - len(warm_up) > 1 else "in one choice"
     before = f", after a warm-up on {warm_up[-1]['rows']:,}" if warm_up else ""
     return f"{share} of the {pool_rows:,} rows were chosen {times}{before}."

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Trainer
+from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
@@ -22,7 +23,7 @@ from hf_datasel.training.planning import asked_for
 from hf_datasel.training.publishing import PublishingSFTTrainer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule
-from hf_datasel.training.state import column_digest, save_selection
+from hf_datasel.training.state import Memory, column_digest, save_selection
 
 __all__ = ["ChoosingSFTTrainer"]
 
@@ -33,11 +34,7 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
     _prepared: Prepared
     _eligible: np.ndarray
     _schedule: Schedule
-    _state_arrays: dict[str, np.ndarray]
-    _checkpoints: list[str]
-    """Those that the plan asked for, in order."""
-    _columns: dict[str, str]
-    """That rounds relied on, by name, and the digest of each."""
+    _memory: Memory
     _losses: TrainingLosses
     """Of the rows trained on since the last choice, where they are reused."""
     _selection_seconds: float
@@ -48,17 +45,19 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         start = time.perf_counter()
         with preserved_rng():
             self._losses.gather()
-            if self._checkpoints:
+            if self._memory.checkpoints:
                 self.accelerator.wait_for_everyone()  # the first process may still be writing the last one
             round = self._round(index)
+            if not index and len(self._schedule.plan) > 1:
+                self._selector.check_later(round)
             asked = asked_for(self.args, round.budget, len(self._pool))
             chosen = run_round(self._selector, round, strict=self._only_choice(index), asked=asked)
-            rows, self._state_arrays = self._from_main_process(chosen, round.state)
+            rows, self._memory.arrays = self._from_main_process(chosen, round.state)
             round.logs |= self._losses.logs()
             self._losses.forget()
             for name in round.columns_used:
-                if name not in self._columns:
-                    self._columns[name] = column_digest(self._pool.dataset, name)
+                if name not in self._memory.columns:
+                    self._memory.columns[name] = column_digest(self._pool.dataset, name)
         seconds = time.perf_counter() - start
         self._selection_seconds += seconds
         if rows.size:
@@ -87,8 +86,8 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
             seed=self.args.seed,
             plan=self._schedule.plan,
             chosen=self._chosen_before(),
-            checkpoints=[Path(each) for each in self._checkpoints if Path(each).is_dir()],
-            state=self._state_arrays,
+            checkpoints=[Path(each) for each in self._memory.checkpoints if Path(each).is_dir()],
+            state=self._memory.arrays,
             shown=self.accelerator.is_main_process and not self.args.disable_tqdm,
         )
 
@@ -125,6 +124,7 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
             self._prepared,
             progress,
             seen=self._losses,
+            optimizer=self.optimizer,
         )
 
     def _from_main_process(
@@ -137,6 +137,15 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
 
         rows, state = broadcast_object_list([rows, state])
         return rows, state
+
+    def _clear_adapter(self, checkpoint: str) -> None:
+        """Remove the adapter that an earlier run left where a checkpoint is about to be saved.
+
+        Beside a whole model it would be taken for what the checkpoint is.
+        """
+        if self.args.should_save:
+            for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
+                (Path(checkpoint) / name).unlink(missing_ok=True)
 
     def _model_now(self) -> dict[str, Any]:
         """The model that chooses; `steps` are its updates since the base weights, which a restart puts back."""

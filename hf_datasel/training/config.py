@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any
 
@@ -16,7 +18,8 @@ __all__ = ["SelectiveSFTConfig", "default_of"]
 _STRATEGIES = ("epoch", "steps", "no")
 _DTYPES = (None, "bfloat16", "float16")
 _REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_SECRET = ("hub_token", "push_to_hub_token")
+_SECRET = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
+"""Fields, and arguments of `from_pretrained`, that no file may hold."""
 
 
 @dataclass
@@ -53,6 +56,7 @@ class SelectiveSFTConfig(SFTConfig):
         ConfigError: a field has a value or a type that it cannot have.
     """
 
+    _is_public = False
     _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs"]  # noqa: RUF012 (TRL's own declaration)
 
     selector: str = field(default="iterit", metadata={"help": "Name of a selector; `hf-datasel list` shows them."})
@@ -142,6 +146,28 @@ class SelectiveSFTConfig(SFTConfig):
             self._given = given
         self._settled = self._values()
 
+    @contextmanager
+    def without_secrets(self) -> Iterator[None]:
+        """In the meantime pickles of it, such as training_args.bin, hold no token. It keeps its own, to push with."""
+        before, self._is_public = self._is_public, True
+        try:
+            yield
+        finally:
+            self._is_public = before
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if not state.pop("_is_public", False):  # a copy made to work with
+            return state
+        read = {name: each for name, each in self._settled.items() if isinstance(each, dict)}
+        as_json = [name for name in read if isinstance(self._given[name], str)]
+        state["_given"] = self._given | {name: read[name] for name in as_json}
+        return {name: None if name in _SECRET else _public(value) for name, value in state.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `SFTConfig.to_dict`, for logs and trackers; it hides the tokens in `model_init_kwargs` too."""
+        return {name: _public(value) for name, value in super().to_dict().items()}
+
     def _values(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SECRET}
 
@@ -160,11 +186,22 @@ class SelectiveSFTConfig(SFTConfig):
     def _check_schedule(self, schedule: list[int]) -> None:
         if self.selection_size is not None or self.selection_ratio is not None:
             raise ConfigError("selection_schedule gives the rows of every round: leave selection_size and _ratio out.")
-        if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in schedule):
-            raise ConfigError(f"selection_schedule={schedule} has to be a list of row numbers above 0.")
+        if not (isinstance(schedule, list) and schedule and all(type(size) is int and size > 0 for size in schedule)):
+            raise ConfigError(
+                f"selection_schedule={schedule!r} has to be a list of row numbers above 0, one for each round."
+            )
         for name, given in (("max_steps", self.max_steps > 0), ("reselection_steps", self.reselection_steps)):
             if given:
                 raise ConfigError(f"selection_schedule says how many rounds there are: leave {name} out.")
+
+
+def _public(value: Any) -> Any:
+    """A value of plain dicts and lists, with None for each secret in it."""
+    if isinstance(value, dict):
+        return {key: None if key in _SECRET else _public(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_public(each) for each in value)
+    return value
 
 
 def default_of(each: Field[Any]) -> Any:

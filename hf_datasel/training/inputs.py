@@ -12,18 +12,21 @@ import numpy as np
 import transformers
 import trl
 from datasets import Dataset, IterableDataset
-from transformers import AutoTokenizer, TrainingArguments
+from transformers import AutoTokenizer, ProcessorMixin, TrainingArguments
 from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError, FormatError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, converted, detect_format
 from hf_datasel.selectors import Selector, by_name
 from hf_datasel.training.config import SelectiveSFTConfig, default_of
 from hf_datasel.training.record import Record
 
-__all__ = ["check_private_names", "mixed_seed", "prepared_arguments"]
+__all__ = ["check_private_names", "check_tokenizer", "evaluation_rows", "mixed_seed", "prepared_arguments"]
 
 logger = logging.getLogger(__name__)
+
+_AS_THEY_ARE = ("prompt-completion", "messages", "text")
+"""Formats that `SFTTrainer` reads itself."""
 
 PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_prepare_dataset": ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
@@ -36,8 +39,10 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_get_train_sampler": ("train_dataset",),
     "save_model": ("output_dir", "_internal_call"),
     "_save": ("output_dir", "state_dict"),
+    "_push_from_checkpoint": ("checkpoint_folder",),
     "log": ("logs", "start_time"),
     "evaluate": ("eval_dataset", "ignore_keys", "metric_key_prefix"),
+    "predict": ("test_dataset", "ignore_keys", "metric_key_prefix"),
     "create_model_card": ("model_name", "dataset_name", "tags"),
     "init_hf_repo": ("token",),
     "push_to_hub": ("commit_message", "blocking", "token", "revision"),
@@ -82,7 +87,7 @@ def prepared_arguments(
     if bad == len(pool):
         raise FormatError("No row can be trained on.")
     if arguments.get("eval_dataset") is not None:
-        arguments["eval_dataset"] = _converted_eval(arguments["eval_dataset"], chat)
+        arguments["eval_dataset"] = evaluation_rows(arguments["eval_dataset"], chat, config.dataset_text_field)
     return arguments, pool, chosen, record
 
 
@@ -96,6 +101,12 @@ def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:
     if not isinstance(config, TrainingArguments | SFTConfig):
         raise ConfigError(f"args has to be a SelectiveSFTConfig, and is {type(config).__name__}.")
     fields = SelectiveSFTConfig.__dataclass_fields__
+    if type(config) not in (TrainingArguments, SFTConfig):
+        more = ", ".join(each.name for each in dataclasses.fields(config) if each.name not in fields)
+        raise ConfigError(
+            f"args is a {type(config).__name__}, and what that class adds{more and f' ({more})'} would be lost. "
+            "Derive it from SelectiveSFTConfig."
+        )
     names = [each.name for each in dataclasses.fields(config) if each.init and each.name in fields]
     values = {name: getattr(config, name) for name in names}
     device = {name: values[name] for name in ("use_cpu", "bf16", "fp16")}
@@ -132,6 +143,8 @@ def _refuse(arguments: dict[str, Any], config: SelectiveSFTConfig) -> None:
         raise ConfigError("train_dataset is streaming, so that its rows have no numbers to select by. Load it whole.")
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ConfigError("train_dataset is empty, so that there is nothing to select from.")
+    if isinstance(dataset, Dataset):
+        _check_text_field(dataset.column_names, config.dataset_text_field)
     if arguments.get("formatting_func") is not None:
         raise ConfigError(
             "formatting_func makes plain text of the rows, so that no response is left to score. Map the dataset to "
@@ -139,6 +152,34 @@ def _refuse(arguments: dict[str, Any], config: SelectiveSFTConfig) -> None:
         )
     if (config.dataset_kwargs or {}).get("skip_prepare_dataset"):
         raise ConfigError("skip_prepare_dataset leaves no tokens to select from. Leave it out.")
+    check_tokenizer(arguments.get("processing_class"))
+
+
+def check_tokenizer(processing_class: Any) -> None:
+    """Refuse a processor of text and images: it does not mark the tokens of rows as its tokenizer does.
+
+    Raises:
+        ConfigError: says what to pass instead.
+    """
+    if isinstance(processing_class, ProcessorMixin):
+        raise ConfigError(
+            f"The processing class is a {type(processing_class).__name__}, which is made for more than text, and rows "
+            "are text. Pass its tokenizer: processing_class=processor.tokenizer. Where that has no chat_template, "
+            "give it the processor's."
+        )
+
+
+def _check_text_field(columns: list[str], text_field: str) -> None:
+    """Refuse rows that are plain text in another column than the one that is read.
+
+    Raises:
+        ConfigError: `dataset_text_field` names it.
+    """
+    if text_field != "text" and detect_format([*columns, "text"]) == "text" and {text_field, "text"} & set(columns):
+        raise ConfigError(
+            f"dataset_text_field={text_field!r}: plain text is read from the column 'text' alone, and the columns are "
+            f"{columns}. Leave dataset_text_field out, and give that name to the column: dataset.rename_column(...)."
+        )
 
 
 def _has_chat_template(arguments: dict[str, Any], config: SelectiveSFTConfig) -> bool:
@@ -149,20 +190,48 @@ def _has_chat_template(arguments: dict[str, Any], config: SelectiveSFTConfig) ->
         model = arguments["model"]
         name = model if isinstance(model, str) else model.config.name_or_path
         revision = (config.model_init_kwargs or {}).get("revision") if isinstance(model, str) else None
-        processing_class = AutoTokenizer.from_pretrained(name, revision=revision)
+        processing_class = AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=config.trust_remote_code
+        )
     return getattr(processing_class, "chat_template", None) is not None
 
 
-def _converted_eval(dataset: Any, chat: bool) -> Any:
-    """Evaluation rows in columns that `SFTTrainer` takes, without the malformed ones."""
+def evaluation_rows(dataset: Any, chat: bool, text_field: str) -> Any:
+    """Evaluation rows in columns that `SFTTrainer` takes, without the malformed ones.
+
+    Args:
+        dataset: rows, or several sets of them by name. What is no set of rows, or is tokenised already, stays.
+        chat: whether the tokenizer has a chat template.
+        text_field: `dataset_text_field` of the config.
+
+    Raises:
+        ConfigError: streaming rows in columns that `SFTTrainer` does not take, or a `dataset_text_field` of its own.
+        FormatError: rows in no supported format, or none that can be used.
+    """
     if isinstance(dataset, dict):
-        return {name: _converted_eval(each, chat) for name, each in dataset.items()}
+        return {name: evaluation_rows(each, chat, text_field) for name, each in dataset.items()}
+    if isinstance(dataset, IterableDataset):
+        _check_stream(dataset, text_field)
+        return dataset
     if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names:
         return dataset
+    _check_text_field(dataset.column_names, text_field)
     pool = Pool(dataset)
     if (pool.reasons != "").any():
         logger.warning("eval_dataset: %s", pool.summary())
     return converted(pool, chat)
+
+
+def _check_stream(dataset: IterableDataset, text_field: str) -> None:
+    columns = dataset.column_names or list(next(iter(dataset), {}))
+    if "input_ids" in columns:
+        return
+    _check_text_field(columns, text_field)
+    if (format := detect_format(columns)) not in _AS_THEY_ARE:
+        raise ConfigError(
+            f"The rows to evaluate on are streaming, and {format} rows are converted only where they are loaded "
+            "whole. Load them with streaming=False, or map them to the columns prompt and completion."
+        )
 
 
 def mixed_seed(seed: int, epoch: int) -> int:

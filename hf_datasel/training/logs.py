@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pyarrow as pa
 
@@ -14,7 +16,7 @@ __all__ = ["round_logs"]
 def round_logs(
     round: Round, selection: Selection, before: np.ndarray | None, seconds: float, share: float
 ) -> dict[str, float]:
-    """Plain numbers by name, for any `report_to`.
+    """Plain numbers by name, for any `report_to`; what is not finite, such as the mean of no value, is left out.
 
     Args:
         before: row numbers of the round before, for the Jaccard similarity with them.
@@ -32,12 +34,13 @@ def round_logs(
         number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
         if number and not name.endswith("cluster_id"):
             chosen = as_numpy(values)[np.isin(at, selection.indices)]
-            logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
+            if not np.isnan(chosen).all():
+                logs[f"selection_{name}_mean"] = _short(float(np.nanmean(chosen)))
     logs |= {f"selection_{name}": _short(value) for name, value in round.logs.items()}
     if before is not None and not _grows(round):
         union = np.union1d(before, selection.indices).size
         logs["selection_overlap"] = _short(np.intersect1d(before, selection.indices).size / union)
-    return logs
+    return {name: value for name, value in logs.items() if math.isfinite(value)}  # JSON has no other numbers
 
 
 def _grows(round: Round) -> bool:

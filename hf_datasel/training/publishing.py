@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from huggingface_hub import EvalResult
+from transformers.trainer_utils import PredictionOutput
 from trl import SFTTrainer
 
 from hf_datasel.errors import PublishError
@@ -19,6 +21,7 @@ from hf_datasel.selection.provenance import origin
 from hf_datasel.selectors import Selector
 from hf_datasel.training.card import extend_card, measured, training_data
 from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.inputs import evaluation_rows
 from hf_datasel.training.record import Record, changed_settings
 
 __all__ = ["PublishingSFTTrainer"]
@@ -87,12 +90,14 @@ class PublishingSFTTrainer(SFTTrainer):
         return pushed
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As `Trainer._save`, but for the token, which would be pushed with the model in training_args.bin."""
-        token, self.args.hub_token = self.args.hub_token, None
-        try:
+        """As `Trainer._save`, but for the tokens, which would be pushed with the model in training_args.bin."""
+        with self.args.without_secrets():
             super()._save(output_dir, state_dict)
-        finally:
-            self.args.hub_token = token
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As `Trainer._push_from_checkpoint`, which writes training_args.bin anew, but for the tokens in it."""
+        with self.args.without_secrets():
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def _push_selections(self, token: str | None, private: bool | None) -> None:
         from hf_datasel.publish.push import push_selections
@@ -174,10 +179,29 @@ class PublishingSFTTrainer(SFTTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """As `Trainer.evaluate`; remembers which rows its metrics are of."""
+        """As `SFTTrainer.evaluate`, on rows in any supported format; remembers which rows its metrics are of."""
         if isinstance(eval_dataset, Dataset):
             self._evaluated_by_hand[metric_key_prefix] = origin(eval_dataset)
         elif not isinstance(eval_dataset, Mapping):
             self._evaluated_by_hand.pop(metric_key_prefix, None)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        rows = self._evaluation_rows(eval_dataset)
+        metrics: dict[str, float] = super().evaluate(rows, ignore_keys, metric_key_prefix)
         return metrics
+
+    def predict(
+        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """As `Trainer.predict`, on rows in any supported format too: in their order, and neither packed nor shuffled.
+
+        Rows that could not be trained on, and those of which `max_length` leaves no label, get no prediction.
+        """
+        rows = self._evaluation_rows(test_dataset)
+        if isinstance(rows, Dataset | IterableDataset) and "input_ids" not in (rows.column_names or []):
+            in_order = copy.copy(self.args)
+            in_order.shuffle_dataset = False
+            rows = self._prepare_dataset(rows, self.processing_class, in_order, False, None, "test")
+        return super().predict(rows, ignore_keys, metric_key_prefix)
+
+    def _evaluation_rows(self, rows: Any) -> Any:
+        chat = self.processing_class.chat_template is not None
+        return evaluation_rows(rows, chat, self.args.dataset_text_field)

@@ -32,6 +32,8 @@ _EVALUATION = (
 _FOLLOWS_EVALUATION = ("reduce_lr_on_plateau", "greedy")
 _WITH_TOKEN = ("scoring_tokens_per_batch", "eos_token", "pad_token", "average_tokens_across_devices")
 """Fields whose names hold the word, and which hold no secret."""
+_ON_DISK = ("model", "models", "model_name_or_path", "_path", "_file", "centroids")
+"""Endings of the names of settings that hold a model or a file, which may be named without any folder before it."""
 _READ = ("model", "args", "train_dataset", "eval_dataset", "peft_config", "quantization_config")
 
 
@@ -123,8 +125,8 @@ def _put(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = True) 
         return [f"{name} holds {error}, which no recipe can"]
     if value == {}:
         return []
-    local = dict.fromkeys(_local_names(value))
-    keys[name] = _without_folders(value)
+    local = dict.fromkeys(_local_names(value, name))
+    keys[name] = _without_folders(value, name)
     return [f"{each!r} in {name} is a file or folder of one machine: put its path in its place" for each in local]
 
 
@@ -154,26 +156,28 @@ def _plain(value: Any, drop_tokens: bool = True) -> Any:
     raise TypeError(f"a {type(value).__name__}")
 
 
-def _is_local(value: str) -> bool:
+def _is_local(value: str, name: str) -> bool:
+    """Whether a setting of this name is a file or folder here; a bare word may be one where the name says so."""
     path = os.path.expanduser(value)
-    inside = os.sep in value and os.path.exists(path)
-    return os.path.isabs(path) or value.startswith(("./", "../")) or inside
+    inside = (os.sep in value or name.endswith(_ON_DISK)) and os.path.exists(path)
+    return os.path.isabs(path) or value.startswith(("./", "../")) or (inside and bool(value))
 
 
-def _local_names(value: Any) -> list[str]:
-    """Names, without their folders, of the files and folders in a plain value."""
+def _local_names(value: Any, name: str) -> list[str]:
+    """Names, without their folders, of the files and folders in the plain value of a setting."""
     if isinstance(value, str):
-        return [_without_folders(value)] if _is_local(value) else []
-    each = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [name for inner in each for name in _local_names(inner)]
-
-
-def _without_folders(value: Any) -> Any:
+        return [_without_folders(value, name)] if _is_local(value, name) else []
     if isinstance(value, dict):
-        return {key: _without_folders(each) for key, each in value.items()}
+        return [found for key, each in value.items() for found in _local_names(each, key)]
+    return [found for each in (value if isinstance(value, list) else []) for found in _local_names(each, name)]
+
+
+def _without_folders(value: Any, name: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(each, key) for key, each in value.items()}
     if isinstance(value, list):
-        return [_without_folders(each) for each in value]
-    if isinstance(value, str) and _is_local(value):
+        return [_without_folders(each, name) for each in value]
+    if isinstance(value, str) and _is_local(value, name):
         return os.path.basename(value.rstrip(os.sep)) or "root"
     return value
 

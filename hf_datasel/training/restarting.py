@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from hf_datasel.errors import ResumeError
 __all__ = ["Base", "FreshOptimizer", "trainable"]
 
 _FOLDER = "_base_weights"  # what begins with "_" is not pushed with the model
+_DIGEST = "sha256"
 _BYTES_PER_FILE = 2 << 30
 
 
@@ -35,37 +37,62 @@ class Base:
         """Where they are."""
         return Path(self.output_dir) / _FOLDER
 
+    @property
+    def digest(self) -> str | None:
+        """Of the names and the weights; None where none are kept."""
+        path = self.folder / _DIGEST
+        return path.read_text(encoding="utf-8") if path.is_file() else None
+
     def save(self, model: torch.nn.Module) -> None:
         """Keep the trainable weights; those of an earlier run in the same place go."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         part: dict[str, torch.Tensor] = {}
-        size = 0
+        size, digest = 0, hashlib.sha256()
         for name, weight in trainable(model).items():
+            kept = weight.detach().cpu().contiguous()
+            digest.update(name.encode())
+            digest.update(kept.flatten().view(torch.uint8).numpy().data)
             if size and size + weight.nbytes > _BYTES_PER_FILE:
                 self._write(part)
                 part, size = {}, 0
-            part[name] = weight.detach().cpu().contiguous()
+            part[name] = kept
             size += weight.nbytes
         self._write(part)
+        (self.folder / _DIGEST).write_text(digest.hexdigest(), encoding="utf-8")
 
     def _write(self, part: dict[str, torch.Tensor]) -> None:
         save_file(part, self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors")
 
-    def take_over(self, checkpoint: str | os.PathLike[str]) -> None:
-        """Use those of the run that a checkpoint belongs to.
+    @classmethod
+    def beside(cls, checkpoint: str | os.PathLike[str], digest: str | None) -> Base:
+        """Those of the run that a checkpoint belongs to.
+
+        Args:
+            checkpoint: its folder.
+            digest: that the checkpoint says they have.
 
         Raises:
-            ResumeError: they are gone.
+            ResumeError: they are gone, or another run has put its own in their place.
         """
-        theirs = Path(checkpoint).parent / _FOLDER
-        if not theirs.is_dir():
+        theirs = cls(str(Path(checkpoint).parent))
+        if theirs.digest is None:
             raise ResumeError(
-                f"{str(theirs)!r} is gone: it holds the weights that later rounds begin from. Put it back beside the "
-                "checkpoint, or start without resume_from_checkpoint."
+                f"{str(theirs.folder)!r} is gone: it holds the weights that later rounds begin from. Put it back "
+                "beside the checkpoint, or start without resume_from_checkpoint."
             )
-        if theirs.resolve() != self.folder.resolve():
-            shutil.copytree(theirs, self.folder, dirs_exist_ok=True)
+        if theirs.digest != digest:
+            raise ResumeError(
+                f"{str(theirs.folder)!r} holds the weights that later rounds of another run begin from, and no longer "
+                f"those of the run of {str(checkpoint)!r}. Start without resume_from_checkpoint."
+            )
+        return theirs
+
+    def take_over(self, theirs: Base) -> None:
+        """Use those of another folder."""
+        if theirs.folder.resolve() != self.folder.resolve():
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(theirs.folder, self.folder)
 
     def restore(self, model: torch.nn.Module) -> None:
         """Put the weights back into the model.

@@ -53,10 +53,11 @@ def check_reuse(trainer: Any) -> None:
             f"with loss_type={args.loss_type!r} and use_liger_kernel={args.use_liger_kernel}. Use loss_type='nll' "
             "without Liger, install trl>=1.16, or leave reuse_training_loss out."
         )
-    if not _FUSED and (trainer.compute_loss_func is not None or trainer.label_smoother is not None):
+    if trainer.compute_loss_func is not None or trainer.label_smoother is not None:
         raise ConfigError(
-            "reuse_training_loss does not go with compute_loss_func or label_smoothing_factor in this version of TRL, "
-            "which keeps the labels from the model then. Install trl>=1.16, or leave one of them out."
+            "reuse_training_loss does not go with compute_loss_func or label_smoothing_factor (nor, before trl 1.16, "
+            "with loss_type='dft'): the labels are kept from the model then, and with them the losses of single "
+            "tokens. Leave one of them out."
         )
 
 

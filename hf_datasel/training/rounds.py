@@ -31,18 +31,35 @@ class RoundRecord:
     Attributes:
         rows: row numbers of the pool, best first, int64.
         planned: updates that the plan counted for it.
-        updates: updates that it really takes.
+        full: updates that its own rows make, where no callback ends an epoch early.
         per_pass: updates of one full pass over its rows.
-        start: global step at which it began.
-        passes: epochs of the trainer that it spans, a last part counted as one.
+        starts: global steps at which its passes began, as far as they have.
+        end: global step at which the next round began, if it has.
     """
 
     rows: np.ndarray
     planned: int
-    updates: int
+    full: int
     per_pass: int
-    start: int
-    passes: int
+    starts: list[int]
+    end: int | None = None
+
+    @property
+    def start(self) -> int:
+        """Global step at which it began."""
+        return self.starts[0]
+
+    @property
+    def passes(self) -> int:
+        """Epochs of the trainer that it spans, a last part counted as one."""
+        return math.ceil(self.full / self.per_pass)
+
+    @property
+    def updates(self) -> int:
+        """Updates that it really takes, as far as that is known: a callback may have ended an epoch of it early."""
+        if self.end is not None:
+            return self.end - self.start
+        return self.starts[-1] - self.start + self.full - (len(self.starts) - 1) * self.per_pass
 
 
 @dataclass(frozen=True)
@@ -118,34 +135,46 @@ class Schedule:
     def begin(self, rows: np.ndarray, per_pass: int, start: int) -> RoundRecord:
         """Record a round that begins now, at this global step, which says how many updates the one before took."""
         index = len(self.records)
-        if self.records:  # a callback may have ended an epoch of it early
-            self.records[-1].updates = start - self.records[-1].start
-        updates = updates_in(per_pass, self.round_plan(index).epochs) if self.every is None else self.every
+        if self.records:
+            self.records[-1].end = start
+        full = updates_in(per_pass, self.round_plan(index).epochs) if self.every is None else self.every
         planned = self.planned[min(index, len(self.planned) - 1)]
-        self.records.append(RoundRecord(rows, planned, updates, per_pass, start, math.ceil(updates / per_pass)))
+        self.records.append(RoundRecord(rows, planned, full, per_pass, [start]))
         return self.records[-1]
+
+    def begin_pass(self, index: int, number: int, start: int) -> None:
+        """Record a pass of a round that begins now, at this global step."""
+        starts = self.records[index].starts
+        if number == len(starts):
+            starts.append(start)
 
     def restore(self, records: list[RoundRecord]) -> None:
         """Take over the rounds of an earlier run; how many updates the last one has is for this run's plan to say."""
         self.records = []
         for each in records:
-            self.begin(each.rows, each.per_pass, each.start)
+            self.begin(each.rows, each.per_pass, each.start).starts = list(each.starts)
 
     def updates_in_pass(self, index: int, number: int) -> int:
         """Updates of one pass of a round that has begun; a last part of an epoch is shorter."""
         record = self.records[index]
-        return min(record.per_pass, record.updates - number * record.per_pass)
+        return min(record.per_pass, record.full - number * record.per_pass)
 
-    def position(self, global_step: int) -> Position:
-        """Where in the run a global step is, from the updates that the rounds really took."""
-        epoch = 0
-        for index, record in enumerate(self.records):
-            for number in range(record.passes):
-                start = record.start + number * record.per_pass
-                if global_step < start + self.updates_in_pass(index, number):
-                    return Position(epoch, global_step - start)
-                epoch += 1
-        return Position(epoch, 0)
+    def position(self, global_step: int, ended: bool = False) -> Position:
+        """Where in the run its last global step is, from where the rounds and their passes really began.
+
+        Args:
+            global_step: at which the run was left.
+            ended: whether a callback had ended the pass there.
+        """
+        if not self.records:
+            return Position(0, 0)
+        index, last = len(self.records) - 1, self.records[-1]
+        number = len(last.starts) - 1
+        epoch = sum(each.passes for each in self.records[:-1]) + number
+        update = global_step - last.starts[-1]
+        if update >= self.updates_in_pass(index, number) or (ended and update):
+            return Position(epoch + 1, 0)
+        return Position(epoch, update)
 
     # -- the learning rate, which begins anew where the model does --------------------------------------------------
     @property

@@ -21,12 +21,37 @@ from hf_datasel.training.rounds import RoundRecord
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SelectionState", "column_digest", "save_selection", "saved_selections", "tokens_digest"]
+__all__ = ["Memory", "SelectionState", "column_digest", "save_selection", "saved_selections", "tokens_digest"]
 
 logger = logging.getLogger(__name__)
 
-_VERSION = 2
+_VERSION = 3
 _JSON, _ARRAYS = "selection_state.json", "selection_state.npz"
+
+
+@dataclass
+class Memory:
+    """What choices leave for later ones.
+
+    Attributes:
+        arrays: the selector's own.
+        checkpoints: that the plan asked for, in order.
+        columns: of the pool that they relied on, by name, and the digest of each.
+    """
+
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    checkpoints: list[str] = field(default_factory=list)
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def check_checkpoints(self) -> None:
+        """See that they are still there.
+
+        Raises:
+            ResumeError: one is gone.
+        """
+        for each in self.checkpoints:
+            if not Path(each).is_dir():
+                raise ResumeError(f"{each!r} is gone, and a later round reads it. Put it back, or start anew.")
 
 
 @dataclass
@@ -36,24 +61,24 @@ class SelectionState:
     Attributes:
         identity: of what the run trains on and selects with; another one is refused.
         records: the rounds that have begun.
-        arrays: the selector's own.
-        checkpoints: of earlier rounds.
+        memory: of the choices.
         losses: that rows had while they were trained on, where they are kept.
-        columns: of the pool that the rounds relied on, by name, and the digest of each.
+        pass_ended: whether a callback had ended the pass over the rows, which is not at its end.
+        base: digest of the weights that later rounds begin from, where some do.
     """
 
     identity: dict[str, Any]
     records: list[RoundRecord]
-    arrays: dict[str, np.ndarray]
-    checkpoints: list[str]
+    memory: Memory
     losses: dict[str, np.ndarray] = field(default_factory=dict)
-    columns: dict[str, str] = field(default_factory=dict)
+    pass_ended: bool = False
+    base: str | None = None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside a checkpoint's weights. Row numbers are stored by difference, which packs well."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {f"state/{name}": values for name, values in self.arrays.items()}
+        arrays: dict[str, Any] = {f"state/{name}": values for name, values in self.memory.arrays.items()}
         arrays |= {f"losses/{name}": values for name, values in self.losses.items()}
         for index, record in enumerate(self.records):
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
@@ -64,8 +89,10 @@ class SelectionState:
             "version": _VERSION,
             "identity": self.identity,
             "rounds": rounds,
-            "checkpoints": [Path(each).name for each in self.checkpoints],  # they stand side by side
-            "columns": self.columns,
+            "checkpoints": [os.path.relpath(each, path.parent) for each in self.memory.checkpoints],
+            "columns": self.memory.columns,
+            "pass_ended": self.pass_ended,
+            "base": self.base,
         }
         (path / _JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -96,11 +123,9 @@ class SelectionState:
         wanted = json.loads(json.dumps(identity, default=str))
         differs = [name for name in wanted if content["identity"].get(name) != wanted[name]]
         if differs:
-            was, now = content["identity"].get(differs[0]), wanted[differs[0]]
-            raise ResumeError(
-                f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({was} there, {now} here)."
-            )
-        columns = content.get("columns", {})
+            said = _difference(differs[0], content["identity"].get(differs[0]), wanted[differs[0]])
+            raise ResumeError(f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({said}).")
+        columns = content["columns"]
         for name in columns:
             if name not in pool.column_names or column_digest(pool, name) != columns[name]:
                 found = "holds other values here" if name in pool.column_names else "is gone"
@@ -114,8 +139,35 @@ class SelectionState:
                 for part in ("state/", "losses/")
             )
         records = [RoundRecord(rows[index], **each) for index, each in enumerate(content["rounds"])]
-        checkpoints = [str(path.parent / each) for each in content["checkpoints"]]
-        return cls(content["identity"], records, arrays, checkpoints, losses, columns)
+        checkpoints = [os.path.normpath(path.parent / each) for each in content["checkpoints"]]
+        memory = Memory(arrays, checkpoints, columns)
+        return cls(content["identity"], records, memory, losses, content["pass_ended"], content["base"])
+
+
+def _difference(name: str, was: Any, now: Any) -> str:
+    """How a part of an identity differs from that of the run a checkpoint is of, in a few words."""
+    if name == "tokens":
+        return "the same rows have other tokens or labels here"
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return f"{was} there, {now} here"
+    if name == "pool":
+        same = was["rows"] == now["rows"]
+        return "other rows" if same else f"another dataset: {was['rows']:,} rows there, {now['rows']:,} here"
+    if was.get("selector") != now.get("selector"):
+        return f"{was.get('selector')} there, {now.get('selector')} here"
+    return "; ".join(_settings_that_differ(was, now))
+
+
+def _settings_that_differ(was: dict[str, Any], now: dict[str, Any], within: str = "") -> list[str]:
+    """The settings of the same selector that differ, also those of the scores and selectors within."""
+    said = []
+    for key in (key for key in {**was, **now} if was.get(key) != now.get(key)):
+        before, after = was.get(key), now.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            said += _settings_that_differ(before, after, f"{within}{key}.")
+        else:
+            said.append(f"{within}{key}: {before} there, {after} here")
+    return said
 
 
 def tokens_digest(prepared: Dataset) -> str:

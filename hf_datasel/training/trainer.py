@@ -17,17 +17,18 @@ from trl import SFTTrainer, pack_dataset
 
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import RoundPlan, Selector, check_budget
 from hf_datasel.tokens import Prepared
 from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, set_epoch
 from hf_datasel.training.choosing import ChoosingSFTTrainer
-from hf_datasel.training.inputs import check_private_names, mixed_seed, prepared_arguments
+from hf_datasel.training.inputs import check_private_names, check_tokenizer, mixed_seed, prepared_arguments
 from hf_datasel.training.parallel import check_restarts
 from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_round
 from hf_datasel.training.restarting import Base, FreshOptimizer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
-from hf_datasel.training.state import SelectionState, saved_selections, tokens_digest
+from hf_datasel.training.state import Memory, SelectionState, saved_selections, tokens_digest
 
 __all__ = ["SelectiveSFTTrainer"]
 
@@ -92,7 +93,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
         self._eligible[self._prepared.rows] = True
         self._tokens_digest: str | None = None
-        self._state_arrays, self._checkpoints, self._columns = {}, [], {}
+        self._memory = Memory()
         self._losses = TrainingLosses(self, lambda: self._schedule)
         self._base_kept = False
         self._fresh_optimizer: FreshOptimizer | None = None
@@ -113,6 +114,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
     ) -> Any:
         if dataset_name != "train" or self._candidates is not None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        check_tokenizer(processing_class)  # loaded with the model, where none was given
         plain = copy.copy(args)
         plain.shuffle_dataset = plain.packing = plain.use_liger_kernel = False
         if packing and args.packing_strategy != "bfd":  # these split long rows where the others cut them
@@ -209,7 +211,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         self.state.num_train_epochs = self._schedule.epochs
-        self._state_arrays, self._checkpoints, self._columns = {}, [], {}
+        self._memory = Memory()
         self._losses.forget()
         if resume_from_checkpoint is None:
             self._keep_base(None)
@@ -217,23 +219,28 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         cast_back(self.accelerator.unwrap_model(self.model), self._dtypes)
         state = SelectionState.load(resume_from_checkpoint, self._run_identity(), self._pool.dataset)
         self._schedule.restore(state.records)
-        self._keep_base(resume_from_checkpoint)
-        self._state_arrays, self._checkpoints, self._columns = state.arrays, state.checkpoints, state.columns
+        self._keep_base(resume_from_checkpoint, state.base)
+        self._memory = state.memory
         self._losses.restore(state.losses)
         self._update_max_steps()
         self.selections = saved_selections(self.args.output_dir, state.records)
-        position = self._schedule.position(self.state.global_step)
+        if len(self._schedule.records) < len(self._schedule.plan):
+            self._memory.check_checkpoints()
+        position = self._schedule.position(self.state.global_step, state.pass_ended)
         skipped = 0 if self.args.ignore_data_skip else position.update * self.args.gradient_accumulation_steps
         return position.epoch, skipped
 
-    def _keep_base(self, resume_from_checkpoint: str | None) -> None:
+    def _keep_base(self, resume_from_checkpoint: str | None, digest: str | None = None) -> None:
         """Keep the weights that later rounds restart from, once a run."""
         if not self._schedule.restarts_ahead or self._base_kept:
             return
-        if self.args.should_save and resume_from_checkpoint is None:
-            Base(self.args.output_dir).save(self.accelerator.unwrap_model(self.model))
-        elif self.args.should_save and resume_from_checkpoint is not None:
-            Base(self.args.output_dir).take_over(resume_from_checkpoint)
+        base = Base(self.args.output_dir)
+        theirs = None if resume_from_checkpoint is None else Base.beside(resume_from_checkpoint, digest)
+        self.accelerator.wait_for_everyone()  # all of them have looked at what one may replace
+        if self.args.should_save and theirs is not None:
+            base.take_over(theirs)
+        elif self.args.should_save:
+            base.save(self.accelerator.unwrap_model(self.model))
         self._base_kept = True
         self.accelerator.wait_for_everyone()
 
@@ -245,9 +252,10 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         return {
             "pool": {"id": self._pool.id, "rows": len(self._pool)},
             "tokens": self._tokens_digest,
-            "selector": self._selector.spec(),
+            "selector": without_paths(self._selector.spec()),  # it is pushed with the model
             "rows_per_round": self.args.selection_schedule or self._budget,
             "reselection": [self.args.reselection_strategy, self.args.reselection_steps],
+            "packing": self.args.packing and self.args.packing_strategy,
             "rows_per_update": self.get_total_train_batch_size(self.args),
             "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
             "reuse_training_loss": self.args.reuse_training_loss,
@@ -256,14 +264,17 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, and the state of the selection beside the weights."""
+        if _internal_call and output_dir is not None:
+            self._clear_adapter(output_dir)
         super().save_model(output_dir, _internal_call)
-        if _internal_call and self._keep.asked and output_dir is not None and output_dir not in self._checkpoints:
-            self._checkpoints.append(output_dir)
         if _internal_call and output_dir is not None:  # a checkpoint, by all processes
+            if self._keep.asked and output_dir not in self._memory.checkpoints:
+                self._memory.checkpoints.append(output_dir)
             self._losses.gather()
         if self.args.should_save and self._schedule.records:
-            records, arrays, losses = self._schedule.records, self._state_arrays, self._losses.arrays()
-            state = SelectionState(self._run_identity(), records, arrays, self._checkpoints, losses, self._columns)
+            base = Base(self.args.output_dir).digest if self._base_kept else None
+            records, losses, ended = self._schedule.records, self._losses.arrays(), self.control.should_epoch_stop
+            state = SelectionState(self._run_identity(), records, self._memory, losses, ended, base)
             state.save(output_dir or self.args.output_dir)
 
     # ---- the rounds ----
@@ -277,6 +288,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         if finished or (index != self._entered and not self._enter(index)):
             self.control.should_training_stop = True
             return
+        self._schedule.begin_pass(index, number, self.state.global_step)
+        self._update_max_steps()
         record = self._schedule.records[index]
         updates, batches = record.per_pass, len(self._loader)
         within = self._schedule.updates_in_pass(index, number)
@@ -293,6 +306,13 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         }
         super()._run_epoch(**kwargs)
         self._keep.asked = False
+        stopped = self.control.should_training_stop and self.state.global_step < self.state.max_steps
+        if stopped and self._schedule.round_plan(index).kind == "warm-up":
+            logger.warning(
+                "A callback stopped training in round %d, a warm-up: no rows were chosen, and the model is the one "
+                "warmed up. To go on, resume from the last checkpoint without that callback.",
+                index,
+            )
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """As `SFTTrainer.training_step`; the losses of its rows may be read."""

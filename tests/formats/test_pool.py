@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, IterableDataset, Value
 
-from hf_datasel import load_pool
+from hf_datasel import load_pool, select
 from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool
+from hf_datasel.scores import Length, score
+from hf_datasel.selectors import Longest
 
 ROWS = {
     "instruction": ["Name a colour.", "Add.", "Say nothing.", "Odd."],
@@ -25,6 +27,20 @@ def test_unusable_rows_are_kept_and_counted_in_one_line():
     assert pool.reasons.tolist() == ["", "", "empty_response", "empty_response"]
     assert pool.summary() == "4 rows (alpaca), 2 of them unusable: 2 empty_response"
     assert Pool(Dataset.from_dict(ROWS).select([0])).summary() == "1 rows (alpaca)"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [Pool, lambda rows: select(rows, Longest(), size=1), lambda rows: score(rows, [Length()])],
+    ids=["pool", "select", "score"],
+)
+def test_rows_shown_through_a_function_are_refused_by_everything_that_reads_them(use):
+    plain = Dataset.from_dict({"prompt": ["Is it slow?"], "completion": ["No."]})
+    shown = plain.with_transform(lambda batch: {name: [each.upper() for each in batch[name]] for name in batch})
+    assert shown[0]["completion"] == "NO."
+    with pytest.raises(FormatError, match=r"given to with_transform .* Store what it makes of them: dataset\."):
+        use(shown)
+    assert Pool(shown.with_format(None)).texts("response") == ["No."]
 
 
 def test_reasons_are_counted_most_frequent_first():

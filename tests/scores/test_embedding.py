@@ -273,6 +273,9 @@ def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
     tokenizer.save_pretrained(t5)
     with pytest.raises(ModelError, match="is an encoder-decoder model"):
         score(rows, [Embedding(str(t5))])
+    (t5 / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="is an encoder-decoder model"):  # for which no weights are read
+        Engine(Pool(rows)).compute(Embedding(str(t5)), np.empty(0, dtype=np.int64))
 
 
 def test_an_adapter_by_name(tmp_path, rows, model, tokenizer):

@@ -5,14 +5,27 @@ from __future__ import annotations
 import logging
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Value
 
 from hf_datasel import score
-from hf_datasel.errors import DataselError, FormatError, ScoreError
+from hf_datasel.errors import DataselError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import IFD, Cluster, Deita, Embedding, Influence, Length, Loss, Reward, RewardGap, SelectIT
+from hf_datasel.scores import (
+    IFD,
+    Cluster,
+    Deita,
+    Embedding,
+    Influence,
+    Length,
+    Loss,
+    Reward,
+    RewardGap,
+    SelectIT,
+    models,
+)
 from hf_datasel.scores.engine import Engine
 from hf_datasel.tokens import TokenSettings
 
@@ -46,6 +59,30 @@ def test_scores_that_need_the_same_pass_share_it(model, tokenizer, pool_rows):
     assert 2 * loss_rows > ifd_rows > loss_rows
     assert both["ifd"][:] == alone["ifd"][:]
     assert both["loss"][:] == alone["loss"][:]
+
+
+@pytest.mark.parametrize("named", [Embedding, Reward])
+def test_of_no_rows_it_is_checked_whether_they_could_be_scored(
+    model, tokenizer, tiny_model_dir, pool_rows, named, monkeypatch
+):
+    monkeypatch.setattr(models, "read_model", lambda how: pytest.fail(f"{how} was loaded"))
+    none = np.empty(0, dtype=np.int64)
+    engine = Engine(Pool(pool_rows), model, tokenizer)
+    texts = Engine(Pool(pool_rows.select_columns("output").rename_column("output", "text")), model, tokenizer)
+    found = engine.compute(Embedding(str(tiny_model_dir), column_prefix="old_"), none)
+    assert {name: (len(each), each.type) for name, each in found.items()} == {
+        "old_embedding": (0, pa.list_(pa.float32())),
+        "old_embedding_reason": (0, pa.string()),
+    }
+    assert set(engine.compute(IFD(), none)) == {"ifd", "loss", "loss_prior", "ifd_reason"}
+    with pytest.raises(ModelError, match="No model '/no/such/model'"):
+        engine.compute(named("/no/such/model"), none)
+    with pytest.raises(FormatError, match="only a text column have no response to"):
+        texts.compute(IFD(), none)
+    with pytest.raises(FormatError, match=r"only a text column have no (prompt to embed|response to rate)"):
+        texts.compute(named(str(tiny_model_dir), **({"part": "prompt"} if named is Embedding else {})), none)
+    with pytest.raises(ScoreError, match="has only 24 rows to fit to"):
+        engine.compute(Cluster(k=25), none)
 
 
 def test_row_order_and_batches_do_not_matter(model, tokenizer, pool_rows):

@@ -111,6 +111,19 @@ def test_adapters_count(model, tokenizer, asked):
     assert found[0] == own_answer(tuned.get_base_model(), tokenizer, asked[0], ends_of(tokenizer))
 
 
+def test_answers_are_in_the_precision_of_the_weights_whatever_a_trainer_wraps(model, tokenizer, asked):
+    expected, seen = written(model, tokenizer, asked), set()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+    wrapped = torch.autocast("cpu", torch.bfloat16)(model.forward)
+    model.forward = wrapped
+    assert written(model, tokenizer, asked) == expected
+    assert seen == {torch.float32}
+    seen.clear()
+    written(model, tokenizer, asked, autocast=torch.bfloat16)
+    assert seen == {torch.bfloat16}, "which is asked for"
+    assert model.forward is wrapped
+
+
 # -- draws ------------------------------------------------------------------------------------------------------------
 def test_draws_are_repeatable_and_do_not_depend_on_the_batch(model, tokenizer, asked):
     drawn = Decoding(NEW, temperature=1.0, seed=3)

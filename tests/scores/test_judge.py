@@ -13,7 +13,9 @@ from datasets import Dataset, Value
 
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
+from hf_datasel.formats import Pool
 from hf_datasel.scores.context import ModelContext
+from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.judge import JUDGE_PROMPT, Judge, read_rating
 from hf_datasel.scores.store import ScoreStore
 from hf_datasel.testing import contract
@@ -95,6 +97,18 @@ def test_rows_without_a_response(server):
 def test_text_has_no_response(server):
     with pytest.raises(FormatError, match="only a text column have no response to judge"):
         score(Dataset.from_dict({"text": ["a"]}), [judge(server)])
+
+
+@pytest.mark.parametrize("name", ["NO_SUCH_KEY", "A_KEY"])
+def test_of_no_rows_the_token_is_asked_for_and_nothing_is_sent(server, rows, monkeypatch, name):
+    monkeypatch.setenv("A_KEY", SECRET)
+    none, engine = np.empty(0, dtype=np.int64), Engine(Pool(rows))
+    if name == "A_KEY":
+        assert len(engine.compute(judge(server, api_key_env=name), none)["judge"]) == 0
+    else:
+        with pytest.raises(ScoreError, match="needs a token: set the environment variable NO_SUCH_KEY"):
+            engine.compute(judge(server, api_key_env=name), none)
+    assert server.asked == []
 
 
 def test_pairs(server):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Value
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -252,6 +254,30 @@ def test_one_of_several_outputs(tmp_path, reward_dirs, rows):
     found = score(rows, [Reward(folder, label=2)])["reward"]
     expected = [own_output(folder, shown(folder, turns_of(row)), 2) for row in canonical_rows(rows[:])]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", [None, 1, 3])
+def test_what_is_no_reward_model_is_told_by_its_configuration(tmp_path, tiny_model_dir, rows, label):
+    tokenizer, none = AutoTokenizer.from_pretrained(tiny_model_dir), np.empty(0, dtype=np.int64)
+    engine = Engine(Pool(rows))
+    folder = Path(save_llama(tmp_path / "three", tokenizer, tokenizer.pad_token_id, labels=3))
+    (folder / "model.safetensors").unlink()
+    if label == 1:
+        assert len(engine.compute(Reward(str(folder), label=label), none)["reward"]) == 0
+        return
+    with pytest.raises(ModelError, match="has 3 outputs, and" if label is None else "label=3 is not among the 3"):
+        engine.compute(Reward(str(folder), label=label), none)
+    with pytest.raises(ModelError, match="without the head of a reward model"):
+        engine.compute(Reward(str(tiny_model_dir), label=label), none)
+
+
+def test_an_adapter_may_hold_the_head(tmp_path, tiny_model_dir, rows):
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
+    get_peft_model(base, LoraConfig(r=2, task_type="SEQ_CLS")).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
+    subject = Reward(str(tmp_path), model_init_kwargs={"num_labels": 1})
+    assert len(Engine(Pool(rows)).compute(subject, np.empty(0, dtype=np.int64))["reward"]) == 0
+    assert None not in score(rows, [subject])["reward"][:]
 
 
 # -- rows that are too long -------------------------------------------------------------------------------------------

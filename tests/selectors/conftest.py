@@ -67,6 +67,20 @@ def _float32() -> Any:
     return Value("float32")
 
 
+@pytest.fixture(scope="session")
+def later_model(tiny_model_dir: Any) -> Any:
+    """Give the model some training steps on, as far as a selector can tell."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model.eval()
+
+
 @pytest.fixture
 def make_round() -> Callable[..., Any]:
     """Give a function that makes a round over a dataset, with no model to score with."""

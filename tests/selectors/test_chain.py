@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from hf_datasel import Selection, select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
@@ -17,6 +16,8 @@ from hf_datasel.scores.engine import Engine
 from hf_datasel.selection import explain
 from hf_datasel.selectors import (
     Chain,
+    Cherry,
+    DiverseEvol,
     InRange,
     IterativeKMQ,
     IterIT,
@@ -179,6 +180,36 @@ def test_a_shortfall_says_what_each_filter_left_out(copies):
     assert left_out == {"with value < 2": 3, "near copies by embedding": 3, "with ifd >= 1": 1}
 
 
+def first_of(selector, dataset, budget, make_round):
+    """The first round of a run of several, whose last one has this budget, before it is played."""
+    plan = selector.plan(budget, 3.0, 12)
+    round = make_round(dataset, plan[0].budget)
+    round.plan = plan
+    return round
+
+
+@pytest.mark.parametrize("then", [Cherry(clusters="group", warmup_size=2), DiverseEvol("embedding", rounds=3)])
+def test_a_budget_of_a_later_round_above_what_is_left_is_refused_before_anything_is_trained(copies, make_round, then):
+    data, low, near = replaced(copies, group=[0, 1] * 6), InRange("value", low=2), NoNearCopies(by="value")
+    why = r"that can be selected \(3 near copies by embedding, 3 with value < 2\)\. Lower it\.$"
+    for chain in (Chain([low, near], then), Chain([low], Chain([near], then))):
+        with pytest.raises(SelectionError, match=rf"^A round of 7 rows is more than the 6 of 12 rows {why}"):
+            ask(chain, first_of(chain, data, 7, make_round))
+    chain = Chain([low, near], DiverseEvol("embedding", rounds=3))
+    assert len(ask(chain, first_of(chain, data, 6, make_round))) == 2
+
+
+def test_a_group_of_which_filters_leave_few_is_no_reason_to_refuse(copies, make_round):
+    data = replaced(copies, group=[0] * 6 + [1] * 6, value=[1, 1, 1, 1, 2, *[2] * 7])
+    selector = Within(Chain([InRange("value", low=2)], DiverseEvol("embedding", rounds=2)), "group")
+    plan, state, chosen = selector.plan(8, 2.0, 12), {}, np.empty(0, dtype=np.int64)
+    for index, each in enumerate(plan):
+        round = make_round(data, each.budget, index, state=state)
+        round.plan, round.chosen = plan, chosen
+        chosen = ask(selector, round)
+    assert sorted(chosen.tolist()) == list(range(4, 12))
+
+
 @pytest.mark.parametrize("then", [Random(), KMRandom("group"), Within(Random(), "group"), KMRandom(Cluster(k=2))])
 def test_the_choice_is_that_from_a_dataset_of_the_rows_left(copies, then):
     data = replaced(copies, group=[0, 1] * 6)
@@ -213,17 +244,6 @@ def test_a_budget_in_tokens(copies):
 
 
 # -- IterIT ----------------------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def later_model(tiny_model_dir):
-    """Give the model some training steps on, as far as a selector can tell."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
 def rounds_of(selector, dataset, models, budget):
     """Three rounds, the later two with another model: the rows and the round of each."""
     pool, state, found = Pool(dataset), {}, []

@@ -33,17 +33,6 @@ def clustered(pool_rows):
     return pool_rows.add_column("cluster_id", [0, 1] * 8 + [0, 0, 0, 0, 2, 2, 2, 3])
 
 
-@pytest.fixture(scope="module")
-def warmed(tiny_model_dir):
-    """Give the model some training steps on, as far as a selector can tell."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
-
-
 @pytest.fixture
 def play(tiny_model_dir):
     """Give a function that makes a round over a dataset, with a model by name or a live one."""
@@ -199,23 +188,25 @@ def test_the_page_of_clusters_that_were_found_here(pool_rows, play):
 
 # -- the choice ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("convention", ["sft", "cherry"])
-def test_then_what_superfiltering_chooses_with_the_warmed_model(clustered, play, warmed, tiny_model_dir, convention):
+def test_then_what_superfiltering_chooses_with_the_warmed_model(
+    clustered, play, later_model, tiny_model_dir, convention
+):
     selector = Cherry(clusters="cluster_id", convention=convention)
-    second = play(clustered, 5, 1, warmed, chosen=np.array([1, 2]))
+    second = play(clustered, 5, 1, later_model, chosen=np.array([1, 2]))
     chosen = ask(selector, second)
     alone = Superfiltering(convention=convention)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    assert chosen.tolist() == select(clustered, alone, size=5, model=warmed, tokenizer=tokenizer).indices.tolist()
+    assert chosen.tolist() == select(clustered, alone, size=5, model=later_model, tokenizer=tokenizer).indices.tolist()
     assert chosen.tolist() != select(clustered, alone, size=5, model=str(tiny_model_dir)).indices.tolist()
     assert [spec["convention"] for spec in second.specs] == [convention]
     assert not second.columns_used, "clusters are no matter any more"
 
 
-def test_losses_may_be_divided_instead(clustered, play, warmed, tiny_model_dir):
+def test_losses_may_be_divided_instead(clustered, play, later_model, tiny_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    ratio = score(clustered, [IFD(ratio="loss")], model=warmed, tokenizer=tokenizer)["ifd_loss_ratio"][:]
+    ratio = score(clustered, [IFD(ratio="loss")], model=later_model, tokenizer=tokenizer)["ifd_loss_ratio"][:]
     below = np.where(np.array(ratio) < 1, ratio, -1)
-    round = play(clustered, 5, 1, warmed)
+    round = play(clustered, 5, 1, later_model)
     chosen = ask(Cherry(clusters="cluster_id", ratio="loss"), round)
     assert chosen.tolist() == np.argsort(-below, kind="stable")[:5].tolist()
     assert "with ifd_loss_ratio >= 1" in round.left_out
@@ -226,9 +217,9 @@ def test_rows_of_the_warm_up_may_be_chosen_again(clustered, play):
     assert set(first.tolist()) & set(ask(CLUSTERED, play(clustered, 12, 1, chosen=first)).tolist())
 
 
-def test_both_rounds_can_be_explained_and_shown(clustered, play, warmed, tiny_model_dir):
+def test_both_rounds_can_be_explained_and_shown(clustered, play, later_model, tiny_model_dir):
     selector = Cherry(clusters="cluster_id", pick="perplexity", warmup_size=6)
-    rounds = [play(clustered, 6), play(clustered, 4, 1, warmed)]
+    rounds = [play(clustered, 6), play(clustered, 4, 1, later_model)]
     found = [Selection.from_round(each, selector, run_round(selector, each)) for each in rounds]
     [warm_up, choice] = [explain(each, clustered, int(each.indices[0]))["decided"] for each in found]
     assert warm_up[0] == "These are the rows of the warm-up."

@@ -7,9 +7,9 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import Score
-from hf_datasel.selectors import DiverseEvol, Round, Within, ask, run_round
-from hf_datasel.selectors.growing import GrowingSelector
+from hf_datasel.scores import RewardGap, Score
+from hf_datasel.selectors import DiverseEvol, IterativeKMQ, Round, Within, ask, run_round
+from hf_datasel.selectors.growing import GrowingSelector, _say_less_than_an_epoch
 from hf_datasel.selectors.kept import from_first
 from hf_datasel.testing import contract
 
@@ -54,6 +54,28 @@ def test_trained_anew_each_round_has_all_epochs():
     plan = Growing(rounds=3, restart_each_round=True).plan(10, 2.5, 100)
     assert [(each.epochs, each.restart) for each in plan] == [(2.5, False), (2.5, True), (2.5, True)]
     assert not any(each.checkpoints for each in plan)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        Growing,
+        lambda **more: DiverseEvol(**{"rounds": 3, "restart_each_round": False, **more}),
+        lambda **more: IterativeKMQ(quality="q", gap=RewardGap(scorer="perplexity"), **more),
+    ],
+    ids=["Growing", "DiverseEvol", "IterativeKMQ"],
+)
+def test_less_than_an_epoch_a_round_is_said_once(caplog, made):
+    _say_less_than_an_epoch.cache_clear()
+    for settings, epochs in (({}, 3.0), ({"restart_each_round": True}, 1.0), ({"rounds": 1}, 0.5)):
+        made(**settings).plan(9, epochs, 20)
+    assert caplog.messages == []
+    for _ in range(2):
+        made().plan(9, 2.5, 20)
+    [said] = caplog.messages
+    assert said.startswith(f"{type(made()).__name__}: num_train_epochs=2.5 is less than the 3 rounds, so that ")
+    assert "some are chosen and never trained on" in said
+    assert "Raise num_train_epochs to 3," in said
 
 
 def test_fewer_rows_than_rounds():

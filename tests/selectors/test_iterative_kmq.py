@@ -12,8 +12,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.scores import Cluster, Embedding, Length, Loss, RewardGap
 from hf_datasel.scores.engine import Engine
 from hf_datasel.selection import explain
-from hf_datasel.selectors import KMQ, IterativeKMQ, Round, ask, by_name, run_round
-from hf_datasel.selectors.iterative_kmq import _say_less_than_an_epoch
+from hf_datasel.selectors import KMQ, IterativeKMQ, Round, ask, by_name, per_source, run_round
 from hf_datasel.strategies.clusters import quotas
 from hf_datasel.strategies.reweighting import cluster_means, effective_number, reweighted
 from hf_datasel.testing import contract
@@ -68,7 +67,7 @@ def saved(state):
 def play(selector, pool, budget, computes, seed=0, eligible=None, through=saved):
     """All rounds by hand; returns each of them with its choice."""
     able = np.ones(len(pool), dtype=bool) if eligible is None else eligible
-    plan = selector.plan(budget, 1.0, len(pool))
+    plan = selector.plan(budget, 9.0, len(pool))
     done, state, chosen = [], {}, np.empty(0, dtype=np.int64)
     for index, (each, compute) in enumerate(zip(plan, computes, strict=True)):
         round = Round(index, pool, able, each.budget, compute, seed, chosen=chosen, state=state, plan=plan)
@@ -79,20 +78,6 @@ def play(selector, pool, budget, computes, seed=0, eligible=None, through=saved)
 
 def made(**settings):
     return IterativeKMQ(**{"quality": "q", "gap": GAP, **settings})
-
-
-# -- epochs ----------------------------------------------------------------------------------------------------------
-def test_less_than_an_epoch_a_round_is_said_once(caplog):
-    _say_less_than_an_epoch.cache_clear()
-    for settings, epochs in (({}, 3.0), ({"restart_each_round": True}, 1.0), ({"rounds": 1}, 1.0)):
-        made(**settings).plan(9, epochs, 20)
-    assert caplog.messages == []
-    for _ in range(2):
-        made().plan(9, 2.5, 20)
-    [said] = caplog.messages
-    assert said.startswith(
-        "IterativeKMQ: num_train_epochs=2.5 is less than the 3 rounds, so that the gap of some rows"
-    )
 
 
 # -- budgets ---------------------------------------------------------------------------------------------------------
@@ -108,12 +93,14 @@ def test_each_round_adds_its_share_whatever_the_clusters_hold():
             continue
         budget = int(rng.integers(rounds, able.sum() + 1))
         values = [None if rng.random() < 0.3 else float(each) for each in rng.normal(scale=9, size=size)]
+
+        def some(score, rows, values=values):
+            return gaps_by([values[at] or float(at == rows[0]) or None for at in range(len(values))])(score, rows)
+
         selector = made(rounds=rounds, update=("exponential", "softmax")[seed % 2])
         pool = pool_of(clusters.tolist(), [None if np.isnan(each) else each for each in quality])
         before = np.empty(0, dtype=np.int64)
-        for index, (round, chosen) in enumerate(
-            play(selector, pool, budget, [gaps_by(values)] * rounds, seed, eligible)
-        ):
+        for index, (round, chosen) in enumerate(play(selector, pool, budget, [some] * rounds, seed, eligible)):
             assert len(chosen) == (index + 1) * budget // rounds
             assert chosen[: len(before)].tolist() == before.tolist()
             assert able[chosen].all()
@@ -311,13 +298,69 @@ def test_mixed_gaps_stop_the_papers_update():
         play(made(update="paper", rounds=2), pool_of([0, 1] * 10), 8, [None, gaps_by(values)])
 
 
-def test_no_gap_at_all_leaves_the_weights():
-    rounds = play(made(), pool_of([0] * 6 + [1] * 14), 9, [gaps_by([None] * 20)] * 3)
-    for round, _ in rounds:
-        assert round.notes["cluster_weights"] == [0.3, 0.7]
-        assert round.notes["cluster_gap"] == [None, None]
-        assert "mean_gap" not in round.logs
-    assert len(rounds[-1][1]) == 9
+def test_a_round_in_which_no_row_has_a_gap_is_refused():
+    with pytest.raises(
+        SelectionError,
+        match=r"^Round 1 of IterativeKMQ: none of the 3 rows chosen so far has a reward_gap \(3 empty_generation\), "
+        r"which .* lower max_new_tokens of RewardGap, or raise max_length; .* or KMQ",
+    ):
+        play(made(), pool_of([0] * 6 + [1] * 14), 9, [gaps_by([None] * 20)] * 3)
+
+
+def test_answers_that_no_prompt_leaves_room_for(full, tiny_model_dir):
+    gap = RewardGap(scorer="perplexity", max_new_tokens=1000)
+    compute = Engine(Pool(full), str(tiny_model_dir)).compute
+    with pytest.raises(SelectionError, match=r"none of the 4 rows .* has a reward_gap \(4 prompt_fills_window\)"):
+        play(made(quality="reward", gap=gap, rounds=2), Pool(full), 8, [compute, compute])
+
+
+@pytest.mark.parametrize(("known", "silent"), [(2, True), (1, False)])
+def test_it_is_said_where_most_rows_have_no_gap(caplog, known, silent):
+    def compute(score, rows):
+        values = [None] * 20
+        for row in rows[:known]:
+            values[row] = 1.0
+        return gaps_by(values)(score, rows)
+
+    [(_, first), (round, _)] = play(made(rounds=2), pool_of([0, 1] * 10), 8, [None, compute])
+    assert len(first) == 4
+    said = (
+        "Round 1 of IterativeKMQ: 3 of the 4 rows chosen so far have no reward_gap (3 empty_generation). The weights"
+    )
+    assert [each[: len(said)] for each in caplog.messages] == ([] if silent else [said])
+    assert round.logs["mean_gap"] == 1.0
+
+
+# -- in groups -------------------------------------------------------------------------------------------------------
+def grouped_pool():
+    """Rows of source a and then of b, each in two clusters by turns."""
+    pool = pool_of([0, 1] * 20)
+    return Pool(pool.dataset.add_column("source", ["a"] * 20 + ["b"] * 20))
+
+
+def test_a_group_in_which_no_row_has_a_gap_keeps_its_weights_and_says_so(caplog):
+    values = [None] * 20 + [1.0, -1.0] * 10
+    rounds = play(per_source(made(), "source", "equal"), grouped_pool(), 12, [gaps_by(values)] * 3)
+    groups = [round.notes["groups"] for round, _ in rounds]
+    assert [each["a"]["cluster_weights"] for each in groups] == [[0.5, 0.5]] * 3
+    assert groups[1]["b"]["cluster_weights"] == [0.880797, 0.119203]
+    assert groups[2]["b"]["cluster_weights"] == [0.982014, 0.0179862]
+    assert groups[2]["b"]["clusters"] == [0, 1]
+    assert [each["a"]["rows_before"] for each in groups] == [0, 2, 4]
+    assert "cluster_weights" not in rounds[2][0].notes
+    assert caplog.messages == [
+        f"Round {index} of IterativeKMQ, group 'a': none of the {2 * index} rows chosen so far has a reward_gap "
+        f"({2 * index} empty_generation). Its clusters keep their weights."
+        for index in (1, 2)
+    ]
+
+
+def test_where_no_group_has_a_gap_the_round_is_refused():
+    selector = per_source(made(), "source", "equal")
+    with pytest.raises(
+        SelectionError, match=r"none of the 4 rows chosen so far has a reward_gap \(4 empty_generation"
+    ):
+        play(selector, grouped_pool(), 12, [gaps_by([None] * 40)] * 3)
 
 
 def test_a_checkpoint_between_rounds_changes_nothing_and_the_seed_decides():
@@ -424,6 +467,7 @@ def test_clusters_of_a_model_that_was_trained_since_are_not_guessed(full, tiny_m
         ({"weights": "rank"}, r"IterativeKMQ\(weights='rank'\)"),
         ({"quality": None}, r"IterativeKMQ\(quality=None\)"),
         ({"shares": "paper"}, r"IterativeKMQ\(shares='paper'\)"),
+        ({"quality": "reward_gap"}, r"IterativeKMQ: quality and gap are both called 'reward_gap'.*column_prefix"),
     ],
 )
 def test_impossible_settings_are_found_at_once(settings, message):

@@ -4,9 +4,8 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, SelectionError
@@ -160,17 +159,6 @@ def test_ties_go_to_the_lower_row_in_every_round(rows, make_round):
     assert first.state["window"].tolist() == [9, 2, 4, 8]
     second = make_round(replaced(same, ifd=[0.5] * 12), 2, index=1, state=first.state)
     assert selector.choose(second).tolist() == [2, 4]
-
-
-@pytest.fixture(scope="module")
-def later_model(tiny_model_dir):
-    """The model some training steps on, as far as a selector can tell."""
-    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    return model.eval()
 
 
 def test_later_rounds_score_the_window_with_the_model_of_the_round(pool_rows, tiny_model_dir, later_model):

@@ -104,7 +104,7 @@ def test_the_warm_up_is_drawn_at_random(less, play):
 )
 def test_a_target_that_cannot_be_read_is_found_before_the_warm_up(less, play, settings, error, match):
     with pytest.raises(error, match=match):
-        run_round(replace(less, **settings), play(0, 7))
+        replace(less, **settings).check_later(play(0, 7))
 
 
 # -- the choice ------------------------------------------------------------------------------------------------------
@@ -236,15 +236,15 @@ def test_the_other_arguments_are_those_of_the_setting(less, beside, checkpoints)
 )
 def test_a_base_that_cannot_be_loaded_again_is_found_before_the_warm_up(less, beside, more, match):
     with pytest.raises(ConfigError, match=match):
-        run_round(less, beside(0, **more))
-    assert len(run_round(less, beside(0, adapter=False, **more))) == 6, "a checkpoint is the whole model"
+        less.check_later(beside(0, **more))
+    less.check_later(beside(0, adapter=False, **more))  # a checkpoint is the whole model
 
 
 def test_a_quantised_base_that_comes_back_quantised(less, beside):
     attributes = {"is_quantized": True, "hf_quantizer": SimpleNamespace(pre_quantized=True)}
-    assert len(run_round(less, beside(0, attributes=attributes))) == 6
+    less.check_later(beside(0, attributes=attributes))
     given = replace(less, model_init_kwargs={"quantization_config": {"load_in_4bit": True}})
-    assert len(run_round(given, beside(0, attributes={"is_quantized": True}))) == 6
+    given.check_later(beside(0, attributes={"is_quantized": True}))
 
 
 def test_settings_of_training_under_which_nothing_can_be_read(less, tmp_path):

@@ -1,3 +1,4 @@
+import io
 from itertools import pairwise
 
 import numpy as np
@@ -120,11 +121,81 @@ def test_state_is_kept_by_group(grouped, make_round):
     selector = per_source(IterIT(quality="ifd", candidate_factor=1), "source", "equal")
     first = make_round(grouped, 4)
     selector.choose(first)
-    assert sorted(first.state) == ["a/window", "b/window"]
+    assert sorted(first.state) == ["0/window", "1/window"]
     second = make_round(grouped, 4, index=1, state=first.state)
     assert len(selector.choose(second)) == 4
     assert selector.reselects
     assert len(selector.plan(4, 3, 12)) == 3
+
+
+def played(selector, names, make_round):
+    """Rounds of a method that grows over rows of two named groups: rows, and what is kept, as npz files hold it."""
+    size = 40
+    columns = {"prompt": [f"p{at}" for at in range(size)], "completion": [f"c {at}" for at in range(size)]}
+    columns |= {"q": [float(at % 5) for at in range(size)], "cluster_id": [at // 2 % 2 for at in range(size)]}
+    data = Dataset.from_dict({**columns, "source": [names[at % 2] for at in range(size)]})
+    found, state, chosen = [], {}, np.empty(0, dtype=np.int64)
+    for index, each in enumerate(plan := selector.plan(16, 4.0, size)):
+        round = make_round(data, each.budget, index, state=state)
+        round.plan, round.chosen = plan, chosen
+        round.material.compute = lambda _, rows: {
+            "reward_gap": pa.array(np.where(rows % 4 < 2, 1.0, -1.0), pa.float32()),
+            "reward_gap_reason": pa.array([""] * len(rows)),
+        }
+        chosen = ask(selector, round)
+        file = io.BytesIO()
+        np.savez(file, **{f"state/{name}": values for name, values in round.state.items()})
+        with np.load(io.BytesIO(file.getvalue())) as stored:
+            state = {name.removeprefix("state/"): stored[name] for name in stored}
+        found.append((chosen.tolist(), {name: values.tolist() for name, values in state.items()}))
+    return found
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("a/b", "a"),
+        ("a", "a/b"),
+        ("", "/"),
+        ("1", "0"),
+        ("1/0", "1"),
+        ("first", "then/"),
+        ("a.npy", "a"),
+        ("../a", "\0"),
+    ],
+)
+def test_names_of_groups_may_be_anything(make_round, names, nested):
+    method = IterativeKMQ(quality="q", gap=RewardGap(scorer="perplexity"), rounds=4)
+    selector = per_source(per_source(method, "source") if nested else method, "source")
+    found = played(selector, names, make_round)
+    assert found == played(selector, ("x", "y"), make_round)
+    weights = [values for name, values in found[-1][1].items() if name.endswith("cluster_weights")]
+    assert len(weights) == 2
+    assert all(high > 0.9 for high, _ in weights), "each group has followed its gaps for three rounds"
+
+
+def test_a_group_writes_back_what_it_has_set_and_nothing_else(grouped, make_round):
+    class Counts(Random):
+        def choose(self, round):
+            if not round.index:
+                round.state["kept"] = np.array([len(round.rows)])
+            round.state["round"] = np.array([round.index])
+            return super().choose(round)
+
+    first = make_round(grouped, 6)
+    per_source(Counts(), "source").choose(first)
+    second = make_round(grouped, 6, index=1, state=dict(first.state))
+    second.state["0/kept"] = np.array([-1])
+    kept = second.state["1/kept"]
+    per_source(Counts(), "source").choose(second)
+    assert {name: each.tolist() for name, each in second.state.items()} == {
+        "0/kept": [-1],
+        "1/kept": [4],
+        "0/round": [1],
+        "1/round": [1],
+    }
+    assert second.state["1/kept"] is kept
 
 
 def test_groups_inside_groups(grouped):

@@ -409,7 +409,29 @@ def test_an_epoch_that_a_callback_has_stopped_ends_its_round(train, resumed):
     assert whole.leaked == []
     assert whole.state.global_step == whole.state.max_steps == 7
     assert set(whole.lr_scheduler.get_last_lr()) == {0.0}
-    for again in resumed(whole, Sizes(), [1, 2, 3, 5, 6], callbacks=[Stop(4, "should_epoch_stop")], **more):
+    for again in resumed(whole, Sizes(), callbacks=[Stop(4, "should_epoch_stop")], **more):
+        assert again.batches == whole.batches[len(whole.batches) - len(again.batches) :]
+
+
+@dataclass(frozen=True)
+class Passes(Selector):
+    """So many passes over each of two choices, and of the last a part."""
+
+    passes: float
+
+    def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        return RoundPlan(total_budget, self.passes), RoundPlan(total_budget, self.passes + 0.25)
+
+    def choose(self, round: Round) -> np.ndarray:
+        return np.arange(round.budget) + 4 * round.index
+
+
+@pytest.mark.parametrize("step", [2, 6, 10, 14])
+def test_an_epoch_that_a_callback_has_stopped_ends_that_pass_of_its_round(train, resumed, step):
+    more = {"base": Watched, "selection_size": 16, **SAVED}
+    whole = train(Passes(2.0), name="whole", callbacks=[Stop(step, "should_epoch_stop")], **more)
+    assert whole.state.global_step == whole.state.max_steps == 17 - 2  # of 2 passes of 4 and 9 / 4 of 4 more
+    for again in resumed(whole, Passes(2.0), callbacks=[Stop(step, "should_epoch_stop")], **more):
         assert again.batches == whole.batches[len(whole.batches) - len(again.batches) :]
 
 

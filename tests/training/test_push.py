@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import io
+import pickle
 import shutil
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -163,16 +166,51 @@ def test_the_command_pushes_what_a_recipe_says(hub, tmp_path, tiny_model_dir, ca
     assert again.indices.tolist() == there.indices.tolist()
 
 
-def test_nothing_of_this_machine_or_its_token_is_pushed(train, hub, parent, tmp_path):
-    trainer = train(IterIT(), rows=parent, push_to_hub=True, save_strategy="epoch", hub_token=hub.token, **QUICK)
+@dataclass(frozen=True)
+class Elsewhere(IterIT):
+    """As IterIT, with settings that are nobody else's business."""
+
+    validation: str = ""
+    model_init_kwargs: dict[str, Any] | None = None
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "all_checkpoints"])
+def test_nothing_of_this_machine_or_its_tokens_is_pushed_with_any_commit(train, hub, parent, tmp_path, strategy):
+    settings = {"save_strategy": "epoch", "hub_strategy": strategy, "hub_always_push": True, **QUICK}
+    secret = {"hub_token": hub.token, "model_init_kwargs": {"token": "hf_of_the_base_model"}}
+    selector = Elsewhere(
+        validation=str(tmp_path / "held_out.jsonl"), model_init_kwargs={"token": "hf_of_the_selector"}
+    )
+    trainer = train(selector, rows=parent, push_to_hub=True, **settings, **secret)
     trainer.push_to_hub()
-    assert trainer.args.hub_token == hub.token
-    files = hub.files("tester/model", "model")
-    assert "training_args.bin" in files
-    assert not [path for path, content in files.items() if hub.token.encode() in content]
-    ours = {path: content for path, content in files.items() if path.startswith("select")}
+    assert {name: getattr(trainer.args, name) for name in secret} == secret
+    commits = [hub.files("tester/model", "model", each.oid) for each in hub.commits("tester/model", "model")]
+    assert len([files for files in commits if "training_args.bin" in files]) > 2
+    assert any("checkpoint-2/training_args.bin" in files for files in commits) == (strategy == "all_checkpoints")
+    for files in commits:
+        for token in (hub.token, "hf_of_the_base_model", "hf_of_the_selector"):
+            assert not [path for path, content in files.items() if token.encode() in content]
+        ours = {path: content for path, content in files.items() if path.split("/")[-1].startswith("select")}
+        assert not [path for path, content in ours.items() if str(tmp_path).encode() in content]
     assert "selection_state.json" in ours
-    assert not [path for path, content in ours.items() if str(tmp_path).encode() in content]
+
+
+@pytest.mark.parametrize("given", [{"token": "hf_of_the_base_model"}, '{"token": "hf_of_the_base_model"}'])
+def test_a_config_keeps_its_tokens_in_copies_and_hides_them_in_what_others_read(tmp_path, given):
+    config = SelectiveSFTConfig(str(tmp_path), model_init_kwargs=given, hub_token="hf_own", use_cpu=True, bf16=False)
+    copies = [copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))]
+    assert [(each.hub_token, each.model_init_kwargs["token"]) for each in copies] == [
+        ("hf_own", "hf_of_the_base_model")
+    ] * 3
+    with config.without_secrets():
+        pickled = pickle.dumps(config)
+        assert config.hub_token == "hf_own"
+    assert b"hf_o" not in pickled
+    there = pickle.loads(pickled)
+    assert (there.hub_token, there.model_init_kwargs) == (None, {"token": None})
+    assert there.given()["output_dir"] == config.output_dir
+    assert b"hf_own" in pickle.dumps(config)
+    assert "hf_o" not in config.to_json_string()
 
 
 def test_selections_without_a_push_are_refused_on_the_command_line(tiny_model_dir, tmp_path, capsys):

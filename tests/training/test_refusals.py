@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 from datasets import Dataset, Value
-from trl import SFTTrainer
+from transformers import AutoTokenizer, LlavaProcessor, SiglipImageProcessor
+from trl import SFTConfig, SFTTrainer
 
-from hf_datasel import SelectiveSFTTrainer
+from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ResumeError, SelectionError
 from hf_datasel.selectors import KMQ, IterIT, Longest, Random, Round, Selector
 from hf_datasel.training.inputs import PRIVATE_NAMES, check_private_names
@@ -59,6 +62,74 @@ def test_rows_in_no_known_format_are_refused(train):
         train.make(Random(), "bad", rows=Dataset.from_dict({"question": ["Is it slow?"], "reply": ["No."]}))
 
 
+def test_rows_shown_through_a_function_are_refused(train, pool_rows):
+    shown = pool_rows.with_transform(lambda batch: {name: [each.upper() for each in batch[name]] for name in batch})
+    with pytest.raises(FormatError, match="shows its rows through a function given to with_transform"):
+        train.make(Random(), "bad", rows=shown)
+    with pytest.raises(FormatError, match="shows its rows through a function given to with_transform"):
+        train.make(Random(), "bad", eval_dataset=shown)
+
+
+@pytest.mark.parametrize("columns", [["content"], ["content", "text"], ["text"]])
+def test_plain_text_in_a_column_of_another_name_is_refused(train, pool_rows, columns):
+    rows = Dataset.from_dict({name: pool_rows["output"][:] for name in columns})
+    with pytest.raises(ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text'"):
+        train.make(Random(), "bad", rows=rows, dataset_text_field="content")
+    with pytest.raises(ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text'"):
+        train.make(Random(), "bad", eval_dataset=rows, dataset_text_field="content")
+
+
+def test_a_text_field_does_not_matter_to_rows_in_another_format(train, pool_rows):
+    trainer = train(Random(), rows=pool_rows, dataset_text_field="content", selection_size=8, num_train_epochs=1)
+    assert trainer.state.global_step == 2
+    with pytest.raises(FormatError, match=r"The columns \['question'\] make none of the formats"):
+        train.make(Random(), "bad", rows=Dataset.from_dict({"question": ["Why?"]}), dataset_text_field="content")
+
+
+@dataclass
+class WithField(SFTConfig):
+    """A config of somebody's own."""
+
+    temperature: float = 1.0
+
+
+class WithMethod(SFTConfig):
+    """Another, without a field."""
+
+
+@pytest.mark.parametrize(("kind", "named"), [(WithField, r" \(temperature\)"), (WithMethod, "")])
+def test_a_config_of_a_class_derived_from_sft_config_is_refused(tmp_path, tiny_model_dir, pool_rows, kind, named):
+    args = kind(str(tmp_path), bf16=False, report_to="none", use_cpu=True)
+    message = rf"args is a {kind.__name__}, and what that class adds{named} would be lost\. Derive it from Selective"
+    with pytest.raises(ConfigError, match=message):
+        SelectiveSFTTrainer(str(tiny_model_dir), args, train_dataset=pool_rows)
+
+
+def _processor(folder: Any) -> Any:
+    return LlavaProcessor(
+        image_processor=SiglipImageProcessor(),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        patch_size=14,
+        image_token="<pad>",
+    )
+
+
+def test_a_processor_is_refused_before_anything_is_tokenised(tmp_path, tiny_model_dir, pool_rows, monkeypatch):
+    @functools.wraps(SFTTrainer._prepare_dataset)
+    def tokenised(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("The rows are tokenised.")
+
+    monkeypatch.setattr(SFTTrainer, "_prepare_dataset", tokenised)
+    args = SelectiveSFTConfig(str(tmp_path / "run"), bf16=False, report_to="none", use_cpu=True)
+    message = r"is a LlavaProcessor, .* Pass its tokenizer: processing_class=processor\.tokenizer"
+    with pytest.raises(ConfigError, match=message):
+        SelectiveSFTTrainer("none", args, train_dataset=pool_rows, processing_class=_processor(tiny_model_dir))
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    _processor(folder).save_pretrained(folder)
+    with pytest.raises(ConfigError, match=message):
+        SelectiveSFTTrainer(str(folder), args, train_dataset=pool_rows)
+
+
 @pytest.mark.parametrize("selector", [IterIT(), Longest()], ids=["iterit", "longest"])
 def test_a_score_of_the_response_is_refused_for_plain_text_before_the_first_step(train, pool_rows, selector):
     trainer = train.make(selector, "bad", rows=Dataset.from_dict({"text": pool_rows["output"]}), selection_size=8)
@@ -95,8 +166,9 @@ def test_another_pool_than_that_of_the_checkpoint_is_refused(train, tmp_path, po
         (IterIT(), {"scoring_dtype": "bfloat16"}, "scoring"),
         (IterIT(), {"reselection_strategy": "no"}, "reselection"),
         (IterIT(), {"max_length": 40}, "tokens"),
+        (IterIT(), {"packing": True}, "packing"),
     ],
-    ids=["selector", "setting", "dtype", "reselection", "tokens"],
+    ids=["selector", "setting", "dtype", "reselection", "tokens", "packing"],
 )
 def test_other_settings_than_those_of_the_checkpoint_are_refused(train, tmp_path, selector, more, differs):
     train(IterIT(), name="run", num_train_epochs=1, **SAVED)

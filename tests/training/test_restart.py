@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from peft import LoraConfig
+from transformers import TrainerCallback
 
 from hf_datasel.errors import ConfigError, ResumeError, SelectionError
 from hf_datasel.scores import Loss
@@ -86,9 +87,9 @@ def test_a_restarted_round_trains_as_if_nothing_had_been_trained_before(train, m
 def test_rows_are_chosen_by_the_model_before_it_restarts(train):
     constant = {"lr_scheduler_type": "constant"}
     again, on = train(Given(), "again", **constant), train(Given(restart=False), "on", **constant)
-    first, second = again.selections[0].scores("loss"), again._state_arrays["loss"]
+    first, second = again.selections[0].scores("loss"), again._memory.arrays["loss"]
     assert np.abs(first - second).min() > 1e-4
-    np.testing.assert_array_equal(second, on._state_arrays["loss"])
+    np.testing.assert_array_equal(second, on._memory.arrays["loss"])
     assert not np.array_equal(*(each.model.lm_head.weight.detach().numpy() for each in (again, on)))
 
 
@@ -122,6 +123,21 @@ def test_resuming_without_the_base_weights_is_refused(train, tmp_path):
         train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
 
 
+def test_resuming_with_the_base_weights_of_another_run_is_refused(train, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 1}
+    train(Given(), "run", **saved)
+    again = train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+    other = train.make(Given(), "run")
+    other.model.lm_head.weight.data.mul_(0.5)
+    other.train()
+    for output in ("run", "elsewhere"):
+        with pytest.raises(ResumeError, match=r"_base_weights' holds the weights that later rounds of another run"):
+            train(Given(), output, resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+    train(Given(), "run")  # the same weights as at first
+    resumed = train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+    assert logs_of(resumed, "loss") == logs_of(again, "loss")
+
+
 @pytest.mark.parametrize(("epochs", "rows"), [(1, 6 + 8), (3, 6 + 3 * 8)])
 def test_samples_a_second_are_those_of_all_rounds(train, epochs, rows):
     [end] = [each for each in train(Given(), num_train_epochs=epochs).state.log_history if "train_runtime" in each]
@@ -137,12 +153,50 @@ def test_a_run_without_restarts_keeps_no_base_weights(train, tmp_path):
 def test_checkpoints_that_the_plan_asks_for_are_saved_and_given_to_the_next_round(train, tmp_path, strategy):
     saved = {"save_strategy": strategy, "save_steps": 3}
     trainer = train(Given(checkpoints=True, warmup_epochs=2.0), "run", **saved)
-    assert trainer._state_arrays["steps"].tolist() == [2, 4]
+    assert trainer._memory.arrays["steps"].tolist() == [2, 4]
     assert (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").is_file()
     resumed = train(
         Given(checkpoints=True, warmup_epochs=2.0), "run", resume=str(tmp_path / "run" / "checkpoint-2"), **saved
     )
-    assert resumed._state_arrays["steps"].tolist() == [2, 4]
+    assert resumed._memory.arrays["steps"].tolist() == [2, 4]
+
+
+def test_checkpoints_of_a_run_that_went_on_in_another_folder_are_found_again(train, assert_equal_weights, tmp_path):
+    selector = Given(checkpoints=True, warmup_epochs=3.0)
+    whole = train(selector, "first")
+    shutil.rmtree(tmp_path / "first" / "checkpoint-6")
+    resumed = train(selector, "second", resume=str(tmp_path / "first" / "checkpoint-2"))
+    assert_equal_weights(resumed, whole)
+    (tmp_path / "there").mkdir()
+    for name in ("first", "second"):
+        shutil.move(tmp_path / name, tmp_path / "there" / name)
+    last = str(tmp_path / "there" / "second" / "checkpoint-4")
+    resumed = train(selector, "third", resume=last)
+    assert resumed._memory.arrays["steps"].tolist() == [2, 4, 6]
+    assert_equal_weights(resumed, whole)
+    shutil.rmtree(tmp_path / "there" / "first" / "checkpoint-2")
+    with pytest.raises(ResumeError, match=r"first.checkpoint-2' is gone, and a later round reads it"):
+        train(selector, "fourth", resume=last)
+
+
+def test_a_callback_that_stops_in_a_warm_up_is_told_of(train, caplog, tmp_path):
+    class Stop(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            control.should_training_stop = state.global_step == 1
+
+    @dataclass(frozen=True)
+    class Warmed(Given):
+        def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+            return (RoundPlan(8, kind="warm-up"), RoundPlan(8, num_epochs, restart=True))
+
+    saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+    stopped = train(Warmed(), callbacks=[Stop()], **saved)
+    assert (stopped.state.global_step, len(stopped.selections)) == (1, 1)
+    assert "A callback stopped training in round 0, a warm-up: no rows were chosen" in caplog.text
+    caplog.clear()
+    resumed = train(Warmed(), resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+    assert (resumed.state.global_step, len(resumed.selections)) == (4, 2)
+    assert "stopped" not in caplog.text
 
 
 def test_the_best_model_is_not_that_of_a_training_that_was_given_up(train, pool_rows):

@@ -526,22 +526,40 @@ def test_settings_that_cannot_be_are_refused(train, settings, message):
     [
         ("loss_type", "chunked_nll", "does not make with loss_type='chunked_nll' and use_liger_kernel=False"),
         ("use_liger_kernel", True, "and use_liger_kernel=True. Use loss_type='nll' without Liger"),
-        ("label_smoother", object(), "does not go with compute_loss_func or label_smoothing_factor"),
-        ("compute_loss_func", object(), "does not go with compute_loss_func or label_smoothing_factor"),
         ("sp_enabled", True, "context or sequence parallelism deals the tokens of a row"),
         ("cp_enabled", True, "context or sequence parallelism deals the tokens of a row"),
     ],
 )
 def test_what_hides_the_losses_of_rows_is_refused(monkeypatch, name, value, message):
     monkeypatch.setattr(reusing, "_FUSED", False)
+    with pytest.raises(ConfigError, match=message):
+        reusing.check_reuse(_stand_in(**{name: value}))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", ["label_smoother", "compute_loss_func"])
+def test_a_loss_from_logits_alone_is_refused_with_every_version(monkeypatch, fused, name):
+    monkeypatch.setattr(reusing, "_FUSED", fused)
+    reusing.check_reuse(_stand_in())
+    with pytest.raises(ConfigError, match="does not go with compute_loss_func or label_smoothing_factor"):
+        reusing.check_reuse(_stand_in(**{name: object()}))
+
+
+@pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")
+def test_label_smoothing_is_refused_before_training(train):
+    with pytest.raises(ConfigError, match="does not go with compute_loss_func or label_smoothing_factor"):
+        train.make(IterIT(), "bad", label_smoothing_factor=0.1, **REUSE)
+
+
+def _stand_in(**more: Any) -> SimpleNamespace:
+    """What is looked at of a trainer."""
     args = {"packing": False, "packing_strategy": "bfd", "loss_type": "nll", "use_liger_kernel": False}
     trainer = {"compute_loss_func": None, "label_smoother": None}
     parallel = {"cp_enabled": False, "sp_enabled": False}
     for each in (args, trainer, parallel):
-        each |= {name: value} if name in each else {}
+        each |= {name: value for name, value in more.items() if name in each}
     accelerator = SimpleNamespace(parallelism_config=SimpleNamespace(**parallel))
-    with pytest.raises(ConfigError, match=message):
-        reusing.check_reuse(SimpleNamespace(args=SimpleNamespace(**args), accelerator=accelerator, **trainer))
+    return SimpleNamespace(args=SimpleNamespace(**args), accelerator=accelerator, **trainer)
 
 
 # -- two processes ---------------------------------------------------------------------------------------------------

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from pathlib import Path
 
 import pytest
+import torch
 
 from hf_datasel.errors import PublishError
 from hf_datasel.publish.run import read_run, training_facts
-from hf_datasel.selectors import IterIT
+from hf_datasel.scores import RewardGap
+from hf_datasel.scores.generation import Generator
+from hf_datasel.selectors import IterIT, Random
 
 
 def test_a_run_is_read_from_its_folder_as_the_trainer_has_it(train, tmp_path, pool_rows):
@@ -72,3 +77,50 @@ def test_the_share_of_selecting_is_what_the_run_logged_at_its_end():
         "selecting": 0.2,
     }
     assert training_facts(log[:2], {})["selecting"] is None
+
+
+class Asks(Random):
+    """Random rows, of which it asks for a gap, whether they have one or not."""
+
+    new_tokens = 4
+
+    def choose(self, round):
+        rows = super().choose(round)
+        round.score(RewardGap(scorer="perplexity", max_new_tokens=self.new_tokens), rows, optional=True)
+        return rows
+
+
+class AsksInVain(Asks):
+    new_tokens = 1000
+
+    def choose(self, round):
+        round.logs["nothing"] = math.nan
+        return super().choose(round)
+
+
+def test_a_mean_of_no_value_is_left_out_of_the_log(train, tmp_path):
+    more = {"save_strategy": "epoch", "num_train_epochs": 1, "selection_size": 4}
+    [entry] = [each for each in train(Asks(), **more).state.log_history if "selection_round" in each]
+    assert math.isfinite(entry["selection_reward_gap_mean"])
+    [entry] = [each for each in train(AsksInVain(), **more).state.log_history if "selection_round" in each]
+    assert entry["selection_rows"] == 4
+    assert not {"selection_reward_gap_mean", "selection_nothing"} & set(entry)
+    [state] = Path(tmp_path / "run").glob("checkpoint-*/trainer_state.json")
+    json.loads(state.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, torch.float32), ("bfloat16", torch.bfloat16)])
+def test_answers_are_written_in_what_scoring_is_to_be_done_in(train, monkeypatch, asked, expected):
+    seen, write = set(), Generator._write
+
+    def watched(self, prompts):
+        head = self.model.get_output_embeddings()
+        hook = head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+        try:
+            return write(self, prompts)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(Generator, "_write", watched)
+    train(Asks(), bf16=True, scoring_dtype=asked, num_train_epochs=1, selection_size=4)
+    assert seen == {expected}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import TrainerCallback
 from trl import SFTTrainer
 
@@ -190,6 +192,18 @@ def test_plain_sft_config_means_the_default_selection(tmp_path, tiny_model_dir, 
     assert trainer._selector == IterIT()
 
 
+def test_a_tokenizer_with_code_of_its_own_is_loaded_where_that_is_trusted(tmp_path, tiny_model_dir, pool_rows):
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    code = "from transformers import PreTrainedTokenizerFast\n\nclass Mine(PreTrainedTokenizerFast):\n    pass\n"
+    (folder / "tokens_of_mine.py").write_text(code)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "tokens_of_mine.Mine"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    args = SelectiveSFTConfig(str(tmp_path / "run"), trust_remote_code=True, use_cpu=True, bf16=False)
+    trainer = SelectiveSFTTrainer(str(folder), args, train_dataset=pool_rows)
+    assert type(trainer.processing_class).__name__ == "Mine"
+
+
 def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
     trainer = train(Random(), selection_size=8, num_train_epochs=1)
     first = trainer.selections[0].indices.tolist()
@@ -204,6 +218,8 @@ def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
         ({"selection_size": 4, "selection_ratio": 0.1}, "same thing twice"),
         ({"selection_ratio": 5}, r"selection_ratio=5 has to be a share"),
         ({"selection_schedule": [4, 0]}, "row numbers above 0"),
+        ({"selection_schedule": []}, r"selection_schedule=\[\] has to be a list of row numbers above 0, one for each"),
+        ({"selection_schedule": 4}, r"selection_schedule=4 has to be a list"),
         ({"selection_schedule": [4, 8]}, r"2 rounds, and IterIT makes 3"),
         ({"selection_schedule": [4, 8], "max_steps": 3}, "leave max_steps out"),
         ({"reselection_strategy": "epochs"}, "reselection_strategy='epochs'"),
@@ -237,6 +253,47 @@ def test_moved_private_names_are_refused(train, monkeypatch):
 def test_evaluation_rows_may_be_in_any_format(train, pool_rows):
     trainer = train(IterIT(), selection_size=8, eval_dataset=pool_rows.select(range(4)), eval_strategy="epoch")
     assert len(logs_of(trainer, "eval_loss")) == 3
+
+
+def test_evaluating_by_hand_takes_the_rows_that_the_trainer_takes(train, pool_rows):
+    rows = pool_rows.select(range(4))
+    trainer = train(Random(), selection_size=8, num_train_epochs=1, eval_dataset=rows)
+    there = trainer.evaluate()["eval_loss"]
+    assert trainer.evaluate(rows)["eval_loss"] == there
+    assert trainer.evaluate({"held_out": rows})["eval_held_out_loss"] == there
+    texts = list(zip(rows["instruction"], rows["output"], strict=True))
+    shared = [[{"from": "human", "value": asked}, {"from": "gpt", "value": said}] for asked, said in texts]
+    chats = [[{"role": "user", "content": asked}, {"role": "assistant", "content": said}] for asked, said in texts]
+    sets = Dataset.from_dict({"conversations": shared}), Dataset.from_dict({"messages": chats})
+    assert trainer.evaluate(sets[0])["eval_loss"] == trainer.evaluate(sets[1])["eval_loss"]
+
+
+@pytest.mark.filterwarnings("ignore:`return_outputs=True`:FutureWarning")
+def test_predictions_are_of_the_rows_in_their_order(train, pool_rows):
+    rows = pool_rows.select(range(6, -1, -1))
+    trainer = train(Random(), selection_size=8, num_train_epochs=1, shuffle_dataset=True)
+    done = trainer.predict(rows, metric_key_prefix="held_out")
+    labels = dict(zip(trainer._prepared.rows.tolist(), trainer._candidates["labels"], strict=True))
+    found = [[token for token in line if token != -100] for line in done.label_ids.tolist()]
+    assert found == [[token for token in labels[at] if token != -100] for at in range(6, -1, -1)]
+    assert done.metrics["held_out_loss"] > 0
+    prepared = trainer.train_dataset.select([0])
+    assert len(trainer.predict(prepared).label_ids) == 1
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_streaming_evaluation_rows_are_taken_as_they_are_or_refused_by_name(train, pool_rows, by_hand):
+    as_they_are = converted(Pool(pool_rows.select(range(4))), chat_template=True)
+
+    def evaluated(rows: Any) -> float:
+        trainer = train.make(Random(), "run", selection_size=8, eval_dataset=None if by_hand else rows)
+        return float((trainer.evaluate(rows) if by_hand else trainer.evaluate())["eval_loss"])
+
+    assert evaluated(as_they_are.to_iterable_dataset()) == pytest.approx(evaluated(as_they_are))
+    unnamed = IterableDataset.from_generator(lambda: iter(pool_rows))
+    for stream in (pool_rows.to_iterable_dataset(), unnamed):
+        with pytest.raises(ConfigError, match="are streaming, and alpaca rows are converted only where they"):
+            evaluated(stream)
 
 
 def test_the_best_model_is_loaded_at_the_end(train, pool_rows):
