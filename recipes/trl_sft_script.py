@@ -9,8 +9,9 @@ flags or a YAML file of them (`--config FILE.yaml`), and with accelerate or torc
         --selector iterit --selection_ratio 0.05 --num_train_epochs 3 \
         --output_dir outputs/trl-sft-script
 
-On a CPU add `--use_cpu true --bf16 false`; with `--use_peft` it trains an adapter. The selections are in
-`output_dir/selections`.
+`--dataset_name` is a dataset on the Hub or a folder of files, and no single file, as in TRL's own script; for a file
+there is `hf-datasel train`. On a CPU add `--use_cpu true --bf16 false`; with `--use_peft` it trains an adapter. The
+selections are in `output_dir/selections`.
 """
 
 from datasets import load_dataset

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from hf_datasel import score, select
+from hf_datasel.selection import explain
+from hf_datasel.selectors import DiverseEvol
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")
@@ -52,6 +54,12 @@ def test_score_look_choose(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     exec(example("Score, look, choose").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
     assert len(names["subset"]) == len(names["selection"].indices) == 1
     assert (tmp_path / "selection" / "selection.json").is_file()
+    (arguments,) = re.findall(r"`hf_datasel\.selection\.explain\((.*?)\)` says", TEXT)
+    names |= {"explain": explain, "selection": select(names["scored"], names["IterIT"](quality="ifd"), ratio=0.05)}
+    said = eval(f"explain({arguments})", names)["decided"]
+    assert said
+    assert "More cannot be said" not in " ".join(said)
+    assert "More cannot be said" in " ".join(eval(f"explain({arguments.replace('scored', 'rows')})", names)["decided"])
 
 
 def test_methods(pool_rows, tiny_model_dir, tmp_path):
@@ -118,3 +126,10 @@ def test_every_command_is_shown():
 
     shown = set(re.findall(r"^hf-datasel (\w+)", TEXT, re.MULTILINE))
     assert shown == set(COMMANDS)
+
+
+def test_the_trainings_of_diverse_evol_are_counted_right():
+    rounds = DiverseEvol().plan(1100, 3, 10_000)
+    assert (len(rounds), sum(each.restart for each in rounds)) == (11, 10)
+    assert "(`DiverseEvol`: all eleven of them;" in TEXT
+    assert "ten more trainings from the base weights" in TEXT

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.cli.pages import linked_plots, remove_old
 from hf_datasel.cli.parsing import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
+    check_no_commas,
     import_from_here,
     load_selection,
     output_folder,
@@ -124,7 +126,8 @@ def run(argv: Sequence[str]) -> None:
         )
     comparison["failed"] = failed
     title = arguments.title or _title(comparison, dataset_arguments.dataset_name)
-    write_comparison(comparison, folder, str(title))
+    before = linked_plots(folder / "compare.md")
+    remove_old(before, write_comparison(comparison, folder, str(title)))
     _print(comparison)
     if dataset is None:
         print("Without --dataset_name there are no response lengths and no near copies in it.")
@@ -208,6 +211,7 @@ def _named(methods: Any) -> list[tuple[str, dict[str, Any]]]:
         if isinstance(each, str) and each.lstrip().startswith("{"):
             each = as_dict(each, "methods")
         if isinstance(each, str):
+            check_no_commas(each, "methods")
             each = {each: {}}
         if not isinstance(each, dict) or len(each) != 1:
             raise ConfigError(f"methods holds {each!r}: it has to be a name, or a name and its settings.")
@@ -241,6 +245,9 @@ def _choose(
     except KeyboardInterrupt:
         print(f"\nStopped. The same command goes on with what is in {folder}.", file=sys.stderr)
         raise
+    places = before.places.values()
+    if left := sorted(each.parent.name for each in folder.glob(f"*/{_MADE_FROM}") if each.parent not in places):
+        print(f"Also in {folder}, of earlier comparisons and not part of this one: {', '.join(left)}.")
     return found, failed
 
 

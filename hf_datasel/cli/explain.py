@@ -21,6 +21,8 @@ from hf_datasel.selection.explaining import Explanation, Standing
 
 __all__ = ["ExplainArguments", "run"]
 
+_ROWS = "ROW: number of a row of the dataset, counted from 0. They stand before the flags."
+
 
 @dataclass
 class ExplainArguments:
@@ -42,8 +44,9 @@ class ExplainArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Print why rows were taken, or were not."""
-    named = list(takewhile(lambda each: not each.startswith("-"), argv))
-    dataset_arguments, arguments = parse((DatasetArguments, ExplainArguments), argv[len(named) :], "explain")
+    named = list(takewhile(_may_be_row, argv))
+    kinds = (DatasetArguments, ExplainArguments)
+    dataset_arguments, arguments = parse(kinds, argv[len(named) :], "explain ROW [ROW ...]", _ROWS)
     rows = [_row(each) for each in named]
     if not rows:
         raise ConfigError("No row is named: hf-datasel explain 17 --selection FOLDER --dataset_name FILE-OR-HUB-ID.")
@@ -63,6 +66,11 @@ def run(argv: Sequence[str]) -> None:
             print(json.dumps(found, ensure_ascii=False) if arguments.json else _text(found))
             if found["checkpoint"] and not arguments.json:
                 print(f"  {_checkpoint(arguments.selection, found['checkpoint'])}")
+
+
+def _may_be_row(argument: str) -> bool:
+    """Whether it is no flag."""
+    return not argument.startswith("-") or argument[1:].isdecimal()
 
 
 def _row(named: str) -> int:

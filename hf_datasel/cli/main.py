@@ -7,6 +7,8 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
+from hf_datasel.cli.quiet import without_clutter
+from hf_datasel.cli.wording import in_flags
 from hf_datasel.errors import DataselError, did_you_mean
 
 __all__ = ["main"]
@@ -22,11 +24,15 @@ COMMANDS = {
     "push": "publish a selection or a training run on the Hub",
     "env": "versions and devices, for a bug report",
 }
+_WITHOUT_KEYS = ("list", "env")
+_HELP = (["-h"], ["--help"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it went well, 2 with one line on stderr if what was asked cannot be, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
         return 0
@@ -39,12 +45,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataselError(
                 f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} There are {', '.join(COMMANDS)}."
             )
-        importlib.import_module(f"hf_datasel.cli.{name}").run(rest)
+        if name in _WITHOUT_KEYS and rest in _HELP:
+            print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}")
+            return 0
+        with without_clutter():
+            importlib.import_module(f"hf_datasel.cli.{name}").run(rest)
     except DataselError as error:
-        print(
-            f"hf-datasel {name}: error: {error}" if name in COMMANDS else f"hf-datasel: error: {error}",
-            file=sys.stderr,
-        )
+        command = f"hf-datasel {name}" if name in COMMANDS else "hf-datasel"
+        print(f"{command}: error: {in_flags(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"hf-datasel {name}: interrupted.", file=sys.stderr)

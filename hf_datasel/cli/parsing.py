@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ __all__ = [
     "DatasetArguments",
     "as_dict",
     "bars_on_terminals",
+    "check_no_commas",
     "import_from_here",
     "load_selection",
     "output_folder",
@@ -67,14 +68,28 @@ def _read_origins(file: Path) -> None:
         read_origins(beside)
 
 
-def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any, ...]:
+def parse(
+    kinds: Iterable[type],
+    argv: Sequence[str],
+    command: str,
+    about: str | None = None,
+    needed: Mapping[str, str] | None = None,
+) -> tuple[Any, ...]:
     """The dataclasses filled from `--config FILE.yaml` and flags, which take precedence.
 
+    Args:
+        kinds: the dataclasses.
+        argv: flags and their values.
+        command: and what stands between it and the flags, for the help.
+        about: what stands there, for the help.
+        needed: keys without which a command does nothing, and what to say where one is missing and the others do not
+            fit together either.
+
     Raises:
-        ConfigError: an unknown key or flag (with the nearest known one), a file that cannot be read, or a value that a
-            key cannot have.
+        ConfigError: an unknown key or flag (with the nearest known one), a key that stands in the file twice, a file
+            that cannot be read, or a value that a key cannot have.
     """
-    parser = TrlParser(tuple(kinds), prog=f"hf-datasel {command}", allow_abbrev=False)
+    parser = TrlParser(tuple(kinds), prog=f"hf-datasel {command}", allow_abbrev=False, description=about)
     flags = parser._option_string_actions
     known = sorted({action.dest for action in parser._actions} - {"help"})
     arguments = list(argv)
@@ -84,18 +99,25 @@ def parse(kinds: Iterable[type], argv: Sequence[str], command: str) -> tuple[Any
             raise ConfigError(
                 f"Unknown flag {name}.{did_you_mean(name, [each for each in flags if each.startswith('--')])}"
             )
-    arguments = _check_file(arguments, known)
+    arguments, in_file = _check_file(arguments, known)
     _check_mappings(arguments, flags)
+    given = {flags[name].dest for each in arguments if (name := each.split("=", 1)[0]) in flags} | in_file
     parser.error = _refuse  # argparse would print every key there is
     try:
         return tuple(parser.parse_args_and_config(arguments))
+    except ConfigError:
+        raise
     except (ValueError, TypeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        if isinstance(error, json.JSONDecodeError):
-            raise ConfigError(f"{error.doc!r} is no valid JSON: {error}.") from error
-        text = str(error).replace("Some specified arguments are not used by the HfArgumentParser", "Unknown arguments")
-        raise ConfigError(text) from error
+        missing = [said for key, said in (needed or {}).items() if key not in given]
+        raise ConfigError(_in_our_words(error, missing)) from error
+
+
+def _in_our_words(error: Exception, missing: Sequence[str]) -> str:
+    """What to say of an error of TRL or transformers, of which a key that is missing is the likelier cause."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.doc!r} is no valid JSON: {error}."
+    unused = "Some specified arguments are not used by the HfArgumentParser"
+    return missing[0] if missing else str(error).replace(unused, "Unknown arguments")
 
 
 def _refuse(message: str) -> NoReturn:
@@ -117,27 +139,49 @@ def output_folder(path: str) -> Path:
     return Path(path)
 
 
-def _check_file(arguments: list[str], known: list[str]) -> list[str]:
-    """Arguments with `--config=FILE` split in two, after a look at the file's keys."""
+def _check_file(arguments: list[str], known: list[str]) -> tuple[list[str], set[str]]:
+    """Arguments with `--config=FILE` split in two, and the file's keys, after a look at them."""
     split = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
     if "--config" not in split:
-        return split
+        return split, set()
     at = split.index("--config") + 1
     if at == len(split):
         raise ConfigError("--config needs a file.")
     path = Path(split[at])
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _check_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except OSError as error:
         raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} has to hold keys and values, and holds {type(content).__name__}.")
+        holds = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
+        raise ConfigError(f"{path} has to hold keys and values, such as selector: random, and holds {holds}.")
     for key in content:
         if key not in known and key != "env":
             raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
-    return split
+    return split, set(content)
+
+
+def _check_twice(node: yaml.Node | None, path: Path) -> None:
+    """Refuse a key that stands in one mapping twice, of which YAML's reader takes the last."""
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[Any, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines and isinstance(key, yaml.ScalarNode):
+                raise ConfigError(
+                    f"{path}, line {line}: the key {key.value!r} is there twice, first in line {lines[key.value]}. "
+                    "Leave one of them out."
+                )
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+            _check_twice(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _check_twice(each, path)
 
 
 def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
@@ -168,6 +212,20 @@ def as_dict(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ConfigError(f"{key} has to be a mapping of settings, {form}, and is {value!r}.")
     return value
+
+
+def check_no_commas(name: str, key: str) -> None:
+    """Refuse several names in one.
+
+    Raises:
+        ConfigError: says how they are written.
+    """
+    if "," in name:
+        names = [each.strip() for each in name.split(",") if each.strip()]
+        raise ConfigError(
+            f"{key}: {name!r} is one name with commas in it. On the command line names are separated by spaces, "
+            f"--{key} {' '.join(names)}, and in a config file they are a list, [{', '.join(names)}]."
+        )
 
 
 def load_selection(named: str | Path) -> Selection:

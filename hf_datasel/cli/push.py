@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from hf_datasel.cli.parsing import DatasetArguments, parse, show_progress_messages
+import numpy as np
+
+from hf_datasel.cli.parsing import DatasetArguments, bars_on_terminals, parse, show_progress_messages
+from hf_datasel.cli.quiet import no_bars
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
+from hf_datasel.selectors.naming import method_name
+
+if TYPE_CHECKING:
+    from hf_datasel.publish.hub import Hub, Snapshot
+    from hf_datasel.selection import Selection
 
 __all__ = ["PushArguments", "reaching_the_hub", "run"]
 
@@ -44,16 +54,20 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.publish.run import read_run
 
     folder = run_folder(arguments.selection)
-    if not arguments.repo_id or not isinstance(arguments.repo_id, str):
-        raise ConfigError("No repository is named. Pass --repo_id NAMESPACE/NAME, or put it into the config file.")
+    _check_name(arguments.repo_id)
     selections, training = read_run(folder)
     results = read_results(str(arguments.results)) if arguments.results else []
-    with reaching_the_hub():
-        before = _head(arguments.repo_id, arguments.revision)
+    with reaching_the_hub(), bars_on_terminals():
+        dataset = dataset_arguments.load()
+        selections[-1].check(dataset)
+    with reaching_the_hub(), no_bars():
+        hub, before = _there(arguments.repo_id, arguments.revision)
+        if before is not None and (replaced := _replaced(hub, before, selections, arguments.config_name)):
+            print(f"Replaces {replaced}, in {hub.repo_id}; another --config_name puts it beside that.")
         info = push_selections(
             selections,
             arguments.repo_id,
-            dataset_arguments.load(),
+            dataset,
             private=arguments.private,
             revision=arguments.revision,
             commit_message=arguments.commit_message,
@@ -61,7 +75,7 @@ def run(argv: Sequence[str]) -> None:
             results=results,
             training=training,
         )
-    if info.oid == before:
+    if before is not None and info.oid == before.commit:
         print(f"Nothing is new, and nothing was uploaded: {info.repo_url}")
     else:
         print(f"Published: {info.repo_url} (commit {info.oid[:12]})")
@@ -80,8 +94,21 @@ def reaching_the_hub() -> Iterator[None]:
         raise PublishError(f"The Hub cannot be reached, or does not do what was asked: {line}") from error
 
 
-def _head(repo_id: str, revision: str | None) -> str | None:
-    """Commit that the branch is at, or None for a repository or a branch that is not there yet."""
+def _check_name(repo_id: object) -> None:
+    """Refuse what no repository can be called, before anybody has to be logged in."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if not repo_id or not isinstance(repo_id, str):
+        raise ConfigError("No repository is named. Pass --repo_id NAMESPACE/NAME, or put it into the config file.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ConfigError(f"repo_id={repo_id!r} is no name for a repository: {error}") from error
+
+
+def _there(repo_id: str, revision: str | None) -> tuple[Hub, Snapshot | None]:
+    """The repository, and what is on the branch; None for a repository or a branch that is not there yet."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     from hf_datasel.publish.access import sign_in
@@ -90,6 +117,33 @@ def _head(repo_id: str, revision: str | None) -> str | None:
     hub = Hub(repo_id, revision=revision)
     sign_in(hub)
     try:
-        return hub.snapshot().commit if hub.is_private() is not None else None
+        return hub, hub.snapshot() if hub.is_private() is not None else None
     except RevisionNotFoundError:
-        return None
+        return hub, None
+
+
+def _replaced(hub: Hub, now: Snapshot, selections: Sequence[Selection], config_name: str | None) -> str:
+    """In a few words the choice that a push takes the place of; "" where there is none, or it is the same."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    from hf_datasel.publish.files import belongs_config, selection_folders
+    from hf_datasel.publish.gather import config_names
+    from hf_datasel.publish.hub import Hub
+
+    try:
+        hub.api.dataset_info(hub.repo_id, revision=hub.revision)
+    except RevisionNotFoundError:  # a branch that will be made, and replaces nothing
+        return ""
+    publication = config_name or "default"
+    there = [name for name in selection_folders(list(now.files)) if belongs_config(name, publication)]
+    if not there:
+        return ""
+    pinned = Hub(hub.repo_id, revision=now.commit)
+    rows = {name: np.load(pinned.download(f"selections/{name}/indices.npy"), allow_pickle=False) for name in there}
+    ours = {name: each.indices for name, each in zip(config_names(selections, publication), selections, strict=True)}
+    if rows.keys() == ours.keys() and all(np.array_equal(rows[name], ours[name]) for name in ours):
+        return ""
+    last = max(there, key=lambda name: (len(name), name))
+    about = json.loads(pinned.download(f"selections/{last}/selection.json").read_text(encoding="utf-8"))
+    rounds = f"{len(there)} rounds, the last of " if len(there) > 1 else ""
+    return f"{method_name(about['selector'])}, {rounds}{len(rows[last]):,} rows"

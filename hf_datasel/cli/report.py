@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_datasel.cli.parsing import DatasetArguments, output_folder, parse, show_progress_messages
+from hf_datasel.cli.pages import linked_plots, remove_old
+from hf_datasel.cli.parsing import (
+    DatasetArguments,
+    bars_on_terminals,
+    output_folder,
+    parse,
+    show_progress_messages,
+)
 from hf_datasel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,12 +60,15 @@ def run(argv: Sequence[str]) -> None:
     selections, training = read_run(run_folder(arguments.selection))
     results = read_results(str(arguments.results)) if arguments.results else []
     folder = output_folder(arguments.output_dir)
-    dataset = dataset_arguments.load() if dataset_arguments.dataset_name else None
-    if dataset is not None:
-        selections[-1].apply(dataset)  # refuses another dataset
-    facts = gather(selections, dataset, title=str(arguments.title or ""), training=training, results=results)
+    with bars_on_terminals():
+        dataset = dataset_arguments.load() if dataset_arguments.dataset_name else None
+        if dataset is not None:
+            selections[-1].apply(dataset)  # refuses another dataset
+        facts = gather(selections, dataset, title=str(arguments.title or ""), training=training, results=results)
     facts["title"] = facts["title"] or _title(facts, dataset_arguments.dataset_name)
+    before = linked_plots(folder / "report.md")
     paths = write_report(facts, folder)
+    remove_old(before, paths)
     plots = sum(path.suffix == ".png" for path in paths)
     if dataset is None:
         print("Without --dataset_name there are no response lengths and no baselines in it.")

@@ -14,10 +14,12 @@ from hf_datasel.cli.parsing import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
+    check_no_commas,
     output_folder,
     parse,
     show_progress_messages,
 )
+from hf_datasel.cli.quiet import no_bars
 from hf_datasel.cli.tables import column_table, numeric_columns
 from hf_datasel.errors import ConfigError
 
@@ -146,6 +148,7 @@ def _named(scores: Any) -> list[tuple[str, Mapping[str, Any]]]:
     found: list[tuple[str, Mapping[str, Any]]] = []
     for each in scores:
         if isinstance(each, str):
+            check_no_commas(each, "scores")
             found.append((each, {}))
             continue
         if not isinstance(each, dict) or len(each) != 1:
@@ -166,15 +169,21 @@ def _write(scored: Any, folder: Path) -> None:
     if gone := [name for name in before if name not in scored.column_names]:
         print(f"The {target.name} that was there is replaced. It had {', '.join(gone)} too, which this run lacks.")
     draft = folder / "scored.parquet.tmp"
-    scored.to_parquet(draft)
+    with no_bars():
+        scored.to_parquet(draft)
     draft.replace(target)
     write_origins(folder / "scored.origins.json", scored.data.table)
 
 
 def _draw(scored: Any, names: list[str], folder: Path) -> bool:
-    """A histogram of each column of numbers, as numbers and, where matplotlib is installed, as a picture."""
+    """A histogram of each column of numbers, as numbers and, where matplotlib is installed, as a picture.
+
+    Pictures of the file that was there before go.
+    """
     from hf_datasel.analysis import distribution, draw_scores
 
+    for name in _drawn_before(folder):
+        (folder / "histograms" / f"{name}.png").unlink(missing_ok=True)
     columns = {name: values for name, values in numeric_columns(scored, names).items() if values.size}
     found = {name: distribution(name, {"scored": values}) for name, values in columns.items()}
     (folder / "histograms.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
@@ -184,6 +193,15 @@ def _draw(scored: Any, names: list[str], folder: Path) -> bool:
     for name, summary in found.items():
         draw_scores(summary, f"{name} of {columns[name].size:,} rows").savefig(folder / "histograms" / f"{name}.png")
     return bool(found)
+
+
+def _drawn_before(folder: Path) -> list[str]:
+    """Columns that an earlier run drew here: those of the histograms.json that it wrote."""
+    try:
+        found = json.loads((folder / "histograms.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [name for name in found if name == Path(name).name] if isinstance(found, dict) else []
 
 
 def _check_hub(dataset: Any, arguments: ScoreArguments) -> None:

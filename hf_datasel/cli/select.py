@@ -9,11 +9,13 @@ from typing import Any
 from hf_datasel.cli.parsing import (
     DatasetArguments,
     as_dict,
+    bars_on_terminals,
     import_from_here,
     output_folder,
     parse,
     show_progress_messages,
 )
+from hf_datasel.cli.quiet import no_bars
 from hf_datasel.errors import ConfigError, Interrupted, reason_counts
 
 __all__ = ["SelectArguments", "run"]
@@ -60,27 +62,31 @@ def run(argv: Sequence[str]) -> None:
     show_progress_messages()
     import_from_here(arguments.allow_imports)
     from hf_datasel.selection import select
-    from hf_datasel.selectors import by_name
+    from hf_datasel.selection.selecting import check_trains_once
+    from hf_datasel.selectors import available, by_name
 
     budgets = ("selection_size", "selection_ratio", "selection_tokens")
     given = [name for name in budgets if getattr(arguments, name) is not None]
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} say the same thing twice. Pass one of them.")
     settings = as_dict(arguments.selector_kwargs, "selector_kwargs")
+    if (kind := available().get(str(arguments.selector))) is not None:
+        check_trains_once(kind, settings.get("rounds", getattr(kind, "rounds", None)))
     selector = by_name(arguments.selector, settings, arguments.allow_imports)
     folder = output_folder(arguments.output_dir)
-    dataset = dataset_arguments.load()
     try:
-        selection = select(
-            dataset,
-            selector,
-            arguments.selection_size,
-            arguments.selection_ratio,
-            arguments.seed,
-            arguments.model_name_or_path,
-            tokens_per_batch=arguments.scoring_tokens_per_batch,
-            tokens=arguments.selection_tokens,
-        )
+        with bars_on_terminals():
+            dataset = dataset_arguments.load()
+            selection = select(
+                dataset,
+                selector,
+                arguments.selection_size,
+                arguments.selection_ratio,
+                arguments.seed,
+                arguments.model_name_or_path,
+                tokens_per_batch=arguments.scoring_tokens_per_batch,
+                tokens=arguments.selection_tokens,
+            )
     except Interrupted as stop:
         if len(stop.chosen):
             stop.selection.save(folder)
@@ -99,5 +105,6 @@ def run(argv: Sequence[str]) -> None:
         print(f"Columns taken as they are: {', '.join(unverified)}.")
     (folder / "subset.parquet").unlink(missing_ok=True)  # of another choice
     if arguments.save_subset:
-        selection.apply(dataset).to_parquet(folder / "subset.parquet")
+        with no_bars():
+            selection.apply(dataset).to_parquet(folder / "subset.parquet")
     print(f"Written to {arguments.output_dir}.")

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.cli.parsing import as_dict, import_from_here, output_folder, parse, show_progress_messages
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, FormatError
 
 __all__ = ["TrainArguments", "run"]
+
+_NO_MODEL = "No model is named. Pass --model_name_or_path, or put it into the config file."
 
 
 @dataclass
@@ -33,7 +35,10 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.training import SelectiveSFTConfig
 
     kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
-    script, config, model, mixture, ours = parse(kinds, argv, "train")
+    try:
+        script, config, model, mixture, ours = parse(kinds, argv, "train", needed={"model_name_or_path": _NO_MODEL})
+    except ConfigError as error:
+        raise _without_gpu(error) from error
     show_progress_messages()
     import_from_here(ours.allow_imports)
     train(script, config, model, mixture, ours)
@@ -41,14 +46,13 @@ def run(argv: Sequence[str]) -> None:
 
 def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArguments) -> Any:
     """Train and save; returns the trainer. Prints what each round chose."""
-    from transformers.trainer_utils import get_last_checkpoint
     from trl import get_peft_config, get_quantization_config
 
     from hf_datasel.scores.models import check_model_exists
     from hf_datasel.training import SelectiveSFTTrainer
 
     if model.model_name_or_path is None:
-        raise ConfigError("No model is named. Pass --model_name_or_path, or put it into the config file.")
+        raise ConfigError(_NO_MODEL)
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "trust_remote_code": config.trust_remote_code,
@@ -59,16 +63,10 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     if config.push_selection and not config.push_to_hub:
         raise ConfigError("push_selection publishes the selections with the model: add push_to_hub.")
     selector = _own_selector(config, ours.allow_imports)
-    output_folder(config.output_dir)
     resume = config.resume_from_checkpoint
     resume = True if str(resume).lower() == "true" else resume
-    if isinstance(resume, str) and not Path(resume).is_dir():
-        raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
-    if resume is True and get_last_checkpoint(config.output_dir) is None:
-        raise ConfigError(
-            f"{config.output_dir!r} holds no checkpoint: its run ended before the first one was saved. Leave "
-            "resume_from_checkpoint out to start anew."
-        )
+    _check_resume(resume, config.output_dir)
+    output_folder(config.output_dir)
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
     train_rows, eval_rows = _datasets(script, config, mixture, ours.dataset_revision)
     trainer = SelectiveSFTTrainer(
@@ -88,9 +86,37 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
         trainer.accelerator.print(f"Model pushed: {getattr(pushed, 'repo_url', trainer.hub_model_id)}")
     else:
         trainer.save_model(config.output_dir)
-        trainer.create_model_card()
+        trainer.create_model_card(model_name=Path(config.output_dir).absolute().name)
     trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
     return trainer
+
+
+def _without_gpu(error: ConfigError) -> ConfigError:
+    """What transformers says of bf16 where no GPU does it, as the flags that help."""
+    if "bf16" not in str(error) or "use_cpu" not in str(error):
+        return error
+    if "Ampere" in str(error):
+        return ConfigError("The GPU here cannot train in bf16, which is the default. Add --bf16 false --fp16 true.")
+    return ConfigError(
+        "There is no GPU here, which is what is trained on, in bf16, unless something else is said. To train on the "
+        "CPU add --use_cpu true --bf16 false."
+    )
+
+
+def _check_resume(resume: Any, folder: str) -> None:
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if isinstance(resume, str) and not Path(resume).is_dir():
+        raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
+    if resume is not True:
+        return
+    if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+        raise ConfigError(f"There is no run in {folder!r}. Leave resume_from_checkpoint out to start one.")
+    if get_last_checkpoint(folder) is None:
+        raise ConfigError(
+            f"{folder!r} holds no checkpoint: its run ended before the first one was saved. Leave "
+            "resume_from_checkpoint out to start anew."
+        )
 
 
 def _datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> tuple[Any, Any]:
@@ -108,7 +134,21 @@ def _datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> t
         raise ConfigError("No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file.")
     name, subset = script.dataset_name, script.dataset_config
     rows = load_pool(name, script.dataset_train_split, subset, revision)
-    return rows, load_pool(name, script.dataset_test_split, subset, revision) if wants_eval else None
+    if not wants_eval:
+        return rows, None
+    try:
+        return rows, load_pool(name, script.dataset_test_split, subset, revision)
+    except FormatError as error:
+        raise ConfigError(
+            f"eval_strategy={_value(config.eval_strategy)!r} needs rows to evaluate on, and the split "
+            f"{script.dataset_test_split!r} of {name!r} cannot be had. Name another, --dataset_test_split NAME; or "
+            "keep a part of the rows for it, --dataset_train_split 'train[10%:]' --dataset_test_split 'train[:10%]'; "
+            f"or leave eval_strategy out. ({error})"
+        ) from error
+
+
+def _value(setting: Any) -> str:
+    return str(getattr(setting, "value", setting))
 
 
 def _own_selector(config: Any, allow_imports: bool) -> Any:

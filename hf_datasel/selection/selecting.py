@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, Interrupted, SelectionError
+from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.scores import Length
 from hf_datasel.scores.engine import Engine
@@ -18,16 +18,25 @@ from hf_datasel.scores.models import model_identity
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, wanted_rows, within_tokens
 from hf_datasel.selection.result import Selection
 from hf_datasel.selectors.base import Selector
+from hf_datasel.selectors.growing import GrowingSelector
 from hf_datasel.selectors.material import Material
 from hf_datasel.selectors.round import Round
 from hf_datasel.selectors.running import ask, check_budget, run_round, shortfall
+from hf_datasel.selectors.warmed import WarmedSelector
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Selecting", "select"]
+__all__ = ["Selecting", "check_trains_once", "select"]
 
 logger = logging.getLogger(__name__)
+
+_NO_TOKENS = (
+    "A budget of tokens needs a tokenizer to count with, or the column num_tokens. Name a model: model=..., or "
+    "--model_name_or_path on the command line. Or add the column once, by hf-datasel score --scores length "
+    '--scores_kwargs \'{"length": {"unit": "tokens"}}\' --model_name_or_path MODEL, and choose from the file that '
+    "this writes."
+)
 
 
 def select(
@@ -61,6 +70,24 @@ def select(
         Interrupted: Ctrl-C in a greedy choice. Its `selection` holds what had been chosen by then.
     """
     return Selecting(dataset, model, tokenizer, tokens_per_batch).select(selector, size, ratio, seed, tokens=tokens)
+
+
+def check_trains_once(kind: type[Selector], rounds: Any) -> None:
+    """Refuse a method that trains the model between its rounds, before anything is said of its settings.
+
+    Args:
+        kind: its class.
+        rounds: how many, where that is a setting of it.
+
+    Raises:
+        SelectionError: says where it works.
+    """
+    grows = issubclass(kind, GrowingSelector)
+    if (grows and rounds != 1) or issubclass(kind, WarmedSelector):
+        raise SelectionError(
+            f"{kind.__name__} chooses in {rounds if grows else 2} rounds with training between them: use it in "
+            "SelectiveSFTTrainer, or on the command line with hf-datasel train."
+        )
 
 
 class Selecting:
@@ -140,6 +167,8 @@ class _Run:
         return run_round(self.selector, self.round, asked=asked)
 
     def by_tokens(self, tokens: int) -> np.ndarray:
+        if self.model is None and "num_tokens" not in self.pool.dataset.column_names:
+            raise ScoreError(_NO_TOKENS)
         counting = self.round = self._new_round(1)
         if counting.budget != 1:
             raise SelectionError(
@@ -180,6 +209,7 @@ class _Run:
         return Selection.from_round(self.round, self.selector, rows, **model, **self.more, **more)
 
     def _new_round(self, budget: int) -> Round:
+        check_trains_once(type(self.selector), getattr(self.selector, "rounds", None))
         plan = self.selector.plan(budget, 1.0, int(self.eligible.sum()))
         if len(plan) > 1:
             raise SelectionError(

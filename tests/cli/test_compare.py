@@ -316,3 +316,17 @@ def test_mistakes_get_one_line(command, message, rows_file, tmp_path, capsys):
     assert last.startswith("hf-datasel compare: error: ")
     assert message in last
     assert not (tmp_path / "out" / "compare.html").exists()
+
+
+def test_what_earlier_comparisons_left(compare, tmp_path, capsys):
+    assert compare([{"top": {"by": "ifd"}}, "longest"], "--scores", "ifd") == 0
+    assert "of earlier comparisons" not in capsys.readouterr().out
+    plots = tmp_path / "out" / "plots"
+    assert {"overlap-light.png", "overlap-dark.png"} < {path.name for path in plots.iterdir()}
+    (plots / "mine-light.png").write_bytes(b"mine")
+    assert compare(["random"]) == 0
+    left = "of earlier comparisons and not part of this one: longest, top-by-ifd."
+    assert f"Also in {tmp_path / 'out'}, {left}\n" in capsys.readouterr().out
+    assert not list(plots.glob("overlap-*"))
+    assert (plots / "mine-light.png").is_file()
+    assert (tmp_path / "out" / "longest" / "selection.json").is_file(), "it is found again where it is compared again"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from datasets import load_dataset
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
 from hf_datasel import Selection, select
 from hf_datasel.cli import main
@@ -110,3 +110,55 @@ def test_a_hub_that_cannot_be_reached(local_hub, selection, rows_file, monkeypat
     printed = capsys.readouterr().err.strip().splitlines()
     assert printed[-1].startswith("hf-datasel push: error: The Hub does not answer")
     assert printed[-1].endswith("Connection refused")
+
+
+def test_what_is_replaced_is_said(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
+    command = ["push", "--repo_id", "tester/x", "--dataset_name", str(rows_file), "--selection"]
+    assert main([*command, str(selection)]) == 0
+    assert "Replaces" not in capsys.readouterr().out
+    select(pool_rows, Random(), size=4).save(tmp_path / "random")
+    assert main([*command, str(tmp_path / "random"), "--config_name", "random"]) == 0
+    assert "Replaces" not in capsys.readouterr().out
+    assert main([*command, str(tmp_path / "random")]) == 0
+    said = capsys.readouterr().out.splitlines()[0]
+    assert said == "Replaces Longest, 6 rows, in tester/x; another --config_name puts it beside that."
+    assert main([*command, str(selection), "--revision", "trial"]) == 0
+    assert "Replaces" not in capsys.readouterr().out, "the branch is new"
+    result = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    assert main([*command, str(tmp_path / "random"), "--results", str(tmp_path / "results.json")]) == 0
+    assert capsys.readouterr().out.startswith("Published: "), "the same rows with more on the card replace nothing"
+
+
+def test_rounds_that_are_replaced_are_counted(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
+    for at in range(2):
+        chosen = select(pool_rows, Random(), size=4 + at, seed=at)
+        chosen.provenance |= {"round": at, "seed": 0}
+        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+    command = ["push", "--repo_id", "tester/x", "--dataset_name", str(rows_file), "--selection"]
+    assert main([*command, str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    assert main([*command, str(selection)]) == 0
+    assert capsys.readouterr().out.startswith("Replaces Random, 2 rounds, the last of 5 rows, in tester/x;")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--repo_id", "tester/x/y"], "repo_id='tester/x/y' is no name for a repository"),
+        (["--repo_id", "tester/x", "--dataset_name", "SHORT"], "this dataset has 23"),
+        (["--repo_id", "tester/x"], "Nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN."),
+    ],
+)
+def test_names_and_rows_are_looked_at_before_the_login(
+    words, message, local_hub, selection, rows_file, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("huggingface_hub.HfApi.whoami", _nobody)
+    (tmp_path / "short.jsonl").write_text("\n".join(rows_file.read_text().splitlines()[:-1]))
+    command = ["push", "--selection", str(selection), "--dataset_name", str(rows_file)]
+    assert main([*command, *(str(tmp_path / "short.jsonl") if word == "SHORT" else word for word in words)]) == 2
+    assert message in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def _nobody(self):
+    raise LocalTokenNotFoundError("Token is required, but no token found.")

@@ -122,3 +122,15 @@ def test_the_selection_is_left_as_it_was(selection, tmp_path, monkeypatch):
     main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")])
     assert {path.name: path.read_bytes() for path in Path(selection).iterdir()} == before
     assert len(Selection.load(selection).indices) == 6
+
+
+def test_plots_of_an_earlier_selection_go_and_others_stay(selection, rows_file, run_folder, tmp_path, capsys):
+    command, folder = ["report", "--output_dir", str(tmp_path / "out")], tmp_path / "out" / "plots"
+    assert main([*command, "--selection", str(selection), "--dataset_name", str(rows_file)]) == 0
+    assert (folder / "scores-response-words-light.png").is_file()
+    (folder / "mine-light.png").write_bytes(b"mine")
+    assert main([*command, "--selection", str(run_folder)]) == 0
+    there = {path.name for path in folder.iterdir()} - {"mine-light.png"}
+    assert len(there) < len(list(folder.iterdir()))
+    assert not any(name.startswith(("scores-response-words", "lengths")) for name in there)
+    assert f"{len(there)} images in plots/." in capsys.readouterr().out.strip().splitlines()[-1]

@@ -255,3 +255,23 @@ def test_columns_of_an_earlier_run_that_go_are_named(command, capsys):
     assert "is replaced" not in capsys.readouterr().out
     assert main([*command, "--scores", "length"]) == 0
     assert "It had compressibility, compressibility_reason too" in capsys.readouterr().out
+
+
+def test_pictures_of_columns_that_are_gone_go_and_others_stay(command, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "out" / "histograms"
+    folder.mkdir(parents=True)
+    (folder / "mine.png").write_bytes(b"mine")
+    assert main([*command, "--scores", "length", "compressibility"]) == 0
+    assert {path.name for path in folder.iterdir()} == {"mine.png", "response_words.png", "compressibility.png"}
+    assert main([*command, "--scores", "length"]) == 0
+    assert {path.name for path in folder.iterdir()} == {"mine.png", "response_words.png"}
+
+
+@pytest.mark.parametrize("text", ["[", "[1]", '{"../mine": {}}'])
+def test_a_histograms_json_of_somebody_else_removes_nothing(text, command, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.png").write_bytes(b"mine")
+    (tmp_path / "out" / "histograms.json").write_text(text)
+    assert main([*command, "--scores", "length"]) == 0
+    assert (tmp_path / "out" / "mine.png").is_file()

@@ -244,6 +244,15 @@ def test_the_comment_of_a_small_recipe_counts_right(name):
     assert f"{int(keys['selection_ratio'] * int(split[1]))} of" in recipe.read_text()
 
 
+def test_every_row_of_the_table_says_what_it_needs():
+    rows = [line.split(" | ") for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| `")]
+    needs = {name: each[2] for each in rows for name in re.findall(r"`([\w-]+\.yaml)`", each[0])}
+    assert not [name for name, need in needs.items() if need.startswith("the same")]
+    for name in RECIPES:
+        if "lama" in name.read_text().split("model_name_or_path: ")[-1].splitlines()[0]:
+            assert "access to Llama" in needs[name.name], name
+
+
 # -- the TRL script --------------------------------------------------------------------------------------------------
 SCRIPT = FOLDER / "trl_sft_script.py"
 

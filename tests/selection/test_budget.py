@@ -64,7 +64,7 @@ def test_a_score_is_computed_once_however_many_trials(counted, tiny_model_dir, m
 
 
 def test_without_a_tokenizer_or_a_column(counted):
-    with pytest.raises(ScoreError, match="Length has no model to run"):
+    with pytest.raises(ScoreError, match="A budget of tokens needs a tokenizer to count with, or the column"):
         select(counted.remove_columns("num_tokens"), Random(), tokens=100)
 
 

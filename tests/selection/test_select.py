@@ -8,7 +8,19 @@ from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError, 
 from hf_datasel.scores import IFD
 from hf_datasel.scores.models import model_identity
 from hf_datasel.selection import wanted_rows
-from hf_datasel.selectors import All, GraphFilter, Longest, Random, RoundPlan, Selector, Superfiltering, Top
+from hf_datasel.selectors import (
+    LESS,
+    All,
+    Cherry,
+    DiverseEvol,
+    GraphFilter,
+    Longest,
+    Random,
+    RoundPlan,
+    Selector,
+    Superfiltering,
+    Top,
+)
 
 
 # -- how many --------------------------------------------------------------------------------------------------------
@@ -107,6 +119,27 @@ def test_a_streaming_dataset_and_splits_are_no_pool(pool_rows):
         select(pool_rows.to_iterable_dataset(), Random(), size=1)
     with pytest.raises(FormatError, match=r"DatasetDict with splits \['train'\]\. Pass one of them"):
         select(DatasetDict({"train": pool_rows}), Random(), size=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "way"),
+    [([{"prompt": "a"}], r"Dataset\.from_list\(rows\)"), ({"prompt": ["a"]}, r"Dataset\.from_dict\(rows\)")],
+)
+def test_rows_in_memory_are_made_a_dataset_of(rows, way):
+    with pytest.raises(FormatError, match=rf"this is {type(rows).__name__}\. Make one of it: datasets\.{way}\.$"):
+        select(rows, Random())
+
+
+@pytest.mark.parametrize("model", [3, {"name": "x"}])
+def test_a_model_is_a_name_or_a_model(model, pool_rows):
+    with pytest.raises(ScoreError, match=r"^model=.* has to be the name or path of a model, or a live one"):
+        select(pool_rows, Superfiltering(), model=model)
+
+
+@pytest.mark.parametrize("selector", [Cherry(), DiverseEvol(), LESS(validation="x")])
+def test_methods_that_train_are_named_before_their_settings(selector, pool_rows):
+    with pytest.raises(SelectionError, match=r"chooses in (2|11) rounds with training between them: use it in"):
+        select(pool_rows, selector, size=5)
 
 
 @pytest.mark.parametrize("selector", ["random", Random, None])

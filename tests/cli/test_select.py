@@ -1,0 +1,80 @@
+"""What `hf-datasel select` says to what it cannot do."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+import numpy as np
+import pytest
+
+from hf_datasel import Selection
+from hf_datasel.cli import main
+
+
+@pytest.fixture
+def command(rows_file, tmp_path):
+    return ["select", "--dataset_name", str(rows_file), "--output_dir", str(tmp_path / "out")]
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (["--selector", "longest", "--selection_tokens", "300"], "A budget of tokens needs a tokenizer to count with"),
+        (
+            ["--selector", "longest", "--selection_tokens", "300", "--selector_kwargs", '{"unit": "tokens"}'],
+            "A budget of tokens needs a tokenizer to count with, or the column num_tokens.",
+        ),
+        (["--selector", "longest", "--selector_kwargs", '{"unit": "tokens"}'], "Length has no model to run."),
+    ],
+)
+def test_the_command_that_is_named_adds_the_tokens(
+    method, message, command, rows_file, tiny_model_dir, tmp_path, capsys
+):
+    assert main([*command, *method]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    named = re.search(r"by hf-datasel (score .*) --model_name_or_path MODEL, and choose from the file", said)
+    assert named is not None
+    more = ["--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir)]
+    assert main([*shlex.split(named[1]), *more, "--output_dir", str(tmp_path / "scored")]) == 0
+    scored = ["--dataset_name", str(tmp_path / "scored" / "scored.parquet"), "--selector", "top"]
+    assert main([*command, *scored, "--selector_kwargs", '{"by": "num_tokens"}', "--selection_tokens", "300"]) == 0
+    assert Selection.load(tmp_path / "out").provenance["tokens"]["chosen"] <= 300
+
+
+@pytest.mark.parametrize("settings", [[], ["--selector_kwargs", '{"no_such": 1}'], ["--selection_size", "2"]])
+@pytest.mark.parametrize(
+    ("name", "kind", "rounds"),
+    [
+        ("cherry", "Cherry", 2),
+        ("iterative_kmq", "IterativeKMQ", 3),
+        ("less", "LESS", 2),
+        ("diverse_evol", "DiverseEvol", 11),
+    ],
+)
+def test_what_trains_between_its_rounds_is_sent_to_train_first(
+    name, kind, rounds, settings, command, tmp_path, capsys
+):
+    assert main([*command, "--selector", name, *settings]) == 2
+    assert capsys.readouterr().err == (
+        f"hf-datasel select: error: {kind} chooses in {rounds} rounds with training between them: use it in "
+        "SelectiveSFTTrainer, or on the command line with hf-datasel train.\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_single_round_needs_no_training(command, tmp_path):
+    one = ["--selector", "diverse_evol", "--selector_kwargs", '{"rounds": 1}', "--selection_size", "3"]
+    assert main([*command, *one]) == 0
+    assert len(Selection.load(tmp_path / "out").indices) == 3
+
+
+def test_columns_are_added_by_a_command(command, pool_rows, tmp_path, capsys):
+    pool_rows.add_column("ifd", np.linspace(0, 1, 24)).to_parquet(tmp_path / "scored.parquet")
+    scored = ["--dataset_name", str(tmp_path / "scored.parquet"), "--selector", "top", "--selector_kwargs"]
+    assert main([*command, *scored, '{"by": "idf"}']) == 2
+    assert capsys.readouterr().err.endswith("Did you mean 'ifd'? Scores are added by hf-datasel score.\n")
+    assert main([*command, *scored, '{"by": "response_words"}']) == 2
+    way = "It is added with hf-datasel score --scores length (and what it needs: see hf-datasel list).\n"
+    assert capsys.readouterr().err.endswith(way)
