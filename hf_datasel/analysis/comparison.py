@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from hf_datasel.analysis.binning import finite, limits_of, significant
+from hf_datasel.analysis.binning import FEW_WHOLE, are_whole, finite, limits_of, significant
 from hf_datasel.analysis.columns import Counted, PoolColumns, codes_of
 from hf_datasel.analysis.near_copies import NearCopies, near_copies_among
-from hf_datasel.analysis.summaries import Distribution, Overlaps, distribution, overlaps
+from hf_datasel.analysis.summaries import Distribution, Overlaps, distribution, overlaps, threshold_of
 from hf_datasel.errors import ConfigError, DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.selection import Selection
@@ -182,6 +182,7 @@ def compare(
 
     skipped = [clusters or "cluster_id", *([] if words is None else ["response_words"])]
     rows = {name: each.indices for name, each in selections.items()}
+    records = [each.provenance for each in selections.values()]
     everything = first.provenance["dataset"]["rows"]
     return {
         "format_version": _FORMAT,
@@ -201,7 +202,7 @@ def compare(
         "scores": [
             found
             for name, values in reader.scores(scores, skipped).items()
-            if (found := _distribution(name, values, rows)) is not None
+            if (found := _distribution(name, values, rows, threshold_of(records, name))) is not None
         ],
         "overlap": overlaps(rows, everything),
         "chance": _chance([len(each) for each in rows.values()], everything),
@@ -276,7 +277,9 @@ def _selection_facts(
     }
 
 
-def _distribution(name: str, values: np.ndarray, rows: Mapping[str, np.ndarray]) -> Distribution | None:
+def _distribution(
+    name: str, values: np.ndarray, rows: Mapping[str, np.ndarray], threshold: float | None = None
+) -> Distribution | None:
     """Over the pool and each selection in which some row has a value; None where none has."""
     groups = {_POOL: values, **{each: values[at] for each, at in rows.items()}}
     groups = {each: found for each, found in groups.items() if np.isfinite(found).any()}
@@ -284,8 +287,9 @@ def _distribution(name: str, values: np.ndarray, rows: Mapping[str, np.ndarray])
         return None
     pool = values[np.isfinite(values)]
     low, high = np.percentile(pool, [1, 99])
-    limits = limits_of([finite(each) for each in groups.values()])
-    return distribution(name, groups, limits=limits, log=bool(pool.min() > 0 and high > 20 * low))
+    few = are_whole(pool) and pool.max() - pool.min() < FEW_WHOLE  # all of them are shown, one by one
+    limits = None if few else limits_of([finite(each) for each in groups.values()])
+    return distribution(name, groups, limits=limits, log=bool(pool.min() > 0 and high > 20 * low), threshold=threshold)
 
 
 def _chance(sizes: Sequence[int], rows: int) -> list[list[float]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
-from hf_datasel.analysis.binning import edges_between, finite, limits_of, significant
+from hf_datasel.analysis.binning import are_whole, edges_between, finite, limits_of, significant
 from hf_datasel.analysis.overlap import jaccard_of_rows
 from hf_datasel.analysis.projection import principal_plane
 from hf_datasel.errors import SelectionError
@@ -16,11 +17,13 @@ __all__ = [
     "Distribution",
     "EmbeddingMap",
     "Overlaps",
+    "Shortlist",
     "Spread",
     "distribution",
     "distribution_by_round",
     "embedding_map",
     "overlaps",
+    "threshold_of",
 ]
 
 
@@ -58,18 +61,34 @@ class Distribution(TypedDict):
     groups: list[Spread]
 
 
+class Shortlist(TypedDict):
+    """Rows that some choices are all from, fewer than the pool.
+
+    Attributes:
+        names: of these choices.
+        rows: how many there are to choose from.
+        chance: what two random choices from them would share, of the size of the first of these choices.
+    """
+
+    names: list[str]
+    rows: int
+    chance: float
+
+
 class Overlaps(TypedDict):
     """Jaccard similarity of every two choices from the same pool.
 
     Attributes:
         names: of the choices.
         matrix: symmetric, 0 to 1, ones on the diagonal.
-        chance: what two random choices of the first one's size would share.
+        chance: what two random choices from the whole pool would share, of the first one's size.
+        shortlist: that some of them are from, or None where it is the pool that all are from.
     """
 
     names: list[str]
     matrix: list[list[float]]
     chance: float
+    shortlist: Shortlist | None
 
 
 class EmbeddingMap(TypedDict):
@@ -98,6 +117,7 @@ def distribution(
     bins: int = 40,
     limits: tuple[float, float] | None = None,
     log: bool = False,
+    threshold: float | None = None,
 ) -> Distribution:
     """Count how a quantity is spread over groups of rows, in bins that all of them share.
 
@@ -111,6 +131,7 @@ def distribution(
             one, and of the larger groups all but the last hundredth at either end: no chosen row is hidden behind a
             tail of the pool. If all values are the same, a bin of some width is put around them.
         log: bins of equal width on a logarithmic axis, which suits a ratio or a length.
+        threshold: from which on, or below which, nothing is chosen: no bin holds values on both sides of it.
 
     Raises:
         SelectionError: no groups, a group without any value, or `log` with limits of 0 or less.
@@ -131,8 +152,8 @@ def distribution(
         most = max(each.size for each in values.values())
         cut = [each for each in values.values() if 2 * each.size > most]
         limits = limits_of(cut, [each for each in values.values() if 2 * each.size <= most])
-        whole = all(_are_whole(each) for each in values.values())
-    edges = edges_between(limits, bins, log, whole)
+        whole = all(are_whole(each) for each in values.values())
+    edges = edges_between(limits, bins, log, whole, threshold)
     return _summary(column, list(values.items()), edges, log)
 
 
@@ -142,6 +163,7 @@ def distribution_by_round(
     bins: int = 40,
     limits: tuple[float, float] | None = None,
     log: bool = False,
+    threshold: float | None = None,
 ) -> Distribution:
     """Count how a score was spread over the rows scored and over those chosen, round by round.
 
@@ -154,6 +176,7 @@ def distribution_by_round(
         limits: of the bins; by default they reach every value chosen, and all but the last hundredth of those scored,
             all rounds together, at either end.
         log: bins of equal width on a logarithmic axis.
+        threshold: as in `distribution`.
 
     Raises:
         SelectionError: no rounds, one without any value, or `log` with limits of 0 or less.
@@ -168,34 +191,65 @@ def distribution_by_round(
             if not values.size:
                 raise SelectionError(f"No {kind} row of round {number} has a score {column!r}.")
             groups.append((f"round {number}: {kind}", values))
-    edges = edges_between(limits or limits_of([np.concatenate(scored)], chosen), bins, log)
+    limits = limits or limits_of([np.concatenate(scored)], chosen)
+    edges = edges_between(limits, bins, log, threshold=threshold)
     return _summary(column, groups, edges, log)
 
 
-def overlaps(named: Mapping[str, np.ndarray], pool_rows: int) -> Overlaps:
+def threshold_of(records: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    """The value of a score from which on rows were left out, or else below which; None where none were.
+
+    Args:
+        records: provenance of selections by the same selector.
+        column: name of the score.
+
+    >>> threshold_of([{"left_out": {}}, {"left_out": {"with ifd >= 1": 19}}], "ifd")
+    1.0
+    """
+    for side in (">=", "<"):
+        for reason in (name for each in records for name in each["left_out"]):
+            if found := re.fullmatch(rf"with {re.escape(column)} {side} ([-+.\de]+)", reason):
+                return float(found[1])
+    return None
+
+
+def overlaps(
+    named: Mapping[str, np.ndarray], pool_rows: int, shortlist: tuple[Sequence[str], int] | None = None
+) -> Overlaps:
     """Compare choices of rows from the same pool, two by two.
 
     Args:
         named: name -> row numbers of the pool, int of shape (rows,), in any order.
         pool_rows: how many rows there were to choose from; chance depends on it.
+        shortlist: names of those choices that are all from the same few rows of the pool, and how many these are.
 
     Raises:
         SelectionError: no choices, or a row number that the pool does not have.
 
     >>> overlaps({"IterIT": np.array([0, 1, 2]), "Random": np.array([2, 3, 4])}, pool_rows=6)
-    {'names': ['IterIT', 'Random'], 'matrix': [[1.0, 0.2], [0.2, 1.0]], 'chance': 0.333333}
+    {'names': ['IterIT', 'Random'], 'matrix': [[1.0, 0.2], [0.2, 1.0]], 'chance': 0.333333, 'shortlist': None}
     """
     if not named:
         raise SelectionError("The overlap of choices needs at least one of them, and got none.")
     for name, rows in named.items():
         _check_rows(name, rows, pool_rows)
     matrix = jaccard_of_rows(list(named.values()))
-    size = np.unique(next(iter(named.values()))).size
     return {
         "names": list(named),
         "matrix": [[significant(each) for each in row] for row in matrix.tolist()],
-        "chance": significant(size / max(2 * pool_rows - size, 1)),
+        "chance": _chance(next(iter(named.values())), pool_rows),
+        "shortlist": None if shortlist is None else _shortlist(named, *shortlist),
     }
+
+
+def _shortlist(named: Mapping[str, np.ndarray], names: Sequence[str], rows: int) -> Shortlist:
+    return {"names": list(names), "rows": rows, "chance": _chance(named[names[0]], rows)}
+
+
+def _chance(chosen: np.ndarray, rows: int) -> float:
+    """What two random choices of so many of the rows share."""
+    size = np.unique(chosen).size
+    return significant(size / max(2 * rows - size, 1))
 
 
 def embedding_map(column: str, vectors: np.ndarray, chosen: np.ndarray, bins: int = 48) -> EmbeddingMap:
@@ -253,10 +307,6 @@ def _spread(name: str, values: np.ndarray, edges: np.ndarray) -> Spread:
         "quantiles": [significant(each) for each in quantiles.tolist()],
         "counts": np.histogram(values, edges)[0].tolist(),
     }
-
-
-def _are_whole(values: np.ndarray) -> bool:
-    return bool((values == np.floor(values)).all() and np.abs(values).max() < 1e15)
 
 
 def _check_rows(name: str, rows: np.ndarray, pool_rows: int) -> None:

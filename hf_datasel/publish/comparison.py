@@ -5,8 +5,9 @@ from __future__ import annotations
 import html
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,9 @@ __all__ = ["chance_said", "matrix", "notes", "overview", "page", "write_comparis
 
 _MEDIANS = 3  # scores whose medians are in the table
 _NAME = 120
+_MEAN_WORDS, _MEDIAN_WORDS = "mean words", "median words"
+_WIDE = 80  # letters beside each other on the page
+_NAMES_WIDE = 18  # of them for a name, which goes on in the next line
 
 
 def write_comparison(comparison: Comparison, folder: str | os.PathLike[str], title: str) -> list[Path]:
@@ -56,8 +60,8 @@ def overview(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     columns: dict[str, list[str]] = {
         "rows": [f"{each['rows']:,}" for each in rows],
         counted["unit"] if counted else "size": [_count(each["size"]) for each in rows],
-        "response words": [_number(each["words_mean"]) for each in rows],
-        "median": [_number(each["words_median"]) for each in rows],
+        _MEAN_WORDS: [_number(each["words_mean"]) for each in rows],
+        _MEDIAN_WORDS: [_number(each["words_median"]) for each in rows],
         "duplicates": [f"{each['duplicates']:,}" for each in rows],
         "near copies": ["", *(_near(each) for each in comparison["selections"])],
         "clusters": [f"{each['coverage']['covered']:,}" if each["coverage"] else "" for each in rows],
@@ -86,6 +90,8 @@ def matrix(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def notes(comparison: Comparison) -> list[str]:
     """What the columns of the table mean, a sentence each."""
     said, counted = [], comparison["counted"]
+    if comparison["pool"]["words_mean"] is not None:
+        said.append(f"{_MEAN_WORDS.capitalize()} and {_MEDIAN_WORDS} are those of a response.")
     if counted:
         said.append(f"{counted['unit'].capitalize()} are those of whole rows ({counted['source']}).")
     if any(each["duplicates"] for each in [comparison["pool"], *comparison["selections"]]):
@@ -121,7 +127,7 @@ def page(comparison: Comparison, title: str) -> str:
         f"# {text(title)}",
         f"**{_selections(comparison)} from the {dataset['rows']:,} rows{name}.**",
         "## Side by side",
-        table(*overview(comparison)),
+        *_side_by_side(comparison),
         text(" ".join(notes(comparison)), limit=2_000),
     ]
     if comparison["failed"]:
@@ -133,6 +139,34 @@ def page(comparison: Comparison, title: str) -> str:
             parts += [table(*matrix(comparison)), text(chance_said(comparison))]
     parts += ["## How each was made", table(["", "method", "settings", "seed", "rows asked for"], _made(comparison))]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _side_by_side(comparison: Comparison) -> list[str]:
+    """The table of the overview; in several where it is wider than the page, so that nothing is out of sight."""
+    head, rows = overview(comparison)
+    widths = [max(map(_room, column)) for column in zip(head, *rows, strict=True)]
+    names = max(widths[0], min(max(len(row[0]) for row in rows), _NAMES_WIDE))
+    most = max(_WIDE - names, *widths[1:])
+    fewest = len(_filled(widths[1:], most))
+    even = next(each for each in range(max(widths[1:]), most + 1) if len(_filled(widths[1:], each)) == fewest)
+    return [
+        table([head[0], *head[part]], [[row[0], *row[part]] for row in rows]) for part in _filled(widths[1:], even)
+    ]
+
+
+def _filled(widths: Sequence[int], most: int) -> list[slice]:
+    """Columns behind that of the names in as few parts as are each at most so wide."""
+    starts, used = [1], 0
+    for at, width in enumerate(widths, 1):
+        used += width
+        if used > most and at > 1:
+            starts, used = [*starts, at], width
+    return [slice(*each) for each in pairwise([*starts, len(widths) + 1])]
+
+
+def _room(cell: str) -> int:
+    """Letters that a cell takes, the space beside it included: it is broken between words."""
+    return max(map(len, cell.split()), default=0) + 2
 
 
 def _selections(comparison: Comparison) -> str:
@@ -168,21 +202,21 @@ def _in_numbers(said: str) -> str:
 
 # -- figures ---------------------------------------------------------------------------------------------------------
 def _figures(comparison: Comparison) -> Iterator[tuple[str, str, str, Callable[..., Figure]]]:
-    """Stem of the files, title, what it shows in words, and drawing function of each figure."""
+    """Stem of the files, heading, what it shows in words, and drawing function of each figure.
+
+    A figure stands below its heading, and does not say it again.
+    """
     if len(comparison["selections"]) > 1:
-        title = "What they share"
-        yield "overlap", title, "", partial(plots.draw_jaccard, comparison, title)
+        yield "overlap", "What they share", "", partial(plots.draw_jaccard, comparison)
     if lengths := comparison["lengths"]:
-        title = "How long the responses are"
-        yield "lengths", title, _spreads(lengths), partial(plots.draw_compared, lengths, title)
+        yield "lengths", "How long the responses are", _spreads(lengths), partial(plots.draw_compared, lengths)
     taken = {"overlap", "lengths", "clusters"}
     for scores in comparison["scores"]:
         title, stem = shortened(scores["column"], 60), _stem(scores["column"], taken)
         taken.add(stem)
-        yield stem, title, _spreads(scores), partial(plots.draw_compared, scores, title)
+        yield stem, title, _spreads(scores), partial(plots.draw_compared, scores)
     if comparison["pool"]["coverage"]:
-        title = "How many clusters they reach"
-        yield "clusters", title, "", partial(plots.draw_coverage, comparison, title)
+        yield "clusters", "How many clusters they reach", "", partial(plots.draw_coverage, comparison)
 
 
 def _stem(label: str, taken: set[str]) -> str:

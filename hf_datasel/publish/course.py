@@ -8,7 +8,19 @@ from typing import Any
 
 from hf_datasel.publish.facts import Step
 
-__all__ = ["course", "grows", "how_chosen", "label", "restarts", "step_of", "trained_before", "warm_up_end", "warmups"]
+__all__ = [
+    "anew",
+    "course",
+    "from_to",
+    "grows",
+    "how_chosen",
+    "label",
+    "restarts",
+    "step_of",
+    "trained_before",
+    "warm_up_end",
+    "warmups",
+]
 
 Choices = Sequence[Mapping[str, Any]]
 """Facts of rounds in order, of which `round`, `rows` and `step` are read, and `model` where steps are asked for."""
@@ -38,6 +50,22 @@ def grows(choices: Choices) -> bool:
 def warmups(choices: Choices) -> list[Mapping[str, Any]]:
     """Those of the rounds that are there for the model to learn from before the choice."""
     return [each for each in choices if _kind(each) == "warm-up"]
+
+
+def anew(choices: Choices) -> list[Mapping[str, Any]]:
+    """The rounds whose rows a page counts: those that are a choice by themselves, or else the last."""
+    own = [each for each in choices if _kind(each) == "choice"]
+    return own or [choices[-1]]
+
+
+def from_to(counts: Sequence[int]) -> str:
+    """Numbers that rounds differ in, as a range, or the one number that they share.
+
+    >>> from_to([190, 178, 185]), from_to([1260, 1260])
+    ('178 to 190', '1,260')
+    """
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def label(choice: Mapping[str, Any]) -> str:

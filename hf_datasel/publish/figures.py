@@ -11,7 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from hf_datasel.analysis import plots
-from hf_datasel.analysis.plots.theme import plain_number, settings, shortened, theme_of
+from hf_datasel.analysis.plots.grids import in_short
+from hf_datasel.analysis.plots.spreads import few_whole
+from hf_datasel.analysis.plots.theme import chance_number, plain_number, settings, shortened, theme_of
 from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps, Spread
 from hf_datasel.analysis.weights import ClusterWeights
 from hf_datasel.errors import DataselError, did_you_mean
@@ -131,7 +133,7 @@ def _of_scores(summary: Distribution) -> str:
 
 def _of_lengths(summary: Distribution) -> str:
     named = [f"{_name(group)}, {_rows(group)}: {_spread(group)}" for group in summary["groups"]]
-    scale = " on a logarithmic axis" if summary["log"] else ""
+    scale = " on a logarithmic axis" if summary["log"] and not few_whole(summary) else ""
     return f"Histograms of {shortened(summary['column'])}{scale}, one below the other. {'; '.join(named)}."
 
 
@@ -171,9 +173,14 @@ def _of_overlaps(summary: Overlaps) -> str:
         said = "; ".join(text for _, text in pairs)
     else:
         said = f"Lowest: {min(pairs)[1]}; highest: {max(pairs)[1]}"
+    chance = f"Two random draws from the pool would have {chance_number(summary['chance'])}"
+    if shortlist := summary["shortlist"]:
+        whose = shortened(in_short(shortlist["names"]), 60)
+        among = f"from the {shortlist['rows']:,} rows that {whose} are all from"
+        chance += f"; {among}, {chance_number(shortlist['chance'])}"
     return (
-        f"Matrix of the Jaccard similarity of {len(names)} choices, the rows in both over the rows in either. Two "
-        f"random draws from the pool would have {summary['chance']:.2g}. {said}."
+        f"Matrix of the Jaccard similarity of {len(names)} choices, the rows in both over the rows in either. "
+        f"{chance}. {said}."
     )
 
 

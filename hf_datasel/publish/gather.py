@@ -16,6 +16,7 @@ from hf_datasel.analysis.summaries import (
     distribution,
     distribution_by_round,
     overlaps,
+    threshold_of,
 )
 from hf_datasel.errors import PublishError
 from hf_datasel.formats import Pool
@@ -38,6 +39,7 @@ __all__ = ["Place", "check_together", "config_names", "described", "gather"]
 
 _FORMAT = 1
 _MOST_SCORES = 3
+_MOST = 0.9  # of the pool's rows: as good as all of them
 _PLACE = ("name", "revision", "config", "split", "changed")
 
 
@@ -254,8 +256,9 @@ def _scored_and_chosen(selection: Selection, column: str) -> tuple[np.ndarray, n
 
 def _pool_and_chosen(selection: Selection, column: str) -> Distribution:
     scored, chosen = _scored_and_chosen(selection, column)
-    whole = len(scored) > 0.9 * selection.provenance["dataset"]["rows"]
-    return distribution(column, {"pool" if whole else "scored": scored, "chosen": chosen}, log=_skewed(scored))
+    whole = len(scored) > _MOST * selection.provenance["dataset"]["rows"]
+    groups = {"pool" if whole else "scored": scored, "chosen": chosen}
+    return distribution(column, groups, log=_skewed(scored), threshold=threshold_of([selection.provenance], column))
 
 
 def _times(selections: Sequence[Selection], column: str) -> int:
@@ -269,7 +272,9 @@ def _rounds(selections: Sequence[Selection], column: str) -> Distribution:
         for each in selections
         if column in _numeric(each)
     ]
-    return distribution_by_round(column, rounds, log=_skewed(np.concatenate([scored for _, scored, _ in rounds])))
+    log = _skewed(np.concatenate([scored for _, scored, _ in rounds]))
+    threshold = threshold_of([each.provenance for each in selections], column)
+    return distribution_by_round(column, rounds, log=log, threshold=threshold)
 
 
 def _skewed(values: np.ndarray) -> bool:
@@ -314,5 +319,16 @@ def _overlap(
     }
     if len(selections) == 1 or grows(choices):
         named = {"chosen": selections[-1].indices}
+    pool, shortlist = selections[-1].provenance["dataset"]["rows"], _shortlist(selections[-1], named)
     named |= baselines
-    return overlaps(named, selections[-1].provenance["dataset"]["rows"]) if len(named) > 1 else None
+    return overlaps(named, pool, shortlist) if len(named) > 1 else None
+
+
+def _shortlist(last: Selection, rounds: Mapping[str, np.ndarray]) -> tuple[list[str], int] | None:
+    """Names of the rounds whose rows are all among those scored for the last one, and how many were; None for most."""
+    columns = _numeric(last)
+    scored = np.all([np.isfinite(last.scores(each)) for each in columns], axis=0)
+    if not columns or scored.sum() > _MOST * len(scored):
+        return None
+    names = [name for name, rows in rounds.items() if scored[rows].all()]
+    return (names, int(scored.sum())) if len(names) > 1 else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -27,8 +28,9 @@ class Standing(TypedDict):
         score: name of the column.
         value: the row's; None where it has none.
         reason: why it has none, where that is known.
-        place: rows with a higher value, and one; None without a value.
-        of: rows with a value.
+        place: rows with a higher value, and one; None without a value. Rows that the choice ruled out for values that
+            are too high are not counted, unless the row is one of them.
+        of: rows with a value, counted in the same way.
         chosen: lowest and highest value of the chosen rows; None where none of them has one.
     """
 
@@ -126,6 +128,8 @@ def _standing(selection: Selection, name: str, row: int) -> Standing:
     of_chosen = values[selection.indices]
     of_chosen = of_chosen[np.isfinite(of_chosen)]
     there = bool(np.isfinite(values[row]))
+    if there and values[row] < (bound := _ruled_out_from(selection, name)):
+        known = known[known < bound]
     reasons = [each for each in selection.table.column_names if each.endswith("_reason")]
     own = [each for each in reasons if name.startswith(each.removesuffix("_reason"))]
     why = next(iter(own or reasons[:1] * (len(reasons) == 1)), None)
@@ -137,6 +141,12 @@ def _standing(selection: Selection, name: str, row: int) -> Standing:
         "of": len(known),
         "chosen": (float(of_chosen.min()), float(of_chosen.max())) if len(of_chosen) else None,
     }
+
+
+def _ruled_out_from(selection: Selection, name: str) -> float:
+    """The value of a score from which on rows were ruled out; infinity where none were."""
+    reasons = (re.fullmatch(r"with (.+) >= (\S+)", each) for each in selection.provenance["left_out"])
+    return min((float(each[2]) for each in reasons if each and each[1] == name), default=np.inf)
 
 
 def _is_cluster(name: str) -> bool:

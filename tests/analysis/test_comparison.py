@@ -12,7 +12,7 @@ from datasets import Dataset
 from hf_datasel import Selection, select
 from hf_datasel.analysis import compare, draw_compared, draw_coverage, draw_jaccard, names_of, near_copies
 from hf_datasel.errors import ColumnError, ConfigError, DataselError, DatasetMismatchError, SelectionError
-from hf_datasel.selectors import All, Longest, Random, Top
+from hf_datasel.selectors import All, Longest, Random, Superfiltering, Top
 
 ANSWERS = ["one", "one two", "one two three", "one two", "a b c d", "one two", " ", "a b c d e f"]
 CLUSTERS = [0, 0, 1, 1, 2, 2, 3, None]
@@ -304,3 +304,23 @@ def test_coverage_without_clusters_is_refused(rows):
     plain = rows.remove_columns("cluster_id")
     with pytest.raises(DataselError, match="draw_coverage needs clusters"):
         draw_coverage(compare({"a": chosen(plain, 0)}))
+
+
+def test_few_whole_lengths_are_counted_and_drawn_one_by_one():
+    answers = [["one", "one two three four"][at % 2] for at in range(200)]
+    data = Dataset.from_dict({"prompt": [f"p {at}" for at in range(200)], "completion": answers})
+    found = compare({"Random": select(data, Random(), size=50), "Longest": select(data, Longest(), size=50)}, data)
+    assert found["lengths"]["edges"] == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert found["lengths"]["groups"][0]["counts"] == [100, 0, 0, 100]
+    [axes] = draw_compared(found["lengths"]).axes
+    assert axes.get_xticks().tolist() == [1, 2, 3, 4]
+    assert [bar.get_height() != 0 for bar in axes.containers[0]] == [True, False, False, True]
+
+
+def test_no_bin_of_a_comparison_reaches_across_what_was_ruled_out():
+    rows = Dataset.from_dict({"prompt": ["p"] * 90, "completion": ["c"] * 90, "ifd": np.linspace(0.4, 1.31, 90)})
+    made = {"best": select(rows, Superfiltering(quality="ifd"), size=5), "Random": select(rows, Random(), size=50)}
+    [ifd] = compare(made, rows)["scores"]
+    assert 1.0 in ifd["edges"]
+    best = next(each for each in ifd["groups"] if each["name"] == "best")
+    assert sum(best["counts"][: ifd["edges"].index(1.0)]) == 5

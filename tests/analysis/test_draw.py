@@ -25,8 +25,8 @@ from hf_datasel.analysis import (
 )
 from hf_datasel.analysis.clusters import ClusterChoice
 from hf_datasel.analysis.plots.clusters import named_ks
-from hf_datasel.analysis.plots.spreads import bin_shares
-from hf_datasel.analysis.plots.theme import log_ticks, printable, settings, shortened, theme_of
+from hf_datasel.analysis.plots.spreads import bin_shares, few_whole
+from hf_datasel.analysis.plots.theme import log_ticks, plain_number, printable, settings, shortened, theme_of
 from hf_datasel.errors import DataselError
 
 POOL = np.random.default_rng(0).lognormal(3, 1, 300)
@@ -83,6 +83,47 @@ def test_overlaps_show_each_pair_once():
     numbers = [each for each in texts(figure) if each.startswith("0.") or each == "1.00"]
     assert sorted(numbers) == ["0.74", "0.82", "0.82", "0.90", "0.90", "0.90"]
     assert "Jaccard (rows in both / rows in either); two random draws from the pool: 0.026" in texts(figure)
+
+
+def test_overlaps_of_a_shortlist_say_both_levels_of_chance():
+    named = {f"round {at}": np.arange(at, at + 20) for at in range(2)} | {"Random": np.arange(0, 400, 20)}
+    figure = draw_overlaps(overlaps(named, 400, (["round 0", "round 1"], 60)))
+    said = [each for each in texts(figure) if each.startswith("Jaccard")]
+    assert said == [
+        "Jaccard (rows in both / rows in either); two random draws from the pool: 0.026,\n"
+        "from the 60 rows that round 0 and round 1 are all from: 0.20"
+    ]
+    inside(figure)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_few_whole_numbers_have_a_bar_each(dark):
+    words = np.array([1] * 50 + [4] * 50)
+    summary = distribution("response_words", {"pool": words, "chosen": np.array([1, 1, 4])}, log=True)
+    assert few_whole(summary) == [1, 2, 3, 4]
+    figure = draw_lengths(summary, dark=dark)
+    [axes] = figure.axes
+    assert axes.get_xscale() == "linear"
+    assert axes.get_xticks().tolist() == [1, 2, 3, 4]
+    for bars, shares in zip(axes.containers, ([50, 0, 0, 50], [2, 0, 0, 1]), strict=True):
+        centres = [bar.get_x() + bar.get_width() / 2 for bar in bars]
+        assert centres == pytest.approx([1, 2, 3, 4])
+        assert len({round(bar.get_width(), 9) for bar in bars}) == 1
+        heights = np.array([bar.get_height() for bar in bars])
+        assert heights / heights.sum() == pytest.approx(np.array(shares) / sum(shares))
+    inside(figure)
+    assert draw_scores(summary).axes[0].get_xticks().tolist() == [1, 2, 3, 4]
+
+
+def test_many_whole_numbers_keep_their_axis():
+    summary = distribution("response_words", {"pool": np.arange(1, 60)}, log=True)
+    assert few_whole(summary) == []
+    assert draw_lengths(summary).axes[0].get_xscale() == "log"
+
+
+def test_what_is_not_1_is_not_written_as_1():
+    said = [plain_number(each) for each in (1.0, 1.003, 0.9996, 0.99996, -1.0004, 0.964, 1.01, 1.0000001)]
+    assert said == ["1", "1.003", "0.9996", "0.99996", "-1.0004", "0.964", "1.01", "1"]
 
 
 @pytest.mark.parametrize("count", [2, 12])

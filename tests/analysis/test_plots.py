@@ -45,6 +45,19 @@ def test_one_value_for_all_rows(tmp_path, log):
 
 
 @pytest.mark.parametrize("log", [False, True])
+def test_nothing_chosen_is_drawn_where_rows_were_ruled_out(log):
+    ifd = np.linspace(0.3, 1.4, 333).tolist()
+    below = [at for at, each in enumerate(ifd) if each < 1]
+    selection = chosen(below[-9:], ifd)
+    selection.provenance["left_out"] = {"with ifd >= 1": len(ifd) - len(below)}
+    ax = plot_rounds([selection], "ifd", log=log)
+    scored, taken = (patch.get_data() for patch in ax.patches)
+    filled = [top for top, value in zip(taken.edges[1:], taken.values, strict=True) if value != taken.baseline]
+    assert max(filled) == 1.0
+    assert scored.edges[-1] > 1.3
+
+
+@pytest.mark.parametrize("log", [False, True])
 def test_outliers_are_not_shown(log):
     ifd = [*np.linspace(0.1, 2, 300), 200.0]
     ax = plot_rounds([chosen([0, 150], ifd)], "ifd", log=log)

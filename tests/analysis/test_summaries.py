@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hf_datasel.analysis import distribution, distribution_by_round, embedding_map, overlaps
+from hf_datasel.analysis.summaries import threshold_of
 from hf_datasel.errors import ConfigError, SelectionError
 
 
@@ -117,6 +118,42 @@ def test_rounds_share_their_bins(scores):
         distribution_by_round("ifd", [])
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("bins", [2, 7, 40])
+@pytest.mark.parametrize("scale", [0.3, 1.0, 1e6])
+def test_no_bin_holds_values_on_both_sides_of_a_threshold(scores, log, bins, scale):
+    pool, chosen = scores * scale, np.array([0.35, 0.98, 0.999]) * scale
+    for summary in (
+        distribution("ifd", {"pool": pool, "chosen": chosen}, bins, log=log, threshold=scale),
+        distribution_by_round("ifd", [(0, pool, chosen), (1, pool, chosen)], bins, log=log, threshold=scale),
+    ):
+        edges = np.array(summary["edges"])
+        assert scale in edges
+        assert (np.diff(edges) > 0).all()
+        assert len(edges) <= bins + 1
+        widths = np.diff(np.log(edges) if log else edges)
+        assert widths == pytest.approx(np.full(len(widths), widths[0]), rel=1e-3)
+        for group in summary["groups"][1::2]:
+            above = [n for n, low in zip(group["counts"], edges, strict=False) if low >= scale]
+            assert sum(above) == 0 and sum(group["counts"]) == 3
+        assert sum(summary["groups"][0]["counts"]) > 400
+
+
+def test_a_threshold_outside_changes_nothing(scores):
+    plain = distribution("ifd", {"pool": scores})
+    assert distribution("ifd", {"pool": scores}, threshold=50.0) == plain
+    assert distribution("ifd", {"pool": scores}, threshold=-1.0) == plain
+
+
+def test_thresholds_are_those_that_selections_record():
+    rounds = [{"left_out": {}}, {"left_out": {"with loss < 2": 3, "with ifd >= 1": 19, "with a(b >= 0.25": 2}}]
+    assert threshold_of(rounds, "ifd") == 1.0
+    assert threshold_of(rounds, "loss") == 2.0
+    assert threshold_of(rounds, "a(b") == 0.25
+    assert threshold_of(rounds, "if") is None
+    assert threshold_of(rounds[:1], "ifd") is None
+
+
 # -- overlaps --------------------------------------------------------------------------------------------------------
 def test_overlaps_are_symmetric_and_held_against_chance():
     rng = np.random.default_rng(0)
@@ -134,12 +171,22 @@ def test_overlaps_are_symmetric_and_held_against_chance():
     assert matrix[np.triu_indices(5, 1)].mean() == pytest.approx(summary["chance"], rel=0.2)
 
 
+def test_a_shortlist_has_a_chance_of_its_own():
+    rng = np.random.default_rng(0)
+    named = {f"round {at}": rng.choice(780, 260, replace=False) for at in range(3)} | {"Random": np.arange(260) * 20}
+    summary = overlaps(named, 5200, (list(named)[:3], 780))
+    assert summary["chance"] == pytest.approx(0.0256, rel=0.01)
+    assert summary["shortlist"] == {"names": ["round 0", "round 1", "round 2"], "rows": 780, "chance": 0.2}
+    assert np.mean([summary["matrix"][1][0], summary["matrix"][2][1]]) == pytest.approx(0.2, rel=0.1)
+
+
 def test_overlaps_of_nothing_much():
     nothing = np.array([], dtype=np.int64)
     assert overlaps({"a": nothing, "b": nothing}, 0) == {
         "names": ["a", "b"],
         "matrix": [[1.0, 1.0], [1.0, 1.0]],
         "chance": 0.0,
+        "shortlist": None,
     }
     assert overlaps({"all": np.arange(4)}, 4)["chance"] == 1.0
     with pytest.raises(SelectionError, match="at least one"):

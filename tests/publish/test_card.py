@@ -2,6 +2,8 @@ import ast
 import copy
 import re
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
@@ -176,6 +178,70 @@ def test_a_shortfall_is_said(facts):
     text = page(short)
     assert "9 rows were asked for, and only 5 could be chosen." in text
     assert "- The selection is 4 rows short of what was asked for." in text
+
+
+@pytest.fixture
+def in_rounds(facts):
+    """Give a function that makes facts of rounds with so many rows of 12 and so many left out."""
+
+    def make(*rounds):
+        given, [one] = copy.deepcopy(facts), facts["choices"]
+        given["overlap"] = None
+        given["choices"] = [
+            {**one, "round": at, "rows": rows, "budget": 12, "left_out": {"with ifd >= 1": out} if out else {}}
+            for at, (rows, out) in enumerate(rounds)
+        ]
+        return given
+
+    return make
+
+
+def test_rounds_of_different_sizes_are_said_with_their_range(in_rounds):
+    text = page(in_rounds((11, 4798), (8, 19), (10, 7)))
+    assert "**8 to 11 of the 24 rows of a dataset that is not on the Hub, chosen anew before each of 3 rounds" in text
+    assert "| **kept** | 10 rows, 41.7% of the pool in the last round; 8 to 11 rows in each of 3 rounds |" in text
+    assert "- Each of the 3 rounds is 1 to 4 rows short of what was asked for." in text
+    assert "12 rows were asked for for the last round" not in text
+    assert "For the last round 12 rows were asked for, and only 10 could be chosen." in text
+    same = page(in_rounds((12, 0), (12, 0)))
+    assert "**12 of the 24 rows" in same
+    assert "| **kept** | 12 rows, 50.0% of the pool, in each of 2 rounds |" in same
+    assert "short of what" not in same
+
+
+def test_which_rounds_are_short(in_rounds):
+    assert "- Round 1 is 1 row short of what was asked for." in page(in_rounds((12, 0), (11, 0), (12, 0)))
+    assert "- Each of 2 of the 3 rounds is 2 rows short of" in page(in_rounds((10, 0), (12, 0), (10, 0)))
+    assert "- Each of the 2 rounds is 1 row short of" in page(in_rounds((11, 0), (11, 0)))
+
+
+def test_what_each_round_ruled_out_is_said(in_rounds):
+    def ruled_out(*counts):
+        return re.search(r"\*\*ruled out\*\* \| (.*) \|", page(in_rounds(*[(12, each) for each in counts])))[1]
+
+    assert ruled_out(4798, 19, 7) == "4,798, 19 and 7 with ifd ≥ 1 in rounds 0, 1 and 2"
+    assert ruled_out(0, 3) == "0 and 3 with ifd ≥ 1 in rounds 0 and 1"
+    assert ruled_out(5, 5) == "5 with ifd ≥ 1"
+    assert ruled_out(4798, 3, 19, 7, 30) == "3 to 4,798 with ifd ≥ 1 in each of 5 rounds"
+    assert ruled_out(0, 0) == "no row"
+
+
+def test_rounds_from_a_shortlist_are_known_by_what_the_last_one_scored(pool_rows):
+    rows = pool_rows.add_column("ifd", np.linspace(0.1, 0.9, 24))
+    selections = [select(rows, Top(by="ifd"), size=5) for _ in range(2)]
+    listed = np.isin(np.arange(24), np.arange(12, 24))
+    selections[1].provenance["round"] = 1
+    column = pa.array(np.linspace(0.1, 0.9, 24), mask=~listed)
+    selections[1].table = selections[1].table.set_column(1, "ifd", column)
+    found = gather(selections, rows, title="x")["overlap"]
+    assert found["names"] == ["round 0", "round 1", "Random", "Longest"]
+    assert found["shortlist"] == {"names": ["round 0", "round 1"], "rows": 12, "chance": pytest.approx(5 / 19)}
+    assert found["chance"] == pytest.approx(5 / 43)
+    assert gather(selections[::-1], rows, title="x")["overlap"]["shortlist"] is None  # the last scored all
+    assert gather(selections[1:], rows, title="x")["overlap"]["shortlist"] is None
+    outside = copy.deepcopy(selections)
+    outside[0].indices = np.arange(5)
+    assert gather(outside, rows, title="x")["overlap"]["shortlist"] is None
 
 
 def test_the_same_facts_give_the_same_text(facts):

@@ -65,13 +65,45 @@ def test_the_table_says_what_the_facts_say(found):
     assert cells["Top"]["median ifd"] == f"{np.median(np.linspace(0.1, 1.3, 24)[-6:]):.3g}"
     said = " ".join(notes(found))
     assert "Words are those of whole rows (prompt and response)." in said
+    assert "Mean words and median words are those of a response." in said
     assert "cosine above 0.9 in embedding" in said
 
 
 def test_what_is_not_known_has_no_column(pool_rows):
     head, rows = overview(compare({"Random": select(pool_rows, Random(), size=3)}))
-    assert head == ["", "rows", "words", "response words", "median", "duplicates", "rows scored", "seconds"]
+    assert head == ["", "rows", "words", "mean words", "median words", "duplicates", "rows scored", "seconds"]
     assert {len(row) for row in rows} == {len(head)}
+
+
+def test_a_median_beside_1_is_not_written_as_1(pool_rows):
+    rows = pool_rows.add_column("ifd", [1.003] * 24)
+    head, cells = overview(compare({"Random": select(rows, Random(), size=3)}, rows, scores=["ifd"]))
+    assert cells[0][head.index("median ifd")] == "1.003"
+
+
+def test_a_wide_table_is_shown_in_parts_that_fit_the_page(found):
+    head, rows = overview(found)
+    tables = [part for part in page(found, "Three").split("\n\n") if part.startswith("|")][:2]
+    heads = [[cell.strip() for cell in part.split("\n")[0].strip("|").split("|")] for part in tables]
+    assert [each[0] for each in heads] == ["", ""]
+    assert heads[0][1:] + heads[1][1:] == head[1:]
+    assert all(part.count("\n") == len(rows) + 1 for part in tables)
+    for named in heads:
+        assert sum(max(map(len, cell.split()), default=0) + 2 for cell in named) <= 80
+    narrow = compare({"Random": _plain(3)})
+    assert sum(part.startswith("| ") for part in page(narrow, "One").split("## How each")[0].split("\n\n")) == 1
+
+
+def _plain(size):
+    rows = Dataset.from_dict({"prompt": ["p"] * 9, "completion": ["c c"] * 9})
+    return select(rows, Random(), size=size)
+
+
+def test_a_heading_is_not_said_again_in_its_plot(found):
+    for _, heading, _, draw in publishing._figures(found):
+        figure = draw()
+        assert f"## {heading}\n" in page(found, "Three")
+        assert figure.get_suptitle() == ""
 
 
 def test_the_matrix_has_each_pair_once(found):

@@ -143,6 +143,23 @@ def test_alternative_texts_hold_the_numbers():
     assert "Training loss: 3 at step 1, 0.375 at step 8; evaluation loss: 2 at step 4" in alt["training"]
 
 
+def test_rounds_from_a_shortlist_are_held_against_draws_from_it():
+    named = {f"round {at}": np.arange(at, 26 + at) for at in range(3)} | {"Random": np.arange(26) * 20}
+    [info] = figures(facts(overlap=overlaps(named, 520, (["round 0", "round 1", "round 2"], 78))))
+    assert (
+        "Two random draws from the pool would have 0.026; from the 78 rows that round 0, round 1 and round 2 are all "
+        "from, 0.20. round 1 and round 0 0.93"
+    ) in info.alt
+
+
+def test_few_lengths_are_not_said_to_be_on_a_logarithmic_axis():
+    few, many = np.array([1, 4, 4]), np.arange(1, 90)
+    [info] = figures(facts(lengths=distribution("response_words", {"pool": few, "chosen": few}, log=True)))
+    assert info.alt.startswith("Histograms of response_words, one below")
+    [info] = figures(facts(lengths=distribution("response_words", {"pool": many, "chosen": many}, log=True)))
+    assert info.alt.startswith("Histograms of response_words on a logarithmic axis, one below")
+
+
 def test_alternative_texts_of_much_stay_short():
     many = {f"choice {at}": np.arange(at, 2 * at + 3) for at in range(12)}
     rounds = [(at, np.arange(5.0), np.arange(2.0)) for at in range(40)]

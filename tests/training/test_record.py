@@ -279,6 +279,25 @@ def test_a_folder_that_is_named_twice_is_said_once(pool_rows, tiny_model_dir):
     assert found["settings"]["selector_kwargs"]["gap"]["reward_model"] == tiny_model_dir.name
 
 
+def test_a_model_in_a_folder_named_without_any_before_it_is_local(pool_rows, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "iterit").mkdir()  # a selector's name is no folder, whatever lies there
+    said = record_of(pool_rows, config_of(), IterIT(), model="tiny")
+    assert said["settings"]["model_name_or_path"] == "tiny"
+    assert said["in_python"] == [
+        "'tiny' in model_name_or_path is a file or folder of one machine: put its path in its place"
+    ]
+    gap = RewardGap(reward_model="tiny")
+    within = record_of(pool_rows, config_of(), IterativeKMQ(quality=Reward("tiny"), gap=gap))
+    assert (
+        "'tiny' in selector_kwargs is a file or folder of one machine: put its path in its place"
+        in (within["in_python"])
+    )
+    (tmp_path / "tiny").rmdir()
+    assert record_of(pool_rows, config_of(), IterIT(), model="tiny")["in_python"] == []
+
+
 def test_one_module_of_an_adapter_is_not_taken_for_a_pattern(train):
     keys, _ = adapter_keys(LoraConfig(target_modules=["q_proj"]))
     again = get_peft_config(ModelConfig(**keys))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,9 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ResumeError, SelectionError
-from hf_datasel.selectors import KMQ, IterIT, Longest, Random, Round, Selector
+from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random, Round, Selector
 from hf_datasel.training.inputs import PRIVATE_NAMES, check_private_names
+from hf_datasel.training.state import Memory, SelectionState
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -175,6 +177,30 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(train, tmp_path
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ResumeError, match=f"belongs to another run: {differs} differ"):
         train(selector, name="run", resume=checkpoint, num_train_epochs=1, **SAVED, **more)
+
+
+@pytest.mark.parametrize(
+    ("name", "was", "now", "said"),
+    [
+        ("selector", IterIT().spec(), Random().spec(), "iterit there, random here"),
+        ("selector", IterIT().spec(), IterIT(decay=0.2).spec(), "decay: 0.1 there, 0.2 here"),
+        (
+            "selector",
+            Chain([InRange("value", low=2)], IterIT(candidate_factor=2, decay=0)).spec(),
+            Chain([InRange("value", low=2)], IterIT()).spec(),
+            "then.candidate_factor: 2 there, 3 here; then.decay: 0 there, 0.1 here",
+        ),
+        ("pool", {"id": "a", "rows": 4000}, {"id": "b", "rows": 60}, "another dataset: 4,000 rows there, 60 here"),
+        ("pool", {"id": "a", "rows": 60}, {"id": "b", "rows": 60}, "other rows"),
+        ("tokens", "a", "b", "the same rows have other tokens or labels here"),
+        ("rows_per_update", 8, 16, "8 there, 16 here"),
+    ],
+)
+def test_what_differs_from_a_checkpoint_is_said_in_a_few_words(tmp_path, pool_rows, name, was, now, said):
+    SelectionState({"seed": 1, name: was}, [], Memory()).save(tmp_path)
+    message = re.escape(f"belongs to another run: {name} differ ({said}).")
+    with pytest.raises(ResumeError, match=message):
+        SelectionState.load(tmp_path, {"seed": 1, name: now}, pool_rows)
 
 
 def test_other_values_in_a_column_that_rows_were_chosen_by_are_refused(train, tmp_path, pool_rows):

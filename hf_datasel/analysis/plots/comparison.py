@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_datasel.analysis.comparison import Comparison, Coverage
-from hf_datasel.analysis.plots.spreads import bin_shares
+from hf_datasel.analysis.plots.spreads import bin_shares, draw_bars, value_axis
 from hf_datasel.analysis.plots.theme import (
     Theme,
     canvas,
     legend_above,
-    log_axis,
     need_matplotlib,
     plain_number,
     printable,
@@ -137,7 +136,7 @@ def _ridge(ax: Axes, summary: Distribution, group: Spread, at: int, theme: Theme
     heights = bin_shares(summary, group)
     heights *= 0.62 / max(heights.max(), 1e-12)
     base, colour = at + 0.72, theme.pool if at == 0 else theme.chosen
-    ax.stairs(base - heights, summary["edges"], baseline=base, fill=True, color=colour)
+    draw_bars(ax, summary, -heights, base, colour)
     low, middle, high = (np.clip(each, *_ends(summary)) for each in group["quantiles"][1:4])
     ax.plot([low, high], [base + 0.1] * 2, color=theme.muted, linewidth=2.6, solid_capstyle="butt")
     ax.plot([middle] * 2, [base + 0.02, base + 0.18], color=theme.ink, linewidth=2, solid_capstyle="butt")
@@ -172,10 +171,7 @@ def _ends(summary: Distribution) -> tuple[float, float]:
 
 
 def _value_axis(ax: Axes, summary: Distribution) -> None:
-    low, high = _ends(summary)
-    if summary["log"]:
-        log_axis(ax, ax.xaxis, low, high)
-    ax.set_xlim(low, high)
+    value_axis(ax, summary)
     outside = max(1 - sum(each["counts"]) / each["rows"] for each in summary["groups"])
     more = f" (up to {outside:.1%} of a selection's values lie outside)" if outside > 0 else ""
     ax.set_xlabel(f"{printable(summary['column'], 44)}{more}")

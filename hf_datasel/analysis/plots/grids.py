@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.analysis.plots.theme import canvas, legend_above, printable, quiet_axes, readable_on
+from hf_datasel.analysis.plots.theme import canvas, chance_number, legend_above, printable, quiet_axes, readable_on
 from hf_datasel.analysis.summaries import EmbeddingMap, Overlaps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_map", "draw_overlaps"]
+__all__ = ["draw_map", "draw_overlaps", "in_short"]
 
 _LEVELS = 6  # of density that are told apart
 _MARGIN = 2  # cells that are put around the grid
@@ -25,9 +26,10 @@ def draw_overlaps(summary: Overlaps, title: str = "", dark: bool = False) -> Fig
     Raises:
         DataselError: matplotlib is not installed.
     """
-    names = [printable(name, 22) for name in summary["names"]]
+    names, shortlist = [printable(name, 22) for name in summary["names"]], summary["shortlist"]
     count = len(names)
-    with canvas("draw_overlaps", title, dark, height=1.3 + 0.38 * max(count - 1, 2)) as (figure, theme):
+    height = 1.3 + 0.18 * (shortlist is not None) + 0.38 * max(count - 1, 2)
+    with canvas("draw_overlaps", title, dark, height) as (figure, theme):
         ax = figure.subplots()
         matrix = np.asarray(summary["matrix"])
         ramp = _ramp(theme.ramp)
@@ -47,10 +49,24 @@ def draw_overlaps(summary: Overlaps, title: str = "", dark: bool = False) -> Fig
         ax.spines[:].set_visible(False)
         for label in ax.get_yticklabels():
             label.set_color(theme.ink)
-        chance = f"two random draws from the pool: {summary['chance']:.2g}"
+        chance = f"two random draws from the pool: {chance_number(summary['chance'])}"
         said = f"Jaccard (rows in both / rows in either); {chance}"
+        if shortlist is not None:
+            whose = printable(in_short(shortlist["names"]), 40)
+            said += f",\nfrom the {shortlist['rows']:,} rows that {whose} are all from: "
+            said += chance_number(shortlist["chance"])
         figure.supxlabel(said, x=0.1 / figure.get_figwidth(), ha="left", fontsize="medium", color=theme.muted)
     return figure
+
+
+def in_short(names: Sequence[str]) -> str:
+    """Names in a sentence: all of them where they are few, else the first and the last.
+
+    >>> in_short(["round 0", "round 1"]), in_short(["round 0", "round 1", "round 2", "round 3"])
+    ('round 0 and round 1', 'round 0 to round 3')
+    """
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if 0 < len(most) < 3 else f"{names[0]} to {last}"
 
 
 def draw_map(summary: EmbeddingMap, title: str = "", dark: bool = False) -> Figure:

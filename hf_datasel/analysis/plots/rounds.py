@@ -15,7 +15,7 @@ from hf_datasel.analysis.plots.theme import (
     printable,
     quiet_axes,
 )
-from hf_datasel.analysis.summaries import Distribution, distribution_by_round
+from hf_datasel.analysis.summaries import Distribution, distribution_by_round, threshold_of
 from hf_datasel.errors import SelectionError
 from hf_datasel.selection import Selection
 
@@ -50,7 +50,7 @@ def plot_rounds(
         bins: of each histogram, shared by all rounds.
         limits: values shown; by default those chosen, and of those scored all but the last hundredth at either end.
             Medians count the others too.
-        log: logarithmic axis, which suits a ratio.
+        log: logarithmic axis, which suits a ratio. No bin reaches across the value from which on rows were left out.
 
     Returns:
         The axes drawn on. Without `ax`, `plot_rounds(...).figure.savefig("rounds.png")` writes the file.
@@ -64,7 +64,8 @@ def plot_rounds(
     names = [selection.provenance.get("round", at) for at, selection in enumerate(selections)]
     scores = [selection.scores(column) for selection in selections]
     chosen = [values[each.indices] for values, each in zip(scores, selections, strict=True)]
-    summary = distribution_by_round(column, list(zip(names, scores, chosen, strict=True)), bins, limits, log)
+    rounds, threshold = list(zip(names, scores, chosen, strict=True)), _threshold(selections, column)
+    summary = distribution_by_round(column, rounds, bins, limits, log, threshold)
     ax = _new_axes() if ax is None else ax
     _draw_halves(ax, summary, (_SCORED, _CHOSEN), "black", "white")
     ax.set_xticks(range(len(names)), [f"round {each}" for each in names])
@@ -97,6 +98,10 @@ def draw_rounds(summary: Distribution, title: str = "", dark: bool = False) -> F
         ax.plot([], [], color=theme.ink, linewidth=1.2, label="median (below: scored → chosen)" if few else "median")
         legend_above(ax)
     return figure
+
+
+def _threshold(selections: Sequence[Selection], column: str) -> float | None:
+    return threshold_of([{"left_out": {}, **each.provenance} for each in selections], column)
 
 
 def _with_medians(summary: Distribution, at: int, name: str) -> str:

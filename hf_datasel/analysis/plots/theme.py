@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Theme",
     "canvas",
+    "chance_number",
     "legend_above",
     "log_axis",
     "log_ticks",
@@ -201,10 +202,24 @@ def log_ticks(low: float, high: float) -> list[float]:
 def plain_number(value: float) -> str:
     """A number as a reader wants it: three digits, or all of those before the point.
 
-    >>> plain_number(0.98765), plain_number(12345.6)
-    ('0.988', '12,346')
+    What is not 1 is not written as 1, which many ratios are held against: it gets more digits.
+
+    >>> plain_number(0.98765), plain_number(12345.6), plain_number(1.003), plain_number(0.99996)
+    ('0.988', '12,346', '1.003', '0.99996')
     """
-    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e9 else f"{value:.3g}"
+    if 1e3 <= abs(value) < 1e9:
+        return f"{value:,.0f}"
+    said = (f"{value:.{digits}g}" for digits in range(3, 7))
+    return next((each for each in said if each not in ("1", "-1")), f"{value:.6g}")
+
+
+def chance_number(value: float) -> str:
+    """The Jaccard similarity that chance gives: as many digits as those that it is held against, or two that count.
+
+    >>> chance_number(0.2), chance_number(0.0256)
+    ('0.20', '0.026')
+    """
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
 
 
 def shortened(text: str, limit: int = 28) -> str:

@@ -115,7 +115,8 @@ def left_out(facts: Facts) -> Markdown:
             "the beginning of a choice, and the rest of it is missing."
         )
     elif last["rows"] < last["budget"]:
-        lines.append(f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen.")
+        asked = f"{last['budget']:,} rows were asked for, and only {last['rows']:,} could be chosen."
+        lines.append(f"For the last round {asked}" if len(facts["choices"]) > 1 else asked)
     considered = last["rows_scored"] if is_window(facts) else pool - sum(last["not_eligible"].values())
     after = considered - sum(last["left_out"].values()) - last["rows"]
     if after > 0 and not (is_window(facts) and is_filtered(facts)):  # where nobody knows how many filters left

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 
-from hf_datasel.publish.course import grows, how_chosen, label, trained_before, warmups
-from hf_datasel.publish.facts import Facts
+from hf_datasel.publish.course import anew, from_to, grows, how_chosen, label, trained_before, warmups
+from hf_datasel.publish.facts import Choice, Facts
 from hf_datasel.publish.markdown import Markdown, code, fence, link, table, text
 from hf_datasel.publish.sections.reasons import is_ranked, short_reason
 from hf_datasel.selectors.naming import models_of
 
 __all__ = ["columns", "configs", "gist", "headline", "load", "revision_argument", "summary"]
 
+_LISTED = 4  # rounds that are gone through one by one
+
 
 def headline(facts: Facts) -> Markdown:
     last, how = facts["choices"][-1], how_chosen(facts["choices"], text(facts["method"]["name"]))
-    rows = f"{last['rows']:,} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"
+    kept = f"{last['rows']:,}" if last["interrupted"] else from_to([each["rows"] for each in anew(facts["choices"])])
+    rows = f"{kept} of the {facts['parent']['rows']:,} rows of {_parent(facts)}"
     cut = f": the beginning of a choice of {last['budget']:,}, which was interrupted" if last["interrupted"] else ""
     return Markdown(f"{rows}, {how}{cut}.")
 
@@ -47,8 +51,8 @@ def summary(facts: Facts) -> Markdown:
     if last["interrupted"]:
         kept += f"; interrupted, of {last['budget']:,} asked for"
     rows: list[tuple[str, object]] = [("kept", kept), ("from", _from(facts)), ("by", _by(facts))]
-    anew = len(facts["choices"]) > 1 and last["rows_scored"] and not grows(facts["choices"])
-    lately = " in the last round" if anew else ""
+    several = len(facts["choices"]) > 1 and last["rows_scored"] and not grows(facts["choices"])
+    lately = " in the last round" if several else ""
     for column, (scored, chosen) in list(last["means"].items())[:1]:
         mean = f"{code(column)} {chosen:.4g} of the rows kept, {scored:.4g} of those scored{lately}"
         rows.append(("mean", Markdown(mean)))
@@ -63,9 +67,10 @@ def _in_rounds(facts: Facts) -> str:
         return f", added in {len(choices)} rounds"
     if warm_up := warmups(choices):
         return f"; {warm_up[-1]['rows']:,} for the warm-up"
-    return (
-        f", in each of {len(choices)} rounds" if len({each["rows"] for each in choices}) == 1 else " in the last round"
-    )
+    sizes = [each["rows"] for each in choices]
+    if len(set(sizes)) == 1:
+        return f", in each of {len(choices)} rounds"
+    return f" in the last round; {from_to(sizes)} rows in each of {len(choices)} rounds"
 
 
 def _from(facts: Facts) -> Markdown:
@@ -102,13 +107,29 @@ def _licence(facts: Facts) -> str:
 
 
 def _ruled_out(facts: Facts) -> str:
-    first, last = facts["choices"][0], facts["choices"][-1]
-    parts = [f"{n:,} {short_reason(name)}" for name, n in Counter(last["not_eligible"]).most_common(3)]
-    shown = (last,) if first["left_out"] == last["left_out"] else (first, last)
-    for choice in shown:
-        when = f" in round {label(choice)}" if len(shown) > 1 else ""
-        parts += [f"{n:,} {short_reason(name)}{when}" for name, n in Counter(choice["left_out"]).most_common(3)]
-    return ", ".join(parts) or "no row"
+    choices = facts["choices"]
+    parts = [f"{n:,} {short_reason(name)}" for name, n in Counter(choices[-1]["not_eligible"]).most_common(3)]
+    most: Counter[str] = Counter()
+    for each in choices:
+        most |= Counter(each["left_out"])
+    parts += [_by_round(choices, name) for name, _ in most.most_common(3)]
+    same = all(each["left_out"] == choices[0]["left_out"] for each in choices)
+    return (", " if same else "; ").join(parts) or "no row"
+
+
+def _by_round(choices: Sequence[Choice], reason: str) -> str:
+    """How many rows each round left out for a reason."""
+    counts = [each["left_out"].get(reason, 0) for each in choices]
+    if len(set(counts)) == 1:
+        return f"{counts[0]:,} {short_reason(reason)}"
+    if len(choices) > _LISTED:
+        return f"{from_to(counts)} {short_reason(reason)} in each of {len(choices)} rounds"
+    rounds = _and([label(each) for each in choices])
+    return f"{_and([f'{each:,}' for each in counts])} {short_reason(reason)} in rounds {rounds}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def load(facts: Facts) -> Markdown:

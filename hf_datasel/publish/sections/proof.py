@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from hf_datasel.publish.course import grows, restarts, warmups
+from hf_datasel.publish.course import from_to, grows, restarts, warmups
 from hf_datasel.publish.facts import Facts, Training
 from hf_datasel.publish.markdown import Markdown, code, fence, table, text
 from hf_datasel.publish.recipe import as_command
@@ -161,8 +161,8 @@ def limits(facts: Facts) -> Markdown:
             f"The choice was interrupted: these are {last['rows']:,} of the {last['budget']:,} rows asked for, and "
             "not what the method chooses when it comes to its end."
         )
-    elif last["rows"] < last["budget"]:
-        lines.append(f"The selection is {last['budget'] - last['rows']:,} rows short of what was asked for.")
+    elif short := _short(facts):
+        lines.append(short)
     if facts["parent"]["changed"]:
         lines.append(
             "The pool is not the parent as it is on the Hub: rows were filtered, changed, mixed or reordered before "
@@ -178,6 +178,26 @@ def limits(facts: Facts) -> Markdown:
         "of it does better.",
     ]
     return Markdown("\n".join(f"- {each}" for each in lines))
+
+
+def _short(facts: Facts) -> str:
+    """How many rows fewer than asked for the rounds have; "" where each has all of them."""
+    missing = [each["budget"] - each["rows"] for each in facts["choices"]]
+    short = [each for each in missing if each > 0]
+    if not short:
+        return ""
+    if len(missing) == 1:
+        return f"The selection is {_counted(short[0], 'row')} short of what was asked for."
+    rounds = f"Each of the {len(missing)} rounds" if len(short) == len(missing) else _these(facts, len(short))
+    rows = f"{from_to(short)} row{'' if short == [1] * len(short) else 's'}"
+    return f"{rounds} is {rows} short of what was asked for."
+
+
+def _these(facts: Facts, short: int) -> str:
+    """The rounds that are short, where not all are."""
+    if short > 1:
+        return f"Each of {short} of the {len(facts['choices'])} rounds"
+    return next(f"Round {each['round']}" for each in facts["choices"] if each["rows"] < each["budget"])
 
 
 def citation(facts: Facts) -> Markdown:
