@@ -22,6 +22,7 @@ from hf_datasel.selectors import (
     Random,
     Round,
     RoundPlan,
+    Superfiltering,
     Top,
     within_clusters,
 )
@@ -241,3 +242,26 @@ def test_a_row_that_is_not_there(rows, row):
 def test_another_dataset_is_refused(rows):
     with pytest.raises(DatasetMismatchError, match="another dataset"):
         explain(select(rows, Top(by="ifd"), size=2), rows.select(range(11, -1, -1)), 0)
+
+
+def test_rows_that_were_ruled_out_are_not_counted_above(pool_rows):
+    rows = pool_rows.select(range(10)).add_column("ifd", [1.3, 0.2, 1.1, 0.9, 1.0, 0.5, 0.7, 0.1, 0.4, 1.7])
+    selection = select(rows, Superfiltering(quality="ifd"), size=2)
+    assert selection.indices.tolist() == [3, 6]
+    found = explain(selection, rows, 8)
+    assert (found["scores"][0]["place"], found["scores"][0]["of"]) == (4, 6)
+    assert found["decided"][0].startswith("Of the 6 rows to choose from 3 have a higher ifd")
+    first = explain(selection, rows, 3)["scores"][0]
+    assert (first["place"], first["of"]) == (1, 6)
+
+
+def test_a_row_that_was_ruled_out_has_its_place_among_all(pool_rows):
+    rows = pool_rows.select(range(4)).add_column("ifd", [1.3, 0.2, 1.1, 0.9])
+    found = explain(select(rows, Superfiltering(quality="ifd"), size=1), rows, 2)["scores"][0]
+    assert (found["place"], found["of"]) == (2, 4)
+
+
+def test_where_nothing_is_ruled_out_all_rows_count(pool_rows):
+    rows = pool_rows.select(range(6)).add_column("ifd", np.linspace(0.5, 1.5, 6))
+    found = explain(select(rows, Top(by="ifd"), size=1), rows, 0)["scores"][0]
+    assert (found["place"], found["of"]) == (6, 6)
