@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with without_clutter():
             importlib.import_module(f"hf_datasel.cli.{name}").run(rest)
+        _leave_others()
     except DataselError as error:
         command = f"hf-datasel {name}" if name in COMMANDS else "hf-datasel"
         print(f"{command}: error: {in_flags(str(error))}", file=sys.stderr)
@@ -71,3 +72,10 @@ def _usage() -> str:
             "hf-datasel COMMAND --help shows a command's keys. Keys are the same in a file and on the command line.",
         ]
     )
+
+
+def _leave_others() -> None:
+    """Close the process group of a launcher: its threads may abort a process that ends without that."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

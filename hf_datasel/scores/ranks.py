@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -112,4 +113,12 @@ def _group() -> Any:
     key = id(torch.distributed.group.WORLD)
     if key not in _groups:
         _groups[key] = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
+        atexit.register(_leave, key)
     return _groups[key]
+
+
+def _leave(key: int) -> None:
+    """Close a group before the interpreter takes apart what its threads use, which may abort the process."""
+    group = _groups.pop(key)
+    if torch.distributed.is_initialized() and id(torch.distributed.group.WORLD) == key:
+        torch.distributed.destroy_process_group(group)

@@ -290,6 +290,7 @@ def test_a_model_that_has_changed(server, tmp_path):
 # -- several processes ------------------------------------------------------------------------------------------------
 _SCRIPT = """
 import json, sys
+from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import Embedding, Ranks, endpoint_vectors
@@ -303,6 +304,7 @@ found = [
 ]
 with open(f"{folder}/{Ranks.current().index}.json", "w") as file:
     json.dump([each[name][:] for each in found for name in ("embedding", "embedding_reason")], file)
+PartialState().destroy_process_group()
 """
 
 

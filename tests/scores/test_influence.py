@@ -275,6 +275,7 @@ def test_damaged_gradients_are_computed_again(pool_rows, subject, tmp_path, pass
 
 _SCRIPT = """
 import json, sys
+from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores.influence import Influence
@@ -286,6 +287,7 @@ found = score(rows, [Influence(**settings)], tokens_per_batch=200, store=f"{fold
 ranks = Ranks.current()
 with open(f"{folder}/result-{ranks.size}-{ranks.index}.json", "w") as file:
     json.dump(found["influence"][:], file)
+PartialState().destroy_process_group()
 """
 
 

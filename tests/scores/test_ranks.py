@@ -13,6 +13,7 @@ from datasets import Dataset
 
 _SCRIPT = """
 import json, sys
+from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss, Ranks, SelectIT
@@ -28,6 +29,7 @@ names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"]
 result = {"size": ranks.size, "lines": len(lines), "one": one["loss"][:], "found": [found[name][:] for name in names]}
 with open(f"{folder}/result-{ranks.size}-{ranks.index}.json", "w") as file:
     json.dump(result, file)
+PartialState().destroy_process_group()
 """
 
 LAUNCHERS = {
@@ -95,6 +97,7 @@ except ScoreError as error:
     with open(f"{folder}/refused-{Ranks.current().index}.txt", "w") as file:
         file.write(str(error))
 assert mapped["loss"][0] > 0
+PartialState().destroy_process_group()
 """
 
 

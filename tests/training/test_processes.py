@@ -17,6 +17,7 @@ import pytest
 _SCRIPT = """
 import hashlib, json, sys
 import numpy as np
+from accelerate import PartialState
 from datasets import disable_progress_bars, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
@@ -62,6 +63,7 @@ result = {
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
     json.dump(result, file)
+PartialState().destroy_process_group()
 """
 
 ITERIT = {"name": "iterit", "settings": {}}

@@ -566,6 +566,7 @@ def _stand_in(**more: Any) -> SimpleNamespace:
 _SCRIPT = """
 import hashlib, json, sys
 import numpy as np
+from accelerate import PartialState
 from datasets import disable_progress_bars, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
@@ -595,6 +596,7 @@ result = {
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
     json.dump(result, file)
+PartialState().destroy_process_group()
 """
 
 
