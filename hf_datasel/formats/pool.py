@@ -50,7 +50,8 @@ class Pool:
             if isinstance(dataset, str | Path):
                 more = "Load it with hf_datasel.load_pool first."
             if isinstance(dataset, list | dict):
-                more = f"Make one of it: datasets.Dataset.from_{type(dataset).__name__}(rows)."
+                kind = "list" if isinstance(dataset, list) else "dict"
+                more = f"Make one of it: datasets.Dataset.from_{kind}(rows)."
             raise FormatError(f"A pool has to be a datasets.Dataset, and this is {type(dataset).__name__}. {more}")
         if dataset.format["type"] == "custom":
             raise FormatError(

@@ -281,7 +281,7 @@ def read_model(loading: Loading) -> Any:
                 source[0], revision=source[1], dtype=loading.dtype, output_loading_info=True, **more
             )
             if adapter:
-                loaded.load_adapter(name, adapter_kwargs={"revision": commit})
+                _check_adapter(name, loaded.load_adapter(name, adapter_kwargs={"revision": commit}))
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
@@ -294,6 +294,15 @@ def read_model(loading: Loading) -> Any:
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
         loaded = loaded.to(torch.accelerator.current_accelerator() or "cpu")
     return loaded.eval()
+
+
+def _check_adapter(name: str, info: Any) -> None:
+    """Refuse an adapter of which weights stay as they were drawn; versions of transformers that do not say pass."""
+    if missing := sorted(getattr(info, "missing_keys", None) or ()):
+        raise ModelError(
+            f"The adapter {name!r} cannot be loaded: transformers finds no values in its files for {len(missing):,} "
+            f"of its weights, such as {missing[0]}. Merge it into its base model (merge_and_unload), and name that."
+        )
 
 
 def read_config(loading: Loading) -> Any:

@@ -212,8 +212,8 @@ def _judge_missing(round: Round, name: str, missing: Counter[str]) -> None:
         raise SelectionError(
             f"{round.asker}: none of the {len(whole.chosen):,} rows chosen so far has a {name} "
             f"({reason_counts(Counter(reasons.to_pylist()))}), which the weights of clusters have to follow. Where "
-            "prompts fill the window, lower max_new_tokens of RewardGap, or raise max_length; else take another "
-            "scorer, or KMQ, which chooses without a gap."
+            "prompts fill the model's window, lower max_new_tokens of RewardGap; else take another scorer, or KMQ, "
+            "which chooses without a gap."
         )
     logger.warning(
         "%s%s: none of the %d rows chosen so far has a %s (%s). Its clusters keep their weights.",

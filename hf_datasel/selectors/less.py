@@ -191,11 +191,7 @@ class _OfThisRun(Influence):
                     "leave adapter_name out of get_peft_model."
                 )
         if adapters and name is not None:
-            if adapters[name].is_prompt_learning:
-                raise ConfigError(
-                    "LESS loads the adapters of its checkpoints again, which prompt-learning adapters cannot be: take "
-                    "another kind, such as LoRA."
-                )
+            _check_kind(adapters[name])
             self._check_base(base, adapters[name])
         if run.optimizer is not None:
             _check_optimizer(run.optimizer, model, name)
@@ -222,6 +218,17 @@ class _OfThisRun(Influence):
 
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "score": "Influence"}
+
+
+def _check_kind(adapter: Any) -> None:
+    """Refuse an adapter that transformers does not load again as PEFT has saved it."""
+    kind = str(getattr(adapter.peft_type, "value", adapter.peft_type))
+    if kind != "LORA" or getattr(adapter, "use_dora", False):
+        kind = "DoRA" if kind == "LORA" else kind
+        raise ConfigError(
+            f"LESS loads the adapters of its checkpoints again, and knows how to for LoRA, not for {kind}: train LoRA "
+            "(without use_dora), or the whole model."
+        )
 
 
 def _check_optimizer(optimizer: Any, model: torch.nn.Module, adapter: str | None) -> None:

@@ -162,11 +162,11 @@ class SelectiveSFTConfig(SFTConfig):
         read = {name: each for name, each in self._settled.items() if isinstance(each, dict)}
         as_json = [name for name in read if isinstance(self._given[name], str)]
         state["_given"] = self._given | {name: read[name] for name in as_json}
-        return {name: None if name in _SECRET else _public(value) for name, value in state.items()}
+        return {name: None if name in _SECRET else public(value) for name, value in state.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """As `SFTConfig.to_dict`, for logs and trackers; it hides the tokens in `model_init_kwargs` too."""
-        return {name: _public(value) for name, value in super().to_dict().items()}
+        return {name: public(value) for name, value in super().to_dict().items()}
 
     def _values(self) -> dict[str, Any]:
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SECRET}
@@ -195,12 +195,12 @@ class SelectiveSFTConfig(SFTConfig):
                 raise ConfigError(f"selection_schedule says how many rounds there are: leave {name} out.")
 
 
-def _public(value: Any) -> Any:
+def public(value: Any) -> Any:
     """A value of plain dicts and lists, with None for each secret in it."""
     if isinstance(value, dict):
-        return {key: None if key in _SECRET else _public(each) for key, each in value.items()}
+        return {key: None if key in _SECRET else public(each) for key, each in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(_public(each) for each in value)
+        return type(value)(public(each) for each in value)
     return value
 
 

@@ -101,11 +101,10 @@ def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:
     if not isinstance(config, TrainingArguments | SFTConfig):
         raise ConfigError(f"args has to be a SelectiveSFTConfig, and is {type(config).__name__}.")
     fields = SelectiveSFTConfig.__dataclass_fields__
-    if type(config) not in (TrainingArguments, SFTConfig):
-        more = ", ".join(each.name for each in dataclasses.fields(config) if each.name not in fields)
+    if more := _added(config):
         raise ConfigError(
-            f"args is a {type(config).__name__}, and what that class adds{more and f' ({more})'} would be lost. "
-            "Derive it from SelectiveSFTConfig."
+            f"args is a {type(config).__name__}, and what that class adds ({', '.join(more)}) would be lost. Derive "
+            "it from SelectiveSFTConfig."
         )
     names = [each.name for each in dataclasses.fields(config) if each.init and each.name in fields]
     values = {name: getattr(config, name) for name in names}
@@ -116,6 +115,17 @@ def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:
     derived = [name for name in given if name not in device and values.get(name) == getattr(usual, name, given)]
     selective.settle(given | {name: default_of(fields[name]) for name in derived})
     return selective
+
+
+def _added(config: TrainingArguments) -> list[str]:
+    """What a class derived from `SFTConfig` or `TrainingArguments` has besides: fields, methods, properties."""
+    own: dict[str, None] = {}
+    for kind in type(config).__mro__:
+        if kind in (SFTConfig, TrainingArguments):
+            break
+        names = [*vars(kind), *vars(kind).get("__annotations__", ())]
+        own |= dict.fromkeys(name for name in names if not name.startswith("__"))
+    return [name for name in own if name not in SFTConfig.__dataclass_fields__]
 
 
 def _selector(config: SelectiveSFTConfig, selector: Selector | None) -> Selector:

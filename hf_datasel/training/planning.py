@@ -45,8 +45,9 @@ def planned_rounds(
         ConfigError: a schedule of another length, or rounds that cannot be trained.
     """
     name = type(selector).__name__
-    if num_epochs <= 0:
+    if num_epochs <= 0 and config.max_steps <= 0:
         raise ConfigError(f"num_train_epochs={num_epochs:g} has to be above 0.")
+    num_epochs = num_epochs if num_epochs > 0 else 1.0  # max_steps says how long
     plan = selector.plan(budget, num_epochs, eligible)
     if not selector.reselects and (len(plan) > 1 or config.reselection_strategy == "steps"):
         _check_own_rounds(name, len(plan), config)

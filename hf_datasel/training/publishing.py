@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import os
 import warnings
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ class PublishingSFTTrainer(SFTTrainer):
     """What `SelectiveSFTTrainer` does beside training: the model card, and the push to the Hub."""
 
     args: SelectiveSFTConfig
+    data_collator: Any
     selections: list[Selection]
     evaluation_results: list[EvalResult]
     _pool: Pool
@@ -200,7 +202,13 @@ class PublishingSFTTrainer(SFTTrainer):
             in_order = copy.copy(self.args)
             in_order.shuffle_dataset = False
             rows = self._prepare_dataset(rows, self.processing_class, in_order, False, None, "test")
-        return super().predict(rows, ignore_keys, metric_key_prefix)
+        collator = self.data_collator
+        if getattr(collator, "padding_free", False):  # it makes one line of the rows of a batch
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+        try:
+            return super().predict(rows, ignore_keys, metric_key_prefix)
+        finally:
+            self.data_collator = collator
 
     def _evaluation_rows(self, rows: Any) -> Any:
         chat = self.processing_class.chat_template is not None

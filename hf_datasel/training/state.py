@@ -16,12 +16,21 @@ import pyarrow as pa
 
 from hf_datasel.errors import ResumeError
 from hf_datasel.selection import Selection
+from hf_datasel.training.config import public
 from hf_datasel.training.rounds import RoundRecord
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Memory", "SelectionState", "column_digest", "save_selection", "saved_selections", "tokens_digest"]
+__all__ = [
+    "Memory",
+    "SelectionState",
+    "column_digest",
+    "places_digest",
+    "save_selection",
+    "saved_selections",
+    "tokens_digest",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +131,8 @@ class SelectionState:
             )
         wanted = json.loads(json.dumps(identity, default=str))
         differs = [name for name in wanted if content["identity"].get(name) != wanted[name]]
+        if "selector" in differs and "places" in differs:
+            differs.remove("places")
         if differs:
             said = _difference(differs[0], content["identity"].get(differs[0]), wanted[differs[0]])
             raise ResumeError(f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({said}).")
@@ -148,6 +159,8 @@ def _difference(name: str, was: Any, now: Any) -> str:
     """How a part of an identity differs from that of the run a checkpoint is of, in a few words."""
     if name == "tokens":
         return "the same rows have other tokens or labels here"
+    if name == "places":
+        return "a model or file of the selector is in another folder here"
     if not isinstance(was, dict) or not isinstance(now, dict):
         return f"{was} there, {now} here"
     if name == "pool":
@@ -170,6 +183,11 @@ def _settings_that_differ(was: dict[str, Any], now: dict[str, Any], within: str 
     return said
 
 
+def places_digest(spec: dict[str, Any]) -> str:
+    """Digest of a selector with the folders that its models and files are in, which are not to be read."""
+    return hashlib.sha256(json.dumps(public(spec), sort_keys=True, default=str).encode()).hexdigest()
+
+
 def tokens_digest(prepared: Dataset) -> str:
     """Sha256 over the token ids and labels of all rows in order."""
     digest = hashlib.sha256()
@@ -183,7 +201,10 @@ def tokens_digest(prepared: Dataset) -> str:
 
 
 def column_digest(dataset: Dataset, name: str) -> str:
-    """Digest of the values of a column in order, however they are stored: a number of any type is the same number."""
+    """Digest of the values of a column in order, however they are stored.
+
+    Numbers of other types are the same as long as they are equal: 2 and 2.0, but not 0.1 in 32 and in 64 bits.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
         _add(digest, table.column(name).combine_chunks())

@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_rou
 from hf_datasel.training.restarting import Base, FreshOptimizer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
-from hf_datasel.training.state import Memory, SelectionState, saved_selections, tokens_digest
+from hf_datasel.training.state import Memory, SelectionState, places_digest, saved_selections, tokens_digest
 
 __all__ = ["SelectiveSFTTrainer"]
 
@@ -253,6 +254,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             "pool": {"id": self._pool.id, "rows": len(self._pool)},
             "tokens": self._tokens_digest,
             "selector": without_paths(self._selector.spec()),  # it is pushed with the model
+            "places": places_digest(self._selector.spec()),
             "rows_per_round": self.args.selection_schedule or self._budget,
             "reselection": [self.args.reselection_strategy, self.args.reselection_steps],
             "packing": self.args.packing and self.args.packing_strategy,
@@ -274,7 +276,9 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         if self.args.should_save and self._schedule.records:
             base = Base(self.args.output_dir).digest if self._base_kept else None
             records, losses, ended = self._schedule.records, self._losses.arrays(), self.control.should_epoch_stop
-            state = SelectionState(self._run_identity(), records, self._memory, losses, ended, base)
+            later = len(records) < len(self._schedule.plan)
+            memory = self._memory if later else replace(self._memory, checkpoints=[])  # nothing reads them any more
+            state = SelectionState(self._run_identity(), records, memory, losses, ended, base)
             state.save(output_dir or self.args.output_dir)
 
     # ---- the rounds ----

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, VeraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_datasel import SelectiveSFTTrainer
@@ -213,12 +213,17 @@ def two_adapters(model: Any) -> Any:
             lambda model: (get_peft_model(model, ADAPTER, adapter_name="mine"), None),
             r"'default', and the model in training has 'mine': leave adapter_name out",
         ),
+        (lambda model: (get_peft_model(model, VIRTUAL), None), "knows how to for LoRA, not for PROMPT_TUNING"),
         (
-            lambda model: (get_peft_model(model, VIRTUAL), None),
-            "which prompt-learning adapters cannot be: take another",
+            lambda model: (get_peft_model(model, VeraConfig(r=4, target_modules=["q_proj", "o_proj"])), None),
+            "knows how to for LoRA, not for VERA: train LoRA",
+        ),
+        (
+            lambda model: (get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)), None),
+            "knows how to for LoRA, not for DoRA: train LoRA",
         ),
     ],
-    ids=["frozen", "thawed", "grouped", "sgd", "named", "virtual_tokens"],
+    ids=["frozen", "thawed", "grouped", "sgd", "named", "virtual_tokens", "vera", "dora"],
 )
 def test_less_where_moments_or_weights_cannot_be_read_back(refused, less, change, match):
     refused(less(), ConfigError, match, base=changed(change))

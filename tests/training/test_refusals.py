@@ -98,8 +98,23 @@ class WithField(SFTConfig):
 class WithMethod(SFTConfig):
     """Another, without a field."""
 
+    def summary(self) -> str:
+        return "short"
 
-@pytest.mark.parametrize(("kind", "named"), [(WithField, r" \(temperature\)"), (WithMethod, "")])
+
+@dataclass
+class WithDefault(SFTConfig):
+    """One that changes a default, which is as good as giving it."""
+
+    learning_rate: float = 3e-4
+
+
+def test_a_config_that_adds_nothing_is_taken(tmp_path, tiny_model_dir, pool_rows):
+    args = WithDefault(str(tmp_path), bf16=False, report_to="none", use_cpu=True)
+    assert SelectiveSFTTrainer(str(tiny_model_dir), args, train_dataset=pool_rows).args.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(("kind", "named"), [(WithField, r" \(temperature\)"), (WithMethod, r" \(summary\)")])
 def test_a_config_of_a_class_derived_from_sft_config_is_refused(tmp_path, tiny_model_dir, pool_rows, kind, named):
     args = kind(str(tmp_path), bf16=False, report_to="none", use_cpu=True)
     message = rf"args is a {kind.__name__}, and what that class adds{named} would be lost\. Derive it from Selective"
@@ -201,6 +216,17 @@ def test_what_differs_from_a_checkpoint_is_said_in_a_few_words(tmp_path, pool_ro
     message = re.escape(f"belongs to another run: {name} differ ({said}).")
     with pytest.raises(ResumeError, match=message):
         SelectionState.load(tmp_path, {"seed": 1, name: now}, pool_rows)
+
+
+def test_a_model_of_another_folder_is_another_run(train, tmp_path, tiny_model_dir):
+    saved = {"name": "run", "num_train_epochs": 1, **SAVED}
+    folders = [shutil.copytree(tiny_model_dir, tmp_path / name / "scorer") for name in ("one", "two")]
+    train(IterIT(model=str(folders[0])), **saved)
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    with pytest.raises(ResumeError, match="a model or file of the selector is in another folder here"):
+        train(IterIT(model=str(folders[1])), resume=str(checkpoint), **saved)
+    assert "one" not in (checkpoint / "selection_state.json").read_text()
+    train(IterIT(model=str(folders[0])), resume=str(checkpoint), **saved)
 
 
 def test_other_values_in_a_column_that_rows_were_chosen_by_are_refused(train, tmp_path, pool_rows):

@@ -174,6 +174,8 @@ def test_checkpoints_of_a_run_that_went_on_in_another_folder_are_found_again(tra
     resumed = train(selector, "third", resume=last)
     assert resumed._memory.arrays["steps"].tolist() == [2, 4, 6]
     assert_equal_weights(resumed, whole)
+    resumed.save_model()
+    assert "first" not in (tmp_path / "third" / "selection_state.json").read_text()  # nothing reads them any more
     shutil.rmtree(tmp_path / "there" / "first" / "checkpoint-2")
     with pytest.raises(ResumeError, match=r"first.checkpoint-2' is gone, and a later round reads it"):
         train(selector, "fourth", resume=last)

@@ -268,10 +268,17 @@ def test_evaluating_by_hand_takes_the_rows_that_the_trainer_takes(train, pool_ro
     assert trainer.evaluate(sets[0])["eval_loss"] == trainer.evaluate(sets[1])["eval_loss"]
 
 
+@pytest.mark.parametrize("epochs", [0, -1, 0.5])
+def test_max_steps_goes_before_the_number_of_epochs(train, epochs):
+    trainer = train(IterIT(), selection_size=8, max_steps=3, num_train_epochs=epochs)
+    assert trainer.state.global_step == 3
+
+
 @pytest.mark.filterwarnings("ignore:`return_outputs=True`:FutureWarning")
-def test_predictions_are_of_the_rows_in_their_order(train, pool_rows):
+@pytest.mark.parametrize("more", [{}, {"packing": True}], ids=["plain", "packing"])
+def test_predictions_are_of_the_rows_in_their_order(train, pool_rows, more):
     rows = pool_rows.select(range(6, -1, -1))
-    trainer = train(Random(), selection_size=8, num_train_epochs=1, shuffle_dataset=True)
+    trainer = train(Random(), selection_size=8, num_train_epochs=1, shuffle_dataset=True, **more)
     done = trainer.predict(rows, metric_key_prefix="held_out")
     labels = dict(zip(trainer._prepared.rows.tolist(), trainer._candidates["labels"], strict=True))
     found = [[token for token in line if token != -100] for line in done.label_ids.tolist()]
