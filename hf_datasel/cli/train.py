@@ -104,7 +104,7 @@ def _without_gpu(error: ConfigError) -> ConfigError:
 
 
 def _check_resume(resume: Any, folder: str) -> None:
-    from transformers.trainer_utils import get_last_checkpoint
+    from hf_datasel.training.checkpoints import last_whole
 
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
@@ -112,7 +112,7 @@ def _check_resume(resume: Any, folder: str) -> None:
         return
     if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
         raise ConfigError(f"There is no run in {folder!r}. Leave resume_from_checkpoint out to start one.")
-    if get_last_checkpoint(folder) is None:
+    if last_whole(folder) is None:
         raise ConfigError(
             f"{folder!r} holds no checkpoint: its run ended before the first one was saved. Leave "
             "resume_from_checkpoint out to start anew."

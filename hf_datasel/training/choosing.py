@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel.scores.engine import Engine
@@ -138,13 +139,13 @@ class ChoosingSFTTrainer(PublishingSFTTrainer):
         rows, state = broadcast_object_list([rows, state])
         return rows, state
 
-    def _clear_adapter(self, checkpoint: str) -> None:
-        """Remove the adapter that an earlier run left where a checkpoint is about to be saved.
+    def _clear(self, checkpoint: str) -> None:
+        """Remove what an earlier run left where a checkpoint is about to be saved, and would be taken for its own.
 
-        Beside a whole model it would be taken for what the checkpoint is.
+        That is an adapter beside a whole model, and the state that says that a checkpoint is whole.
         """
         if self.args.should_save:
-            for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME):
+            for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME, TRAINER_STATE_NAME):
                 (Path(checkpoint) / name).unlink(missing_ok=True)
 
     def _model_now(self) -> dict[str, Any]:

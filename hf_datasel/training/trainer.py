@@ -21,7 +21,7 @@ from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import RoundPlan, Selector, check_budget
 from hf_datasel.tokens import Prepared
-from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, set_epoch
+from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, last_whole, set_epoch
 from hf_datasel.training.choosing import ChoosingSFTTrainer
 from hf_datasel.training.inputs import check_private_names, check_tokenizer, mixed_seed, prepared_arguments
 from hf_datasel.training.parallel import check_restarts
@@ -139,8 +139,8 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
 
     # ---- the plan ----
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `SFTTrainer.train`; every call selects anew, unless it resumes."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `SFTTrainer.train`; every call selects anew, unless it resumes. True: from the last whole checkpoint."""
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         self._published_at = None
@@ -149,8 +149,10 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
         model = self.accelerator.unwrap_model(self.model)
         self._dtypes = {name: each.dtype for name, each in model.named_parameters()}
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole(self.args.output_dir) or True  # of none at all Trainer speaks
         with self._losses.watching(model):
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
         plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
@@ -267,7 +269,7 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As `Trainer.save_model`, and the state of the selection beside the weights."""
         if _internal_call and output_dir is not None:
-            self._clear_adapter(output_dir)
+            self._clear(output_dir)
         super().save_model(output_dir, _internal_call)
         if _internal_call and output_dir is not None:  # a checkpoint, by all processes
             if self._keep.asked and output_dir not in self._memory.checkpoints:

@@ -113,23 +113,13 @@ WORKERS = {
     "2-workers": {"dataloader_num_workers": 2},
     "2-persistent": {"dataloader_num_workers": 2, "dataloader_persistent_workers": True},
 }
-
-
 SIZES = {"equal": EQUAL, "growing": GROWING, "shrinking": SHRINKING}
 
 
-def cells() -> list[tuple[str, str, int, str]]:
-    """All of them without workers; with workers each two of these settings at least once."""
-    both = list(itertools.product(enumerate(samplers()), enumerate([1, 3])))
-    every = [("0-workers", sampler, each, rounds) for (_, sampler), (_, each) in both for rounds in SIZES]
-    return every + [
-        (workers, sampler, each, list(SIZES)[(at + turn + shift) % 3])
-        for shift, workers in enumerate(list(WORKERS)[1:])
-        for (at, sampler), (turn, each) in both
-    ]
-
-
-@pytest.mark.parametrize(("workers", "sampler", "accumulation", "rounds"), cells())
+@pytest.mark.parametrize("rounds", SIZES)
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("sampler", samplers())
+@pytest.mark.parametrize("workers", WORKERS)
 def test_rounds_of_rows(train, resumed, workers, sampler, accumulation, rounds):
     sizes = SIZES[rounds]
     batch = 4 if accumulation == 1 else 2

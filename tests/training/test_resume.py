@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import Trainer
 
 from hf_datasel.errors import ResumeError
 from hf_datasel.scores import IFD, score
 from hf_datasel.selectors import IterIT, Longest, Random
+from hf_datasel.training.checkpoints import last_whole
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -163,6 +165,34 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path, pool_rows, 
     whole, cut = (load_file(tmp_path / name / "final" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_checkpoint_that_was_being_saved_is_passed_over(train, tmp_path, assert_equal_weights, caplog):
+    saved = {"name": "run", **SAVED}
+    whole = train(IterIT(), **saved)
+    state = tmp_path / "run" / "checkpoint-5" / "trainer_state.json"
+    state.write_text(state.read_text()[:100])
+    (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").unlink()
+    resumed = train(IterIT(), resume=True, **saved)
+    assert resumed.state.global_step == whole.state.global_step == 6
+    assert_equal_weights(resumed, whole)
+    for step in (5, 6):
+        assert f"checkpoint-{step} is not whole: the run ended while it was saved." in caplog.text
+    assert last_whole(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-6")
+    assert last_whole(tmp_path) is None
+
+
+def test_the_state_of_an_earlier_run_does_not_make_a_checkpoint_whole(train, tmp_path, monkeypatch):
+    saved = {"name": "run", **SAVED}
+    train(IterIT(), max_steps=2, **saved)
+
+    def killed(trainer: Any, checkpoint: str) -> None:
+        raise KeyboardInterrupt("killed")
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", killed)
+    with pytest.raises(KeyboardInterrupt, match="killed"):
+        train(IterIT(), resume=str(tmp_path / "run" / "checkpoint-1"), max_steps=2, **saved)
+    assert last_whole(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
 
 
 def test_resume_under_another_batch_size_is_refused(train, tmp_path):
