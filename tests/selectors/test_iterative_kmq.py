@@ -302,7 +302,7 @@ def test_a_round_in_which_no_row_has_a_gap_is_refused():
     with pytest.raises(
         SelectionError,
         match=r"^Round 1 of IterativeKMQ: none of the 3 rows chosen so far has a reward_gap \(3 empty_generation\), "
-        r"which .* lower max_new_tokens of RewardGap, or raise max_length; .* or KMQ",
+        r"which .* lower max_new_tokens of RewardGap; .* or KMQ",
     ):
         play(made(), pool_of([0] * 6 + [1] * 14), 9, [gaps_by([None] * 20)] * 3)
 
