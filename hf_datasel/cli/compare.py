@@ -24,6 +24,7 @@ from hf_datasel.cli.parsing import (
     show_progress_messages,
 )
 from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean
+from hf_datasel.formats.digest import column_digest
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.comparison import Comparison, Failure
@@ -321,7 +322,7 @@ class _Before:
     def _digest(self, name: str) -> str:
         """Of a column's values: the dataset's id is that of its rows alone."""
         if name not in self._digests:
-            self._digests[name] = _digest_of(self.dataset, name) if name in self.dataset.column_names else ""
+            self._digests[name] = column_digest(self.dataset, name) if name in self.dataset.column_names else ""
         return self._digests[name]
 
     def _free_place(self, name: str) -> Path:
@@ -367,18 +368,6 @@ def _code_of(value: object) -> dict[str, str]:
         for each, file in files.items()
         if file is not None
     }
-
-
-def _digest_of(dataset: Any, name: str) -> str:
-    import pyarrow as pa
-
-    digest = hashlib.blake2b(digest_size=16)
-    for batch in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, batch.schema) as writer:
-            writer.write_table(batch.combine_chunks())
-        digest.update(sink.getvalue())
-    return digest.hexdigest()
 
 
 # -- what is printed -------------------------------------------------------------------------------------------------

@@ -281,7 +281,8 @@ def read_model(loading: Loading) -> Any:
                 source[0], revision=source[1], dtype=loading.dtype, output_loading_info=True, **more
             )
             if adapter:
-                _check_adapter(name, loaded.load_adapter(name, adapter_kwargs={"revision": commit}))
+                info = loaded.load_adapter(name, adapter_kwargs={"revision": commit})
+                _check_adapter(name, loaded, info)
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
@@ -296,12 +297,17 @@ def read_model(loading: Loading) -> Any:
     return loaded.eval()
 
 
-def _check_adapter(name: str, info: Any) -> None:
-    """Refuse an adapter of which weights stay as they were drawn; versions of transformers that do not say pass."""
-    if missing := sorted(getattr(info, "missing_keys", None) or ()):
+def _check_adapter(name: str, loaded: Any, info: Any) -> None:
+    """Refuse an adapter of which weights stay as they were drawn.
+
+    Older versions of transformers do not say which; those of DoRA do in all of them, for the name that PEFT gives them.
+    """
+    missing = sorted(getattr(info, "missing_keys", None) or ())
+    if missing or any(getattr(each, "use_dora", False) for each in loaded.peft_config.values()):
+        which = f", such as {missing[0]}" if missing else ", those of DoRA"
         raise ModelError(
-            f"The adapter {name!r} cannot be loaded: transformers finds no values in its files for {len(missing):,} "
-            f"of its weights, such as {missing[0]}. Merge it into its base model (merge_and_unload), and name that."
+            f"The adapter {name!r} cannot be loaded: transformers leaves some of its weights as they were drawn{which}. "
+            "Merge it into its base model (merge_and_unload), and name that."
         )
 
 

@@ -12,6 +12,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
+from hf_datasel.formats.digest import column_digest
 from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.quiet import preserved_rng
 from hf_datasel.selection import Selection
@@ -24,7 +25,7 @@ from hf_datasel.training.planning import asked_for
 from hf_datasel.training.publishing import PublishingSFTTrainer
 from hf_datasel.training.reusing import TrainingLosses
 from hf_datasel.training.rounds import Schedule
-from hf_datasel.training.state import Memory, column_digest, save_selection
+from hf_datasel.training.state import Memory, save_selection
 
 __all__ = ["ChoosingSFTTrainer"]
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from hf_datasel.errors import ResumeError
+from hf_datasel.formats.digest import column_digest
 from hf_datasel.selection import Selection
 from hf_datasel.training.config import public
 from hf_datasel.training.rounds import RoundRecord
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Memory",
     "SelectionState",
-    "column_digest",
     "places_digest",
     "save_selection",
     "saved_selections",
@@ -198,31 +197,6 @@ def tokens_digest(prepared: Dataset) -> str:
             digest.update(np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
             digest.update(np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
     return digest.hexdigest()
-
-
-def column_digest(dataset: Dataset, name: str) -> str:
-    """Digest of the values of a column in order, however they are stored.
-
-    Numbers of other types are the same as long as they are equal: 2 and 2.0, but not 0.1 in 32 and in 64 bits.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
-        _add(digest, table.column(name).combine_chunks())
-    return digest.hexdigest()
-
-
-def _add(digest: Any, values: pa.Array) -> None:
-    kind = values.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
-        lengths = values.value_lengths().cast("double").to_numpy(zero_copy_only=False)
-        digest.update(np.nan_to_num(lengths, nan=-1).tobytes())  # null is no list
-        _add(digest, values.flatten())
-    elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        numbers = np.array(values.cast("double", safe=False).to_numpy(zero_copy_only=False), dtype="<f8")
-        numbers[np.isnan(numbers)] = np.nan  # whatever its bits were
-        digest.update(numbers.tobytes())
-    else:
-        digest.update(json.dumps(values.to_pylist(), default=str).encode())
 
 
 def save_selection(selection: Selection, output_dir: str, index: int) -> None:

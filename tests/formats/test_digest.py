@@ -1,11 +1,11 @@
-"""What a checkpoint knows a run by."""
+"""What a column is known by."""
 
 from __future__ import annotations
 
 import pytest
 from datasets import Dataset, concatenate_datasets
 
-from hf_datasel.training.state import column_digest
+from hf_datasel.formats.digest import column_digest
 
 
 @pytest.mark.parametrize(
