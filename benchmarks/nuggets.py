@@ -31,7 +31,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from hf_datasel import score
 from hf_datasel.formats import canonical_rows
 from hf_datasel.scores.nuggets import Nuggets
-from hf_datasel.scores.oneshot_tokens import OneShotTokens
+from hf_datasel.scoring.few_shot_prompts import OneShotTokens
 
 Rows = list[dict[str, str]]
 Task = tuple[np.ndarray, np.ndarray]

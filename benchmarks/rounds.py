@@ -46,10 +46,11 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.formats import Pool, converted
+from hf_datasel.rounds.context import Round
 from hf_datasel.scores import Loss
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.forward import Forwards
-from hf_datasel.selectors import IterIT, Round
+from hf_datasel.scoring.logprobs import Forwards
+from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.selectors import IterIT
 from hf_datasel.tokens import Prepared
 from hf_datasel.training import choosing
 

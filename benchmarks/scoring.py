@@ -42,7 +42,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 
 from hf_datasel import score
 from hf_datasel.scores import IFD, Embedding, Loss
-from hf_datasel.scores.forward import Forwards, SummedNLL
+from hf_datasel.scoring.logprobs import Forwards, SummedNLL
 from hf_datasel.tokens.sequences import Sequence
 
 MAX_LENGTH = 512

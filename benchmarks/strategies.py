@@ -126,7 +126,7 @@ def beginning(size: int, args: Args) -> tuple[Any, ...]:
 def cluster_sampling(data: np.ndarray, budget: int) -> tuple[Ids, float]:
     """k-means by scikit-learn on a sample of at most 131,072 rows, then a uniform draw from each cluster."""
     from hf_datasel.scores import Cluster
-    from hf_datasel.scores.kmeans import nearest
+    from hf_datasel.scoring.kmeans import nearest
 
     _, centroids = Cluster(k=round(len(data) ** 0.5)).find(data)
     found = [nearest(data[at : at + 20_000], centroids) for at in range(0, len(data), 20_000)]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hf_datasel.publish.report import read_facts, write_card
+from hf_datasel.cards.report import read_facts, write_card
 
 for path in sorted(Path(__file__).parent.glob("*/facts.json")):
     write_card(read_facts(path), path.parent)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
-from hf_datasel.selectors import Round, Selector
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,12 @@ import hf_datasel
 
 PACKAGE = Path(hf_datasel.__file__).parent
 ORDER = (
-    "errors < formats < tokens < scores, strategies < selectors < selection < analysis < training"
-    " < publish, evaluation < testing < cli"
+    "_lazy < errors < spec < formats < tokens < strategies < hub < scoring < scores < rounds < selectors < selection"
+    " < analysis < cards < training < evaluation < testing < cli"
 )
 RANK = {part: rank for rank, group in enumerate(ORDER.split(" < ")) for part in group.split(", ")}
-# What pushes imports publish inside the method: Selection and ScoreStore (push_to_hub, from_hub), the trainer and its
-# model card.
-EXEMPT = {("scores", "publish"), ("selection", "publish"), ("training", "publish")}
+# Selection.push_to_hub and Selection.from_hub import cards inside the method.
+EXEMPT = {("selection", "cards")}
 
 
 def imports(tree: ast.AST, package: str, inside: bool = False) -> Iterator[tuple[str, int, bool]]:
@@ -72,14 +71,14 @@ def test_imports_go_one_way(path):
     ("module", "source", "found"),
     [
         ("hf_datasel.selection", "import hf_datasel.training", 1),
-        ("hf_datasel.selection", "from hf_datasel.publish import hub", 1),
-        ("hf_datasel.selection", "class A:\n    def push(self):\n        from hf_datasel.publish import hub", 0),
+        ("hf_datasel.selection", "from hf_datasel.cards import push", 1),
+        ("hf_datasel.selection", "class A:\n    def push(self):\n        from hf_datasel.cards import push", 0),
         ("hf_datasel.selection", "def push():\n    import hf_datasel.training", 1),
         ("hf_datasel.scores.ifd", "from ..selectors import base", 1),
         ("hf_datasel.scores.ifd", "from . import base\nfrom .base import Score\nfrom .. import errors", 0),
-        ("hf_datasel.scores.ifd", "from hf_datasel import strategies", 1),
+        ("hf_datasel.scores.ifd", "from hf_datasel import strategies", 0),
         ("hf_datasel.scores.ifd", "from hf_datasel import score", 1),
-        ("hf_datasel.testing", "import hf_datasel.training, hf_datasel.selectors.base", 0),
+        ("hf_datasel.testing", "import hf_datasel.training, hf_datasel.rounds.selector", 0),
         ("hf_datasel.cli.train", "import hf_datasel.training, torch", 0),
     ],
 )

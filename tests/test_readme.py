@@ -22,7 +22,7 @@ def example(title: str) -> str:
 
 @pytest.fixture
 def alpaca(local_hub, pool_rows, monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.hub.retry.WAIT", 0.01)
     content = io.BytesIO()
     pool_rows.to_parquet(content)
     local_hub.commit("tatsu-lab/alpaca", {"data/train-00000-of-00001.parquet": content.getvalue()})
@@ -81,7 +81,7 @@ def test_methods(pool_rows, tiny_model_dir, tmp_path):
 
 
 def test_score_a_large_pool(alpaca, tiny_model_dir, tmp_path, monkeypatch):
-    from hf_datasel.scores import ScoreStore
+    from hf_datasel.scoring.store.store import ScoreStore
 
     monkeypatch.chdir(tmp_path)
     code = re.sub(r"Qwen/Qwen3-[0-9.]+B", str(tiny_model_dir), example("Score a large pool"))

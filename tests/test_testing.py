@@ -20,8 +20,11 @@ import torch
 import hf_datasel.scores
 import hf_datasel.selectors
 from hf_datasel.errors import ConfigError, SelectionError
-from hf_datasel.scores import Length, Score
-from hf_datasel.selectors import Random, RoundPlan, Selector, Top
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scores import Length
+from hf_datasel.scoring.base import Score
+from hf_datasel.selectors import Random, Top
 from hf_datasel.testing import contract, scores, selectors
 
 TESTS = Path(__file__).parent

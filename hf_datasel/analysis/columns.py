@@ -12,7 +12,7 @@ import pyarrow as pa
 from hf_datasel.errors import ColumnError, did_you_mean
 from hf_datasel.formats import Pool
 from hf_datasel.scores import Length
-from hf_datasel.scores.engine import Engine
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_datasel.analysis.binning import FEW_WHOLE, are_whole, finite, limits_of, significant
 from hf_datasel.analysis.columns import Counted, PoolColumns, codes_of
-from hf_datasel.analysis.near_copies import NearCopies, near_copies_among
+from hf_datasel.analysis.near_duplicates import NearCopies, near_copies_among
 from hf_datasel.analysis.summaries import Distribution, Overlaps, distribution, overlaps, threshold_of
 from hf_datasel.errors import ConfigError, DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hf_datasel.selection.display import in_words, method_name
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors.naming import in_words, method_name
 
 __all__ = ["names_of"]
 

@@ -13,9 +13,9 @@ from hf_datasel.analysis.binning import significant
 from hf_datasel.analysis.measures import Measure, standard_measures
 from hf_datasel.analysis.overlap import jaccard_of_rows
 from hf_datasel.errors import ConfigError, DataselError, did_you_mean
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection import Selecting, Selection
 from hf_datasel.selection.budget import DEFAULT_RATIO
-from hf_datasel.selectors.base import Selector
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.cli.pages import linked_plots, remove_old
-from hf_datasel.cli.parsing import (
+from hf_datasel.cli.arguments import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
@@ -23,13 +22,14 @@ from hf_datasel.cli.parsing import (
     parse,
     show_progress_messages,
 )
+from hf_datasel.cli.pages import linked_plots, remove_old
 from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean
 from hf_datasel.formats.digest import column_digest
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.comparison import Comparison, Failure
+    from hf_datasel.rounds.selector import Selector
     from hf_datasel.selection import Selecting, Selection
-    from hf_datasel.selectors import Selector
 
 __all__ = ["CompareArguments", "run"]
 
@@ -104,7 +104,7 @@ def run(argv: Sequence[str]) -> None:
     show_progress_messages()
     import_from_here(arguments.allow_imports)
     from hf_datasel.analysis.comparison import compare
-    from hf_datasel.publish.comparison import write_comparison
+    from hf_datasel.cards.comparison import write_comparison
 
     methods = _Method.all(arguments)
     saved = _saved(arguments) if arguments.selections else {}
@@ -259,7 +259,7 @@ def _select(selecting: Selecting, method: _Method, arguments: CompareArguments) 
 
 def _asked(dataset: Any, arguments: CompareArguments) -> dict[str, Any]:
     """The budget, and with which model: what is the same for all methods."""
-    from hf_datasel.scores.models import model_identity
+    from hf_datasel.scoring.models import model_identity
     from hf_datasel.selection import wanted_rows
 
     size, ratio, tokens = arguments.selection_size, arguments.selection_ratio, arguments.selection_tokens
@@ -336,9 +336,10 @@ class _Before:
 
 def _meaning(value: Any) -> Any:
     """What a setting stands for now, as far as its name does not say it: weights, files, and code of somebody else."""
-    from hf_datasel.scores import Score
-    from hf_datasel.selectors import Ranked, RowFilter, Selector
-    from hf_datasel.selectors.superfiltering import IFDSelector
+    from hf_datasel.rounds.ifd_selector import IFDSelector
+    from hf_datasel.rounds.selector import RowFilter, Selector
+    from hf_datasel.scoring.base import Score
+    from hf_datasel.selectors import Ranked
 
     if isinstance(value, Mapping):
         return {str(key): _meaning(each) for key, each in value.items()}
@@ -372,7 +373,7 @@ def _code_of(value: object) -> dict[str, str]:
 
 # -- what is printed -------------------------------------------------------------------------------------------------
 def _print(comparison: Comparison) -> None:
-    from hf_datasel.publish.comparison import chance_said, matrix, notes, overview
+    from hf_datasel.cards.comparison import chance_said, matrix, notes, overview
 
     print("\n" + _columns(*overview(comparison)))
     for each in comparison["failed"]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from hf_datasel.cli.parsing import (
+from hf_datasel.cli.arguments import (
     DatasetArguments,
     bars_on_terminals,
     import_from_here,
@@ -17,7 +17,7 @@ from hf_datasel.cli.parsing import (
     show_progress_messages,
 )
 from hf_datasel.errors import ConfigError
-from hf_datasel.selection.explaining import Explanation, Standing
+from hf_datasel.selection.explanation import Explanation, Standing
 
 __all__ = ["ExplainArguments", "run"]
 

@@ -17,8 +17,8 @@ _MOST = 60
 def run(argv: Sequence[str]) -> None:
     """Print every selector, filter and score: name, what it does, settings with their defaults."""
     from hf_datasel import scores, selectors
-    from hf_datasel.selectors.growing import GrowingSelector
-    from hf_datasel.selectors.warmed import WarmedSelector
+    from hf_datasel.rounds.incremental_selector import GrowingSelector
+    from hf_datasel.rounds.warmup_selector import WarmedSelector
 
     if argv:
         raise ConfigError(f"list takes no arguments, and got {' '.join(argv)}.")

@@ -7,7 +7,7 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from hf_datasel.cli.quiet import without_clutter
+from hf_datasel.cli.log_filters import without_clutter
 from hf_datasel.cli.wording import in_flags
 from hf_datasel.errors import DataselError, did_you_mean
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_datasel.cli.parsing import DatasetArguments, bars_on_terminals, parse, show_progress_messages
-from hf_datasel.cli.quiet import no_bars
+from hf_datasel.cli.arguments import DatasetArguments, bars_on_terminals, parse, show_progress_messages
+from hf_datasel.cli.log_filters import no_bars
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
-from hf_datasel.selectors.naming import method_name
+from hf_datasel.selection.display import method_name
 
 if TYPE_CHECKING:
-    from hf_datasel.publish.hub import Hub, Snapshot
+    from hf_datasel.hub.repository import Hub, Snapshot
     from hf_datasel.selection import Selection
 
 __all__ = ["PushArguments", "reaching_the_hub", "run"]
@@ -49,9 +49,9 @@ def run(argv: Sequence[str]) -> None:
     """Publish a selection, or all rounds of a training run, and print where it is."""
     dataset_arguments, arguments = parse((DatasetArguments, PushArguments), argv, "push")
     show_progress_messages()
-    from hf_datasel.publish import push_selections
-    from hf_datasel.publish.report import read_results
-    from hf_datasel.publish.run import read_run
+    from hf_datasel.cards import push_selections
+    from hf_datasel.cards.report import read_results
+    from hf_datasel.cards.run import read_run
 
     folder = run_folder(arguments.selection)
     _check_name(arguments.repo_id)
@@ -111,8 +111,8 @@ def _there(repo_id: str, revision: str | None) -> tuple[Hub, Snapshot | None]:
     """The repository, and what is on the branch; None for a repository or a branch that is not there yet."""
     from huggingface_hub.errors import RevisionNotFoundError
 
-    from hf_datasel.publish.access import sign_in
-    from hf_datasel.publish.hub import Hub
+    from hf_datasel.hub.permissions import sign_in
+    from hf_datasel.hub.repository import Hub
 
     hub = Hub(repo_id, revision=revision)
     sign_in(hub)
@@ -126,9 +126,9 @@ def _replaced(hub: Hub, now: Snapshot, selections: Sequence[Selection], config_n
     """In a few words the choice that a push takes the place of; "" where there is none, or it is the same."""
     from huggingface_hub.errors import RevisionNotFoundError
 
-    from hf_datasel.publish.files import belongs_config, selection_folders
-    from hf_datasel.publish.gather import config_names
-    from hf_datasel.publish.hub import Hub
+    from hf_datasel.cards.build import config_names
+    from hf_datasel.cards.repository_files import belongs_config, selection_folders
+    from hf_datasel.hub.repository import Hub
 
     try:
         hub.api.dataset_info(hub.repo_id, revision=hub.revision)

@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_datasel.cli.pages import linked_plots, remove_old
-from hf_datasel.cli.parsing import (
+from hf_datasel.cli.arguments import (
     DatasetArguments,
     bars_on_terminals,
     output_folder,
     parse,
     show_progress_messages,
 )
+from hf_datasel.cli.pages import linked_plots, remove_old
 from hf_datasel.errors import ConfigError
 
 if TYPE_CHECKING:
-    from hf_datasel.publish.facts import Facts
+    from hf_datasel.cards.facts import Facts
 
 __all__ = ["ReportArguments", "RunArguments", "run", "run_folder"]
 
@@ -53,9 +53,9 @@ def run(argv: Sequence[str]) -> None:
     """Write a page about a selection or a training run, and print where it is."""
     dataset_arguments, arguments = parse((DatasetArguments, ReportArguments), argv, "report")
     show_progress_messages()
-    from hf_datasel.publish.gather import gather
-    from hf_datasel.publish.report import read_results, write_report
-    from hf_datasel.publish.run import read_run
+    from hf_datasel.cards.build import gather
+    from hf_datasel.cards.report import read_results, write_report
+    from hf_datasel.cards.run import read_run
 
     selections, training = read_run(run_folder(arguments.selection))
     results = read_results(str(arguments.results)) if arguments.results else []

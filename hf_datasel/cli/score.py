@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hf_datasel.cli.parsing import (
+from hf_datasel.cli.arguments import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
@@ -19,7 +19,7 @@ from hf_datasel.cli.parsing import (
     parse,
     show_progress_messages,
 )
-from hf_datasel.cli.quiet import no_bars
+from hf_datasel.cli.log_filters import no_bars
 from hf_datasel.cli.tables import column_table, numeric_columns
 from hf_datasel.errors import ConfigError
 
@@ -73,7 +73,9 @@ def run(argv: Sequence[str]) -> None:
     """Score a dataset and write it as Parquet; print a line and the distribution of each score."""
     dataset_arguments, arguments = parse((DatasetArguments, ScoreArguments), argv, "score")
     show_progress_messages()
-    from hf_datasel.scores import Ranks, ScoreStore, score
+    from hf_datasel.scoring.distributed import Ranks
+    from hf_datasel.scoring.score_rows import score
+    from hf_datasel.scoring.store.store import ScoreStore
 
     folder = output_folder(arguments.output_dir)
     scores = _scores(arguments)
@@ -162,7 +164,7 @@ def _write(scored: Any, folder: Path) -> None:
     """The file as a whole or not at all: a run may be killed here too. Beside it, where its columns come from."""
     import pyarrow.parquet as pq
 
-    from hf_datasel.scores.origins import write_origins
+    from hf_datasel.scoring.column_provenance import write_origins
 
     target = folder / "scored.parquet"
     before = pq.read_schema(target).names if target.is_file() else []
@@ -208,17 +210,17 @@ def _check_hub(dataset: Any, arguments: ScoreArguments) -> None:
     """Whether the rows can be published, before any of them is scored."""
     if arguments.repo_id is None:
         return
+    from hf_datasel.cards.push import check_access
     from hf_datasel.cli.push import reaching_the_hub
-    from hf_datasel.publish.hub import Hub
-    from hf_datasel.publish.push import check_access
+    from hf_datasel.hub.repository import Hub
 
     with reaching_the_hub():
         check_access(Hub(arguments.repo_id), dataset, arguments.private)
 
 
 def _push(scored: Any, names: list[str], folder: Path, repo_id: str, private: bool | None) -> None:
+    from hf_datasel.cards.scored import push_scored
     from hf_datasel.cli.push import reaching_the_hub
-    from hf_datasel.publish.scored import push_scored
 
     with reaching_the_hub():
         print(f"Published: {push_scored(scored, repo_id, names, folder / 'histograms', private=private)}")

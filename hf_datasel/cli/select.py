@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_datasel.cli.parsing import (
+from hf_datasel.cli.arguments import (
     DatasetArguments,
     as_dict,
     bars_on_terminals,
@@ -15,7 +15,7 @@ from hf_datasel.cli.parsing import (
     parse,
     show_progress_messages,
 )
-from hf_datasel.cli.quiet import no_bars
+from hf_datasel.cli.log_filters import no_bars
 from hf_datasel.errors import ConfigError, Interrupted, reason_counts
 
 __all__ = ["SelectArguments", "run"]
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     show_progress_messages()
     import_from_here(arguments.allow_imports)
     from hf_datasel.selection import select
-    from hf_datasel.selection.selecting import check_trains_once
+    from hf_datasel.selection.select_rows import check_trains_once
     from hf_datasel.selectors import available, by_name
 
     budgets = ("selection_size", "selection_ratio", "selection_tokens")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_datasel.cli.parsing import as_dict, import_from_here, output_folder, parse, show_progress_messages
+from hf_datasel.cli.arguments import as_dict, import_from_here, output_folder, parse, show_progress_messages
 from hf_datasel.errors import ConfigError, FormatError
 
 __all__ = ["TrainArguments", "run"]
@@ -48,7 +48,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     """Train and save; returns the trainer. Prints what each round chose."""
     from trl import get_peft_config, get_quantization_config
 
-    from hf_datasel.scores.models import check_model_exists
+    from hf_datasel.scoring.models import check_model_exists
     from hf_datasel.training import SelectiveSFTTrainer
 
     if model.model_name_or_path is None:

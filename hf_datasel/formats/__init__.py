@@ -1,20 +1,22 @@
-"""Row formats: the only code in the package that knows what columns a dataset may have."""
+"""Row formats: the only code in the package that knows which columns a dataset may have."""
 
-from hf_datasel.formats.convert import alpaca_prompt, converted
-from hf_datasel.formats.pool import POOL_ROW, Pool, load_pool
-from hf_datasel.formats.rows import FORMATS, Batch, Part, Row, Turn, canonical_rows, detect_format
+from __future__ import annotations
 
-__all__ = [
-    "FORMATS",
-    "POOL_ROW",
-    "Batch",
-    "Part",
-    "Pool",
-    "Row",
-    "Turn",
-    "alpaca_prompt",
-    "canonical_rows",
-    "converted",
-    "detect_format",
-    "load_pool",
-]
+from typing import TYPE_CHECKING
+
+from hf_datasel._lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from hf_datasel.formats.convert import alpaca_prompt as alpaca_prompt, converted as converted
+    from hf_datasel.formats.pool import POOL_ROW as POOL_ROW, Pool as Pool, load_pool as load_pool
+    from hf_datasel.formats.rows import (
+        FORMATS as FORMATS,
+        Batch as Batch,
+        Part as Part,
+        Row as Row,
+        Turn as Turn,
+        canonical_rows as canonical_rows,
+        detect_format as detect_format,
+    )
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Scores: numbers for rows, as callables for `Dataset.map` and as arguments of `score`."""
+"""The scores: numbers for rows, as callables for `Dataset.map` and as arguments of `score`. One a module."""
 
 from __future__ import annotations
 
@@ -6,53 +6,30 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hf_datasel._lazy import lazy_imports
 from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.scores.base import Columns, ModelScore, Score
-from hf_datasel.scores.cluster import Cluster
-from hf_datasel.scores.compressibility import Compressibility
-from hf_datasel.scores.deita import Deita
-from hf_datasel.scores.embedding import Embedding
-from hf_datasel.scores.ifd import IFD
-from hf_datasel.scores.influence import Influence
-from hf_datasel.scores.judge import Judge
-from hf_datasel.scores.length import Length
-from hf_datasel.scores.loss import Loss
-from hf_datasel.scores.nuggets import Nuggets
-from hf_datasel.scores.promptloss import PromptLoss
-from hf_datasel.scores.ranks import Ranks
-from hf_datasel.scores.reward import Reward
-from hf_datasel.scores.rewardgap import RewardGap
-from hf_datasel.scores.scoring import score
-from hf_datasel.scores.selectit import SelectIT
-from hf_datasel.scores.store import ScoreStore
+from hf_datasel.scoring.base import Columns, ModelScore, Score
 
-__all__ = [
-    "IFD",
-    "Cluster",
-    "Columns",
-    "Compressibility",
-    "Deita",
-    "Embedding",
-    "Influence",
-    "Judge",
-    "Length",
-    "Loss",
-    "ModelScore",
-    "Nuggets",
-    "PromptLoss",
-    "Ranks",
-    "Reward",
-    "RewardGap",
-    "Score",
-    "ScoreStore",
-    "SelectIT",
-    "available",
-    "by_name",
-    "score",
-    "writer_of",
-]
+if TYPE_CHECKING:
+    from hf_datasel.scores.cluster import Cluster as Cluster
+    from hf_datasel.scores.compressibility import Compressibility as Compressibility
+    from hf_datasel.scores.deita_score import DeitaScore as DeitaScore
+    from hf_datasel.scores.embedding import Embedding as Embedding
+    from hf_datasel.scores.ifd import IFD as IFD
+    from hf_datasel.scores.influence import Influence as Influence
+    from hf_datasel.scores.judge import Judge as Judge
+    from hf_datasel.scores.length import Length as Length
+    from hf_datasel.scores.loss import Loss as Loss
+    from hf_datasel.scores.nuggets import Nuggets as Nuggets
+    from hf_datasel.scores.prompt_loss import PromptLoss as PromptLoss
+    from hf_datasel.scores.reward import Reward as Reward
+    from hf_datasel.scores.reward_gap import RewardGap as RewardGap
+    from hf_datasel.scores.selectit import SelectIT as SelectIT
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
+__all__ += ["Columns", "ModelScore", "Score", "available", "by_name", "writer_of"]
 
 
 def available() -> dict[str, type[Score]]:
@@ -61,7 +38,11 @@ def available() -> dict[str, type[Score]]:
     for module in pkgutil.iter_modules(__path__):
         home = importlib.import_module(f"{__name__}.{module.name}")
         for value in vars(home).values():
-            if isinstance(value, type) and issubclass(value, Score) and value.__name__.lower() == module.name:
+            if (
+                isinstance(value, type)
+                and issubclass(value, Score)
+                and value.__name__.lower() == module.name.replace("_", "")
+            ):
                 found[module.name] = value
     return dict(sorted(found.items()))
 
@@ -73,7 +54,11 @@ def writer_of(column: str) -> str | None:
     ('ifd', 'length', None)
     """
     if column.endswith("_tokens"):
-        return "length" if column in Length("tokens").columns() else None
+        return (
+            "length"
+            if column in importlib.import_module("hf_datasel.scores.length").Length("tokens").columns()
+            else None
+        )
     for name, kind in available().items():
         bare = object.__new__(kind)  # what is written depends on no setting that a score cannot be made without
         if column in bare.columns():

@@ -13,15 +13,15 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
-from hf_datasel.scores.base import Columns, Score
-from hf_datasel.scores.kmeans import Fit, fit_each, kmeans, nearest
-from hf_datasel.scores.vectors import vectors_in
+from hf_datasel.scoring.base import Columns, Score
+from hf_datasel.scoring.kmeans import Fit, fit_each, kmeans, nearest
+from hf_datasel.scoring.vectors import vectors_in
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
 __all__ = ["Cluster"]
 

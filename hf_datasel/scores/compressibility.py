@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, did_you_mean
 from hf_datasel.formats import Part
-from hf_datasel.scores.base import Columns, Score
+from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
 __all__ = ["Compressibility"]
 

@@ -13,15 +13,14 @@ import torch
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
 from hf_datasel.formats import Batch, Part, Row
-from hf_datasel.scores.base import Columns, ModelScore, Score
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.endpoint import Endpoint
-from hf_datasel.scores.endpoint_vectors import EndpointVectors, check_settings
-from hf_datasel.scores.forward import PooledStates
-from hf_datasel.scores.loss import null_counts
-from hf_datasel.scores.models import Kind, read_config
-from hf_datasel.scores.prompting import window
+from hf_datasel.scoring.base import Columns, ModelScore, Score, null_counts
+from hf_datasel.scoring.endpoint.client import Endpoint
+from hf_datasel.scoring.endpoint.embeddings import EndpointVectors, check_settings
+from hf_datasel.scoring.logprobs import PooledStates
+from hf_datasel.scoring.models import Kind, read_config
+from hf_datasel.scoring.runner import ModelContext
 from hf_datasel.tokens import Sequences, TokenRows
+from hf_datasel.tokens.prompts import window
 from hf_datasel.tokens.sequences import Ragged, ragged
 
 if TYPE_CHECKING:

@@ -10,15 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.scores.forward import SummedNLL
-from hf_datasel.scores.loss import finite_or_null, null_counts
+from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
+from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import TokenRows, Tokens
 from hf_datasel.tokens.presets import PRESETS
 from hf_datasel.tokens.training import PriorContext
 
 if TYPE_CHECKING:
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
 __all__ = ["IFD"]
 

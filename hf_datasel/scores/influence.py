@@ -19,11 +19,10 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ScoreError, did_you_mean, reason_counts
 from hf_datasel.formats import Pool, load_pool
-from hf_datasel.scores.base import Columns, ModelScore, Score
-from hf_datasel.scores.checkpoints import Checkpoint, CheckpointRows
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.loss import finite_or_null, null_counts
-from hf_datasel.scores.models import Loading, model_identity, tokenizer_identity
+from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
+from hf_datasel.scoring.models import Loading, model_identity, tokenizer_identity
+from hf_datasel.scoring.optimizer_checkpoints import Checkpoint, CheckpointRows
+from hf_datasel.scoring.runner import ModelContext
 from hf_datasel.tokens import Sequences, TokenRows, TokenSettings
 
 if TYPE_CHECKING:

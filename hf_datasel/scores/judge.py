@@ -16,13 +16,12 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError
-from hf_datasel.scores.base import Columns, Score
-from hf_datasel.scores.chats import task_and_answer
-from hf_datasel.scores.completions import Completion, chat
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.endpoint import Answer, Endpoint
-from hf_datasel.scores.loss import finite_or_null
-from hf_datasel.scores.ranks import Ranks
+from hf_datasel.scoring.base import Columns, Score, finite_or_null
+from hf_datasel.scoring.distributed import Ranks
+from hf_datasel.scoring.endpoint.client import Answer, Endpoint
+from hf_datasel.scoring.endpoint.requests import Completion, chat
+from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.tokens.chat import task_and_answer
 
 if TYPE_CHECKING:
     from hf_datasel.tokens import TokenRows

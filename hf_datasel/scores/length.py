@@ -10,14 +10,14 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.scores.base import Columns, Score
-from hf_datasel.scores.models import load_tokenizer, model_identity
+from hf_datasel.scoring.base import Columns, Score
+from hf_datasel.scoring.models import load_tokenizer, model_identity
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
 __all__ = ["Length"]
 

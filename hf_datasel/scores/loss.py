@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -11,15 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.scores.forward import SummedNLL
+from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
+from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.sequences import Sequence
 
 if TYPE_CHECKING:
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
-__all__ = ["Loss", "finite_or_null", "null_counts"]
+__all__ = ["Loss"]
 
 _COLUMNS = {
     ("response", "mean"): "loss",
@@ -109,18 +108,3 @@ class _Pairs(Sequences):
 
     def fetch(self, at: np.ndarray) -> list[Sequence]:
         return [Sequence(each.ids, np.arange(1, len(each.ids))) for each in super().fetch(at)]
-
-
-def null_counts(reasons: np.ndarray) -> Counter[str]:
-    """How many rows have no value, by reason."""
-    return Counter(reasons[reasons != ""].tolist())
-
-
-def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[pa.Array], pa.Array]:
-    """Float32 columns, null where they are not finite, and a reason for each row with a null that has none yet."""
-    with np.errstate(over="ignore"):
-        narrow = [value.astype(np.float32) for value in values]
-    bad = [~np.isfinite(value) for value in narrow]
-    reasons = np.where(np.logical_or.reduce(bad) & (reasons == ""), "not_finite", reasons)
-    columns = [pa.array(value, mask=null, type=pa.float32()) for value, null in zip(narrow, bad, strict=True)]
-    return columns, pa.array(reasons.tolist(), pa.string())

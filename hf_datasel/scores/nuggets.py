@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +15,15 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
-from hf_datasel.scores.anchors import checked_path, given_rows, medoids, random_rows, read_anchors, write_anchors
-from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.loss import finite_or_null, null_counts
-from hf_datasel.scores.oneshot import OneShot
-from hf_datasel.scores.oneshot_tokens import Anchor, OneShotTokens
-from hf_datasel.scores.prompting import window
+from hf_datasel.formats import Pool
+from hf_datasel.scores.cluster import Cluster
+from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
+from hf_datasel.scoring.few_shot_prompts import Anchor, OneShotTokens
+from hf_datasel.scoring.prefix_cache import OneShot
+from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.task_sets import checked_path, given_rows, medoids, random_rows, read_anchors, write_anchors
 from hf_datasel.tokens import Sequences, TokenRows
+from hf_datasel.tokens.prompts import window
 from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
@@ -153,7 +155,20 @@ class Nuggets(ModelScore):
     def _picked(self, dataset: Dataset) -> np.ndarray:
         if self.by == "random":
             return random_rows(dataset, self.anchors, self.seed)
-        return medoids(dataset, self.anchors, self.column, self.seed)
+        return medoids(dataset, self.anchors, *self._clusters(dataset))
+
+    def _clusters(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        """Cluster ids of the rows (-1 for a row without a vector) and distances to the centres."""
+        usable = np.flatnonzero(Pool(dataset).reasons == "")
+        data = dataset.select(usable)
+        with tempfile.TemporaryDirectory() as folder:
+            cluster = Cluster(self.anchors, column=self.column, seed=self.seed)
+            fitted = cluster.fit(data, Path(folder) / "centroids.npy")
+            columns = fitted.compute(TokenRows(Pool(data), None), ModelContext(progress=False))
+        ids, distances = np.full(len(dataset), -1, dtype=np.int64), np.full(len(dataset), np.inf)
+        ids[usable] = columns["cluster_id"].fill_null(-1).to_numpy(zero_copy_only=False)
+        distances[usable] = columns["cluster_distance"].fill_null(np.inf).to_numpy(zero_copy_only=False)
+        return ids, distances
 
     def _file(self) -> Path:
         if self.anchor_file is None:

@@ -15,17 +15,16 @@ import torch
 
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Row
-from hf_datasel.scores.base import Columns, ModelScore
-from hf_datasel.scores.chats import Chats
-from hf_datasel.scores.forward import tolerance
-from hf_datasel.scores.loss import finite_or_null, null_counts
-from hf_datasel.scores.models import Kind, Loading, read_config
-from hf_datasel.scores.prompting import window
+from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
+from hf_datasel.scoring.logprobs import tolerance
+from hf_datasel.scoring.models import Kind, Loading, read_config
 from hf_datasel.tokens import TokenRows
+from hf_datasel.tokens.chat import Chats
+from hf_datasel.tokens.prompts import window
 from hf_datasel.tokens.sequences import Ragged
 
 if TYPE_CHECKING:
-    from hf_datasel.scores.context import ModelContext
+    from hf_datasel.scoring.runner import ModelContext
 
 __all__ = ["Reward", "RewardForwards"]
 

@@ -12,11 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
-from hf_datasel.scores.base import Columns, ModelScore, Score
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.loss import finite_or_null, null_counts
-from hf_datasel.scores.models import Loading, model_identity
-from hf_datasel.scores.rating import RATING_PROMPTS, RatingLogits, RatingRequest
+from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
+from hf_datasel.scoring.models import Loading, model_identity
+from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingLogits, RatingRequest
+from hf_datasel.scoring.runner import ModelContext
 from hf_datasel.tokens import TokenRows, TokenSettings
 from hf_datasel.tokens.sequences import Ragged
 

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 
 from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import origin, versions
-from hf_datasel.selectors.base import Selector
-from hf_datasel.selectors.round import Round
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -178,7 +178,7 @@ class Selection:
             PublishError: the token, the repository or the parent does not permit it; nothing has been uploaded then.
             DatasetMismatchError: the dataset is not the one the selection was made from.
         """
-        from hf_datasel.publish.push import push_selections
+        from hf_datasel.cards.push import push_selections
 
         return push_selections(
             [self],
@@ -206,7 +206,7 @@ class Selection:
         Raises:
             PublishError: there is no such repository or no such selection in it.
         """
-        from hf_datasel.publish.pull import pull_selection
+        from hf_datasel.cards.pull import pull_selection
 
         return pull_selection(repo_id, config_name=config_name, revision=revision, token=token)
 

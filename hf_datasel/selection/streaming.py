@@ -10,7 +10,8 @@ import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError, did_you_mean, reason_counts
 from hf_datasel.formats import canonical_rows, detect_format
-from hf_datasel.selectors import Random, Ranked, Selector
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.selectors import Random, Ranked
 from hf_datasel.strategies.streaming import TopHeap
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Selectors: published methods, one a module, and your own by dotted name."""
+"""The selectors and filters: published methods, one a module, and your own by module and class."""
 
 from __future__ import annotations
 
@@ -10,89 +10,51 @@ import pkgutil
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from types import ModuleType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from hf_datasel._lazy import lazy_imports
 from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import RowFilter, Selector, round_off
-from hf_datasel.selectors.chain import Chain
-from hf_datasel.selectors.cherry import Cherry
-from hf_datasel.selectors.cross_entropy import CrossEntropy
-from hf_datasel.selectors.deita import Deita
-from hf_datasel.selectors.diverse_evol import DiverseEvol
-from hf_datasel.selectors.dq import DQ
-from hf_datasel.selectors.filters import InRange, NoNearCopies, available_filters
-from hf_datasel.selectors.graphfilter import GraphFilter
-from hf_datasel.selectors.importing import imported
-from hf_datasel.selectors.iterative_kmq import IterativeKMQ
-from hf_datasel.selectors.iterit import IterIT
-from hf_datasel.selectors.k_center import KCenter
-from hf_datasel.selectors.km_closest import KMClosest
-from hf_datasel.selectors.km_random import KMRandom
-from hf_datasel.selectors.kmq import KMQ
-from hf_datasel.selectors.length_km import LengthKM
-from hf_datasel.selectors.less import LESS
-from hf_datasel.selectors.less_top import LESSTop
-from hf_datasel.selectors.longest import Longest
-from hf_datasel.selectors.material import Material, as_numpy
-from hf_datasel.selectors.nuggets_top import NuggetsTop
-from hf_datasel.selectors.qdit import QDIT
-from hf_datasel.selectors.random import Random
-from hf_datasel.selectors.round import Round, RoundPlan
-from hf_datasel.selectors.running import ask, check_budget, run_round
-from hf_datasel.selectors.selectit_top import SelectITTop
-from hf_datasel.selectors.superfiltering import Superfiltering
-from hf_datasel.selectors.top import Ranked, Top
-from hf_datasel.selectors.within import Within, per_source, within_clusters
-from hf_datasel.selectors.zip import ZIP
+from hf_datasel.rounds.selector import RowFilter, Selector
+from hf_datasel.spec import imported
 
-__all__ = [
-    "DQ",
-    "KMQ",
-    "LESS",
-    "QDIT",
-    "ZIP",
-    "All",
-    "Chain",
-    "Cherry",
-    "CrossEntropy",
-    "Deita",
-    "DiverseEvol",
-    "GraphFilter",
-    "InRange",
-    "IterIT",
-    "IterativeKMQ",
-    "KCenter",
-    "KMClosest",
-    "KMRandom",
-    "LESSTop",
-    "LengthKM",
-    "Longest",
-    "Material",
-    "NoNearCopies",
-    "NuggetsTop",
-    "Random",
-    "Ranked",
-    "Round",
-    "RoundPlan",
-    "RowFilter",
-    "SelectITTop",
-    "Selector",
-    "Superfiltering",
-    "Top",
-    "Within",
-    "as_numpy",
-    "ask",
-    "available",
-    "available_filters",
-    "by_name",
-    "check_budget",
-    "filter_by_name",
-    "per_source",
-    "round_off",
-    "run_round",
-    "within_clusters",
-]
+if TYPE_CHECKING:
+    from hf_datasel.rounds.context import Round as Round, RoundPlan as RoundPlan
+    from hf_datasel.rounds.ranked_selector import Ranked as Ranked
+    from hf_datasel.selectors.all import All as All
+    from hf_datasel.selectors.chain import Chain as Chain
+    from hf_datasel.selectors.cherry import Cherry as Cherry
+    from hf_datasel.selectors.cross_entropy import CrossEntropy as CrossEntropy
+    from hf_datasel.selectors.deita import Deita as Deita
+    from hf_datasel.selectors.diverse_evol import DiverseEvol as DiverseEvol
+    from hf_datasel.selectors.dq import DQ as DQ
+    from hf_datasel.selectors.graphfilter import GraphFilter as GraphFilter
+    from hf_datasel.selectors.in_range import InRange as InRange
+    from hf_datasel.selectors.iterative_kmq import IterativeKMQ as IterativeKMQ
+    from hf_datasel.selectors.iterit import IterIT as IterIT
+    from hf_datasel.selectors.k_center import KCenter as KCenter
+    from hf_datasel.selectors.km_closest import KMClosest as KMClosest
+    from hf_datasel.selectors.km_random import KMRandom as KMRandom
+    from hf_datasel.selectors.kmq import KMQ as KMQ
+    from hf_datasel.selectors.length_km import LengthKM as LengthKM
+    from hf_datasel.selectors.less import LESS as LESS
+    from hf_datasel.selectors.less_top import LESSTop as LESSTop
+    from hf_datasel.selectors.longest import Longest as Longest
+    from hf_datasel.selectors.no_near_copies import NoNearCopies as NoNearCopies
+    from hf_datasel.selectors.nuggets_top import NuggetsTop as NuggetsTop
+    from hf_datasel.selectors.qdit import QDIT as QDIT
+    from hf_datasel.selectors.random import Random as Random
+    from hf_datasel.selectors.selectit_top import SelectITTop as SelectITTop
+    from hf_datasel.selectors.superfiltering import Superfiltering as Superfiltering
+    from hf_datasel.selectors.top import Top as Top
+    from hf_datasel.selectors.within import (
+        Within as Within,
+        per_source as per_source,
+        within_clusters as within_clusters,
+    )
+    from hf_datasel.selectors.zip import ZIP as ZIP
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
+__all__ += ["RowFilter", "Selector", "available", "available_filters", "by_name", "filter_by_name"]
 
 Kind = TypeVar("Kind")
 
@@ -227,3 +189,11 @@ def _made(value: Any, allow_imports: bool) -> Any:
     if isinstance(value, list):
         return tuple(_made(each, allow_imports) for each in value)
     return value
+
+
+def available_filters() -> dict[str, type[RowFilter]]:
+    """The filters of the package: name in recipes -> class."""
+    from hf_datasel.selectors.in_range import InRange
+    from hf_datasel.selectors.no_near_copies import NoNearCopies
+
+    return {"in_range": InRange, "no_near_copies": NoNearCopies}

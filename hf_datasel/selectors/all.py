@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from hf_datasel.selectors.base import Selector
-from hf_datasel.selectors.round import Round, RoundPlan
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.selector import Selector
 
 __all__ = ["All"]
 

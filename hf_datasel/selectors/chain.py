@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.positions import place_of
+from hf_datasel.rounds.run import shortfall
+from hf_datasel.rounds.selector import RowFilter, Selector
+from hf_datasel.rounds.views import RestOfRound, groups_of, whole_of
 from hf_datasel.selectors.all import All
-from hf_datasel.selectors.base import RowFilter, Selector
-from hf_datasel.selectors.part import RestOfRound, groups_of, whole_of
-from hf_datasel.selectors.round import Round, RoundPlan
-from hf_datasel.selectors.running import shortfall
-from hf_datasel.selectors.sentences import place_of
 
 __all__ = ["Chain"]
 

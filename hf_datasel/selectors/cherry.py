@@ -8,13 +8,14 @@ from typing import Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.scores import IFD, Cluster, Embedding, PromptLoss, Score
-from hf_datasel.scores.promptloss import Convention
-from hf_datasel.selectors.base import Selector, check_number, check_source
-from hf_datasel.selectors.clustered import ClusterSelector
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.top import Ranked
-from hf_datasel.selectors.warmed import WarmedSelector
+from hf_datasel.rounds.cluster_selector import ClusterSelector
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.selector import Selector, check_number, check_source
+from hf_datasel.rounds.warmup_selector import WarmedSelector
+from hf_datasel.scores import IFD, Cluster, Embedding, PromptLoss
+from hf_datasel.scores.prompt_loss import Convention
+from hf_datasel.scoring.base import Score
 from hf_datasel.selectors.within import interleaved
 from hf_datasel.strategies.clusters import quotas, top_per_cluster
 

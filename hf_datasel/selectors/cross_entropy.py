@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.selector import check_source
 from hf_datasel.scores import Loss
-from hf_datasel.selectors.base import check_source
-from hf_datasel.selectors.top import Ranked
 
 __all__ = ["CrossEntropy"]
 

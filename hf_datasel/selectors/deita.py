@@ -9,13 +9,14 @@ import numpy as np
 
 from hf_datasel import scores
 from hf_datasel.errors import ShortfallError
-from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
-from hf_datasel.selectors.material import taken
-from hf_datasel.selectors.round import Round
-from hf_datasel.strategies.near_copies import near_copy_of, skip_near_copies
+from hf_datasel.rounds.cache import taken
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
+from hf_datasel.strategies.near_duplicates import near_copy_of, skip_near_copies
 
 if TYPE_CHECKING:
-    from hf_datasel.scores import Embedding, Score
+    from hf_datasel.scores import Embedding
+    from hf_datasel.scoring.base import Score
 
 __all__ = ["Deita"]
 

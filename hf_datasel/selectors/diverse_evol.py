@@ -9,13 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.scores import Embedding, Score
-from hf_datasel.selectors.base import check_source, column_of
-from hf_datasel.selectors.growing import GrowingSelector
+from hf_datasel.rounds.cache import taken
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.incremental_selector import GrowingSelector
+from hf_datasel.rounds.positions import place_of
+from hf_datasel.rounds.selector import check_source, column_of
+from hf_datasel.scores import Embedding
+from hf_datasel.scoring.base import Score
 from hf_datasel.selectors.k_center import KCenter, say_distance
-from hf_datasel.selectors.material import taken
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.sentences import place_of
 from hf_datasel.strategies.farthest import farthest_first
 
 __all__ = ["DiverseEvol"]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import Interrupted
-from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
-from hf_datasel.selectors.material import taken
-from hf_datasel.selectors.round import Round
+from hf_datasel.rounds.cache import taken
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
 from hf_datasel.strategies.graph_cut import graph_cut_bins, sample_bins
 
 if TYPE_CHECKING:

@@ -11,14 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, SelectionError, did_you_mean, reason_counts
-from hf_datasel.scores import RewardGap, Score
-from hf_datasel.selectors.base import check_number, column_of
-from hf_datasel.selectors.growing import GrowingSelector
-from hf_datasel.selectors.kept import from_first, is_kept
+from hf_datasel.rounds.cache import as_numpy
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.incremental_selector import GrowingSelector
+from hf_datasel.rounds.selector import check_number, column_of
+from hf_datasel.rounds.state import from_first, is_kept
+from hf_datasel.rounds.views import groups_of, whole_of
+from hf_datasel.scores import RewardGap
+from hf_datasel.scoring.base import Score
 from hf_datasel.selectors.kmq import KMQ
-from hf_datasel.selectors.material import as_numpy
-from hf_datasel.selectors.part import groups_of, whole_of
-from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import sample_per_cluster
 from hf_datasel.strategies.reweighting import Update, cluster_means, effective_number, reweighted
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.formats import Part
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.sentences import place_of, say_pick
-from hf_datasel.selectors.superfiltering import IFDSelector
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.ifd_selector import IFDSelector
+from hf_datasel.rounds.positions import place_of, say_pick
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.strategies.ngram_explain import explain_pick
 from hf_datasel.strategies.top import top

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted
-from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
-from hf_datasel.selectors.material import taken
-from hf_datasel.selectors.round import Round
+from hf_datasel.rounds.cache import taken
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
 from hf_datasel.strategies.farthest import farthest_first, nearest_chosen
 
 if TYPE_CHECKING:

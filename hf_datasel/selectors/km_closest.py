@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.clustered import ClusterSelector
-from hf_datasel.selectors.round import Round
+from hf_datasel.rounds.cluster_selector import ClusterSelector
+from hf_datasel.rounds.context import Round
 from hf_datasel.strategies.clusters import nearest_per_cluster
 
 __all__ = ["KMClosest"]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import check_number, check_source, column_of
-from hf_datasel.selectors.clustered import ClusterSelector
-from hf_datasel.selectors.round import Round
+from hf_datasel.rounds.cluster_selector import ClusterSelector
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import check_number, check_source, column_of
 from hf_datasel.strategies.clusters import sample_per_cluster
 
 if TYPE_CHECKING:
-    from hf_datasel.scores import Score
+    from hf_datasel.scoring.base import Score
 
 __all__ = ["KMQ"]
 

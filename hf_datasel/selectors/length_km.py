@@ -7,10 +7,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from hf_datasel.rounds.cluster_selector import ClusterSelector
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import check_source, column_of
 from hf_datasel.scores import Length
-from hf_datasel.selectors.base import check_source, column_of
-from hf_datasel.selectors.clustered import ClusterSelector
-from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.clusters import top_per_cluster
 
 __all__ = ["LengthKM"]

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from hf_datasel.errors import ConfigError, ModelError, SelectionError
-from hf_datasel.scores import Influence, Score
-from hf_datasel.scores.models import check_model_exists
-from hf_datasel.selectors.base import Selector, check_number, round_off
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number, round_off
+from hf_datasel.rounds.warmup_selector import WarmedSelector
+from hf_datasel.scores import Influence
+from hf_datasel.scoring.base import Score
+from hf_datasel.scoring.models import check_model_exists
 from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.random import Random
-from hf_datasel.selectors.round import Round
-from hf_datasel.selectors.warmed import WarmedSelector
 
 if TYPE_CHECKING:
-    from hf_datasel.scores.engine import Engine
+    from hf_datasel.scoring.engine import Engine
 
 __all__ = ["LESS"]
 

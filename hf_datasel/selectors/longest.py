@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_datasel.rounds.ranked_selector import Ranked
 from hf_datasel.scores import Length
-from hf_datasel.selectors.top import Ranked
 
 __all__ = ["Longest"]
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.selector import check_number, check_source
 from hf_datasel.scores import Nuggets
-from hf_datasel.selectors.base import check_number, check_source
-from hf_datasel.selectors.top import Ranked
 
 __all__ = ["NuggetsTop"]
 

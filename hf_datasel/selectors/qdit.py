@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors.base import Selector, check_number, check_source, column_of
-from hf_datasel.selectors.material import taken
-from hf_datasel.selectors.round import Round
+from hf_datasel.rounds.cache import taken
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
 from hf_datasel.strategies.facility import facility_location, nearest_by_cosine
 
 if TYPE_CHECKING:
-    from hf_datasel.scores import Embedding, Score
+    from hf_datasel.scores import Embedding
+    from hf_datasel.scoring.base import Score
 
 __all__ = ["QDIT"]
 

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError, did_you_mean
+from hf_datasel.rounds.allocation import quotas_of
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.positions import place_of
+from hf_datasel.rounds.selector import Selector, check_source, column_of
+from hf_datasel.rounds.state import from_first, is_kept
+from hf_datasel.rounds.views import PartOfRound
 from hf_datasel.scores import writer_of
-from hf_datasel.selectors.base import Selector, check_source, column_of
-from hf_datasel.selectors.kept import from_first, is_kept
-from hf_datasel.selectors.part import PartOfRound
-from hf_datasel.selectors.round import Round, RoundPlan
-from hf_datasel.selectors.sentences import place_of
-from hf_datasel.selectors.shares import quotas_of
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding

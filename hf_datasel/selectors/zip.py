@@ -8,9 +8,9 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector, check_number
 from hf_datasel.scores import Compressibility
-from hf_datasel.selectors.base import Selector, check_number
-from hf_datasel.selectors.round import Round
 from hf_datasel.strategies.zip import ratios_with, zip_greedy, zlib_build
 
 __all__ = ["ZIP"]

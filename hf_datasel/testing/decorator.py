@@ -7,8 +7,8 @@ from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
-from hf_datasel.scores import Score
-from hf_datasel.selectors import Selector
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.base import Score
 from hf_datasel.testing import scores, selectors
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import DataselError
-from hf_datasel.scores import ModelScore, Score, score
-from hf_datasel.scores.models import KEPT, Loading
+from hf_datasel.scoring.base import ModelScore, Score
+from hf_datasel.scoring.models import KEPT, Loading
+from hf_datasel.scoring.score_rows import score
 from hf_datasel.testing.guards import (
     alike,
     modes_kept,

@@ -16,9 +16,12 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError, DataselError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.scores.engine import Engine
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import run_round
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import select
-from hf_datasel.selectors import Round, Selector, by_name, run_round
+from hf_datasel.selectors import by_name
 from hf_datasel.testing.guards import offline, random_state_kept, require, require_round_trip, with_unusable_row
 
 if TYPE_CHECKING:

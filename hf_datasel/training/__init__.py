@@ -1,6 +1,13 @@
-"""Training on rows that are chosen while the model trains."""
+"""Training on rows that are selected while the model trains."""
 
-from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.trainer import SelectiveSFTTrainer
+from __future__ import annotations
 
-__all__ = ["SelectiveSFTConfig", "SelectiveSFTTrainer"]
+from typing import TYPE_CHECKING
+
+from hf_datasel._lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from hf_datasel.training.config import SelectiveSFTConfig as SelectiveSFTConfig
+    from hf_datasel.training.trainer import SelectiveSFTTrainer as SelectiveSFTTrainer
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

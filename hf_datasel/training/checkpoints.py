@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from hf_datasel.training.restarting import trainable
+from hf_datasel.training.restart import trainable
 
 __all__ = ["KeepCheckpoints", "cast_back", "last_whole", "set_epoch"]
 

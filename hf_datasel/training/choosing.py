@@ -13,19 +13,20 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel.formats.digest import column_digest
-from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.quiet import preserved_rng
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import run_round
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.eval_mode import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import Round, run_round
 from hf_datasel.tokens import Prepared, TokenSettings
+from hf_datasel.training.checkpoint_state import Memory, save_selection
 from hf_datasel.training.logs import round_logs
-from hf_datasel.training.parallel import checked_compute
+from hf_datasel.training.loss_cache import TrainingLosses
 from hf_datasel.training.planning import asked_for
 from hf_datasel.training.publishing import PublishingSFTTrainer
-from hf_datasel.training.reusing import TrainingLosses
-from hf_datasel.training.rounds import Schedule
-from hf_datasel.training.state import Memory, save_selection
+from hf_datasel.training.schedule import Schedule
+from hf_datasel.training.sharding import checked_compute
 
 __all__ = ["ChoosingSFTTrainer"]
 

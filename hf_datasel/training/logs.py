@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel.rounds.cache import as_numpy
+from hf_datasel.rounds.context import Round
 from hf_datasel.selection import Selection
-from hf_datasel.selectors import Round, as_numpy
 
 __all__ = ["round_logs"]
 

@@ -6,8 +6,9 @@ import math
 from dataclasses import replace
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection import wanted_rows
-from hf_datasel.selectors import RoundPlan, Selector
 from hf_datasel.training.config import SelectiveSFTConfig
 
 __all__ = ["asked_for", "planned_rounds", "rows_per_round"]

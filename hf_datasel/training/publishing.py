@@ -17,13 +17,13 @@ from trl import SFTTrainer
 
 from hf_datasel.errors import PublishError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origin
-from hf_datasel.selectors import Selector
-from hf_datasel.training.card import extend_card, measured, training_data
+from hf_datasel.training.arguments import evaluation_rows
 from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.inputs import evaluation_rows
-from hf_datasel.training.record import Record, changed_settings
+from hf_datasel.training.model_card import extend_card, measured, training_data
+from hf_datasel.training.run_config import Record, changed_settings
 
 __all__ = ["PublishingSFTTrainer"]
 
@@ -102,8 +102,8 @@ class PublishingSFTTrainer(SFTTrainer):
             super()._push_from_checkpoint(checkpoint_folder)
 
     def _push_selections(self, token: str | None, private: bool | None) -> None:
-        from hf_datasel.publish.push import push_selections
-        from hf_datasel.publish.run import training_facts
+        from hf_datasel.cards.push import push_selections
+        from hf_datasel.cards.run import training_facts
 
         if not self.selections:
             raise PublishError("No rows have been chosen yet, so that there is no selection to publish: train first.")
@@ -133,7 +133,7 @@ class PublishingSFTTrainer(SFTTrainer):
         """Find out whether the selections could be published, before any work is done."""
         if not (config.push_selection and config.push_to_hub) or config.process_index != 0:
             return
-        from hf_datasel.publish.push import check_push
+        from hf_datasel.cards.push import check_push
 
         model = config.hub_model_id or Path(config.output_dir).absolute().name
         repo_id = config.selection_repo_id or f"{model}-selection"
@@ -146,7 +146,7 @@ class PublishingSFTTrainer(SFTTrainer):
         tags: str | list[str] | None = None,
     ) -> None:
         """As TRL's, and how the training rows were chosen, the datasets, and what was measured."""
-        from hf_datasel.publish.run import training_facts
+        from hf_datasel.cards.run import training_facts
 
         parent = self._record.parent.get("name")
         super().create_model_card(model_name, dataset_name or parent, tags)

@@ -16,20 +16,22 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTTrainer, pack_dataset
 
-from hf_datasel.scores.quiet import preserved_rng
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.run import check_budget
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.eval_mode import preserved_rng
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import RoundPlan, Selector, check_budget
 from hf_datasel.tokens import Prepared
+from hf_datasel.training.arguments import check_private_names, check_tokenizer, mixed_seed, prepared_arguments
+from hf_datasel.training.checkpoint_state import Memory, SelectionState, places_digest, saved_selections, tokens_digest
 from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, last_whole, set_epoch
 from hf_datasel.training.choosing import ChoosingSFTTrainer
-from hf_datasel.training.inputs import check_private_names, check_tokenizer, mixed_seed, prepared_arguments
-from hf_datasel.training.parallel import check_restarts
+from hf_datasel.training.loss_cache import TrainingLosses
 from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_round
-from hf_datasel.training.restarting import Base, FreshOptimizer
-from hf_datasel.training.reusing import TrainingLosses
-from hf_datasel.training.rounds import Schedule, following, updates_in, updates_of
-from hf_datasel.training.state import Memory, SelectionState, places_digest, saved_selections, tokens_digest
+from hf_datasel.training.restart import Base, FreshOptimizer
+from hf_datasel.training.schedule import Schedule, following, updates_in, updates_of
+from hf_datasel.training.sharding import check_restarts
 
 __all__ = ["SelectiveSFTTrainer"]
 

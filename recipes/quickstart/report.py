@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 
 from hf_datasel import Selection
 from hf_datasel.analysis import jaccard_matrix, plot_rounds
-from hf_datasel.publish.facts import Result
-from hf_datasel.publish.gather import gather
-from hf_datasel.publish.report import write_report as write_page
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.facts import Result
+from hf_datasel.cards.report import write_report as write_page
 
 BATCH = 32
 PLAIN = {"random": "random rows", "whole pool": "the whole pool"}

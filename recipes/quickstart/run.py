@@ -20,7 +20,8 @@ from report import BATCH, Run, write_report
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import UNKNOWN, exact_match, pool, questions
 
-from hf_datasel.selectors import All, IterIT, Random, Selector
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.selectors import All, IterIT, Random
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # on import it misses 4-bit kernels that nothing here uses
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer  # noqa: E402

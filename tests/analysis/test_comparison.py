@@ -10,7 +10,14 @@ import pytest
 from datasets import Dataset
 
 from hf_datasel import Selection, select
-from hf_datasel.analysis import compare, draw_compared, draw_coverage, draw_jaccard, names_of, near_copies
+from hf_datasel.analysis import (
+    compare,
+    draw_compared,
+    draw_coverage,
+    draw_jaccard,
+    names_of,
+    near_duplicates as near_copies,
+)
 from hf_datasel.errors import ColumnError, ConfigError, DataselError, DatasetMismatchError, SelectionError
 from hf_datasel.selectors import All, Longest, Random, Superfiltering, Top
 

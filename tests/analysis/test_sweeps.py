@@ -14,8 +14,9 @@ from hf_datasel import select
 from hf_datasel.analysis import ablation, draw_ablation, draw_sweep, standard_measures, sweep
 from hf_datasel.analysis.measures import cluster_coverage, distinct, mean_of, response_words
 from hf_datasel.errors import ColumnError, ConfigError, SelectionError
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Compressibility, Length
-from hf_datasel.selectors import IterIT, Longest, Random, Selector, Top
+from hf_datasel.selectors import IterIT, Longest, Random, Top
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from hf_datasel.selectors import Longest, Random
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
     """Draw nothing but in the tests of drawing."""
-    monkeypatch.setattr("hf_datasel.publish.comparison.png_of", lambda figure, dark: b"")
+    monkeypatch.setattr("hf_datasel.cards.comparison.png_of", lambda figure, dark: b"")
 
 
 @pytest.fixture

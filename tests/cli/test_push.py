@@ -15,7 +15,7 @@ from hf_datasel.selectors import Random
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.files.png", lambda facts, name, dark: f"{name} {dark}".encode())
+    monkeypatch.setattr("hf_datasel.cards.repository_files.png", lambda facts, name, dark: f"{name} {dark}".encode())
 
 
 def test_push_publishes_once(local_hub, selection, rows_file, tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_a_hub_that_cannot_be_reached(local_hub, selection, rows_file, monkeypat
     def refuse(self):
         raise transport("Connection refused\nand more")
 
-    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.0)
+    monkeypatch.setattr("hf_datasel.hub.retry.WAIT", 0.0)
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", refuse)
     command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
     assert main(command) == 2

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from hf_datasel import Selection, select
+from hf_datasel.cards.report import read_facts
 from hf_datasel.cli import main
-from hf_datasel.publish.report import read_facts
 from hf_datasel.selectors import Random
 
 RESULT = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
@@ -117,7 +117,7 @@ def test_without_matplotlib_one_line_says_so(selection, rows_file, tmp_path, mon
 
 
 def test_the_selection_is_left_as_it_was(selection, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.report.png", lambda facts, name, dark: b"")
+    monkeypatch.setattr("hf_datasel.cards.report.png", lambda facts, name, dark: b"")
     before = {path.name: path.read_bytes() for path in Path(selection).iterdir()}
     main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")])
     assert {path.name: path.read_bytes() for path in Path(selection).iterdir()} == before

@@ -20,7 +20,8 @@ from huggingface_hub import HfApi
 from hf_datasel import load_pool, score
 from hf_datasel.cli import main
 from hf_datasel.cli.tables import column_table
-from hf_datasel.scores import IFD, forward
+from hf_datasel.scores import IFD
+from hf_datasel.scoring import logprobs as forward
 
 
 @pytest.fixture
@@ -113,7 +114,7 @@ def test_rows_that_were_added_are_all_that_is_computed(command, rows_file, monke
 
 
 def test_killed_and_started_again(command, tmp_path):
-    slow = "import time; from hf_datasel.scores.segments import SegmentWriter as S; append = S.append\n"
+    slow = "import time; from hf_datasel.scoring.store.segment_log import SegmentWriter as S; append = S.append\n"
     slow += "S.append = lambda self, *args: (append(self, *args), time.sleep(0.2))[0]\n"
     slow += "import sys; from hf_datasel.cli import main; main(sys.argv[1:])"
     wanted = [*command[1:], "--scores", "ifd", "--scoring_tokens_per_batch", "100"]

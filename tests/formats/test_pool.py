@@ -11,7 +11,8 @@ from datasets import Dataset, DatasetDict, IterableDataset, Value
 from hf_datasel import load_pool, select
 from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import Length, score
+from hf_datasel.scores import Length
+from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import Longest
 
 ROWS = {

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 
-from hf_datasel.publish.metadata import split_card
+from hf_datasel.hub.card_yaml import split_card
 from tests.local_hub import LocalHub
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "notebooks"

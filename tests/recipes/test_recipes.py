@@ -20,8 +20,8 @@ from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from hf_datasel import Selection, SelectiveSFTConfig, load_pool
 from hf_datasel.cli import main
+from hf_datasel.cli.arguments import DatasetArguments, parse
 from hf_datasel.cli.compare import CompareArguments
-from hf_datasel.cli.parsing import DatasetArguments, parse
 from hf_datasel.cli.score import ScoreArguments
 from hf_datasel.cli.select import SelectArguments
 from hf_datasel.cli.train import TrainArguments
@@ -191,7 +191,7 @@ def test_a_second_step_says_which_is_the_first_and_reads_its_columns(recipe, run
 
 
 def test_the_comparison_chooses_by_every_method(run, monkeypatch):
-    monkeypatch.setattr("hf_datasel.publish.comparison.png_of", lambda *_: b"")  # no plots, which take the longest
+    monkeypatch.setattr("hf_datasel.cards.comparison.png_of", lambda *_: b"")  # no plots, which take the longest
     recipe = FOLDER / "alpaca-compare.yaml"
     _, keys = read(recipe)
     folder, _ = run(recipe)

@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from hf_datasel import Selection, load_pool
 from hf_datasel.cli import main
-from hf_datasel.scores import forward
+from hf_datasel.scoring import logprobs as forward
 from tests.recipes.toys import COLUMNS, ELIGIBLE, EVERY_ROW, FOLDER, RECIPES, ROWS, only, read, toy_file
 from tests.scores.endpoint_server import EndpointServer, rating_of, serving
 

@@ -158,7 +158,7 @@ def serving(token: str | None = None) -> Iterator[EndpointServer]:
         patch.delenv("OPENAI_API_KEY", raising=False)
         if token is not None:
             patch.setenv("OPENAI_API_KEY", token)
-        patch.setattr("hf_datasel.scores.endpoint.WAIT", 0.001)
+        patch.setattr("hf_datasel.scoring.endpoint.client.WAIT", 0.001)
         try:
             yield server
         finally:

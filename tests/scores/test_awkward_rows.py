@@ -20,7 +20,7 @@ from hf_datasel.scores import (
     IFD,
     Cluster,
     Compressibility,
-    Deita,
+    DeitaScore,
     Embedding,
     Judge,
     Length,
@@ -29,11 +29,11 @@ from hf_datasel.scores import (
     PromptLoss,
     Reward,
     RewardGap,
-    Score,
     SelectIT,
     available,
 )
 from hf_datasel.scores.influence import Influence
+from hf_datasel.scoring.base import Score
 from tests.scores import awkward, plain
 from tests.scores.endpoint_server import serving
 from tests.scores.plain import World
@@ -100,7 +100,7 @@ CASES = {
     ),
     "selectit": of(TOKEN, plain.selectit),
     "selectit of text": of_text(TOKEN, plain.selectit),
-    "deita": Case(lambda world: Deita(complexity_model=world.chat, quality_model=world.text), plain.deita),
+    "deita": Case(lambda world: DeitaScore(complexity_model=world.chat, quality_model=world.text), plain.deita),
     "judge": Case(lambda world: Judge("m", base_url=world.url, prompt=plain.JUDGE, timeout=5.0), plain.judge),
     "reward": Case(lambda world: Reward(world.reward), plain.reward),
     "rewardgap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),

@@ -15,9 +15,10 @@ from datasets import Dataset, Features, LargeList, List, Value
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Cluster, Embedding, cluster, kmeans, vectors
-from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.kmeans import silhouettes
+from hf_datasel.scores import Cluster, Embedding, cluster
+from hf_datasel.scoring import kmeans, vectors
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.kmeans import silhouettes
 from hf_datasel.testing import contract
 from hf_datasel.testing.guards import random_state_kept
 from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare

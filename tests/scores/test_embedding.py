@@ -11,10 +11,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, converted
+from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.scores import Embedding, Length, Loss, embedding
-from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.models import load_tokenizer
-from hf_datasel.selectors import as_numpy
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.models import load_tokenizer
 from hf_datasel.testing import contract
 from hf_datasel.tokens import Prepared, TokenSettings, prepare
 

@@ -279,7 +279,7 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores.influence import Influence
-from hf_datasel.scores.ranks import Ranks
+from hf_datasel.scoring.distributed import Ranks
 disable_progress_bars()
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")

@@ -14,10 +14,10 @@ from datasets import Dataset, Value
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.judge import JUDGE_PROMPT, Judge, read_rating
-from hf_datasel.scores.store import ScoreStore
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.testing import contract
 from tests.scores.endpoint_server import CUT, Reply, between, completion, rating_of, serving
 

@@ -16,7 +16,7 @@ from hf_datasel import score
 from hf_datasel.errors import ConfigError
 from hf_datasel.formats import Pool, converted
 from hf_datasel.scores import IFD, Loss
-from hf_datasel.scores.engine import Engine
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows, TokenSettings
 

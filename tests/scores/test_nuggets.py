@@ -23,11 +23,12 @@ from transformers import (
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import alpaca_prompt, canonical_rows
-from hf_datasel.scores import Embedding, forward, nuggets, oneshot
-from hf_datasel.scores.anchors import read_anchors
+from hf_datasel.scores import Embedding, nuggets
 from hf_datasel.scores.nuggets import Nuggets
-from hf_datasel.scores.oneshot import OneShot
-from hf_datasel.scores.oneshot_tokens import Anchor, OneShotTokens
+from hf_datasel.scoring import logprobs as forward, prefix_cache as oneshot
+from hf_datasel.scoring.few_shot_prompts import Anchor, OneShotTokens
+from hf_datasel.scoring.prefix_cache import OneShot
+from hf_datasel.scoring.task_sets import read_anchors
 from hf_datasel.testing import contract
 from hf_datasel.testing.guards import random_state_kept
 

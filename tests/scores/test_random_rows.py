@@ -8,8 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset
-from hypothesis import HealthCheck, assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, given, settings, strategies as st
 
 from hf_datasel import score
 from hf_datasel.errors import DataselError

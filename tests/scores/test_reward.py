@@ -24,11 +24,11 @@ from transformers import (
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows
-from hf_datasel.scores.chats import Chats, ending_tokens, task_and_answer, with_answer
-from hf_datasel.scores.engine import Engine
 from hf_datasel.scores.reward import Reward, RewardForwards
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenSettings
+from hf_datasel.tokens.chat import Chats, ending_tokens, task_and_answer, with_answer
 
 
 @pytest.fixture(scope="module")
@@ -421,7 +421,7 @@ def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, rew
 
 
 def test_the_tokenizer_stays_as_it_is(bert_dir, rows):
-    from hf_datasel.scores.models import load_tokenizer
+    from hf_datasel.scoring.models import load_tokenizer
 
     tokenizer = load_tokenizer(bert_dir)
     before = tokenizer.backend_tokenizer.to_str()

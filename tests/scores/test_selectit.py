@@ -15,11 +15,12 @@ from datasets import Dataset, Value
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows, converted
-from hf_datasel.scores import Loss, SelectIT, models, selectit
-from hf_datasel.scores.context import ModelContext
-from hf_datasel.scores.engine import Engine
-from hf_datasel.scores.rating import RATING_PROMPTS, RatingLogits, RatingRequest
+from hf_datasel.scores import Loss, SelectIT, selectit
 from hf_datasel.scores.selectit import model_scores, rating_probabilities, sentence_scores, token_scores
+from hf_datasel.scoring import models
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingLogits, RatingRequest
+from hf_datasel.scoring.runner import ModelContext
 from hf_datasel.testing import contract
 from hf_datasel.tokens import Prepared, TokenSettings, prepare
 from hf_datasel.tokens.sequences import Ragged

@@ -5,9 +5,10 @@ import pytest
 
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError, ShortfallError
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
 from hf_datasel.selection.budget import TokenBudget, within_tokens
-from hf_datasel.selectors import All, Random, Selector, Superfiltering, Top, within_clusters
+from hf_datasel.selectors import All, Random, Superfiltering, Top, within_clusters
 
 TOKENS = [40, 10, 25, 5, 60, 30, 15, 20, 35, 50, 45, 10]
 

@@ -87,8 +87,8 @@ def make_round() -> Callable[..., Any]:
 
     def make(dataset: Any, budget: int, index: int = 0, seed: int = 0, eligible: Any = None, state: Any = None) -> Any:
         from hf_datasel.formats import Pool
-        from hf_datasel.scores.engine import Engine
-        from hf_datasel.selectors import Round
+        from hf_datasel.rounds.context import Round
+        from hf_datasel.scoring.engine import Engine
 
         pool = Pool(dataset)
         usable = pool.reasons == "" if eligible is None else np.asarray(eligible)

@@ -2,7 +2,8 @@ import pytest
 
 from hf_datasel import select
 from hf_datasel.errors import SelectionError
-from hf_datasel.selectors import All, RoundPlan
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.selectors import All
 from hf_datasel.testing import contract
 
 

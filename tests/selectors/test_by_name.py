@@ -5,7 +5,8 @@ import pytest
 
 from hf_datasel import select
 from hf_datasel.errors import ConfigError
-from hf_datasel.selectors import IterIT, Random, Selector, Top, available, by_name
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.selectors import IterIT, Random, Top, available, by_name
 
 MINE = """
 from dataclasses import dataclass

@@ -11,8 +11,11 @@ from transformers import AutoTokenizer
 from hf_datasel import Selection, select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import ask
+from hf_datasel.rounds.selector import RowFilter
 from hf_datasel.scores import IFD, Cluster, Embedding, Length, RewardGap
-from hf_datasel.scores.engine import Engine
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
 from hf_datasel.selectors import (
     Chain,
@@ -24,12 +27,9 @@ from hf_datasel.selectors import (
     KMRandom,
     NoNearCopies,
     Random,
-    Round,
-    RowFilter,
     Superfiltering,
     Top,
     Within,
-    ask,
     by_name,
     filter_by_name,
     per_source,

@@ -6,14 +6,16 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_datasel import Selection, score, select
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.card import card
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.publish.card import card
-from hf_datasel.publish.gather import gather
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import ask, run_round
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss
-from hf_datasel.scores.engine import Engine
-from hf_datasel.selection.explaining import explain
-from hf_datasel.selectors import Cherry, KMRandom, Round, Superfiltering, ask, by_name, run_round
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.selection.explanation import explain
+from hf_datasel.selectors import Cherry, KMRandom, Superfiltering, by_name
 from hf_datasel.selectors.cherry import _even_steps
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows

@@ -9,7 +9,7 @@ from hf_datasel import scores, select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Embedding, Loss
 from hf_datasel.selectors import Deita, Top, by_name
-from hf_datasel.strategies.near_copies import skip_near_copies
+from hf_datasel.strategies.near_duplicates import skip_near_copies
 from hf_datasel.testing import contract
 
 
@@ -146,6 +146,6 @@ def test_impossible_settings_are_found_at_once(settings, message):
 
 def test_in_a_recipe():
     made = by_name("deita", {"by": {"score": "deita", "turns": "mean"}, "vectors": {"score": "embedding"}})
-    assert made == Deita(by=scores.Deita(turns="mean"), vectors=Embedding())
+    assert made == Deita(by=scores.DeitaScore(turns="mean"), vectors=Embedding())
     spec = json.loads(json.dumps(made.spec()))
     assert by_name(spec.pop("selector"), spec) == made

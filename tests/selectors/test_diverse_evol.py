@@ -6,10 +6,12 @@ import pytest
 from hf_datasel import Selection, select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import ask
 from hf_datasel.scores import Embedding, Loss
-from hf_datasel.scores.engine import Engine
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
-from hf_datasel.selectors import DiverseEvol, KCenter, Round, ask, by_name
+from hf_datasel.selectors import DiverseEvol, KCenter, by_name
 from hf_datasel.strategies.farthest import farthest_first
 from hf_datasel.testing import contract
 

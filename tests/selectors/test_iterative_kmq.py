@@ -9,10 +9,12 @@ from datasets import Dataset
 from hf_datasel import Selection, select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.run import ask, run_round
 from hf_datasel.scores import Cluster, Embedding, Length, Loss, RewardGap
-from hf_datasel.scores.engine import Engine
+from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
-from hf_datasel.selectors import KMQ, IterativeKMQ, Round, ask, by_name, per_source, run_round
+from hf_datasel.selectors import KMQ, IterativeKMQ, by_name, per_source
 from hf_datasel.strategies.clusters import quotas
 from hf_datasel.strategies.reweighting import cluster_means, effective_number, reweighted
 from hf_datasel.testing import contract

@@ -10,9 +10,10 @@ from transformers import AutoTokenizer
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.rounds.context import Round, RoundPlan
 from hf_datasel.scores import IFD
-from hf_datasel.scores.engine import Engine
-from hf_datasel.selectors import IterIT, Round, RoundPlan
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.selectors import IterIT
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.testing import contract
 

@@ -11,15 +11,18 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import Selection, load_pool, select
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.card import card
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.publish.card import card
-from hf_datasel.publish.gather import gather
-from hf_datasel.scores import Influence, models
-from hf_datasel.scores.engine import Engine
-from hf_datasel.selection.explaining import explain
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.run import ask, run_round
+from hf_datasel.scores import Influence
+from hf_datasel.scoring import models
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.selection.explanation import explain
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import LESS, LESSTop, Random, Round, RoundPlan, ask, by_name, run_round
+from hf_datasel.selectors import LESS, LESSTop, Random, by_name
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenSettings
 

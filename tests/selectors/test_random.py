@@ -2,7 +2,8 @@ import numpy as np
 from scipy.stats import chisquare
 
 from hf_datasel import select
-from hf_datasel.selectors import Random, RoundPlan
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.selectors import Random
 from hf_datasel.testing import contract
 
 

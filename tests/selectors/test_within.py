@@ -9,6 +9,9 @@ from transformers import TrainingArguments
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
+from hf_datasel.rounds.allocation import quotas_of
+from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.run import ask
 from hf_datasel.scores import Cluster, Embedding, Length, RewardGap
 from hf_datasel.selectors import (
     LESS,
@@ -19,16 +22,13 @@ from hf_datasel.selectors import (
     IterIT,
     LengthKM,
     Random,
-    RoundPlan,
     Superfiltering,
     Top,
     Within,
-    ask,
     by_name,
     per_source,
     within_clusters,
 )
-from hf_datasel.selectors.shares import quotas_of
 from hf_datasel.strategies.clusters import quotas, top_per_cluster
 from hf_datasel.testing import contract
 

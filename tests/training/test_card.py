@@ -12,12 +12,14 @@ import pytest
 import yaml
 from huggingface_hub import EvalResult, ModelCard
 
-from hf_datasel.publish.card import page
-from hf_datasel.publish.gather import gather
-from hf_datasel.publish.run import read_run
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.card import page
+from hf_datasel.cards.run import read_run
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Cluster
-from hf_datasel.selectors import All, Cherry, DiverseEvol, IterIT, Random, Round, Selector
-from hf_datasel.training.card import extend_card, measured, training_data
+from hf_datasel.selectors import All, Cherry, DiverseEvol, IterIT, Random
+from hf_datasel.training.model_card import extend_card, measured, training_data
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,9 @@ from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.formats import Pool, converted
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Loss
-from hf_datasel.selectors import Round, RoundPlan, Selector
 
 from .test_restart import Given
 from .test_trainer import AllAgain, Sizes, logs_of

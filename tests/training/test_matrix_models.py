@@ -17,7 +17,8 @@ from trl import SFTTrainer
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import Loss, score
+from hf_datasel.scores import Loss
+from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import IterIT, Longest, Random
 
 from .test_matrix import EQUAL, GROWING, LORA, SAVED, Watched, check_end, check_rows, quantized

@@ -13,7 +13,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
-from hf_datasel.scores import Cluster, Embedding, RewardGap, models
+from hf_datasel.scores import Cluster, Embedding, RewardGap
+from hf_datasel.scoring import models
 from hf_datasel.selectors import LESS, Chain, Cherry, DiverseEvol, InRange, IterativeKMQ, Within
 
 TEXT_ONLY = "Rows with only a text column have no response to"

@@ -15,9 +15,9 @@ import yaml
 from datasets import Dataset, load_dataset
 
 from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer
+from hf_datasel.cards.build import gather
 from hf_datasel.cli import main
 from hf_datasel.errors import PublishError
-from hf_datasel.publish.gather import gather
 from hf_datasel.selectors import IterIT, Random
 
 QUICK = {"selection_size": 6, "num_train_epochs": 2, "hub_model_id": "tester/model"}
@@ -26,8 +26,8 @@ QUICK = {"selection_size": 6, "num_train_epochs": 2, "hub_model_id": "tester/mod
 @pytest.fixture
 def hub(local_hub: Any, pool_rows: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Give a Hub that holds the pool as `tester/parent`, and has no figures drawn."""
-    monkeypatch.setattr("hf_datasel.publish.retry.WAIT", 0.01)
-    monkeypatch.setattr("hf_datasel.publish.files.png", lambda *args: b"drawn")
+    monkeypatch.setattr("hf_datasel.hub.retry.WAIT", 0.01)
+    monkeypatch.setattr("hf_datasel.cards.repository_files.png", lambda *args: b"drawn")
     content = io.BytesIO()
     pool_rows.to_parquet(content)
     card = b"---\nlicense: cc-by-4.0\n---\n"

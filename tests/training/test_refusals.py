@@ -17,9 +17,11 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ResumeError, SelectionError
-from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random, Round, Selector
-from hf_datasel.training.inputs import PRIVATE_NAMES, check_private_names
-from hf_datasel.training.state import Memory, SelectionState
+from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random
+from hf_datasel.training.arguments import PRIVATE_NAMES, check_private_names
+from hf_datasel.training.checkpoint_state import Memory, SelectionState
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 

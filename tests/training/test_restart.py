@@ -13,8 +13,10 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from hf_datasel.errors import ConfigError, ResumeError, SelectionError
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Loss
-from hf_datasel.selectors import Random, Round, RoundPlan, Selector
+from hf_datasel.selectors import Random
 
 LORA = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)}
 

@@ -16,7 +16,8 @@ import pytest
 from transformers import Trainer
 
 from hf_datasel.errors import ResumeError
-from hf_datasel.scores import IFD, score
+from hf_datasel.scores import IFD
+from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import IterIT, Longest, Random
 from hf_datasel.training.checkpoints import last_whole
 
@@ -26,7 +27,7 @@ SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 @pytest.fixture
 def scored_rounds(monkeypatch) -> list[int]:
     """Give the list of rounds in which anything was scored, as they happen."""
-    from hf_datasel.selectors import Round
+    from hf_datasel.rounds.context import Round
 
     rounds: list[int] = []
     original = Round.score

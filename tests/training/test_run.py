@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from hf_datasel.cards.run import read_run, training_facts
 from hf_datasel.errors import PublishError
-from hf_datasel.publish.run import read_run, training_facts
 from hf_datasel.scores import RewardGap
-from hf_datasel.scores.generation import Generator
+from hf_datasel.scoring.generation import Generator
 from hf_datasel.selectors import IterIT, Random
 
 

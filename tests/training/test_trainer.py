@@ -17,8 +17,11 @@ from trl import SFTTrainer
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool, converted
-from hf_datasel.scores import IFD, Loss, score
-from hf_datasel.selectors import All, IterIT, Longest, Random, Round, RoundPlan, Selector
+from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scores import IFD, Loss
+from hf_datasel.scoring.score_rows import score
+from hf_datasel.selectors import All, IterIT, Longest, Random
 
 
 @dataclass(frozen=True)

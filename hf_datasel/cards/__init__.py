@@ -1,0 +1,13 @@
+"""Dataset cards and reports of selections, and publishing them on the Hub."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_datasel._lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from hf_datasel.cards.pull import pull_selection as pull_selection
+    from hf_datasel.cards.push import push_selections as push_selections
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -1,0 +1,15 @@
+"""How scores run: batching, models, distributed processes, endpoints and the store of results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hf_datasel._lazy import lazy_imports
+
+if TYPE_CHECKING:
+    from hf_datasel.scoring.base import Columns as Columns, ModelScore as ModelScore, Score as Score
+    from hf_datasel.scoring.distributed import Ranks as Ranks
+    from hf_datasel.scoring.score_rows import score as score
+    from hf_datasel.scoring.store import ScoreStore as ScoreStore
+
+__getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

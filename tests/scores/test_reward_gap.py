@@ -1,0 +1,290 @@
+"""The gap between a row's response and the model's own answer: each scorer by hand, equal answers, the store."""
+
+from __future__ import annotations
+
+import gc
+import json
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Value
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+from hf_datasel import score
+from hf_datasel.errors import ConfigError, ModelError, ScoreError
+from hf_datasel.formats import Pool, canonical_rows, converted
+from hf_datasel.scores.judge import Judge
+from hf_datasel.scores.reward import Reward
+from hf_datasel.scores.reward_gap import RewardGap, log_perplexities
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.generation import Decoding, Generator, Prompts
+from hf_datasel.scoring.logprobs import Forwards
+from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.testing import contract
+from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
+from hf_datasel.tokens.chat import task_and_answer
+from hf_datasel.tokens.sequences import Ragged
+
+NEW = 8
+PERPLEXITY = RewardGap(scorer="perplexity", max_new_tokens=NEW)
+REWARD = RewardGap(reward_model="to be named", max_new_tokens=NEW)
+JUDGE = RewardGap(scorer="judge", judge={"model": "j", "base_url": "http://localhost:1/v1"}, max_new_tokens=NEW)
+
+
+@pytest.fixture(scope="module")
+def rows(pool_rows):
+    return pool_rows.select(range(6))
+
+
+@pytest.fixture(scope="session")
+def reward_dir(tmp_path_factory, tiny_model_dir):
+    """Give the folder of a small reward model that reads another template than the model that answers."""
+    folder = tmp_path_factory.mktemp("gap_reward")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), initializer_range=0.2, pad_token_id=None, num_labels=1, dtype="float32", **sizes
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        LlamaForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@contract(RewardGap(scorer="perplexity", max_new_tokens=NEW))
+def test_contract(check, score, rows, tiny_model_dir):
+    check(score, rows, tiny_model_dir)
+
+
+@contract(replace(REWARD, temperature=1.0, column_prefix="old_"))
+def test_contract_with_a_reward_model(check, score, rows, tiny_model_dir, reward_dir):
+    check(replace(score, reward_model=reward_dir), rows, tiny_model_dir)
+
+
+# -- by hand ----------------------------------------------------------------------------------------------------------
+def own_answers(model, tokenizer, data):
+    """The rows' prompts and the model's answers to them, as tokens and as text."""
+    prompts = Prompts.of(TokenRows(Pool(data), tokenizer))
+    generator = Generator(ModelContext(model, progress=False), tokenizer, Decoding(NEW))
+    answers = generator.answers(prompts.asked)
+    return prompts, [answers[at] for at in range(len(answers))], list(generator.texts(answers))
+
+
+def perplexity(model, ids):
+    """exp of the mean NLL of all tokens but the first, by the model's own loss."""
+    batch = torch.tensor([list(map(int, ids))])
+    with torch.no_grad():
+        return model(input_ids=batch, labels=batch).loss.double().exp().item()
+
+
+def test_perplexity_is_equation_7(model, tokenizer, rows):
+    prompts, answers, _ = own_answers(model, tokenizer, rows)
+    found = score(rows, [PERPLEXITY], model=model, tokenizer=tokenizer)
+    expected = [
+        -np.log(perplexity(model, [*prompts.asked[at], *answers[at]]) / perplexity(model, prompts.answered[at]))
+        for at in range(len(rows))
+    ]
+    np.testing.assert_allclose(found["reward_gap"], expected, atol=1e-5)
+    assert found.features["reward_gap"] == Value("float32")
+    assert set(found["reward_gap_reason"]) == {""}
+    assert np.mean(expected) > 0  # the model expects its own answers more than the rows'
+
+
+def test_log_perplexities_of_a_known_model(monkeypatch, model):
+    """Losses of 1, 2, ... nats: the mean over n - 1 tokens is n / 2."""
+
+    def losses(self, forward):
+        return [torch.arange(1, len(each.scored) + 1).float() for each in forward.batch]
+
+    monkeypatch.setattr(Forwards, "losses", losses)
+    texts = Ragged([[np.arange(length) for length in (2, 5, 9)]])
+    assert log_perplexities(ModelContext(model, progress=False), texts, "x").tolist() == [1.0, 2.5, 4.5]
+
+
+def own_reward(folder, row, answer):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": turn.role, "content": turn.content} for turn in row.turns[:-1]]
+    ids = tokenizer.apply_chat_template(
+        [*chat, {"role": "assistant", "content": answer}], tokenize=True, return_dict=True
+    )["input_ids"]
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids])).logits.item()
+
+
+def test_rewards_of_both_by_hand(model, tokenizer, rows, reward_dir):
+    _, _, texts = own_answers(model, tokenizer, rows)
+    found = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    expected = [
+        own_reward(reward_dir, row, row.response) - own_reward(reward_dir, row, text)
+        for row, text in zip(canonical_rows(rows[:]), texts, strict=True)
+    ]
+    np.testing.assert_allclose(found["reward_gap"], expected, atol=1e-5)
+    assert np.abs(expected).min() > 1e-4
+
+
+def test_the_response_has_the_reward_of_the_row(monkeypatch, model, tokenizer, rows, reward_dir):
+    monkeypatch.setattr(Generator, "texts", lambda self, answers: ["Constant."] * len(answers))
+    found = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)["reward_gap"]
+    rewards = np.array(score(rows, [Reward(reward_dir)])["reward"][:])
+    constant = [own_reward(reward_dir, row, "Constant.") for row in canonical_rows(rows[:])]
+    np.testing.assert_allclose(found, rewards - constant, atol=1e-5)
+
+
+def test_a_judge_rates_both(monkeypatch, model, tokenizer, rows):
+    asked = []
+
+    def rate(self, pairs, context):
+        asked.append((self, list(pairs)))
+        ratings = np.array([float(len(response) % 7) for _, response in pairs])
+        ratings[2] = np.nan
+        ratings[len(pairs) // 2 + 3] = np.nan
+        return ratings, ["refused" if at == 2 else "no_answer" if np.isnan(each) else "" for at, each in
+                         enumerate(ratings)]  # fmt: skip
+
+    monkeypatch.setattr(Judge, "rate", rate)
+    _, _, texts = own_answers(model, tokenizer, rows)
+    found = score(rows, [JUDGE], model=model, tokenizer=tokenizer, on_summary=str)
+    read = canonical_rows(rows[:])
+    [(judge, pairs)] = asked
+    assert judge == Judge("j", base_url="http://localhost:1/v1")
+    assert pairs == [task_and_answer(row) for row in read] + [
+        (row.turns[0].content, text) for row, text in zip(read, texts, strict=True)
+    ]
+    expected = [len(row.response) % 7 - len(text) % 7 for row, text in zip(read, texts, strict=True)]
+    assert found["reward_gap"][:] == [*expected[:2], None, None, *expected[4:]]
+    assert found["reward_gap_reason"][:] == ["", "", "refused", "no_answer", "", ""]
+
+
+# -- equal answers, and none ------------------------------------------------------------------------------------------
+def answer_with(monkeypatch, tokenizer, responses):
+    """Let the model answer with these texts, one a row."""
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in responses]
+    monkeypatch.setattr(Generator, "answers", lambda self, prompts, *args: Ragged([ids]))
+
+
+def test_an_answer_equal_to_the_response_has_a_gap_of_0(monkeypatch, model, tokenizer, rows, reward_dir):
+    answer_with(monkeypatch, tokenizer, rows["output"])
+    for each in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
+        found = score(rows, [each], model=model, tokenizer=tokenizer)["reward_gap"]
+        np.testing.assert_allclose(found, 0, atol=1e-6)
+
+
+def test_an_answer_without_a_token(monkeypatch, model, tokenizer, rows, reward_dir):
+    answer_with(monkeypatch, tokenizer, ["", "It is."])
+    two = rows.select([0, 1])
+    found = score(two, [PERPLEXITY], model=model, tokenizer=tokenizer, on_summary=str)
+    assert found["reward_gap_reason"][:] == ["empty_generation", ""]
+    assert [value is None for value in found["reward_gap"]] == [True, False]
+    rated = score(two, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    row = canonical_rows(two[:])[0]
+    expected = own_reward(reward_dir, row, row.response) - own_reward(reward_dir, row, "")
+    np.testing.assert_allclose(rated["reward_gap"][0], expected, atol=1e-5)
+
+
+def test_no_answer_has_a_token(monkeypatch, model, tokenizer, rows):
+    answer_with(monkeypatch, tokenizer, [""] * 6)
+    found = score(rows, [PERPLEXITY], model=model, tokenizer=tokenizer, on_summary=str)
+    assert set(found["reward_gap_reason"]) == {"empty_generation"}
+
+
+def test_rows_without_a_response_or_without_room(model, tokenizer, reward_dir):
+    data = Dataset.from_dict({"prompt": ["Is it slow?", "a", "word " * 300], "completion": ["Yes.", None, "No."]})
+    for each in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
+        found = score(data, [replace(each, max_length=200)], model=model, tokenizer=tokenizer, on_summary=str)
+        assert found["reward_gap_reason"][:] == ["", "empty_response", "prompt_fills_window"]
+        none = score(data.select([1]), [each], model=model, tokenizer=tokenizer, on_summary=str)
+        assert none["reward_gap"][:] == [None]
+    found = score(data, [replace(PERPLEXITY, max_new_tokens=1020)], model=model, tokenizer=tokenizer, on_summary=str)
+    assert found["reward_gap_reason"][0] == "prompt_fills_window"  # 1,024 positions
+
+
+# -- models -----------------------------------------------------------------------------------------------------------
+def test_some_rows_of_a_pool_with_the_model_of_a_trainer(model, tokenizer, pool_rows):
+    whole = score(pool_rows, [PERPLEXITY], model=model, tokenizer=tokenizer)["reward_gap"][:]
+    pool, some = Pool(pool_rows), np.array([20, 3, 11])
+    prepared = Prepared(prepare(converted(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings())
+    model.train()
+    for made in (None, prepared):
+        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=made)
+        found = engine.compute(PERPLEXITY, some)["reward_gap"].to_numpy()
+        np.testing.assert_allclose(found, np.array(whole)[some], atol=1e-5)
+    assert model.training
+
+
+def test_the_live_model_stays_and_the_reward_model_goes(monkeypatch, model, tokenizer, rows, reward_dir):
+    from hf_datasel.scoring import models
+
+    read, held = models.read_model, []
+    monkeypatch.setattr(models, "read_model", lambda loading: held.append(weakref.ref(got := read(loading))) or got)
+    first = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    again = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    assert first["reward_gap"][:] == again["reward_gap"][:]
+    gc.collect()
+    assert [each() for each in held] == [None, None]
+
+
+def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, tiny_model_dir, rows, reward_dir):
+    from transformers import LlamaForCausalLM, LlamaModel
+
+    calls = []
+    for kind in (LlamaModel, LlamaForCausalLM):
+        forward = kind.forward
+        monkeypatch.setattr(
+            kind, "forward", lambda self, *args, run=forward, **more: calls.append(1) or run(self, *args, **more)
+        )
+    both = [
+        replace(REWARD, model=str(tiny_model_dir), reward_model=reward_dir),
+        replace(PERPLEXITY, model=str(tiny_model_dir), column_prefix="ppl_"),
+    ]
+    first = score(rows, both, store=tmp_path)
+    assert calls
+    calls.clear()
+    second = score(rows, both, store=tmp_path)
+    assert calls == []
+    for name in ("reward_gap", "ppl_reward_gap"):
+        assert second[name][:] == first[name][:]
+
+
+def test_both_models_are_in_the_spec_and_the_pickle(tiny_model_dir, reward_dir):
+    gap = replace(REWARD, model=str(tiny_model_dir), reward_model=reward_dir)
+    spec = json.loads(json.dumps(gap.spec()))
+    assert spec["resolved_reward_model"][:6] == spec["resolved_model"][:6] == "files:"
+    assert spec["resolved_reward_model"] != spec["resolved_model"]
+    assert spec["resolved_reward_model"] in gap._identity()
+
+
+def test_a_causal_model_is_no_reward_model(model, tokenizer, rows, tiny_model_dir):
+    with pytest.raises(ModelError, match="is a LlamaForCausalLM without the head of a reward model"):
+        score(rows, [replace(REWARD, reward_model=str(tiny_model_dir))], model=model, tokenizer=tokenizer)
+    with pytest.raises(ScoreError, match="RewardGap has no model to run"):
+        score(rows, [PERPLEXITY])
+
+
+# -- settings ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scorer": "perplexiti"}, r"RewardGap\(scorer='perplexiti'\).*Did you mean 'perplexity'\?"),
+        ({}, r"RewardGap\(scorer='reward'\) needs a reward model"),
+        ({"scorer": "judge", "reward_model": "x"}, r"reward_model=\.\.\.\) is for scorer='reward', and scorer is 'ju"),
+        ({"scorer": "perplexity", "judge": {}}, r"judge=\.\.\.\) is for scorer='judge', and scorer is 'perplexity'"),
+        ({"scorer": "judge"}, r"RewardGap\(judge=None\): scorer='judge' needs the settings of Judge"),
+        ({"scorer": "judge", "judge": {"temperature": 0}}, "needs the settings of Judge, its model at least"),
+        ({"scorer": "judge", "judge": {"model": "x", "rating": 5}}, r"has 'rating'.*Did you mean 'ratings'\?"),
+        ({"scorer": "judge", "judge": {"model": "x", "ratings": 1}}, r"Judge\(ratings=1\)"),
+        ({"scorer": "perplexity", "max_new_tokens": 0}, "max_new_tokens=0: it has to be an int above 0"),
+        ({"scorer": "perplexity", "temperature": -1.0}, "temperature=-1.0: it has to be a number of at least 0"),
+        ({"reward_model": 3}, "has to be a name or a path"),
+    ],
+)
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        RewardGap(**settings)
