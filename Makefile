@@ -1,10 +1,10 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart notebooks check test test-oldest test-matrix bench cards clean
+.PHONY: help setup quickstart notebooks check test test-oldest test-oldest-short test-matrix bench cards clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # torch goes first and pinned, so that nothing after it can bring another build of it.
 define install
@@ -40,7 +40,10 @@ test: setup  ## Run the tests
 	.venv/bin/python -m pytest $(PARALLEL)
 
 test-oldest: .venv-oldest/.installed  ## Run the parity, trainer and publishing tests on the oldest supported versions
-	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training tests/scores tests/publish
+	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training tests/scoring tests/scores tests/cards tests/hub
+
+test-oldest-short: .venv-oldest/.installed  ## Run the parity tests and one training run of them
+	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training/test_run.py
 
 test-matrix: setup  ## Run the long tests that `make test` leaves out: the trainer's matrix, several processes
 	.venv/bin/python -m pytest $(PARALLEL) --dist worksteal -m slow

@@ -1,7 +1,7 @@
-"""The plain versions that `strategies.py` times the strategies against: short, and right as they stand.
+"""Baseline versions of the strategies, with which `strategies.py` compares them: short and correct.
 
-"Plain" is the published way or the obvious one, without what published code wastes besides; "done well" keeps its cost
-per choice and takes every shortcut that does not change the method. All are numpy, scipy and zlib, as the package is.
+"plain" is the published or obvious algorithm, without avoidable waste in published code. "done well" has the same cost
+per selected row with all optimizations that do not change the method. Both use numpy, scipy and zlib, as the package.
 """
 
 import zlib
@@ -16,17 +16,17 @@ Vectors = np.ndarray
 
 # -- n-gram greedy (done well: see ngram_greedy.py) ------------------------------------------------------------------
 def ngram_by_columns(weights: csr_matrix, quality: np.ndarray, budget: int, decay: float) -> Ints:
-    """IterIT as published: the sum of every row at each choice, then the columns of the row chosen, one by one."""
+    """Select as IterIT's published code: sum every row at each step, then decay the columns of the selected row."""
     columns = weights.tocsc()
-    chosen: list[int] = []
+    selected: list[int] = []
     for _ in range(budget):
         scores = quality * np.asarray(columns.sum(axis=1)).ravel()
-        scores[chosen] = -np.inf
+        scores[selected] = -np.inf
         row = int(scores.argmax())
-        chosen.append(row)
+        selected.append(row)
         for column in columns[row].nonzero()[1]:
             columns.data[columns.indptr[column] : columns.indptr[column + 1]] *= decay
-    return np.array(chosen)
+    return np.array(selected)
 
 
 # -- ZIP -------------------------------------------------------------------------------------------------------------
@@ -34,35 +34,35 @@ def ratio(content: bytes) -> float:
     return len(content) / len(zlib.compress(content, 9))
 
 
-def ratios_recompressed(texts: list[bytes], chosen: list[int], candidates: list[int]) -> np.ndarray:
-    """Ratio of all that is chosen and one candidate, for each of them: everything is compressed anew each time."""
-    before = b"[" + b"".join(texts[row] + b", " for row in chosen)
+def ratios_recompressed(texts: list[bytes], selected: list[int], candidates: list[int]) -> np.ndarray:
+    """Return the ratio of all selected rows and each candidate, compressing everything from the start each time."""
+    before = b"[" + b"".join(texts[row] + b", " for row in selected)
     return np.array([ratio(before + texts[row] + b"]") for row in candidates])
 
 
 def zip_recompressed(texts: list[bytes], budget: int, k1: int, k2: int, k3: int) -> Ints:
-    """The three stages of ZIP as written down, ties to the lower position."""
-    known = ratios_recompressed(texts, [], list(range(len(texts))))
-    left, chosen = np.arange(len(texts)), list[int]()
-    while len(chosen) < budget:
-        candidates = lowest(left, known, k1)
-        known[candidates] = ratios_recompressed(texts, chosen, candidates.tolist())
-        shortlist, step = lowest(candidates, known, k2).tolist(), list[int]()
+    """Select with the three stages of ZIP as published, ties to the lower position."""
+    ratios_so_far = ratios_recompressed(texts, [], list(range(len(texts))))
+    left, selected = np.arange(len(texts)), list[int]()
+    while len(selected) < budget:
+        candidates = lowest(left, ratios_so_far, k1)
+        ratios_so_far[candidates] = ratios_recompressed(texts, selected, candidates.tolist())
+        shortlist, step = lowest(candidates, ratios_so_far, k2).tolist(), list[int]()
         while len(step) < k3 and shortlist:
             step.append(shortlist.pop(int(ratios_recompressed(texts, step, shortlist).argmin())))
-        chosen += step
+        selected += step
         left = np.setdiff1d(left, step)
-    return np.array(chosen[:budget])
+    return np.array(selected[:budget])
 
 
 def lowest(rows: Ints, values: np.ndarray, count: int) -> Ints:
-    """The rows, ascending, with the lowest values."""
+    """Return the rows with the lowest values, ascending."""
     return np.sort(rows[np.argsort(values[rows], kind="stable")[:count]])
 
 
 # -- k-Center --------------------------------------------------------------------------------------------------------
 def farthest_by_matrix(vectors: Vectors, budget: int) -> Ints:
-    """All squared distances first, then a row of them for each choice. From row 0, which is not returned."""
+    """Compute all squared distances first, then use one row of them per step. Starts from row 0, not returned."""
     lengths = (vectors * vectors).sum(axis=1)
     squares = vectors @ vectors.T
     squares *= -2
@@ -72,7 +72,7 @@ def farthest_by_matrix(vectors: Vectors, budget: int) -> Ints:
 
 
 def farthest_by_vector(vectors: Vectors, budget: int) -> Ints:
-    """One vector of distances to the nearest chosen row, brought up to date by a product for each choice."""
+    """Update one vector of distances to the nearest selected row by one product per step."""
     lengths = (vectors * vectors).sum(axis=1)
 
     def to(row: int) -> np.ndarray:
@@ -86,40 +86,40 @@ def farthest_by_vector(vectors: Vectors, budget: int) -> Ints:
 
 
 def _farthest(squares_to, n: int, budget: int) -> Ints:
-    nearest, row, chosen = np.full(n, np.inf, dtype=np.float32), 0, list[int]()
+    nearest, row, selected = np.full(n, np.inf, dtype=np.float32), 0, list[int]()
     for _ in range(budget):
         np.minimum(nearest, squares_to(row), out=nearest)
         nearest[row] = -np.inf
         row = int(nearest.argmax())
-        chosen.append(row)
-    return np.array(chosen)
+        selected.append(row)
+    return np.array(selected)
 
 
-# -- near copies -----------------------------------------------------------------------------------------------------
-def near_copies_rebuilt(vectors: Vectors, scores: np.ndarray, budget: int, threshold: float) -> Ints:
-    """Deita's filter as published: for each row, what is kept is gathered and normalised anew."""
-    kept: list[int] = []
+# -- near-duplicates -------------------------------------------------------------------------------------------------
+def near_duplicates_rebuilt(vectors: Vectors, scores: np.ndarray, budget: int, threshold: float) -> Ints:
+    """Filter as Deita's published code: for each row, the selected rows are gathered and normalized again."""
+    selected: list[int] = []
     for row in np.argsort(-scores, kind="stable"):
-        others = vectors[kept]
-        others = others / np.linalg.norm(others, axis=1, keepdims=True)
-        if not (others @ (vectors[row] / np.linalg.norm(vectors[row])) > threshold).any():
-            kept.append(row)
-            if len(kept) == budget:
+        selected_vectors = vectors[selected]
+        selected_vectors = selected_vectors / np.linalg.norm(selected_vectors, axis=1, keepdims=True)
+        if not (selected_vectors @ (vectors[row] / np.linalg.norm(vectors[row])) > threshold).any():
+            selected.append(row)
+            if len(selected) == budget:
                 break
-    return np.array(kept)
+    return np.array(selected)
 
 
-def near_copies_by_row(vectors: Vectors, scores: np.ndarray, budget: int, threshold: float) -> Ints:
-    """One product a row, with what is kept normalised once, in a buffer that is there from the beginning."""
+def near_duplicates_by_row(vectors: Vectors, scores: np.ndarray, budget: int, threshold: float) -> Ints:
+    """Filter with one product per row, and the selected rows normalized once in a preallocated buffer."""
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    kept, buffer = list[int](), np.empty((budget, vectors.shape[1]), dtype=vectors.dtype)
+    selected, buffer = list[int](), np.empty((budget, vectors.shape[1]), dtype=vectors.dtype)
     for row in np.argsort(-scores, kind="stable").tolist():
-        if not kept or (buffer[: len(kept)] @ units[row]).max() <= threshold:
-            buffer[len(kept)] = units[row]
-            kept.append(row)
-            if len(kept) == budget:
+        if not selected or (buffer[: len(selected)] @ units[row]).max() <= threshold:
+            buffer[len(selected)] = units[row]
+            selected.append(row)
+            if len(selected) == budget:
                 break
-    return np.array(kept)
+    return np.array(selected)
 
 
 # -- facility location -----------------------------------------------------------------------------------------------
@@ -129,80 +129,80 @@ def units_of(vectors: Vectors) -> Vectors:
 
 
 def facility_plain(vectors: Vectors, quality: np.ndarray, budget: int, alpha: float) -> Ints:
-    """Every gain anew at each choice, in one line, over the matrix of all similarities."""
+    """Compute every gain at each step from the matrix of all similarities."""
     units = units_of(vectors)
     similar = units @ units.T
-    best, chosen = np.full(len(units), -np.inf), list[int]()
+    best, selected = np.full(len(units), -np.inf), list[int]()
     for _ in range(budget):
         value = (1 - alpha) * np.maximum(similar, best).sum(axis=1) + alpha * quality
-        value[chosen] = -np.inf
-        chosen.append(int(value.argmax()))
-        best = np.maximum(best, similar[chosen[-1]])
-    return np.array(chosen)
+        value[selected] = -np.inf
+        selected.append(int(value.argmax()))
+        best = np.maximum(best, similar[selected[-1]])
+    return np.array(selected)
 
 
 def facility_in_blocks(vectors: Vectors, quality: np.ndarray, budget: int, alpha: float) -> Ints:
-    """The same, a few rows of the matrix at a time, which stay in the processor's cache."""
+    """Compute every gain at each step, a few rows of the matrix at a time, which fit into the processor's cache."""
     units = units_of(vectors)
     similar = units @ units.T
     step = max((1 << 17) // len(units), 1)
-    best, chosen = np.full(len(units), -np.inf), list[int]()
+    best, selected = np.full(len(units), -np.inf), list[int]()
     value, buffer = np.empty(len(units)), np.empty((step, len(units)))
     for _ in range(budget):
-        for at in range(0, len(units), step):
-            tile = similar[at : at + step]
-            value[at : at + step] = np.maximum(tile, best, out=buffer[: len(tile)]).sum(axis=1)
+        for start in range(0, len(units), step):
+            tile = similar[start : start + step]
+            value[start : start + step] = np.maximum(tile, best, out=buffer[: len(tile)]).sum(axis=1)
         total = (1 - alpha) * value + alpha * quality
-        total[chosen] = -np.inf
-        chosen.append(int(total.argmax()))
-        np.maximum(best, similar[chosen[-1]], out=best)
-    return np.array(chosen)
+        total[selected] = -np.inf
+        selected.append(int(total.argmax()))
+        np.maximum(best, similar[selected[-1]], out=best)
+    return np.array(selected)
 
 
 def facility_lazy(vectors: Vectors, quality: np.ndarray, budget: int, alpha: float) -> Ints:
-    """Over the same matrix, a gain anew only where its old value is in front of a heap: the textbook's way.
+    """Compute a gain again only if its old value is first in a heap: the textbook lazy greedy on the same matrix.
 
-    The gains of the first step are no bound, as cosines below 0 count in them alone: those of the second step are.
+    The gains of the first step are no bounds, because only they include cosines below 0; those of the second step are.
     """
     units = units_of(vectors)
     similar = units @ units.T
     first = int(((1 - alpha) * similar.sum(axis=1) + alpha * quality).argmax())
-    best, chosen = similar[first].copy(), [first]
+    best, selected = similar[first].copy(), [first]
     covered = best.sum()
     bounds = [(1 - alpha) * (np.maximum(row, best).sum() - covered) for row in similar] + alpha * quality
     heap = [(-bound, row, 1) for row, bound in enumerate(bounds.tolist()) if row != first]
     heapify(heap)
-    while len(chosen) < budget:
-        _, row, known_at = heap[0]
-        if known_at == len(chosen):
+    while len(selected) < budget:
+        _, row, step_scored = heap[0]
+        if step_scored == len(selected):
             heappop(heap)
-            chosen.append(row)
+            selected.append(row)
             np.maximum(best, similar[row], out=best)
             covered = best.sum()
         else:
             gain = (1 - alpha) * (np.maximum(similar[row], best).sum() - covered) + alpha * quality[row]
-            heapreplace(heap, (-gain, row, len(chosen)))
-    return np.array(chosen)
+            heapreplace(heap, (-gain, row, len(selected)))
+    return np.array(selected)
 
 
 # -- DQ --------------------------------------------------------------------------------------------------------------
 def graph_cut_summed(vectors: Vectors, n_bins: int) -> Ints:
-    """The sum over the bin so far anew for each choice, over the matrix of all similarities, bins one after the other.
+    """Compute the sum over the current bin at each step, from the matrix of all similarities.
 
-    Sums are rounded, so that gains that tie but for the last digits go to the lower position.
+    Gains that differ only by rounding count as ties, which go to the lower position.
     """
     return _graph_cut(vectors, n_bins, running=False)
 
 
 def graph_cut_running(vectors: Vectors, n_bins: int) -> Ints:
-    """Over the same matrix, gains that are kept, and lowered by a row of it for each choice."""
+    """Update the gains by one row of the same matrix at each step."""
     return _graph_cut(vectors, n_bins, running=True)
 
 
 def _graph_cut(vectors: Vectors, n_bins: int, running: bool) -> Ints:
     units = units_of(vectors)
     similar = units @ units.T
-    left, chosen = np.ones(len(units), dtype=bool), list[int]()
+    left, selected = np.ones(len(units), dtype=bool), list[int]()
     for number in range(n_bins):
         base = similar @ left
         base[~left] = -np.inf
@@ -217,5 +217,5 @@ def _graph_cut(vectors: Vectors, n_bins: int, running: bool) -> Ints:
                 base -= 2 * similar[row]
             base[row] = -np.inf
         left[inside] = False
-        chosen += inside
-    return np.array(chosen)
+        selected += inside
+    return np.array(selected)

@@ -1,9 +1,10 @@
-"""Time the lazy n-gram greedy against one that scores every row again at each pick, side by side, for equal choices.
+"""Compare the lazy n-gram greedy with one that scores every row again at each step, with equal selections.
 
-The full rescan is IterIT's procedure done well: not the published loop over columns, but one sparse product a pick.
+The full rescan is an efficient version of IterIT's procedure, with one sparse product per step instead of a loop over
+columns.
 
 Run: python benchmarks/ngram_greedy.py --data alpaca.json code_alpaca.json --rows 7800 --picks 2600
-Without --data the texts are made up, with lengths and repetitions about those of Alpaca's responses.
+Without --data the texts are synthetic, with lengths and repetitions similar to Alpaca's responses.
 """
 
 import argparse
@@ -18,16 +19,16 @@ from hf_datasel.strategies import ngram
 
 
 def full_rescan_greedy(weights: csr_matrix, quality: np.ndarray, budget: int, decay: float) -> np.ndarray:
-    """Choose as `lazy_greedy` does, by computing every score at every pick."""
+    """Select as `lazy_greedy`, but compute every score at every step."""
     alpha = np.ones(weights.shape[1])
     quality = quality.copy()
-    chosen = np.empty(budget, dtype=np.int64)
+    selected = np.empty(budget, dtype=np.int64)
     for step in range(budget):
         scores = quality * (weights @ alpha)
-        scores[chosen[:step]] = -np.inf
-        row = chosen[step] = scores.argmax()
+        scores[selected[:step]] = -np.inf
+        row = selected[step] = scores.argmax()
         alpha[weights.indices[weights.indptr[row] : weights.indptr[row + 1]]] *= decay
-    return chosen
+    return selected
 
 
 def read_responses(files: list[Path], n_rows: int) -> list[str]:
@@ -59,7 +60,7 @@ def made_up_texts(n_rows: int, rng: np.random.Generator) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=7800, help="rows in the pool (default: %(default)s)")
-    parser.add_argument("--picks", type=int, default=2600, help="rows to choose (default: %(default)s)")
+    parser.add_argument("--picks", type=int, default=2600, help="rows to select (default: %(default)s)")
     parser.add_argument("--data", type=Path, nargs="+", metavar="FILE", help="Alpaca-form JSON files")
     parser.add_argument("--decay", type=float, default=0.1, help="(default: %(default)s)")
     parser.add_argument("--weighting", choices=["smooth-l2", "paper", "graphfilter"], default="smooth-l2")
@@ -86,7 +87,7 @@ def main() -> None:
     print(f"lazy greedy  {lazily - weighed:8.3f} s")
     print(f"full rescan  {done - lazily:8.3f} s   {(done - lazily) / (lazily - weighed):.0f} times as long")
     if not np.array_equal(lazy, full):
-        raise SystemExit(f"The choices differ from pick {np.flatnonzero(lazy != full)[0]} on.")
+        raise SystemExit(f"The selections differ from pick {np.flatnonzero(lazy != full)[0]} on.")
     print("same rows in the same order")
 
 

@@ -1,13 +1,12 @@
-"""Time the golden score against published procedure, a whole forward pass for each row and anchor, for equal scores.
+"""Compare the golden score with the published procedure, one full forward pass per row and anchor, with equal scores.
 
-The first variant is that procedure done well: batch 1, no gradients, no cache, the zero-shot scores computed once. The
-second makes the logits of the answers alone, the third runs whole sequences in padded batches by length besides. The
-tokens are the same in all of them, and are made beforehand where the package does not make them itself. One process,
-one thread, one variant after the other.
+The first variant is an efficient version of that procedure: batch 1, no gradients, no cache, zero-shot scores computed
+once. The second computes only the logits of the answers, and the third also runs padded batches by length. The tokens
+are the same in all variants; for all but the package, they are prepared in advance. One process, one thread.
 
 Run: python benchmarks/nuggets.py --rows 20 --anchors 50
-The rows and a small Llama are made up, with a small vocabulary, since the LM head of a large model is a small part of
-it; --model takes another one with its tokenizer.
+The rows and a small Llama are synthetic, with a small vocabulary, since the LM head is a small part of a large model.
+--model takes another model with its tokenizer.
 """
 
 import argparse
@@ -31,7 +30,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from hf_datasel import score
 from hf_datasel.formats import canonical_rows
 from hf_datasel.scores.nuggets import Nuggets
-from hf_datasel.scoring.few_shot_prompts import OneShotTokens
+from hf_datasel.scoring.few_shot_prompts import OneShotPrompts
 
 Rows = list[dict[str, str]]
 Task = tuple[np.ndarray, np.ndarray]
@@ -41,54 +40,55 @@ Task = tuple[np.ndarray, np.ndarray]
 # -- the variants ----------------------------------------------------------------------------------------------------
 def one_by_one(model: Any, tasks: list[Task]) -> list[float]:
     """Summed log-probability of each answer, from all logits."""
-    found = []
+    results = []
     for before, answer in tasks:
         ids = torch.from_numpy(np.concatenate([before, answer]))
         logits = model(input_ids=ids[None], use_cache=False).logits[0, len(before) - 1 : -1]
-        found.append(-torch.nn.functional.cross_entropy(logits, ids[len(before) :], reduction="sum").item())
-    return found
+        results.append(-torch.nn.functional.cross_entropy(logits, ids[len(before) :], reduction="sum").item())
+    return results
 
 
 def answers_only(model: Any, tasks: list[Task]) -> list[float]:
     """Summed log-probability of each answer, from the logits of its own tokens."""
-    found = []
+    results = []
     for before, answer in tasks:
         ids = torch.from_numpy(np.concatenate([before, answer]))
         logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=len(answer) + 1).logits[0, :-1]
-        found.append(-torch.nn.functional.cross_entropy(logits, ids[len(before) :], reduction="sum").item())
-    return found
+        results.append(-torch.nn.functional.cross_entropy(logits, ids[len(before) :], reduction="sum").item())
+    return results
 
 
 def in_batches(model: Any, tasks: list[Task], tokens: int = 2048) -> list[float]:
     """Summed log-probability of each answer, from the logits of its own tokens, in right-padded batches by length."""
-    found = np.zeros(len(tasks))
-    left = sorted(range(len(tasks)), key=lambda at: -sum(map(len, tasks[at])))
-    while left:
-        width = sum(map(len, tasks[left[0]]))
-        batch, left = left[: max(tokens // width, 1)], left[max(tokens // width, 1) :]
+    results = np.zeros(len(tasks))
+    remaining = sorted(range(len(tasks)), key=lambda index: -sum(map(len, tasks[index])))
+    while remaining:
+        width = sum(map(len, tasks[remaining[0]]))
+        batch, remaining = remaining[: max(tokens // width, 1)], remaining[max(tokens // width, 1) :]
         ids = torch.zeros(len(batch), width, dtype=torch.long)
-        for row, at in enumerate(batch):
-            ids[row, : sum(map(len, tasks[at]))] = torch.from_numpy(np.concatenate(tasks[at]))
+        for row, index in enumerate(batch):
+            ids[row, : sum(map(len, tasks[index]))] = torch.from_numpy(np.concatenate(tasks[index]))
         states = model.model(input_ids=ids, use_cache=False).last_hidden_state
-        for row, at in enumerate(batch):
-            start, stop = len(tasks[at][0]), sum(map(len, tasks[at]))
+        for row, index in enumerate(batch):
+            start, stop = len(tasks[index][0]), sum(map(len, tasks[index]))
             logits = model.lm_head(states[row, start - 1 : stop - 1])
-            found[at] = -torch.nn.functional.cross_entropy(logits, ids[row, start:stop], reduction="sum").item()
-    return list(found)
+            results[index] = -torch.nn.functional.cross_entropy(logits, ids[row, start:stop], reduction="sum").item()
+    return list(results)
 
 
 @torch.no_grad()
 def golden(
     run: Callable[[Any, list[Task]], list[float]], model: Any, tokenizer: Any, tasks: Rows, rows: Rows
 ) -> np.ndarray:
-    """Share of the tasks that each row wins, with whole sequences."""
-    tokens = OneShotTokens(tokenizer)
+    """Return the share of the tasks that each row wins, with full sequences."""
+    tokens = OneShotPrompts(tokenizer)
     anchors = [tokens.anchor(row, "alpaca") for row in canonical_rows(columns(tasks))]
-    zero = np.array(run(model, [(each.alone, each.answer) for each in anchors]))
-    return np.array([
-        (np.array(run(model, [(np.concatenate([ids, each.behind]), each.answer) for each in anchors])) > zero).mean()
-        for ids in tokens.examples(canonical_rows(columns(rows)), "alpaca")
-    ])  # fmt: skip
+    zero = np.array(run(model, [(anchor.alone, anchor.answer) for anchor in anchors]))
+    shares = []
+    for ids in tokens.examples(canonical_rows(columns(rows)), "alpaca"):
+        pairs = [(np.concatenate([ids, anchor.after_example]), anchor.answer) for anchor in anchors]
+        shares.append((np.array(run(model, pairs)) > zero).mean())
+    return np.array(shares)
 
 
 def with_hf_datasel(model: Any, tokenizer: Any, file: str, rows: Rows) -> np.ndarray:
@@ -116,7 +116,7 @@ def made_up_rows(count: int, question: int, answer: int, vocabulary: int, rng: n
 def save_small_model(folder: str, hidden: int, vocabulary: int, seed: int) -> None:
     """Build a Llama of two layers with random weights, and a tokenizer of one token a word."""
     words = ["<unk>", "\n", *(f"w{word}" for word in range(vocabulary - 2))]
-    backend = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = Split(" ", "removed")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
     tokenizer.chat_template = (
@@ -130,14 +130,14 @@ def save_small_model(folder: str, hidden: int, vocabulary: int, seed: int) -> No
 
 
 def compare(folder: str, rows: Rows, tasks: Rows, file: Path) -> None:
-    """Run every variant and print what it took."""
+    """Run every variant and print its time."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     file.write_text(json.dumps(tasks), encoding="utf-8")
-    tokens = OneShotTokens(tokenizer)
+    tokens = OneShotPrompts(tokenizer)
     examples = [len(ids) for ids in tokens.examples(canonical_rows(columns(rows)), "alpaca")]
     anchors = [tokens.anchor(row, "alpaca") for row in canonical_rows(columns(tasks))]
-    lengths = [len(each.behind) + len(each.answer) for each in anchors]
+    lengths = [len(anchor.after_example) + len(anchor.answer) for anchor in anchors]
     print(
         f"{len(rows)} rows of {np.mean(examples):.0f} tokens, {len(tasks)} anchors of {np.mean(lengths):.0f}, "
         f"{model.num_parameters():,} parameters, fp32, 1 thread"
@@ -148,16 +148,16 @@ def compare(folder: str, rows: Rows, tasks: Rows, file: Path) -> None:
     }
     variants["hf_datasel"] = partial(with_hf_datasel, model, tokenizer, str(file))
     print(f"{'':30} seconds  of CPU   ratio")
-    found, first = {}, 0.0
+    results, first = {}, 0.0
     for name, variant in variants.items():
         variant(rows[:1])
         start, cpu = time.perf_counter(), time.process_time()
-        found[name] = variant(rows)
+        results[name] = variant(rows)
         seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
         first = first or cpu
         print(f"{name:30}{seconds:8.2f}{cpu:8.2f}{first / cpu:8.2f}", flush=True)
-    expected = found["batch 1, all logits"]
-    for name, scores in found.items():
+    expected = results["batch 1, all logits"]
+    for name, scores in results.items():
         if not np.allclose(scores, expected, atol=1e-6):
             raise SystemExit(f"{name} gives other scores, by up to {np.abs(scores - expected).max():.2g}.")
     print(f"Scores are equal, from {expected.min():.2f} to {expected.max():.2f}.")
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=256, help="of the made-up model (default: %(default)s)")
     parser.add_argument("--vocab", type=int, default=2_000, help="of the made-up model (default: %(default)s)")
     parser.add_argument("--model", metavar="DIR", help="Llama-like model with its tokenizer, in a folder")
-    parser.add_argument("--seed", type=int, default=0, help="of what is made up (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
 
     torch.set_num_threads(1)

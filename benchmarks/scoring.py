@@ -1,21 +1,23 @@
-"""Time IFD scoring against three loops that make the logits of the whole vocabulary, for equal scores.
+"""Compare IFD scoring with three loops that compute the logits of the full vocabulary, with equal scores.
 
-The loops are the published procedure done well, with the prompts of Cherry LLM (2308.12032), as
-`IFD(convention="cherry")` has them; all four begin with the rows' text, and run without gradients or cache:
+The loops are efficient versions of the published procedure, with the prompts of Cherry LLM (2308.12032), as in
+`IFD(convention="cherry")`. All four start from the text of the rows and run without gradients and without a cache:
 
-- batch 1: two forward passes a row, the mean loss as transformers gives it for `labels`;
+- batch 1: two forward passes per row, with the mean loss that transformers computes from `labels`;
 - batches of 8: padded, in dataset order;
-- transformers' loss: padded batches by length, and each row's logits through the model's own `loss_function`, at
-  whichever of 1, 2, 4, 8 and 16 rows a batch took the least time on a part of the rows;
+- transformers' loss: padded batches by length, with each row's logits passed to the model's own `loss_function`, at
+  the fastest of 1, 2, 4, 8 and 16 rows per batch on a subset of the rows;
 - hf_datasel.
 
-Times are the best of a few interleaved repeats. Rates, ratios and shares are of CPU seconds on one thread, which other
-jobs change less; on a GPU they are of seconds. A share is of the rate of a large matrix product on the same device in
-the same run: see `useful_flops`. Memory is the peak over the loaded model: on a CPU the resident size in a fresh
-process (Linux only), on a GPU what is allocated. At the end, scores that share passes are run alone and together.
+Times are the best of a few interleaved repeats. Rates, ratios and shares are computed from CPU seconds on one thread,
+which other jobs affect less, and on a GPU from seconds. A share is relative to the rate of a large matrix product on
+the same device in the same run: see `useful_flops`. Memory is the peak in addition to the loaded model: on a CPU the
+resident size in a new process (Linux only), on a GPU the allocated memory. The last table runs scores that share
+passes separately and together.
 
 Run: python benchmarks/scoring.py --data alpaca.json --model path/to/model --rows 1000
-Without --data the rows are made up, with lengths about those of Alpaca; without --model or a size, so are two Llamas.
+Without --data the rows are synthetic, with lengths similar to Alpaca. Without --model or a size, two random Llamas are
+used.
 On a GPU: python benchmarks/scoring.py --device cuda --dtype bfloat16 --shape 8b --rows 1000
 """
 
@@ -42,7 +44,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTr
 
 from hf_datasel import score
 from hf_datasel.scores import IFD, Embedding, Loss
-from hf_datasel.scoring.logprobs import Forwards, SummedNLL
+from hf_datasel.scoring.logprobs import LogprobRunner, SummedNLL
 from hf_datasel.tokens.sequences import Sequence
 
 MAX_LENGTH = 512
@@ -67,11 +69,11 @@ def encode(rows: Rows, tokenizer: Any) -> list[list[Pair]]:
     prompts = [(WITH_INPUT if row["input"] else WITHOUT_INPUT).format(**row) for row in rows]
     starts = [len(ids) for ids in tokenizer(prompts).input_ids]
     header = len(tokenizer(HEADER).input_ids)
-    wholes = tokenizer([prompt + row["output"] for prompt, row in zip(prompts, rows, strict=True)]).input_ids
-    alone = tokenizer([HEADER + row["output"] for row in rows]).input_ids
+    full_texts = tokenizer([prompt + row["output"] for prompt, row in zip(prompts, rows, strict=True)]).input_ids
+    response_only = tokenizer([HEADER + row["output"] for row in rows]).input_ids
     both = [
-        [(whole[:MAX_LENGTH], start), (answer[: max(MAX_LENGTH - start + 4, 0)], header)]
-        for whole, start, answer in zip(wholes, starts, alone, strict=True)
+        [(full_ids[:MAX_LENGTH], start), (answer[: max(MAX_LENGTH - start + 4, 0)], header)]
+        for full_ids, start, answer in zip(full_texts, starts, response_only, strict=True)
     ]
     return [pairs if all(start < len(ids) for ids, start in pairs) else [] for pairs in both]
 
@@ -85,16 +87,16 @@ def one_by_one(rows: Rows, model: Any, tokenizer: Any) -> np.ndarray:
 def in_batches(rows: Rows, model: Any, tokenizer: Any, losses: Losses, size: int, by_length: bool) -> np.ndarray:
     """Score in padded batches of so many rows."""
     encoded = encode(rows, tokenizer)
-    found = np.full((2, len(rows)), np.nan)
-    scored = [at for at, pairs in enumerate(encoded) if pairs]
+    results = np.full((2, len(rows)), np.nan)
+    scored = [row for row, pairs in enumerate(encoded) if pairs]
     for which in (0, 1):
-        chosen = [(at, encoded[at][which]) for at in scored]
+        selected = [(row, encoded[row][which]) for row in scored]
         if by_length:
-            chosen.sort(key=lambda each: -len(each[1][0]))
-        for first in range(0, len(chosen), size):
-            at, pairs = zip(*chosen[first : first + size], strict=True)
-            found[which, at] = losses(model, list(pairs))
-    ratios: np.ndarray = np.exp(found[0] - found[1])
+            selected.sort(key=lambda item: -len(item[1][0]))
+        for first in range(0, len(selected), size):
+            row, pairs = zip(*selected[first : first + size], strict=True)
+            results[which, row] = losses(model, list(pairs))
+    ratios: np.ndarray = np.exp(results[0] - results[1])
     return ratios
 
 
@@ -102,9 +104,9 @@ def padded(pairs: list[Pair], device: torch.device) -> tuple[dict[str, torch.Ten
     """The model's inputs, padded on the right, and the labels, which are -100 outside the responses."""
     shape = len(pairs), max(len(ids) for ids, _ in pairs)
     inputs, mask, labels = torch.zeros(shape).long(), torch.zeros(shape).long(), torch.full(shape, -100)
-    for at, (ids, start) in enumerate(pairs):
-        inputs[at, : len(ids)], mask[at, : len(ids)] = torch.tensor(ids), 1
-        labels[at, start : len(ids)] = inputs[at, start : len(ids)]
+    for row, (ids, start) in enumerate(pairs):
+        inputs[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+        labels[row, start : len(ids)] = inputs[row, start : len(ids)]
     return {"input_ids": inputs.to(device), "attention_mask": mask.to(device)}, labels.to(device)
 
 
@@ -113,8 +115,8 @@ def plain_losses(model: Any, pairs: list[Pair]) -> list[float]:
     inputs, labels = padded(pairs, model.device)
     logits = model(**inputs, use_cache=False).logits.float()
     targets = torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]  # shifted here, so that no logits are copied
-    each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    means: list[float] = (each.view(targets.shape).sum(1) / (targets != -100).sum(1)).tolist()
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    means: list[float] = (losses.view(targets.shape).sum(1) / (targets != -100).sum(1)).tolist()
     return means
 
 
@@ -124,15 +126,15 @@ def transformers_losses(model: Any, pairs: list[Pair]) -> list[float]:
     if len(pairs) == 1:
         return [model(input_ids=inputs["input_ids"], labels=labels, use_cache=False).loss.item()]
     logits = model(**inputs, use_cache=False).logits
-    parts = [(logits[[at], : len(ids)], labels[[at], : len(ids)]) for at, (ids, _) in enumerate(pairs)]
-    each = [model.loss_function(part, wanted, vocab_size=logits.shape[-1]) for part, wanted in parts]
-    return torch.stack(each).tolist()
+    parts = [(logits[[row], : len(ids)], labels[[row], : len(ids)]) for row, (ids, _) in enumerate(pairs)]
+    losses = [model.loss_function(part, target, vocab_size=logits.shape[-1]) for part, target in parts]
+    return torch.stack(losses).tolist()
 
 
 def with_hf_datasel(rows: Rows, model: Any, tokenizer: Any, tokens_per_batch: int | None = None) -> np.ndarray:
     """Score with the package."""
-    wanted = IFD(convention="cherry", max_length=MAX_LENGTH)
-    scored = score(datasets.Dataset.from_list(rows), wanted, model, tokenizer, tokens_per_batch, lambda line: None)
+    ifd = IFD(convention="cherry", max_length=MAX_LENGTH)
+    scored = score(datasets.Dataset.from_list(rows), ifd, model, tokenizer, tokens_per_batch, lambda line: None)
     return np.array(scored["ifd"][:], dtype=np.float64)
 
 
@@ -142,10 +144,10 @@ def timed(run: Callable[[], Any], device: torch.device) -> tuple[Any, np.ndarray
     finish = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
     finish()
     start, cpu = time.perf_counter(), time.process_time()
-    found = run()
+    results = run()
     finish()
     took = time.perf_counter() - start, time.process_time() - cpu
-    return found, np.array([*took, took[device.type == "cpu"]])
+    return results, np.array([*took, took[device.type == "cpu"]])
 
 
 def matmul_rate(model: Any) -> float:
@@ -160,12 +162,12 @@ def matmul_rate(model: Any) -> float:
 def useful_flops(pairs: list[Pair], model: Any) -> float:
     """What the scores need at least, however they are computed: the same number for all variants.
 
-    Two for each weight of the backbone's matrices and real token (embeddings and norms left out); four for each layer,
+    Two for each weight of the backbone's matrices and real token (embeddings and norms excluded); four for each layer,
     attention channel, and pair of a token with itself or an earlier one; two for each weight of the LM head and
     response token. Padding, logits of prompts, attention to later tokens, and softmax are work that is not counted.
     """
     config, embeddings = model.config, model.get_input_embeddings().weight
-    matrices = sum(each.numel() for each in model.base_model.parameters() if each.ndim == 2) - embeddings.numel()
+    matrices = sum(value.numel() for value in model.base_model.parameters() if value.ndim == 2) - embeddings.numel()
     heads = config.num_attention_heads
     channels = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     lengths = np.array([len(ids) for ids, _ in pairs], dtype=np.float64)
@@ -245,10 +247,10 @@ def compare(model: Any, tokenizer: Any, folder: str, rows: Rows, args: argparse.
     }
     for run in variants.values():
         run(rows[:2], model, tokenizer)
-    rate, found, best = matmul_rate(model), dict[str, np.ndarray](), dict[str, np.ndarray]()
+    rate, results, best = matmul_rate(model), dict[str, np.ndarray](), dict[str, np.ndarray]()
     for _ in range(args.repeats):
         for name, run in variants.items():
-            found[name], spent = timed(partial(run, rows, model, tokenizer), model.device)
+            results[name], spent = timed(partial(run, rows, model, tokenizer), model.device)
             best[name] = np.minimum(best.get(name, math.inf), spent)
     rate = max(rate, matmul_rate(model))
     print(f"matrix product: {rate / 1e9:,.1f} GFLOP/s; needed for the scores: {flops / 1e9:,.1f} GFLOP")
@@ -260,13 +262,13 @@ def compare(model: Any, tokenizer: Any, folder: str, rows: Rows, args: argparse.
         line = f"{name:34}{seconds:8.2f}{cpu:8.2f}{best['batch 1'][2] / counted:7.2f}{tokens / counted:10,.0f}"
         line += f"{flops / counted / 1e9:9.1f}{flops / counted / rate:7.0%}"
         print(f"{line}{peaks[-1]:9.0f}{peaks[0] / peaks[-1]:7.2f}", flush=True)
-    check_equal(found, 1e-5 if model.dtype == torch.float32 else 5e-2)
+    check_equal(results, 1e-5 if model.dtype == torch.float32 else 5e-2)
 
 
-def check_equal(found: dict[str, np.ndarray], tolerance: float) -> None:
+def check_equal(results: dict[str, np.ndarray], tolerance: float) -> None:
     """Stop where a variant gives other scores than the first one."""
-    expected, worst = next(iter(found.values())), 0.0
-    for name, scores in found.items():
+    expected, worst = next(iter(results.values())), 0.0
+    for name, scores in results.items():
         if not np.array_equal(np.isnan(scores), np.isnan(expected)):
             raise SystemExit(f"{name} leaves other rows without a score.")
         worst = max(worst, float(np.nanmax(np.abs(scores / expected - 1))))
@@ -282,12 +284,12 @@ def compare_shared(model: Any, tokenizer: Any, rows: Rows, args: argparse.Namesp
     score(data.select(range(2)), scores, model, tokenizer, on_summary=lambda line: None)
     print(f"{'':34} seconds  of CPU  rows through the model")
     passed: dict[str, list[int]] = {}
-    for name, wanted in {"Loss": scores[:1], "IFD": scores[1:2], "Embedding": scores[2:], "together": scores}.items():
+    for name, target in {"Loss": scores[:1], "IFD": scores[1:2], "Embedding": scores[2:], "together": scores}.items():
         counts = passed[name] = list[int]()
         hook = model.base_model.register_forward_pre_hook(
             lambda module, inputs, named, counts=counts: counts.append(len(named["input_ids"])), with_kwargs=True
         )
-        run = partial(score, data, wanted, model, tokenizer, args.tokens, lambda line: None)
+        run = partial(score, data, target, model, tokenizer, args.tokens, lambda line: None)
         seconds, cpu, _ = timed(run, model.device)[1]
         hook.remove()
         print(f"{name:34}{seconds:8.2f}{cpu:8.2f}{sum(counts):24,}", flush=True)
@@ -310,7 +312,7 @@ def made_up_rows(n_rows: int, vocabulary: int, rng: np.random.Generator) -> Rows
 def save_tokenizer(folder: str, vocabulary: int) -> None:
     """Build a tokenizer of one token a word."""
     words = ["<unk>", *(f"w{word}" for word in range(vocabulary - 1))]
-    backend = Tokenizer(WordLevel({word: at for at, word in enumerate(words)}, unk_token="<unk>"))
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", eos_token="w0").save_pretrained(folder)
 
@@ -324,16 +326,16 @@ def built(config: LlamaConfig, device: str, dtype: str, seed: int) -> Any:
 
 def largest_budget(model: Any) -> int:
     """The most tokens, of rows of `MAX_LENGTH` with half of it scored, that go through the model at once."""
-    forwards, budget = Forwards(model), 0
+    forwards, budget = LogprobRunner(model), 0
     row = Sequence(np.arange(MAX_LENGTH), np.arange(MAX_LENGTH // 2, MAX_LENGTH))
     while True:
-        wanted = 2 * budget or 4096
-        run = partial(torch.no_grad()(forwards), [row] * (wanted // MAX_LENGTH), [SummedNLL()])
+        target = 2 * budget or 4096
+        run = partial(torch.no_grad()(forwards), [row] * (target // MAX_LENGTH), [SummedNLL()])
         try:
             spent = timed(run, model.device)[1]
         except torch.OutOfMemoryError:
             return budget
-        budget = wanted
+        budget = target
         print(f"tokens_per_batch={budget:,}: {budget / spent[0]:,.0f} tokens/s", flush=True)
 
 
@@ -384,7 +386,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--tokens", type=int, help="tokens_per_batch of hf_datasel, instead of its default")
     parser.add_argument("--repeats", type=int, default=2, help="(default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of what is made up (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
     if args.shape == "8b" and torch.device(args.device).type != "cuda":
         parser.error("--shape 8b needs --device cuda: it is built on the device.")

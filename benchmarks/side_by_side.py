@@ -1,6 +1,6 @@
-"""Run ways to do the same thing, each case in a process of its own, and show what they took and whether they agree.
+"""Run variants of a strategy, each in a separate process, and report their cost and whether their results are equal.
 
-What `strategies.py` measures with; nothing happens when this is run.
+Used by `strategies.py`; not a script.
 """
 
 import ctypes
@@ -24,30 +24,31 @@ import numpy as np
 from hf_datasel.strategies.zip import zlib_build
 
 OURS, WELL, PLAIN, LAZY = "hf_datasel", "done well", "plain", "done well, lazy"
-COLUMNS = ("strategy", "rows", "chosen", "way", "CPU s", "s", "MB", "MB in all", "times", "rows chosen")
+COLUMNS = ("strategy", "rows", "selected", "way", "CPU s", "s", "MB", "MB in all", "times", "rows selected")
 WARM = 500
 Ids = np.ndarray
 _NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 class Strategy(NamedTuple):
-    """What is timed.
+    """A strategy to measure.
 
     Attributes:
-        title: for the plot.
-        size: rows in the default run.
-        choose: rows to choose of so many.
-        make: makes the data of a size.
-        ways: by name, the package first; each takes the data and how many to choose. A number may come with the rows.
-        parts: of ways whose choices all cost the same: how many of them are made.
-        million: rows to choose of a million, and of the ways run with so many how many choices are made.
-        value: of what is chosen, to be compared.
-        seeded: run twice, to see that nothing but the seed decides.
+        title: Title in the plot.
+        size: Number of rows in the default run.
+        select: Function from the number of rows to the number of rows to select.
+        make: Function that creates the data of a size.
+        ways: Variants by name, the package first; each takes the data and the number of rows to select, and returns
+            the rows, optionally with a number.
+        parts: For variants whose selections all cost the same, the number of selections to run.
+        million: Number of rows to select of a million, and for each variant the number of selections to run.
+        value: Function that computes the objective of the selected rows.
+        seeded: Whether to run twice, to check that the result depends on the seed only.
     """
 
     title: str
     size: int
-    choose: Callable[[int], int]
+    select: Callable[[int], int]
     make: Callable[[int, Args], tuple[Any, ...]]
     ways: dict[str, Callable[..., Ids | tuple[Ids, float]]]
     parts: Mapping[str, int] = _NOTHING
@@ -57,17 +58,17 @@ class Strategy(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One way at one size: to choose so many rows, of which the first `part` are chosen and timed."""
+    """One variant at one size: select `selected` rows, of which the first `part` are run and timed."""
 
     name: str
     way: str
     n: int
-    chosen: int
+    selected: int
     part: int
 
 
 class Result(NamedTuple):
-    """What a case took: seconds for all choices, extrapolated or not, and MB before and at the peak."""
+    """Cost of a case: seconds for all selections, extrapolated or not, and MB before and at the peak."""
 
     case: Case
     cpu: float
@@ -83,31 +84,33 @@ class Result(NamedTuple):
 
 # -- measuring -------------------------------------------------------------------------------------------------------
 def resident(entry: str) -> float:
-    """MB of this process now (VmRSS), or at most so far (VmHWM)."""
+    """Return the memory of this process in MB, now (VmRSS) or at its peak (VmHWM)."""
     return int(Path("/proc/self/status").read_text(encoding="utf-8").split(f"{entry}:")[1].split()[0]) / 1024
 
 
 def in_new_process(find: Callable[[str], Strategy], case: Case, args: Args) -> Result:
-    """Run a case, until it has taken two seconds, or three times. For a process of its own.
+    """Run a case until it has taken two seconds, or three times. Called in a separate process.
 
-    Of a case in part, one choice is made first: what the others take is what the part takes beyond that.
+    If a part is run, the first selection is timed separately, and the cost of the others is extrapolated.
     """
     strategy = find(case.name)
     way = strategy.ways[case.way]
     warm = strategy.make(WARM, args)
-    way(*warm, min(strategy.choose(WARM), case.part))
+    way(*warm, min(strategy.select(WARM), case.part))
     del warm
     data = strategy.make(case.n, args)
-    ctypes.CDLL(None).malloc_trim(0)  # else a choice gets memory that making the data has left, and seems to need none
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # else a selection gets memory that making the data has left, and seems to need none
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts again from here
-    one, *_ = timed(way, data, 1) if case.part < case.chosen else (np.zeros(2),)
+    first, *_ = timed(way, data, 1) if case.part < case.selected else (np.zeros(2),)
     spent, ids, value = timed(way, data, case.part)
     peak, runs, steady = resident("VmHWM"), 1, True
-    if case.part < case.chosen:
-        spent = one + (spent - one) * (case.chosen - 1) / (len(ids) - 1)
+    if case.part < case.selected:
+        spent = first + (spent - first) * (case.selected - 1) / (len(ids) - 1)
     total = spent[1]
-    while case.part == case.chosen and ((total < 2 and runs < 3) or (strategy.seeded and runs < 2)):
+    while case.part == case.selected and ((total < 2 and runs < 3) or (strategy.seeded and runs < 2)):
         more, others, _ = timed(way, data, case.part)
         steady &= np.array_equal(ids, others)
         spent, total, runs = np.minimum(spent, more), total + more[1], runs + 1
@@ -118,56 +121,65 @@ def in_new_process(find: Callable[[str], Strategy], case: Case, args: Args) -> R
 
 
 def timed(
-    way: Callable[..., Ids | tuple[Ids, float]], data: tuple[Any, ...], chosen: int
+    way: Callable[..., Ids | tuple[Ids, float]], data: tuple[Any, ...], selected: int
 ) -> tuple[np.ndarray, Ids, float | None]:
-    """CPU seconds and seconds of a call, and what it gives."""
+    """Return CPU seconds and seconds of a call, and its result."""
     cpu, start = time.process_time(), time.perf_counter()
-    found = way(*data, chosen)
+    rows_found = way(*data, selected)
     spent = np.array([time.process_time() - cpu, time.perf_counter() - start])
-    return (spent, *found) if isinstance(found, tuple) else (spent, found, None)
+    return (spent, *rows_found) if isinstance(rows_found, tuple) else (spent, rows_found, None)
 
 
 def measured(find: Callable[[str], Strategy], case: Case, args: Args) -> Result:
-    """Run a case, of a strategy that `find` gives the other process too, which is why it has to be in a module."""
+    """Run a case in a new process, which imports `find`, a function of a module, to get the strategy."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(in_new_process, find, case, args).result()
 
 
 # -- showing ---------------------------------------------------------------------------------------------------------
-def cells(result: Result, ours: Result) -> list[str]:
-    """A line of the table."""
-    case, partly = result.case, len(result.ids) < result.case.chosen
-    about = "~" if partly else ""
-    times = "" if result is ours else f"{about}{digits(result.cpu / ours.cpu)}"
-    spent = [f"{about}{digits(each)}" for each in (result.cpu, result.seconds)]
+def cells(result: Result, reference: Result) -> list[str]:
+    """Return a line of the table."""
+    case, is_partial = result.case, len(result.ids) < result.case.selected
+    about = "~" if is_partial else ""
+    times = "" if result is reference else f"{about}{digits(result.cpu / reference.cpu)}"
+    spent = [f"{about}{digits(value)}" for value in (result.cpu, result.seconds)]
     memory = [f"{result.peak - result.before:,.0f}", f"{result.peak:,.0f}"]
-    return [case.name, f"{case.n:,}", f"{case.chosen:,}", case.way, *spent, *memory, times, said(result, ours)]
+    return [
+        case.name,
+        f"{case.n:,}",
+        f"{case.selected:,}",
+        case.way,
+        *spent,
+        *memory,
+        times,
+        describe_rows(result, reference),
+    ]
 
 
-def said(result: Result, ours: Result) -> str:
-    """Whether a way chose what the package did."""
+def describe_rows(result: Result, reference: Result) -> str:
+    """Describe whether a variant selected the same rows as the package."""
     compared = len(result.ids)
     if not result.steady:
         return "other ones on each run"
-    if result is ours:
+    if result is reference:
         return f"the same on {result.runs} runs" if result.seeded else ""
     if result.seeded:
         note = ""
-    elif np.array_equal(result.ids, ours.ids[:compared]):
-        note = "the same" if compared == len(ours.ids) else f"the same ({compared:,} compared)"
+    elif np.array_equal(result.ids, reference.ids[:compared]):
+        note = "the same" if compared == len(reference.ids) else f"the same ({compared:,} compared)"
     else:
-        first = int(np.flatnonzero(result.ids != ours.ids[:compared])[0])
-        note = f"others from choice {first + 1:,} on, {np.isin(result.ids, ours.ids).mean():.2%} shared"
-    if result.value is None or ours.value is None:
+        first = int(np.flatnonzero(result.ids != reference.ids[:compared])[0])
+        note = f"others from selection {first + 1:,} on, {np.isin(result.ids, reference.ids).mean():.2%} shared"
+    if result.value is None or reference.value is None:
         return note
     what = "mean squared distance" if result.seeded else "objective"
-    share = result.value / ours.value - 1
+    share = result.value / reference.value - 1
     change = "equal" if abs(share) < 1e-9 else f"{share:+.2%}"
     return ", ".join(part for part in (note, f"{what} {change}") if part)
 
 
 def digits(value: float) -> str:
-    """A number with three digits, or all of those before the point."""
+    """Format a number with three digits, or with all digits before the decimal point."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.1g}"
 
 
@@ -176,15 +188,15 @@ def line(parts: list[str], markdown: bool) -> str:
         return f"| {' | '.join(parts)} |"
     widths = (12, 10, 8, 16, 9, 9, 8, 10, 8, 0)
     return " ".join(
-        part.ljust(width) if at in (0, 3, 9) else part.rjust(width)
-        for at, (part, width) in enumerate(zip(parts, widths, strict=True))
+        part.ljust(width) if column in (0, 3, 9) else part.rjust(width)
+        for column, (part, width) in enumerate(zip(parts, widths, strict=True))
     ).rstrip()
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on besides the code."""
+    """Return the machine and the versions on which the figures depend."""
     info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    models = [each.split(":")[1].strip() for each in info.splitlines() if each.startswith("model name")]
+    models = [entry.split(":")[1].strip() for entry in info.splitlines() if entry.startswith("model name")]
     return {
         "cpu": models[0] if models else platform.processor(),
         "cores": os.cpu_count(),
@@ -202,37 +214,37 @@ def draw(results: list[Result], titles: Mapping[str, str], folder: Path) -> None
     from hf_datasel.analysis.plots.theme import canvas, log_axis
 
     ways = [OURS, WELL, PLAIN, LAZY]
-    shown = list(dict.fromkeys(each.case.name for each in results if each.case.way != OURS))
+    shown = list(dict.fromkeys(result.case.name for result in results if result.case.way != OURS))
     rows = len(shown) // 3 + 1  # one more, for the key
     title, height = "CPU seconds against the size of the pool", 0.5 + 2.1 * rows
     with canvas("strategies.py", title, False, height) as (figure, theme):
-        places = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
-        for ax, name in zip(places, shown, strict=False):
-            mine = [each for each in results if each.case.name == name]
-            unit, label = (1e6, "MB chosen before") if name == "zip_step" else (1, "rows")
-            for way in dict.fromkeys(each.case.way for each in mine):
-                points = sorted((each.case.n / unit, each.cpu) for each in mine if each.case.way == way)
+        axes_list = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
+        for ax, name in zip(axes_list, shown, strict=False):
+            own_results = [result for result in results if result.case.name == name]
+            unit, label = (1e6, "MB selected before") if name == "zip_step" else (1, "rows")
+            for way in dict.fromkeys(result.case.way for result in own_results):
+                points = sorted((result.case.n / unit, result.cpu) for result in own_results if result.case.way == way)
                 ax.plot(*zip(*points, strict=True), **line_style(ways.index(way), theme))
-            sizes, spent = [each.case.n / unit for each in mine], [each.cpu for each in mine]
+            sizes, spent = [result.case.n / unit for result in own_results], [result.cpu for result in own_results]
             log_axis(ax, ax.xaxis, min(sizes), max(sizes))
             log_axis(ax, ax.yaxis, min(spent), max(spent))
             ax.set_title(titles[name], loc="left", fontsize=9.5)
             ax.set_xlabel(label, fontsize=8)
             ax.tick_params(labelsize=8)
-        for ax in places[len(shown) :]:
+        for ax in axes_list[len(shown) :]:
             ax.set_axis_off()
-        used = [way for way in ways if any(each.case.way == way for each in results)]
+        used = [way for way in ways if any(result.case.way == way for result in results)]
         handles = [Line2D([], [], **line_style(ways.index(way), theme)) for way in used]
-        places[len(shown)].legend(handles, used, loc="center left")
+        axes_list[len(shown)].legend(handles, used, loc="center left")
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "strategies.png")
     print(f"\n{folder / 'strategies.png'}")
 
 
 def save(results: list[Result], path: Path) -> None:
-    kept = [
-        {**each.case._asdict(), **{key: value for key, value in each._asdict().items() if key not in ("case", "ids")}}
-        for each in results
-    ]
-    content = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "results": kept}
+    entries = []
+    for result in results:
+        figures = {key: value for key, value in result._asdict().items() if key not in ("case", "ids")}
+        entries.append({**result.case._asdict(), **figures})
+    content = {"command": shlex.join(["python", *sys.argv]), "machine": machine(), "results": entries}
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Renew every card here from its facts: `make cards`."""
+"""Render every card in this folder from its facts: `make cards`."""
 
 from pathlib import Path
 

@@ -6,6 +6,7 @@ One line of data flow: dataset -> scores -> selection -> training. Names are imp
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from hf_datasel._lazy import lazy_imports
@@ -22,5 +23,14 @@ if TYPE_CHECKING:
     from hf_datasel.training.trainer import SelectiveSFTTrainer as SelectiveSFTTrainer
 
 __version__ = "0.1.0"
+
+
+def _is_not_about_4bit_kernels(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Failed to load CPU gemm_4bit_forward")
+
+
+# TRL and transformers import PEFT, and PEFT imports bitsandbytes, also where nothing is quantized. On CPUs with
+# AVX512-BF16 bitsandbytes then warns that an optional kernel for 4-bit weights is not installed.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_not_about_4bit_kernels)
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Every error that hf_datasel raises on purpose, and the wording they share."""
+"""Errors raised by hf_datasel, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -25,19 +25,38 @@ __all__ = [
 
 
 class DataselError(ValueError):
-    """Base class: catch this to catch everything that hf_datasel refuses."""
+    """Base class of the errors raised by hf_datasel.
+
+    `str(error)` is the message followed by the hint.
+
+    Args:
+        message: What is wrong.
+        hint: How to solve it in Python, such as "Pass model=...".
+        cli_hint: How to solve it on the command line, such as "Pass --model_name_or_path NAME"; `hint` by default.
+
+    Attributes:
+        cli_message: The message followed by the command line's hint, which `hf-datasel` prints.
+
+    >>> error = DataselError("There is no token.", hint="Pass a token.", cli_hint="Set HF_TOKEN.")
+    >>> str(error), error.cli_message
+    ('There is no token. Pass a token.', 'There is no token. Set HF_TOKEN.')
+    """
+
+    def __init__(self, message: str = "", hint: str = "", cli_hint: str | None = None):
+        super().__init__(f"{message} {hint}".strip())
+        self.cli_message = f"{message} {hint if cli_hint is None else cli_hint}".strip()
 
 
 class FormatError(DataselError):
-    """The dataset is in no format that can be read as instruction rows."""
+    """The dataset is in none of the supported row formats."""
 
 
 class ColumnError(DataselError):
-    """A column that was asked for is missing, or is not of the type it has to be."""
+    """A required column is missing or has the wrong type."""
 
 
 class ModelError(DataselError):
-    """A model or tokenizer cannot be loaded, or cannot do what was asked of it."""
+    """A model or tokenizer cannot be loaded, or does not support the requested operation."""
 
 
 class ScoreError(DataselError):
@@ -45,71 +64,76 @@ class ScoreError(DataselError):
 
 
 class SelectionError(DataselError):
-    """The selection that was asked for does not exist, for example a budget above the rows that can be chosen."""
+    """The requested selection is impossible, for example because the budget exceeds the eligible rows."""
 
 
 class ShortfallError(SelectionError):
-    """Fewer rows than the budget can be chosen, which shows only once all of them have been.
+    """Fewer rows than the budget can be selected, which is only known after all of them have been selected.
 
-    Attributes:
-        chosen: int64 positions of these rows, best first.
+    Args:
+        message: What is wrong.
+        selected: Positions of the selected rows, int64, best first.
+        hint: How to solve it in Python.
+        cli_hint: How to solve it on the command line; `hint` by default.
     """
 
-    def __init__(self, message: str, chosen: Any):
-        super().__init__(message)
-        self.chosen = chosen
+    def __init__(self, message: str, selected: Any, hint: str = "", cli_hint: str | None = None):
+        super().__init__(message, hint, cli_hint)
+        self.selected = selected
 
-    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
-        return ShortfallError, (str(self), self.chosen)
+    def __reduce__(self) -> tuple[Any, ...]:  # by default, pickle would call the class without `selected`
+        return ShortfallError, (str(self), self.selected), self.__dict__
 
 
 class DatasetMismatchError(SelectionError):
-    """A selection is applied to another dataset than the one it was made from."""
+    """A selection is applied to a dataset other than the one it was made from."""
 
 
 class ConfigError(DataselError):
-    """A setting is misspelt, of the wrong type, or at odds with another one."""
+    """A setting is unknown, has an invalid value, or contradicts another setting."""
 
 
 class ResumeError(DataselError):
-    """A checkpoint belongs to another pool, selector or version than the run that wants to go on from it."""
+    """A checkpoint was saved with another dataset, selector or version than those of the resuming run."""
 
 
 class PublishError(DataselError):
-    """The Hub, a token or the licence of the rows does not permit what was asked, or there is nothing to publish."""
+    """The Hub, the token or the licence of the rows forbids publishing, or there is nothing to publish."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C in a greedy choice: nothing is wrong with what had been chosen by then.
+    """Ctrl-C during a greedy selection; the rows selected so far are valid.
+
+    Args:
+        selected: Positions or row numbers of the rows selected so far, int64, best first.
 
     Attributes:
-        chosen: int64 positions or row numbers, best first; fewer than the budget.
-        selection: of these rows, where `select` was interrupted.
+        selection: The `Selection` of these rows, if `select` was interrupted, else None.
     """
 
-    def __init__(self, chosen: Any):
-        super().__init__(f"{len(chosen):,} rows had been chosen")
-        self.chosen = chosen
+    def __init__(self, selected: Any):
+        super().__init__(f"{len(selected):,} rows had been selected")
+        self.selected = selected
         self.selection: Any = None
 
-    def __reduce__(self) -> tuple[Any, ...]:  # from one process to another
-        return Interrupted, (self.chosen,)
+    def __reduce__(self) -> tuple[Any, ...]:  # by default, pickle would pass the message as `selected`
+        return Interrupted, (self.selected,)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """The nearest of `options` as a sentence with a leading space, or an empty string.
+    """Return the option most similar to `name` as a sentence with a leading space, or an empty string.
 
     >>> did_you_mean("selektor", ["selector", "seed"])
     " Did you mean 'selector'?"
     >>> did_you_mean("xyz", ["selector"])
     ''
     """
-    near = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
 def reason_counts(counts: Mapping[str, int]) -> str:
-    """Counts by reason, most frequent first.
+    """Return counts by reason as text, the most frequent reason first.
 
     >>> reason_counts({"empty_response": 2, "prompt_fills_window": 217})
     '217 prompt_fills_window, 2 empty_response'

@@ -1,7 +1,7 @@
-"""TRL's SFT script with two names changed: it trains on the rows that a selector chooses, again before every epoch.
+"""SFT script of TRL with two names changed: it trains on rows that a selector selects again before every epoch.
 
-`SFTConfig` is `SelectiveSFTConfig` here and `SFTTrainer` is `SelectiveSFTTrainer`; the rest is plain TRL, with TRL's
-flags or a YAML file of them (`--config FILE.yaml`), and with accelerate or torchrun in front as for any TRL script:
+It uses `SelectiveSFTConfig` instead of `SFTConfig` and `SelectiveSFTTrainer` instead of `SFTTrainer`. Everything else
+is TRL: the flags, a YAML file of flags (`--config FILE.yaml`), and starting it with accelerate or torchrun.
 
     python recipes/trl_sft_script.py \
         --model_name_or_path Qwen/Qwen3-0.6B \
@@ -9,9 +9,9 @@ flags or a YAML file of them (`--config FILE.yaml`), and with accelerate or torc
         --selector iterit --selection_ratio 0.05 --num_train_epochs 3 \
         --output_dir outputs/trl-sft-script
 
-`--dataset_name` is a dataset on the Hub or a folder of files, and no single file, as in TRL's own script; for a file
-there is `hf-datasel train`. On a CPU add `--use_cpu true --bf16 false`; with `--use_peft` it trains an adapter. The
-selections are in `output_dir/selections`.
+`--dataset_name` is a dataset on the Hub or a folder of files, as in the script of TRL; `hf-datasel train` also reads
+a single file. On a CPU add `--use_cpu true --bf16 false`; with `--use_peft` it trains an adapter. The selections are
+saved in `output_dir/selections`.
 """
 
 from datasets import load_dataset
@@ -29,7 +29,7 @@ from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 
 
 def main(script: ScriptArguments, config: SelectiveSFTConfig, model: ModelConfig, mixture: DatasetMixtureConfig):
-    """Load, train, evaluate where asked to, save."""
+    """Load the dataset, train, evaluate if `eval_strategy` is set, and save the model."""
     config.model_init_kwargs = {
         "revision": model.model_revision,
         "attn_implementation": model.attn_implementation,

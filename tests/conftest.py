@@ -1,4 +1,4 @@
-"""What every test gets: no network, caches of its own, small models built in code, the reference data where it is."""
+"""Setup of all tests: no network, separate caches, and small models and data built in code."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-# The Hugging Face libraries read these when they are first imported, so they are set before any of them is.
+# The Hugging Face libraries read these when they are first imported, so they are set before.
 _CACHE = tempfile.mkdtemp(prefix="hf_datasel_tests_")
 atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 for name in ("HF_HUB_CACHE", "HF_XET_CACHE", "HF_ASSETS_CACHE", "HF_MODULES_CACHE", "HF_ENDPOINT", "HF_TOKEN"):
@@ -31,8 +31,8 @@ os.environ |= {
     "WANDB_MODE": "disabled",
     "MPLBACKEND": "Agg",
 }
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # with models this small, more threads only wait for each other
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # CPU, also where there is a GPU; set it to test on one
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are slower with models this small
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # use the CPU; set it to test on a GPU
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -76,7 +76,7 @@ def _block_network(patch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # For the whole run and not by a fixture: doctests, collection and background threads are covered too.
+    # For the full run and not in a fixture, so that doctests, collection and background threads are covered too.
     patch = pytest.MonkeyPatch()
     _block_network(patch)
     config.add_cleanup(patch.undo)
@@ -90,27 +90,27 @@ def _has_shared() -> bool:
 def pytest_report_header() -> str | None:
     if _has_shared():
         return None
-    return "reference data: no folder `shared` beside the repository, so the tests marked `shared` are left out"
+    return "reference data: no folder `shared` beside the repository, so the tests marked `shared` are excluded"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if _has_shared():
         return
-    left_out = [i for i in items if i.get_closest_marker("shared") or "shared" in getattr(i, "fixturenames", ())]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    exclusions = [i for i in items if i.get_closest_marker("shared") or "shared" in getattr(i, "fixturenames", ())]
+    if exclusions:
+        config.hook.pytest_deselected(items=exclusions)
+        items[:] = [item for item in items if item not in exclusions]
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector pass over the modules that are loaded by now: each collection costs them all otherwise."""
+    """Exclude the modules loaded so far from garbage collection, which would traverse them every time."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """Give the folder of the reference data; a test that asks for it is left out where the folder is absent."""
+    """Return the folder of the reference data; tests that use it are deselected if the folder does not exist."""
     return SHARED
 
 
@@ -217,7 +217,7 @@ def _save_tiny_model(folder: Path, tokenizer: Any) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a two-layer chat model in float32, whose tokenizer puts <s> first and has a template."""
+    """Return the folder of a two-layer chat model in float32, whose tokenizer adds <s> and has a chat template."""
     return _save_tiny_model(
         tmp_path_factory.mktemp("tiny_model"), _tiny_tokenizer(bos=True, chat_template=_CHAT_TEMPLATE)
     )
@@ -225,24 +225,54 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_text_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the same model for plain text: no chat template, and nothing is put before the text."""
+    """Return the folder of the same model for plain text, without a chat template and without BOS."""
     return _save_tiny_model(tmp_path_factory.mktemp("tiny_text_model"), _tiny_tokenizer(bos=False, chat_template=None))
 
 
 @pytest.fixture(scope="session")
 def pool_rows() -> Any:
-    """Give 24 invented rows with the columns of Alpaca."""
+    """Return 24 synthetic rows with the columns of Alpaca."""
     from datasets import Dataset
 
-    instruction, input, output = (list(column) for column in zip(*_ROWS, strict=True))
-    return Dataset.from_dict({"instruction": instruction, "input": input, "output": output})
+    columns = (list(column) for column in zip(*_ROWS, strict=True))
+    return Dataset.from_dict(dict(zip(("instruction", "input", "output"), columns, strict=True)))
 
 
 # -- the Hub ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def local_hub(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """Give a Hub on the loopback that this process is logged in to: over LFS, or with the parameter "xet" over Xet."""
+    """Yield a local Hub that this process is logged in to, with LFS or, with the parameter "xet", with Xet."""
     from tests.local_hub import LocalHub, connected
 
     with LocalHub() as hub, connected(hub, tmp_path / "hf_home", xet=getattr(request, "param", "lfs") == "xet"):
         yield hub
+
+
+@pytest.fixture
+def model(tiny_model_dir: Path) -> Any:
+    """Give the small chat model, freshly loaded and in evaluation mode."""
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir).eval()
+
+
+@pytest.fixture
+def tokenizer(tiny_model_dir: Path) -> Any:
+    """Give the tokenizer of the small chat model."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(tiny_model_dir)
+
+
+@pytest.fixture
+def plain_losses() -> Any:
+    """Give a function that computes the loss of each token at `positions`, from the full logits of one row."""
+    import torch
+
+    def losses(model: Any, ids: Any, positions: Any) -> Any:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([list(map(int, ids))])).logits[0].float()
+        log_probs = torch.log_softmax(logits, dim=-1)
+        return torch.stack([-log_probs[position - 1, int(ids[position])] for position in positions]).numpy()
+
+    return losses

@@ -68,7 +68,7 @@ def commit(files: dict[str, bytes], **options: Any) -> str:
 
 # -- datasets --------------------------------------------------------------------------------------------------------
 @both
-def test_a_dataset_comes_back_as_it_was(local_hub, request):
+def test_dataset_roundtrip(local_hub, request):
     rows().push_to_hub("tester/rows")
     back = load_dataset("tester/rows", split="train")
     assert back.features == rows().features
@@ -79,7 +79,7 @@ def test_a_dataset_comes_back_as_it_was(local_hub, request):
 
 
 @both
-def test_a_dataset_streams(local_hub):
+def test_streaming(local_hub):
     rows().push_to_hub("tester/rows", max_shard_size=500)
     assert sum(path.endswith(".parquet") for path in local_hub.files("tester/rows")) > 1
     stream = load_dataset("tester/rows", split="train", streaming=True)
@@ -94,7 +94,7 @@ def test_a_second_push_replaces_the_first_in_the_same_process(local_hub):
     assert set(local_hub.files("tester/rows")) == {"README.md", SHARD}
 
 
-def test_a_card_comes_back(local_hub):
+def test_card_roundtrip(local_hub):
     rows(4).push_to_hub("tester/rows")
     card = DatasetCard.load("tester/rows")
     card.text = "\n# Rows\n"
@@ -107,7 +107,7 @@ def test_a_card_comes_back(local_hub):
 
 # -- models ----------------------------------------------------------------------------------------------------------
 @both
-def test_a_model_folder_comes_back(local_hub, tmp_path):
+def test_model_roundtrip(local_hub, tmp_path):
     source = tmp_path / "model"
     (source / "checkpoint-1").mkdir(parents=True)
     content = {"config.json": b"{}", "model.safetensors": os.urandom(300_000), "checkpoint-1/model.bin": b"0" * 99_999}
@@ -125,7 +125,7 @@ def test_a_model_folder_comes_back(local_hub, tmp_path):
 
 
 # -- rights ----------------------------------------------------------------------------------------------------------
-def test_whoami_tells_name_organisations_and_role(local_hub):
+def test_whoami(local_hub):
     assert HfApi().whoami()["orgs"][0]["name"] == "lab"
     assert HfApi(token=local_hub.read_token).whoami()["auth"]["accessToken"]["role"] == "read"
     with pytest.raises(HfHubHTTPError, match="Invalid user token"):
@@ -146,7 +146,7 @@ def test_a_private_dataset_is_hidden_from_others(local_hub):
 
 
 @pytest.mark.parametrize("token", ["read_token", "other_token"])
-def test_a_token_without_the_right_writes_nothing(local_hub, token):
+def test_token_without_permission_writes_nothing(local_hub, token):
     local_hub.commit("tester/rows", {"a.txt": b"a"})
     with pytest.raises(HfHubHTTPError, match="403 Forbidden"):
         rows(4).push_to_hub("tester/rows", token=getattr(local_hub, token))
@@ -243,14 +243,14 @@ def test_the_last_commit_of_a_path_is_the_one_that_changed_it(local_hub):
     assert [entry.last_commit.oid for entry in entries] == [first, second, second]
 
 
-def test_git_knows_the_oid_of_a_file(local_hub):
+def test_git_oid(local_hub):
     local_hub.commit("tester/rows", {"a.txt": b"hello\n"})
     (info,) = HfApi().get_paths_info("tester/rows", "a.txt", repo_type="dataset")
     assert info.blob_id == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.bin"])
-def test_parts_of_a_file(local_hub, name):
+def test_range_requests(local_hub, name):
     local_hub.commit("tester/rows", {name: bytes(range(256))})
     with HfFileSystem().open(f"datasets/tester/rows/{name}", block_size=16) as file:
         file.seek(200)
@@ -280,7 +280,7 @@ def test_a_commit_in_between_makes_the_parent_of_a_push_stale(local_hub):
 
 
 @both
-def test_clients_at_once_lose_nothing(local_hub):
+def test_concurrent_clients(local_hub):
     head = local_hub.commit("tester/rows", {"a.txt": b"a"})
     with ThreadPoolExecutor(6) as pool:
         jobs = [pool.submit(commit, {f"{i}.bin": b"%d" % i * 9}) for i in range(6)]
@@ -305,7 +305,7 @@ def test_a_rerun_after_503_sends_no_content_twice(local_hub):
     assert [seen.received for seen in local_hub.uploads()] == [len(local_hub.files("tester/rows")[SHARD])]
 
 
-def test_an_upload_is_tried_again(local_hub):
+def test_upload_is_retried(local_hub):
     local_hub.fail("PUT ", 503, times=2)
     rows().push_to_hub("tester/rows")
     assert [seen.status for seen in local_hub.uploads()] == [503, 503, 200]
@@ -339,14 +339,14 @@ def test_a_slow_hub_meets_the_time_limit_of_a_client(local_hub):
         HfApi().dataset_info("tester/rows", timeout=0.05)
 
 
-def test_an_error_carries_what_the_test_says(local_hub):
+def test_error_details(local_hub):
     local_hub.fail("whoami", 429, message="Slow down", retry_after=7)
     with pytest.raises(HfHubHTTPError, match="rate limit") as caught:
         HfApi().whoami()
     assert caught.value.response.headers["Retry-After"] == "7"
 
 
-def test_an_address_that_is_not_there_is_said_to_be(local_hub):
+def test_unknown_route(local_hub):
     with pytest.raises(HfHubHTTPError, match="does not know GET /api/spaces/templates"):
         HfApi().list_space_templates()
 
@@ -376,7 +376,7 @@ def test_worker_processes_reach_the_hub(local_hub):
     assert len(local_hub.uploads()) == 2
 
 
-def test_a_process_of_its_own_shares_the_hub_over_xet(tmp_path):
+def test_separate_process_over_xet(tmp_path):
     program = (
         "from datasets import load_dataset\n"
         "rows = load_dataset('tester/rows', split='train')\n"
@@ -389,7 +389,7 @@ def test_a_process_of_its_own_shares_the_hub_over_xet(tmp_path):
         assert hub.uploads() == []
 
 
-def test_closing_waits_for_no_one(tmp_path):
+def test_close_does_not_wait(tmp_path):
     hub = LocalHub()
     with connected(hub, tmp_path):
         HfApi().whoami()

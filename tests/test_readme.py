@@ -1,4 +1,4 @@
-"""The examples of the README, as they stand there."""
+"""The README: its examples run, and its tables, links and numbers are right."""
 
 import io
 import re
@@ -29,7 +29,7 @@ def alpaca(local_hub, pool_rows, monkeypatch):
     return local_hub
 
 
-def test_in_ten_lines(alpaca, tiny_model_dir):
+def test_ten_lines_example(alpaca, tiny_model_dir):
     code = example("In ten lines")
     assert len(code.splitlines()) == 10
     names = {}
@@ -38,49 +38,49 @@ def test_in_ten_lines(alpaca, tiny_model_dir):
     assert "README.md" in alpaca.files("tester/alpaca-superfiltering")
 
 
-def test_change_two_names(alpaca, tiny_model_dir, tmp_path):
+def test_trainer_example(alpaca, tiny_model_dir, tmp_path):
     code = example("Train on what the current model needs")
     small = 'num_train_epochs=3, bf16=False, use_cpu=True, gradient_checkpointing=False, report_to="none", '
     code = code.replace("num_train_epochs=3", f'{small}selection_ratio=0.25, disable_tqdm=True, save_strategy="no"')
     code = code.replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)).replace('"alpaca-iterit"', repr(str(tmp_path / "run")))
     names = {}
     exec(code, names)
-    assert [len(each.indices) for each in names["trainer"].selections] == [6, 6, 6]
+    assert [len(selection.indices) for selection in names["trainer"].selections] == [6, 6, 6]
 
 
-def test_score_look_choose(alpaca, tiny_model_dir, tmp_path, monkeypatch):
+def test_score_and_select_example(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}
-    exec(example("Score, look, choose").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
+    exec(example("Score, look, select").replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)), names)
     assert len(names["subset"]) == len(names["selection"].indices) == 1
     assert (tmp_path / "selection" / "selection.json").is_file()
     (arguments,) = re.findall(r"`hf_datasel\.selection\.explain\((.*?)\)` says", TEXT)
     names |= {"explain": explain, "selection": select(names["scored"], names["IterIT"](quality="ifd"), ratio=0.05)}
-    said = eval(f"explain({arguments})", names)["decided"]
-    assert said
-    assert "More cannot be said" not in " ".join(said)
+    reasons = eval(f"explain({arguments})", names)["decided"]
+    assert reasons
+    assert "More cannot be said" not in " ".join(reasons)
     assert "More cannot be said" in " ".join(eval(f"explain({arguments.replace('scored', 'rows')})", names)["decided"])
 
 
-def test_methods(pool_rows, tiny_model_dir, tmp_path):
+def test_methods_example(pool_rows, tiny_model_dir, tmp_path):
     scored = pool_rows.add_column("ifd", [0.03 * row for row in range(24)])
     scored = scored.add_column("cluster_id", [row % 3 for row in range(24)]).add_column("num_tokens", [80_000] * 24)
     mixture = scored.add_column("source", ["alpaca", "gsm8k"] * 12)
     code = example("Methods").replace("sentence-transformers/all-MiniLM-L6-v2", str(tiny_model_dir))
     code = code.replace('Reward("me/reward-model")', "Length()").replace("import Cluster,", "import Length, Cluster,")
     code = code.replace("k=1000", "k=3").replace("10_000", "10")
-    kinds = [line.startswith("select(") for line in code.splitlines()]
-    assert sum(kinds) == 3
+    select_lines = [line.startswith("select(") for line in code.splitlines()]
+    assert sum(select_lines) == 3
     names = {"select": select, "rows": pool_rows, "scored": scored, "mixture": mixture}
-    chosen = []
-    for line, chooses in zip(code.splitlines(), kinds, strict=True):
-        chosen += [eval(line.partition("  #")[0], names)] if chooses else []
-        exec("" if chooses else line, names)
-    assert [len(each.indices) for each in chosen] == [1, 12, 10]
-    assert sum(row % 2 == 0 for row in chosen[2].indices) == 3
+    selected = []
+    for line, is_select in zip(code.splitlines(), select_lines, strict=True):
+        selected += [eval(line.partition("  #")[0], names)] if is_select else []
+        exec("" if is_select else line, names)
+    assert [len(selection.indices) for selection in selected] == [1, 12, 10]
+    assert sum(row % 2 == 0 for row in selected[2].indices) == 3
 
 
-def test_score_a_large_pool(alpaca, tiny_model_dir, tmp_path, monkeypatch):
+def test_large_pool_example(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     from hf_datasel.scoring.store.store import ScoreStore
 
     monkeypatch.chdir(tmp_path)
@@ -90,18 +90,18 @@ def test_score_a_large_pool(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     assert {"loss", "ifd", "embedding", "cluster_id"} <= set(names["scored"].column_names)
     assert next(iter(names["stream"]))["ifd"] == pytest.approx(names["scored"]["ifd"][0], rel=1e-4)
     assert score(names["rows"], [names["four_bit"]])["loss"][0] != names["scored"]["loss"][0]
-    there = ScoreStore.from_hub("tester/alpaca-scores", "there")
-    assert sum(table["rows"] for table in there.tables()) > 0
+    store = ScoreStore.from_hub("tester/alpaca-scores", "downloaded")
+    assert sum(table["rows"] for table in store.tables()) > 0
 
 
-def test_every_score_is_in_the_table():
-    from hf_datasel.scores import available
+def test_scores_table():
+    from hf_datasel.scores import list_scores
 
-    named = re.findall(r"^\| `(\w+)` \|", TEXT.split("\n## Scores", 1)[1].split("\n## ")[0], re.MULTILINE)
-    assert sorted(named) == sorted(kind.__name__ for kind in available().values())
+    names_in_table = re.findall(r"^\| `(\w+)` \|", TEXT.split("\n## Scores", 1)[1].split("\n## ")[0], re.MULTILINE)
+    assert sorted(names_in_table) == sorted(score_class.__name__ for score_class in list_scores().values())
 
 
-def test_what_list_prints_can_be_read(capsys):
+def test_list_output(capsys):
     from hf_datasel.cli import main
 
     assert main(["list"]) == 0
@@ -115,21 +115,21 @@ def test_what_list_prints_can_be_read(capsys):
     assert len(prompt) <= 60
 
 
-def test_links_lead_somewhere():
+def test_links():
     links = re.findall(r"\]\((?!http)([^)#]+)\)|(?:src|srcset)=\"(?!http)([^\"]+)\"", TEXT)
     missing = [link or image for link, image in links if not (README.parent / (link or image)).exists()]
     assert not missing
 
 
-def test_every_command_is_shown():
+def test_all_commands_are_shown():
     from hf_datasel.cli.main import COMMANDS
 
     shown = set(re.findall(r"^hf-datasel (\w+)", TEXT, re.MULTILINE))
     assert shown == set(COMMANDS)
 
 
-def test_the_trainings_of_diverse_evol_are_counted_right():
+def test_number_of_diverse_evol_trainings():
     rounds = DiverseEvol().plan(1100, 3, 10_000)
-    assert (len(rounds), sum(each.restart for each in rounds)) == (11, 10)
+    assert (len(rounds), sum(plan.restart for plan in rounds)) == (11, 10)
     assert "(`DiverseEvol`: all eleven of them;" in TEXT
     assert "ten more trainings from the base weights" in TEXT

@@ -20,7 +20,7 @@ import torch
 import hf_datasel.scores
 import hf_datasel.selectors
 from hf_datasel.errors import ConfigError, SelectionError
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
 from hf_datasel.scoring.base import Score
@@ -34,21 +34,21 @@ TESTS = Path(__file__).parent
 def concrete(package, kind):
     """Give (module, class) of every public class of a package that can be used, not only inherited from."""
     for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-        for _, found in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
-            defined_here = found.__module__ == info.name and issubclass(found, kind)
-            if defined_here and not inspect.isabstract(found) and not found.__name__.startswith("_"):
-                yield info.name, found.__name__
+        for _, cls in inspect.getmembers(importlib.import_module(info.name), inspect.isclass):
+            defined_here = cls.__module__ == info.name and issubclass(cls, kind)
+            if defined_here and not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+                yield info.name, cls.__name__
 
 
 def under_contract(folder):
     """Give the names of the classes that decorators `@contract(...)` in the tests of a folder make objects of."""
-    found = set()
+    classes = set()
     for path in (TESTS / folder).rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             for call in getattr(node, "decorator_list", []):
                 if isinstance(call, ast.Call) and getattr(call.func, "id", "") == "contract":
-                    found |= {each.func.id for each in call.args if isinstance(each, ast.Call)}
-    return found
+                    classes |= {item.func.id for item in call.args if isinstance(item, ast.Call)}
+    return classes
 
 
 @pytest.mark.parametrize(
@@ -65,9 +65,9 @@ def test_has_a_contract_test(module, name):
     )
 
 
-def test_the_walk_finds_the_package():
-    found = {name for _, name in concrete(hf_datasel.selectors, Selector)}
-    assert found >= {"All", "GraphFilter", "IterIT", "Longest", "Random", "Superfiltering", "Top"}
+def test_walk_finds_classes():
+    classes = {name for _, name in concrete(hf_datasel.selectors, Selector)}
+    assert classes >= {"All", "GraphFilter", "IterIT", "Longest", "Random", "Superfiltering", "Top"}
     assert {name for _, name in concrete(hf_datasel.scores, Score)} >= {"IFD", "Length", "Loss"}
 
 
@@ -84,15 +84,15 @@ class Words(Score):
     def numbers(self, rows):
         return [None if row.reason else self.scale * len(row.response.split()) for row in rows.pool.rows(rows.indices)]
 
-    def compute(self, rows, context):
+    def compute(self, rows, runner):
         numbers = self.numbers(rows)
         reasons = ["empty_response" if number is None else "" for number in numbers]
         return {"words": pa.array(numbers, pa.float32()), "words_reason": pa.array(reasons, pa.string())}
 
 
 class OneMoreColumn(Words):
-    def compute(self, rows, context):
-        return {**super().compute(rows, context), "more": pa.nulls(len(rows), pa.int32())}
+    def compute(self, rows, runner):
+        return {**super().compute(rows, runner), "more": pa.nulls(len(rows), pa.int32())}
 
 
 class OtherType(Words):
@@ -106,14 +106,14 @@ class Infinite(Words):
 
 
 class NullReason(Words):
-    def compute(self, rows, context):
-        columns = super().compute(rows, context)
+    def compute(self, rows, runner):
+        columns = super().compute(rows, runner)
         return {**columns, "words_reason": pa.array([r or None for r in columns["words_reason"].to_pylist()])}
 
 
 class NoReason(Words):
-    def compute(self, rows, context):
-        return {**super().compute(rows, context), "words_reason": pa.array([""] * len(rows))}
+    def compute(self, rows, runner):
+        return {**super().compute(rows, runner), "words_reason": pa.array([""] * len(rows))}
 
 
 class ShareOfBatch(Words):
@@ -123,7 +123,7 @@ class ShareOfBatch(Words):
 
 class Position(Words):
     def numbers(self, rows):
-        return [None if number is None else at for at, number in enumerate(super().numbers(rows))]
+        return [None if value is None else row for row, value in enumerate(super().numbers(rows))]
 
 
 class Noisy(Words):
@@ -170,7 +170,7 @@ def rows(pool_rows):
 
 
 @contract(Words(), Words(scale=0.5, column_prefix="half_"))
-def test_a_sound_score_passes(check, score, rows):
+def test_valid_score_passes(check, score, rows):
     check(score, rows)
 
 
@@ -186,14 +186,14 @@ def test_a_sound_score_passes(check, score, rows):
         ("order", Position(), "in another order"),
         ("one_row", ShareOfBatch(), "in a dataset of one row"),
         ("repeatable", Noisy(), "the second time"),
-        ("round_trips", ForgetsSetting(), r"leaves out the settings \['column_prefix', 'scale'\]"),
+        ("round_trips", ForgetsSetting(), r"lacks the settings \['column_prefix', 'scale'\]"),
         ("round_trips", PicklesWithoutSettings(scale=2.0), "the pickle of"),
         ("global_state", DrawsFromTorch(), "global random state of torch"),
         ("global_state", DrawsFromPython(), "global random state of Python"),
         ("no_network", PhonesHome(), "the network is used: 192.0.2.1"),
     ],
 )
-def test_a_broken_score_is_found(check, score, message, rows):
+def test_broken_score_fails(check, score, message, rows):
     with pytest.raises(AssertionError, match=message):
         scores.CHECKS[check](score, rows, None)
 
@@ -205,67 +205,67 @@ class First(Selector):
 
     skip: int = 0
 
-    def choose(self, round):
-        return np.flatnonzero(round.eligible)[: round.budget]
+    def select(self, context):
+        return np.flatnonzero(context.eligible)[: context.budget]
 
 
 class Twice(First):
-    def choose(self, round):
-        return np.repeat(np.flatnonzero(round.eligible), 2)[: round.budget]
+    def select(self, context):
+        return np.repeat(np.flatnonzero(context.eligible), 2)[: context.budget]
 
 
 class TooMany(First):
-    def choose(self, round):
-        return np.flatnonzero(round.eligible)
+    def select(self, context):
+        return np.flatnonzero(context.eligible)
 
 
 class OneShort(First):
-    def choose(self, round):
-        return super().choose(round)[: max(round.budget - 1, 1)]
+    def select(self, context):
+        return super().select(context)[: max(context.budget - 1, 1)]
 
 
 class Outside(First):
-    def choose(self, round):
-        return np.arange(min(round.budget, len(round.rows)))
+    def select(self, context):
+        return np.arange(min(context.budget, len(context.pool)))
 
 
 class Mask(First):
-    def choose(self, round):
-        return round.eligible
+    def select(self, context):
+        return context.eligible
 
 
 class Tampers(First):
-    def choose(self, round):
-        round.eligible[:] = True
-        return super().choose(round)
+    def select(self, context):
+        context.eligible[:] = True
+        return super().select(context)
 
 
 class TakesNulls(First):
-    def choose(self, round):
-        ifd = np.nan_to_num(round.column("ifd"), nan=9.0)
-        ifd[~round.eligible] = -1
-        return np.argsort(-ifd, kind="stable")[: min(round.budget, int(round.eligible.sum()))]
+    def select(self, context):
+        ifd = np.nan_to_num(context.column("ifd"), nan=9.0)
+        ifd[~context.eligible] = -1
+        return np.argsort(-ifd, kind="stable")[: min(context.budget, int(context.eligible.sum()))]
 
 
 class NeedsNoColumn(First):
-    def choose(self, round):
+    def select(self, context):
         try:
-            round.column("ifd")
+            context.column("ifd")
         except ValueError:
             pass
-        return super().choose(round)
+        return super().select(context)
 
 
 class OwnNoise(First):
     noise: ClassVar[np.random.Generator] = np.random.default_rng(0)
 
-    def choose(self, round):
-        return self.noise.permutation(np.flatnonzero(round.eligible))[: round.budget]
+    def select(self, context):
+        return self.noise.permutation(np.flatnonzero(context.eligible))[: context.budget]
 
 
 class GlobalNoise(First):
-    def choose(self, round):
-        return np.random.permutation(np.flatnonzero(round.eligible))[: round.budget]
+    def select(self, context):
+        return np.random.permutation(np.flatnonzero(context.eligible))[: context.budget]
 
 
 class IncompleteSpec(First):
@@ -274,17 +274,17 @@ class IncompleteSpec(First):
 
 
 class NeedsTwo(First):
-    def choose(self, round):
-        return np.array([np.flatnonzero(round.eligible)[1]])
+    def select(self, context):
+        return np.array([np.flatnonzero(context.eligible)[1]])
 
 
 class SelectorPhonesHome(First):
-    def choose(self, round):
+    def select(self, context):
         try:
             socket.getaddrinfo("example.invalid", 80)
         except OSError:
             pass
-        return super().choose(round)
+        return super().select(context)
 
 
 @dataclass(frozen=True)
@@ -294,87 +294,87 @@ class Growing(First):
     def plan(self, total_budget, num_epochs, pool_size):
         if total_budget < 3:
             raise ConfigError(f"three rounds need three rows, and not {total_budget}")
-        return tuple(RoundPlan(at * total_budget // 3, 1.0) for at in (1, 2, 3))
+        return tuple(RoundPlan(number * total_budget // 3, 1.0) for number in (1, 2, 3))
 
-    def choose(self, round):
-        rows = np.setdiff1d(np.flatnonzero(round.eligible), round.chosen)
-        return np.concatenate([round.chosen, rows[: round.budget - len(round.chosen)]])
+    def select(self, context):
+        rows = np.setdiff1d(np.flatnonzero(context.eligible), context.selected)
+        return np.concatenate([context.selected, rows[: context.budget - len(context.selected)]])
 
 
 class RepeatsInTheSecond(Growing):
-    def choose(self, round):
-        return np.flatnonzero(round.eligible)[: round.budget] if round.index != 1 else round.chosen.repeat(2)
+    def select(self, context):
+        return np.flatnonzero(context.eligible)[: context.budget] if context.index != 1 else context.selected.repeat(2)
 
 
 class TooManyInTheSecond(Growing):
-    def choose(self, round):
-        return super().choose(round) if round.index != 1 else np.flatnonzero(round.eligible)
+    def select(self, context):
+        return super().select(context) if context.index != 1 else np.flatnonzero(context.eligible)
 
 
 class ForgetsTheLast(Growing):
-    def choose(self, round):
-        return super().choose(round)[: -1 if round.index == 2 else None]
+    def select(self, context):
+        return super().select(context)[: -1 if context.index == 2 else None]
 
 
 class ReadsByType(Growing):
     """What was kept is a plain int until it has been in a file."""
 
-    def choose(self, round):
-        rows = super().choose(round)
-        kept = round.state.get("kept")
-        round.state["kept"] = 1
-        return rows[::-1] if isinstance(kept, np.ndarray) else rows
+    def select(self, context):
+        rows = super().select(context)
+        kept_rows = context.state.get("kept")
+        context.state["kept"] = 1
+        return rows[::-1] if isinstance(kept_rows, np.ndarray) else rows
 
 
 class NeedsACheckpoint(Growing):
     def plan(self, total_budget, num_epochs, pool_size):
         return RoundPlan(2, checkpoints=True), RoundPlan(total_budget, restart=True)
 
-    def choose(self, round):
-        if round.index:
+    def select(self, context):
+        if context.index:
             raise AssertionError("nobody has written a checkpoint")
-        return np.flatnonzero(round.eligible)[: round.budget]
+        return np.flatnonzero(context.eligible)[: context.budget]
 
 
 @contract(First(), First(skip=2), Growing(), NeedsACheckpoint())
-def test_a_sound_selector_passes(check, selector, rows):
+def test_valid_selector_passes(check, selector, rows):
     check(selector, rows)
 
 
 @pytest.mark.parametrize(
     ("check", "selector", "message"),
     [
-        ("choice", Twice(), "rows are chosen twice"),
-        ("choice", TooMany(), "rows are chosen for a budget of"),
-        ("choice", Mask(), "not row numbers but bool"),
-        ("choice", Outside(), "not eligible"),
-        ("choice", Tampers(), "round.eligible is changed"),
+        ("selection", Twice(), "rows are selected twice"),
+        ("selection", TooMany(), "rows are selected for a budget of"),
+        ("selection", Mask(), "not row numbers but bool"),
+        ("selection", Outside(), "not eligible"),
+        ("selection", Tampers(), "context.eligible is changed"),
         ("eligible", Outside(), "not eligible"),
         ("budget", OneShort(), "gives 3 of 7 rows"),
         ("nulls", TakesNulls(), "has no ifd"),
-        ("missing_column", NeedsNoColumn(), "the column 'ifd' is not missed"),
-        ("choice", RepeatsInTheSecond(), "rows are chosen twice"),
-        ("choice", TooManyInTheSecond(), "rows are chosen for a budget of"),
+        ("missing_column", NeedsNoColumn(), "the column 'ifd' is missing, and no error is raised"),
+        ("selection", RepeatsInTheSecond(), "rows are selected twice"),
+        ("selection", TooManyInTheSecond(), "rows are selected for a budget of"),
         ("budget", ForgetsTheLast(), "a budget of 3 gives 2 of 7 rows"),
-        ("kept", ReadsByType(), "when each round begins from a checkpoint"),
+        ("state", ReadsByType(), "if each round starts from a checkpoint"),
         ("seeded", OwnNoise(), "by a copy"),
         ("global_state", GlobalNoise(), "global random state of numpy"),
-        ("round_trips", IncompleteSpec(skip=3), "by_name of the spec"),
+        ("round_trips", IncompleteSpec(skip=3), "get_selector of the spec"),
         ("no_network", SelectorPhonesHome(), "the network is used: example.invalid"),
     ],
 )
-def test_a_broken_selector_is_found(check, selector, message, rows):
+def test_broken_selector_fails(check, selector, message, rows):
     with pytest.raises(AssertionError, match=message):
         selectors.CHECKS[check](selector, rows, None)
 
 
 @pytest.mark.parametrize("check", ["one_row", "empty"])
-def test_a_selector_that_crashes_without_rows_is_found(check, rows):
+def test_selector_that_crashes_without_rows_fails(check, rows):
     with pytest.raises(IndexError, match="out of bounds"):
         selectors.CHECKS[check](NeedsTwo(), rows, None)
 
 
-def test_too_few_rows_for_any_plan_are_not_taken_for_a_broken_selector(rows):
+def test_too_few_rows_for_any_plan(rows):
     with pytest.raises(AssertionError, match="makes no plan for 2 rows, so pass more: three rounds need three rows"):
         selectors.CHECKS["seeded"](Growing(), rows.select([0, 1]), None)
 
@@ -385,11 +385,11 @@ class Declared(ForgetsSetting):
 
 
 @contract(Declared())
-def test_a_declared_exception_is_honoured(check, score, rows):
+def test_declared_exception_is_skipped(check, score, rows):
     check(score, rows)
 
 
-def test_a_declared_exception_shows_in_the_report():
+def test_declared_exception_in_test_id():
     names = [case.id for case in contract(Declared()).args[1]]
     assert "Declared()-round_trips (excepted)" in names
     assert "Declared()-values" in names
@@ -399,26 +399,26 @@ def test_a_declared_exception_shows_in_the_report():
     ("exceptions", "message"),
     [({"no_netwerk": "An API."}, "Did you mean 'no_network'"), ({"no_network": " "}, "has to be a reason")],
 )
-def test_an_exception_names_a_check_and_a_reason(exceptions, message):
+def test_invalid_exception(exceptions, message):
     odd = type("Odd", (Declared,), {"contract_exceptions": exceptions})
     with pytest.raises(ConfigError, match=message):
         contract(odd())
 
 
 @pytest.mark.parametrize("objects", [(), (Random(), Length()), (Random,)])
-def test_scores_alone_or_selectors_alone(objects):
+def test_mixed_objects_are_refused(objects):
     with pytest.raises(ConfigError, match="scores alone, or selectors alone"):
         contract(*objects)
 
 
-def test_the_parameters_are_named_by_kind():
+def test_parameter_names():
     assert contract(Top(by="ifd"), Random()).args[0] == ("check", "selector")
     assert contract(Length()).args[0] == ("check", "score")
 
 
-def test_a_budget_that_nothing_meets_is_vacuous(rows):
-    none = type("Never", (First,), {"choose": lambda self, round: np.empty(0, dtype=np.int64)})
-    with pytest.raises(AssertionError, match="none of the rows is ever chosen"):
+def test_selector_of_no_rows(rows):
+    none = type("Never", (First,), {"select": lambda self, context: np.empty(0, dtype=np.int64)})
+    with pytest.raises(AssertionError, match="none of the rows is ever selected"):
         selectors.CHECKS["budget"](none(), rows, None)
     with pytest.raises(SelectionError, match="None of the 8 rows can be selected"):
         hf_datasel.select(rows, none(), size=1)

@@ -1,4 +1,4 @@
-"""Analysis of selections, as numbers and as plots: overlap, distributions, drift, clusters, sweeps."""
+"""Analysis of selections as numbers and plots: overlap, distributions, drift, clusters, sweeps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.clusters import (
-        cluster_choice as cluster_choice,
-        cluster_choices as cluster_choices,
+        cluster_fits as cluster_fits,
+        cluster_fits_by_model as cluster_fits_by_model,
         cluster_quality as cluster_quality,
     )
     from hf_datasel.analysis.comparison import Comparison as Comparison, compare as compare
@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     )
     from hf_datasel.analysis.maps import tsne_map as tsne_map
     from hf_datasel.analysis.measures import standard_measures as standard_measures
-    from hf_datasel.analysis.naming import names_of as names_of
     from hf_datasel.analysis.overlap import jaccard_matrix as jaccard_matrix
     from hf_datasel.analysis.plots.clusters import (
-        draw_cluster_choice as draw_cluster_choice,
-        draw_cluster_choices as draw_cluster_choices,
+        draw_cluster_fits as draw_cluster_fits,
+        draw_cluster_fits_by_model as draw_cluster_fits_by_model,
         draw_cluster_quality as draw_cluster_quality,
     )
     from hf_datasel.analysis.plots.comparison import (
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
         overlaps as overlaps,
     )
     from hf_datasel.analysis.sweeps import ablation as ablation, sweep as sweep
+    from hf_datasel.analysis.unique_names import selection_names as selection_names
     from hf_datasel.analysis.weights import cluster_weights as cluster_weights
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

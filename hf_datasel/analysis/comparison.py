@@ -1,4 +1,4 @@
-"""Selections from one pool held against each other: how much, how long, how varied, how alike, and at what cost."""
+"""Comparison of selections from one pool: size, length, diversity, overlap and cost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from hf_datasel.analysis.binning import FEW_WHOLE, are_whole, finite, limits_of, significant
-from hf_datasel.analysis.columns import Counted, PoolColumns, codes_of
-from hf_datasel.analysis.near_duplicates import NearCopies, near_copies_among
+from hf_datasel.analysis.binning import (
+    MAX_INTEGER_BINS,
+    all_integers,
+    finite_values,
+    round_significant,
+    value_range,
+)
+from hf_datasel.analysis.columns import PoolColumns, SizeUnit, group_codes
+from hf_datasel.analysis.near_duplicates import NearDuplicates, near_duplicates_among
 from hf_datasel.analysis.summaries import Distribution, Overlaps, distribution, overlaps, threshold_of
 from hf_datasel.errors import ConfigError, DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
@@ -33,13 +39,14 @@ _POOL = "pool"
 
 
 class Coverage(TypedDict):
-    """How rows are spread over clusters.
+    """Distribution of rows over clusters.
 
     Attributes:
-        column: that holds the clusters.
-        clusters: with at least one row of the pool.
-        covered: those of them with at least one of these rows.
-        effective: as many clusters of equal size are as varied: exp of the entropy of the rows' clusters.
+        column: Column of the clusters.
+        clusters: Number of clusters with a row of the pool.
+        covered: Number of clusters with one of the rows.
+        effective: Effective number of clusters: exp of the entropy of the rows' clusters, which is the number of
+            clusters of equal size with the same entropy.
     """
 
     column: str
@@ -49,15 +56,15 @@ class Coverage(TypedDict):
 
 
 class RowFacts(TypedDict):
-    """What some rows are like.
+    """Statistics of some rows.
 
     Attributes:
-        rows: how many.
-        size: tokens or words of all of them, or None where neither is known.
-        words_mean: mean number of words in a response, or None.
-        words_median: median of the same, or None.
-        duplicates: rows whose content equals that of another one of them.
-        coverage: of clusters, or None.
+        rows: Number of rows.
+        size: Total number of tokens or words; None if neither is known.
+        words_mean: Mean number of words in a response, or None.
+        words_median: Median number of words in a response, or None.
+        duplicates: Number of rows with the same content as another of the rows.
+        coverage: Coverage of clusters, or None.
     """
 
     rows: int
@@ -69,18 +76,18 @@ class RowFacts(TypedDict):
 
 
 class SelectionFacts(RowFacts):
-    """What one selection is like, and how it was made.
+    """Statistics of a selection, and how it was made.
 
     Attributes:
-        name: that it goes by in this comparison.
-        selector: name and settings.
-        seed: of everything random.
-        round: of training, 0 where there was none before.
-        budget: rows that were asked for.
-        model: that scored: `name` and more; None where no model did.
-        near_copies: among its rows, or None where there are no vectors.
-        seconds: spent on scoring and choosing, or None.
-        rows_scored: by a model or otherwise for this choice; 0 where only columns were read.
+        name: Name of the selection in the comparison.
+        selector: Name and settings of the selector.
+        seed: Random seed.
+        round: Round of training; 0 for the first or only selection.
+        budget: Number of rows requested.
+        model: Record of the model that computed scores, with its `name`; None if there was none.
+        near_duplicates: Near-duplicates among the rows, or None if there are no vectors.
+        seconds: Time spent on scoring and selecting, or None.
+        rows_scored: Number of rows scored for this selection; 0 if scores were read from columns.
     """
 
     name: str
@@ -89,13 +96,19 @@ class SelectionFacts(RowFacts):
     round: int
     budget: int
     model: dict[str, Any] | None
-    near_copies: NearCopies | None
+    near_duplicates: NearDuplicates | None
     seconds: float | None
     rows_scored: int
 
 
 class Failure(TypedDict):
-    """A method that made no selection, and the sentence that says why."""
+    """Method that failed to select rows.
+
+    Attributes:
+        name: Name of the method in the comparison.
+        selector: Name and settings of the selector.
+        error: Message of the error.
+    """
 
     name: str
     selector: dict[str, Any]
@@ -103,31 +116,31 @@ class Failure(TypedDict):
 
 
 class Comparison(TypedDict):
-    """Everything that tells selections of one dataset apart, as plain JSON values.
+    """Comparison of selections from one dataset, as JSON values.
 
     Attributes:
-        format_version: of this record.
-        dataset: `id`, `rows`, `format` and, as far as it is known, where it comes from.
-        counted: what `size` is counted in, or None.
-        pool: what all rows are like.
-        selections: in the order in which they were given.
-        lengths: words of the responses of the pool and of each selection, or None.
-        scores: each score over the pool and each selection.
+        format_version: Version of this format.
+        dataset: `id`, `rows`, `format` and, if known, the origin of the dataset.
+        size_unit: Unit of `size`, or None.
+        pool: Statistics of all rows.
+        selections: Statistics of each selection, in the order passed.
+        lengths: Words per response of the pool and each selection, or None.
+        scores: Distribution of each score over the pool and each selection.
         overlap: Jaccard similarity of every two selections.
-        chance: what two random choices of their sizes would share, for every two selections.
-        failed: methods that made no selection.
+        chance: Jaccard similarity expected of random selections of the same sizes, for every two selections.
+        failures: Methods that failed to select rows.
     """
 
     format_version: int
     dataset: dict[str, Any]
-    counted: Counted | None
+    size_unit: SizeUnit | None
     pool: RowFacts
     selections: list[SelectionFacts]
     lengths: Distribution | None
     scores: list[Distribution]
     overlap: Overlaps
     chance: list[list[float]]
-    failed: list[Failure]
+    failures: list[Failure]
 
 
 def compare(
@@ -138,93 +151,102 @@ def compare(
     clusters: str | None = None,
     vectors: str | None = None,
     model: Any = None,
-    tokenizer: Any = None,
+    processing_class: Any = None,
     threshold: float = 0.9,
 ) -> Comparison:
-    """Hold selections from one dataset against each other.
+    """Compare selections from one dataset.
 
     Args:
-        selections: name -> selection; `names_of` makes names.
-        dataset: that they were made from; by default the one that a selection still knows. Without it there are no
-            response lengths and no near copies.
-        scores: columns of numbers of the dataset to show too, beside the scores in the selections that are known for
-            more than nine tenths of the pool.
-        clusters: column of cluster numbers, or of names such as a source, of the dataset or of a selection; by default
-            `cluster_id` where there is one.
-        vectors: column of vectors of the dataset that near copies are found by; by default `embedding` where there is
-            one.
-        model: name or path of the model whose tokenizer counts tokens, where there is no column `num_tokens`. Without
+        selections: Selections by name; `selection_names` makes unique names.
+        dataset: Dataset that the selections were made from; by default that of the first selection that has it.
+            Without a dataset there are no response lengths and no near-duplicates.
+        scores: Numeric columns of the dataset whose distributions are included, in addition to the scores in the
+            selections that more than nine tenths of the rows have.
+        clusters: Column of the dataset or of a selection with numbers of clusters or names of groups, such as a
+            source; by default `cluster_id`, if it exists.
+        vectors: Column of the dataset with vectors to find near-duplicates with; by default `embedding`, if it exists.
+        model: Name or path of the model whose tokenizer counts tokens, if there is no column `num_tokens`. Without
             either, words of prompt and response are counted.
-        tokenizer: of a live model.
-        threshold: cosine above which two rows are near copies. Each row is held against all others of its selection
-            where that is up to 10,000 rows; of more, some rows are, picked evenly.
+        processing_class: Tokenizer of a live model.
+        threshold: Cosine similarity above which two rows are near-duplicates. Each row is compared with all others of
+            its selection if these are at most 10,000, or else an evenly spaced sample of the rows is.
+
+    Returns:
+        The comparison, with numbers rounded to six significant digits.
 
     Raises:
-        DatasetMismatchError: selections of different datasets, or of another one than this.
-        ColumnError: a column that is named is not there, or is of the wrong type.
-        SelectionError: no selections, or one without rows.
-        ConfigError: a selection called "pool", or a threshold that is no cosine.
+        DatasetMismatchError: If the selections were made from different datasets, or from another one than `dataset`.
+        ColumnError: If a named column does not exist or has the wrong type.
+        SelectionError: If there are no selections, or one has no rows.
+        ConfigError: If a selection is called "pool", or the threshold is not a cosine similarity.
     """
     _check(selections, threshold)
     first = next(iter(selections.values()))
-    known = next((each.dataset for each in selections.values() if each.dataset is not None), None)
-    pool = Pool(dataset if dataset is not None else known) if dataset is not None or known is not None else None
-    if pool is not None and dataset is not None and pool.id != first.provenance["dataset"]["id"]:
-        first.check(dataset)  # says what differs
+    pool = _pool(selections, dataset)
     reader = PoolColumns(selections, pool)
-    content = codes_of(first.table.column("row_id"), "row_id")
-    words, size, counted = reader.sizes(model, tokenizer)
-    known_clusters = reader.clusters(clusters)
-    close = reader.vector_column(vectors)
+    content = group_codes(first.table.column("row_id"), "row_id")
+    words, size, size_unit = reader.sizes(model, processing_class)
+    cluster_codes = reader.clusters(clusters)
+    vector_column = reader.vector_column(vectors)
 
-    def facts(at: np.ndarray) -> RowFacts:
-        return _facts(at, content, words, size, known_clusters)
+    def facts(rows: np.ndarray) -> RowFacts:
+        return _facts(rows, content, words, size, cluster_codes)
+
+    def near_duplicates(rows: np.ndarray) -> NearDuplicates | None:
+        return near_duplicates_among(pool.dataset, vector_column, rows, threshold) if pool and vector_column else None
 
     skipped = [clusters or "cluster_id", *([] if words is None else ["response_words"])]
-    rows = {name: each.indices for name, each in selections.items()}
-    records = [each.provenance for each in selections.values()]
-    everything = first.provenance["dataset"]["rows"]
+    rows_by_name = {name: selection.indices for name, selection in selections.items()}
+    records = [selection.provenance for selection in selections.values()]
+    pool_rows = first.provenance["dataset"]["rows"]
+    distributions = [
+        _distribution(name, values, rows_by_name, threshold_of(records, name))
+        for name, values in reader.scores(scores, skipped).items()
+    ]
     return {
         "format_version": _FORMAT,
         "dataset": without_paths(first.provenance["dataset"]),
-        "counted": counted,
-        "pool": facts(np.arange(everything)),
+        "size_unit": size_unit,
+        "pool": facts(np.arange(pool_rows)),
         "selections": [
-            _selection_facts(
-                name,
-                each,
-                facts(each.indices),
-                near_copies_among(pool.dataset, close, each.indices, threshold) if pool and close else None,
-            )
-            for name, each in selections.items()
+            _selection_facts(name, selection, facts(selection.indices), near_duplicates(selection.indices))
+            for name, selection in selections.items()
         ],
-        "lengths": None if words is None else _distribution("response_words", words, rows),
-        "scores": [
-            found
-            for name, values in reader.scores(scores, skipped).items()
-            if (found := _distribution(name, values, rows, threshold_of(records, name))) is not None
-        ],
-        "overlap": overlaps(rows, everything),
-        "chance": _chance([len(each) for each in rows.values()], everything),
-        "failed": [],
+        "lengths": None if words is None else _distribution("response_words", words, rows_by_name),
+        "scores": [summary for summary in distributions if summary is not None],
+        "overlap": overlaps(rows_by_name, pool_rows),
+        "chance": _chance([len(rows) for rows in rows_by_name.values()], pool_rows),
+        "failures": [],
     }
+
+
+def _pool(selections: Mapping[str, Selection], dataset: Dataset | None) -> Pool | None:
+    """Return the pool of the dataset, or of that of the first selection that has it; None if none has it."""
+    if dataset is None:
+        datasets = (selection.dataset for selection in selections.values() if selection.dataset is not None)
+        own = next(datasets, None)
+        return None if own is None else Pool(own)
+    pool = Pool(dataset)
+    first = next(iter(selections.values()))
+    if pool.id != first.provenance["dataset"]["id"]:
+        first.check(dataset)  # raises an error that says what differs
+    return pool
 
 
 def _check(selections: Mapping[str, Selection], threshold: float) -> None:
     if not selections:
         raise SelectionError("compare needs at least one selection, and got none.")
-    empty = [name for name, each in selections.items() if not len(each.indices)]
+    empty = [name for name, selection in selections.items() if not len(selection.indices)]
     if empty:
         raise SelectionError(f"The selection {empty[0]!r} has no rows to compare.")
     if _POOL in selections:
-        raise ConfigError("A selection cannot be called 'pool', which is what the rows to choose from are called.")
+        raise ConfigError("A selection cannot be called 'pool', which is the name of all rows.")
     if not -1 <= threshold <= 1:
         raise ConfigError(f"threshold={threshold!r} has to be a cosine similarity, from -1 to 1.")
-    ids = {name: each.provenance["dataset"]["id"] for name, each in selections.items()}
-    name = next(iter(ids))
-    for other, found in ids.items():
-        if found != ids[name]:
-            raise DatasetMismatchError(f"{name!r} and {other!r} were made from different datasets.")
+    first, *others = selections
+    for other in others:
+        if selections[other].provenance["dataset"]["id"] != selections[first].provenance["dataset"]["id"]:
+            raise DatasetMismatchError(f"{first!r} and {other!r} were made from different datasets.")
 
 
 def _facts(
@@ -234,66 +256,67 @@ def _facts(
     size: np.ndarray | None,
     clusters: tuple[str, np.ndarray] | None,
 ) -> RowFacts:
-    repeats = np.unique(content[rows], return_counts=True)[1]
+    copies = np.unique(content[rows], return_counts=True)[1]
     lengths = np.empty(0) if words is None else words[rows][~np.isnan(words[rows])]
     return {
         "rows": len(rows),
         "size": None if size is None else int(np.nansum(size[rows])),
-        "words_mean": significant(lengths.mean()) if lengths.size else None,
-        "words_median": significant(np.median(lengths)) if lengths.size else None,
-        "duplicates": int(repeats[repeats > 1].sum()),
+        "words_mean": round_significant(lengths.mean()) if lengths.size else None,
+        "words_median": round_significant(np.median(lengths)) if lengths.size else None,
+        "duplicates": int(copies[copies > 1].sum()),
         "coverage": None if clusters is None else _coverage(rows, *clusters),
     }
 
 
 def _coverage(rows: np.ndarray, column: str, codes: np.ndarray) -> Coverage:
-    there = codes[rows][codes[rows] >= 0]
-    counts = np.unique(there, return_counts=True)[1]
+    row_codes = codes[rows][codes[rows] >= 0]
+    counts = np.unique(row_codes, return_counts=True)[1]
     shares = counts / max(counts.sum(), 1)
     return {
         "column": column,
         "clusters": int(np.unique(codes[codes >= 0]).size),
         "covered": int(counts.size),
-        "effective": significant(np.exp(-(shares * np.log(shares)).sum())) if counts.size else 0.0,
+        "effective": round_significant(np.exp(-(shares * np.log(shares)).sum())) if counts.size else 0.0,
     }
 
 
 def _selection_facts(
-    name: str, selection: Selection, facts: RowFacts, near_copies: NearCopies | None
+    name: str, selection: Selection, facts: RowFacts, near_duplicates: NearDuplicates | None
 ) -> SelectionFacts:
-    about = without_paths(selection.provenance)
-    seconds = about.get("seconds")
+    provenance = without_paths(selection.provenance)
+    seconds = provenance.get("seconds")
     return {
         "name": name,
-        "selector": about["selector"],
-        "seed": about["seed"],
-        "round": about["round"],
-        "budget": about["budget"],
-        "model": about.get("model"),
+        "selector": provenance["selector"],
+        "seed": provenance["seed"],
+        "round": provenance["round"],
+        "budget": provenance["budget"],
+        "model": provenance.get("model"),
         **facts,
-        "near_copies": near_copies,
-        "seconds": None if seconds is None else significant(float(seconds), 3),
-        "rows_scored": about["rows_scored"],
+        "near_duplicates": near_duplicates,
+        "seconds": None if seconds is None else round_significant(float(seconds), 3),
+        "rows_scored": provenance["rows_scored"],
     }
 
 
 def _distribution(
     name: str, values: np.ndarray, rows: Mapping[str, np.ndarray], threshold: float | None = None
 ) -> Distribution | None:
-    """Over the pool and each selection in which some row has a value; None where none has."""
-    groups = {_POOL: values, **{each: values[at] for each, at in rows.items()}}
-    groups = {each: found for each, found in groups.items() if np.isfinite(found).any()}
+    """Return the distribution over the pool and the selections with a value; None if no selection has one."""
+    groups = {_POOL: values, **{selection: values[selected] for selection, selected in rows.items()}}
+    groups = {group: finite_values(numbers) for group, numbers in groups.items() if np.isfinite(numbers).any()}
     if len(groups) < 2:
         return None
-    pool = values[np.isfinite(values)]
+    pool = groups[_POOL]
     low, high = np.percentile(pool, [1, 99])
-    few = are_whole(pool) and pool.max() - pool.min() < FEW_WHOLE  # all of them are shown, one by one
-    limits = None if few else limits_of([finite(each) for each in groups.values()])
+    few_integers = all_integers(pool) and pool.max() - pool.min() < MAX_INTEGER_BINS  # a bin for each of them
+    limits = None if few_integers else value_range(list(groups.values()))
     return distribution(name, groups, limits=limits, log=bool(pool.min() > 0 and high > 20 * low), threshold=threshold)
 
 
 def _chance(sizes: Sequence[int], rows: int) -> list[list[float]]:
+    """Return the Jaccard similarity expected of random selections of these sizes, for every two of them."""
     shared = np.multiply.outer(sizes, sizes) / rows
     matrix = shared / (np.add.outer(sizes, sizes) - shared)
     np.fill_diagonal(matrix, 1)
-    return [[significant(each) for each in row] for row in matrix.tolist()]
+    return [[round_significant(value) for value in row] for row in matrix.tolist()]

@@ -1,4 +1,4 @@
-"""Where the chosen rows lie among the others, as a t-SNE map: points, and which of them were chosen."""
+"""t-SNE map of a sample of the pool and the selected rows."""
 
 from __future__ import annotations
 
@@ -12,33 +12,33 @@ from hf_datasel.errors import ConfigError, SelectionError
 
 __all__ = ["TsneMap", "tsne_map"]
 
-_BLOCK = 1 << 22  # numbers that are read at once
-_COMPONENTS = 50  # principal ones that t-SNE is given
-_FEWEST = 5  # rows that make a map
+_BLOCK = 1 << 22  # numbers read at once
+_COMPONENTS = 50  # principal components that are the input of t-SNE
+_MIN_ROWS = 5
 
 
 class TsneMap(TypedDict):
     """Rows in two dimensions, by t-SNE.
 
     Attributes:
-        column: the vectors.
-        rows: row numbers of the points, rising.
-        points: x and y of each, whole numbers: the map is 10,000 wide or high, whichever is more.
-        sampled: positions in `rows` of those that stand for the pool: an even sample of it.
-        chosen: name of the selection -> positions in `rows` of those that it chose.
-        pool_rows: rows of the pool that have a vector.
-        chosen_rows: name of the selection -> rows that it chose and that have a vector, also those not in the map.
-        perplexity: about how many neighbours of a row shape its place.
-        seed: of the sample and of the map.
+        column: Column of the vectors.
+        rows: Row numbers of the points, rising.
+        points: x and y of each point, whole numbers; the longer side of the map is 10,000.
+        sampled: Positions in `rows` of the sample of the pool.
+        selected: Positions in `rows` of the rows of each selection, by its name.
+        pool_rows: Number of rows of the pool with a vector.
+        selected_rows: Number of selected rows with a vector, including those not in the map, by name of the selection.
+        perplexity: Perplexity of t-SNE.
+        seed: Random seed of the sample and the map.
     """
 
     column: str
     rows: list[int]
     points: list[list[int]]
     sampled: list[int]
-    chosen: dict[str, list[int]]
+    selected: dict[str, list[int]]
     pool_rows: int
-    chosen_rows: dict[str, int]
+    selected_rows: dict[str, int]
     perplexity: float
     seed: int
 
@@ -46,68 +46,72 @@ class TsneMap(TypedDict):
 def tsne_map(
     column: str,
     vectors: np.ndarray,
-    chosen: Mapping[str, np.ndarray],
+    selected: Mapping[str, np.ndarray],
     sample: int = 3_000,
-    most_chosen: int = 1_000,
+    max_selected: int = 1_000,
     perplexity: float = 30.0,
     seed: int = 0,
 ) -> TsneMap:
-    """Lay a sample of the pool and the chosen rows out by t-SNE, so that rows with similar vectors lie close together.
+    """Compute a t-SNE map of a sample of the pool and the selected rows, in which similar vectors are close.
 
-    What such a map shows: which rows are neighbours, and so whether a choice reaches into every group or keeps to
-    some. What it cannot show: how far groups are from each other, how large or dense they are, and how many there
-    are. The distance between two groups and the empty space between them mean nothing, and another seed or perplexity
-    moves them. Nor does the share of coloured points say how much was chosen, since all of it is drawn, and only a
-    sample of the pool. `embedding_map` counts every row, on principal axes along which distances mean something.
+    Such a map shows which rows are neighbours, and so whether a selection covers all groups or only some. It does not
+    show the distance between groups, their size or density, or how many there are: distances between groups and empty
+    space have no meaning, and change with seed and perplexity. The share of selected points is not the share of
+    selected rows, since the pool is sampled and selections are not. See `embedding_map` for a plot of all rows on
+    principal axes, on which distances have a meaning.
 
-    Vectors are first projected on their 50 principal components, as is usual (and as scikit-learn recommends); t-SNE
-    then starts from the first two of these. The map is the same for a seed on one machine, whatever the number of
-    threads; another version of scikit-learn or another processor may give another one. 3,000 rows take about half a
-    minute on one core; a memory-mapped array is not loaded.
+    Vectors are first projected onto their 50 principal components, as scikit-learn recommends; t-SNE is initialized
+    with the first two. For a seed, the map is the same on one machine, whatever the number of threads; it may differ
+    between versions of scikit-learn and processors. 3,000 rows take about half a minute on one core. A memory-mapped
+    array is not loaded into memory.
 
     Args:
-        column: name of the vectors.
-        vectors: float of shape (rows, numbers). Rows with a value that is not finite have no vector, and no point.
-        chosen: name of the selection -> row numbers, int of shape (chosen,).
-        sample: rows of the pool at most, drawn evenly; chosen ones among them or not.
-        most_chosen: rows of each selection at most, its best ones being no likelier than the others.
-        perplexity: about how many neighbours of a row shape its place: 5 to 50 are usual, and it is lowered to a third
-            of the points where these are few.
-        seed: of the sample and of the map.
+        column: Column of the vectors.
+        vectors: Float of shape (rows, dimensions). Rows with a value that is not finite are ignored.
+        selected: Row numbers of each selection by its name, int of shape (selected,).
+        sample: Maximum number of rows of the pool, sampled uniformly, selected or not.
+        max_selected: Maximum number of rows of each selection, sampled uniformly.
+        perplexity: Approximate number of neighbours of a row; 5 to 50 are usual. At most a third of the points.
+        seed: Random seed of the sample and the map.
+
+    Returns:
+        The points, and which of them belong to the pool's sample and the selections.
 
     Raises:
-        SelectionError: `vectors` of another shape, a chosen row that is not there, fewer than five rows with a vector,
-            or vectors that are all the same.
-        ConfigError: numbers of rows below 1, a perplexity of 0 or less, or a seed that is none.
+        SelectionError: If `vectors` has another shape, a selected row does not exist, fewer than five rows have a
+            vector, or all vectors are equal.
+        ConfigError: If a number of rows is less than 1, the perplexity is not positive, or the seed is negative.
 
     >>> vectors = np.random.default_rng(0).normal(size=(60, 8)) + 9 * (np.arange(60) % 2)[:, None]
-    >>> found = tsne_map("embedding", vectors, {"first": np.arange(20)}, sample=40)
-    >>> len(found["sampled"]), len(found["chosen"]["first"]), found["pool_rows"]
+    >>> tsne = tsne_map("embedding", vectors, {"first": np.arange(20)}, sample=40)
+    >>> len(tsne["sampled"]), len(tsne["selected"]["first"]), tsne["pool_rows"]
     (40, 20, 60)
     """
-    _check_numbers(sample, most_chosen, perplexity, seed)
+    _check_settings(sample, max_selected, perplexity, seed)
     if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.shape[1]:
         raise SelectionError(
-            f"A map of {column!r} needs numbers of shape (rows, numbers), and got {vectors.dtype} of shape "
+            f"A map of {column!r} needs vectors of shape (rows, dimensions), and got {vectors.dtype} of shape "
             f"{vectors.shape}."
         )
-    there = _with_vector(vectors)
-    usable = {name: _usable(name, rows, there) for name, rows in chosen.items()}
+    has_vector = _has_vector(vectors)
+    selected_rows = {name: _rows_with_vector(name, rows, has_vector) for name, rows in selected.items()}
     rng = np.random.default_rng(seed)
-    sampled = _some(np.flatnonzero(there), sample, rng)
-    drawn = {name: _some(rows, most_chosen, rng) for name, rows in usable.items()}
+    sampled = _sample(np.flatnonzero(has_vector), sample, rng)
+    drawn = {name: _sample(rows, max_selected, rng) for name, rows in selected_rows.items()}
     rows = np.unique(np.concatenate([sampled, *drawn.values()]))
-    if len(rows) < _FEWEST:
-        raise SelectionError(f"A map needs at least {_FEWEST} rows with a vector in {column!r}, and has {len(rows)}.")
+    if len(rows) < _MIN_ROWS:
+        raise SelectionError(
+            f"A map needs at least {_MIN_ROWS} rows with a vector in {column!r}, and has {len(rows)}."
+        )
     perplexity = min(perplexity, (len(rows) - 1) / 3)
     return {
         "column": column,
         "rows": rows.tolist(),
         "points": _points(column, np.asarray(vectors[rows], dtype=np.float64), perplexity, seed),
         "sampled": np.searchsorted(rows, sampled).tolist(),
-        "chosen": {name: np.searchsorted(rows, each).tolist() for name, each in drawn.items()},
-        "pool_rows": int(there.sum()),
-        "chosen_rows": {name: len(each) for name, each in usable.items()},
+        "selected": {name: np.searchsorted(rows, subset).tolist() for name, subset in drawn.items()},
+        "pool_rows": int(has_vector.sum()),
+        "selected_rows": {name: len(subset) for name, subset in selected_rows.items()},
         "perplexity": float(perplexity),
         "seed": seed,
     }
@@ -118,46 +122,47 @@ def _points(column: str, vectors: np.ndarray, perplexity: float, seed: int) -> l
     from sklearn.manifold import TSNE
 
     vectors = vectors - vectors.mean(axis=0)
-    widest = np.abs(vectors).max()
-    if widest < 1e-9:
-        raise SelectionError(f"The vectors in {column!r} are all the same, so that there is nothing to map.")
-    vectors /= widest
-    # one thread: the sums of several would be rounded in the order in which they finish
+    largest = np.abs(vectors).max()
+    if largest < 1e-9:
+        raise SelectionError(f"The vectors in {column!r} are all equal, so that there is nothing to map.")
+    vectors /= largest
+    # one thread: with several, sums are rounded in the order in which the threads finish
     with importlib.import_module("threadpoolctl").threadpool_limits(limits=1):
-        kept = min(_COMPONENTS, *vectors.shape)
-        solver = "randomized" if min(vectors.shape) > 2 * kept else "full"
-        reduced = PCA(kept, svd_solver=solver, random_state=seed).fit_transform(vectors)
-        start = np.zeros((len(reduced), 2), dtype=np.float32)
-        start[:, : min(kept, 2)] = reduced[:, :2] / reduced[:, 0].std() * 1e-4
-        laid = TSNE(perplexity=perplexity, init=start, random_state=seed).fit_transform(reduced.astype(np.float32))
-    laid = laid - laid.min(axis=0)
-    points: list[list[int]] = np.rint(laid * (10_000 / max(laid.max(), 1e-12))).astype(np.int64).tolist()
-    return points
+        components = min(_COMPONENTS, *vectors.shape)
+        solver = "randomized" if min(vectors.shape) > 2 * components else "full"
+        reduced = PCA(components, svd_solver=solver, random_state=seed).fit_transform(vectors)
+        init = np.zeros((len(reduced), 2), dtype=np.float32)
+        init[:, : min(components, 2)] = reduced[:, :2] / reduced[:, 0].std() * 1e-4
+        points = TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(reduced.astype(np.float32))
+    points = points - points.min(axis=0)
+    scaled: list[list[int]] = np.rint(points * (10_000 / max(points.max(), 1e-12))).astype(np.int64).tolist()
+    return scaled
 
 
-def _with_vector(vectors: np.ndarray) -> np.ndarray:
+def _has_vector(vectors: np.ndarray) -> np.ndarray:
     step = max(_BLOCK // vectors.shape[1], 1)
-    blocks = [np.isfinite(vectors[at : at + step]).all(axis=1) for at in range(0, len(vectors), step)]
+    blocks = [np.isfinite(vectors[start : start + step]).all(axis=1) for start in range(0, len(vectors), step)]
     return np.concatenate([np.empty(0, dtype=bool), *blocks])
 
 
-def _usable(name: str, rows: np.ndarray, there: np.ndarray) -> np.ndarray:
+def _rows_with_vector(name: str, rows: np.ndarray, has_vector: np.ndarray) -> np.ndarray:
     numbers = np.unique(np.asarray(rows, dtype=np.int64))
-    if numbers.size and not 0 <= numbers[0] <= numbers[-1] < len(there):
+    if numbers.size and not 0 <= numbers[0] <= numbers[-1] < len(has_vector):
         raise SelectionError(
-            f"{name!r} has row numbers from {numbers[0]:,} to {numbers[-1]:,}, but the pool has {len(there):,} rows."
+            f"{name!r} has row numbers from {numbers[0]:,} to {numbers[-1]:,}, but the pool has {len(has_vector):,} "
+            "rows."
         )
-    usable: np.ndarray = numbers[there[numbers]]
-    return usable
+    with_vector: np.ndarray = numbers[has_vector[numbers]]
+    return with_vector
 
 
-def _some(rows: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
-    """All rows, or as many of them as are wanted, rising."""
-    return rows if len(rows) <= most else np.sort(rng.choice(rows, most, replace=False))
+def _sample(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
+    """Return all rows, or a random sample of `limit` of them, rising."""
+    return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))
 
 
-def _check_numbers(sample: int, most_chosen: int, perplexity: float, seed: int) -> None:
-    for name, value, low in (("sample", sample, 1), ("most_chosen", most_chosen, 1), ("seed", seed, 0)):
+def _check_settings(sample: int, max_selected: int, perplexity: float, seed: int) -> None:
+    for name, value, low in (("sample", sample, 1), ("max_selected", max_selected, 1), ("seed", seed, 0)):
         if type(value) is not int or value < low:
             raise ConfigError(f"{name}={value!r} has to be an int of at least {low}.")
     if isinstance(perplexity, bool) or not isinstance(perplexity, int | float) or not 0 < perplexity < float("inf"):

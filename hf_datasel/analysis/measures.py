@@ -1,4 +1,4 @@
-"""Numbers that tell one choice of rows from another: functions of the dataset and a selection."""
+"""Measures of a selection: functions of the dataset and a selection that return a number."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ _WORD = re.compile(r"\w+")
 
 
 def standard_measures(scores: Sequence[str] = (), clusters: str = "cluster_id") -> dict[str, Measure]:
-    """Mean scores, words in the response, distinct 1-, 2- and 3-grams of the responses, and coverage of clusters.
+    """Return measures by name: mean scores, words per response, distinct-1 to -3 and cluster coverage.
 
     Args:
-        scores: columns of the dataset, or scores that a selection has computed, whose means are given.
-        clusters: column with the cluster of each row; where the dataset has none, the coverage is NaN.
+        scores: Columns of the dataset, or scores computed by the selection, to take the mean of.
+        clusters: Column of clusters; the coverage is NaN if the dataset does not have it.
 
     >>> list(standard_measures(["ifd"]))
     ['mean ifd', 'response words', 'distinct-1', 'distinct-2', 'distinct-3', 'cluster coverage']
     """
     means: dict[str, Measure] = {f"mean {name}": mean_of(name) for name in scores}
-    grams: dict[str, Measure] = {f"distinct-{n}": distinct(n) for n in (1, 2, 3)}
-    return {**means, "response words": response_words, **grams, "cluster coverage": cluster_coverage(clusters)}
+    ngrams: dict[str, Measure] = {f"distinct-{n}": distinct(n) for n in (1, 2, 3)}
+    return {**means, "response words": response_words, **ngrams, "cluster coverage": cluster_coverage(clusters)}
 
 
 def mean_of(column: str) -> Measure:
-    """The mean of a score over the chosen rows that have it: of the dataset's column, else as the selection has it.
+    """Return the measure that is the mean of a score over the selected rows.
 
-    NaN where neither has it, as with a selection that needed no such score.
+    The score is read from the column of the dataset or else from the selection. The mean is NaN if neither has it.
+
+    Args:
+        column: Name of the score.
     """
 
     def mean(dataset: Dataset, selection: Selection) -> float:
@@ -56,40 +59,48 @@ def mean_of(column: str) -> Measure:
 
 
 def response_words(dataset: Dataset, selection: Selection) -> float:
-    """Words in a response, the mean over the chosen rows, split at white space as `Length("words")` does."""
+    """Compute the mean number of words per selected response, split at white space as in `Length("words")`."""
     counts = [len(text.split()) for text in _responses(dataset, selection)]
     return float(np.mean(counts)) if counts else float("nan")
 
 
 def distinct(n: int) -> Measure:
-    """Different n-grams in the responses chosen over all n-grams in them, 0 to 1 (Li et al. 2016, 1510.03055).
+    """Return the measure distinct-n: distinct n-grams over all n-grams in the selected responses, 0 to 1.
 
-    Words are runs of letters and digits in lower case. The more text, the lower: hold choices of about as many words
-    against each other. NaN where no response has so many words.
+    Words are runs of letters and digits in lower case. The measure decreases with the amount of text: compare
+    selections with similar numbers of words. It is NaN if no response has n words. Source: Li et al. 2016
+    (1510.03055).
+
+    Args:
+        n: Number of words in an n-gram.
     """
 
     def share(dataset: Dataset, selection: Selection) -> float:
-        seen: set[tuple[str, ...]] = set()
+        distinct_ngrams: set[tuple[str, ...]] = set()
         count = 0
         for text in _responses(dataset, selection):
             words = _WORD.findall(text.lower())
-            grams = list(zip(*(words[start:] for start in range(n)), strict=False))
-            count += len(grams)
-            seen.update(grams)
-        return len(seen) / count if count else float("nan")
+            ngrams = list(zip(*(words[start:] for start in range(n)), strict=False))
+            count += len(ngrams)
+            distinct_ngrams.update(ngrams)
+        return len(distinct_ngrams) / count if count else float("nan")
 
     return share
 
 
 def cluster_coverage(column: str = "cluster_id") -> Measure:
-    """The share of the pool's clusters in which a row was chosen, 0 to 1; NaN where the dataset has no such column."""
+    """Return the measure that is the share of the pool's clusters with a selected row, 0 to 1.
+
+    Args:
+        column: Column of clusters; the measure is NaN if the dataset does not have it.
+    """
 
     def share(dataset: Dataset, selection: Selection) -> float:
         if column not in dataset.column_names:
             return float("nan")
-        every, chosen = (_numbers(dataset, column, rows) for rows in (None, selection.indices))
-        clusters = np.unique(every[every >= 0])  # NaN and -1 are no cluster
-        covered = np.unique(chosen[chosen >= 0])
+        all_ids, selected_ids = (_numbers(dataset, column, rows) for rows in (None, selection.indices))
+        clusters = np.unique(all_ids[all_ids >= 0])  # NaN and -1 are no cluster
+        covered = np.unique(selected_ids[selected_ids >= 0])
         return len(covered) / len(clusters) if len(clusters) else float("nan")
 
     return share
@@ -101,7 +112,7 @@ def _responses(dataset: Dataset, selection: Selection) -> list[str]:
 
 
 def _numbers(dataset: Dataset, column: str, rows: np.ndarray | None) -> np.ndarray:
-    """A column as float64, NaN where it is null."""
+    """Return a column as float64, NaN for nulls."""
     data = dataset.select_columns([column])
     values = (data if rows is None else data.select(rows)).with_format("arrow")[:].column(column)
     return np.asarray(values.cast("double").to_numpy(), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""How many rows of a choice are nearly the same."""
+"""Share of selected rows with a near-duplicate."""
 
 from __future__ import annotations
 
@@ -7,74 +7,82 @@ from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
-from hf_datasel.analysis.binning import significant
+from hf_datasel.analysis.binning import round_significant
 from hf_datasel.errors import ColumnError
-from hf_datasel.scoring.vectors import all_vectors
-from hf_datasel.strategies.near_duplicates import with_near_copies
+from hf_datasel.scoring.vectors import load_vectors
+from hf_datasel.strategies.near_duplicates import has_near_duplicates
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["NearCopies", "near_copies_among"]
+__all__ = ["NearDuplicates", "near_duplicates_among"]
 
-_PAIRS = 10**8
-"""Cosines that are computed for one choice at most, but for those of `_ASKED` rows."""
-_ASKED = 1_000
+_MAX_PAIRS = 10**8  # cosines computed per selection, unless `_MIN_COMPARED` rows need more
+_MIN_COMPARED = 1_000
 _BLOCK = 4_096
 
 
-class NearCopies(TypedDict):
-    """How many chosen rows have a near copy among the other chosen rows.
+class NearDuplicates(TypedDict):
+    """Share of selected rows with a near-duplicate among the other selected rows.
 
     Attributes:
-        column: that holds the vectors.
-        threshold: cosine above which two rows are near copies.
-        share: of the rows that were asked about, 0 to 1.
-        asked: rows that were held against all others.
-        sampled: whether these are only some of the chosen rows that have a vector, picked evenly.
+        column: Column of the vectors.
+        threshold: Cosine similarity above which two rows are near-duplicates.
+        share: Share of the compared rows that have a near-duplicate, 0 to 1.
+        compared: Number of rows compared with all others.
+        sampled: Whether the compared rows are an evenly spaced sample of the selected rows.
     """
 
     column: str
     threshold: float
     share: float
-    asked: int
+    compared: int
     sampled: bool
 
 
-def near_copies_among(dataset: Dataset, column: str, rows: np.ndarray, threshold: float) -> NearCopies | None:
-    """Of how many rows some other one is a near copy, decided as `skip_near_copies` does; None without vectors.
+def near_duplicates_among(dataset: Dataset, column: str, rows: np.ndarray, threshold: float) -> NearDuplicates | None:
+    """Compute the share of rows with a near-duplicate among the others, as `skip_near_duplicates` defines it.
 
-    Vectors are read a block at a time.
+    Vectors are read in blocks.
+
+    Args:
+        dataset: Dataset with the vectors.
+        column: Column of the vectors.
+        rows: Row numbers, int of shape (rows,).
+        threshold: Cosine similarity above which two rows are near-duplicates.
+
+    Returns:
+        The share and how it was computed; None if no row has a vector.
 
     Raises:
-        ColumnError: the column holds no vectors, or some of different lengths.
+        ColumnError: If the column has no vectors, or vectors of different lengths.
     """
-    most = max(_PAIRS // len(rows), _ASKED)
-    asked = np.arange(len(rows)) if len(rows) <= most else np.linspace(0, len(rows) - 1, most).astype(np.int64)
-    mine, usable = _vectors(dataset, column, rows[asked])
-    asked, mine = asked[usable], mine[usable]
-    if not len(asked):
+    limit = max(_MAX_PAIRS // len(rows), _MIN_COMPARED)
+    compared = np.arange(len(rows)) if len(rows) <= limit else np.linspace(0, len(rows) - 1, limit).astype(np.int64)
+    vectors, has_vector = _vectors(dataset, column, rows[compared])
+    compared, vectors = compared[has_vector], vectors[has_vector]
+    if not len(compared):
         return None
 
-    def parts() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, len(rows), _BLOCK):
-            others, there = _vectors(dataset, column, rows[start : start + _BLOCK])
-            if there.any() and others.shape[1] != mine.shape[1]:
-                sizes = f"{mine.shape[1]:,} and of {others.shape[1]:,}"
+            block, block_has_vector = _vectors(dataset, column, rows[start : start + _BLOCK])
+            if block_has_vector.any() and block.shape[1] != vectors.shape[1]:
+                sizes = f"{vectors.shape[1]:,} and of {block.shape[1]:,}"
                 raise ColumnError(f"Column {column!r} holds vectors of {sizes} numbers.")
-            yield start + np.flatnonzero(there), others[there]
+            yield start + np.flatnonzero(block_has_vector), block[block_has_vector]
 
-    near = with_near_copies(mine, asked, parts(), threshold)
+    has_duplicate = has_near_duplicates(vectors, compared, blocks(), threshold)
     return {
         "column": column,
         "threshold": threshold,
-        "share": significant(float(near.mean())),
-        "asked": len(asked),
-        "sampled": len(rows) > most,
+        "share": round_significant(float(has_duplicate.mean())),
+        "compared": len(compared),
+        "sampled": len(rows) > limit,
     }
 
 
 def _vectors(dataset: Dataset, column: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors of these rows, float32 of shape (rows, dimensions), and which of them there are."""
-    vectors = all_vectors(dataset.select(rows), column)
+    """Return the vectors of rows, float32 of shape (rows, dimensions), and which rows have one."""
+    vectors = load_vectors(dataset.select(rows), column)
     return vectors, np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1])

@@ -1,4 +1,4 @@
-"""What a setting of a selector does to its choice, and what parts of a method do: sweeps and ablations."""
+"""Sweeps over the settings of a selector, and ablations of methods."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from hf_datasel.analysis.binning import significant
+from hf_datasel.analysis.binning import round_significant
 from hf_datasel.analysis.measures import Measure, standard_measures
 from hf_datasel.analysis.overlap import jaccard_of_rows
 from hf_datasel.errors import ConfigError, DataselError, did_you_mean
 from hf_datasel.rounds.selector import Selector
-from hf_datasel.selection import Selecting, Selection
+from hf_datasel.selection import Selection, SelectionSession
 from hf_datasel.selection.budget import DEFAULT_RATIO
 
 if TYPE_CHECKING:
@@ -26,18 +26,18 @@ _BUDGETS = ("size", "ratio", "tokens")
 
 
 class Sweep(TypedDict):
-    """What a selector chooses with several values of one setting, the others left as they are.
+    """Selections with several values of one setting of a selector.
 
     Attributes:
-        selector: name of it.
-        setting: name of the setting, or `"size"`, `"ratio"` or `"tokens"`.
-        values: of the setting, in the order given.
-        default: value that the selector has, or the budget that was passed; None where that was of another kind.
-        rows: rows chosen with each value.
-        jaccard_default: what each choice shares with that of the default, 0 to 1.
-        jaccard_previous: what each shares with that of the value before it; None for the first.
-        measures: name -> a number for each choice, None where there is none.
-        measures_default: name -> the number for the choice with the default.
+        selector: Name of the selector.
+        setting: Name of the setting, or `"size"`, `"ratio"` or `"tokens"`.
+        values: Values of the setting, in the given order.
+        default: Value of the selector, or the budget passed; None if that was a budget of another kind.
+        rows: Number of rows selected with each value.
+        jaccard_default: Jaccard similarity of each selection with that of the default, 0 to 1.
+        jaccard_previous: Jaccard similarity of each selection with that of the previous value; None for the first.
+        measures: Number for each selection by name of the measure; None if the measure is not finite.
+        measures_default: Number for the selection with the default by name of the measure.
     """
 
     selector: str
@@ -52,13 +52,13 @@ class Sweep(TypedDict):
 
 
 class Ablation(TypedDict):
-    """What several selectors choose of the same rows.
+    """Selections of several selectors from the same rows.
 
     Attributes:
-        names: of the selectors; the others are held against the first.
-        rows: rows that each chooses.
-        jaccard: what each choice shares with the first one, 0 to 1.
-        measures: name -> a number for each choice, None where there is none.
+        names: Names of the selectors; the first one is the reference.
+        rows: Number of rows selected by each.
+        jaccard: Jaccard similarity of each selection with the first one, 0 to 1.
+        measures: Number for each selection by name of the measure; None if the measure is not finite.
     """
 
     names: list[str]
@@ -74,50 +74,62 @@ def sweep(
     measures: Mapping[str, Measure] | None = None,
     seed: int = 0,
     model: Any = None,
-    tokenizer: Any = None,
+    processing_class: Any = None,
     **budget: Any,
 ) -> dict[str, Sweep]:
-    """Choose rows with each value of each setting, one setting at a time, and say how the choices differ.
+    """Select rows with each value of each setting, one setting at a time, and compare the selections.
 
     IterIT's sensitivity study (Jia et al. 2024, 2412.17365, section 5.4) is
     `sweep(scored, IterIT(quality="ifd"), {"ratio": [0.01, 0.05, 0.1], "candidate_factor": [1, 3, 5, 10], "decay":
-    [0, 0.1, 0.5, 1]})`: its M, a and b. The paper trains a model on each choice; a measure of your own may do so.
+    [0, 0.1, 0.5, 1]})`: its M, a and b. The paper trains a model on each selection, which a measure may do as well.
 
-    A score that several choices need is computed once.
+    A score that several selections need is computed once.
 
     Args:
-        dataset: rows in any supported format, with the columns that the selector names.
-        selector: with the settings to depart from.
-        settings: name of a setting -> values to try. The budget is one too: `"size"`, `"ratio"` or `"tokens"`.
-        measures: name -> a function of the dataset and a selection, whose number tells choices apart, or NaN. By
-            default `standard_measures` of the scores that the choice is based on; add to these with
+        dataset: Rows in any supported format, with the columns that the selector names.
+        selector: Selector with the default settings.
+        settings: Values to try by name of the setting. The budget may be one: `"size"`, `"ratio"` or `"tokens"`.
+        measures: Functions of the dataset and a selection that return a number or NaN, by name. The default is
+            `standard_measures` of the scores that the selections are based on; extend it with
             `standard_measures(["ifd"]) | {"my metric": function}`.
-        seed: as in `select`, the same for all choices, as are `model` and `tokenizer`.
-        budget: `size`, `ratio` or `tokens` as in `select`, where that is not what is swept.
+        seed: Random seed of all selections.
+        model: Model that computes scores, as in `select`.
+        processing_class: Tokenizer of a live model.
+        **budget: `size`, `ratio` or `tokens` as in `select`, where it is not swept.
+
+    Returns:
+        The sweep over each setting by its name.
 
     Raises:
-        ConfigError: no settings, one that the selector does not have, one without values, or a value it cannot have.
-        DataselError: what `select` raises; a note says for which value.
+        ConfigError: If there are no settings, the selector does not have one, or one has no values or an invalid one.
+        DataselError: If `select` raises it; a note names the value.
 
     >>> from datasets import Dataset
     >>> from hf_datasel.selectors import Top
     >>> rows = Dataset.from_dict({"prompt": ["?"] * 4, "completion": ["a b", "a", "b c a", "c"]})
     >>> rows = rows.add_column("ifd", [0.9, 0.2, 0.7, 0.4])
-    >>> found = sweep(rows, Top(by="ifd"), {"size": [1, 2, 3]}, size=2)["size"]
-    >>> found["jaccard_default"], found["measures"]["mean ifd"], found["measures"]["response words"]
+    >>> sizes = sweep(rows, Top(by="ifd"), {"size": [1, 2, 3]}, size=2)["size"]
+    >>> sizes["jaccard_default"], sizes["measures"]["mean ifd"], sizes["measures"]["response words"]
     ([0.5, 1.0, 0.666667], [0.9, 0.8, 0.666667], [2.0, 2.5, 2.0])
     """
     budget = _checked_budget(budget)
-    runs = {name: _runs(selector, name, values, budget) for name, values in _checked(settings, selector).items()}
-    chosen = _Choices(Selecting(dataset, model, tokenizer), seed)
-    base = chosen.of(selector, budget, "the default")
-    found = {
-        name: [chosen.of(*run, f"{name}={value!r}") for run, value in zip(each, settings[name], strict=True)]
-        for name, each in runs.items()
+    _check_settings(settings, selector)
+    variants = {name: _variants(selector, name, values, budget) for name, values in settings.items()}
+    cache = _SelectionCache(SelectionSession(dataset, model, processing_class), seed)
+    default = cache.select(selector, budget, "the default")
+    selections = {
+        name: [
+            cache.select(*variant, f"{name}={value!r}")
+            for variant, value in zip(variants[name], settings[name], strict=True)
+        ]
+        for name in settings
     }
-    every = chain([base], *found.values())
-    measured = _Measured(dataset, standard_measures(_scores_of(every)) if measures is None else measures)
-    return {name: _sweep(selector, name, settings[name], budget, base, each, measured) for name, each in found.items()}
+    if measures is None:
+        measures = standard_measures(_score_names(chain([default], *selections.values())))
+    measured = _MeasureCache(dataset, measures)
+    return {
+        name: _sweep(selector, name, settings[name], budget, default, selections[name], measured) for name in settings
+    }
 
 
 def ablation(
@@ -126,42 +138,49 @@ def ablation(
     measures: Mapping[str, Measure] | None = None,
     seed: int = 0,
     model: Any = None,
-    tokenizer: Any = None,
+    processing_class: Any = None,
     **budget: Any,
 ) -> Ablation:
-    """Choose rows with several selectors, such as a method with and without one of its parts, and say how they differ.
+    """Select rows with several selectors, such as a method with and without a component, and compare the selections.
 
     IterIT's ablation of diversity (Jia et al. 2024, 2412.17365, table 4) is `ablation(scored, {part:
     IterIT(quality="ifd", diversity=part) for part in ("response", "none", "prompt", "both")})`.
 
     Args:
-        dataset: rows in any supported format, with the columns that the selectors name.
-        selectors: name -> selector; the others are held against the first.
-        measures: as in `sweep`, as are `seed`, `model`, `tokenizer` and the budget.
+        dataset: Rows in any supported format, with the columns that the selectors name.
+        selectors: Selectors by name; the first one is the reference.
+        measures: As in `sweep`.
+        seed: Random seed of all selections.
+        model: Model that computes scores, as in `select`.
+        processing_class: Tokenizer of a live model.
+        **budget: `size`, `ratio` or `tokens`, as in `select`.
+
+    Returns:
+        The ablation.
 
     Raises:
-        ConfigError: no selectors.
-        DataselError: what `select` raises; a note says for which selector.
+        ConfigError: If there are no selectors.
+        DataselError: If `select` raises it; a note names the selector.
 
     >>> from datasets import Dataset
     >>> from hf_datasel.selectors import Longest, Top
     >>> rows = Dataset.from_dict({"prompt": ["?"] * 4, "completion": ["a b", "a", "b c a", "c"]})
     >>> rows = rows.add_column("ifd", [0.9, 0.2, 0.7, 0.4])
-    >>> found = ablation(rows, {"IFD": Top(by="ifd"), "long": Longest(unit="words")}, size=1)
-    >>> found["jaccard"], found["measures"]["mean ifd"]
+    >>> result = ablation(rows, {"IFD": Top(by="ifd"), "long": Longest(unit="words")}, size=1)
+    >>> result["jaccard"], result["measures"]["mean ifd"]
     ([1.0, 0.0], [0.9, 0.7])
     """
     if not selectors:
         raise ConfigError("An ablation needs at least one selector, and got none.")
     budget = _checked_budget(budget)
-    chosen = _Choices(Selecting(dataset, model, tokenizer), seed)
-    found = [chosen.of(selector, budget, name) for name, selector in selectors.items()]
-    measured = _Measured(dataset, standard_measures(_scores_of(found)) if measures is None else measures)
+    cache = _SelectionCache(SelectionSession(dataset, model, processing_class), seed)
+    selections = [cache.select(selector, budget, name) for name, selector in selectors.items()]
+    measured = _MeasureCache(dataset, standard_measures(_score_names(selections)) if measures is None else measures)
     return {
         "names": list(selectors),
-        "rows": [len(each.indices) for each in found],
-        "jaccard": [_shared(found[0], each) for each in found],
-        "measures": measured.columns(found),
+        "rows": [len(selection.indices) for selection in selections],
+        "jaccard": [_jaccard(selections[0], selection) for selection in selections],
+        "measures": measured.columns(selections),
     }
 
 
@@ -170,103 +189,104 @@ def _sweep(
     name: str,
     values: Sequence[Any],
     budget: Mapping[str, Any],
-    base: Selection,
-    found: Sequence[Selection],
-    measured: _Measured,
+    default: Selection,
+    selections: Sequence[Selection],
+    measured: _MeasureCache,
 ) -> Sweep:
-    spec, before = selector.spec(), found[:-1]
+    spec, previous = selector.spec(), selections[:-1]
     return {
         "selector": str(spec["selector"]),
         "setting": name,
-        "values": [_plain(selector, name, value) for value in values],
+        "values": [_spec_value(selector, name, value) for value in values],
         "default": budget.get(name) if name in _BUDGETS else spec[name],
-        "rows": [len(each.indices) for each in found],
-        "jaccard_default": [_shared(base, each) for each in found],
-        "jaccard_previous": [None, *(_shared(one, each) for one, each in zip(before, found[1:], strict=True))],
-        "measures": measured.columns(found),
-        "measures_default": {measure: column[0] for measure, column in measured.columns([base]).items()},
+        "rows": [len(selection.indices) for selection in selections],
+        "jaccard_default": [_jaccard(default, selection) for selection in selections],
+        "jaccard_previous": [None, *map(_jaccard, previous, selections[1:])],
+        "measures": measured.columns(selections),
+        "measures_default": {measure: column[0] for measure, column in measured.columns([default]).items()},
     }
 
 
-class _Choices:
-    """Selections, none of which is made twice."""
+class _SelectionCache:
+    """Selections by selector and budget, so that none is made twice."""
 
-    def __init__(self, selecting: Selecting, seed: int):
+    def __init__(self, selecting: SelectionSession, seed: int):
         self.selecting, self.seed = selecting, seed
-        self.made: list[tuple[Selector, dict[str, Any], Selection]] = []
+        self._cached: list[tuple[Selector, dict[str, Any], Selection]] = []
 
-    def of(self, selector: Selector, budget: Mapping[str, Any], who: str) -> Selection:
-        for known, at, selection in self.made:
-            if known == selector and at == budget:
+    def select(self, selector: Selector, budget: Mapping[str, Any], name: str) -> Selection:
+        for cached_selector, cached_budget, selection in self._cached:
+            if cached_selector == selector and cached_budget == budget:
                 return selection
         try:
             selection = self.selecting.select(selector, seed=self.seed, **budget)
         except DataselError as error:
-            error.add_note(f"This was the choice with {who}.")
+            error.add_note(f"This was the selection with {name}.")
             raise
-        self.made.append((selector, dict(budget), selection))
+        self._cached.append((selector, dict(budget), selection))
         return selection
 
 
-class _Measured:
-    """Measures of selections, none of which is taken twice."""
+class _MeasureCache:
+    """Measures by name and selection, so that none is computed twice."""
 
     def __init__(self, dataset: Dataset, measures: Mapping[str, Measure]):
         self.dataset, self.measures = dataset, measures
-        self.taken: dict[tuple[str, int], tuple[Selection, float | None]] = {}
+        self._cached: dict[tuple[str, int], tuple[Selection, float | None]] = {}
 
     def columns(self, selections: Sequence[Selection]) -> dict[str, list[float | None]]:
-        return {name: [self._of(name, each) for each in selections] for name in self.measures}
+        return {name: [self._measure(name, selection) for selection in selections] for name in self.measures}
 
-    def _of(self, name: str, selection: Selection) -> float | None:
+    def _measure(self, name: str, selection: Selection) -> float | None:
         key = name, id(selection)
-        if key not in self.taken:
+        if key not in self._cached:
             value = float(self.measures[name](self.dataset, selection))
-            self.taken[key] = selection, significant(value) if np.isfinite(value) else None
-        return self.taken[key][1]
+            self._cached[key] = selection, round_significant(value) if np.isfinite(value) else None
+        return self._cached[key][1]
 
 
-def _checked(settings: Mapping[str, Sequence[Any]], selector: Selector) -> Mapping[str, Sequence[Any]]:
+def _check_settings(settings: Mapping[str, Sequence[Any]], selector: Selector) -> None:
     if not isinstance(selector, Selector):
         raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
-    known = [*(each.name for each in fields(selector)), *_BUDGETS]
+    names = [*(field.name for field in fields(selector)), *_BUDGETS]
     if not settings:
-        raise ConfigError(f"settings={{}} names nothing to sweep. {type(selector).__name__} has {known}.")
+        raise ConfigError(f"settings={{}} names nothing to sweep. {type(selector).__name__} has {names}.")
     for name, values in settings.items():
-        if name not in known:
+        if name not in names:
             raise ConfigError(
-                f"{type(selector).__name__} has no setting {name!r}: it has {known}.{did_you_mean(name, known)}"
+                f"{type(selector).__name__} has no setting {name!r}: it has {names}.{did_you_mean(name, names)}"
             )
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise ConfigError(f"settings[{name!r}]={values!r} has to be a list of the values to try.")
-    return settings
 
 
 def _checked_budget(budget: dict[str, Any]) -> dict[str, Any]:
-    """The budget as it was passed, or what `select` takes where none was."""
+    """Return the budget, or the default of `select` if there is none."""
     for name, value in budget.items():
         if name not in _BUDGETS:
             raise ConfigError(f"{name}={value!r} is no budget: pass one of {list(_BUDGETS)}.")
     return budget or {"ratio": DEFAULT_RATIO}
 
 
-def _runs(
+def _variants(
     selector: Selector, name: str, values: Sequence[Any], budget: Mapping[str, Any]
 ) -> list[tuple[Selector, Mapping[str, Any]]]:
+    """Return the selector and the budget for each value of a setting."""
     if name in _BUDGETS:
         return [(selector, {name: value}) for value in values]
     return [(replace(selector, **{name: value}), budget) for value in values]
 
 
-def _plain(selector: Selector, name: str, value: Any) -> Any:
+def _spec_value(selector: Selector, name: str, value: Any) -> Any:
+    """Return the value of a setting as JSON."""
     return value if name in _BUDGETS else replace(selector, **{name: value}).spec()[name]
 
 
-def _scores_of(selections: Iterable[Selection]) -> list[str]:
-    """The scores that choices are based on, each once, without clusters and what is measured anyway."""
+def _score_names(selections: Iterable[Selection]) -> list[str]:
+    """Return the scores that selections are based on, without clusters and the words measured in any case."""
     names = dict.fromkeys(name for selection in selections for name in selection.score_columns)
     return [name for name in names if name not in ("cluster_id", "cluster_distance", "response_words")]
 
 
-def _shared(one: Selection, other: Selection) -> float:
-    return significant(float(jaccard_of_rows([one.indices, other.indices])[0, 1]))
+def _jaccard(first: Selection, second: Selection) -> float:
+    return round_significant(float(jaccard_of_rows([first.indices, second.indices])[0, 1]))

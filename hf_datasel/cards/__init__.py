@@ -1,4 +1,4 @@
-"""Dataset cards and reports of selections, and publishing them on the Hub."""
+"""Dataset cards and reports of selections, and publishing selections on the Hub."""
 
 from __future__ import annotations
 

@@ -1,57 +1,43 @@
-"""From selections to the facts that a card or a report is made of."""
+"""From selections, or the output folder of a run, to the facts of a page."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-import pyarrow as pa
-
-from hf_datasel import scores
-from hf_datasel.analysis.summaries import (
-    Distribution,
-    Overlaps,
-    distribution,
-    distribution_by_round,
-    overlaps,
-    threshold_of,
-)
-from hf_datasel.cards.course import grows, step_of, warmups
-from hf_datasel.cards.facts import Choice, DataConfig, Facts, Parent, Result, Training
-from hf_datasel.cards.groups import group_column, groups, weights
-from hf_datasel.cards.methods import method
-from hf_datasel.cards.places import map_of
-from hf_datasel.cards.recipe import recipe
-from hf_datasel.cards.reuse import reused
+from hf_datasel.cards.facts import FORMAT, DataConfig, Facts, Parent, Result, RoundFacts, TrainingRun
+from hf_datasel.cards.round_wording import round_step
+from hf_datasel.cards.score_values import score_means
+from hf_datasel.cards.section import CardSource
+from hf_datasel.cards.sections import SECTIONS
+from hf_datasel.cards.sections.method import describe_method, describe_score, reused_losses
+from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
-from hf_datasel.formats import Pool
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origins, without_paths
-from hf_datasel.selection.select_rows import select
-from hf_datasel.selectors import Longest, Random
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Place", "check_together", "config_names", "described", "gather"]
+__all__ = ["PublishTarget", "check_together", "config_names", "gather", "read_run"]
 
-_FORMAT = 1
-_MOST_SCORES = 3
-_MOST = 0.9  # of the pool's rows: as good as all of them
-_PLACE = ("name", "revision", "config", "split", "changed")
+_TRAINER_STATE = "trainer_state.json"
 
 
 @dataclass(frozen=True)
-class Place:
+class PublishTarget:
     """Where a page is published.
 
-    Attributes:
-        repo_id: dataset repository, or None for a local page.
-        revision: branch, or None for the main one.
-        publication: name of the selection within the repository.
-        images: what stands before the path of an image.
+    Args:
+        repo_id: Dataset repository, or None for a local page.
+        revision: Branch, or None for the main one.
+        publication: Name of the selection in the repository.
+        images: URL prefix of the images.
     """
 
     repo_id: str | None = None
@@ -65,270 +51,171 @@ def gather(
     dataset: Dataset | None = None,
     *,
     title: str,
-    place: Place | None = None,
+    target: PublishTarget | None = None,
     metadata: Mapping[str, Any] | None = None,
     changed: bool | None = None,
     configs: Sequence[DataConfig] = (),
     results: Sequence[Result] = (),
-    training: Training | None = None,
+    training: TrainingRun | None = None,
 ) -> Facts:
-    """Everything that can be said of one selection, or of the rounds of one run.
+    """Compute the facts of one selection, or of the rounds of one run.
 
     Args:
-        selections: one, or one a round in order.
-        dataset: the parent; without it, what needs its text (lengths, baselines) is left out.
-        title: of the page.
-        place: where it is published.
-        metadata: of the parent's card, as `carried_over` gives it; None where nobody looked it up.
-        changed: whether the dataset is not the parent as it is on the Hub; by default what it tells of itself.
-        configs: of the published dataset.
-        results: measurements of models trained on the rows.
-        training: the run that chose.
+        selections: One selection, or one for each round in order.
+        dataset: The dataset that rows were selected from. Without it, facts that need its text (response lengths,
+            baselines) are missing.
+        title: Title of the page.
+        target: Where the page is published; a local page by default.
+        metadata: Metadata of the parent's card, as `inherited_metadata` returns it; None if it was not looked up.
+        changed: Whether the dataset differs from its parent on the Hub; by default what the dataset itself shows.
+        configs: Configurations of the published dataset.
+        results: Evaluation results of models trained on the rows.
+        training: The training run that selected.
 
     Raises:
-        PublishError: no selections, or selections that do not belong together.
+        PublishError: There are no selections, or they do not belong together.
     """
     check_together(selections)
-    place = place or Place()
-    last, names = selections[-1], config_names(selections, place.publication)
-    choices = [_choice(each, name) for each, name in zip(selections, names, strict=True)]
-    provenance = without_paths(last.provenance)
+    target = target or PublishTarget()
+    provenance = without_paths(selections[-1].provenance)
     parent = _parent(provenance, dataset, metadata)
     parent["changed"] = parent["changed"] if changed is None else changed
-    command, keys, missing = recipe(provenance, parent)
-    pool = Pool(dataset) if dataset is not None else None
-    baselines = _baselines(last, pool) if pool is not None else {}
-    several = len(selections) > 1
+    names = config_names(selections, target.publication)
+    rounds = [_round_facts(selection, name) for selection, name in zip(selections, names, strict=True)]
+    source = CardSource(selections, dataset, provenance, parent, rounds, results)
     return {
-        "format_version": _FORMAT,
+        "format_version": FORMAT,
         "title": title,
-        "repo_id": place.repo_id,
-        "revision": place.revision,
-        "publication": place.publication,
-        "images": place.images,
+        "repo_id": target.repo_id,
+        "revision": target.revision,
+        "publication": target.publication,
+        "images": target.images,
         "parent": parent,
-        "method": method(provenance["selector"], (provenance.get("training") or {}).get("settings")),
-        "scores": [described(spec, provenance.get("model")) for spec in provenance["scores"]],
-        "choices": choices,
-        "recipe": keys,
-        "command": command,
-        "not_in_recipe": list(dict.fromkeys([*missing, *_scored_before(provenance)])),
+        "method": describe_method(provenance["selector"], (provenance.get("training") or {}).get("settings")),
+        "scores": [describe_score(spec, provenance.get("model")) for spec in provenance["scores"]],
         "seed": provenance["seed"],
+        "rounds": rounds,
         "configs": list(configs),
-        "distributions": [_pool_and_chosen(last, column) for column in _numeric(last)[: 1 if several else None]],
-        "rounds": [_rounds(selections, column) for column in _numeric(last)[:1] if _times(selections, column) > 1],
-        "lengths": _lengths(last, pool, baselines),
-        "groups": groups(last, dataset),
-        "overlap": _overlap(selections, choices, baselines),
-        "weights": weights(selections),
-        "map": map_of(last, dataset),
-        "results": list(results),
-        "training": cast(Training, without_paths(training)) if training is not None else None,
-        "versions": dict(provenance["versions"]),
+        "training": cast(TrainingRun, without_paths(training)) if training is not None else None,
+        "sections": {section.name: section.compute(source) for section in SECTIONS if section.compute is not None},
     }
 
 
 def config_names(selections: Sequence[Selection], publication: str = "default") -> list[str]:
-    """Name of the published configuration of each selection."""
+    """Return the name of the published configuration of each selection.
+
+    Args:
+        selections: One selection, or one for each round.
+        publication: Name of the selection in the repository.
+    """
     if len(selections) == 1:
         return [publication]
-    before = "" if publication == "default" else f"{publication}-"
-    return [f"{before}round-{each.provenance['round']}" for each in selections]
+    prefix = "" if publication == "default" else f"{publication}-"
+    return [f"{prefix}round-{selection.provenance['round']}" for selection in selections]
 
 
 def check_together(selections: Sequence[Selection]) -> None:
-    """Refuse selections that cannot be shown as one: they have to be the rounds of one run.
+    """Raise if selections cannot be shown on one page: they have to be the rounds of one run.
+
+    Args:
+        selections: One selection, or several.
 
     Raises:
-        PublishError: says in what they differ.
+        PublishError: There is none, or they are of different datasets, of different selectors, or of the same round.
     """
     if not selections:
         raise PublishError("There is no selection to show or publish.")
     first = selections[0].provenance
-    for each in selections[1:]:
-        if each.provenance["dataset"]["id"] != first["dataset"]["id"]:
-            raise PublishError("The selections were made from different datasets: they cannot go on one page.")
-        if each.provenance["selector"] != first["selector"]:
+    for selection in selections[1:]:
+        if selection.provenance["dataset"]["id"] != first["dataset"]["id"]:
+            raise PublishError("The selections are from different datasets, so they cannot be on one page.")
+        if selection.provenance["selector"] != first["selector"]:
             raise PublishError(
-                "The selections were made by different selectors or settings. Several selections on one page are the "
-                "rounds of one run; publish others one by one, each with a config_name."
+                "The selections are by different selectors or settings. Several selections on one page have to be the "
+                "rounds of one run; publish other selections one by one, each with its own config_name."
             )
-    rounds = [each.provenance["round"] for each in selections]
+    rounds = [selection.provenance["round"] for selection in selections]
     if len(set(rounds)) < len(rounds):
         raise PublishError(f"Two selections are of the same round: {rounds}.")
 
 
+def read_run(folder: str | os.PathLike[str]) -> tuple[list[Selection], TrainingRun | None]:
+    """Read the selections of a run in order, and the facts of its training, if its log exists.
+
+    Args:
+        folder: `output_dir` of a run, with the log in it or in its last checkpoint; or a single saved selection.
+
+    Raises:
+        PublishError: The folder is neither, or its log cannot be read.
+        SelectionError: A selection in it cannot be read.
+    """
+    path = Path(folder)
+    if (path / "selection.json").is_file():
+        return [Selection.load(path)], None
+    rounds = _numbered_folders(path / "selections", "round")
+    if not rounds:
+        raise PublishError(
+            f"{str(path)!r} holds no selection: there is neither a selection.json nor a folder selections/round-0.",
+            hint="Pass the output_dir of SelectiveSFTTrainer, or the folder of Selection.save.",
+            cli_hint="Pass the output_dir of hf-datasel train or hf-datasel select.",
+        )
+    selections = [Selection.load(folder) for folder in rounds]
+    states = [path / _TRAINER_STATE]
+    states += [folder / _TRAINER_STATE for folder in reversed(_numbered_folders(path, "checkpoint"))]
+    state = next((file for file in states if file.is_file()), None)
+    if state is None:
+        return selections, None
+    try:
+        content = json.loads(state.read_text(encoding="utf-8"))
+        end = {"step": content["global_step"], "epoch": content["epoch"]}  # later than what was logged last
+        return selections, training_facts([*content["log_history"], end], selections[-1].provenance)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PublishError(f"{str(state)!r} is not the log of a training run: {error!r}") from error
+
+
+def _numbered_folders(folder: Path, name: str) -> list[Path]:
+    """Return the folders `name-0`, `name-1` ... in the order of their numbers."""
+    matches = [(re.fullmatch(rf"{name}-(\d+)", path.name), path) for path in folder.glob(f"{name}-*") if path.is_dir()]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
+
+
 def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Mapping[str, Any] | None) -> Parent:
-    about = provenance["dataset"]
-    found = origins(dataset) if dataset is not None else []
-    known = found[0] if len(found) == 1 else {key: about.get(key) for key in _PLACE} if not found else {}
-    sources = [each["name"] for each in found] or [name for name in (known.get("name"),) if name]
+    recorded = provenance["dataset"]
+    sources = origins(dataset) if dataset is not None else []
+    source = recorded if not sources else sources[0] if len(sources) == 1 else {}
+    names = [source["name"] for source in sources] or ([recorded["name"]] if recorded.get("name") else [])
     return {
-        "name": known.get("name"),
-        "revision": known.get("revision"),
-        "config": known.get("config"),
-        "split": known.get("split"),
-        "changed": bool(known.get("changed")),
-        "id": about["id"],
-        "rows": about["rows"],
-        "format": about["format"],
-        "sources": sources,
+        "name": source.get("name"),
+        "revision": source.get("revision"),
+        "config": source.get("config"),
+        "split": source.get("split"),
+        "changed": bool(source.get("changed")),
+        "id": recorded["id"],
+        "rows": recorded["rows"],
+        "format": recorded["format"],
+        "sources": names,
         "looked_up": metadata is not None,
         "metadata": dict(metadata or {}),
     }
 
 
-def described(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """A score's spec, with what it is and its source. `model` is that of the choice, and None where it ran none."""
-    kind = next((each for each in scores.available().values() if each.__name__ == spec.get("score")), None)
-    about = " ".join((kind.__doc__ or "").split("\n\n")[0].split()) if kind is not None else ""
-    computed = spec.get("computed") or {}
-    ran = {"model": computed["model"]} if model is None and not spec.get("model") and computed.get("model") else {}
-    plain = {key: list(value) if isinstance(value, tuple) else value for key, value in spec.items()}
-    return {**plain, **ran, "about": about, "citation": kind.citation if kind is not None else ""}
-
-
-def _scored_before(provenance: Mapping[str, Any]) -> list[str]:
-    """Columns that a score is known to have made, which the recipe of the choice does not make."""
-    said = [
-        f"column {name!r} has to be in the dataset: `hf-datasel score` writes it, with the settings shown above"
-        for name in provenance.get("columns_known", ())
-    ]
-    grouped = group_column(provenance["selector"])
-    vectors = {str(spec.get("column")) for spec in provenance["scores"] if spec.get("score") == "Cluster"}
-    if grouped in provenance.get("columns_known", ()):
-        said += [
-            f"the clusters are those of column {name!r}: how that was computed is not recorded" for name in vectors
-        ]
-    return said
-
-
-def _choice(selection: Selection, config: str) -> Choice:
-    about = without_paths(selection.provenance)
-    tokens = about.get("tokens")
+def _round_facts(selection: Selection, config: str) -> RoundFacts:
+    provenance = without_paths(selection.provenance)
+    tokens, seconds = provenance.get("tokens"), provenance.get("seconds")
     return {
         "config": config,
-        "round": about["round"],
-        "step": step_of(about),
+        "round": provenance["round"],
+        "step": round_step(provenance),
         "rows": len(selection.indices),
-        "budget": about["budget"],
-        "tokens": {"budget": tokens["budget"], "chosen": tokens["chosen"]} if tokens else None,
-        "interrupted": bool(about.get("interrupted")),
-        "rows_scored": about["rows_scored"],
-        "seconds": None if about.get("seconds") is None else round(float(about["seconds"]), 1),
-        "model": about.get("model"),
-        "reused": reused(about["scores"]),
-        "columns_unverified": list(about["columns_unverified"]),
-        "not_eligible": dict(about["not_eligible"]),
-        "left_out": dict(about["left_out"]),
-        "means": {name: _means(selection, name) for name in _numeric(selection)},
+        "budget": provenance["budget"],
+        "tokens": {"budget": tokens["budget"], "selected": tokens["selected"]} if tokens else None,
+        "interrupted": bool(provenance.get("interrupted")),
+        "rows_scored": provenance["rows_scored"],
+        "seconds": None if seconds is None else round(float(seconds), 1),
+        "model": provenance.get("model"),
+        "reused": reused_losses(provenance["scores"]),
+        "columns_unverified": list(provenance["columns_unverified"]),
+        "not_eligible": dict(provenance["not_eligible"]),
+        "exclusions": dict(provenance["exclusions"]),
+        "means": score_means(selection),
     }
-
-
-def _means(selection: Selection, column: str) -> tuple[float, float]:
-    scored, chosen = _scored_and_chosen(selection, column)
-    return _short(np.mean(scored)), _short(np.mean(chosen))
-
-
-def _short(value: Any) -> float:
-    return float(f"{float(value):.6g}")
-
-
-def _numeric(selection: Selection) -> list[str]:
-    """Scores that are quantities, and known for a chosen row, no cluster numbers; distances to centres last."""
-    kinds = {name: selection.table.schema.field(name).type for name in selection.score_columns}
-    groups = group_column(selection.provenance["selector"])
-    names = [
-        name
-        for name, kind in kinds.items()
-        if name != groups
-        and (pa.types.is_floating(kind) or (pa.types.is_integer(kind) and not name.endswith("_id")))
-        and np.isfinite(selection.scores(name)[selection.indices]).any()
-    ]
-    return sorted(names, key=lambda name: name.endswith("cluster_distance"))[:_MOST_SCORES]
-
-
-def _scored_and_chosen(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:
-    values = selection.scores(column)
-    chosen = values[selection.indices]
-    return values[np.isfinite(values)], chosen[np.isfinite(chosen)]
-
-
-def _pool_and_chosen(selection: Selection, column: str) -> Distribution:
-    scored, chosen = _scored_and_chosen(selection, column)
-    whole = len(scored) > _MOST * selection.provenance["dataset"]["rows"]
-    groups = {"pool" if whole else "scored": scored, "chosen": chosen}
-    return distribution(column, groups, log=_skewed(scored), threshold=threshold_of([selection.provenance], column))
-
-
-def _times(selections: Sequence[Selection], column: str) -> int:
-    """How many of the selections have a score."""
-    return sum(column in _numeric(each) for each in selections)
-
-
-def _rounds(selections: Sequence[Selection], column: str) -> Distribution:
-    rounds = [
-        (each.provenance["round"], *_scored_and_chosen(each, column))
-        for each in selections
-        if column in _numeric(each)
-    ]
-    log = _skewed(np.concatenate([scored for _, scored, _ in rounds]))
-    threshold = threshold_of([each.provenance for each in selections], column)
-    return distribution_by_round(column, rounds, log=log, threshold=threshold)
-
-
-def _skewed(values: np.ndarray) -> bool:
-    """Whether a logarithmic axis shows these better."""
-    if values.min() <= 0:
-        return False
-    low, high = np.percentile(values, [1, 99])
-    return bool(high > 20 * low)
-
-
-def _baselines(selection: Selection, pool: Pool) -> dict[str, np.ndarray]:
-    """What anybody can choose without a model: as many rows at random, and the longest responses."""
-    mine, size, seed = (
-        selection.provenance["selector"]["selector"],
-        len(selection.indices),
-        selection.provenance["seed"],
-    )
-    found = {}
-    for baseline in (Random(), Longest()):
-        if baseline.spec()["selector"] != mine and (pool.format != "text" or isinstance(baseline, Random)):
-            found[type(baseline).__name__] = select(pool.dataset, baseline, size=size, seed=seed).indices
-    return found
-
-
-def _lengths(selection: Selection, pool: Pool | None, baselines: Mapping[str, np.ndarray]) -> Distribution | None:
-    if pool is None or pool.format == "text":
-        return None
-    words = np.fromiter((len(row.text("response").split()) for row in pool.rows()), dtype=np.float64, count=len(pool))
-    words[words == 0] = np.nan  # no response, which a logarithmic axis cannot show and no selector takes
-    groups = {"pool": words, "chosen": words[selection.indices]}
-    groups |= {name: words[rows] for name, rows in baselines.items()}
-    groups = {name: values for name, values in groups.items() if not np.isnan(values).all()}
-    return distribution("response_words", groups, log=True) if "chosen" in groups else None
-
-
-def _overlap(
-    selections: Sequence[Selection], choices: Sequence[Choice], baselines: Mapping[str, np.ndarray]
-) -> Overlaps | None:
-    named = {
-        "warm-up" if each in warmups(choices) else f"round {each['round']}": selection.indices
-        for selection, each in zip(selections, choices, strict=True)
-    }
-    if len(selections) == 1 or grows(choices):
-        named = {"chosen": selections[-1].indices}
-    pool, shortlist = selections[-1].provenance["dataset"]["rows"], _shortlist(selections[-1], named)
-    named |= baselines
-    return overlaps(named, pool, shortlist) if len(named) > 1 else None
-
-
-def _shortlist(last: Selection, rounds: Mapping[str, np.ndarray]) -> tuple[list[str], int] | None:
-    """Names of the rounds whose rows are all among those scored for the last one, and how many were; None for most."""
-    columns = _numeric(last)
-    scored = np.all([np.isfinite(last.scores(each)) for each in columns], axis=0)
-    if not columns or scored.sum() > _MOST * len(scored):
-        return None
-    names = [name for name, rows in rounds.items() if scored[rows].all()]
-    return (names, int(scored.sum())) if len(names) > 1 else None

@@ -1,25 +1,23 @@
-"""Facts to text: the dataset card, and the same page without the Hub's metadata. Pure functions."""
+"""From facts to text: the dataset card, and the same page without the Hub's metadata. All functions are pure."""
 
 from __future__ import annotations
 
-import functools
 import html
 import json
 import re
 from collections.abc import Collection
 from typing import Any
 
-import jinja2
-
-from hf_datasel.cards import sections
 from hf_datasel.cards.facts import Facts
-from hf_datasel.cards.figures import FigureInfo, figures
+from hf_datasel.cards.figures import figures_by_section
 from hf_datasel.cards.metadata import card_metadata
+from hf_datasel.cards.section import FigureInfo
+from hf_datasel.cards.sections import SECTIONS
 from hf_datasel.errors import PublishError
-from hf_datasel.hub.card_yaml import joined, merged_metadata, split_card, to_yaml
-from hf_datasel.hub.markdown import Markdown, text
+from hf_datasel.hub.card_yaml import combined_metadata, merged_metadata, split_card, to_yaml
+from hf_datasel.hub.markdown import text
 
-__all__ = ["card", "image_folder", "page", "updated_card"]
+__all__ = ["card", "image_folder", "page", "picture", "updated_card"]
 
 _PART = re.compile(
     r"^<!-- hf_datasel: (?P<name>[\w.-]+): begin -->\r?$"
@@ -27,113 +25,115 @@ _PART = re.compile(
     r"^<!-- hf_datasel: (?P=name): end -->\r?$",
     re.DOTALL | re.MULTILINE,
 )
-_SENTENCES = 2_000
-"""Characters of a text of ours that are shown; words of others are cut earlier."""
+_MAX_TEXT = 2_000
+"""Characters of an alternative text; foreign names in it are cut earlier."""
 
 
 def page(facts: Facts) -> str:
-    """The page that says everything, in Markdown. Words that come from elsewhere are shown and never obeyed."""
-    values = {
-        **{name: section(facts) for name, section in sections.SECTIONS.items()},
-        "title": facts["title"],
-        "method": facts["method"],
-        "figures": [{"numbers": each.alt, "picture": _picture(facts, each)} for each in figures(facts)],
-    }
-    rendered = _template().render(values)
-    return re.sub(r"\n{3,}", "\n\n", rendered).strip() + "\n"
+    """Render the facts as a Markdown page. Foreign text, such as names of columns, is escaped."""
+    figures, heading = figures_by_section(facts), ""
+    parts = [f"# {text(facts['title'], limit=_MAX_TEXT)}"]
+    for section in SECTIONS:
+        body = [section.text(facts, facts["sections"].get(section.name))]
+        body += [_figure(facts, figure) for figure in figures[section.name]]
+        body = [part for part in body if part]
+        if body and section.heading != heading:
+            heading = section.heading
+            parts.append(f"## {heading}")
+        parts += body
+    return "\n\n".join(parts) + "\n"
 
 
 def card(facts: Facts) -> str:
-    """A new dataset card: metadata for the Hub, and the page between marks that `updated_card` looks for."""
-    return f"{to_yaml(card_metadata(facts))}\n{_marked(facts)}\n"
+    """Render a new dataset card: metadata for the Hub, and the page between the markers that `updated_card` reads."""
+    return f"{to_yaml(card_metadata(facts))}\n{_marked_page(facts)}\n"
 
 
 def updated_card(existing: str, facts: Facts, replaced: Collection[str]) -> str:
-    """A card that is there already, with the generated part and its metadata made new and all else left as it is.
+    """Replace the generated page and metadata in an existing card; everything else is preserved.
 
     Args:
-        existing: text of the card.
-        facts: of the selection that is published now.
-        replaced: names of configurations that are written or removed with it.
+        existing: Text of the card.
+        facts: Facts of the selection that is published now.
+        replaced: Names of the configurations that are written or removed.
 
     Raises:
-        PublishError: the metadata of the card cannot be read, one of the marks around the generated part is gone, or
-            another configuration is the default one.
+        PublishError: The metadata of the card cannot be read, one of the markers around the generated page is missing,
+            or another configuration is the default one.
     """
     metadata, body = split_card(existing)
-    name, ours = facts["publication"], card_metadata(facts)
+    name, new_metadata = facts["publication"], card_metadata(facts)
     parts = {match["name"]: match for match in _PART.finditer(body)}
-    _check_marks(body, name)
-    before = {other: _recorded(match) for other, match in parts.items()}
+    _check_markers(body, name)
+    before = {publication: _recorded_metadata(match) for publication, match in parts.items()}
     merged = merged_metadata(
         metadata,
-        joined(list(before.values())),
-        joined(list({**before, name: ours}.values())),
-        ours.get("configs", []),
+        combined_metadata(list(before.values())),
+        combined_metadata(list({**before, name: new_metadata}.values())),
+        new_metadata.get("configs", []),
         replaced,
     )
     if name in parts:
-        body = body[: parts[name].start()] + _marked(facts) + body[parts[name].end() :]
+        body = body[: parts[name].start()] + _marked_page(facts) + body[parts[name].end() :]
     else:
-        body = f"{body.rstrip()}\n\n{_marked(facts)}\n" if body.strip() else f"\n{_marked(facts)}\n"
+        body = f"{body.rstrip()}\n\n{_marked_page(facts)}\n" if body.strip() else f"\n{_marked_page(facts)}\n"
     head = existing[: len(existing) - len(split_card(existing)[1])] if merged == metadata else to_yaml(merged)
     return head + body
 
 
 def image_folder(publication: str) -> str:
-    """Where the images of a page are, as seen from it."""
+    """Return the path of the images of a page, relative to the page."""
     return "plots" if publication == "default" else f"plots/{publication}"
 
 
-def _marked(facts: Facts) -> str:
-    name = facts["publication"]
-    kept = {key: value for key, value in card_metadata(facts).items() if key != "configs"}
-    record = json.dumps(kept).replace("-", "\\u002d")  # what is in a comment must not end it
+def picture(stem: str, title: str) -> str:
+    """Return the HTML of an image for light and dark pages.
+
+    Args:
+        stem: URL of the images without `-light.png` and `-dark.png`.
+        title: Title of the figure.
+    """
+    alt = html.escape(f"{title} (see the details below)", quote=True)
     return (
-        f"<!-- hf_datasel: {name}: begin -->\n"
-        "<!-- Generated: write above or below these marks; what is between them is replaced by the next push. -->\n"
-        f"<!-- metadata: {record} -->\n\n{page(facts)}\n<!-- hf_datasel: {name}: end -->"
-    )
-
-
-def _recorded(part: re.Match[str]) -> dict[str, Any]:
-    """The metadata that an earlier push gave the card, so that what a person changed since can be told."""
-    found = re.search(r"^<!-- metadata: (\{.*\}) -->\r?$", part["text"], re.MULTILINE)
-    try:
-        content = json.loads(found[1]) if found else {}
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _check_marks(body: str, name: str) -> None:
-    """Refuse a card in which one of our two marks is gone: what a person wrote could not be told from ours."""
-    rest = _PART.sub("", body)
-    for end in ("begin", "end"):
-        mark = f"<!-- hf_datasel: {name}: {end} -->"
-        if any(line.strip() == mark for line in rest.splitlines()):
-            raise PublishError(
-                f"The card has a mark {mark!r} without its other half. Put that back, or remove this one and the "
-                "generated part with it, and push again."
-            )
-
-
-def _picture(facts: Facts, figure: FigureInfo) -> Markdown:
-    stem = f"{facts['images']}{image_folder(facts['publication'])}/{figure.name}"
-    alt = html.escape(f"{figure.title} (in numbers below)", quote=True)
-    return Markdown(
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{stem}-dark.png">\n'
         f'  <img src="{stem}-light.png" alt="{alt}" width="720">\n</picture>'
     )
 
 
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hf_datasel.cards"),
-        undefined=jinja2.StrictUndefined,
-        finalize=functools.partial(text, limit=_SENTENCES),
-        trim_blocks=True,
-        lstrip_blocks=True,
+def _figure(facts: Facts, figure: FigureInfo) -> str:
+    stem = f"{facts['images']}{image_folder(facts['publication'])}/{figure.name}"
+    details = text(figure.alt, limit=_MAX_TEXT)
+    return f"{picture(stem, figure.title)}\n\n<details><summary>Details</summary>\n\n{details}\n\n</details>"
+
+
+def _marked_page(facts: Facts) -> str:
+    name = facts["publication"]
+    metadata = {key: value for key, value in card_metadata(facts).items() if key != "configs"}
+    record = json.dumps(metadata).replace("-", "\\u002d")  # the content of a comment must not end it
+    return (
+        f"<!-- hf_datasel: {name}: begin -->\n"
+        "<!-- Generated: write above or below these markers; the text between them is replaced by the next push. -->\n"
+        f"<!-- metadata: {record} -->\n\n{page(facts)}\n<!-- hf_datasel: {name}: end -->"
     )
-    return environment.get_template("card.md.jinja")
+
+
+def _recorded_metadata(part: re.Match[str]) -> dict[str, Any]:
+    """Return the metadata that an earlier push wrote, to detect what a person has changed since."""
+    match = re.search(r"^<!-- metadata: (\{.*\}) -->\r?$", part["text"], re.MULTILINE)
+    try:
+        metadata = json.loads(match[1]) if match else {}
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _check_markers(body: str, name: str) -> None:
+    """Raise if one of the two markers is missing, because the generated page could not be told from other text."""
+    other_text = _PART.sub("", body)
+    for end in ("begin", "end"):
+        marker = f"<!-- hf_datasel: {name}: {end} -->"
+        if any(line.strip() == marker for line in other_text.splitlines()):
+            raise PublishError(
+                f"The card has the marker {marker!r} without its counterpart. Restore the missing marker, or remove "
+                "this one together with the generated page, and push again."
+            )

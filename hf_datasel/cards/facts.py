@@ -1,32 +1,46 @@
-"""All that a card or a report says of a selection, as plain values: what they show is a function of these alone."""
+"""Facts of a selection: the plain values that a card or a report is rendered from, stored in facts.json.
+
+What several sections of a page read is defined here; what one section reads is defined in that section's module.
+"""
 
 from __future__ import annotations
 
 from typing import Any, TypedDict
 
-from hf_datasel.analysis.summaries import Distribution, EmbeddingMap, Overlaps
-from hf_datasel.analysis.weights import ClusterWeights
+__all__ = [
+    "FORMAT",
+    "DataConfig",
+    "Facts",
+    "Method",
+    "Parent",
+    "Result",
+    "RoundFacts",
+    "RoundStep",
+    "TokenCount",
+    "TrainingRun",
+]
 
-__all__ = ["Choice", "DataConfig", "Facts", "Groups", "Method", "Parent", "Result", "Step", "TokenCount", "Training"]
+FORMAT = 2
+"""Version of facts.json."""
 
 
 class Parent(TypedDict):
-    """The dataset that rows were chosen from.
+    """The dataset that rows were selected from.
 
     Attributes:
-        name: on the Hub; None where it is not known.
-        revision: commit on the Hub, or None.
-        config: configuration on the Hub, or None.
-        split: or None.
-        changed: whether the pool visibly is not that split as it is on the Hub, but filtered, reordered or the like.
-        id: sha256 over the content of its rows in order.
-        rows: how many it has.
-        format: of its rows: `"alpaca"`, `"prompt-completion"`, `"messages"` ...
-        looked_up: whether the Hub was asked for its card.
-        sources: names of all datasets on the Hub that its rows come from; several where it is a mixture.
-        metadata: what its card says and ours carries over: `license`, `license_name`, `license_link`, `language`,
-            `task_categories`, and `license_as_written` in the place of `license` where that is no identifier; a key
-            that its card lacks is not here.
+        name: Name on the Hub, or None.
+        revision: Commit on the Hub, or None.
+        config: Configuration on the Hub, or None.
+        split: Split on the Hub, or None.
+        changed: Whether the pool differs from the split on the Hub, for example because it was filtered or reordered.
+        id: sha256 of the content of the rows in order.
+        rows: Number of rows.
+        format: Row format: `"alpaca"`, `"prompt-completion"`, `"messages"` ...
+        looked_up: Whether the card of the dataset was read from the Hub.
+        sources: Names of all datasets on the Hub that the rows come from; several for a mixture.
+        metadata: Metadata that the card inherits from the card of the dataset: `license`, `license_name`,
+            `license_link`, `language`, `task_categories`, and `license_as_written` instead of `license` for a licence
+            that is not an identifier of the Hub. Keys that the dataset's card lacks are absent.
     """
 
     name: str | None
@@ -43,12 +57,18 @@ class Parent(TypedDict):
 
 
 class Method(TypedDict):
-    """The selector: its name as people write it, what it does, settings, BibTeX ("" where there is none).
+    """The selector, together with the selectors and filters inside it.
 
-    Of a selector that works with another one, all of these are of both. Among the settings are those of the training
-    run that the choice depends on, where they differ from their defaults.
+    Attributes:
+        selector: Name of the selector in specs.
+        name: Name as people write it.
+        about: Description.
+        settings: Settings of the selector, and those settings of the training run that the selection depends on and
+            that differ from their defaults.
+        citation: BibTeX, or "".
     """
 
+    selector: str
     name: str
     about: str
     settings: dict[str, Any]
@@ -56,22 +76,22 @@ class Method(TypedDict):
 
 
 class TokenCount(TypedDict):
-    """A budget in tokens, and the tokens of the chosen rows."""
+    """A budget in tokens, and the number of tokens of the selected rows."""
 
     budget: int
-    chosen: int
+    selected: int
 
 
-class Step(TypedDict):
-    """What a round is in a run of several.
+class RoundStep(TypedDict):
+    """Role of a round in a run of several rounds.
 
     Attributes:
-        kind: `"choice"`, `"warm-up"` or `"growing"`, as `RoundPlan` has it.
-        rounds: of the run, as planned.
-        epochs: passes over its rows, as planned.
-        restart: whether its training began again from the base model.
-        warmed: whether a warm-up came before.
-        chosen_before: those of its rows that had been chosen in an earlier round.
+        kind: Kind of the round, as in `RoundPlan`: `"warm-up"` and `"growing"` differ from independent selections.
+        rounds: Planned number of rounds of the run.
+        epochs: Planned number of epochs over the rows of the round.
+        restart: Whether training in this round started again from the base model.
+        warmed: Whether a warm-up came before.
+        selected_before: Number of its rows that were selected in an earlier round.
     """
 
     kind: str
@@ -79,34 +99,34 @@ class Step(TypedDict):
     epochs: float
     restart: bool
     warmed: bool
-    chosen_before: int
+    selected_before: int
 
 
-class Choice(TypedDict):
+class RoundFacts(TypedDict):
     """One selection: the only one, or that of one round.
 
     Attributes:
-        config: configuration of the published dataset that holds its rows; `"round-0"`.
-        round: its number, from 0.
-        step: what the round is in the run; None where there is only one, or it is not recorded.
-        rows: chosen.
-        budget: rows that were asked for; of a budget in tokens, the rows that fit into it.
-        tokens: that budget, or None where rows were asked for.
-        interrupted: whether the rows are only the beginning of a choice, which was interrupted.
-        rows_scored: by a model or otherwise for this choice; 0 where only columns were read.
-        seconds: spent on scoring and choosing, or None.
-        model: that scored: `name`, and `resolved`, or `global_step` of the run, `steps` since the base weights and
-            `dtype`; None where no model did.
-        reused: rows whose losses were taken from training.
-        columns_unverified: columns of the parent that the choice relied on, without knowing how they were made.
-        not_eligible: rows that cannot be trained on, by reason.
-        left_out: rows that were no candidates, by reason.
-        means: score -> mean over the rows scored and over those chosen.
+        config: Configuration of the published dataset that holds its rows, such as `"round-0"`.
+        round: Number of the round, from 0.
+        step: Role of the round in the run; None for a single round, or if it is not recorded.
+        rows: Number of selected rows.
+        budget: Number of requested rows; with a budget in tokens, the number of rows that fit into it.
+        tokens: The budget in tokens, or None.
+        interrupted: Whether the selection was interrupted, so that rows are missing.
+        rows_scored: Number of rows that were scored for this selection; 0 if only columns were read.
+        seconds: Time of scoring and selecting, or None.
+        model: Model of the scores: `name`, and `resolved`, or `global_step` of the run, `steps` since the base weights
+            and `dtype`; None without a model.
+        reused: Number of rows whose losses were reused from training.
+        columns_unverified: Columns of the dataset that the selection used and whose computation is not recorded.
+        not_eligible: Number of rows that cannot be trained on, by reason.
+        exclusions: Number of excluded rows, by reason.
+        means: Score -> mean over the scored rows and over the selected rows.
     """
 
     config: str
     round: int
-    step: Step | None
+    step: RoundStep | None
     rows: int
     budget: int
     tokens: TokenCount | None
@@ -117,38 +137,20 @@ class Choice(TypedDict):
     reused: int
     columns_unverified: list[str]
     not_eligible: dict[str, int]
-    left_out: dict[str, int]
+    exclusions: dict[str, int]
     means: dict[str, tuple[float, float]]
-
-
-class Groups(TypedDict):
-    """The clusters, or other groups of rows, that the choice is spread over.
-
-    Attributes:
-        column: with the group of each row.
-        pool: groups that rows of the pool are in.
-        chosen: those of them that chosen rows are in.
-        largest: share of the pool's rows that is in its largest group, 0 to 1.
-        largest_chosen: share of the chosen rows that is in that group.
-    """
-
-    column: str
-    pool: int
-    chosen: int
-    largest: float
-    largest_chosen: float
 
 
 class DataConfig(TypedDict):
     """A configuration of the published dataset.
 
     Attributes:
-        name: for `load_dataset(repo_id, name)`.
+        name: Name for `load_dataset(repo_id, name)`.
         holds: `"rows"` or `"scores"`.
-        splits: split -> number of rows.
-        files: split -> pattern of its Parquet files in the repository.
-        bytes: of all its files.
-        default: whether it is what `load_dataset(repo_id)` gives.
+        splits: Split -> number of rows.
+        files: Split -> pattern of its Parquet files in the repository.
+        bytes: Size of all its files.
+        default: Whether `load_dataset(repo_id)` loads it.
     """
 
     name: str
@@ -160,14 +162,14 @@ class DataConfig(TypedDict):
 
 
 class Result(TypedDict):
-    """A measurement: of a model trained on the rows, or of what it is held against.
+    """An evaluation result of a model trained on the selected rows, or of a model to compare with.
 
     Attributes:
-        trained_on: `"this selection"`, `"random rows"`, `"whole pool"`, `"untrained"` ...
+        trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...
         metric: `"exact match"`, `"loss"` ...
-        dataset: it was measured on.
-        value: higher or lower is better as the metric has it.
-        note: what else has to be known, such as the range over seeds; "" for nothing.
+        dataset: Name of the evaluation dataset.
+        value: Value of the metric.
+        note: Further information, such as the range over seeds, or "".
     """
 
     trained_on: str
@@ -177,17 +179,17 @@ class Result(TypedDict):
     note: str
 
 
-class Training(TypedDict):
-    """A finished training run.
+class TrainingRun(TypedDict):
+    """The training run that selected the rows.
 
     Attributes:
-        model: that was trained, as it was named.
-        settings: of the run, where they differ from the defaults.
-        steps: optimizer steps.
-        epochs: passes over the rounds' rows.
+        model: Name of the trained model.
+        settings: Settings that differ from their defaults.
+        steps: Number of optimizer steps.
+        epochs: Number of epochs over the rows of the rounds.
         loss: (step, training loss) as logged.
-        eval_loss: (step, loss on the evaluation set) as logged.
-        selecting: share of the run's wall time spent on selecting, 0 to 1, or None.
+        eval_loss: (step, evaluation loss) as logged.
+        selection_time_share: Share of the wall time that scoring and selecting took, 0 to 1, or None.
     """
 
     model: str
@@ -196,39 +198,27 @@ class Training(TypedDict):
     epochs: float
     loss: list[tuple[int, float]]
     eval_loss: list[tuple[int, float]]
-    selecting: float | None
+    selection_time_share: float | None
 
 
 class Facts(TypedDict):
-    """Everything, in the order in which a reader meets it.
+    """Everything that a page shows.
 
     Attributes:
-        format_version: of these facts.
-        title: of the page.
-        repo_id: where the selection is published, or None.
-        revision: branch that it is published on, or None for the main one.
-        publication: name of this selection within the repository; "default" unless it shares it with others.
-        images: what stands before the path of an image: "" for files beside the page.
-        parent: the pool.
-        method: the selector.
-        scores: specs of the scores that were computed, each with `about`, what the score is in one sentence.
-        choices: one, or one a round; the last is what is trained on in the end.
-        recipe: keys and values of the YAML file that makes the selection again.
-        command: `"select"` or `"train"`: what runs the recipe.
-        not_in_recipe: why the recipe alone is not enough; empty where it is.
-        seed: of everything random.
-        configs: of the published dataset; empty for a local page.
-        distributions: scores over the rows scored and those chosen; of several rounds, the first score in the last.
-        rounds: the first score over the rounds, in groups `"round 0: scored"`, `"round 0: chosen"`,
-            `"round 1: scored"` ...; empty unless there are several.
-        lengths: response length in words over the pool, the chosen rows and baselines of the same size, or None.
-        groups: that the last choice is spread over, or None where it knows of none.
-        overlap: of the rounds and the baselines, or None; of rounds that grow, the last one stands for all.
-        weights: of clusters, round by round, or None where they do not move.
-        map: of embeddings, or None.
-        results: measurements; empty where nothing was measured.
-        training: the run that chose, or None.
-        versions: package -> version.
+        format_version: Version of this structure, `FORMAT`.
+        title: Title of the page.
+        repo_id: Repository that the selection is published in, or None.
+        revision: Branch that it is published on, or None for the main one.
+        publication: Name of this selection in the repository, `"default"` by default.
+        images: URL prefix of the images; "" for files next to the page.
+        parent: The dataset that rows were selected from.
+        method: The selector.
+        scores: Specs of the computed scores, each with `about`, its description, and `citation`.
+        seed: Random seed.
+        rounds: One selection, or one for each round; the last is the final one.
+        configs: Configurations of the published dataset; empty for a local page.
+        training: The training run that selected, or None.
+        sections: Name of a section -> its own facts, of the type that its module defines.
     """
 
     format_version: int
@@ -240,19 +230,8 @@ class Facts(TypedDict):
     parent: Parent
     method: Method
     scores: list[dict[str, Any]]
-    choices: list[Choice]
-    recipe: dict[str, Any]
-    command: str
-    not_in_recipe: list[str]
     seed: int
+    rounds: list[RoundFacts]
     configs: list[DataConfig]
-    distributions: list[Distribution]
-    rounds: list[Distribution]
-    lengths: Distribution | None
-    groups: Groups | None
-    overlap: Overlaps | None
-    weights: ClusterWeights | None
-    map: EmbeddingMap | None
-    results: list[Result]
-    training: Training | None
-    versions: dict[str, str]
+    training: TrainingRun | None
+    sections: dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from hf_datasel.cards.facts import DataConfig, Facts
@@ -12,23 +13,23 @@ _SIZES = {10**3: "1K", 10**4: "10K", 10**5: "100K", 10**6: "1M", 10**7: "10M", 1
 
 
 def card_metadata(facts: Facts) -> dict[str, Any]:
-    """Metadata of the card, in the Hub's terms."""
+    """Return the metadata of the card, in the terms of the Hub."""
     inherited = facts["parent"]["metadata"]
     rows = max(
-        (sum(each["splits"].values()) for each in facts["configs"] if each["holds"] == "rows"),
-        default=facts["choices"][-1]["rows"],
+        (sum(config["splits"].values()) for config in facts["configs"] if config["holds"] == "rows"),
+        default=facts["rounds"][-1]["rows"],
     )
     metadata: dict[str, Any] = {"pretty_name": facts["title"]}
     for key in ("license", "license_name", "license_link", "language", "task_categories"):
         if key in inherited:
             metadata[key] = inherited[key]
     metadata.setdefault("task_categories", ["text-generation"])
-    metadata["size_categories"] = [_size(rows)]
+    metadata["size_categories"] = [_size_category(rows)]
     if facts["parent"]["sources"]:
         metadata["source_datasets"] = list(facts["parent"]["sources"])
     metadata["tags"] = ["hf_datasel", "data-selection", "instruction-tuning", "sft"]
     if facts["configs"]:
-        metadata["configs"] = [_config(each) for each in facts["configs"]]
+        metadata["configs"] = [_config(config) for config in facts["configs"]]
     return metadata
 
 
@@ -40,10 +41,11 @@ def _config(config: DataConfig) -> dict[str, Any]:
     return entry | ({"default": True} if config["default"] else {})
 
 
-def _size(rows: int) -> str:
-    below = "n<1K"
-    for bound, name in _SIZES.items():
-        if rows < bound:
-            return below
-        below = f"{name}<n<{next((after for size, after in _SIZES.items() if size > bound), '10B')}"
+def _size_category(rows: int) -> str:
+    bounds = list(_SIZES.items())
+    if rows < bounds[0][0]:
+        return f"n<{bounds[0][1]}"
+    for (_, lower), (upper, name) in pairwise(bounds):
+        if rows < upper:
+            return f"{lower}<n<{name}"
     return "1B<n<10B"

@@ -1,4 +1,4 @@
-"""Read a published selection."""
+"""Reading published selections."""
 
 from __future__ import annotations
 
@@ -15,39 +15,40 @@ __all__ = ["pull_selection"]
 def pull_selection(
     repo_id: str, *, config_name: str | None = None, revision: str | None = None, token: str | None = None
 ) -> Selection:
-    """The selection of a configuration; see `Selection.from_hub`."""
+    """Read the selection of a configuration; see `Selection.from_hub`."""
     hub = Hub(repo_id, token, revision)
-    found = selection_folders(hub.pin())
-    if not found:
+    folders = selection_folders(hub.pin())
+    if not folders:
         raise PublishError(f"{repo_id!r} holds no selection: there is no selections/*/selection.json in it.")
-    name = _default(list(found), repo_id) if config_name is None else _last_round(list(found), config_name)
-    if name not in found:
+    name = _default(list(folders), repo_id) if config_name is None else _last_round(list(folders), config_name)
+    if name not in folders:
         raise PublishError(
-            f"{repo_id!r} has no selection {name!r}.{did_you_mean(name, found)} There are {', '.join(sorted(found))}."
+            f"{repo_id!r} has no selection {name!r}.{did_you_mean(name, folders)} There are "
+            f"{', '.join(sorted(folders))}."
         )
     folder = f"selections/{name}"
     return read_selection(
         hub.download(f"{folder}/selection.json"),
         hub.download(f"{folder}/indices.npy"),
-        [hub.download(path) for path in found[name]],
+        [hub.download(path) for path in folders[name]],
         f"{repo_id!r}",
     )
 
 
 def _last_round(names: list[str], config_name: str) -> str:
-    """The configuration, or the last of its rounds."""
+    """Return the configuration, or the last of its rounds."""
     rounds = [name for name in names if re.fullmatch(rf"{re.escape(config_name)}-round-\d+", name)]
     if config_name in names or not rounds:
         return config_name
-    return max(rounds, key=_round_of)
+    return max(rounds, key=_round_number)
 
 
-def _round_of(name: str) -> int:
+def _round_number(name: str) -> int:
     return int(name.rsplit("-", 1)[1])
 
 
 def _default(names: list[str], repo_id: str) -> str:
-    """What `load_dataset(repo_id)` gives: the only one, the default one or the last round."""
+    """Return the name that `load_dataset(repo_id)` uses: the only one, the default one or the last round."""
     if len(names) == 1:
         return names[0]
     if "default" in names:
@@ -55,4 +56,4 @@ def _default(names: list[str], repo_id: str) -> str:
     rounds = [name for name in names if re.fullmatch(r"round-\d+", name)]
     if not rounds:
         raise PublishError(f"{repo_id!r} has several selections: pass config_name, one of {', '.join(sorted(names))}.")
-    return max(rounds, key=_round_of)
+    return max(rounds, key=_round_number)

@@ -1,4 +1,4 @@
-"""A folder that says everything about a selection: the facts as JSON, and the page as Markdown and as HTML."""
+"""Reports and cards in a local folder: facts.json, the page as Markdown and as HTML, and the images."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from hf_datasel.cards.card import card, image_folder, page
-from hf_datasel.cards.facts import Facts, Result
+from hf_datasel.cards.facts import FORMAT, Facts, Result
 from hf_datasel.cards.figures import figures, png
+from hf_datasel.cards.sections import SECTIONS
 from hf_datasel.errors import PublishError, did_you_mean
 from hf_datasel.hub.markdown import text
 
 __all__ = ["html_page", "json_text", "read_facts", "read_results", "write_card", "write_files", "write_report"]
 
-_FORMAT = 1
-
 
 def write_report(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `report.html`, `report.md`, `plots/*.png` and `facts.json`; returns their paths.
+    """Write `report.html`, `report.md`, `plots/*.png` and `facts.json`, and return their paths.
 
-    `report.html` holds all of it, and asks nothing of any network.
+    `report.html` contains everything and loads nothing from a network.
+
+    Args:
+        facts: Facts of the page.
+        folder: Folder to write into; it is created if it does not exist.
 
     Raises:
         DataselError: matplotlib is not installed.
-        PublishError: the folder cannot be written.
+        PublishError: The folder cannot be written.
     """
-    facts = _beside_its_images(facts)
+    facts = _with_local_images(facts)
     images = _images(facts)
     files: dict[str, str | bytes] = {
         "report.html": html_page(facts["title"], page(facts), images),
@@ -48,57 +51,68 @@ def write_report(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
 
 
 def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `README.md` (the dataset card), `plots/*.png` and `facts.json`; returns their paths.
+    """Write `README.md` (the dataset card), `plots/*.png` and `facts.json`, and return their paths.
+
+    Args:
+        facts: Facts of the page.
+        folder: Folder to write into; it is created if it does not exist.
 
     Raises:
         DataselError: matplotlib is not installed.
-        PublishError: the folder cannot be written.
+        PublishError: The folder cannot be written.
     """
-    facts = _beside_its_images(facts)
+    facts = _with_local_images(facts)
     return write_files(Path(folder), {"README.md": card(facts), **_images(facts), "facts.json": _json(facts)})
 
 
 def read_facts(path: str | os.PathLike[str]) -> Facts:
     """Read `facts.json`.
 
+    Args:
+        path: Path of the file.
+
     Raises:
-        PublishError: there is no such file, it is of another version, or it is no valid JSON or not what facts are.
+        PublishError: The file does not exist, has another format version, or is not valid.
     """
     content = _load(Path(path))
     version = content.get("format_version") if isinstance(content, dict) else None
-    if isinstance(version, int) and version != _FORMAT:
+    if isinstance(version, int) and version != FORMAT:
         raise PublishError(
-            f"{os.fspath(path)!r} has format_version {version}, and this version of hf_datasel reads {_FORMAT}. "
-            "Make it again from the selection, with hf-datasel report."
+            f"{os.fspath(path)!r} has format_version {version}, but this version of hf_datasel reads {FORMAT}.",
+            hint="Write it again from the selection.",
+            cli_hint="Write it again from the selection, with hf-datasel report.",
         )
-    return cast(Facts, _conform(content, Facts, os.fspath(path)))
+    return _checked_facts(content, os.fspath(path))
 
 
 def read_results(path: str | os.PathLike[str]) -> list[Result]:
-    """Read measurements: a JSON list of objects with the keys of `Result`, of which `note` may be left out.
+    """Read evaluation results: a JSON list of objects with the keys of `Result`, of which `note` is optional.
+
+    Args:
+        path: Path of the file.
 
     Raises:
-        PublishError: there is no such file, or something in it is not a measurement; says where.
+        PublishError: The file does not exist, or an entry is not valid; the message says which.
     """
     content = _load(Path(path))
     if not isinstance(content, list):
-        raise PublishError(f"{os.fspath(path)} has to hold a list of results, and holds {_kind(content)}.")
-    filled = [{"note": "", **each} if isinstance(each, dict) else each for each in content]
-    results = cast(list[Result], _conform(filled, list[Result], os.fspath(path)))
-    for at, each in enumerate(results):
-        if not math.isfinite(each["value"]):
-            raise PublishError(f"{os.fspath(path)}[{at}]['value'] has to be a number.")
+        raise PublishError(f"{os.fspath(path)} has to hold a list of results, not {_type_name(content)}.")
+    complete = [{"note": "", **entry} if isinstance(entry, dict) else entry for entry in content]
+    results = cast(list[Result], _checked(complete, list[Result], os.fspath(path)))
+    for index, result in enumerate(results):
+        if not math.isfinite(result["value"]):
+            raise PublishError(f"{os.fspath(path)}[{index}]['value'] has to be a number.")
     return results
 
 
 # -- the page in HTML ------------------------------------------------------------------------------------------------
 def html_page(title: str, content: str, images: Mapping[str, bytes]) -> str:
-    """A page of ours in one file of HTML, which asks nothing of any network.
+    """Render a Markdown page as one HTML file that loads nothing from a network.
 
     Args:
-        title: of the window; shown as it is.
-        content: Markdown in which all words of others are escaped: HTML in it passes through.
-        images: path, as it stands in `content`, -> PNG, which is put in its place.
+        title: Title of the window; escaped.
+        content: Markdown in which foreign text is escaped: HTML in it is not changed.
+        images: Path of an image in `content` -> PNG that is embedded instead.
     """
     body = _markdown().render(content)
     for path, image in images.items():
@@ -110,7 +124,7 @@ def html_page(title: str, content: str, images: Mapping[str, bytes]) -> str:
 
 @functools.cache
 def _markdown() -> MarkdownIt:
-    # HTML passes through: the page escapes all words that are not its own.
+    # HTML is passed through: the page escapes all foreign text.
     markdown = MarkdownIt("commonmark", {"html": True}).enable("table")
     markdown.add_render_rule("table_open", lambda *_: '<div class="scroll">\n<table>\n')
     markdown.add_render_rule("table_close", lambda *_: "</table>\n</div>\n")
@@ -126,26 +140,32 @@ def _template() -> jinja2.Template:
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
-def _beside_its_images(facts: Facts) -> Facts:
+def _with_local_images(facts: Facts) -> Facts:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", facts["publication"]):  # it names a folder
-        raise PublishError(f"publication={facts['publication']!r:.80} has to be letters, digits, '-', '_' and '.'.")
+        raise PublishError(
+            f"publication={facts['publication']!r:.80} has to consist of letters, digits, '-', '_' and '.'."
+        )
     return {**facts, "images": ""}
 
 
 def _images(facts: Facts) -> dict[str, bytes]:
     folder = image_folder(facts["publication"])
     return {
-        f"{folder}/{each.name}-{'dark' if dark else 'light'}.png": png(facts, each.name, dark)
-        for each in figures(facts)
+        f"{folder}/{figure.name}-{'dark' if dark else 'light'}.png": png(facts, figure.name, dark)
+        for figure in figures(facts)
         for dark in (False, True)
     }
 
 
 def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
-    """Write files at these paths within a folder, which is made; returns their paths.
+    """Write files into a folder, and return their paths.
+
+    Args:
+        folder: The folder; it is created if it does not exist.
+        files: Path within the folder -> content.
 
     Raises:
-        PublishError: the folder cannot be written.
+        PublishError: The folder cannot be written.
     """
     try:
         for name, content in files.items():
@@ -159,26 +179,26 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
 
 # -- JSON ------------------------------------------------------------------------------------------------------------
 def _json(facts: Facts) -> str:
-    return json_text(_conform(facts, Facts, "facts"))
+    return json_text(_checked_facts(facts, "facts"))
 
 
 def json_text(value: Any) -> str:
-    """JSON with a key or an item a line, but numbers side by side; null for what is no number."""
+    """Format a value as JSON with one key or item per line, but numbers in one line; NaN becomes null."""
     return f"{_dump(value, '')}\n"
 
 
 def _dump(value: Any, indent: str) -> str:
     deeper = f"{indent}  "
     if isinstance(value, Mapping) and value:
-        lines = [f"{json.dumps(str(key), ensure_ascii=False)}: {_dump(each, deeper)}" for key, each in value.items()]
+        lines = [f"{json.dumps(str(key), ensure_ascii=False)}: {_dump(item, deeper)}" for key, item in value.items()]
         opening, closing = "{}"
-    elif isinstance(value, list | tuple) and not all(isinstance(each, int | float | None) for each in value):
-        lines = [_dump(each, deeper) for each in value]
+    elif isinstance(value, list | tuple) and not all(isinstance(item, int | float | None) for item in value):
+        lines = [_dump(item, deeper) for item in value]
         opening, closing = "[]"
     elif isinstance(value, list | tuple):
-        return f"[{', '.join(_dump(each, deeper) for each in value)}]"
+        return f"[{', '.join(_dump(item, deeper) for item in value)}]"
     else:
-        is_nan = isinstance(value, float) and not math.isfinite(value)  # which JSON has no word for
+        is_nan = isinstance(value, float) and not math.isfinite(value)  # JSON has no NaN
         return "null" if is_nan else json.dumps(value, ensure_ascii=False, default=str)
     return f"{opening}\n{deeper}" + f",\n{deeper}".join(lines) + f"\n{indent}{closing}"
 
@@ -188,46 +208,58 @@ def _load(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PublishError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:  # broken JSON, or bytes that are no text
-        raise PublishError(f"{str(path)!r} is no valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:  # broken JSON, or bytes that are not text
+        raise PublishError(f"{str(path)!r} is not valid JSON: {error}") from error
 
 
-def _conform(value: Any, kind: Any, place: str) -> Any:
-    """The value as its type has it: keys in order, tuples where JSON has lists; refused where it is something else."""
-    origin, inner = get_origin(kind), get_args(kind)
-    if kind is Any:
+def _checked_facts(content: Any, name: str) -> Facts:
+    """Return facts with checked types: those of the page, and those that each section defines."""
+    facts = cast(Facts, _checked(content, Facts, name))
+    types_by_section = {section.name: section.facts_type for section in SECTIONS if section.compute is not None}
+    facts["sections"] = _checked_keys(facts["sections"], types_by_section, f"{name}['sections']")
+    return facts
+
+
+def _checked(value: Any, expected: Any, name: str) -> Any:
+    """Return a value with its keys in the order of its type, and tuples where JSON has lists.
+
+    Raises:
+        PublishError: The value is not of this type; `name` says where it is.
+    """
+    origin, arguments = get_origin(expected), get_args(expected)
+    if expected is Any:
         return value
     if origin in (Union, types.UnionType):
-        return None if value is None else _conform(value, inner[0], place)
-    if kind is float and value is None:
+        return None if value is None else _checked(value, arguments[0], name)
+    if expected is float and value is None:
         return math.nan
-    plain = dict if is_typeddict(kind) else origin or kind
-    if not _is(value, plain) or (plain is tuple and len(value) != len(inner)):
-        wanted = f"a list of {len(inner)}" if plain is tuple else _NAMES[plain]
-        raise PublishError(f"{place} has to be {wanted}, and is {_kind(value)}.")
-    if is_typeddict(kind):
-        return _conform_keys(value, get_type_hints(kind), place)
+    plain = dict if is_typeddict(expected) else origin or expected
+    if not _is_instance(value, plain) or (plain is tuple and len(value) != len(arguments)):
+        type_name = f"a list of {len(arguments)}" if plain is tuple else _TYPE_NAMES[plain]
+        raise PublishError(f"{name} has to be {type_name}, not {_type_name(value)}.")
+    if is_typeddict(expected):
+        return _checked_keys(value, get_type_hints(expected), name)
     if plain is dict:
-        return {key: _conform(each, inner[1], f"{place}[{key!r}]") for key, each in value.items()}
+        return {key: _checked(item, arguments[1], f"{name}[{key!r}]") for key, item in value.items()}
     if plain is list:
-        return [_conform(each, inner[0], f"{place}[{at}]") for at, each in enumerate(value)]
+        return [_checked(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value)]
     if plain is tuple:
-        pairs = zip(value, inner, strict=True)
-        return tuple(_conform(each, part, f"{place}[{at}]") for at, (each, part) in enumerate(pairs))
+        pairs = enumerate(zip(value, arguments, strict=True))
+        return tuple(_checked(item, part, f"{name}[{index}]") for index, (item, part) in pairs)
     return value
 
 
-def _conform_keys(value: Mapping[str, Any], kinds: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _checked_keys(value: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> dict[str, Any]:
     for key in value:
-        if key not in kinds:
-            raise PublishError(f"{place} has an unknown key {key!r}.{did_you_mean(str(key), kinds)}")
-    for key in kinds:
+        if key not in expected:
+            raise PublishError(f"{name} has an unknown key {key!r}.{did_you_mean(str(key), expected)}")
+    for key in expected:
         if key not in value:
-            raise PublishError(f"{place} has no {key!r}. It needs {', '.join(kinds)}.")
-    return {key: _conform(value[key], kind, f"{place}[{key!r}]") for key, kind in kinds.items()}
+            raise PublishError(f"{name} has no {key!r}. It needs {', '.join(expected)}.")
+    return {key: _checked(value[key], item, f"{name}[{key!r}]") for key, item in expected.items()}
 
 
-_NAMES = {
+_TYPE_NAMES = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -237,13 +269,13 @@ _NAMES = {
 }
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is_instance(value: Any, expected: type) -> bool:
     if isinstance(value, bool):
-        return kind is bool
-    if kind in (float, tuple):
-        return isinstance(value, int | float if kind is float else list | tuple)
-    return isinstance(value, kind)
+        return expected is bool
+    if expected in (float, tuple):
+        return isinstance(value, int | float if expected is float else list | tuple)
+    return isinstance(value, expected)
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else _NAMES.get(type(value), type(value).__name__)
+def _type_name(value: Any) -> str:
+    return "null" if value is None else _TYPE_NAMES.get(type(value), type(value).__name__)

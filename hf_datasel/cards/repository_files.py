@@ -1,4 +1,4 @@
-"""The files of a published selection, written to a folder."""
+"""Files of a published selection: writing them to a folder, reading them, and recognising them in a repository."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from hf_datasel.cards.build import config_names
 from hf_datasel.cards.card import image_folder
 from hf_datasel.cards.facts import DataConfig, Facts
 from hf_datasel.cards.figures import figures, png
-from hf_datasel.cards.recipe import as_yaml
+from hf_datasel.cards.sections.reproduce import as_yaml
 from hf_datasel.errors import SelectionError
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selection.result import check_format
+from hf_datasel.selection.saved_format import upgrade_provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = [
-    "belongs",
-    "belongs_config",
+    "data_folders",
+    "is_config_of",
+    "is_file_of",
     "read_selection",
     "recipe_file",
     "selection_folders",
@@ -38,19 +39,23 @@ __all__ = [
 _KEYS = ("row", "row_id")
 _IMAGES = ("lengths", "overlap", "weights", "map", "training")
 _SHARD = 500_000_000
-"""Bytes of a Parquet file, about, as `datasets` has it."""
+"""Approximate size of a Parquet file in bytes, as in `datasets`."""
 
 
 def write_data(folder: Path, selections: Sequence[Selection], dataset: Dataset, publication: str) -> list[DataConfig]:
-    """Write rows, scores and the selections themselves; returns the configurations that the rows and scores make.
-
-    The dataset has to be the one that all were made from.
+    """Write the rows, the scores and the selections, and return the configurations of the published dataset.
 
     The scores of several rounds are splits of one configuration.
+
+    Args:
+        folder: Folder to write into.
+        selections: One selection, or one for each round.
+        dataset: The dataset that all of them were made from; this is not checked.
+        publication: Name of the selection in the repository.
     """
     names = config_names(selections, publication)
-    tables = [_scores_table(each) for each in selections]
-    schema = pa.unify_schemas([each.schema for each in tables])
+    tables = [_scores_table(selection) for selection in selections]
+    schema = pa.unify_schemas([table.schema for table in tables])
     configs: list[DataConfig] = []
     scores: DataConfig = {
         "name": _scores_name(publication),
@@ -81,9 +86,14 @@ def write_data(folder: Path, selections: Sequence[Selection], dataset: Dataset, 
 
 
 def write_page(folder: Path, facts: Facts) -> None:
-    """Write the recipe and the plots, in light and dark; the card is merged with the one that is there."""
-    recipe = folder / recipe_file(facts["publication"])
-    recipe.write_text(as_yaml(facts["recipe"], facts["command"], recipe.name), encoding="utf-8")
+    """Write the recipe and the images, for light and dark pages. The card is merged with the existing one later.
+
+    Args:
+        folder: Folder to write into.
+        facts: Facts of the page.
+    """
+    path, reproduce = folder / recipe_file(facts["publication"]), facts["sections"]["reproduce"]
+    path.write_text(as_yaml(reproduce["recipe"], reproduce["command"], path.name), encoding="utf-8")
     images = folder / image_folder(facts["publication"])
     images.mkdir(parents=True, exist_ok=True)
     for figure in figures(facts):
@@ -93,12 +103,12 @@ def write_page(folder: Path, facts: Facts) -> None:
 
 
 def recipe_file(publication: str) -> str:
-    """Name of the recipe's file in the repository."""
+    """Return the name of the recipe's file in the repository."""
     return "recipe.yaml" if publication == "default" else f"recipe-{publication}.yaml"
 
 
-def belongs(path: str, publication: str) -> bool:
-    """Whether a file of the repository is of this publication, written now or by an earlier push."""
+def is_file_of(path: str, publication: str) -> bool:
+    """Return whether a file of the repository belongs to this publication, of this push or an earlier one."""
     if publication == "default":
         configs = r"(default|round-\d+)"
     else:
@@ -109,51 +119,64 @@ def belongs(path: str, publication: str) -> bool:
     return bool(re.fullmatch(rf"{data}|{selection}|{image}", path))
 
 
-def owned(files: Iterable[str]) -> tuple[str, ...]:
-    """Folders that hold the rows and scores of the selections in a repository."""
-    names = [match[1] for path in files if (match := re.fullmatch(r"selections/([^/]+)/selection\.json", path))]
-    return tuple(f"{kind}/{name}/" for name in names for kind in ("data", "scores", "selections"))
+def data_folders(files: Iterable[str]) -> tuple[str, ...]:
+    """Return the folders with the rows and scores of the selections in a repository.
+
+    Args:
+        files: Paths of all files of the repository.
+    """
+    return tuple(f"{kind}/{name}/" for name in _selection_names(files) for kind in ("data", "scores", "selections"))
 
 
-def belongs_config(name: str, publication: str) -> bool:
-    """Whether a configuration is of this publication."""
-    return belongs(f"selections/{name}/selection.json", publication) or name == _scores_name(publication)
+def is_config_of(name: str, publication: str) -> bool:
+    """Return whether a configuration belongs to this publication."""
+    return is_file_of(f"selections/{name}/selection.json", publication) or name == _scores_name(publication)
 
 
 def selection_folders(files: Sequence[str]) -> dict[str, list[str]]:
-    """Configuration -> paths of its scores, of every selection in a repository."""
-    names = [match[1] for path in files if (match := re.fullmatch(r"selections/([^/]+)/selection\.json", path))]
+    """Return the selections in a repository: configuration -> paths of its scores.
+
+    Args:
+        files: Paths of all files of the repository.
+    """
+    names = _selection_names(files)
     return {name: sorted(path for path in files if path.startswith(f"scores/{name}/")) for name in names}
 
 
-def read_selection(provenance: Path, indices: Path, scores: Sequence[Path], where: str) -> Selection:
-    """A selection from its published files.
+def _selection_names(files: Iterable[str]) -> list[str]:
+    return [match[1] for path in files if (match := re.fullmatch(r"selections/([^/]+)/selection\.json", path))]
+
+
+def read_selection(provenance_file: Path, indices: Path, scores: Sequence[Path], source: str) -> Selection:
+    """Read a selection from its published files.
 
     Args:
-        where: it was read from, for messages.
+        provenance_file: selection.json.
+        indices: indices.npy.
+        scores: Parquet files of the scores.
+        source: Where the files come from, for messages.
 
     Raises:
-        SelectionError: the files are of a later version, or do not fit together.
+        SelectionError: The files are of a later version, or do not fit together.
     """
     try:
-        about = json.loads(provenance.read_text(encoding="utf-8"))
-        check_format(about, where)
-        columns = about.pop("columns")
+        provenance = upgrade_provenance(json.loads(provenance_file.read_text(encoding="utf-8")), source)
+        columns = provenance.pop("columns")
         table = pa.concat_tables([pq.read_table(path) for path in scores])
-        ids = pa.array([bytes.fromhex(each) for each in table.column("row_id").to_pylist()], pa.binary(32))
+        ids = pa.array([bytes.fromhex(row_id) for row_id in table.column("row_id").to_pylist()], pa.binary(32))
         values = {name: table.column(_published_name(name)).combine_chunks() for name in columns}
         rows = np.load(indices, allow_pickle=False)
     except SelectionError:
         raise
     except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
-        raise SelectionError(f"The selection in {where} cannot be read: {' '.join(str(error).split())}") from error
+        raise SelectionError(f"The selection in {source} cannot be read: {' '.join(str(error).split())}") from error
     if rows.ndim != 1 or rows.dtype != np.int64 or (rows.size and not 0 <= rows.min() <= rows.max() < len(ids)):
-        raise SelectionError(f"The selection in {where} has row numbers that its pool of {len(ids):,} rows lacks.")
-    return Selection(rows, about, pa.table({"row_id": ids, **values}))
+        raise SelectionError(f"The selection in {source} has row numbers beyond its pool of {len(ids):,} rows.")
+    return Selection(rows, provenance, pa.table({"row_id": ids, **values}))
 
 
 def _published_name(column: str) -> str:
-    """What a score is called in the published table, where it has the name of one of the keys."""
+    """Return the name of a score in the published table, where `row` and `row_id` are reserved."""
     return f"score_{column}" if column in _KEYS else column
 
 
@@ -165,16 +188,16 @@ def _write_rows(folder: Path, subset: Dataset) -> int:
     folder.mkdir(parents=True)
     shards = max(1, -(-int(subset._estimate_nbytes()) // _SHARD))
     total = 0
-    for at in range(shards):
-        path = folder / f"train-{at:05d}-of-{shards:05d}.parquet"
-        subset.shard(shards, at, contiguous=True).to_parquet(str(path))
+    for index in range(shards):
+        path = folder / f"train-{index:05d}-of-{shards:05d}.parquet"
+        subset.shard(shards, index, contiguous=True).to_parquet(str(path))
         total += path.stat().st_size
     return total
 
 
 def _scores_table(selection: Selection) -> pa.Table:
     table = selection.table
-    ids = pa.array([each.hex() for each in table.column("row_id").to_pylist()], pa.string())
+    ids = pa.array([row_id.hex() for row_id in table.column("row_id").to_pylist()], pa.string())
     columns: dict[str, Any] = {"row": np.arange(len(table), dtype=np.int64), "row_id": ids}
     return pa.table(columns | {_published_name(name): table.column(name) for name in table.column_names[1:]})
 
@@ -184,7 +207,7 @@ def _write_scores(path: Path, table: pa.Table, schema: pa.Schema) -> int:
     for field in schema:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-    # in one piece: where the pieces end shows in the bytes of the file, and differs after a selection is loaded
+    # in one chunk: the boundaries of chunks change the bytes of the file, and differ after a selection is loaded
     pq.write_table(table.select(schema.names).combine_chunks(), path)
     return path.stat().st_size
 
@@ -193,6 +216,7 @@ def _write_selection(folder: Path, selection: Selection) -> None:
     folder.mkdir(parents=True)
     with (folder / "indices.npy").open("wb") as file:
         np.save(file, selection.indices)
-    about: Mapping[str, Any] = {**without_paths(selection.provenance), "columns": selection.table.column_names[1:]}
-    text = json.dumps(about, indent=2, ensure_ascii=False, default=str)
+    columns = selection.table.column_names[1:]
+    provenance: Mapping[str, Any] = {**without_paths(selection.provenance), "columns": columns}
+    text = json.dumps(provenance, indent=2, ensure_ascii=False, default=str)
     (folder / "selection.json").write_text(f"{text}\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A scored dataset on the Hub, with what its columns are and how they are spread."""
+"""Publishing scored datasets on the Hub, with a card section about their score columns."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.cards.build import described
 from hf_datasel.cards.push import check_access
-from hf_datasel.cards.sections.choice import score_settings
+from hf_datasel.cards.sections.method import describe_score, score_settings
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.hub.repository import Hub, Snapshot
-from hf_datasel.hub.retry import asked
-from hf_datasel.scoring.column_provenance import origin_of
+from hf_datasel.hub.retry import call_hub
+from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.selection.provenance import without_paths
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["push_scored"]
 
-_OURS = re.compile(r"\n*<!-- hf_datasel scores -->.*<!-- end of hf_datasel scores -->\n*", re.DOTALL)
+_SCORES_SECTION = re.compile(r"\n*<!-- hf_datasel scores -->.*<!-- end of hf_datasel scores -->\n*", re.DOTALL)
 
 
 def push_scored(
@@ -38,49 +37,51 @@ def push_scored(
     private: bool | None = None,
     token: str | None = None,
 ) -> str:
-    """Publish a dataset with its score columns; the card says how each was computed.
+    """Publish a dataset with its score columns, and describe in its card how each was computed.
 
     Args:
-        dataset: with the columns.
-        repo_id: `"name"` or `"namespace/name"`; made if it is not there. The text of its card stays.
-        columns: that scores have written.
-        histograms: folder with a picture `COLUMN.png` of each, as far as there are any.
-        private: whether a new repository is private.
-        token: by default the one that is logged in.
+        dataset: The dataset with the columns.
+        repo_id: `"name"` or `"namespace/name"`; created if it does not exist. Other text of its card is preserved.
+        columns: Names of the score columns.
+        histograms: Folder with an image `COLUMN.png` for each column; columns without an image are skipped.
+        private: Whether a new repository is private.
+        token: Access token; the token of the login by default.
 
     Returns:
-        The address of the repository.
+        URL of the repository.
 
     Raises:
-        PublishError: the token may not write, or the rows come from a dataset whose rows may not be shown.
+        PublishError: The token may not write, or rows of a private or gated dataset would become public.
     """
     hub = Hub(repo_id, token)
     check_access(hub, dataset, private)
-    asked(lambda: dataset.push_to_hub(hub.repo_id, private=private, token=token))
+    call_hub(lambda: dataset.push_to_hub(hub.repo_id, private=private, token=token))
     pictures = {name: histograms / f"{name}.png" for name in columns} if histograms is not None else {}
     pictures = {name: path for name, path in pictures.items() if path.is_file()}
     section = _section(dataset, columns, list(pictures))
     with tempfile.TemporaryDirectory() as drafts:
 
-        def build(now: Snapshot) -> tuple[dict[str, Path], set[str]]:
+        def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
             card = Path(drafts) / "README.md"
-            card.write_text(f"{_OURS.sub('', now.card or '').rstrip()}\n\n{section}", encoding="utf-8", newline="")
+            card.write_text(
+                f"{_SCORES_SECTION.sub('', current.card or '').rstrip()}\n\n{section}", encoding="utf-8", newline=""
+            )
             return {"README.md": card, **{f"histograms/{path.name}": path for path in pictures.values()}}, set()
 
-        hub.commit(build, "Say how the scores were computed")
+        hub.commit(build, "Describe how the scores were computed")
     return hub.url
 
 
 def _section(dataset: Dataset, columns: Sequence[str], pictures: Sequence[str]) -> str:
-    parts = ["<!-- hf_datasel scores -->", "## Scores", _spread(dataset, columns)]
+    parts = ["<!-- hf_datasel scores -->", "## Scores", _quantiles(dataset, columns)]
     for spec, names in _origins(dataset, columns):
-        shown = without_paths(described(spec, None))
-        parts.append(f"### {', '.join(code(each) for each in names)}\n\n{score_settings(shown)}")
-    parts += [f"![How {text(name)} is spread over the rows](histograms/{name}.png)" for name in pictures]
+        shown = without_paths(describe_score(spec, None))
+        parts.append(f"### {', '.join(code(name) for name in names)}\n\n{score_settings(shown)}")
+    parts += [f"![Histogram of {text(name)}](histograms/{name}.png)" for name in pictures]
     return "\n\n".join([*parts, "<!-- end of hf_datasel scores -->"]) + "\n"
 
 
-def _spread(dataset: Dataset, columns: Sequence[str]) -> Markdown:
+def _quantiles(dataset: Dataset, columns: Sequence[str]) -> Markdown:
     rows = []
     for name in columns:
         values = _numbers(dataset, name)
@@ -91,18 +92,18 @@ def _spread(dataset: Dataset, columns: Sequence[str]) -> Markdown:
 
 
 def _origins(dataset: Dataset, columns: Sequence[str]) -> list[tuple[Mapping[str, Any], list[str]]]:
-    """The specs, each once, with the columns that they made."""
-    found: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
+    """Return each spec once, with the columns that it has computed."""
+    origins: dict[str, tuple[Mapping[str, Any], list[str]]] = {}
     for name in columns:
         values = _numbers(dataset, name)
-        spec = None if values is None else origin_of(name, values)
+        spec = None if values is None else provenance_of(name, values)
         if spec is not None:
-            found.setdefault(json.dumps(spec, sort_keys=True, default=str), (spec, []))[1].append(name)
-    return list(found.values())
+            origins.setdefault(json.dumps(spec, sort_keys=True, default=str), (spec, []))[1].append(name)
+    return list(origins.values())
 
 
 def _numbers(dataset: Dataset, name: str) -> np.ndarray | None:
-    """Float64, NaN for null; None for a column of something else."""
+    """Return a column as float64 with NaN for null, or None if it is not numeric."""
     column = dataset.select_columns([name]).with_format("arrow")[:].column(name)
     if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
         return None

@@ -1,4 +1,4 @@
-"""The command line: `hf-datasel list | score | select | train | report | push | env`, one command a module."""
+"""Command line `hf-datasel`, with one module per command."""
 
 from hf_datasel.cli.main import main
 

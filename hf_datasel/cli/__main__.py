@@ -1,4 +1,4 @@
-"""So that `python -m hf_datasel.cli` works, for launchers that want a module."""
+"""Entry point of `python -m hf_datasel.cli`, for launchers that run a module."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Flags and YAML keys, as TRL's own commands read them, with a suggestion for a misspelt one."""
+"""Parsing of flags and YAML keys with TRL's parser, and helpers that several commands share."""
 
 from __future__ import annotations
 
@@ -22,31 +22,34 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DatasetArguments",
+    "allow_local_imports",
     "as_dict",
-    "bars_on_terminals",
     "check_no_commas",
-    "import_from_here",
+    "create_output_folder",
     "load_selection",
-    "output_folder",
+    "log_to_stderr",
+    "names_and_settings",
     "parse",
-    "show_progress_messages",
+    "progress_bars_on_terminals",
 ]
 
 
 @dataclass
 class DatasetArguments:
-    """Which dataset, under the names that TRL's scripts use."""
+    """The dataset, with the keys of TRL's scripts."""
 
-    dataset_name: str | None = field(default=None, metadata={"help": "File, folder or Hub id of the dataset."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Path of a file or folder, or Hub id, of the dataset."}
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to use."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
 
     def load(self) -> Any:
-        """The dataset.
+        """Load the dataset.
 
         Raises:
-            ConfigError: none is named.
+            ConfigError: If `dataset_name` is not set.
         """
         from hf_datasel.formats import load_pool
 
@@ -60,235 +63,270 @@ class DatasetArguments:
 
 
 def _read_origins(file: Path) -> None:
-    """What `hf-datasel score` wrote beside its file, which says how the columns were computed."""
-    from hf_datasel.scoring.column_provenance import read_origins
+    """Read the record that `hf-datasel score` writes next to its file of how the columns were computed."""
+    from hf_datasel.scoring.column_provenance import read_provenance
 
-    beside = file.with_suffix(".origins.json")
-    if file.suffix == ".parquet" and beside.is_file():
-        read_origins(beside)
+    origins = file.with_suffix(".origins.json")
+    if file.suffix == ".parquet" and origins.is_file():
+        read_provenance(origins)
 
 
 def parse(
-    kinds: Iterable[type],
+    argument_types: Iterable[type],
     argv: Sequence[str],
     command: str,
-    about: str | None = None,
-    needed: Mapping[str, str] | None = None,
+    description: str | None = None,
+    required: Mapping[str, str] | None = None,
 ) -> tuple[Any, ...]:
-    """The dataclasses filled from `--config FILE.yaml` and flags, which take precedence.
+    """Fill dataclasses from flags and from `--config FILE.yaml`; flags take precedence.
 
     Args:
-        kinds: the dataclasses.
-        argv: flags and their values.
-        command: and what stands between it and the flags, for the help.
-        about: what stands there, for the help.
-        needed: keys without which a command does nothing, and what to say where one is missing and the others do not
-            fit together either.
+        argument_types: The dataclasses.
+        argv: Flags and their values.
+        command: Name of the command and its positional arguments, for the help text.
+        description: Description of the command, for the help text.
+        required: Keys the command needs, with the message for each. If the arguments are invalid and one of these
+            keys is missing, its message is raised, since the missing key is the likely cause.
+
+    Returns:
+        An instance of each dataclass.
 
     Raises:
-        ConfigError: an unknown key or flag (with the nearest known one), a key that stands in the file twice, a file
-            that cannot be read, or a value that a key cannot have.
+        ConfigError: If a key or flag is unknown, a key occurs twice in the file, the file cannot be read, or a value
+            is invalid.
     """
-    parser = TrlParser(tuple(kinds), prog=f"hf-datasel {command}", allow_abbrev=False, description=about)
+    parser = TrlParser(
+        tuple(argument_types), prog=f"hf-datasel {command}", allow_abbrev=False, description=description
+    )
     flags = parser._option_string_actions
-    known = sorted({action.dest for action in parser._actions} - {"help"})
+    keys = sorted({action.dest for action in parser._actions} - {"help"})
     arguments = list(argv)
     for argument in arguments:
         name = argument.split("=", 1)[0]
         if name.startswith("--") and name not in flags and name != "--config":
             raise ConfigError(
-                f"Unknown flag {name}.{did_you_mean(name, [each for each in flags if each.startswith('--')])}"
+                f"Unknown flag {name}.{did_you_mean(name, [flag for flag in flags if flag.startswith('--')])}"
             )
-    arguments, in_file = _check_file(arguments, known)
+    arguments, keys_in_file = _check_file(arguments, keys)
     _check_mappings(arguments, flags)
-    given = {flags[name].dest for each in arguments if (name := each.split("=", 1)[0]) in flags} | in_file
-    parser.error = _refuse  # argparse would print every key there is
+    names = [argument.split("=", 1)[0] for argument in arguments]
+    keys_set = {flags[name].dest for name in names if name in flags} | keys_in_file
+    parser.error = _raise_config_error  # argparse would print the usage with all keys and exit
     try:
         return tuple(parser.parse_args_and_config(arguments))
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
-        missing = [said for key, said in (needed or {}).items() if key not in given]
-        raise ConfigError(_in_our_words(error, missing)) from error
+        missing = [message for key, message in (required or {}).items() if key not in keys_set]
+        raise ConfigError(_parser_message(error, missing)) from error
 
 
-def _in_our_words(error: Exception, missing: Sequence[str]) -> str:
-    """What to say of an error of TRL or transformers, of which a key that is missing is the likelier cause."""
+def _parser_message(error: Exception, missing: Sequence[str]) -> str:
+    """Return the message for an error of TRL's or transformers' parser, given those for missing required keys."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.doc!r} is no valid JSON: {error}."
     unused = "Some specified arguments are not used by the HfArgumentParser"
     return missing[0] if missing else str(error).replace(unused, "Unknown arguments")
 
 
-def _refuse(message: str) -> NoReturn:
+def _raise_config_error(message: str) -> NoReturn:
     raise ConfigError(f"{message}.")
 
 
-def output_folder(path: str) -> Path:
-    """The folder for results, made before any work is done.
+def create_output_folder(path: str) -> Path:
+    """Create the output folder and check that it is writable, before any expensive work.
 
     Raises:
-        ConfigError: it cannot be made.
+        ConfigError: If the folder cannot be created or written to.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         (Path(path) / "probe.tmp").touch()
         (Path(path) / "probe.tmp").unlink()
     except OSError as error:
-        raise ConfigError(f"output_dir={path!r} cannot be made or written to: {error.strerror}.") from error
+        raise ConfigError(f"output_dir={path!r} cannot be created or written to: {error.strerror}.") from error
     return Path(path)
 
 
-def _check_file(arguments: list[str], known: list[str]) -> tuple[list[str], set[str]]:
-    """Arguments with `--config=FILE` split in two, and the file's keys, after a look at them."""
-    split = [part for each in arguments for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
+def _check_file(arguments: list[str], keys: list[str]) -> tuple[list[str], set[str]]:
+    """Check the config file; return the arguments with `--config=FILE` split in two, and the keys in the file."""
+    split: list[str] = []
+    for argument in arguments:
+        split += argument.split("=", 1) if argument.startswith("--config=") else [argument]
     if "--config" not in split:
         return split, set()
-    at = split.index("--config") + 1
-    if at == len(split):
+    index = split.index("--config") + 1
+    if index == len(split):
         raise ConfigError("--config needs a file.")
-    path = Path(split[at])
+    path = Path(split[index])
     try:
         text = path.read_text(encoding="utf-8")
         content = yaml.safe_load(text)
-        _check_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
+        _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except OSError as error:
         raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
-        holds = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
-        raise ConfigError(f"{path} has to hold keys and values, such as selector: random, and holds {holds}.")
+        kind = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
+        raise ConfigError(f"{path} has to contain keys and values, such as selector: random, and contains {kind}.")
     for key in content:
-        if key not in known and key != "env":
-            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), known)}")
+        if key not in keys and key != "env":
+            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), keys)}")
     return split, set(content)
 
 
-def _check_twice(node: yaml.Node | None, path: Path) -> None:
-    """Refuse a key that stands in one mapping twice, of which YAML's reader takes the last."""
+def _check_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
+    """Raise `ConfigError` if a mapping has a key twice; YAML's reader would silently use the last value."""
     if isinstance(node, yaml.MappingNode):
         lines: dict[Any, int] = {}
         for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in lines and isinstance(key, yaml.ScalarNode):
-                raise ConfigError(
-                    f"{path}, line {line}: the key {key.value!r} is there twice, first in line {lines[key.value]}. "
-                    "Leave one of them out."
-                )
             if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in lines:
+                    raise ConfigError(
+                        f"{path}, line {line}: duplicate key {key.value!r}, first in line {lines[key.value]}. "
+                        "Remove one of them."
+                    )
                 lines[key.value] = line
-            _check_twice(value, path)
+            _check_duplicate_keys(value, path)
     elif isinstance(node, yaml.SequenceNode):
-        for each in node.value:
-            _check_twice(each, path)
+        for item in node.value:
+            _check_duplicate_keys(item, path)
 
 
 def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
-    """Refuse flags for mappings of settings that hold none, while it is known which flag it is."""
+    """Check the values of flags that take a mapping here, since the parser's error does not name the flag."""
     mappings = {flag for flag in flags if flag.endswith(("_kwargs", "-kwargs"))}
-    for at, argument in enumerate(arguments):
-        flag, joined, value = argument.partition("=")
+    for index, argument in enumerate(arguments):
+        flag, equals_sign, value = argument.partition("=")
         if flag in mappings:
-            as_dict(value if joined else next(iter(arguments[at + 1 : at + 2]), None), flag)
+            as_dict(value if equals_sign else next(iter(arguments[index + 1 : index + 2]), None), flag)
 
 
 def as_dict(value: Any, key: str) -> dict[str, Any]:
-    """A mapping from YAML, or JSON text from a flag.
+    """Return a mapping from YAML, or from the JSON text of a flag; empty for None.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: If the value is neither.
     """
     if value is None:
         return {}
-    form = f"such as {key} '{{\"NAME\": VALUE}}'" if key.startswith("-") else "such as '{\"NAME\": VALUE}'"
+    example = f"such as {key} '{{\"NAME\": VALUE}}'" if key.startswith("-") else "such as '{\"NAME\": VALUE}'"
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ConfigError(
-                f"{key} has to be JSON on the command line, {form}, and is {value!r}: {error}."
+                f"{key} has to be JSON on the command line, {example}, and is {value!r}: {error}."
             ) from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{key} has to be a mapping of settings, {form}, and is {value!r}.")
+        raise ConfigError(f"{key} has to be a mapping of settings, {example}, and is {value!r}.")
     return value
 
 
-def check_no_commas(name: str, key: str) -> None:
-    """Refuse several names in one.
+def names_and_settings(values: Any, key: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return pairs of name and settings from a list whose items are a name, or a mapping of one name to settings.
+
+    Args:
+        values: Such as `["random", {"top": {"by": "ifd"}}]`; mappings may be JSON text.
+        key: Name of the flag or key, for messages.
 
     Raises:
-        ConfigError: says how they are written.
+        ConfigError: If the value is not such a list.
     """
+    if not isinstance(values, list):
+        raise ConfigError(f"{key} has to be a list of names, and is {values!r}.")
+    pairs = []
+    for item in values:
+        if isinstance(item, str) and item.lstrip().startswith("{"):
+            item = as_dict(item, key)
+        if isinstance(item, str):
+            check_no_commas(item, key)
+            item = {item: {}}
+        if not isinstance(item, dict) or len(item) != 1:
+            raise ConfigError(f"{key} contains {item!r}: it has to be a name, or a name and its settings.")
+        ((name, settings),) = item.items()
+        pairs.append((str(name), as_dict(settings, f"{key}[{name!r}]")))
+    return pairs
+
+
+def check_no_commas(name: str, key: str) -> None:
+    """Raise `ConfigError` if several names are written as one, separated by commas."""
     if "," in name:
-        names = [each.strip() for each in name.split(",") if each.strip()]
+        names = [part.strip() for part in name.split(",") if part.strip()]
         raise ConfigError(
             f"{key}: {name!r} is one name with commas in it. On the command line names are separated by spaces, "
             f"--{key} {' '.join(names)}, and in a config file they are a list, [{', '.join(names)}]."
         )
 
 
-def load_selection(named: str | Path) -> Selection:
-    """A selection, by its folder.
+def load_selection(folder: str | Path) -> Selection:
+    """Load a saved selection.
 
     Raises:
-        SelectionError: there is none, or it cannot be read; of a run's folder it says which selections are in it.
+        SelectionError: If the folder does not contain a selection. For the folder of a training run, the message
+            names one of its selections.
     """
     from hf_datasel.selection import Selection
 
-    path = Path(named).expanduser()
-    inside = [place for place in (path, path / "selections") if not (path / "selection.json").is_file()]
-    rounds = [file.parent for place in inside for file in place.glob("round-*/selection.json")]
+    path = Path(folder).expanduser()
+    parents = [parent for parent in (path, path / "selections") if not (path / "selection.json").is_file()]
+    rounds = [file.parent for parent in parents for file in parent.glob("round-*/selection.json")]
     if rounds:
-        last = max(rounds, key=lambda each: (len(each.name), each.name))
+        last = max(rounds, key=lambda round_folder: (len(round_folder.name), round_folder.name))
         count = f"{len(rounds):,} round{'' if len(rounds) == 1 else 's'}"
-        raise SelectionError(f"{str(path)!r} is a run with {count}, and each is a selection of its own: name {last}.")
+        raise SelectionError(f"{str(path)!r} is a run with {count}, each with its own selection: name one, as {last}.")
     return Selection.load(path)
 
 
-def import_from_here(allowed: bool) -> None:
-    """Where imports are permitted, let them find modules in the current folder, which a console script does not.
+def allow_local_imports(allowed: bool) -> None:
+    """Let imports find modules in the current folder, which a console script does not do by itself.
 
-    It is looked at last, so that no file in it hides an installed package.
+    The folder is searched last, so that no file in it hides an installed package.
+
+    Args:
+        allowed: Whether to do so.
     """
-    here = os.getcwd()
-    if allowed and here not in sys.path:
-        sys.path.append(here)
+    folder = os.getcwd()
+    if allowed and folder not in sys.path:
+        sys.path.append(folder)
 
 
-class _ToStderr(logging.Handler):
-    """Lines on what `sys.stderr` is when they are written: a notebook may replace it between two commands."""
+class _StderrHandler(logging.Handler):
+    """Handler that looks up `sys.stderr` for each record, because notebooks replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
 
 
-def show_progress_messages() -> None:
-    """Our own log lines on stderr, warnings and worse, without a prefix that says nothing."""
+def log_to_stderr() -> None:
+    """Log warnings and errors of hf_datasel to stderr, as "LEVEL: message"."""
     logger = logging.getLogger("hf_datasel")
     if not logger.handlers:
-        handler = _ToStderr()
+        handler = _StderrHandler()
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
 
 
 @contextmanager
-def bars_on_terminals() -> Iterator[None]:
-    """Progress bars of datasets and transformers where somebody looks at them, and none in a log file."""
+def progress_bars_on_terminals() -> Iterator[None]:
+    """Disable the progress bars of datasets and transformers unless stderr is a terminal."""
     if sys.stderr.isatty():
         yield
         return
     import datasets
     from transformers.utils import logging as transformers_logging
 
-    were_off = datasets.are_progress_bars_disabled(), not transformers_logging.is_progress_bar_enabled()
+    datasets_enabled = not datasets.are_progress_bars_disabled()
+    transformers_enabled = transformers_logging.is_progress_bar_enabled()
     datasets.disable_progress_bars()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if not were_off[0]:
+        if datasets_enabled:
             datasets.enable_progress_bars()
-        if not were_off[1]:
+        if transformers_enabled:
             transformers_logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""`hf-datasel env`"""
+"""`hf-datasel env`: print versions and devices for a bug report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PACKAGES = (
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print versions and devices, in a form to paste into an issue."""
+    """Print versions and devices in a form to paste into an issue."""
     import torch
 
     if argv:

@@ -1,4 +1,4 @@
-"""`hf-datasel explain`"""
+"""`hf-datasel explain`: why rows were selected, or were not."""
 
 from __future__ import annotations
 
@@ -10,105 +10,108 @@ from pathlib import Path
 
 from hf_datasel.cli.arguments import (
     DatasetArguments,
-    bars_on_terminals,
-    import_from_here,
+    allow_local_imports,
     load_selection,
+    log_to_stderr,
     parse,
-    show_progress_messages,
+    progress_bars_on_terminals,
 )
 from hf_datasel.errors import ConfigError
-from hf_datasel.selection.explanation import Explanation, Standing
+from hf_datasel.selection.explanation import Explanation, ScoreRank
 
 __all__ = ["ExplainArguments", "run"]
 
-_ROWS = "ROW: number of a row of the dataset, counted from 0. They stand before the flags."
+_DESCRIPTION = "ROW: number of a row of the dataset, counted from 0. Row numbers come before the flags."
 
 
 @dataclass
 class ExplainArguments:
-    """Which selection. The rows stand first: `hf-datasel explain 17 42 --selection FOLDER --dataset_name FILE`."""
+    """Settings of the explanation: `hf-datasel explain 17 42 --selection FOLDER --dataset_name FILE`."""
 
-    selection: str | None = field(default=None, metadata={"help": "Folder of a selection."})
+    selection: str | None = field(default=None, metadata={"help": "Folder of a saved selection."})
     model_name_or_path: str | None = field(
         default=None,
         metadata={
-            "help": "Model for vectors that the choice computed and the selection does not hold; of a round of "
-            "training, the checkpoint from the time of the choice."
+            "help": "Model for embeddings that the selection used and did not save. For a round of training, pass the "
+            "checkpoint saved just before the selection."
         },
     )
-    json: bool = field(default=False, metadata={"help": "Print one JSON object a row instead of text."})
+    json: bool = field(default=False, metadata={"help": "Print one JSON object per row instead of text."})
     allow_imports: bool = field(
-        default=False, metadata={"help": "Permit a selector outside hf_datasel, which the selection names."}
+        default=False, metadata={"help": "Permit the import of the selection's selector from outside hf_datasel."}
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print why rows were taken, or were not."""
-    named = list(takewhile(_may_be_row, argv))
-    kinds = (DatasetArguments, ExplainArguments)
-    dataset_arguments, arguments = parse(kinds, argv[len(named) :], "explain ROW [ROW ...]", _ROWS)
-    rows = [_row(each) for each in named]
-    if not rows:
+    """Print why rows were selected, or were not."""
+    rows = list(takewhile(_is_positional, argv))
+    argument_types = (DatasetArguments, ExplainArguments)
+    dataset_arguments, arguments = parse(argument_types, argv[len(rows) :], "explain ROW [ROW ...]", _DESCRIPTION)
+    row_numbers = [_row_number(row) for row in rows]
+    if not row_numbers:
         raise ConfigError("No row is named: hf-datasel explain 17 --selection FOLDER --dataset_name FILE-OR-HUB-ID.")
     if not arguments.selection:
         raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
-    show_progress_messages()
-    import_from_here(arguments.allow_imports)
+    log_to_stderr()
+    allow_local_imports(arguments.allow_imports)
     from hf_datasel.selection import explain
 
     selection = load_selection(arguments.selection)
-    with bars_on_terminals():
+    with progress_bars_on_terminals():
         dataset = dataset_arguments.load()
-        for row in rows:
-            found = explain(
+        for row in row_numbers:
+            explanation = explain(
                 selection, dataset, row, arguments.model_name_or_path, allow_imports=arguments.allow_imports
             )
-            print(json.dumps(found, ensure_ascii=False) if arguments.json else _text(found))
-            if found["checkpoint"] and not arguments.json:
-                print(f"  {_checkpoint(arguments.selection, found['checkpoint'])}")
+            print(json.dumps(explanation, ensure_ascii=False) if arguments.json else _text(explanation))
+            if explanation["checkpoint"] and not arguments.json:
+                print(f"  {_checkpoint_hint(arguments.selection, explanation['checkpoint'])}")
 
 
-def _may_be_row(argument: str) -> bool:
-    """Whether it is no flag."""
+def _is_positional(argument: str) -> bool:
     return not argument.startswith("-") or argument[1:].isdecimal()
 
 
-def _row(named: str) -> int:
-    if not named.isdecimal():
-        raise ConfigError(f"Row {named!r} is no row number: rows are counted from 0.")
-    return int(named)
+def _row_number(argument: str) -> int:
+    if not argument.isdecimal():
+        raise ConfigError(f"Row {argument!r} is no row number: rows are counted from 0.")
+    return int(argument)
 
 
-def _checkpoint(selection: str, name: str) -> str:
-    """Whether a checkpoint of the run that a selection comes from is there, and how to pass it."""
+def _checkpoint_hint(selection: str, name: str) -> str:
+    """Return a sentence that says how to pass the checkpoint of the training run, or that it was not saved."""
     path = Path(selection).expanduser()
     path = path if len(path.parents) > 2 else path.absolute()
-    place = path.parents[1] / name
-    return f"It is there: --model_name_or_path {place}." if place.is_dir() else f"There is no {place}."
+    checkpoint = path.parents[1] / name
+    return f"Pass --model_name_or_path {checkpoint}." if checkpoint.is_dir() else f"There is no {checkpoint}."
 
 
-def _text(found: Explanation) -> str:
-    if found["unusable"]:
-        head = f"could not be taken: {found['unusable']}"
-    elif found["rank"] is None:
-        head = f"was not taken; {found['of']:,} others were"
+def _text(explanation: Explanation) -> str:
+    num_selected = explanation["num_selected"]
+    if explanation["unusable"]:
+        outcome = f"could not be selected: {explanation['unusable']}"
+    elif explanation["rank"] is None:
+        outcome = f"was not selected; {num_selected:,} other rows were"
     else:
-        head = f"was taken: number {found['rank'] + 1:,} of {found['of']:,}"
-    lines = [f"Row {found['row']:,} {head}."]
-    if found["interrupted"]:
-        lines.append(f"  The choice was interrupted when {found['of']:,} rows had been taken.")
-    if found["copies"]:
-        lines.append(f"  The same prompt and response were taken as row {', '.join(map(str, found['copies']))}.")
-    lines += [f"  {_score(each)}" for each in found["scores"]]
-    if found["cluster"] is not None and not any(each.startswith(("Cluster", "Group")) for each in found["decided"]):
-        number, rows, chosen = found["cluster"]
-        lines.append(f"  Cluster {number}: {chosen:,} of its {rows:,} rows were taken.")
-    return "\n".join([*lines, *(f"  {each}" for each in found["decided"])])
+        outcome = f"was selected: rank {explanation['rank'] + 1:,} of {num_selected:,}"
+    lines = [f"Row {explanation['row']:,} {outcome}."]
+    if explanation["interrupted"]:
+        lines.append(f"  The selection was interrupted after {num_selected:,} rows.")
+    if explanation["duplicates"]:
+        copies = ", ".join(map(str, explanation["duplicates"]))
+        lines.append(f"  Row {copies}, with the same prompt and response, was selected.")
+    lines += [f"  {_score_text(score)}" for score in explanation["scores"]]
+    decided = explanation["decided"]
+    if explanation["cluster"] is not None and not any(line.startswith(("Cluster", "Group")) for line in decided):
+        number, num_rows, num_selected_rows = explanation["cluster"]
+        lines.append(f"  Cluster {number}: {num_selected_rows:,} of its {num_rows:,} rows were selected.")
+    return "\n".join([*lines, *(f"  {line}" for line in decided)])
 
 
-def _score(standing: Standing) -> str:
-    taken = standing["chosen"]
-    among = f"; those taken have {taken[0]:.5g} to {taken[1]:.5g}" if taken else ""
-    if standing["value"] is None:
-        return f"{standing['score']}: none{f' ({why})' if (why := standing['reason']) else ''}{among}."
-    return f"{standing['score']}: {standing['value']:.5g}, place {standing['place']:,} of {standing['of']:,}{among}."
+def _score_text(score: ScoreRank) -> str:
+    limits = score["selected_range"]
+    selected = f"; selected rows have {limits[0]:.5g} to {limits[1]:.5g}" if limits else ""
+    if score["value"] is None:
+        reason = f" ({score['reason']})" if score["reason"] else ""
+        return f"{score['score']}: none{reason}{selected}."
+    return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{selected}."

@@ -1,4 +1,4 @@
-"""`hf-datasel list`"""
+"""`hf-datasel list`: list selectors, filters and scores with their settings."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.spec import changed_settings, default_of, summary
 
 __all__ = ["run"]
 
-_MOST = 60
-"""Characters of a default that are shown."""
+_MAX_LENGTH = 60  # characters of a default that are shown
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print every selector, filter and score: name, what it does, settings with their defaults."""
+    """Print the name, the description and the settings of each selector, filter and score."""
     from hf_datasel import scores, selectors
-    from hf_datasel.rounds.incremental_selector import GrowingSelector
-    from hf_datasel.rounds.warmup_selector import WarmedSelector
+    from hf_datasel.rounds.incremental_selector import IncrementalSelector
+    from hf_datasel.rounds.warmup_selector import WarmupSelector
 
     if argv:
         raise ConfigError(f"list takes no arguments, and got {' '.join(argv)}.")
-    filters = selectors.available_filters()
-    groups = (("Selectors", selectors.available()), ("Filters of chain", filters), ("Scores", scores.available()))
-    for title, kinds in groups:
+    groups = (
+        ("Selectors", selectors.list_selectors()),
+        ("Filters of chain", selectors.list_filters()),
+        ("Scores", scores.list_scores()),
+    )
+    for title, classes in groups:
         print(f"{title}\n")
-        for name, kind in kinds.items():
-            print(f"  {name}\n      {_first_paragraph(kind)}")
-            if issubclass(kind, GrowingSelector | WarmedSelector):
+        for name, class_ in classes.items():
+            print(f"  {name}\n      {summary(class_)}")
+            if issubclass(class_, IncrementalSelector | WarmupSelector):
                 print("      trains between its rounds: hf-datasel train")
-            settings = ", ".join(_setting(each) for each in fields(kind))
+            settings = ", ".join(_setting(setting) for setting in fields(class_))
             print(f"      settings: {settings or 'none'}\n")
 
 
-def _first_paragraph(kind: type) -> str:
-    return " ".join((kind.__doc__ or "").split("\n\n")[0].split())
+def _setting(setting: Field[Any]) -> str:
+    return f"{setting.name} (required)" if default_of(setting) is MISSING else f"{setting.name}={_default(setting)}"
 
 
-def _setting(each: Field[Any]) -> str:
-    return f"{each.name} (required)" if each.default is MISSING else f"{each.name}={_shown(each)}"
-
-
-def _shown(each: Field[Any]) -> str:
-    """The default; of a long one its beginning, or how many it holds; of a score what differs from its defaults."""
-    if is_dataclass(each.default):
-        inner = (one for one in fields(each.default) if getattr(each.default, one.name) != one.default)
-        said = ", ".join(f"{one.name}={getattr(each.default, one.name)!r}" for one in inner)
-        return f"{type(each.default).__name__}({said})"
-    whole = repr(each.default)
-    if len(whole) <= _MOST:
-        return whole
-    if isinstance(each.default, tuple):
-        return f"({len(each.default)} {each.name})"
-    return f"{whole[: _MOST - 2].rstrip()}…{whole[-1]}"
+def _default(setting: Field[Any]) -> str:
+    """Return the default as text; a score with its changed settings, a long tuple as its length, long text cut."""
+    default = default_of(setting)
+    if is_dataclass(default):
+        settings = ", ".join(f"{name}={value!r}" for name, value in changed_settings(default).items())
+        return f"{type(default).__name__}({settings})"
+    text = repr(default)
+    if len(text) <= _MAX_LENGTH:
+        return text
+    if isinstance(default, tuple):
+        return f"({len(default)} {setting.name})"
+    return f"{text[: _MAX_LENGTH - 2].rstrip()}…{text[-1]}"

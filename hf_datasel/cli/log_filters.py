@@ -1,4 +1,4 @@
-"""What other libraries say at every start, and nobody can do anything about, is left out."""
+"""Filters for log messages and progress bars of other libraries that users can do nothing about."""
 
 from __future__ import annotations
 
@@ -7,53 +7,51 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["no_bars", "without_clutter"]
+__all__ = ["filter_log_messages", "no_progress_bars"]
 
-_CLUTTER = {
-    # on import it misses 4-bit kernels for a CPU, which hardly any command uses
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward from kernels-community",
-    # rows are cut where they are too long, and counted before they are
+# By logger, the beginning of the message that is dropped.
+_DROPPED = {
+    # rows are tokenized in full before they are truncated
     "transformers.tokenization_utils_base": "Token indices sequence length is longer than the specified maximum",
 }
-"""Logger -> beginning of the one message of it that is left out."""
 
 
-class _Without(logging.Filter):
-    """Lets all messages pass but those that begin in one way."""
+class _PrefixFilter(logging.Filter):
+    """Logging filter that drops messages with a prefix."""
 
-    def __init__(self, beginning: str):
+    def __init__(self, prefix: str):
         super().__init__()
-        self.beginning = beginning
+        self.prefix = prefix
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not str(record.msg).startswith(self.beginning)
+        return not str(record.msg).startswith(self.prefix)
 
 
 @contextmanager
-def without_clutter() -> Iterator[None]:
-    """Leave out a few known messages; every other one comes through."""
-    filters = [(logging.getLogger(name), _Without(beginning)) for name, beginning in _CLUTTER.items()]
-    for logger, each in filters:
-        logger.addFilter(each)
+def filter_log_messages() -> Iterator[None]:
+    """Drop a few known log messages and warnings of other libraries."""
+    filters = [(logging.getLogger(name), _PrefixFilter(prefix)) for name, prefix in _DROPPED.items()]
+    for logger, prefix_filter in filters:
+        logger.addFilter(prefix_filter)
     try:
         with warnings.catch_warnings():
-            # TRL sets it itself, by the name that every version of transformers knows and later ones warn about
+            # TRL sets it under the name that all versions of transformers accept and later ones warn about
             warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
             yield
     finally:
-        for logger, each in filters:
-            logger.removeFilter(each)
+        for logger, prefix_filter in filters:
+            logger.removeFilter(prefix_filter)
 
 
 @contextmanager
-def no_bars() -> Iterator[None]:
-    """No progress bars of datasets, for what is written in a moment."""
+def no_progress_bars() -> Iterator[None]:
+    """Disable the progress bars of datasets, for operations that take a moment."""
     import datasets
 
-    were_off = datasets.are_progress_bars_disabled()
+    enabled = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
         yield
     finally:
-        if not were_off:
+        if enabled:
             datasets.enable_progress_bars()

@@ -1,4 +1,4 @@
-"""Find the command, run it, and turn a refusal into one line on stderr."""
+"""Entry point of `hf-datasel`: run a command and print its errors as one line."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
-from hf_datasel.cli.log_filters import without_clutter
-from hf_datasel.cli.wording import in_flags
+from hf_datasel.cli.log_filters import filter_log_messages
 from hf_datasel.errors import DataselError, did_you_mean
 
 __all__ = ["main"]
 
 COMMANDS = {
-    "list": "selectors, filters and scores, with their settings",
+    "list": "list selectors, filters and scores with their settings",
     "score": "add score columns to a dataset",
-    "select": "choose rows once, with a fixed model or from columns",
-    "train": "fine-tune on rows that are chosen again every epoch",
-    "explain": "why rows were taken, or were not",
-    "compare": "what selections or methods choose, side by side",
-    "report": "a page about a selection or a training run, in one file",
+    "select": "select rows once, with a fixed model or by columns of the dataset",
+    "train": "fine-tune on rows that are selected again every epoch",
+    "explain": "explain why rows were selected, or were not",
+    "compare": "compare selections, or what several methods select",
+    "report": "write a page about a selection or a training run",
     "push": "publish a selection or a training run on the Hub",
-    "env": "versions and devices, for a bug report",
+    "env": "print versions and devices, for a bug report",
 }
-_WITHOUT_KEYS = ("list", "env")
-_HELP = (["-h"], ["--help"])
+_WITHOUT_FLAGS = ("list", "env")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 if it went well, 2 with one line on stderr if what was asked cannot be, 130 after Ctrl-C."""
+    """Run one command.
+
+    Args:
+        argv: Name of the command and its arguments; by default those of the process.
+
+    Returns:
+        The exit code: 0 for success, 2 after an error, which is printed to stderr as one line, 130 after Ctrl-C.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
@@ -39,21 +44,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"hf-datasel {importlib.metadata.version('hf-datasel')}")
         return 0
-    name, rest = arguments[0], arguments[1:]
+    name, *flags = arguments
     try:
         if name not in COMMANDS:
             raise DataselError(
                 f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} There are {', '.join(COMMANDS)}."
             )
-        if name in _WITHOUT_KEYS and rest in _HELP:
+        if name in _WITHOUT_FLAGS and flags in (["-h"], ["--help"]):
             print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}")
             return 0
-        with without_clutter():
-            importlib.import_module(f"hf_datasel.cli.{name}").run(rest)
-        _leave_others()
+        with filter_log_messages():
+            importlib.import_module(f"hf_datasel.cli.{name}").run(flags)
+        _destroy_process_group()
     except DataselError as error:
         command = f"hf-datasel {name}" if name in COMMANDS else "hf-datasel"
-        print(f"{command}: error: {in_flags(str(error))}", file=sys.stderr)
+        print(f"{command}: error: {error.cli_message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"hf-datasel {name}: interrupted.", file=sys.stderr)
@@ -62,20 +67,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<8} {about}" for name, about in COMMANDS.items()]
+    lines = [f"  {name:<8} {description}" for name, description in COMMANDS.items()]
     return "\n".join(
         [
             "usage: hf-datasel COMMAND [--config FILE.yaml] [--KEY VALUE ...]",
             "",
             *lines,
             "",
-            "hf-datasel COMMAND --help shows a command's keys. Keys are the same in a file and on the command line.",
+            "hf-datasel COMMAND --help lists the keys of a command. They are the same in a file and as flags.",
         ]
     )
 
 
-def _leave_others() -> None:
-    """Close the process group of a launcher: its threads may abort a process that ends without that."""
+def _destroy_process_group() -> None:
+    """Destroy the process group of a launcher, whose threads may otherwise abort the process at its end."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

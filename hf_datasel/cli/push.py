@@ -1,4 +1,4 @@
-"""`hf-datasel push`"""
+"""`hf-datasel push`: publish a selection or a training run on the Hub."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_datasel.cli.arguments import DatasetArguments, bars_on_terminals, parse, show_progress_messages
-from hf_datasel.cli.log_filters import no_bars
+from hf_datasel.cli.arguments import DatasetArguments, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
 from hf_datasel.selection.display import method_name
@@ -20,50 +20,53 @@ if TYPE_CHECKING:
     from hf_datasel.hub.repository import Hub, Snapshot
     from hf_datasel.selection import Selection
 
-__all__ = ["PushArguments", "reaching_the_hub", "run"]
+__all__ = ["PushArguments", "hub_errors", "run"]
 
 
 @dataclass
 class PushArguments(RunArguments):
-    """Where on the Hub it goes."""
+    """Settings of the repository on the Hub."""
 
     repo_id: str | None = field(
         default=None,
         metadata={
-            "help": "Dataset repository on the Hub; made if it is not there. The token is that of `hf auth login`, or "
-            "HF_TOKEN in the environment: there is no flag for it, because a command line stays in the history."
+            "help": "Dataset repository on the Hub, created if it does not exist. The token is that of `hf auth "
+            "login`, or HF_TOKEN in the environment. There is no flag for it, since shells "
+            "save the command line in their history."
         },
     )
     private: bool | None = field(
         default=None,
-        metadata={"help": "Whether a new repository is private; an existing one stays as it is."},
+        metadata={"help": "Whether a new repository is private; an existing repository is not changed."},
     )
-    revision: str | None = field(default=None, metadata={"help": "Branch, made if it is not there."})
-    commit_message: str | None = field(default=None, metadata={"help": "By default it says what was chosen."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, created if it does not exist."})
+    commit_message: str | None = field(
+        default=None, metadata={"help": "Commit message; by default it names the selection."}
+    )
     config_name: str | None = field(
-        default=None, metadata={"help": "Puts the selection beside others in the repository, under this name."}
+        default=None, metadata={"help": "Name of the configuration, to publish several selections in one repository."}
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Publish a selection, or all rounds of a training run, and print where it is."""
+    """Publish a selection, or all rounds of a training run, and print its URL."""
     dataset_arguments, arguments = parse((DatasetArguments, PushArguments), argv, "push")
-    show_progress_messages()
+    log_to_stderr()
     from hf_datasel.cards import push_selections
+    from hf_datasel.cards.build import read_run
     from hf_datasel.cards.report import read_results
-    from hf_datasel.cards.run import read_run
 
     folder = run_folder(arguments.selection)
     _check_name(arguments.repo_id)
     selections, training = read_run(folder)
     results = read_results(str(arguments.results)) if arguments.results else []
-    with reaching_the_hub(), bars_on_terminals():
+    with hub_errors(), progress_bars_on_terminals():
         dataset = dataset_arguments.load()
         selections[-1].check(dataset)
-    with reaching_the_hub(), no_bars():
-        hub, before = _there(arguments.repo_id, arguments.revision)
+    with hub_errors(), no_progress_bars():
+        hub, before = _snapshot(arguments.repo_id, arguments.revision)
         if before is not None and (replaced := _replaced(hub, before, selections, arguments.config_name)):
-            print(f"Replaces {replaced}, in {hub.repo_id}; another --config_name puts it beside that.")
+            print(f"Replaces {replaced}, in {hub.repo_id}; pass another --config_name to keep both.")
         info = push_selections(
             selections,
             arguments.repo_id,
@@ -76,26 +79,26 @@ def run(argv: Sequence[str]) -> None:
             training=training,
         )
     if before is not None and info.oid == before.commit:
-        print(f"Nothing is new, and nothing was uploaded: {info.repo_url}")
+        print(f"Nothing has changed, and nothing was uploaded: {info.repo_url}")
     else:
         print(f"Published: {info.repo_url} (commit {info.oid[:12]})")
 
 
 @contextlib.contextmanager
-def reaching_the_hub() -> Iterator[None]:
-    """One line for a Hub that gives no answer or an unexpected one."""
+def hub_errors() -> Iterator[None]:
+    """Turn network errors and HTTP errors of the Hub into `PublishError`."""
     from huggingface_hub.errors import HfHubHTTPError
 
-    transport: type[Exception] = HfHubHTTPError.__bases__[0]  # of whichever HTTP library this version is built on
+    transport: type[Exception] = HfHubHTTPError.__bases__[0]  # base class in the HTTP library of this version
     try:
         yield
     except (transport, ConnectionError, TimeoutError) as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PublishError(f"The Hub cannot be reached, or does not do what was asked: {line}") from error
+        raise PublishError(f"The Hub cannot be reached, or refused the request: {line}") from error
 
 
 def _check_name(repo_id: object) -> None:
-    """Refuse what no repository can be called, before anybody has to be logged in."""
+    """Raise `ConfigError` for an invalid repository name, before the login is checked."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -104,11 +107,11 @@ def _check_name(repo_id: object) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise ConfigError(f"repo_id={repo_id!r} is no name for a repository: {error}") from error
+        raise ConfigError(f"repo_id={repo_id!r} is not a valid repository name: {error}") from error
 
 
-def _there(repo_id: str, revision: str | None) -> tuple[Hub, Snapshot | None]:
-    """The repository, and what is on the branch; None for a repository or a branch that is not there yet."""
+def _snapshot(repo_id: str, revision: str | None) -> tuple[Hub, Snapshot | None]:
+    """Return the repository and the snapshot of its branch; None for a new repository or branch."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     from hf_datasel.hub.permissions import sign_in
@@ -123,27 +126,28 @@ def _there(repo_id: str, revision: str | None) -> tuple[Hub, Snapshot | None]:
 
 
 def _replaced(hub: Hub, now: Snapshot, selections: Sequence[Selection], config_name: str | None) -> str:
-    """In a few words the choice that a push takes the place of; "" where there is none, or it is the same."""
+    """Return a description of the selection that a push replaces; "" if there is none, or it is the same."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     from hf_datasel.cards.build import config_names
-    from hf_datasel.cards.repository_files import belongs_config, selection_folders
+    from hf_datasel.cards.repository_files import is_config_of, selection_folders
     from hf_datasel.hub.repository import Hub
 
     try:
         hub.api.dataset_info(hub.repo_id, revision=hub.revision)
-    except RevisionNotFoundError:  # a branch that will be made, and replaces nothing
+    except RevisionNotFoundError:  # the branch will be created, and replaces nothing
         return ""
     publication = config_name or "default"
-    there = [name for name in selection_folders(list(now.files)) if belongs_config(name, publication)]
-    if not there:
+    published = [name for name in selection_folders(list(now.files)) if is_config_of(name, publication)]
+    if not published:
         return ""
     pinned = Hub(hub.repo_id, revision=now.commit)
-    rows = {name: np.load(pinned.download(f"selections/{name}/indices.npy"), allow_pickle=False) for name in there}
-    ours = {name: each.indices for name, each in zip(config_names(selections, publication), selections, strict=True)}
-    if rows.keys() == ours.keys() and all(np.array_equal(rows[name], ours[name]) for name in ours):
+    rows = {name: np.load(pinned.download(f"selections/{name}/indices.npy"), allow_pickle=False) for name in published}
+    names = config_names(selections, publication)
+    new_rows = {name: selection.indices for name, selection in zip(names, selections, strict=True)}
+    if rows.keys() == new_rows.keys() and all(np.array_equal(rows[name], new_rows[name]) for name in new_rows):
         return ""
-    last = max(there, key=lambda name: (len(name), name))
-    about = json.loads(pinned.download(f"selections/{last}/selection.json").read_text(encoding="utf-8"))
-    rounds = f"{len(there)} rounds, the last of " if len(there) > 1 else ""
-    return f"{method_name(about['selector'])}, {rounds}{len(rows[last]):,} rows"
+    last = max(published, key=lambda name: (len(name), name))
+    record = json.loads(pinned.download(f"selections/{last}/selection.json").read_text(encoding="utf-8"))
+    rounds = f"{len(published)} rounds, the last of " if len(published) > 1 else ""
+    return f"{method_name(record['selector'])}, {rounds}{len(rows[last]):,} rows"

@@ -1,4 +1,4 @@
-"""`hf-datasel report`"""
+"""`hf-datasel report`: write a page about a selection or a training run."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from hf_datasel.cli.arguments import (
     DatasetArguments,
-    bars_on_terminals,
-    output_folder,
+    create_output_folder,
+    log_to_stderr,
     parse,
-    show_progress_messages,
+    progress_bars_on_terminals,
 )
-from hf_datasel.cli.pages import linked_plots, remove_old
+from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,65 +25,70 @@ __all__ = ["ReportArguments", "RunArguments", "run", "run_folder"]
 
 @dataclass
 class RunArguments:
-    """What a page is about: a selection or a training run, and how well its rows do."""
+    """The selection or training run, and evaluation results of models trained on its rows."""
 
     selection: str | None = field(
-        default=None, metadata={"help": "Folder of a selection, or output_dir of a training run with all its rounds."}
+        default=None,
+        metadata={"help": "Folder of a saved selection, or output_dir of a training run, for all its rounds."},
     )
     results: str | None = field(
         default=None,
         metadata={
-            "help": "JSON file with measurements of models trained on the rows: a list of objects with trained_on, "
-            "metric, dataset, value and, if need be, note."
+            "help": "JSON file with evaluation results of models trained on the rows: a list of objects with "
+            "trained_on, metric, dataset, value and, optionally, note."
         },
     )
 
 
 @dataclass
 class ReportArguments(RunArguments):
-    """Where the page goes."""
+    """Settings of the page."""
 
-    title: str | None = field(default=None, metadata={"help": "Of the page; by default METHOD on DATASET."})
+    title: str | None = field(
+        default=None, metadata={"help": "Title of the report; by default the method and the name of the dataset."}
+    )
     output_dir: str = field(
         default="outputs/report", metadata={"help": "Folder for report.html, report.md, plots/ and facts.json."}
     )
 
 
 def run(argv: Sequence[str]) -> None:
-    """Write a page about a selection or a training run, and print where it is."""
+    """Write a page about a selection or a training run, and print its path."""
     dataset_arguments, arguments = parse((DatasetArguments, ReportArguments), argv, "report")
-    show_progress_messages()
-    from hf_datasel.cards.build import gather
+    log_to_stderr()
+    from hf_datasel.cards.build import gather, read_run
     from hf_datasel.cards.report import read_results, write_report
-    from hf_datasel.cards.run import read_run
 
     selections, training = read_run(run_folder(arguments.selection))
     results = read_results(str(arguments.results)) if arguments.results else []
-    folder = output_folder(arguments.output_dir)
-    with bars_on_terminals():
+    folder = create_output_folder(arguments.output_dir)
+    with progress_bars_on_terminals():
         dataset = dataset_arguments.load() if dataset_arguments.dataset_name else None
         if dataset is not None:
-            selections[-1].apply(dataset)  # refuses another dataset
+            selections[-1].apply(dataset)  # raises if it is another dataset
         facts = gather(selections, dataset, title=str(arguments.title or ""), training=training, results=results)
     facts["title"] = facts["title"] or _title(facts, dataset_arguments.dataset_name)
-    before = linked_plots(folder / "report.md")
+    plots_before = linked_plots(folder / "report.md")
     paths = write_report(facts, folder)
-    remove_old(before, paths)
+    remove_stale_plots(plots_before, paths)
     plots = sum(path.suffix == ".png" for path in paths)
     if dataset is None:
-        print("Without --dataset_name there are no response lengths and no baselines in it.")
+        print("Without --dataset_name it has no response lengths and no baselines.")
     print(f"Written to {folder}: report.html (all in one file), report.md, facts.json and {plots} images in plots/.")
 
 
-def run_folder(named: str | None) -> Path:
-    """The folder of a selection or a run; that of the run, where the one with its selections is named.
+def run_folder(selection: str | None) -> Path:
+    """Return the folder of a selection or a training run.
+
+    Args:
+        selection: Folder of a selection, of a run, or the folder `selections` of a run.
 
     Raises:
-        ConfigError: none is named.
+        ConfigError: If no folder is named.
     """
-    if not named or not isinstance(named, str):
+    if not selection or not isinstance(selection, str):
         raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
-    folder = Path(named).expanduser()
+    folder = Path(selection).expanduser()
     return folder.resolve().parent if any(folder.glob("round-*/selection.json")) else folder
 
 

@@ -1,4 +1,4 @@
-"""Columns of numbers as a table of text."""
+"""Text tables of numeric columns."""
 
 from __future__ import annotations
 
@@ -13,30 +13,32 @@ _BINS = 20
 
 
 def column_table(dataset: Any, names: list[str]) -> str:
-    """Nulls, minimum, quartiles and maximum of each numeric column, and its histogram from the 1st to the 99th
-    percentile."""
+    """Return a table with the number of nulls, the minimum, quartiles, maximum and a histogram of each numeric column.
+
+    The histogram covers the 1st to the 99th percentile.
+    """
     width = max([len("column"), *map(len, names)])
-    head = ["null", "min", "25 %", "median", "75 %", "max"]
-    lines = [f"{'column':<{width}}" + "".join(f"{each:>10}" for each in head) + "  1 to 99 %"]
+    heads = ["null", "min", "25 %", "median", "75 %", "max"]
+    lines = [f"{'column':<{width}}" + "".join(f"{head:>10}" for head in heads) + "  1 to 99 %"]
     for name, values in numeric_columns(dataset, names).items():
-        cells = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
-        numbers = "".join(f"{cell:>10.4g}" for cell in cells)
+        quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
+        numbers = "".join(f"{quantile:>10.4g}" for quantile in quantiles)
         nulls = len(dataset) - values.size
         lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {sparkline(values)}".rstrip())
     return "\n".join(lines)
 
 
 def numeric_columns(dataset: Any, names: list[str]) -> dict[str, np.ndarray]:
-    """The values, without nulls, of those columns that hold numbers; float64."""
-    found = {}
+    """Return the values of the numeric columns among `names`, without nulls; float64."""
+    columns = {}
     for name in names:
-        if getattr(dataset.features[name], "dtype", "string") != "string":  # reasons, and vectors, which have no dtype
-            found[name] = dataset.data.column(name).drop_null().to_numpy().astype(np.float64)
-    return found
+        if getattr(dataset.features[name], "dtype", "string") != "string":  # embeddings have no dtype
+            columns[name] = dataset.data.column(name).drop_null().to_numpy().astype(np.float64)
+    return columns
 
 
 def sparkline(values: np.ndarray) -> str:
-    """A histogram in one line: how many values lie in each twentieth of the range, without the ends.
+    """Return a histogram as one line of text, from the 1st to the 99th percentile.
 
     >>> sparkline(np.repeat([0.0, 1.0, 2.0], [1, 4, 2]))
     '▂         █         ▄'

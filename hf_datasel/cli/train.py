@@ -1,16 +1,19 @@
-"""`hf-datasel train`"""
+"""`hf-datasel train`: train a model on rows that a selector selects with the model being trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.cli.arguments import as_dict, import_from_here, output_folder, parse, show_progress_messages
+from hf_datasel.cli.arguments import allow_local_imports, as_dict, create_output_folder, log_to_stderr, parse
 from hf_datasel.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from hf_datasel.selection import Selection
 
 __all__ = ["TrainArguments", "run"]
 
@@ -19,33 +22,38 @@ _NO_MODEL = "No model is named. Pass --model_name_or_path, or put it into the co
 
 @dataclass
 class TrainArguments:
-    """What the command has beside TRL's own keys."""
+    """Settings of the command that TRL does not have.
+
+    Args:
+        allow_imports: Whether a selector may be a class outside hf_datasel.
+        dataset_revision: Commit, branch or tag of a Hub dataset.
+    """
 
     allow_imports: bool = field(
         default=False,
-        metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also of the current folder."},
+        metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also from the current folder."},
     )
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
 
 
 def run(argv: Sequence[str]) -> None:
-    """`trl sft`, with `SelectiveSFTTrainer`: the same keys, and those of `SelectiveSFTConfig`."""
+    """Run `trl sft` with `SelectiveSFTTrainer`; it takes the same keys, and those of `SelectiveSFTConfig`."""
     from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
     from hf_datasel.training import SelectiveSFTConfig
 
     kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
     try:
-        script, config, model, mixture, ours = parse(kinds, argv, "train", needed={"model_name_or_path": _NO_MODEL})
+        script, config, model, mixture, own = parse(kinds, argv, "train", required={"model_name_or_path": _NO_MODEL})
     except ConfigError as error:
-        raise _without_gpu(error) from error
-    show_progress_messages()
-    import_from_here(ours.allow_imports)
-    train(script, config, model, mixture, ours)
+        raise _with_precision_flags(error) from error
+    log_to_stderr()
+    allow_local_imports(own.allow_imports)
+    train(script, config, model, mixture, own)
 
 
-def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArguments) -> Any:
-    """Train and save; returns the trainer. Prints what each round chose."""
+def train(script: Any, config: Any, model: Any, mixture: Any, own: TrainArguments) -> Any:
+    """Train and save a model, print a table of the rounds, and return the trainer."""
     from trl import get_peft_config, get_quantization_config
 
     from hf_datasel.scoring.models import check_model_exists
@@ -61,19 +69,19 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
         **(config.model_init_kwargs or {}),
     }
     if config.push_selection and not config.push_to_hub:
-        raise ConfigError("push_selection publishes the selections with the model: add push_to_hub.")
-    selector = _own_selector(config, ours.allow_imports)
+        raise ConfigError("push_selection publishes the selections with the model. Add --push_to_hub.")
+    selector = _imported_selector(config, own.allow_imports)
     resume = config.resume_from_checkpoint
     resume = True if str(resume).lower() == "true" else resume
     _check_resume(resume, config.output_dir)
-    output_folder(config.output_dir)
+    create_output_folder(config.output_dir)
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
-    train_rows, eval_rows = _datasets(script, config, mixture, ours.dataset_revision)
+    train_dataset, eval_dataset = _load_datasets(script, config, mixture, own.dataset_revision)
     trainer = SelectiveSFTTrainer(
         model=model.model_name_or_path,
         args=config,
-        train_dataset=train_rows,
-        eval_dataset=eval_rows,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
         selector=selector,
@@ -82,7 +90,7 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     trainer.accelerator.print(rounds_table(trainer.selections))
     trainer.save_state()
     if config.push_to_hub:
-        pushed = trainer.push_to_hub()  # saves the model, too
+        pushed = trainer.push_to_hub()  # which also saves the model
         trainer.accelerator.print(f"Model pushed: {getattr(pushed, 'repo_url', trainer.hub_model_id)}")
     else:
         trainer.save_model(config.output_dir)
@@ -91,93 +99,94 @@ def train(script: Any, config: Any, model: Any, mixture: Any, ours: TrainArgumen
     return trainer
 
 
-def _without_gpu(error: ConfigError) -> ConfigError:
-    """What transformers says of bf16 where no GPU does it, as the flags that help."""
+def _with_precision_flags(error: ConfigError) -> ConfigError:
+    """Return the error of transformers about bf16 without a suitable GPU, with the flags that solve it."""
     if "bf16" not in str(error) or "use_cpu" not in str(error):
         return error
     if "Ampere" in str(error):
-        return ConfigError("The GPU here cannot train in bf16, which is the default. Add --bf16 false --fp16 true.")
+        return ConfigError("This GPU cannot train in bf16, which is the default. Add --bf16 false --fp16 true.")
     return ConfigError(
-        "There is no GPU here, which is what is trained on, in bf16, unless something else is said. To train on the "
-        "CPU add --use_cpu true --bf16 false."
+        "There is no GPU, but training runs on one in bf16 by default. To train on the CPU add --use_cpu true --bf16 "
+        "false."
     )
 
 
 def _check_resume(resume: Any, folder: str) -> None:
-    from hf_datasel.training.checkpoints import last_whole
+    """Raise if there is nothing to resume from."""
+    from hf_datasel.training.checkpoint_state import last_complete_checkpoint
 
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
     if resume is not True:
         return
     if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
-        raise ConfigError(f"There is no run in {folder!r}. Leave resume_from_checkpoint out to start one.")
-    if last_whole(folder) is None:
+        raise ConfigError(f"There is no run in {folder!r}. Remove resume_from_checkpoint to start one.")
+    if last_complete_checkpoint(folder) is None:
         raise ConfigError(
-            f"{folder!r} holds no checkpoint: its run ended before the first one was saved. Leave "
-            "resume_from_checkpoint out to start anew."
+            f"{folder!r} has no checkpoint: its run ended before the first one was saved. Remove "
+            "resume_from_checkpoint to start again."
         )
 
 
-def _datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> tuple[Any, Any]:
+def _load_datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> tuple[Any, Any]:
+    """Return the training dataset, and the evaluation dataset if one is needed."""
     from trl import get_dataset
 
     from hf_datasel.formats import load_pool
 
     if script.dataset_streaming:
-        raise ConfigError("dataset_streaming: a streaming dataset has no row numbers to select by. Leave it out.")
-    wants_eval = config.eval_strategy != "no"
+        raise ConfigError("dataset_streaming: the rows of a streaming dataset have no numbers. Remove it.")
+    evaluates = config.eval_strategy != "no"
     if mixture.datasets:
-        both = get_dataset(mixture)
-        return both[script.dataset_train_split], both[script.dataset_test_split] if wants_eval else None
+        splits = get_dataset(mixture)
+        return splits[script.dataset_train_split], splits[script.dataset_test_split] if evaluates else None
     if not script.dataset_name:
         raise ConfigError("No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file.")
     name, subset = script.dataset_name, script.dataset_config
     rows = load_pool(name, script.dataset_train_split, subset, revision)
-    if not wants_eval:
+    if not evaluates:
         return rows, None
     try:
         return rows, load_pool(name, script.dataset_test_split, subset, revision)
     except FormatError as error:
+        strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
         raise ConfigError(
-            f"eval_strategy={_value(config.eval_strategy)!r} needs rows to evaluate on, and the split "
-            f"{script.dataset_test_split!r} of {name!r} cannot be had. Name another, --dataset_test_split NAME; or "
-            "keep a part of the rows for it, --dataset_train_split 'train[10%:]' --dataset_test_split 'train[:10%]'; "
-            f"or leave eval_strategy out. ({error})"
+            f"eval_strategy={strategy!r} needs rows to evaluate on, but the split {script.dataset_test_split!r} of "
+            f"{name!r} cannot be loaded. Name another one with --dataset_test_split NAME; or set a part of the rows "
+            "apart with --dataset_train_split 'train[10%:]' --dataset_test_split 'train[:10%]'; or remove "
+            f"eval_strategy. ({error})"
         ) from error
 
 
-def _value(setting: Any) -> str:
-    return str(getattr(setting, "value", setting))
+def _imported_selector(config: Any, allow_imports: bool) -> Any:
+    """Return the selector of the config if it may import code outside the package, which the trainer never does.
 
-
-def _own_selector(config: Any, allow_imports: bool) -> Any:
-    """A selector that is somebody's own, or has such within, made here because the trainer imports none by name."""
-    from hf_datasel.selectors import by_name
+    The config is then reset, so that the selector is not passed twice.
+    """
+    from hf_datasel.selectors import get_selector
 
     if ":" not in config.selector and not allow_imports:
         return None
-    selector = by_name(config.selector, as_dict(config.selector_kwargs, "selector_kwargs"), allow_imports)
+    selector = get_selector(config.selector, as_dict(config.selector_kwargs, "selector_kwargs"), allow_imports)
     config.selector = type(config).__dataclass_fields__["selector"].default
     config.selector_kwargs = None
     return selector
 
 
-def rounds_table(selections: Sequence[Any]) -> str:
-    """What each round scored and chose, and its Jaccard similarity with each round before."""
+def rounds_table(selections: Sequence[Selection]) -> str:
+    """Return a table of the rounds: rows scored and selected, mean scores, and overlap with each earlier round."""
     if not selections:
-        return "No round was chosen in this run."
-    found = dict.fromkeys(name for each in selections for name in each.score_columns)
-    means = [name for name in found if not name.endswith(("cluster_id", "cluster_distance"))]
-    head = f"{'round':>5}{'scored':>9}{'chosen':>9}" + "".join(f"{'mean ' + name:>{_wide(name)}}" for name in means)
-    lines = [f"{head}  overlap with rounds before"]
-    for at, selection in enumerate(selections):
-        values = [_mean(selection, name) for name in means]
-        overlaps = " ".join(f"{selection.overlap(other):.3f}" for other in selections[:at])
-        cells = "".join(_cell(value, _wide(name)) for name, value in zip(means, values, strict=True))
+        return "No round was selected in this run."
+    columns = dict.fromkeys(name for selection in selections for name in selection.score_columns)
+    names = [name for name in columns if not name.endswith(("cluster_id", "cluster_distance"))]
+    titles = "".join(f"{'mean ' + name:>{_width(name)}}" for name in names)
+    lines = [f"{'round':>5}{'scored':>9}{'selected':>9}{titles}  overlap with earlier rounds"]
+    for index, selection in enumerate(selections):
+        means = "".join(_cell(_mean(selection, name), _width(name)) for name in names)
+        overlaps = " ".join(f"{selection.overlap(earlier):.3f}" for earlier in selections[:index])
         provenance = selection.provenance
         lines.append(
-            f"{provenance['round']:>5}{provenance['rows_scored']:>9,}{len(selection.indices):>9,}{cells}  {overlaps}"
+            f"{provenance['round']:>5}{provenance['rows_scored']:>9,}{len(selection.indices):>9,}{means}  {overlaps}"
         )
     return "\n".join(lines)
 
@@ -186,11 +195,11 @@ def _cell(value: float, width: int) -> str:
     return f"{'' if np.isnan(value) else f'{value:.4f}':>{width}}"
 
 
-def _mean(selection: Any, name: str) -> float:
+def _mean(selection: Selection, name: str) -> float:
     if name not in selection.table.column_names:
         return float("nan")
     return float(np.nanmean(selection.scores(name)[selection.indices]))
 
 
-def _wide(name: str) -> int:
+def _width(name: str) -> int:
     return max(18, len(name) + 7)

@@ -1,4 +1,4 @@
-"""Row formats: the only code in the package that knows which columns a dataset may have."""
+"""Row formats of instruction datasets, and the pool of rows to select from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
-    from hf_datasel.formats.convert import alpaca_prompt as alpaca_prompt, converted as converted
+    from hf_datasel.formats.convert import alpaca_prompt as alpaca_prompt, convert_pool as convert_pool
     from hf_datasel.formats.pool import POOL_ROW as POOL_ROW, Pool as Pool, load_pool as load_pool
     from hf_datasel.formats.rows import (
         FORMATS as FORMATS,

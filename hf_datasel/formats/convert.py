@@ -1,4 +1,4 @@
-"""Turn a pool into columns that `SFTTrainer` takes."""
+"""Conversion of a pool into the columns that `SFTTrainer` accepts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ from hf_datasel.formats.rows import ROLES, Row, canonical_rows
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["alpaca_prompt", "converted"]
+__all__ = ["alpaca_prompt", "convert_pool"]
 
-_KEPT = ("tools", "chat_template_kwargs")
-"""Columns that change how TRL renders a row, and so travel with it."""
+_EXTRA_COLUMNS = ("tools", "chat_template_kwargs")
+"""Columns besides the format's own that change how TRL renders a row."""
 
 _CHAT_ROLES = frozenset(ROLES.values())
 
 _VERSION = 1
-"""Raised when conversion changes, so that no cached rows are taken for new ones."""
+"""Version of the conversion, part of the fingerprint in the cache of `datasets`."""
 
 
-def alpaca_prompt(instruction: str, input: str) -> str:
-    """The Alpaca prompt (Taori et al. 2023) up to and including `### Response:`."""
-    if input.strip():
+def alpaca_prompt(instruction: str, instruction_input: str) -> str:
+    """Return the Alpaca prompt (Taori et al. 2023) up to and including `### Response:`.
+
+    Args:
+        instruction: Instruction of the row.
+        instruction_input: Input of the row; may be empty.
+    """
+    if instruction_input.strip():
         return (
             "Below is an instruction that describes a task, paired with an input that provides further context. "
             "Write a response that appropriately completes the request.\n\n"
-            f"### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:"
+            f"### Instruction:\n{instruction}\n\n### Input:\n{instruction_input}\n\n### Response:"
         )
     return (
         "Below is an instruction that describes a task. "
@@ -40,23 +45,30 @@ def alpaca_prompt(instruction: str, input: str) -> str:
     )
 
 
-def converted(pool: Pool, chat_template: bool) -> Dataset:
-    """The rows of the pool that can be trained on, in columns that `SFTTrainer` takes, with their `pool_row`.
+def convert_pool(pool: Pool, chat_template: bool) -> Dataset:
+    """Convert a pool into the columns that `SFTTrainer` accepts, with a column `pool_row`.
 
-    Prompt-completion, messages and text rows pass through unchanged, unless one of them names the roles in another way
-    than chat templates do ("human", plain strings in turn). Alpaca rows become a conversational prompt and
-    completion where the tokenizer has a chat template, else the Alpaca prompt and the output as text. ShareGPT rows
-    become `messages`, preference rows the prompt and the chosen completion.
+    Prompt-completion, messages and text rows are returned unchanged, unless a row uses other role names than chat
+    templates do ("human", or plain strings in turn). Alpaca rows become a conversational prompt and completion if the
+    tokenizer has a chat template, otherwise the Alpaca prompt and the output as text. ShareGPT rows become `messages`,
+    and preference rows become the prompt and the chosen completion.
+
+    Args:
+        pool: The pool to convert.
+        chat_template: Whether the tokenizer has a chat template.
+
+    Returns:
+        The rows that can be trained on.
 
     Raises:
-        FormatError: no row can be trained on.
+        FormatError: No row can be trained on.
     """
     usable = np.flatnonzero(pool.reasons == "")
     if usable.size == 0:
         counts = dict(zip(*np.unique(pool.reasons, return_counts=True), strict=True))
         raise FormatError(f"None of the {len(pool):,} rows can be trained on: {reason_counts(counts)}.")
-    kept = [name for name in _KEPT if name in pool.dataset.column_names]
-    data = pool.dataset.select_columns([*pool.columns, *kept]).add_column(POOL_ROW, np.arange(len(pool)))
+    extra_columns = [name for name in _EXTRA_COLUMNS if name in pool.dataset.column_names]
+    data = pool.dataset.select_columns([*pool.columns, *extra_columns]).add_column(POOL_ROW, np.arange(len(pool)))
     if usable.size < len(pool):
         data = data.select(usable)
     write = _writer(pool.format, data, chat_template)
@@ -65,28 +77,28 @@ def converted(pool: Pool, chat_template: bool) -> Dataset:
     return data.map(
         _convert_batch,
         batched=True,
-        fn_kwargs={"format": pool.format, "write": write, "version": _VERSION},
+        fn_kwargs={"row_format": pool.format, "write": write, "version": _VERSION},
         remove_columns=pool.columns,
         desc=f"Converting {pool.format} rows",
     )
 
 
-def _writer(format: str, data: Dataset, chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
-    if format == "alpaca":
+def _writer(row_format: str, data: Dataset, chat_template: bool) -> Callable[[Row], dict[str, Any]] | None:
+    if row_format == "alpaca":
         return _chat_prompt_completion if chat_template else _alpaca_prompt_completion
-    if format == "preference":
+    if row_format == "preference":
         return _text_prompt_completion if isinstance(data[0].get("prompt"), str) else _chat_prompt_completion
-    if format == "sharegpt":
+    if row_format == "sharegpt":
         return _messages
-    if format == "messages":
+    if row_format == "messages":
         return None if _have_chat_roles(data, ["messages"]) else _messages
-    if format == "prompt-completion" and isinstance(data[0]["prompt"], list):
+    if row_format == "prompt-completion" and isinstance(data[0]["prompt"], list):
         return None if _have_chat_roles(data, ["prompt", "completion"]) else _chat_prompt_completion
     return None
 
 
 def _have_chat_roles(data: Dataset, columns: list[str]) -> bool:
-    """Whether all messages are as chat templates take them, and none of another convention."""
+    """Return whether all messages are dictionaries with a role name of chat templates."""
     return all(
         isinstance(turn, dict) and turn.get("role") in _CHAT_ROLES
         for batch in data.select_columns(columns).iter(batch_size=1_000)
@@ -97,10 +109,10 @@ def _have_chat_roles(data: Dataset, columns: list[str]) -> bool:
 
 
 def _convert_batch(
-    batch: Any, format: str, write: Callable[[Row], dict[str, Any]], version: int
+    batch: Any, row_format: str, write: Callable[[Row], dict[str, Any]], version: int
 ) -> dict[str, list[Any]]:
-    written = [write(row) for row in canonical_rows(batch, format)]
-    return {name: [row[name] for row in written] for name in written[0]}
+    converted = [write(row) for row in canonical_rows(batch, row_format)]
+    return {name: [row[name] for row in converted] for name in converted[0]}
 
 
 def _chat(row: Row, start: int, stop: int | None) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What a column is known by: its values."""
+"""Digests of the values of a column."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ __all__ = ["column_digest"]
 
 
 def column_digest(dataset: Dataset, name: str) -> str:
-    """Digest of the values of a column in order, however they are stored.
+    """Return a digest of the values of a column, in order, that does not depend on how they are stored.
 
-    Numbers of other types are the same as long as they are equal: 2 and 2.0, but not 0.1 in 32 and in 64 bits.
+    Equal numbers of different types have the same digest: 2 and 2.0, but not 0.1 as float32 and as float64.
+
+    Args:
+        dataset: The dataset.
+        name: Name of the column.
+
+    Returns:
+        Hexadecimal BLAKE2b digest of 16 bytes.
     """
     digest = hashlib.blake2b(digest_size=16)
     for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
@@ -30,11 +37,11 @@ def _add(digest: Any, values: pa.Array) -> None:
     kind = values.type
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         lengths = values.value_lengths().cast("double").to_numpy(zero_copy_only=False)
-        digest.update(np.nan_to_num(lengths, nan=-1).tobytes())  # null is no list
+        digest.update(np.nan_to_num(lengths, nan=-1).tobytes())  # -1 for null
         _add(digest, values.flatten())
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
         numbers = np.array(values.cast("double", safe=False).to_numpy(zero_copy_only=False), dtype="<f8")
-        numbers[np.isnan(numbers)] = np.nan  # whatever its bits were
+        numbers[np.isnan(numbers)] = np.nan  # one bit pattern for all NaNs
         digest.update(numbers.tobytes())
     else:
         digest.update(json.dumps(values.to_pylist(), default=str).encode())

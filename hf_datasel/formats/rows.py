@@ -1,4 +1,4 @@
-"""Read any supported row format as instruction rows.
+"""Supported row formats, and conversion of their rows into canonical instruction rows.
 
 | format | columns | response |
 |---|---|---|
@@ -7,7 +7,7 @@
 | `preference` | `prompt` or `conversations`, and `chosen` | the chosen answer |
 | `sharegpt` | `conversations`: list of `{"from", "value"}`, or of plain strings in turn | every assistant turn |
 | `alpaca` | `instruction`, `output` and, where there is one, `input` | the output |
-| `text` | `text` | none: refused where a response is needed |
+| `text` | `text` | none: an error where a response is needed |
 """
 
 from __future__ import annotations
@@ -41,12 +41,17 @@ ROLES = {
     "function_call": "assistant",
     "tool": "tool", "function": "tool", "observation": "tool", "function_response": "tool",
 }  # fmt: skip
-"""Role names found in published datasets, and the chat-template role each one means."""
+"""Mapping from role names in published datasets to the roles of chat templates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message: a chat-template role, and its text."""
+    """One message of a conversation.
+
+    Args:
+        role: Role as in chat templates.
+        content: Text of the message.
+    """
 
     role: str
     content: str
@@ -54,11 +59,14 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One pool row, whatever format it came in.
+    """Canonical form of a row, whatever its row format.
 
-    `turns[context:]` is what is trained on: its assistant turns are the responses. `reason` is empty for a row that
-    can be scored, else one word that says why it cannot. `input` is the Alpaca input, kept apart because the published
-    IFD prompts place it differently.
+    Args:
+        turns: All messages of the row.
+        context: Index of the first turn that is trained on; assistant turns from there on are the responses.
+        reason: Empty for a row that can be scored, otherwise one word that says why it cannot.
+        instruction: Alpaca instruction, the prompt, or the first message.
+        input: Alpaca input, which the published IFD prompts render separately.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -69,12 +77,12 @@ class Row:
 
     @property
     def response(self) -> str:
-        """Text of every response turn, one a line; empty for a malformed row."""
+        """Text of all response turns, one per line; empty for a malformed row."""
         return "\n".join(turn.content for turn in self.turns[self.context :] if turn.role == "assistant")
 
     @property
     def prompt(self) -> str:
-        """Text of every other turn, one a line; empty for a malformed row."""
+        """Text of all other turns, one per line; empty for a malformed row."""
         if self.reason:
             return ""
         responses = {id(turn) for turn in self.turns[self.context :] if turn.role == "assistant"}
@@ -82,54 +90,72 @@ class Row:
 
     @property
     def single_turn(self) -> bool:
-        """One user turn and one assistant turn, nothing else: what the published IFD prompts are defined for."""
+        """Whether the row is one user turn and one assistant turn, as the published IFD prompts require."""
         return [turn.role for turn in self.turns] == ["user", "assistant"]
 
     def text(self, part: Part) -> str:
-        """`prompt`, `response`, or both, with a newline between."""
+        """Return `prompt`, `response`, or both joined by a newline."""
         if part == "both":
             return f"{self.prompt}\n{self.response}"
         return self.prompt if part == "prompt" else self.response
 
     def digest(self) -> bytes:
-        """Sha256 of the canonical prompt and response (32 bytes): the row's identity across formats and machines."""
+        """Return the SHA-256 (32 bytes) of the canonical prompt and response, the id of the row in every format."""
         content = [
-            [turn.role, turn.content, turn.role == "assistant" and at >= self.context]
-            for at, turn in enumerate(self.turns)
+            [turn.role, turn.content, turn.role == "assistant" and position >= self.context]
+            for position, turn in enumerate(self.turns)
         ]
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass")).digest()
 
 
 def detect_format(columns: Sequence[str]) -> str:
-    """The format that these columns make, the most explicit one where they make several.
+    """Return the row format of these columns, the most explicit one if several match.
+
+    Args:
+        columns: Column names of a dataset.
+
+    Returns:
+        A key of `FORMATS`.
+
+    Raises:
+        FormatError: The columns match no supported format.
 
     >>> detect_format(["instruction", "input", "output", "text"])
     'alpaca'
     """
     present = set(columns)
     for name, alternatives in FORMATS.items():
-        if any(needed <= present for needed in alternatives):
+        if any(required <= present for required in alternatives):
             return name
-    known = sorted({column for alternatives in FORMATS.values() for needed in alternatives for column in needed})
-    hint = next(
-        (suggestion for column in columns if column not in known and (suggestion := did_you_mean(column, known))), ""
-    )
+    names = sorted({column for alternatives in FORMATS.values() for required in alternatives for column in required})
+    hints = (did_you_mean(column, names) for column in columns if column not in names)
+    hint = next((hint for hint in hints if hint), "")
     formats = "; ".join(f"{name}: {' + '.join(sorted(alts[0]))}" for name, alts in FORMATS.items())
     raise FormatError(
-        f"The columns {list(columns)} make none of the formats that can be read ({formats}).{hint} "
+        f"The columns {list(columns)} match none of the supported formats ({formats}).{hint} "
         "Rename the columns with dataset.rename_columns({...})."
     )
 
 
-def canonical_rows(batch: Batch, format: str | None = None) -> list[Row]:
-    """The rows of a batch (column name -> values). A malformed row is kept, with its `reason`.
+def canonical_rows(batch: Batch, row_format: str | None = None) -> list[Row]:
+    """Convert a batch of rows into canonical rows. A malformed row has a `reason`.
+
+    Args:
+        batch: Mapping from column name to values.
+        row_format: A key of `FORMATS`; detected from the columns by default.
+
+    Returns:
+        One `Row` per row of the batch.
+
+    Raises:
+        FormatError: The columns match no supported format.
 
     >>> canonical_rows({"prompt": ["Is it slow?"], "completion": ["Yes."]})[0].response
     'Yes.'
     """
-    format = format or detect_format(list(batch))
-    columns = _COLUMNS[format](batch)
-    read = _READERS[format]
+    row_format = row_format or detect_format(list(batch))
+    columns = _COLUMNS[row_format](batch)
+    read = _READERS[row_format]
     rows = []
     for values in zip(*columns, strict=True):
         try:
@@ -145,7 +171,7 @@ class _Malformed(Exception):
 
 
 def _raw_turns(values: Sequence[Any]) -> tuple[Turn, ...]:
-    """What a malformed row is identified by: its values as they are."""
+    """Return the values of a malformed row as one turn, from which its id is computed."""
     return (Turn("raw", json.dumps(values, default=str, ensure_ascii=False, sort_keys=True)),)
 
 
@@ -161,10 +187,11 @@ def _response(value: Any) -> str:
     return _text(value)
 
 
-def _alpaca_row(instruction: Any, input: Any, output: Any) -> Row:
-    response, instruction, input = _response(output), _text(instruction), _text("" if input is None else input)
-    user = f"{instruction}\n\n{input}" if input.strip() else instruction
-    return Row((Turn("user", user), Turn("assistant", response)), 1, "", instruction, input)
+def _alpaca_row(instruction: Any, instruction_input: Any, output: Any) -> Row:
+    response, instruction = _response(output), _text(instruction)
+    instruction_input = _text("" if instruction_input is None else instruction_input)
+    user = f"{instruction}\n\n{instruction_input}" if instruction_input.strip() else instruction
+    return Row((Turn("user", user), Turn("assistant", response)), 1, "", instruction, instruction_input)
 
 
 def _prompt_completion_row(prompt: Any, completion: Any) -> Row:

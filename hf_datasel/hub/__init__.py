@@ -1,4 +1,4 @@
-"""Access to the Hugging Face Hub: repositories, commits, permissions and the metadata of cards."""
+"""Access to the Hugging Face Hub: repositories, commits, retries, permissions and card metadata."""
 
 from __future__ import annotations
 

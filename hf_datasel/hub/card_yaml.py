@@ -1,4 +1,4 @@
-"""The YAML at the top of a dataset card."""
+"""YAML metadata of dataset cards: reading, writing and merging."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.markdown import text
 
-__all__ = ["carried_over", "data_configs", "joined", "merged_metadata", "split_card", "to_yaml"]
+__all__ = ["combined_metadata", "data_configs", "inherited_metadata", "merged_metadata", "split_card", "to_yaml"]
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+_-]{0,80}")
@@ -21,43 +21,47 @@ _METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:(?<=\n)|\r?\n)---[ \t
 _LISTS = ("language", "task_categories", "size_categories", "source_datasets", "tags")
 
 
-def carried_over(metadata: Mapping[str, Any], files: str = "") -> dict[str, Any]:
-    """What our card takes over from the parent's, as far as it has the form it should have; nothing is made up.
+def inherited_metadata(metadata: Mapping[str, Any], files_url: str = "") -> dict[str, Any]:
+    """Return the metadata that the card of a selection copies from its parent: licence, languages and tasks.
 
-    A licence that is no identifier of the Hub comes back as `license_as_written`, for the text of the page.
+    Only well-formed values are copied. A licence that is not an identifier of the Hub is returned as
+    `license_as_written`, for the text of the card.
 
     Args:
-        metadata: of the parent's card.
-        files: address of the parent's files, for a link to a licence that is one of them.
+        metadata: Metadata of the parent's card.
+        files_url: URL of the parent's files, for a link to a licence file among them.
     """
-    kept: dict[str, Any] = {}
+    inherited: dict[str, Any] = {}
     for key in ("license", "license_name", "language", "task_categories"):
-        values, form = metadata.get(key), _WORDS if key == "license_name" else _WORD
-        words = [each for each in (values if isinstance(values, list) else [values]) if isinstance(each, str)]
-        words = [each for each in words if form.fullmatch(each)]
+        pattern = _WORDS if key == "license_name" else _WORD
+        words = [word for word in _as_list(metadata.get(key)) if isinstance(word, str) and pattern.fullmatch(word)]
         if words:
-            kept[key] = words if key in _LISTS or len(words) > 1 else words[0]
+            inherited[key] = words if key in _LISTS or len(words) > 1 else words[0]
     link = metadata.get("license_link")
-    if isinstance(link, str) and (_LINK.fullmatch(link) or (files and _FILE.fullmatch(link))):
-        kept["license_link"] = link if _LINK.fullmatch(link) else f"{files}{link}"
-    if metadata.get("license") and "license" not in kept:
-        kept["license_as_written"] = text(metadata["license"])
-    return kept
+    if isinstance(link, str) and (_LINK.fullmatch(link) or (files_url and _FILE.fullmatch(link))):
+        inherited["license_link"] = link if _LINK.fullmatch(link) else f"{files_url}{link}"
+    if metadata.get("license") and "license" not in inherited:
+        inherited["license_as_written"] = text(metadata["license"])
+    return inherited
 
 
-def joined(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Metadata of several selections in one repository: their licences, languages and parents together."""
-    whole: dict[str, Any] = {}
+def combined_metadata(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Combine the metadata of several selections or parents: the union of licences, languages and sources.
+
+    Args:
+        parts: Metadata, in order of priority: of other values the first one is used.
+    """
+    combined: dict[str, Any] = {}
     for part in parts:
         for key, value in part.items():
-            if key not in whole:
-                whole[key] = value
+            if key not in combined:
+                combined[key] = value
             elif key in _LISTS or key == "license":
-                values = list(dict.fromkeys([*_as_list(whole[key]), *_as_list(value)]))
-                whole[key] = values if key in _LISTS or len(values) > 1 else values[0]
-            elif key.startswith("license_") and whole[key] != value:
-                whole[key] = None  # the name or the link of one licence cannot stand for two
-    return {key: value for key, value in whole.items() if value is not None}
+                values = list(dict.fromkeys([*_as_list(combined[key]), *_as_list(value)]))
+                combined[key] = values if key in _LISTS or len(values) > 1 else values[0]
+            elif key.startswith("license_") and combined[key] != value:
+                combined[key] = None  # one name or link cannot describe two licences
+    return {key: value for key, value in combined.items() if value is not None}
 
 
 def merged_metadata(
@@ -67,17 +71,17 @@ def merged_metadata(
     configs: Sequence[Mapping[str, Any]],
     replaced: Collection[str],
 ) -> dict[str, Any]:
-    """Metadata of a card that is there already, brought up to date; what a person changed or added stays.
+    """Update the metadata of an existing card; what a person has changed or added is preserved.
 
     Args:
-        existing: of the card that is there.
-        before: what the earlier pushes have put there.
-        now: what this one puts there.
-        configs: of the selection that is pushed.
-        replaced: names of the configurations that this push writes or removes.
+        existing: Metadata of the existing card.
+        before: Metadata that earlier pushes wrote.
+        now: Metadata that this push writes.
+        configs: Configurations of the selection that is pushed.
+        replaced: Names of the configurations that this push writes or removes.
 
     Raises:
-        PublishError: another configuration is the default one already.
+        PublishError: Another configuration is the default one already.
     """
     merged = dict(existing)
     for key in [key for key in {**before, **now} if key != "tags"]:
@@ -91,10 +95,13 @@ def merged_metadata(
 
 
 def split_card(card: str) -> tuple[dict[str, Any], str]:
-    """Metadata and body of a card.
+    """Split a card into its metadata and its body.
+
+    Args:
+        card: Text of README.md.
 
     Raises:
-        PublishError: the metadata cannot be read.
+        PublishError: The metadata is not valid YAML, or not a mapping.
     """
     match = _METADATA.match(card)
     if match is None:
@@ -103,31 +110,38 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
         metadata = yaml.load(match[1], _Loader)
     except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         line = " ".join(str(error).split())
-        raise PublishError(f"The metadata of the card that is there is no valid YAML: {line}") from error
+        raise PublishError(f"The metadata of the existing card is not valid YAML: {line}") from error
     if not isinstance(metadata or {}, dict):
-        raise PublishError(f"The metadata of the card that is there has to be a mapping, and is {metadata!r:.80}.")
+        raise PublishError(f"The metadata of the existing card has to be a mapping, not {metadata!r:.80}.")
     return metadata or {}, card[match.end() :]
 
 
 def to_yaml(metadata: Mapping[str, Any]) -> str:
-    """Metadata as the block that stands at the top of a card."""
+    """Format metadata as the YAML block at the top of a card."""
     return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=10_000)}---\n"
 
 
 def data_configs(card: str | None) -> dict[str, list[str]]:
-    """Configuration -> patterns of its files, as the metadata of a card lists them."""
-    found: dict[str, list[str]] = {}
-    for each in _configs(split_card(card)[0]) if card else []:
-        files = each.get("data_files") or []
+    """Return the configurations in the metadata of a card.
+
+    Args:
+        card: Text of README.md, or None.
+
+    Returns:
+        Name of the configuration -> patterns of its files.
+    """
+    patterns: dict[str, list[str]] = {}
+    for config in _configs(split_card(card)[0]) if card else []:
+        files = config.get("data_files") or []
         paths = [entry.get("path", "") if isinstance(entry, dict) else entry for entry in _as_list(files)]
-        found[str(each.get("config_name", "default"))] = [
+        patterns[str(config.get("config_name", "default"))] = [
             str(path) for entry in paths for path in (entry if isinstance(entry, list) else [entry])
         ]
-    return found
+    return patterns
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as the Hub reads it: `no` is the Norwegian language, and not `false`."""
+    """YAML loader that reads `no` as the language code, as the Hub does, and not as `false`."""
 
 
 _BOOL = "tag:yaml.org,2002:bool"
@@ -140,32 +154,30 @@ _Loader.add_implicit_resolver(_BOOL, re.compile(r"(true|True|TRUE|false|False|FA
 
 def _configs(metadata: Mapping[str, Any]) -> list[dict[str, Any]]:
     configs = metadata.get("configs") or []
-    if not isinstance(configs, list) or not all(isinstance(each, dict) for each in configs):
-        raise PublishError(
-            f"`configs` of the card that is there has to be a list of mappings, and is {configs!r:.80}."
-        )
+    if not isinstance(configs, list) or not all(isinstance(config, dict) for config in configs):
+        raise PublishError(f"`configs` of the existing card has to be a list of mappings, not {configs!r:.80}.")
     return configs
 
 
 def _merged_configs(
-    existing: Sequence[Mapping[str, Any]], ours: Sequence[Mapping[str, Any]], replaced: Collection[str]
+    existing: Sequence[Mapping[str, Any]], new_configs: Sequence[Mapping[str, Any]], replaced: Collection[str]
 ) -> list[dict[str, Any]]:
-    """Ours in the place of those of their name, then those that are new."""
-    new = {each["config_name"]: dict(each) for each in ours}
-    others = [each for each in existing if each.get("config_name") not in {*replaced, *new}]
-    taken = [each.get("config_name") for each in others if each.get("default") or each.get("config_name") == "default"]
-    if taken and any(each.get("default") for each in ours):
+    """Return the existing configurations, updated in place, followed by the new ones."""
+    new = {config["config_name"]: dict(config) for config in new_configs}
+    others = [config for config in existing if config.get("config_name") not in {*replaced, *new}]
+    defaults = [name for config in others if (name := config.get("config_name")) == "default" or config.get("default")]
+    if defaults and any(config.get("default") for config in new_configs):
         raise PublishError(
-            f"The configuration {taken[0]!r} is the repository's default already. Pass a config_name, to put the "
-            "selection beside it."
+            f"The configuration {defaults[0]!r} is the default of this repository already. Pass config_name=... to "
+            "publish the selection next to it."
         )
-    kept = []
-    for each in existing:
-        if each.get("config_name") in new:
-            kept.append(new.pop(each["config_name"]))
-        elif each in others:
-            kept.append(dict(each))
-    return [*kept, *new.values()]
+    merged = []
+    for config in existing:
+        if config.get("config_name") in new:
+            merged.append(new.pop(config["config_name"]))
+        elif config in others:
+            merged.append(dict(config))
+    return [*merged, *new.values()]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Words of other people inside our Markdown: shown as they are, never obeyed."""
+"""Markdown with escaped text: column names, settings and other foreign text is shown verbatim."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ _REPO = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
 class Markdown(str):
-    """Text that is Markdown already, and goes into the page as it is."""
+    """Text that is Markdown already, and is not escaped."""
 
 
 def text(value: object, limit: int = _LIMIT) -> Markdown:
-    """Plain words on one line, with every character that Markdown or HTML would act on written as an entity.
+    """Format a value as plain text on one line, with the special characters of Markdown and HTML as entities.
+
+    Args:
+        value: Value to show; `Markdown` is returned unchanged.
+        limit: Number of characters after which the text is cut.
 
     >>> text("<b> & *stars*")
     '&#60;b&#62; &#38; &#42;stars&#42;'
@@ -33,7 +37,10 @@ def text(value: object, limit: int = _LIMIT) -> Markdown:
 
 
 def code(value: object) -> Markdown:
-    """A name or a value in a code span, whatever it holds.
+    """Format a name or a value as a code span.
+
+    Args:
+        value: Text, or a value that is shown as JSON.
 
     >>> code("selection_rank")
     '`selection_rank`'
@@ -47,25 +54,40 @@ def code(value: object) -> Markdown:
 
 
 def fence(content: str, language: str) -> Markdown:
-    """A block of code, in a fence longer than any within it; characters that cannot be seen are replaced."""
-    content = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in content)
-    content = content.replace("<!--", "<\ufffd--")  # no word of others may look like a mark of ours
+    """Format a block of code, in a fence longer than any inside it; invisible characters are replaced.
+
+    Args:
+        content: The code.
+        language: Name of the language for highlighting.
+    """
+    content = "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in content)
+    content = content.replace("<!--", "<\ufffd--")  # foreign text must not look like our markers
     longest = max((len(run) for run in re.findall(r"`+", content)), default=0)
     ticks = "`" * max(3, longest + 1)
     return Markdown(f"{ticks}{language}\n{content.rstrip()}\n{ticks}")
 
 
 def link(repo_id: str, kind: str = "datasets") -> Markdown:
-    """A link to a repository on the Hub; only the name where it cannot be one."""
-    if not _REPO.fullmatch(repo_id) or len(repo_id) > 2 * 96:  # the Hub's own limit of a name
+    """Format a link to a repository on the Hub; only its name where that is not valid.
+
+    Args:
+        repo_id: Name of the repository.
+        kind: Beginning of the path, such as `"datasets"`; empty for models.
+    """
+    if not _REPO.fullmatch(repo_id) or len(repo_id) > 2 * 96:  # the limit of the Hub for a name
         return code(repo_id)
-    place = f"{kind}/{repo_id}" if kind else repo_id
-    return Markdown(f"[{text(repo_id)}](https://huggingface.co/{place})")
+    path = f"{kind}/{repo_id}" if kind else repo_id
+    return Markdown(f"[{text(repo_id)}](https://huggingface.co/{path})")
 
 
 def table(head: Sequence[str], rows: Iterable[Iterable[object]]) -> Markdown:
-    """A table; cells that are no Markdown yet are escaped."""
-    lines: list[list[str]] = [[text(each) for each in head], ["---"] * len(head)]
+    """Format a table; cells that are not `Markdown` are escaped.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells of each row.
+    """
+    lines: list[list[str]] = [[text(name) for name in head], ["---"] * len(head)]
     lines += [[text(cell) for cell in row] for row in rows]
     return Markdown("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
@@ -75,5 +97,5 @@ def _entity(match: re.Match[str]) -> str:
 
 
 def _one_line(value: str, limit: int) -> str:
-    line = " ".join("".join(each if each.isprintable() else " " for each in value[: 4 * limit]).split())
+    line = " ".join("".join(char if char.isprintable() else " " for char in value[: 4 * limit]).split())
     return line if len(line) <= limit else f"{line[: limit - 1]}…"

@@ -1,4 +1,4 @@
-"""What has to be so before anything is published: a token that may write, and a parent whose rows may be shown."""
+"""Checks before anything is published: whether the token may write, and whether the parent's rows may be shown."""
 
 from __future__ import annotations
 
@@ -17,108 +17,139 @@ from huggingface_hub.errors import (
 
 from hf_datasel.errors import FormatError, PublishError, did_you_mean
 from hf_datasel.formats import Pool
-from hf_datasel.hub.card_yaml import carried_over, split_card
+from hf_datasel.hub.card_yaml import inherited_metadata, split_card
 from hf_datasel.hub.repository import PULL_REQUEST, Hub, read_card
-from hf_datasel.hub.retry import asked, line_of, status_of
+from hf_datasel.hub.retry import call_hub, error_line, status_code
 
 __all__ = ["is_unchanged", "parent_metadata", "sign_in"]
 
 logger = logging.getLogger(__name__)
 
+_PUBLISH_PRIVATELY = {
+    "hint": "Publish to a private repository: private=True.",
+    "cli_hint": "Publish to a private repository: --private true.",
+}
+
 
 def sign_in(hub: Hub) -> None:
-    """Check that the token is there, is right and may write to the namespace; complete the name of the repository.
+    """Check that there is a valid token that may write to the namespace, and complete the name of the repository.
+
+    Args:
+        hub: The repository; its `repo_id` becomes `"namespace/name"`.
 
     Raises:
-        PublishError: says which of these is not so.
+        PublishError: There is no token, it is not valid, or it may not write there.
     """
     try:
-        me = asked(lambda: hub.api.whoami())
+        account = call_hub(lambda: hub.api.whoami())
     except LocalTokenNotFoundError as error:
-        raise PublishError("Nobody is logged in to the Hub. Run `hf auth login`, or pass a token.") from error
-    except HfHubHTTPError as error:
-        if status_of(error) in (401, 403):
-            raise PublishError("The Hub does not know this token. It may have expired: make another one.") from error
-        raise PublishError(f"The Hub does not say whose token this is: {line_of(error)}") from error
-    if "/" not in hub.repo_id:
-        hub.repo_id = f"{me['name']}/{hub.repo_id}"
-    if hub.revision is None or not PULL_REQUEST.fullmatch(hub.revision):
-        _check_namespace(hub, me)
-    _check_token(hub, (me.get("auth") or {}).get("accessToken") or {})
-
-
-def _check_namespace(hub: Hub, me: Mapping[str, Any]) -> None:
-    namespace, name = hub.repo_id.split("/", 1)
-    orgs = me.get("orgs") or []
-    mine = {each.lower(): each for each in (me["name"], *(org["name"] for org in orgs))}
-    if namespace.lower() not in mine:
-        names = list(mine.values())
         raise PublishError(
-            f"{me['name']} cannot publish under {namespace!r}: that is neither the account nor an organisation of "
-            f"it ({', '.join(names)}).{did_you_mean(namespace, names)}"
+            "Not logged in to the Hub.",
+            hint="Run `hf auth login`, or pass token=...",
+            cli_hint="Run `hf auth login`, or set HF_TOKEN.",
+        ) from error
+    except HfHubHTTPError as error:
+        if status_code(error) in (401, 403):
+            raise PublishError("The Hub rejects this token. It may have expired: create a new one.") from error
+        raise PublishError(f"Cannot look up the account of this token: {error_line(error)}") from error
+    if "/" not in hub.repo_id:
+        hub.repo_id = f"{account['name']}/{hub.repo_id}"
+    if hub.revision is None or not PULL_REQUEST.fullmatch(hub.revision):
+        _check_namespace(hub, account)
+    _check_token(hub, (account.get("auth") or {}).get("accessToken") or {})
+
+
+def _check_namespace(hub: Hub, account: Mapping[str, Any]) -> None:
+    namespace, name = hub.repo_id.split("/", 1)
+    orgs = account.get("orgs") or []
+    writable = {owner.lower(): owner for owner in (account["name"], *(org["name"] for org in orgs))}
+    if namespace.lower() not in writable:
+        names = list(writable.values())
+        raise PublishError(
+            f"{account['name']} cannot publish under {namespace!r}: that is neither this account nor one of its "
+            f"organisations ({', '.join(names)}).{did_you_mean(namespace, names)}"
         )
-    hub.repo_id = f"{mine[namespace.lower()]}/{name}"
+    hub.repo_id = f"{writable[namespace.lower()]}/{name}"
     if any(org["name"].lower() == namespace.lower() and org.get("roleInOrg") == "read" for org in orgs):
-        raise PublishError(f"{me['name']} may only read in the organisation {namespace!r}.")
+        raise PublishError(f"{account['name']} has only read access to the organisation {namespace!r}.")
 
 
-def _check_token(hub: Hub, about: Mapping[str, Any]) -> None:
-    if about.get("role") == "read":
-        raise PublishError("This token may only read. Make one with write permission at settings/tokens of the Hub.")
-    limits = about.get("fineGrained")
-    if about.get("role") != "fineGrained" or not isinstance(limits, Mapping):
+def _check_token(hub: Hub, token_info: Mapping[str, Any]) -> None:
+    if token_info.get("role") == "read":
+        raise PublishError(
+            "This token has only read permission. Create one with write permission in the settings of your account "
+            "on the Hub."
+        )
+    permissions = token_info.get("fineGrained")
+    if token_info.get("role") != "fineGrained" or not isinstance(permissions, Mapping):
         return
-    places = {hub.repo_id.lower(), hub.repo_id.split("/")[0].lower()}
-    for scope in limits.get("scoped") or []:
+    targets = {hub.repo_id.lower(), hub.repo_id.split("/")[0].lower()}
+    for scope in permissions.get("scoped") or []:
         name = str((scope.get("entity") or {}).get("name", "")).lower().removeprefix("datasets/")
-        if name in places and "repo.write" in (scope.get("permissions") or []):
+        if name in targets and "repo.write" in (scope.get("permissions") or []):
             return
     raise PublishError(
-        f"This token may not write to {hub.repo_id!r}: it is a fine-grained one, and none of its permissions is "
-        "for that repository or its owner."
+        f"This fine-grained token may not write to {hub.repo_id!r}: none of its permissions is for that repository "
+        "or its owner."
     )
 
 
 def parent_metadata(hub: Hub, name: str, revision: str | None, private: bool) -> dict[str, Any]:
-    """What the card of the parent says about licence, languages and task.
+    """Return the licence, languages and task from the card of the parent dataset.
+
+    Args:
+        hub: Repository that the selected rows are published in.
+        name: Repository of the parent dataset.
+        revision: Commit of the parent dataset; None for its latest one.
+        private: Whether the selected rows are published privately.
 
     Raises:
-        PublishError: rows of a private or gated parent would become public, or nobody can tell whether they would.
+        PublishError: Rows of a private or gated parent would become public, or that cannot be checked.
     """
-    hint = "Publish to a private repository: private=True, or --private true."
     try:
         try:
-            info = asked(lambda: hub.api.dataset_info(name, revision=revision))
+            info = call_hub(lambda: hub.api.dataset_info(name, revision=revision))
         except RevisionNotFoundError:  # its history was rewritten
-            info, revision = asked(lambda: hub.api.dataset_info(name)), None
+            info, revision = call_hub(lambda: hub.api.dataset_info(name)), None
     except RepositoryNotFoundError as error:
         if private:
-            logger.warning("The parent %s cannot be seen on the Hub, so that no licence is carried over.", name)
+            logger.warning("The parent %s cannot be accessed on the Hub, so its licence is not copied.", name)
             return {}
         raise PublishError(
-            f"The parent {name!r} is not there or not visible with this token, so that nobody can tell whether "
-            f"its rows may be shown to everyone. {hint}"
+            f"The parent {name!r} does not exist or cannot be accessed with this token, so it cannot be checked "
+            "whether its rows may be public.",
+            **_PUBLISH_PRIVATELY,
         ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise PublishError(f"The Hub does not show the parent {name!r}: {line_of(error)}") from error
+        raise PublishError(f"Cannot access the parent {name!r} on the Hub: {error_line(error)}") from error
     if not private and (info.private or info.gated):
-        how = "private" if info.private else "gated"
-        raise PublishError(f"The parent {name!r} is {how}, and {hub.repo_id!r} would show its rows. {hint}")
+        state = "private" if info.private else "gated"
+        raise PublishError(
+            f"The parent {name!r} is {state}, but {hub.repo_id!r} would show its rows.", **_PUBLISH_PRIVATELY
+        )
     try:
-        path = asked(lambda: hub.api.hf_hub_download(name, "README.md", repo_type="dataset", revision=revision))
-        files = f"{hub.api.endpoint}/datasets/{name}/blob/{revision or 'main'}/"
-        return carried_over(split_card(read_card(path))[0], files)
+        path = call_hub(lambda: hub.api.hf_hub_download(name, "README.md", repo_type="dataset", revision=revision))
+        files_url = f"{hub.api.endpoint}/datasets/{name}/blob/{revision or 'main'}/"
+        return inherited_metadata(split_card(read_card(path))[0], files_url)
     except RemoteEntryNotFoundError:
         return {}
     except PublishError as error:
-        logger.warning("The card of %s cannot be read, so that no licence is carried over: %s", name, error)
+        logger.warning("The card of %s cannot be read, so its licence is not copied: %s", name, error)
         return {}
     except HfHubHTTPError as error:
-        raise PublishError(f"The Hub does not show the card of {name!r}: {line_of(error)}") from error
+        raise PublishError(f"Cannot access the card of {name!r} on the Hub: {error_line(error)}") from error
 
 
 def is_unchanged(source: Mapping[str, Any], pool_id: str) -> bool | None:
-    """Whether the rows of a dataset on the Hub are those of the pool, in their order; None if they cannot be had."""
+    """Return whether a dataset on the Hub has exactly the rows of the pool, in the same order.
+
+    Args:
+        source: Name, configuration, split and revision of the dataset on the Hub.
+        pool_id: Id of the pool, a hash of its rows.
+
+    Returns:
+        None if the dataset cannot be loaded.
+    """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
 
@@ -126,5 +157,5 @@ def is_unchanged(source: Mapping[str, Any], pool_id: str) -> bool | None:
         rows = load_dataset(source["name"], source["config"], split=source["split"], revision=source["revision"])
         return bool(Pool(rows).id == pool_id)
     except (DatasetsError, FormatError, HfHubHTTPError, OSError, ValueError) as error:
-        logger.warning("The parent %s cannot be loaded to compare its rows: %s", source["name"], line_of(error))
+        logger.warning("The parent %s cannot be loaded to compare its rows: %s", source["name"], error_line(error))
         return None

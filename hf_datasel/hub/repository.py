@@ -1,4 +1,4 @@
-"""One repository on the Hub: what is there, and a commit that is retried until it holds."""
+"""One dataset repository on the Hub: its files, and commits that are retried."""
 
 from __future__ import annotations
 
@@ -23,23 +23,28 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from hf_datasel.errors import PublishError
-from hf_datasel.hub.retry import ATTEMPTS, TRANSPORT, asked, line_of, may_pass, wait
+from hf_datasel.hub.retry import ATTEMPTS, TRANSPORT_ERROR, call_hub, error_line, is_temporary, wait_before_retry
 
 __all__ = ["PULL_REQUEST", "Hub", "Snapshot", "read_card"]
 
 logger = logging.getLogger(__name__)
 
 PULL_REQUEST = re.compile(r"refs/pr/\d+")
+_COMMIT_ERRORS = (TRANSPORT_ERROR, ConnectionError, TimeoutError, RuntimeError, ValueError)
+"""Errors that `create_commit` and its uploader raise."""
+
+BuildCommit = Callable[["Snapshot"], tuple[Mapping[str, Path], set[str]]]
+"""From the current state of a branch, the files to write (path -> local file) and the paths to delete."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A branch of a repository at one commit.
+    """State of a branch at one commit.
 
-    Attributes:
-        commit: its hash; None for a repository without any.
-        files: path -> sha256 of a large file, git's hash of a small one.
-        card: text of README.md, or None.
+    Args:
+        commit: Hash of the commit; None for a repository without commits.
+        files: Path -> sha256 of a large file, or git's hash of a small one.
+        card: Text of README.md, or None.
     """
 
     commit: str | None
@@ -48,19 +53,22 @@ class Snapshot:
 
 
 class Hub:
-    """One dataset repository, with one token, which stays in here.
+    """One dataset repository, accessed with one token, which is never passed on.
 
     Args:
         repo_id: `"name"` or `"namespace/name"`.
-        token: by default the one that is logged in.
-        revision: branch; by default the main one.
+        token: Access token; the token of the login by default.
+        revision: Branch; the main one by default.
+
+    Raises:
+        PublishError: `repo_id` is not a name, or `token` is False.
     """
 
     def __init__(self, repo_id: str, token: str | bool | None = None, revision: str | None = None):
         if not isinstance(repo_id, str) or not repo_id:
-            raise PublishError(f"repo_id={repo_id!r} is no name for a repository.")
+            raise PublishError(f"repo_id={repo_id!r} is not a valid repository name.")
         if token is False:
-            raise PublishError("token=False: publishing needs a token. Leave it out for the one that is logged in.")
+            raise PublishError("token=False, but publishing needs a token. Omit it to use the token of the login.")
         token = token if isinstance(token, str) and token else None  # True means the same
         self.api = HfApi(token=token)
         self._token = token or get_token()
@@ -69,125 +77,132 @@ class Hub:
 
     @property
     def url(self) -> str:
-        """Address of the repository."""
+        """URL of the repository."""
         return f"{self.api.endpoint}/datasets/{self.repo_id}"
 
     @property
     def files_url(self) -> str:
-        """What stands before a file's path in its address."""
+        """URL prefix of the files on the branch."""
         return f"{self.url}/resolve/{quote(self.revision or 'main', safe='')}/"
 
-    # ---- before anything is sent ----
+    # ---- checks before the upload ----
 
     def is_private(self) -> bool | None:
-        """Whether the repository is private; None if it is not there yet."""
+        """Return whether the repository is private; None if it does not exist yet.
+
+        Raises:
+            PublishError: The name is not valid, or the Hub refuses access.
+        """
         try:
-            return bool(asked(lambda: self.api.dataset_info(self.repo_id)).private)
+            return bool(call_hub(lambda: self.api.dataset_info(self.repo_id)).private)
         except RepositoryNotFoundError:
             return None
         except HFValidationError as error:
-            raise PublishError(f"repo_id={self.repo_id!r} is no name for a repository: {line_of(error)}") from error
+            raise self._name_error(error) from error
         except HfHubHTTPError as error:
-            raise PublishError(f"The Hub does not show {self.repo_id!r}: {line_of(error)}") from error
+            raise PublishError(f"Cannot access {self.repo_id!r} on the Hub: {error_line(error)}") from error
 
     def validate(self, card: str) -> None:
-        """Ask the Hub whether it takes the metadata of a card.
+        """Check the metadata of a card with the Hub.
 
         Raises:
-            PublishError: it does not; with its reasons.
+            PublishError: The Hub rejects the metadata; the message holds its reasons.
         """
         try:
-            asked(lambda: self._validated(card))
+            call_hub(lambda: self._validate(card))
         except HfHubHTTPError as error:
             reasons = " ".join(str(error).split())
-            raise PublishError(f"The Hub does not take the metadata of the card: {reasons}") from error
+            raise PublishError(f"The Hub rejects the metadata of the card: {reasons}") from error
 
-    def _validated(self, card: str) -> None:
+    def _validate(self, card: str) -> None:
         # not by DatasetCard.validate, which in older versions asks the public Hub whatever the endpoint is
         body = {"repoType": "dataset", "content": card}
         url = f"{self.api.endpoint}/api/validate-yaml"
         hf_raise_for_status(get_session().post(url, json=body, headers=build_hf_headers(token=self._token)))
 
     def check_secret(self, files: Mapping[str, Path]) -> None:
-        """Refuse to publish a text in which the token stands.
+        """Raise if a text file contains the access token.
+
+        Args:
+            files: Path in the repository -> local file.
 
         Raises:
-            PublishError: names the file.
+            PublishError: A file contains the token; the message names it.
         """
         for path, file in files.items():
             if self._token and file.suffix in (".json", ".yaml", ".md") and self._token in file.read_text("utf-8"):
-                raise PublishError(f"{path} holds the access token, from a setting of the run. It is not published.")
+                raise PublishError(
+                    f"{path} contains the access token, which comes from a setting of the run. It is not published."
+                )
 
-    # ---- what is there, and the commit ----
+    # ---- commits ----
 
     def create(self, private: bool | None) -> None:
-        """Make the repository and the branch, where they are not there yet.
+        """Create the repository and the branch if they do not exist.
+
+        Args:
+            private: Whether a new repository is private; None for the default of the namespace.
 
         Raises:
-            PublishError: the token does not permit it.
+            PublishError: The token does not permit it, or the name is not valid.
         """
         if self.revision is not None and PULL_REQUEST.fullmatch(self.revision):
             return
         try:
-            asked(lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True))
+            call_hub(lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True))
             if self.revision is not None:
                 branch = self.revision
-                asked(lambda: self.api.create_branch(self.repo_id, branch=branch, repo_type="dataset", exist_ok=True))
+                call_hub(
+                    lambda: self.api.create_branch(self.repo_id, branch=branch, repo_type="dataset", exist_ok=True)
+                )
         except HFValidationError as error:
-            raise PublishError(f"repo_id={self.repo_id!r} is no name for a repository: {line_of(error)}") from error
+            raise self._name_error(error) from error
         except HfHubHTTPError as error:
-            raise PublishError(f"{self.repo_id!r} cannot be written with this token: {line_of(error)}") from error
+            raise PublishError(f"This token cannot write to {self.repo_id!r}: {error_line(error)}") from error
 
     def snapshot(self) -> Snapshot:
-        """What is on the branch now; on the main one, where the branch is not there yet.
+        """Return the current state of the branch, or of the main branch if the branch does not exist yet.
 
         Raises:
-            PublishError: the Hub does not show it.
+            PublishError: The Hub refuses access.
         """
         api, name = self.api, self.repo_id
         try:
             try:
-                sha = asked(lambda: api.dataset_info(name, revision=self.revision)).sha
+                sha = call_hub(lambda: api.dataset_info(name, revision=self.revision)).sha
             except RevisionNotFoundError:
-                sha = asked(lambda: api.dataset_info(name)).sha
-            tree = asked(lambda: list(api.list_repo_tree(name, recursive=True, revision=sha, repo_type="dataset")))
+                sha = call_hub(lambda: api.dataset_info(name)).sha
+            tree = call_hub(lambda: list(api.list_repo_tree(name, recursive=True, revision=sha, repo_type="dataset")))
             files = {
-                each.path: each.lfs.sha256 if each.lfs is not None else each.blob_id
-                for each in tree
-                if isinstance(each, RepoFile)
+                entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
+                for entry in tree
+                if isinstance(entry, RepoFile)
             }
             card = None
             if "README.md" in files:
                 card = read_card(
-                    asked(lambda: api.hf_hub_download(name, "README.md", repo_type="dataset", revision=sha))
+                    call_hub(lambda: api.hf_hub_download(name, "README.md", repo_type="dataset", revision=sha))
                 )
         except HfHubHTTPError as error:
-            raise PublishError(f"The Hub does not show {name!r}: {line_of(error)}") from error
+            raise PublishError(f"Cannot access {name!r} on the Hub: {error_line(error)}") from error
         return Snapshot(sha, files, card)
 
-    def commit(self, build: Callable[[Snapshot], tuple[Mapping[str, Path], set[str]]], message: str) -> CommitInfo:
-        """Bring the branch to a state in one commit; nothing is sent for what is there already.
+    def commit(self, build: BuildCommit, message: str) -> CommitInfo:
+        """Write and delete files in one commit; files that exist with the same content are not uploaded.
 
         Args:
-            build: from what is there, the files that should be there (path -> local file) and the paths that should
-                not. Called again where somebody else was faster.
-            message: of the commit.
+            build: Returns the files to write and the paths to delete. Called again if another commit was made first.
+            message: Commit message.
 
         Raises:
-            PublishError: it did not hold, after several attempts. The branch is then as it was; what was uploaded is
-                kept by the Hub, so that another push does not send it again.
+            PublishError: The Hub refuses the commit, or cannot be reached in several attempts. The branch is then
+                unchanged. The Hub keeps uploaded files, so another push does not upload them again.
         """
         for attempt in range(ATTEMPTS):
-            now = self.snapshot()
-            wanted, removed = build(now)
-            operations: list[CommitOperationAdd | CommitOperationDelete] = [
-                CommitOperationAdd(path_in_repo=path, path_or_fileobj=file)
-                for path, file in wanted.items()
-                if now.files.get(path) not in _hashes(file)
-            ]
-            operations += [CommitOperationDelete(path_in_repo=path) for path in sorted(removed & set(now.files))]
+            current = self.snapshot()
+            operations = _operations(current, *build(current))
             if not operations:
-                return self._unchanged(now, message)
+                return self._unchanged(current, message)
             try:
                 return self.api.create_commit(
                     self.repo_id,
@@ -195,84 +210,102 @@ class Hub:
                     commit_message=message,
                     repo_type="dataset",
                     revision=self.revision,
-                    parent_commit=now.commit,
+                    parent_commit=current.commit,
                 )
             except OfflineModeIsEnabled as error:
-                raise PublishError("HF_HUB_OFFLINE is set, so that nothing can be published.") from error
-            except (TRANSPORT, ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
-                if not may_pass(error):
-                    raise PublishError(f"The Hub refused the commit to {self.repo_id!r}: {line_of(error)}") from error
+                raise PublishError("HF_HUB_OFFLINE is set, so nothing can be published.") from error
+            except _COMMIT_ERRORS as error:
+                if not is_temporary(error):
+                    raise PublishError(
+                        f"The Hub refused the commit to {self.repo_id!r}: {error_line(error)}"
+                    ) from error
                 problem: Exception = error
-            logger.info("Attempt %d of %d to push to %s: %s", attempt + 1, ATTEMPTS, self.repo_id, line_of(problem))
             if attempt + 1 < ATTEMPTS:
-                wait(attempt, problem)
+                wait_before_retry(attempt, problem)
         raise PublishError(
-            f"The push to {self.repo_id!r} did not get through in {ATTEMPTS} attempts ({line_of(problem)}). The "
-            "repository is as it was. Push again later: what has been sent is not sent again."
+            f"The push to {self.repo_id!r} failed in {ATTEMPTS} attempts ({error_line(problem)}). The repository is "
+            "unchanged. Push again later: uploaded files are not uploaded again."
         ) from problem
 
-    def _unchanged(self, now: Snapshot, message: str) -> CommitInfo:
-        logger.info("%s has all of it already: nothing is uploaded.", self.repo_id)
+    def _unchanged(self, current: Snapshot, message: str) -> CommitInfo:
+        logger.info("%s is up to date: nothing is uploaded.", self.repo_id)
         return CommitInfo(
-            commit_url=f"{self.url}/commit/{now.commit}",
+            commit_url=f"{self.url}/commit/{current.commit}",
             commit_message=message,
             commit_description="",
-            oid=now.commit or "",
+            oid=current.commit or "",
             _endpoint=self.api.endpoint,
         )
+
+    def _name_error(self, error: HFValidationError) -> PublishError:
+        return PublishError(f"repo_id={self.repo_id!r} is not a valid repository name: {error_line(error)}")
 
     # ---- reading ----
 
     def pin(self) -> list[str]:
-        """Read from now on what is on the branch at this moment; returns the paths of all its files.
+        """Fix the revision at the current commit of the branch, and return the paths of all its files.
 
         Raises:
-            PublishError: there is no such repository or branch.
+            PublishError: The repository or the branch does not exist, or the Hub refuses access.
         """
+        api, name = self.api, self.repo_id
         try:
-            self.revision = asked(lambda: self.api.dataset_info(self.repo_id, revision=self.revision)).sha
-            return list(
-                asked(lambda: self.api.list_repo_files(self.repo_id, repo_type="dataset", revision=self.revision))
-            )
+            self.revision = call_hub(lambda: api.dataset_info(name, revision=self.revision)).sha
+            return list(call_hub(lambda: api.list_repo_files(name, repo_type="dataset", revision=self.revision)))
         except (GatedRepoError, RepositoryNotFoundError) as error:
-            raise PublishError(f"There is no dataset {self.repo_id!r} on the Hub that this token may read.") from error
+            raise PublishError(f"There is no dataset {name!r} on the Hub that this token may read.") from error
         except RevisionNotFoundError as error:
-            raise PublishError(f"{self.repo_id!r} has no revision {self.revision!r}.") from error
+            raise PublishError(f"{name!r} has no revision {self.revision!r}.") from error
         except HFValidationError as error:
-            raise PublishError(f"repo_id={self.repo_id!r} is no name for a repository: {line_of(error)}") from error
+            raise self._name_error(error) from error
         except HfHubHTTPError as error:
-            raise PublishError(f"The Hub does not show {self.repo_id!r}: {line_of(error)}") from error
+            raise PublishError(f"Cannot access {name!r} on the Hub: {error_line(error)}") from error
 
     def download(self, path: str) -> Path:
-        """A local copy of a file.
+        """Download a file and return its local path.
+
+        Args:
+            path: Path in the repository.
 
         Raises:
-            PublishError: it cannot be had.
+            PublishError: The file cannot be downloaded.
         """
+        api, name = self.api, self.repo_id
         try:
-            return Path(
-                asked(
-                    lambda: self.api.hf_hub_download(self.repo_id, path, repo_type="dataset", revision=self.revision)
-                )
-            )
+            return Path(call_hub(lambda: api.hf_hub_download(name, path, repo_type="dataset", revision=self.revision)))
         except HfHubHTTPError as error:
-            raise PublishError(f"The Hub does not give {path} of {self.repo_id!r}: {line_of(error)}") from error
+            raise PublishError(f"Cannot download {path} of {name!r}: {error_line(error)}") from error
 
 
 def read_card(path: str) -> str:
-    """A card that was downloaded.
+    """Return the text of a downloaded card.
+
+    Args:
+        path: Local path of README.md.
 
     Raises:
-        PublishError: it is no text.
+        PublishError: The file is not UTF-8 text.
     """
     try:
         return Path(path).read_bytes().decode("utf-8")  # line ends as they are
     except UnicodeDecodeError as error:
-        raise PublishError("The card that is there is no text in UTF-8.") from error
+        raise PublishError("The existing card is not UTF-8 text.") from error
+
+
+def _operations(
+    current: Snapshot, files: Mapping[str, Path], deleted: set[str]
+) -> list[CommitOperationAdd | CommitOperationDelete]:
+    """Return what changes the branch to these files, without the files that are equal already."""
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(path_in_repo=path, path_or_fileobj=file)
+        for path, file in files.items()
+        if current.files.get(path) not in _hashes(file)
+    ]
+    return operations + [CommitOperationDelete(path_in_repo=path) for path in sorted(deleted & set(current.files))]
 
 
 def _hashes(file: Path) -> tuple[str, str]:
-    """Hashes of a file as a large one (sha256) and as a small one (git's)."""
+    """Return the hashes of a file as a large one (sha256) and as a small one (git's)."""
     large, small = hashlib.sha256(), hashlib.sha1(usedforsecurity=False)
     small.update(b"blob %d\0" % file.stat().st_size)
     with file.open("rb") as content:

@@ -1,4 +1,4 @@
-"""A round's budget divided over groups of rows."""
+"""Division of a round's budget over groups of rows."""
 
 from __future__ import annotations
 
@@ -6,40 +6,47 @@ from typing import Literal
 
 import numpy as np
 
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 from hf_datasel.strategies.clusters import quotas
 
-__all__ = ["quotas_of"]
+__all__ = ["group_quotas"]
 
 
-def quotas_of(
-    round: Round, ids: np.ndarray, shares: Literal["proportional", "equal"] | dict[int, float], can: np.ndarray
+def group_quotas(
+    context: RoundContext,
+    ids: np.ndarray,
+    shares: Literal["proportional", "equal"] | dict[int, float],
+    eligible: np.ndarray,
 ) -> dict[int, int]:
-    """Rows of each group. Where the rounds grow, they are no fewer than those that the rounds before have of it.
+    """Divide the budget of a round over groups.
 
-    Largest remainders alone can give a group less of a larger budget. What is left when these groups have what they
-    had is divided over the others.
+    If each round adds rows to the previous ones, a group keeps at least its earlier rows. (Rounding by largest
+    remainders alone could give it fewer.) The remaining budget is divided over the other groups.
 
     Args:
-        round: whose budget it is.
-        ids: group of each row, below 0 for none.
-        shares: as `quotas` takes them.
-        can: bool, rows that can be chosen.
+        context: Context of the round.
+        ids: Group of each row, int64 of shape (rows,), below 0 for none.
+        shares: Shares of the groups, as `quotas` takes them.
+        eligible: Rows that can be selected, bool of shape (rows,).
+
+    Returns:
+        Number of rows by group.
     """
-    least, fixed, budget = _held(round, ids, can), dict[int, int](), min(round.budget, int(can.sum()))
+    minimum, fixed = _rows_of_earlier_rounds(context, ids, eligible), dict[int, int]()
+    budget = min(context.budget, int(eligible.sum()))
     while True:
-        free = can & ~np.isin(ids, list(fixed))
+        free = eligible & ~np.isin(ids, list(fixed))
         quota = {**quotas(ids, budget - sum(fixed.values()), shares, eligible=free), **fixed}
-        below = {group: rows for group, rows in least.items() if quota[group] < rows}
-        if not below:
+        too_low = {group: rows for group, rows in minimum.items() if quota[group] < rows}
+        if not too_low:
             return quota
-        fixed |= below
+        fixed |= too_low
 
 
-def _held(round: Round, ids: np.ndarray, can: np.ndarray) -> dict[int, int]:
-    """Rows of each group that the rounds before have chosen and this one trains on again."""
-    if not round.plan or round.plan[min(round.index, len(round.plan) - 1)].kind != "growing":
+def _rows_of_earlier_rounds(context: RoundContext, ids: np.ndarray, eligible: np.ndarray) -> dict[int, int]:
+    """Return the rows of each group that were selected before and are trained on again in this round."""
+    if not context.is_growing():
         return {}
-    earlier = round.chosen[: round.budget]
-    groups, counts = np.unique(ids[earlier[can[earlier]]], return_counts=True)
+    earlier = context.selected[: context.budget]
+    groups, counts = np.unique(ids[earlier[eligible[earlier]]], return_counts=True)
     return dict(zip(groups.tolist(), counts.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""What rounds over one pool read and compute, each thing once."""
+"""Cache of columns and score outputs shared by the rounds of a run."""
 
 from __future__ import annotations
 
@@ -12,29 +12,42 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
-from hf_datasel.scoring.distributed import Ranks
+from hf_datasel.scoring.distributed import Processes
+from hf_datasel.spec import object_key
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster
     from hf_datasel.scoring.base import Columns, Score
 
-__all__ = ["Clusters", "Computed", "Material", "as_numpy", "taken"]
+__all__ = ["ClusterAssignment", "RoundCache", "ScoreOutput", "as_numpy", "take_rows"]
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
-_ROWS_AT_ONCE = 10_000
+_ROWS_PER_BLOCK = 10_000
 
 
-class Computed(NamedTuple):
-    """A score of some rows: the columns as they were computed, without vectors; as numpy has them; and the spec."""
+class ScoreOutput(NamedTuple):
+    """Output of a score for some rows.
+
+    Attributes:
+        table: Columns as they were computed, without vectors.
+        columns: All columns as numpy arrays.
+        spec: Spec to record.
+    """
 
     table: Columns
     columns: dict[str, np.ndarray]
     spec: dict[str, Any]
 
 
-class Clusters(NamedTuple):
-    """Clusters that were found in vectors: the cluster of each row (-1: none), the distance to its centre, and k."""
+class ClusterAssignment(NamedTuple):
+    """Clusters found in vectors.
+
+    Attributes:
+        ids: Cluster of each row, int64, -1 for none.
+        distance: Distance of each row to the centroid of its cluster, float64, NaN for none.
+        k: Number of clusters.
+    """
 
     ids: np.ndarray
     distance: np.ndarray
@@ -42,38 +55,42 @@ class Clusters(NamedTuple):
 
 
 @dataclass
-class Material:
-    """Columns of a pool and scores of its rows by one model, for as many rounds as that model stays the same.
+class RoundCache:
+    """Cache of the columns of a pool and of the scores of its rows, for rounds that share one model.
 
-    Attributes:
-        pool: the rows.
-        compute: computes a score, for all rows or for some.
-        describe: what to record of a score that was computed; its spec by default.
+    Args:
+        pool: Dataset, read as instruction rows.
+        compute: Function `(score, rows) -> columns` that computes a score, for all rows where `rows` is None.
+            `Engine.compute` is one.
+        describe: Function that returns the spec to record of a score that was computed; by default `score.spec()`.
+        has_model: Whether `compute` has a model for scores that name none. Without one, such a score is read from its
+            column where the dataset has it.
     """
 
     pool: Pool
     compute: Callable[[Score, np.ndarray | None], Columns]
     describe: Callable[[Score], dict[str, Any]] | None = None
-    _kept: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, init=False)
-    """Things, and the seconds that it took to make each."""
-    _asked: set[Hashable] = field(default_factory=set, init=False)
+    has_model: bool = True
+    _results: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, init=False)
+    """Results, and the seconds that computing each took."""
+    _requested: set[Hashable] = field(default_factory=set, init=False)
 
-    def score(self, score: Score, rows: np.ndarray | None) -> Computed:
-        """The score's columns for these rows, all by default."""
+    def score(self, score: Score, rows: np.ndarray | None) -> ScoreOutput:
+        """Return the columns of a score, one value per row of `rows`; all rows if None."""
 
-        def computed() -> Computed:
+        def compute() -> ScoreOutput:
             table = self.compute(score, rows)
             spec = self.describe(score) if self.describe is not None else score.spec()
-            columns = {name: _locked(as_numpy(column)) for name, column in table.items()}
-            return Computed({name: table[name] for name in table if columns[name].ndim == 1}, columns, spec)
+            columns = {name: _read_only(as_numpy(column)) for name, column in table.items()}
+            return ScoreOutput({name: table[name] for name in table if columns[name].ndim == 1}, columns, spec)
 
-        return self._once(("score", repr(score), None if rows is None else rows.tobytes()), computed)
+        return self._cached(("score", object_key(score), None if rows is None else rows.tobytes()), compute)
 
     def numbers(self, name: str) -> np.ndarray:
-        """A whole column that is there, float64 of shape (rows,); NaN where it is null.
+        """Return a numeric column of the dataset, float64 of shape (rows,); NaN where it is null.
 
         Raises:
-            ColumnError: it holds no numbers.
+            ColumnError: The column holds no numbers.
         """
 
         def read() -> np.ndarray:
@@ -81,94 +98,110 @@ class Material:
             try:
                 if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
                     raise ValueError("a cast would read text as numbers")
-                return _locked(np.asarray(values.cast("double").to_numpy(), dtype=np.float64))
+                return _read_only(np.asarray(values.cast("double").to_numpy(), dtype=np.float64))
             except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
-                raise ColumnError(f"Column {name!r} holds {values.type}, and a choice needs numbers.") from error
+                raise ColumnError(f"Column {name!r} holds {values.type}, and a selection needs numbers.") from error
 
-        return self._once(("numbers", name), read)
+        return self._cached(("numbers", name), read)
 
     def vectors(self, name: str) -> np.ndarray:
-        """A whole column that is there, float32 of shape (rows, dimensions); NaN throughout where it has no vector.
+        """Return a column of vectors, float32 of shape (rows, dimensions); a row of NaN where it is null.
 
         Raises:
-            ColumnError: it holds no vectors of one length.
+            ColumnError: The column holds no vectors of one length.
         """
-        from hf_datasel.scoring.vectors import all_vectors
+        from hf_datasel.scoring.vectors import load_vectors
 
-        return self._once(("vectors", name), lambda: _locked(all_vectors(self.pool.dataset, name)))
+        return self._cached(("vectors", name), lambda: _read_only(load_vectors(self.pool.dataset, name)))
 
-    def clusters(self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray) -> Clusters:
-        """Clusters fitted to the vectors of the rows that are eligible.
+    def clusters(
+        self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray
+    ) -> ClusterAssignment:
+        """Fit clusters to the vectors of the eligible rows and return the cluster of each row.
 
         Args:
-            cluster: not fitted.
-            vectors: shape (rows, dimensions).
-            name: of the vectors, equal only for equal ones.
-            eligible: bool of shape (rows,).
+            cluster: Score without centroids.
+            vectors: Float32 of shape (rows, dimensions).
+            name: Name of the vectors, equal only for equal ones.
+            eligible: Bool of shape (rows,).
 
         Raises:
-            ScoreError: fewer vectors than clusters.
+            ScoreError: There are fewer vectors than clusters.
         """
-        key = ("clusters", repr(cluster), name, eligible.tobytes())
-        return self._once(key, lambda: Ranks.current().made_by_first(lambda: _clustered(cluster, vectors, eligible)))
 
-    def since(self, before: Collection[Hashable]) -> float:
-        """Seconds that it took to make what was asked for since `start`, and was there before."""
-        return sum(self._kept[key][1] for key in self._asked if key in before)
+        def fit() -> ClusterAssignment:
+            return Processes.current().run_on_main_process(lambda: _fit_clusters(cluster, vectors, eligible))
 
-    def start(self) -> frozenset[Hashable]:
-        """Begin to note what is asked for; returns the names of what is there."""
-        self._asked.clear()
-        return frozenset(self._kept)
+        return self._cached(("clusters", repr(cluster), name, eligible.tobytes()), fit)
 
-    def _once(self, key: Hashable, make: Callable[[], Thing]) -> Thing:
-        self._asked.add(key)
-        if key not in self._kept:
+    def start_recording(self) -> frozenset[Hashable]:
+        """Start to record which results are requested, and return the keys of those that are cached by now."""
+        self._requested.clear()
+        return frozenset(self._results)
+
+    def seconds_saved(self, cached: Collection[Hashable]) -> float:
+        """Return the seconds that computing the requested results took that were cached when recording started.
+
+        Args:
+            cached: Keys that `start_recording` returned.
+        """
+        return sum(self._results[key][1] for key in self._requested if key in cached)
+
+    def _cached(self, key: Hashable, compute: Callable[[], T]) -> T:
+        self._requested.add(key)
+        if key not in self._results:
             start = time.perf_counter()
-            self._kept[key] = make(), time.perf_counter() - start
-        thing: Thing = self._kept[key][0]
-        return thing
+            self._results[key] = compute(), time.perf_counter() - start
+        result: T = self._results[key][0]
+        return result
 
 
-def _clustered(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -> Clusters:
-    from hf_datasel.scoring.kmeans import nearest
+def _fit_clusters(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -> ClusterAssignment:
+    from hf_datasel.scoring.kmeans import nearest_centroids
 
-    usable = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
-    fitting = usable[eligible[usable]]
+    rows = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
+    fit_rows = rows[eligible[rows]]
     ids, distance = np.full(len(vectors), -1, dtype=np.int64), np.full(len(vectors), np.nan)
-    if not len(fitting):
-        return Clusters(ids, distance, 0)
-    k, centroids = cluster.find(vectors[fitting])
-    for start in range(0, len(usable), _ROWS_AT_ONCE):
-        block = usable[start : start + _ROWS_AT_ONCE]
-        ids[block], distance[block] = nearest(vectors[block], centroids)
-    return Clusters(_locked(ids), _locked(distance), k)
+    if not len(fit_rows):
+        return ClusterAssignment(ids, distance, 0)
+    k, centroids = cluster.find(vectors[fit_rows])
+    for start in range(0, len(rows), _ROWS_PER_BLOCK):
+        block = rows[start : start + _ROWS_PER_BLOCK]
+        ids[block], distance[block] = nearest_centroids(vectors[block], centroids)
+    return ClusterAssignment(_read_only(ids), _read_only(distance), k)
 
 
-def _locked(values: np.ndarray) -> np.ndarray:
-    """The array, which nobody can change for those who get it next."""
+def _read_only(values: np.ndarray) -> np.ndarray:
     values.flags.writeable = False
     return values
 
 
 def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A score's column as numpy: NaN for null numbers, one row a vector for vectors, NaN throughout for null ones."""
+    """Convert a column of a score to numpy.
+
+    Args:
+        column: Column of numbers, strings or vectors.
+
+    Returns:
+        Shape (rows,), NaN for null numbers; of vectors, float32 of shape (rows, dimensions), with a row of NaN for
+        null ones.
+    """
     if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
         return np.asarray(column.to_numpy(zero_copy_only=False))
-    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    width = next((len(vector) for part in parts for vector in part.drop_null()[:1]), 0)
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    width = next((len(vector) for chunk in chunks for vector in chunk.drop_null()[:1]), 0)
     vectors = np.full((len(column), width), np.nan, dtype=np.float32)
     start = 0
-    for part in parts:  # one after the other, so that no more of them is held twice
-        rows = start + np.flatnonzero(part.is_valid().to_numpy(zero_copy_only=False))
-        vectors[rows] = part.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
-        start += len(part)
+    for chunk in chunks:  # one after the other, so that only one chunk is in memory twice
+        rows = start + np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
+        vectors[rows] = chunk.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
+        start += len(chunk)
     return vectors
 
 
-def taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """An array's values of some rows; the array itself, and no copy, where that is all of them in order."""
+def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the values of some rows; without a copy where these are all rows in order."""
     if len(rows) == len(values) and np.array_equal(rows, np.arange(len(rows))):
         return values
-    part: np.ndarray = values[rows]
-    return part
+    subset: np.ndarray = values[rows]
+    return subset

@@ -1,4 +1,4 @@
-"""What selectors share that divide the budget over clusters."""
+"""Base class of selectors that divide the budget over clusters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_datasel.rounds.selector import Selector, check_source
 from hf_datasel.scores import RewardGap
 
 if TYPE_CHECKING:
-    from hf_datasel.rounds.context import Round
+    from hf_datasel.rounds.context import RoundContext
     from hf_datasel.scores import Cluster, Embedding
 
 __all__ = ["ClusterSelector"]
@@ -20,18 +20,20 @@ __all__ = ["ClusterSelector"]
 
 @dataclass(frozen=True)
 class ClusterSelector(Selector):
-    """Rows of every cluster, in proportion to its size or the same number of each.
+    """Selector of rows from every cluster, in proportion to the size of the cluster or the same number from each.
 
-    Sizes are those among the rows that can be chosen. What a small cluster cannot give comes from the others, so that
-    the budget is met exactly.
+    The size of a cluster is the number of its rows that can be selected. Where a cluster has fewer rows than its
+    share, the other clusters get the remainder, so that the budget is met exactly.
+
+    Args:
+        clusters: Column of cluster numbers, or `Cluster(k=...)`, which is fitted here if it has no centroids.
+        shares: Shares of the budget: `"proportional"` to the size of a cluster, or `"equal"`.
+        vectors: What a `Cluster` without centroids is fitted to: a column, or `Embedding(...)`.
     """
 
     clusters: str | Cluster = "cluster_id"
-    """Column of cluster numbers, or `Cluster(k=...)`, which is fitted here if it is not yet."""
     shares: Literal["proportional", "equal"] = "proportional"
-    """Of the budget: in proportion to the rows of a cluster, or the same for each."""
     vectors: str | Embedding = "embedding"
-    """What an unfitted `Cluster` is fitted to: a column, or `Embedding(...)`."""
 
     citation = RewardGap.citation
 
@@ -43,29 +45,40 @@ class ClusterSelector(Selector):
                 f"{type(self).__name__}(shares={self.shares!r}): it has to be 'proportional' or 'equal'."
             )
 
-    def members(self, round: Round) -> tuple[np.ndarray, np.ndarray | None]:
-        """The cluster of each row that can be chosen, int64, -1 for the others; and its distance to the centre.
+    def members(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the cluster of each eligible row, and the distance of each row to its centroid.
 
-        The distance is None where a column says which cluster a row is in.
+        Returns:
+            Cluster numbers, int64 of shape (rows,), -1 for other rows; and distances, float64 of shape (rows,), or
+            None where a column holds the cluster numbers.
         """
-        ids, distance = round.clusters(self.clusters, self.vectors)
-        round.leave_out("in no cluster", np.flatnonzero(ids < 0))
-        return np.where(round.eligible, ids, -1), distance
+        ids, distance = context.clusters(self.clusters, self.vectors)
+        context.exclude("in no cluster", np.flatnonzero(ids < 0))
+        return np.where(context.eligible, ids, -1), distance
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        ids, _ = self.members(round)
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return how many rows of the row's cluster were selected, and how."""
+        ids, _ = self.members(context)
         if ids[row] < 0:
             return ["It is in no cluster."]
-        inside, mine = int((ids == ids[row]).sum()), int((ids[chosen] == ids[row]).sum())
+        size, num_selected = int((ids == ids[row]).sum()), int((ids[selected] == ids[row]).sum())
         return [
-            f"Cluster {ids[row]} has {inside:,} rows to choose from, of which {mine:,} were chosen: {self.way(round)}."
+            f"Cluster {ids[row]} has {size:,} rows to select from, of which {num_selected:,} were selected: "
+            f"{self.describe_sampling(context)}."
         ]
 
-    def way(self, round: Round) -> str:
-        """How rows are chosen from a cluster, for a sentence."""
-        return f"drawn at random, with seed {round.seed}"
+    def describe_sampling(self, context: RoundContext) -> str:
+        """Return how rows are selected from a cluster, as the end of a sentence."""
+        return f"drawn at random, with seed {context.record.seed}"
 
-    def budget(self, round: Round, ids: np.ndarray, values: np.ndarray, name: str) -> int:
-        """How many rows to choose, at most those that are in a cluster and have a value; the others are counted."""
+    def cluster_budget(self, context: RoundContext, ids: np.ndarray, values: np.ndarray, name: str) -> int:
+        """Return the number of rows to select: the budget, or the rows with a cluster and a value if these are fewer.
+
+        Args:
+            context: Context of the round. Rows without a value are counted as excluded.
+            ids: Cluster of each row, int64 of shape (rows,), below 0 for none.
+            values: Value of each row, float64 of shape (rows,).
+            name: Name of the column of values.
+        """
         rows = np.flatnonzero(ids >= 0)
-        return min(round.budget, len(round.candidates(values[rows], rows, name=name)))
+        return min(context.budget, len(context.candidates(values[rows], rows, name=name)))

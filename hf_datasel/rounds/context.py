@@ -1,131 +1,97 @@
-"""One round of choosing: what a selector is told, and what it may ask for."""
+"""Context of a round: what a selector is given, and the methods it reads scores and columns with."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
-from hf_datasel.formats import Part, Pool
-from hf_datasel.rounds.cache import Material
-from hf_datasel.scoring.distributed import Ranks
+from hf_datasel.formats import Part
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.record import RoundRecord
+from hf_datasel.scoring.column_provenance import provenance_of
+from hf_datasel.scoring.distributed import Processes
+from hf_datasel.spec import changed_settings, current_name, object_key, spec_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_datasel.scores import Cluster, Embedding
-    from hf_datasel.scoring.base import Columns, Score
+    from hf_datasel.scoring.base import Score
 
-__all__ = ["Round", "RoundPlan"]
+__all__ = ["RoundContext"]
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RoundPlan:
-    """One round of training.
+class RoundContext:
+    """Everything that a selector is given in a round, by `select`, by `SelectiveSFTTrainer` or by a test.
+
+    Row numbers are positions in `pool`. Scores, columns and vectors that a selector reads through the methods are
+    computed or read once, and recorded in `record`.
+
+    Args:
+        cache: Cache over the pool, which computes scores. Share it between rounds whose model stays the same.
+        budget: Number of rows to select.
+        index: Number of the round, from 0.
+        eligible: Rows that can be trained on, bool of shape (rows,); by default those with a prompt and a response.
+        seed: Random seed of the run.
+        selected: Row numbers selected in earlier rounds.
+        checkpoints: Checkpoint folders of earlier rounds.
+        state: Arrays that earlier rounds stored. Changed in place.
+        plan: All rounds of the run.
+        show_progress: Whether to show progress bars where stderr is a terminal.
 
     Attributes:
-        budget: rows trained on in this round.
-        epochs: passes over them before the next round.
-        restart: begin this round from the base model, with a fresh optimizer and learning rate. Its rows are chosen
-            before, with the model as the round before has left it.
-        checkpoints: save a checkpoint after each of its epochs, with the state of the optimizer.
-        kind: `"choice"` is a choice by itself; `"warm-up"` rows are there for the model to learn from before the next
-            choice; `"growing"` rows are those of the rounds before, and new ones. For the record.
+        index: Number of the round, from 0.
+        pool: The user's dataset, as it was passed in. Do not modify it.
+        eligible: Rows that can be trained on, bool of shape (rows,). Only these may be selected. Do not modify it.
+        budget: Number of rows to select; fewer where there are no more.
+        selected: Row numbers selected in earlier rounds, int64, each once, in the order of their first selection.
+        checkpoints: Checkpoint folders (`pathlib.Path`), in order, of the earlier rounds that are planned with
+            `checkpoints=True`.
+        rng: `numpy.random.Generator` seeded with the seed of the run and `index`. Use no other source of randomness.
+        state: Arrays by name that are kept for the next round and saved in training checkpoints.
+        plan: All rounds of the run, as `Selector.plan` returned them.
+        record: What the round leaves behind: read `seed` and `caller` for messages, add to `notes` and `logs`.
     """
 
-    budget: int
-    epochs: float = 1.0
-    restart: bool = False
-    checkpoints: bool = False
-    kind: Literal["choice", "warm-up", "growing"] = "choice"
+    def __init__(
+        self,
+        cache: RoundCache,
+        *,
+        budget: int,
+        index: int = 0,
+        eligible: np.ndarray | None = None,
+        seed: int = 0,
+        selected: np.ndarray | None = None,
+        checkpoints: Sequence[Path] = (),
+        state: dict[str, np.ndarray] | None = None,
+        plan: tuple[RoundPlan, ...] = (),
+        show_progress: bool = True,
+    ):
+        self.index = index
+        self.pool: Dataset = cache.pool.dataset
+        self.eligible = cache.pool.reasons == "" if eligible is None else eligible
+        self.budget = budget
+        self.selected = np.empty(0, dtype=np.int64) if selected is None else selected
+        self.checkpoints = list(checkpoints)
+        self.rng = np.random.default_rng([seed, index])
+        self.state = {} if state is None else state
+        self.plan = plan
+        self.record = RoundRecord(cache.pool, seed)
+        self._cache = cache
+        self._show_progress = show_progress
+        self._spawn_key: tuple[int, ...] = ()
+        self._recorded_scores: set[str] = set()
 
-
-@dataclass
-class Round:
-    """All that a selector may see and do, whoever calls it.
-
-    Attributes:
-        index: number of the round, from 0.
-        pool: the user's dataset, untouched, with whatever columns it has.
-        eligible: bool of shape (rows,): rows that can be trained on. A selector stays inside.
-        budget: rows to choose.
-        chosen: rows chosen in earlier rounds, each once, in the order of their first choice, int64.
-        checkpoints: of earlier rounds that asked for them in their plan, in order.
-        rng: random numbers from (seed, index); use no others.
-        state: arrays kept for the next round and in checkpoints.
-        plan: the rounds of the run.
-        describe: what to record of a score that was computed; its spec by default.
-        has_model: whether there is a model of the round, for scores that name none.
-        shown: show progress bars where stderr is a terminal.
-        material: what is read and computed, where several rounds share it.
-    """
-
-    index: int
-    rows: Pool
-    eligible: np.ndarray
-    budget: int
-    compute: Callable[[Score, np.ndarray | None], Columns]
-    seed: int = 0
-    chosen: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    checkpoints: list[Path] = field(default_factory=list)
-    state: dict[str, np.ndarray] = field(default_factory=dict)
-    plan: tuple[RoundPlan, ...] = ()
-    describe: Callable[[Score], dict[str, Any]] | None = None
-    has_model: bool = True
-    shown: bool = True
-    material: Material | None = None
-    scored: dict[str, tuple[np.ndarray, pa.Array]] = field(default_factory=dict, init=False)
-    """What the choice is based on: column -> (row numbers, values). Computed in this round, or read from a column.
-    Vectors are left out."""
-    specs: list[dict[str, Any]] = field(default_factory=list, init=False)
-    """Of the scores computed, for the record."""
-    columns_used: list[str] = field(default_factory=list, init=False)
-    """Columns of the dataset that the choice relied on."""
-    columns_known: list[str] = field(default_factory=list, init=False)
-    """Those of them that a score is known to have computed, whose specs are among `specs`."""
-    left_out: Counter[str] = field(default_factory=Counter, init=False)
-    """Eligible rows that were not candidates, by reason."""
-    notes: dict[str, Any] = field(default_factory=dict, init=False)
-    """What else the choice depends on and no setting says, such as the build of a library: plain JSON values."""
-    remembered: set[str] = field(default_factory=set, init=False)
-    """Columns of `scored` that an earlier round computed."""
-    logs: dict[str, float] = field(default_factory=dict, init=False)
-    """More numbers for the trainer's log of this round."""
-    asker: str = field(default="The selector", init=False)
-    """Who asks, for messages."""
-
-    path: tuple[int, ...] = field(default=(), init=False)
-    """Of the part of the round that this is."""
-    _reason: np.ndarray = field(init=False, repr=False)
-    """Why each row is left out, int32 of shape (rows,): the place of the first reason found in `left_out`, from 1."""
-    _recorded: set[str] = field(default_factory=set, init=False)
-    """Scores of all rows that are recorded."""
-
-    def __post_init__(self) -> None:
-        self.rng = np.random.default_rng([self.seed, self.index])
-        self._reason = np.zeros(len(self.rows), dtype=np.int32)
-        if self.material is None:
-            self.material = Material(self.rows, self.compute, self.describe)
-
-    @property
-    def _material(self) -> Material:
-        assert self.material is not None  # made in __post_init__
-        return self.material
-
-    @property
-    def pool(self) -> Dataset:
-        return self.rows.dataset
-
-    # -- numbers, vectors and groups, from columns or from scores ---------------------------------------------------
+    # -- Scores, columns, vectors and clusters -------------------------------------------------------------------
     def values(
         self,
         source: str | Score,
@@ -133,253 +99,327 @@ class Round:
         column: str | None = None,
         optional: bool = False,
     ) -> np.ndarray:
-        """One number a row, float64, NaN where there is none: of a column of the dataset, or of a score.
+        """Return one number per row, from a column of the dataset or from a score.
 
-        Of a score that writes several columns it is `column`, by default the one that the score is named for. A score
-        that needs the model of the round is read from its column where there is no such model and the dataset has the
-        column. For `optional` see `score`.
+        A score that needs the model of the round is read from its column where the round has no model and the dataset
+        has the column.
+
+        Args:
+            source: Name of a column, or a score.
+            rows: Row numbers; all rows by default.
+            column: Which column of a score that writes several; by default the one that the score is named after.
+            optional: Whether rows without a value stay candidates; see `score`.
+
+        Returns:
+            Float64 of shape (rows,), NaN where a row has no value.
 
         Raises:
-            ColumnError: there is no such column, or it holds no numbers.
+            ColumnError: The column is missing, or holds no numbers.
         """
         if isinstance(source, str):
             return self.column(source, rows)
         name = column or source.value_column
-        if self._is_there(source, name):
-            logger.info("%s: no model is given, so the column %r is used.", self.asker, name)
+        if self._reads_column(source, name):
+            self._check_origin(source, name)
+            logger.info("%s: no model is given, so the column %r is used.", self.record.caller, name)
             return self.column(name, rows)
         return self.score(source, rows, optional)[name].astype(np.float64)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
-        """One vector for each of these rows (all by default), float32 of shape (rows, dimensions).
+        """Return one vector per row, from a column of the dataset or from an embedding score.
 
-        NaN throughout where a row has none.
+        Args:
+            source: Name of a column, or `Embedding(...)`.
+            rows: Row numbers; all rows by default.
+
+        Returns:
+            Float32 of shape (rows, dimensions); a row of NaN where a row has no vector.
 
         Raises:
-            ColumnError: there is no such column, or it holds no vectors of one length.
+            ColumnError: The column is missing, or holds no vectors of one length.
         """
-        if not isinstance(source, str) and not self._is_there(source, source.value_column):
+        if not isinstance(source, str) and not self._reads_column(source, source.value_column):
             return self.score(source, rows)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
         self._check_column(name)
-        self.columns_used += [name] if name not in self.columns_used else []
-        whole = self._material.vectors(name)
-        found: np.ndarray = whole if rows is None else whole[rows]
-        return found
+        self.record.add_column(name)
+        vectors = self._cache.vectors(name)
+        return vectors if rows is None else vectors[rows]
 
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """The cluster of each row, int64, -1 where it has none; and its distance to the centre, where that is known.
+        """Return the cluster of each row, and the distance to its centroid where that is known.
 
         Args:
-            source: a column of cluster numbers, below 0 for rows in none; or `Cluster(...)`: one that is not fitted is
-                fitted to the vectors of the rows that can be trained on.
-            vectors: what is clustered then; a `column` that the `Cluster` names goes before a column named here.
+            source: Name of a column of cluster numbers, below 0 for rows in no cluster; or `Cluster(...)`. One without
+                centroids is fitted to the vectors of the eligible rows.
+            vectors: What such a `Cluster` is fitted to: a column, or `Embedding(...)`. A `column` set in the `Cluster`
+                takes precedence over a column named here.
+
+        Returns:
+            Cluster numbers, int64 of shape (rows,), -1 for rows in no cluster; and distances, float64 of shape
+            (rows,), or None where a column holds the cluster numbers.
 
         Raises:
-            ColumnError: a column that is missing, or numbers that are not whole.
-            ScoreError: fewer vectors than clusters.
+            ColumnError: The column is missing, or its numbers are not integers.
+            ScoreError: There are fewer vectors than clusters.
         """
         if isinstance(source, str):
             ids = self.column(source)
-            known = np.isfinite(ids)
-            if (ids[known] != np.floor(ids[known])).any():
-                raise ColumnError(f"Column {source!r} has to hold the numbers of clusters, which are whole.")
-            return np.where(known & (ids >= 0), np.where(known, ids, 0), -1).astype(np.int64), None
+            finite = np.isfinite(ids)
+            if (ids[finite] != np.floor(ids[finite])).any():
+                raise ColumnError(f"Column {source!r} must contain cluster numbers, which are integers.")
+            return np.where(finite & (ids >= 0), np.where(finite, ids, 0), -1).astype(np.int64), None
         if source.needs_fit:
-            return self._clustered(source, vectors)
-        found = self.score(source)
-        ids, prefix = found[f"{source.column_prefix}cluster_id"].astype(np.float64), source.column_prefix
-        return np.where(np.isnan(ids), -1, ids).astype(np.int64), found[f"{prefix}cluster_distance"].astype(np.float64)
+            return self._fit_clusters(source, vectors)
+        prefix, columns = source.column_prefix, self.score(source)
+        ids = columns[f"{prefix}cluster_id"].astype(np.float64)
+        distance = columns[f"{prefix}cluster_distance"].astype(np.float64)
+        return np.where(np.isnan(ids), -1, ids).astype(np.int64), distance
 
-    def _clustered(self, cluster: Cluster, vectors: str | Embedding) -> tuple[np.ndarray, np.ndarray]:
+    def _fit_clusters(self, cluster: Cluster, vectors: str | Embedding) -> tuple[np.ndarray, np.ndarray]:
         if isinstance(vectors, str) and cluster.column != "embedding":
             vectors = cluster.column
-        found = self._material.clusters(cluster, self.vectors(vectors), repr(vectors), self.eligible)
-        spec, missing = {**cluster.spec(), "k": found.k or cluster.k}, found.ids < 0
-        self.specs += [spec] if spec not in self.specs else []
-        every = np.arange(len(missing))
-        prefix = cluster.column_prefix
-        self.scored[f"{prefix}cluster_id"] = (every, pa.array(found.ids, pa.int32(), mask=missing))
-        self.scored[f"{prefix}cluster_distance"] = (every, pa.array(found.distance, pa.float32(), mask=missing))
-        return found.ids, found.distance
+        assignment = self._cache.clusters(cluster, self.vectors(vectors), repr(vectors), self.eligible)
+        self.record.add_spec({**cluster.spec(), "k": assignment.k or cluster.k})
+        rows, missing, prefix = np.arange(len(assignment.ids)), assignment.ids < 0, cluster.column_prefix
+        ids = pa.array(assignment.ids, pa.int32(), mask=missing)
+        distance = pa.array(assignment.distance, pa.float32(), mask=missing)
+        self.record.add_values(f"{prefix}cluster_id", rows, ids)
+        self.record.add_values(f"{prefix}cluster_distance", rows, distance)
+        return assignment.ids, assignment.distance
 
     def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
-        """The score's columns for these rows (all by default), aligned with them; NaN where a row has none.
+        """Compute a score and return its columns.
 
-        Every process has to call it, in the same order.
+        In a distributed run every process has to call this, in the same order.
 
         Args:
-            score: to be computed.
-            rows: row numbers.
-            optional: rows without a value stay candidates, and are not counted as left out.
+            score: Score to compute.
+            rows: Row numbers; all rows by default.
+            optional: Whether rows without a value stay candidates; otherwise they are counted as excluded, by the
+                reason that the score gives.
+
+        Returns:
+            Columns by name, aligned with `rows`; NaN where a row has no value.
         """
-        everything = np.arange(len(self.rows))
-        at = everything if rows is None else np.asarray(rows, dtype=np.int64)
-        whole = rows is None or np.array_equal(at, everything)
-        found = self._material.score(score, None if whole else at)
-        if whole and repr(score) in self._recorded:
-            return found.columns
-        self._recorded.update([repr(score)] if whole and not optional else [])
-        self.specs += [found.spec] if found.spec not in self.specs else []
-        for name, values in found.table.items():
-            self.scored[name] = _merged(self.scored.get(name), at, values)
+        all_rows = np.arange(len(self.pool))
+        row_numbers = all_rows if rows is None else np.asarray(rows, dtype=np.int64)
+        complete = rows is None or np.array_equal(row_numbers, all_rows)
+        output = self._cache.score(score, None if complete else row_numbers)
+        if complete and object_key(score) in self._recorded_scores:
+            return output.columns
+        if complete and not optional:
+            self._recorded_scores.add(object_key(score))
+        self.record.add_spec(output.spec)
+        for name, values in output.table.items():
+            self.record.add_values(name, row_numbers, values)
             if name.endswith("_reason") and not optional:
-                reasons = found.columns[name]
+                reasons = output.columns[name]
                 for reason in np.unique(reasons[reasons != ""]).tolist():
-                    self.leave_out(reason, at[reasons == reason])
-        return found.columns
+                    self.exclude(reason, row_numbers[reasons == reason])
+        return output.columns
+
+    def check_score(self, score: Score) -> None:
+        """Raise the error that computing a score would raise for its settings, without running or loading a model.
+
+        Args:
+            score: Score that a later round computes.
+
+        Raises:
+            DataselError: As the score would raise it.
+        """
+        self._cache.compute(score, np.empty(0, dtype=np.int64))
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """A numeric column that the dataset already has, float64; NaN where it is null.
-
-        Raises:
-            ColumnError: there is no such column, or it holds no numbers.
-        """
-        self._check_column(name)
-        whole = self._material.numbers(name)
-        numbers: np.ndarray = whole if rows is None else whole[rows]
-        if name not in self.columns_used:
-            self._note_column(name, whole)
-            everything = np.arange(len(self.rows)) if rows is None else rows
-            self.scored.setdefault(name, (everything, pa.array(numbers, pa.float64(), mask=np.isnan(numbers))))
-        return numbers
-
-    def _is_there(self, score: Score, column: str) -> bool:
-        """Whether a score that wants the model of the round has to be, and can be, read from its column."""
-        wants = score.needs_tokenizer and getattr(score, "model", "") is None
-        return wants and not self.has_model and column in self.pool.column_names and _is_plain(score)
-
-    def _check_column(self, name: str) -> None:
-        present = self.pool.column_names
-        if name not in present:
-            from hf_datasel.scores import available, writer_of
-
-            writer = writer_of(name)
-            example = f"{available()[writer].__name__}(...)" if writer else "IFD(...)"
-            way = f"hf-datasel score --scores {writer} (and what it needs: see hf-datasel list)"
-            way = way if writer else f"dataset.map({example}, batched=True)"
-            raise ColumnError(
-                f"{self.asker} needs column {name!r}, but the dataset has {present}.{did_you_mean(str(name), present)}"
-                f" {'It is' if writer else 'Scores are'} added with {way} or hf_datasel.score(dataset, [{example}])."
-            )
-
-    def _note_column(self, name: str, values: np.ndarray) -> None:
-        from hf_datasel.scoring.column_provenance import origin_of
-
-        self.columns_used.append(name)
-        spec = origin_of(name, values)
-        if spec is not None:
-            self.columns_known.append(name)
-            self.specs += [spec] if spec not in self.specs else []
-
-    def read(self, names: Sequence[str], used: Sequence[str] = ()) -> Dataset:
-        """The dataset with these columns alone.
+        """Return a numeric column of the dataset.
 
         Args:
-            names: of the columns.
-            used: those of them that are no part of the row itself, and are recorded.
+            name: Name of the column.
+            rows: Row numbers; all rows by default.
+
+        Returns:
+            Float64 of shape (rows,), NaN where it is null.
 
         Raises:
-            ColumnError: one is not there.
+            ColumnError: The column is missing, or holds no numbers.
+        """
+        self._check_column(name)
+        all_numbers = self._cache.numbers(name)
+        numbers: np.ndarray = all_numbers if rows is None else all_numbers[rows]
+        if name not in self.record.columns_used:
+            spec = provenance_of(name, all_numbers)
+            self.record.add_column(name, verified=spec is not None)
+            if spec is not None:
+                self.record.add_spec(spec)
+            if name not in self.record.scored:
+                row_numbers = np.arange(len(self.pool)) if rows is None else rows
+                self.record.add_values(name, row_numbers, pa.array(numbers, pa.float64(), mask=np.isnan(numbers)))
+        return numbers
+
+    def read_columns(self, names: Sequence[str], record: Sequence[str] = ()) -> Dataset:
+        """Return the dataset with these columns only.
+
+        Args:
+            names: Names of the columns.
+            record: Names to record as used by the selection, unless they are part of the row format.
+
+        Raises:
+            ColumnError: A column is missing.
         """
         for name in names:
             self._check_column(name)
-        rest = [name for name in used if name not in self.columns_used and name not in self.rows.columns]
-        self.columns_used += rest
+        for name in record:
+            if name not in self.row_columns():
+                self.record.add_column(name)
         return self.pool.select_columns(list(names))
 
-    # -- texts and candidates ---------------------------------------------------------------------------------------
+    def _reads_column(self, score: Score, column: str) -> bool:
+        """Return whether a score that needs a model is read from its column because there is no model."""
+        needs_model = score.needs_tokenizer and getattr(score, "model", "") is None
+        return needs_model and not self._cache.has_model and column in self.pool.column_names and _has_defaults(score)
+
+    def _check_origin(self, score: Score, column: str) -> None:
+        """Raise if a column that would replace a score is known to be the output of another score."""
+        origin = provenance_of(column, self._cache.numbers(column))
+        if origin is None or current_name("score", str(origin.get("score"))) == spec_name(score):
+            return
+        raise ColumnError(
+            f"{self.record.caller} needs {spec_name(score)}, but column {column!r} was computed by {origin['score']}.",
+            f"Pass a model to compute {spec_name(score)}, or name the column, as in Top(by={column!r}).",
+            f"Pass --model_name_or_path to compute {spec_name(score)}, or name the column, as in --selector top "
+            f'--selector_kwargs \'{{"by": "{column}"}}\'.',
+        )
+
+    def _check_column(self, name: str) -> None:
+        existing = self.pool.column_names
+        if name in existing:
+            return
+        from hf_datasel.scores import list_scores, score_for_column
+
+        writer = score_for_column(name)
+        if writer:
+            hint = f"It is added with hf_datasel.score(dataset, [{list_scores()[writer].__name__}(...)])."
+            cli_hint = f"It is added with hf-datasel score --scores {writer} (see hf-datasel list for its settings)."
+        else:
+            hint = "Scores are added with dataset.map(IFD(...), batched=True) or hf_datasel.score(dataset, IFD(...))."
+            cli_hint = "Scores are added with hf-datasel score."
+        raise ColumnError(
+            f"{self.record.caller} needs column {name!r}, but the dataset has {existing}."
+            f"{did_you_mean(str(name), existing)}",
+            hint,
+            cli_hint,
+        )
+
+    # -- Texts and rows ------------------------------------------------------------------------------------------
     def texts(self, part: Part, rows: np.ndarray | None = None) -> list[str]:
-        """Prompt, response or both of these rows (all by default), as plain text."""
-        return self.rows.texts(part, rows)
+        """Return the prompt, the response or both of each row as plain text.
+
+        Args:
+            part: `"prompt"`, `"response"` or `"both"`.
+            rows: Row numbers; all rows by default.
+        """
+        return self.record.pool.texts(part, rows)
+
+    def row_columns(self) -> list[str]:
+        """Return the columns of the dataset that hold the row in its format, such as `prompt` and `completion`."""
+        return self.record.pool.columns
 
     def row_number(self, row: int) -> int:
-        """The number in the user's dataset of one of these rows, for sentences."""
+        """Return the number of a row in the user's dataset, for messages; inside a group it differs from `row`."""
         return int(row)
 
+    def is_growing(self) -> bool:
+        """Return whether this round trains on the rows of the earlier rounds again, and on new ones."""
+        return bool(self.plan) and self.plan[min(self.index, len(self.plan) - 1)].kind == "growing"
+
+    # -- Candidates and exclusions -------------------------------------------------------------------------------
     def candidates(
         self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
     ) -> np.ndarray:
-        """Those of `rows` that are eligible and have a finite value below `high`; the others are counted as left out.
+        """Return the eligible rows with a finite value below `high`; the others are counted as excluded.
 
         Args:
-            values: one number, or one vector, for each of `rows`.
-            rows: row numbers.
-            high: values from here on are left out too.
-            name: of the column, for the record.
+            values: One number or one vector for each of `rows`.
+            rows: Row numbers.
+            high: Values from here on are excluded.
+            name: Name of the column, for the record.
+
+        Returns:
+            Int64 row numbers, in the order of `rows`.
         """
-        absent = ~np.isfinite(values)
+        missing = ~np.isfinite(values)
         if values.ndim > 1:
-            absent = absent.any(axis=1) | (values.shape[1] == 0)
-        if name in self.columns_used:
-            self.leave_out(f"without {name}", rows[absent])
+            missing = missing.any(axis=1) | (values.shape[1] == 0)
+        if name in self.record.columns_used:
+            self.exclude(f"without {name}", rows[missing])
+        excluded = missing
         if high is not None:
-            above = ~absent & (values >= high)
-            self.leave_out(f"with {name} >= {high:g}", rows[above])
-            absent |= above
-        kept: np.ndarray = rows[self.eligible[rows] & ~absent]
-        return kept
+            too_high = ~missing & (values >= high)
+            self.exclude(f"with {name} >= {high:g}", rows[too_high])
+            excluded = missing | too_high
+        candidates: np.ndarray = rows[self.eligible[rows] & ~excluded]
+        return candidates
 
-    def leave_out(self, reason: str, rows: np.ndarray) -> None:
-        """Count those of the rows that could be trained on but are no candidates, each once, for the first reason."""
-        new = rows[self.eligible[rows] & (self._reason[rows] == 0)]
-        if len(new):
-            self.left_out[reason] += len(new)
-            self._reason[new] = 1 + list(self.left_out).index(reason)
-
-    def rows_left_out(self) -> dict[str, np.ndarray]:
-        """The rows that are left out for each reason, int64."""
-        return {reason: np.flatnonzero(self._reason == at) for at, reason in enumerate(self.left_out, 1)}
-
-    # -- greedy choices ---------------------------------------------------------------------------------------------
-    def pick(self, rows: np.ndarray, choose: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:
-        """The rows at the positions that a greedy strategy chooses, with a progress bar where it takes a while.
-
-        The first process chooses for all of them, which spares the others the time and the memory.
+    def exclude(self, reason: str, rows: np.ndarray) -> None:
+        """Count the eligible rows among these as excluded from the selection, each only for the first reason.
 
         Args:
-            rows: row numbers, one for each position.
-            choose: called with what the strategy takes as `progress`; returns positions. It asks nothing of the round.
+            reason: Reason, such as `"near-duplicates of a better row"`.
+            rows: Row numbers.
+        """
+        self.record.exclude(reason, rows[self.eligible[rows]])
+
+    def excluded_rows(self) -> dict[str, np.ndarray]:
+        """Return the row numbers (int64, ascending) that are excluded for each reason."""
+        return self.record.excluded_rows()
+
+    # -- Greedy selections ---------------------------------------------------------------------------------------
+    def pick(self, rows: np.ndarray, select: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:
+        """Run a greedy strategy with a progress bar and return the rows at the positions that it selects.
+
+        In a distributed run only the main process runs it, and broadcasts the result.
+
+        Args:
+            rows: Row numbers, one for each position.
+            select: Function that is called with the strategy's `progress` argument and returns positions in `rows`.
+                It must not call the methods of the context that compute scores.
+
+        Returns:
+            Int64 row numbers, best first.
 
         Raises:
-            Interrupted: Ctrl-C; with the rows chosen by then.
+            Interrupted: Ctrl-C was pressed; holds the rows selected so far.
         """
 
-        def made() -> tuple[np.ndarray, bool]:
-            with self.bar(self.budget, "row") as bar:
+        def run() -> tuple[np.ndarray, bool]:
+            with self.progress_bar(self.budget, "row") as bar:
                 try:
-                    return choose(lambda done: bar.update(done - bar.n)), True
+                    return select(lambda done: bar.update(done - bar.n)), True
                 except Interrupted as stop:
-                    return stop.chosen, False
+                    return stop.selected, False
 
-        at, whole = Ranks.current().made_by_first(made)
-        if not whole:
-            raise Interrupted(rows[at])
-        chosen: np.ndarray = rows[at]
-        return chosen
+        positions, finished = Processes.current().run_on_main_process(run)
+        if not finished:
+            raise Interrupted(rows[positions])
+        selected: np.ndarray = rows[positions]
+        return selected
 
-    def bar(self, total: int, unit: str) -> Any:
-        """A progress bar that appears after two seconds, where stderr is a terminal."""
+    def progress_bar(self, total: int, unit: str) -> Any:
+        """Return a `tqdm` progress bar that appears after two seconds, where stderr is a terminal.
+
+        Args:
+            total: Number of steps.
+            unit: Name of a step, in the singular.
+        """
         from tqdm.auto import tqdm
 
-        return tqdm(total=total, desc=self.asker, unit=unit, delay=2, disable=None if self.shown else True)
+        hidden = None if self._show_progress else True  # None: tqdm decides by whether stderr is a terminal
+        return tqdm(total=total, desc=self.record.caller, unit=unit, delay=2, disable=hidden)
 
 
-def _is_plain(score: Score) -> bool:
-    """Whether no setting decides on the numbers but those that the names of its columns tell."""
-    named = ("column_prefix", "unit", "ratio", "over", "reduction")
-    return all(getattr(score, each.name) == each.default for each in fields(score) if each.name not in named)
-
-
-def _merged(
-    before: tuple[np.ndarray, pa.Array] | None, rows: np.ndarray, values: pa.Array
-) -> tuple[np.ndarray, pa.Array]:
-    """Values of rows, with those of other rows that were recorded before."""
-    if before is None:
-        return rows, values
-    kept = ~np.isin(before[0], rows)
-    if not kept.any():
-        return rows, values
-    return np.concatenate([before[0][kept], rows]), pa.concat_arrays([before[1].filter(pa.array(kept)), values])
+def _has_defaults(score: Score) -> bool:
+    """Return whether all settings that change the numbers but not the names of the columns have their defaults."""
+    in_names = ("column_prefix", "unit", "ratio", "over", "reduction")
+    return changed_settings(score).keys() <= set(in_names)

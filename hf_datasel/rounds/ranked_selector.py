@@ -8,66 +8,86 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.selector import Selector, column_of
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.selector import Selector, column_name
 from hf_datasel.strategies.top import top
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
 
-__all__ = ["Ranked", "top_rows"]
+__all__ = ["RankedSelector", "top_rows"]
 
 
 @dataclass(frozen=True)
-class Ranked(Selector):
-    """A selector that takes the rows with the highest values of one score. Ties go to the lower row number."""
+class RankedSelector(Selector):
+    """Selector of the rows with the highest values of one score. Ties go to the lower row number.
+
+    Attributes:
+        below: Values from here on are excluded; None excludes none.
+    """
 
     nested: ClassVar[bool] = True
     below: ClassVar[float | None] = None
-    """Values from here on are left out."""
 
     @property
     @abstractmethod
     def ranks_by(self) -> str | Score:
-        """A column of the dataset, or a score."""
+        """Name of a column of the dataset, or a score."""
 
     @property
     def value_column(self) -> str:
-        """The column that is compared."""
-        return column_of(self.ranks_by)
+        """Name of the column that rows are ranked by."""
+        return column_name(self.ranks_by)
 
-    def refused(self, values: np.ndarray) -> tuple[np.ndarray, str]:
-        """Rows that are never chosen, bool of shape (rows,), and in words why."""
+    def excluded(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return which rows are never selected because of their value, and the reason.
+
+        Args:
+            values: Float64 of shape (rows,).
+
+        Returns:
+            Bool of shape (rows,), and a reason such as `"with ifd >= 1"`.
+        """
         if self.below is None:
             return np.zeros(len(values), dtype=bool), ""
         return values >= self.below, f"with {self.value_column} >= {self.below:g}"
 
-    def choose(self, round: Round) -> np.ndarray:
-        values = round.values(self.ranks_by, column=self.value_column)
-        refused, why = self.refused(values)
-        round.leave_out(why, np.flatnonzero(refused))
-        rows = np.flatnonzero(~refused)
-        return top_rows(round, values[rows], rows, self.value_column)
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows with the highest values, highest first."""
+        values = context.values(self.ranks_by, column=self.value_column)
+        excluded, reason = self.excluded(values)
+        context.exclude(reason, np.flatnonzero(excluded))
+        rows = np.flatnonzero(~excluded)
+        return top_rows(context, values[rows], rows, self.value_column)
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        values = round.values(self.ranks_by, column=self.value_column)
-        refused, why = self.refused(values)
-        if refused[row]:
-            return [f"Rows {why} are left out."]
-        could = round.eligible & np.isfinite(values) & ~refused
-        if not could[row]:
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return how many rows have a higher value, and the lowest selected value."""
+        values = context.values(self.ranks_by, column=self.value_column)
+        excluded, reason = self.excluded(values)
+        if excluded[row]:
+            return [f"Rows {reason} are excluded."]
+        candidates = context.eligible & np.isfinite(values) & ~excluded
+        if not candidates[row]:
             return []
-        higher, lowest = int((values[could] > values[row]).sum()), values[chosen].min() if len(chosen) else np.nan
+        higher = int((values[candidates] > values[row]).sum())
+        lowest = values[selected].min() if len(selected) else np.nan
         name = self.value_column
         return [
-            f"Of the {int(could.sum()):,} rows to choose from {higher:,} have a higher {name}; the lowest that was "
-            f"chosen has {lowest:.5g}."
+            f"Of the {int(candidates.sum()):,} rows to select from {higher:,} have a higher {name}; the lowest "
+            f"that was selected has {lowest:.5g}."
         ]
 
 
-def top_rows(round: Round, values: np.ndarray, rows: np.ndarray, name: str = "") -> np.ndarray:
-    """The budget's worth of highest values among the eligible `rows`, or as many as there are."""
-    candidates = round.candidates(values, rows, name=name)
-    kept = values[np.isin(rows, candidates, assume_unique=True)]
-    chosen: np.ndarray = candidates[top(kept, min(round.budget, len(candidates)))]
-    return chosen
+def top_rows(context: RoundContext, values: np.ndarray, rows: np.ndarray, name: str = "") -> np.ndarray:
+    """Return the eligible rows with the highest values, highest first, at most `context.budget`.
+
+    Args:
+        context: Context of the round.
+        values: One value for each of `rows`; rows with NaN are excluded.
+        rows: Row numbers.
+        name: Name of the column, for the record.
+    """
+    candidates = context.candidates(values, rows, name=name)
+    candidate_values = values[np.isin(rows, candidates, assume_unique=True)]
+    selected: np.ndarray = candidates[top(candidate_values, min(context.budget, len(candidates)))]
+    return selected

@@ -1,4 +1,4 @@
-"""Running a selector's round, and holding its answer against what a selector may answer."""
+"""Run a selector in a round and validate what it returns."""
 
 from __future__ import annotations
 
@@ -9,89 +9,116 @@ import numpy as np
 
 from hf_datasel.errors import SelectionError, reason_counts
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 
-__all__ = ["ask", "check_budget", "run_round", "shortfall"]
+__all__ = ["check_budget", "run_round", "run_selector", "shortfall_error"]
 
 logger = logging.getLogger(__name__)
 
 
-def ask(selector: Selector, round: Round) -> np.ndarray:
-    """Let the selector choose, and hold the answer against its contract.
-
-    Returns:
-        int64 row numbers, best first, distinct and eligible, at most as many as the budget.
-
-    Raises:
-        SelectionError: rows that no selector may return.
-    """
-    name = type(selector).__name__
-    round.asker = f"Round {round.index} of {name}" if round.index else name
-    answer = np.asarray(selector.choose(round))
-    if answer.ndim != 1 or (answer.size and not np.issubdtype(answer.dtype, np.integer)):
-        raise SelectionError(f"{name}.choose returned {answer.dtype} of shape {answer.shape}, not row numbers.")
-    rows = answer.astype(np.int64)
-    if rows.size and (rows.min() < 0 or rows.max() >= len(round.rows)):
-        raise SelectionError(f"{name}.choose returned row numbers outside the {len(round.rows):,} rows of the pool.")
-    if len(np.unique(rows)) < len(rows):
-        raise SelectionError(f"{name}.choose returned {len(rows) - len(np.unique(rows)):,} rows twice.")
-    if not round.eligible[rows].all():
-        bad = int((~round.eligible[rows]).sum())
-        raise SelectionError(f"{name}.choose returned {bad:,} rows that cannot be trained on (see round.eligible).")
-    if len(rows) > round.budget:
-        raise SelectionError(f"{name}.choose returned {len(rows):,} rows for a budget of {round.budget:,}.")
-    return rows
-
-
-def run_round(selector: Selector, round: Round, strict: bool = True, asked: str = "") -> np.ndarray:
-    """As `ask`, and see that the budget is met.
+def run_selector(selector: Selector, context: RoundContext) -> np.ndarray:
+    """Call `selector.select` and validate the returned row numbers.
 
     Args:
-        strict: refuse a shortfall; otherwise it is logged, and what there is comes back.
-        asked: how the user asked for the budget, for the message: `"selection_size=5200"`.
+        selector: Selector to run.
+        context: Context of the round.
 
     Returns:
-        int64 row numbers, best first, distinct and eligible.
+        Int64 row numbers, best first, distinct and eligible, at most `context.budget`.
 
     Raises:
-        SelectionError: a shortfall under `strict`, or rows that no selector may return.
+        SelectionError: The selector returned something else.
     """
-    rows = ask(selector, round)
-    if len(rows) < round.budget:
-        asked = asked or f"A budget of {round.budget:,}"
-        message = _shortfall(round.rows, round.eligible, round.left_out, len(rows), asked)
-        if strict:
-            raise shortfall(round, len(rows), asked)
-        logger.warning("Round %d: %s The round goes on with these.", round.index, message)
+    name = type(selector).__name__
+    context.record.caller = f"Round {context.index} of {name}" if context.index else name
+    returned = np.asarray(selector.select(context))
+    if returned.ndim != 1 or (returned.size and not np.issubdtype(returned.dtype, np.integer)):
+        raise SelectionError(f"{name}.select returned {returned.dtype} of shape {returned.shape}, not row numbers.")
+    rows = returned.astype(np.int64)
+    if rows.size and (rows.min() < 0 or rows.max() >= len(context.pool)):
+        raise SelectionError(f"{name}.select returned row numbers outside the {len(context.pool):,} rows of the pool.")
+    if len(np.unique(rows)) < len(rows):
+        raise SelectionError(f"{name}.select returned {len(rows) - len(np.unique(rows)):,} rows twice.")
+    if not context.eligible[rows].all():
+        wrong = int((~context.eligible[rows]).sum())
+        raise SelectionError(f"{name}.select returned {wrong:,} rows that cannot be trained on (context.eligible).")
+    if len(rows) > context.budget:
+        raise SelectionError(f"{name}.select returned {len(rows):,} rows for a budget of {context.budget:,}.")
     return rows
 
 
-def shortfall(round: Round, found: int, asked: str) -> SelectionError:
-    """The error that says that only so many rows could be chosen, and why."""
-    message = _shortfall(round.rows, round.eligible, round.left_out, found, asked)
-    return SelectionError(f"{message} Lower it." if found else message)
+def run_round(selector: Selector, context: RoundContext, strict: bool = True, requested: str = "") -> np.ndarray:
+    """Run a selector as `run_selector` does, and check that it returns as many rows as the budget.
 
+    Args:
+        selector: Selector to run.
+        context: Context of the round.
+        strict: Whether fewer rows are an error; otherwise they are returned, and a warning is logged.
+        requested: The budget as the user set it, for the message, such as `"selection_size=5200"`.
 
-def check_budget(budget: int, pool: Pool, eligible: np.ndarray, asked: str) -> None:
-    """Refuse a budget above the rows that can be trained on, or no such row at all, before anything is scored.
+    Returns:
+        Int64 row numbers, best first, distinct and eligible.
 
     Raises:
-        SelectionError: says why rows are left out.
+        SelectionError: Fewer rows than the budget with `strict`, or what `run_selector` raises.
     """
-    found = int(eligible.sum())
-    if budget > found or not found:
-        message = _shortfall(pool, eligible, Counter(), found, asked)
-        raise SelectionError(f"{message} Lower it." if found else message)
+    rows = run_selector(selector, context)
+    if len(rows) < context.budget:
+        requested = requested or f"A budget of {context.budget:,}"
+        if strict:
+            raise shortfall_error(context, len(rows), requested)
+        message = _shortfall_message(
+            context.record.pool, context.eligible, context.record.exclusions, len(rows), requested
+        )
+        logger.warning("Round %d: %s The round continues with these rows.", context.index, message)
+    return rows
 
 
-def _shortfall(pool: Pool, eligible: np.ndarray, left_out: Counter[str], found: int, asked: str) -> str:
-    why = Counter(left_out)
-    why.update(reason for reason in pool.reasons[~eligible].tolist() if reason)
-    unexplained = int((~eligible & (pool.reasons == "")).sum())
-    if unexplained:
-        why["without a label after truncation"] += unexplained
-    explained = f" ({reason_counts(why)})" if why else ""
-    if not found:
+def shortfall_error(context: RoundContext, num_rows: int, requested: str) -> SelectionError:
+    """Return the error for a budget that is not met, with the number of rows excluded for each reason.
+
+    Args:
+        context: Context after the selector ran.
+        num_rows: Number of rows that can be selected.
+        requested: The budget as the user set it, such as `"selection_size=5200"`.
+    """
+    return _shortfall_error(context.record.pool, context.eligible, context.record.exclusions, num_rows, requested)
+
+
+def check_budget(budget: int, pool: Pool, eligible: np.ndarray, requested: str) -> None:
+    """Raise if the budget exceeds the eligible rows, or if no row is eligible, before anything is scored.
+
+    Args:
+        budget: Number of rows to select.
+        pool: Rows to select from.
+        eligible: Rows that can be trained on, bool of shape (rows,).
+        requested: The budget as the user set it, such as `"selection_size=5200"`.
+
+    Raises:
+        SelectionError: Names the number of rows excluded for each reason.
+    """
+    num_eligible = int(eligible.sum())
+    if budget > num_eligible or not num_eligible:
+        raise _shortfall_error(pool, eligible, Counter(), num_eligible, requested)
+
+
+def _shortfall_error(
+    pool: Pool, eligible: np.ndarray, exclusions: Counter[str], num_rows: int, requested: str
+) -> SelectionError:
+    message = _shortfall_message(pool, eligible, exclusions, num_rows, requested)
+    return SelectionError(f"{message} Lower it." if num_rows else message)
+
+
+def _shortfall_message(
+    pool: Pool, eligible: np.ndarray, exclusions: Counter[str], num_rows: int, requested: str
+) -> str:
+    reasons = Counter(exclusions)
+    reasons.update(reason for reason in pool.reasons[~eligible].tolist() if reason)
+    truncated = int((~eligible & (pool.reasons == "")).sum())
+    if truncated:
+        reasons["without a label after truncation"] += truncated
+    explained = f" ({reason_counts(reasons)})" if reasons else ""
+    if not num_rows:
         return f"None of the {len(pool):,} rows can be selected{explained}."
-    return f"{asked} is more than the {found:,} of {len(pool):,} rows that can be selected{explained}."
+    return f"{requested} is more than the {num_rows:,} of {len(pool):,} rows that can be selected{explained}."

@@ -1,163 +1,179 @@
-"""What a selector is, and a filter before it."""
+"""Base classes of selectors and row filters, and checks of their settings."""
 
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.context import Round, RoundPlan
-from hf_datasel.spec import spec_name
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.spec import HasSpec, Kind, to_spec
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
 
-__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_of", "round_off"]
+__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_name", "round_epochs"]
 
 
-def round_off(epochs: float) -> float:
-    """Without the noise of binary fractions: 1.1 epochs are one and a tenth."""
+def round_epochs(epochs: float) -> float:
+    """Round a number of epochs to nine decimals, so that 1.1 epochs leave 0.1 and not 0.10000000000000009."""
     return round(epochs, 9)
 
 
 @dataclass(frozen=True)
-class Selector(ABC):
-    """A published method, or your own: which scores, which strategy, over which rounds.
+class Selector(HasSpec, ABC):
+    """Method that selects the rows to train on. Base class of all selectors.
 
-    A frozen dataclass whose fields are its settings. A subclass writes `choose`; `plan` is there to be overridden by
-    methods with warm-up, growing rounds or restarts.
+    A selector is a frozen dataclass whose fields are its settings. A subclass implements `select`. It overrides `plan`
+    if it has a warm-up, rounds that grow, or rounds that restart from the base model.
+
+    Attributes:
+        reselects: Whether the selection depends on the model in training, and is repeated before every epoch.
+        nested: Whether a smaller budget selects the first rows of a larger one, in the same order.
+        title: Name of the method in reports and cards; by default the name of the class.
+        citation: BibTeX entry of the paper, for dataset cards.
     """
 
+    spec_kind: ClassVar[Kind] = "selector"
     reselects: ClassVar[bool] = False
-    """Whether the choice depends on the model, so that it is made again every epoch."""
     nested: ClassVar[bool] = False
-    """Whether a smaller budget chooses the first rows of a larger one, in the same order."""
     title: ClassVar[str] = ""
-    """What people call the method; the name of the class by default."""
     citation: ClassVar[str] = ""
-    """BibTeX of the paper, for the dataset card."""
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
-        """The rounds of a run: one an epoch for a selector that reselects, else one of all epochs.
+        """Return the rounds of a run: one per epoch for a selector that reselects, otherwise one for all epochs.
 
         Args:
-            total_budget: rows that the user asked for, per round here.
-            num_epochs: as in `TrainingArguments`; a last part of an epoch is a round of its own.
-            pool_size: rows that can be chosen.
+            total_budget: Number of rows that the user requested; here, of each round.
+            num_epochs: `num_train_epochs` of `TrainingArguments`. A fraction of an epoch is a round of its own.
+            pool_size: Number of rows that can be selected.
         """
         if not self.reselects:
             return (RoundPlan(total_budget, num_epochs),)
-        whole = math.floor(num_epochs)
-        rest = round_off(num_epochs - whole)
-        return tuple(RoundPlan(total_budget, 1.0) for _ in range(whole)) + (
-            (RoundPlan(total_budget, rest),) if rest > 0 else ()
-        )
+        full_epochs = math.floor(num_epochs)
+        fraction = round_epochs(num_epochs - full_epochs)
+        epochs = [1.0] * full_epochs + ([fraction] if fraction > 0 else [])
+        return tuple(RoundPlan(total_budget, value) for value in epochs)
 
     @abstractmethod
-    def choose(self, round: Round) -> np.ndarray:
-        """Row numbers to train on in this round, best first, at most `round.budget`, all of them eligible."""
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the row numbers to train on in this round.
+
+        Args:
+            context: Dataset, budget and scores of the round.
+
+        Returns:
+            Distinct row numbers, best first, all of them eligible and at most `context.budget`. Return fewer only if
+            no more rows can be selected.
+        """
 
     def check_training(self, args: Any) -> None:
-        """Refuse settings of training that the method cannot work with, before anything starts; none by default.
+        """Raise if the method cannot work with these training arguments. Called before training; by default passes.
 
         Args:
             args: `TrainingArguments` or a subclass.
 
         Raises:
-            ConfigError: says which setting, and what it has to be.
+            ConfigError: Names the argument and the values that are possible.
         """
         return
 
     def later_scores(self) -> tuple[Score, ...]:
-        """Scores that rounds after the first one compute; by default those of the selectors among the settings."""
-        settings = (getattr(self, each.name) for each in fields(self))
-        return tuple(score for each in settings if isinstance(each, Selector) for score in each.later_scores())
+        """Return the scores that rounds after the first compute; by default those of selectors among the settings."""
+        settings = (getattr(self, field.name) for field in fields(self))
+        return tuple(score for value in settings if isinstance(value, Selector) for score in value.later_scores())
 
-    def check_later(self, round: Round) -> None:
-        """Refuse what a later round would come upon after hours of training; asked before the first one chooses.
-
-        No model is run, nor loaded by name.
-
-        Raises:
-            DataselError: as the score would in that round.
-        """
-        for score in self.later_scores():
-            round.compute(score, np.empty(0, dtype=np.int64))
-
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        """Sentences on what decided on a row besides its scores: its neighbours, its n-grams.
+    def check_later_rounds(self, context: RoundContext) -> None:
+        """Raise an error that would occur in a later round, before the first round. No model is loaded or run.
 
         Args:
-            round: as it was when the choice was made.
-            chosen: the row numbers that were chosen, best first.
-            row: one of them, or another one that could have been.
+            context: Context of the first round.
+
+        Raises:
+            DataselError: The error that the score would raise in that round.
+        """
+        for score in self.later_scores():
+            context.check_score(score)
+
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return sentences on what decided on a row besides its scores, such as its neighbors; by default none.
+
+        Args:
+            context: Context of the round, as it was when the rows were selected.
+            selected: Row numbers that were selected, best first.
+            row: Row number to explain, selected or not.
         """
         return []
 
     def spec(self) -> dict[str, Any]:
-        """Name and settings, for the record."""
-        kind = type(self)
-        home = kind.__module__
-        name = home.rsplit(".", 1)[-1] if home.startswith("hf_datasel.selectors.") else f"{home}:{kind.__name__}"
-        settings = {each.name: _as_json(getattr(self, each.name), each.name) for each in fields(self)}
-        return {"selector": name, **settings}
+        """Return name and settings, for the record."""
+        return to_spec(self)
 
 
 @dataclass(frozen=True)
-class RowFilter(ABC):
-    """Which rows a selector may choose from: a step of `Chain`. A frozen dataclass whose fields are its settings."""
+class RowFilter(HasSpec, ABC):
+    """Filter of the rows that a selector may select from, for `Chain`. Base class of all row filters.
 
+    A filter is a frozen dataclass whose fields are its settings. A subclass implements `keep`.
+
+    Attributes:
+        citation: BibTeX entry of the paper, for dataset cards.
+    """
+
+    spec_kind: ClassVar[Kind] = "filter"
     citation: ClassVar[str] = ""
-    """BibTeX of the paper, for the dataset card."""
 
     @abstractmethod
-    def keep(self, round: Round, rows: np.ndarray) -> np.ndarray:
-        """Those of `rows` that stay.
+    def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
+        """Return the rows to keep.
+
+        Rows that are not kept are counted as excluded under the name of the filter, unless `context.exclude` was
+        called for them with a more precise reason.
 
         Args:
-            round: scores, columns and vectors; asked for `rows` alone, nothing is computed for the others. What
-                `round.leave_out` is not told of those that go is counted under the name of the filter.
-            rows: numbers of rows that can be chosen and that the filters before have kept, int64, ascending.
+            context: Dataset and scores of the round. Request scores for `rows` only, so that none is computed for
+                other rows.
+            rows: Eligible row numbers that the previous filters kept, int64, ascending.
+
+        Returns:
+            Row numbers from `rows`.
         """
 
-    def explain(self, round: Round, kept: np.ndarray, row: int) -> list[str]:
-        """Sentences on why a row is none of those kept, besides what `round.leave_out` was told.
+    def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
+        """Return sentences on why a row is not kept, besides the reason it was excluded for; by default none.
 
         Args:
-            round: as it was when the filter was asked.
-            kept: what it kept, int64, ascending.
-            row: another one that it was asked about.
+            context: Context of the round, as it was when the rows were filtered.
+            kept_rows: Row numbers that `keep` returned, int64, ascending.
+            row: Row number that is not kept.
         """
         return []
 
     def spec(self) -> dict[str, Any]:
-        """Name, and settings that are not the defaults, for the record."""
-        kind = type(self)
-        ours = kind.__module__.startswith("hf_datasel.selectors.")
-        name = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
-        return {"filter": name if ours else f"{kind.__module__}:{kind.__name__}", **_changed(self)}
+        """Return name, and the settings that differ from their defaults, for the record."""
+        return to_spec(self)
 
 
-def column_of(source: str | Score) -> str:
-    """The name of the column that a setting names, or of the one that its score writes."""
+def column_name(source: str | Score) -> str:
+    """Return the name of the column that a setting names, or that its score writes."""
     return source if isinstance(source, str) else source.value_column
 
 
 def check_source(selector: Selector | RowFilter, setting: str, kind: str = "Score") -> None:
-    """Refuse a setting that is neither the name of a column nor a score.
+    """Raise if a setting is neither the name of a column nor a score.
 
     Args:
-        selector: or filter, whose setting it is.
-        setting: its name.
-        kind: the score that it has to be.
+        selector: Selector or filter.
+        setting: Name of the setting.
+        kind: Class in `hf_datasel.scores` that the score has to be.
 
     Raises:
-        ConfigError: says what it has to be.
+        ConfigError: Names the values that are possible.
     """
     from hf_datasel import scores
 
@@ -174,41 +190,30 @@ def check_number(
     setting: str,
     low: float,
     high: float = math.inf,
-    whole: bool = False,
-    open_low: bool = False,
+    integer: bool = False,
+    exclude_low: bool = False,
 ) -> None:
-    """Refuse a setting that is no number from `low` to `high`, both included unless `open_low`.
+    """Raise if a setting is not a number from `low` to `high`, both included.
+
+    Args:
+        selector: Selector or filter.
+        setting: Name of the setting.
+        low: Lowest value.
+        high: Highest value.
+        integer: Whether it has to be an int.
+        exclude_low: Whether `low` itself is excluded.
 
     Raises:
-        ConfigError: says what it has to be.
+        ConfigError: Names the values that are possible.
     """
     value = getattr(selector, setting)
-    kinds = (int,) if whole else (int, float)
-    if type(value) in kinds and low <= value <= high and not (open_low and value == low) and math.isfinite(value):
+    types = (int,) if integer else (int, float)
+    in_range = low <= value <= high if type(value) in types else False
+    if in_range and math.isfinite(value) and not (exclude_low and value == low):
         return
-    least = f"above {low:g}" if open_low else f"of at least {low:g}"
-    span = least if high == math.inf else f"{least} and at most {high:g}" if open_low else f"from {low:g} to {high:g}"
-    noun = "an int" if whole else "a number"
-    raise ConfigError(f"{type(selector).__name__}({setting}={value!r}): it has to be {noun} {span}.")
-
-
-def _as_json(value: Any, name: str = "") -> Any:
-    """A setting as recipes write it: a score by its name and what differs from its defaults; a selector likewise."""
-    if isinstance(value, Selector | RowFilter):
-        return value.spec()
-    if isinstance(value, list | tuple):
-        return [_as_json(each) for each in value]
-    if name == "model_init_kwargs" and value:
-        return {key: value[key] for key in value if key not in ("token", "use_auth_token")}
-    if not is_dataclass(value):
-        return value
-    return {"score": spec_name(value), **_changed(value)}
-
-
-def _changed(value: Any) -> dict[str, Any]:
-    """The settings of a score or filter that differ from its defaults."""
-    return {
-        each.name: _as_json(getattr(value, each.name), each.name)
-        for each in fields(value)
-        if getattr(value, each.name) != each.default
-    }
+    noun = "an int" if integer else "a number"
+    if high == math.inf:
+        allowed = f"{noun} above {low:g}" if exclude_low else f"{noun} of at least {low:g}"
+    else:
+        allowed = f"{noun} above {low:g} and at most {high:g}" if exclude_low else f"{noun} from {low:g} to {high:g}"
+    raise ConfigError(f"{type(selector).__name__}({setting}={value!r}): it has to be {allowed}.")

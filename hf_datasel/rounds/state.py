@@ -1,4 +1,4 @@
-"""What the first round rests on, kept for the later ones."""
+"""Values that the first round of a run computes and later rounds reuse."""
 
 from __future__ import annotations
 
@@ -8,57 +8,65 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 
-__all__ = ["as_kept", "from_first", "is_kept"]
+__all__ = ["first_round_state", "first_round_values", "has_first_round_values"]
 
 _SPECS = "first/specs"
 
 
-def is_kept(round: Round, name: str) -> bool:
-    """Whether numbers are there from an earlier round."""
-    return _key(name) in round.state
+def has_first_round_values(context: RoundContext, name: str) -> bool:
+    """Return whether an earlier round stored the values of this name."""
+    return _key(name) in context.state
 
 
-def from_first(
-    round: Round, name: str, type: pa.DataType, make: Callable[[], np.ndarray], reason: str | None = None
+def first_round_values(
+    context: RoundContext,
+    name: str,
+    dtype: pa.DataType,
+    compute: Callable[[], np.ndarray],
+    reason: str | None = None,
 ) -> np.ndarray:
-    """Numbers by row as the first round computed them, which later ones record as theirs.
+    """Compute one value per row in the first round, and return the same values in later rounds.
 
-    So a score of a fixed model is not computed again in each round, and nothing that the first round rests on changes
-    with the model.
+    A score of a fixed model is then computed once, and what the first round is based on does not change with the model
+    in training. Later rounds record the values and the specs as the first round did.
 
     Args:
-        round: in whose state they are kept.
-        name: of the column that they are recorded as.
-        type: of its values.
-        make: computes them: float64 of shape (rows,), NaN where a row has none.
-        reason: why a row without one is left out; `"without <name>"` by default.
+        context: Context of the round, in whose state the values are stored.
+        name: Name of the column that the values are recorded as.
+        dtype: Type of the recorded column.
+        compute: Function that returns the values, float64 of shape (rows,), NaN where a row has none.
+        reason: Reason for which later rounds exclude rows without a value; by default `"without <name>"`.
+
+    Returns:
+        Float64 of shape (rows,), NaN where a row has no value.
     """
-    if not is_kept(round, name):
-        values = make()
-        round.state[_key(name)] = values.astype(np.float32 if pa.types.is_float32(type) else np.float64)
-        round.state[_SPECS] = np.array(json.dumps(round.specs))
+    if not has_first_round_values(context, name):
+        values = compute()
+        context.state[_key(name)] = values.astype(np.float32 if pa.types.is_float32(dtype) else np.float64)
+        context.state[_SPECS] = np.array(json.dumps(context.record.score_specs))
         return values
-    values = round.state[_key(name)].astype(np.float64)
+    values = context.state[_key(name)].astype(np.float64)
     missing = np.isnan(values)
-    column = np.where(missing, 0, values).astype(type.to_pandas_dtype())
-    round.scored[name] = (np.arange(len(values)), pa.array(column, type, mask=missing))
-    round.remembered.add(name)
-    round.leave_out(f"without {name}" if reason is None else reason, np.flatnonzero(missing))
-    round.specs += [each for each in json.loads(str(round.state[_SPECS])) if each not in round.specs]
+    column = np.where(missing, 0, values).astype(dtype.to_pandas_dtype())
+    context.record.scored[name] = np.arange(len(values)), pa.array(column, dtype, mask=missing)
+    context.record.columns_reused.add(name)
+    context.exclude(f"without {name}" if reason is None else reason, np.flatnonzero(missing))
+    for spec in json.loads(str(context.state[_SPECS])):
+        context.record.add_spec(spec)
     return values
 
 
-def as_kept(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """State of a round in which numbers by row are there from an earlier round, for one that is explained.
+def first_round_state(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the state of a later round for values that a saved selection holds, so that `explain` can reuse them.
 
     Args:
-        found: column -> float64 of shape (rows,), NaN where a row has none.
+        columns: Column name -> float64 of shape (rows,), NaN where a row has no value.
     """
-    if not found:
+    if not columns:
         return {}
-    return {**{_key(name): values for name, values in found.items()}, _SPECS: np.array("[]")}
+    return {**{_key(name): values for name, values in columns.items()}, _SPECS: np.array("[]")}
 
 
 def _key(name: str) -> str:

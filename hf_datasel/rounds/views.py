@@ -1,4 +1,4 @@
-"""A round over some of the rows: what a selector sees that works inside a group."""
+"""Views of a round: the context of a selector that selects from some of the rows only."""
 
 from __future__ import annotations
 
@@ -9,147 +9,216 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_datasel.errors import Interrupted
-from hf_datasel.rounds.cache import Material
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.positions import place_of
-from hf_datasel.rounds.run import ask
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.run import run_selector
 from hf_datasel.rounds.selector import Selector
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding
     from hf_datasel.scoring.base import Score
 
-__all__ = ["PartOfRound", "RestOfRound", "groups_of", "whole_of"]
+__all__ = ["FilteredView", "GroupView", "SubsetView", "full_round", "group_names"]
 
 
-def whole_of(round: Round) -> Round:
-    """The round that a part, or a part of a part, belongs to; the round itself where it is none."""
-    while isinstance(round, PartOfRound):
-        round = round.whole
-    return round
+def full_round(context: RoundContext) -> RoundContext:
+    """Return the round over the whole pool that a view, or a view of a view, belongs to; `context` itself if none."""
+    while isinstance(context, SubsetView):
+        context = context.parent
+    return context
 
 
-def groups_of(round: Round) -> tuple[str, ...]:
-    """The names of the groups that a part of a round is in, the outermost first; none for a whole round."""
-    return round.groups if isinstance(round, PartOfRound) else ()
+def group_names(context: RoundContext) -> tuple[str, ...]:
+    """Return the names of the groups that a context is restricted to, outermost first; empty for all rows."""
+    if not isinstance(context, SubsetView):
+        return ()
+    names = group_names(context.parent)
+    return (*names, context.name) if isinstance(context, GroupView) else names
 
 
-class PartOfRound(Round):
-    """Some rows of a round as a pool of their own, numbered from 0.
+class SubsetView(RoundContext):
+    """Context of some rows of a round, numbered from 0. Base class of `GroupView` and `FilteredView`.
 
-    Scores, columns and vectors are those of the whole round, computed or read once, and rows that are left out are
-    counted there. Random numbers and `state` are the part's own, and its plan has the part's share of each budget.
+    Columns are read once, in the parent, and excluded rows are counted there.
 
     Args:
-        whole: the round.
-        at: rows of it, int64.
-        budget: rows to choose.
-        number: of the part, which its random numbers depend on.
-        state: what the part kept from the round before.
-        material: of an earlier round over the same part, if there is one.
-        name: of the group that the part is, if it is one.
+        parent: The round, or another view.
+        rows: Row numbers in the parent, int64.
+        budget: Number of rows to select.
+        state: Arrays that the earlier rounds of the same view stored.
+        cache: Cache of an earlier view of the same rows; by default a new one.
+        plan: All rounds of the run, with this view's budgets.
+        show_progress: Whether to show progress bars where stderr is a terminal.
+
+    Attributes:
+        parent: The round, or another view.
+        rows: Row numbers in the parent, int64.
     """
 
     def __init__(
         self,
-        whole: Round,
-        at: np.ndarray,
+        parent: RoundContext,
+        rows: np.ndarray,
+        *,
         budget: int,
-        number: int,
         state: dict[str, np.ndarray],
-        material: Material | None = None,
-        name: str | None = None,
+        cache: RoundCache | None = None,
+        plan: tuple[RoundPlan, ...] = (),
+        show_progress: bool = True,
     ):
-        chosen = place_of(whole.chosen, at)
-        share = budget / max(whole.budget, 1)
+        if cache is None:
+            pool = parent.record.pool.subset(rows)
+            cache = RoundCache(pool, parent._cache.compute, has_model=parent._cache.has_model)
+        selected = positions_of(parent.selected, rows)
         super().__init__(
-            index=whole.index,
-            rows=whole.rows.subset(at) if material is None else material.pool,
-            eligible=whole.eligible[at],
+            cache,
             budget=budget,
-            compute=whole.compute,
-            seed=whole.seed,
-            chosen=chosen[chosen >= 0],
-            checkpoints=whole.checkpoints,
+            index=parent.index,
+            eligible=parent.eligible[rows],
+            seed=parent.record.seed,
+            selected=selected[selected >= 0],
+            checkpoints=parent.checkpoints,
             state=dict(state),
-            plan=tuple(replace(each, budget=max(math.ceil(each.budget * share), 1)) for each in whole.plan),
-            has_model=whole.has_model,
-            shown=False,
-            material=material,
+            plan=plan,
+            show_progress=show_progress,
         )
-        self.whole, self.at, self._given = whole, at, state
-        self.groups = groups_of(whole) if name is None else (*groups_of(whole), name)
-        self.path = (*whole.path, 1, number)  # spawned generators of the whole round have a path of one number
-        self.rng = np.random.default_rng(np.random.SeedSequence([whole.seed, whole.index], spawn_key=self.path))
-        self.columns_used, self.columns_known = whole.columns_used, whole.columns_known
-        self.specs, self.notes = whole.specs, whole.notes
+        self.parent, self.rows, self._initial_state = parent, rows, state
 
-    def answer(self, selector: Selector) -> np.ndarray:
-        """The selector's choice, as rows of the whole round.
+    def run(self, selector: Selector) -> np.ndarray:
+        """Run a selector on these rows and return row numbers of the parent.
 
         Raises:
-            Interrupted: Ctrl-C; with rows of the whole round.
+            Interrupted: Ctrl-C was pressed; holds row numbers of the parent.
         """
         try:
-            rows: np.ndarray = self.at[ask(selector, self)]
+            rows: np.ndarray = self.rows[run_selector(selector, self)]
         except Interrupted as stop:
-            raise Interrupted(self.at[stop.chosen]) from None
+            raise Interrupted(self.rows[stop.selected]) from None
         return rows
 
-    def newly_kept(self) -> dict[str, np.ndarray]:
-        """What was set of the state in this round."""
-        return {name: each for name, each in self.state.items() if each is not self._given.get(name)}
+    def changed_state(self) -> dict[str, np.ndarray]:
+        """Return the arrays of `state` that were set in this round."""
+        return {name: array for name, array in self.state.items() if array is not self._initial_state.get(name)}
 
-    def leave_out(self, reason: str, rows: np.ndarray) -> None:
-        self.whole.leave_out(reason, self.at[rows])
+    def exclude(self, reason: str, rows: np.ndarray) -> None:
+        """Count rows as excluded, in the parent; see `RoundContext.exclude`."""
+        self.parent.exclude(reason, self.rows[rows])
+
+    def excluded_rows(self) -> dict[str, np.ndarray]:
+        """Return the rows of this view (int64, ascending) that are excluded for each reason."""
+        positions = {reason: positions_of(rows, self.rows) for reason, rows in self.parent.excluded_rows().items()}
+        return {reason: np.sort(rows[rows >= 0]) for reason, rows in positions.items() if (rows >= 0).any()}
 
     def row_number(self, row: int) -> int:
-        return self.whole.row_number(self.at[row])
-
-    def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
-        if rows is not None and (optional or not np.array_equal(rows, np.arange(len(self.at)))):
-            return self.whole.score(score, self.at[rows], optional)
-        return {name: values[self.at] for name, values in self.whole.score(score, optional=optional).items()}
+        """Return the number of a row in the user's dataset, for messages."""
+        return self.parent.row_number(self.rows[row])
 
     def column(self, name: str, rows: np.ndarray | None = None) -> np.ndarray:
-        numbers: np.ndarray = self.whole.column(name)[self.at if rows is None else self.at[rows]]
+        """Return a numeric column of the dataset; see `RoundContext.column`."""
+        numbers: np.ndarray = self.parent.column(name)[self._parent_rows(rows)]
         return numbers
 
-    def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
-        found: np.ndarray = self.whole.vectors(source)[self.at if rows is None else self.at[rows]]
-        return found
-
-    def rows_left_out(self) -> dict[str, np.ndarray]:
-        inside = {reason: place_of(rows, self.at) for reason, rows in self.whole.rows_left_out().items()}
-        return {reason: np.sort(rows[rows >= 0]) for reason, rows in inside.items() if (rows >= 0).any()}
+    def _parent_rows(self, rows: np.ndarray | None) -> np.ndarray:
+        return self.rows if rows is None else self.rows[rows]
 
 
-class RestOfRound(PartOfRound):
-    """What filters have left of a round, in which a selector chooses as from a dataset of these rows alone.
+class GroupView(SubsetView):
+    """Context of one group of rows, such as a cluster or a source.
 
-    Scores and vectors are computed for these rows only, random numbers are those of the round, and what is recorded
-    and shown goes there.
+    Scores and vectors are those of the parent, which computes them for all of its rows at once. Random numbers and
+    `state` are the group's own, and its plan has the group's share of each budget.
 
     Args:
-        whole: the round.
-        at: rows that are left, int64, ascending.
-        state: what was kept from the round before.
+        parent: The round, or another view.
+        rows: Row numbers of the group in the parent, int64.
+        budget: Number of rows to select.
+        number: Number of the group, which seeds its random numbers.
+        name: Name of the group.
+        state: Arrays that the group stored in earlier rounds.
+        earlier: Earlier view of the same group in the same round, whose cache is used again.
+
+    Attributes:
+        name: Name of the group.
     """
 
-    def __init__(self, whole: Round, at: np.ndarray, state: dict[str, np.ndarray]):
-        super().__init__(whole, at, whole.budget, 0, state)
-        self.path, self.rng = whole.path, whole.rng
-        self.logs, self.shown, self.remembered = whole.logs, whole.shown, whole.remembered
+    def __init__(
+        self,
+        parent: RoundContext,
+        rows: np.ndarray,
+        budget: int,
+        number: int,
+        name: str,
+        state: dict[str, np.ndarray],
+        earlier: GroupView | None = None,
+    ):
+        share = budget / max(parent.budget, 1)
+        super().__init__(
+            parent,
+            rows,
+            budget=budget,
+            state=state,
+            cache=None if earlier is None else earlier._cache,
+            plan=tuple(replace(step, budget=max(math.ceil(step.budget * share), 1)) for step in parent.plan),
+            show_progress=False,
+        )
+        self.name = name
+        # Generators that a selector spawns from `rng` have a longer key, so that none equals that of a group.
+        self._spawn_key = (*parent._spawn_key, 1, number)
+        entropy = [parent.record.seed, parent.index]
+        self.rng = np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=self._spawn_key))
+        self.record = parent.record.for_group(self.record.pool)
 
-    def answer(self, selector: Selector) -> np.ndarray:
-        asker, self.whole.asker = self.whole.asker, type(selector).__name__  # who asks the round for a column
-        rows = super().answer(selector)
-        self.whole.asker = asker
-        self.whole.scored.update({name: (self.at[at], values) for name, (at, values) in self.scored.items()})
+    def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
+        """Compute a score in the parent, for all of its rows unless some rows are requested; see `RoundContext`."""
+        if rows is not None and (optional or not np.array_equal(rows, np.arange(len(self.rows)))):
+            return self.parent.score(score, self.rows[rows], optional)
+        return {name: values[self.rows] for name, values in self.parent.score(score, optional=optional).items()}
+
+    def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return one vector per row; see `RoundContext.vectors`."""
+        vectors: np.ndarray = self.parent.vectors(source)[self._parent_rows(rows)]
+        return vectors
+
+
+class FilteredView(SubsetView):
+    """Context of the rows that filters keep, in which a selector selects as from a dataset of these rows.
+
+    Scores and vectors are computed for these rows only. Random numbers, the log and progress bars are the parent's.
+
+    Args:
+        parent: The round, or another view.
+        rows: Row numbers that are kept, int64, ascending.
+        state: Arrays that the earlier rounds of this view stored.
+    """
+
+    def __init__(self, parent: RoundContext, rows: np.ndarray, state: dict[str, np.ndarray]):
+        super().__init__(
+            parent,
+            rows,
+            budget=parent.budget,
+            state=state,
+            plan=parent.plan,
+            show_progress=parent._show_progress,
+        )
+        self._spawn_key, self.rng = parent._spawn_key, parent.rng
+        self.record = parent.record.for_filtered(self.record.pool)
+
+    def run(self, selector: Selector) -> np.ndarray:
+        """Run a selector on these rows, add the scores to the parent's record and return row numbers of the parent."""
+        record = self.parent.record
+        caller, record.caller = record.caller, type(selector).__name__  # for the messages of the parent
+        rows = super().run(selector)
+        record.caller = caller
+        for name, (scored_rows, values) in self.record.scored.items():
+            record.scored[name] = self.rows[scored_rows], values
         return rows
 
     def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
-        return self.whole.score(score, self.at if rows is None else self.at[rows], optional)
+        """Compute a score for these rows only; see `RoundContext.score`."""
+        return self.parent.score(score, self._parent_rows(rows), optional)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
-        return self.whole.vectors(source, self.at if rows is None else self.at[rows])
+        """Return one vector per row; see `RoundContext.vectors`."""
+        return self.parent.vectors(source, self._parent_rows(rows))

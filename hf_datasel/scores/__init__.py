@@ -1,16 +1,13 @@
-"""The scores: numbers for rows, as callables for `Dataset.map` and as arguments of `score`. One a module."""
+"""Scores of rows: callables for `Dataset.map` and arguments of `hf_datasel.score`, one score per module."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
-from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel._lazy import lazy_imports
-from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scoring.base import Columns, ModelScore, Score
+from hf_datasel.spec import build, list_classes
 
 if TYPE_CHECKING:
     from hf_datasel.scores.cluster import Cluster as Cluster
@@ -29,64 +26,40 @@ if TYPE_CHECKING:
     from hf_datasel.scores.selectit import SelectIT as SelectIT
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
-__all__ += ["Columns", "ModelScore", "Score", "available", "by_name", "writer_of"]
+__all__ += ["Columns", "ModelScore", "Score", "get_score", "list_scores", "score_for_column"]
 
 
-def available() -> dict[str, type[Score]]:
-    """The scores of the package: module name -> class."""
-    found = {}
-    for module in pkgutil.iter_modules(__path__):
-        home = importlib.import_module(f"{__name__}.{module.name}")
-        for value in vars(home).values():
-            if (
-                isinstance(value, type)
-                and issubclass(value, Score)
-                and value.__name__.lower() == module.name.replace("_", "")
-            ):
-                found[module.name] = value
-    return dict(sorted(found.items()))
+def list_scores() -> dict[str, type[Score]]:
+    """Return the scores of this package: module name -> class."""
+    return list_classes("score")
 
 
-def writer_of(column: str) -> str | None:
-    """The score that writes a column of this name, if one of the package does.
-
-    >>> writer_of("ifd"), writer_of("num_tokens"), writer_of("price")
-    ('ifd', 'length', None)
-    """
-    if column.endswith("_tokens"):
-        return (
-            "length"
-            if column in importlib.import_module("hf_datasel.scores.length").Length("tokens").columns()
-            else None
-        )
-    for name, kind in available().items():
-        bare = object.__new__(kind)  # what is written depends on no setting that a score cannot be made without
-        if column in bare.columns():
-            return name
-    return None
-
-
-def by_name(name: str, settings: Mapping[str, Any] | None = None) -> Score:
-    """A score from its name and settings, as recipes and the command line write them.
+def get_score(name: str, settings: Mapping[str, Any] | None = None, allow_imports: bool = False) -> Score:
+    """Return a score from its name and settings, as recipes and the command line write them.
 
     Args:
-        name: a module of this package that holds a score (`"ifd"`).
-        settings: its fields.
+        name: A module of this package (`"ifd"`), or another class (`"my_scores:Mine"`).
+        settings: Its fields.
+        allow_imports: Whether classes outside this package may be imported, which runs the code that is named.
 
     Raises:
-        ConfigError: no such score, no such setting, one that is missing, or a value that a setting cannot have.
+        ConfigError: There is no such score or setting, a setting is missing or has a value it cannot have, or an
+            import is not permitted.
     """
-    known = available()
-    if name not in known:
-        raise ConfigError(f"There is no score {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}.")
-    options = [each.name for each in fields(known[name])]
-    for key in settings or {}:
-        if key not in options:
-            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
-    needed = [each.name for each in fields(known[name]) if each.default is each.default_factory is MISSING]
-    missing = [key for key in needed if key not in (settings or {})]
-    if missing:
-        raise ConfigError(
-            f"{name} needs the setting {missing[0]!r}: scores_kwargs: {{{name}: {{{missing[0]}: ...}}}}."
-        )
-    return known[name](**(settings or {}))
+    score: Score = build("score", name, settings, allow_imports)
+    return score
+
+
+def score_for_column(column: str) -> str | None:
+    """Return the name of the score of this package that writes a column of this name, `None` if none does.
+
+    >>> score_for_column("ifd"), score_for_column("num_tokens"), score_for_column("price")
+    ('ifd', 'length', None)
+    """
+    cls: Any
+    for name, cls in list_scores().items():
+        # the names of the columns depend on no setting that a score cannot be made without
+        variants: list[Any] = [object.__new__(cls), *([cls(unit="tokens")] if name == "length" else [])]
+        if any(column in variant.columns() for variant in variants):
+            return name
+    return None

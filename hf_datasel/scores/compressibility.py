@@ -1,4 +1,4 @@
-"""How well rows compress."""
+"""Compression ratio of rows."""
 
 from __future__ import annotations
 
@@ -14,31 +14,36 @@ from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["Compressibility"]
 
 
 @dataclass(frozen=True)
 class Compressibility(Score):
-    """Bytes of the row's text over its bytes compressed by zlib: the more it repeats itself, the higher.
+    """Size of the row's text divided by its size compressed with zlib: higher for text that repeats itself.
 
-    Each row is compressed alone, as UTF-8. Short texts can be below 1, since the compressed form has a header.
+    Each row is compressed alone, as UTF-8. Short texts can be below 1, because the compressed form has a header.
 
     Reads any supported row format; rows with only a text column with `part="both"`. Writes `compressibility` (float32)
     and `compressibility_reason` ("" for a row with a value). Cost: no model; one pass of zlib over the text.
-    Reference: Yin et al. 2024 (2407.06645), who keep the rows with the lowest ratio, of the whole row written as a
-    Python dict; here it is of the text alone. The build of zlib decides the numbers too, and is in the spec.
 
-    >>> found = Compressibility()({"prompt": ["Sing."] * 2, "completion": ["la " * 99, "Sphinx of quartz!"]})
-    >>> [bool(value > 1) for value in found["compressibility"]], found["compressibility_reason"]
+    Reference: Yin et al. 2024 (2407.06645), who keep the rows with the lowest ratio, computed on the full row written
+    as a Python dict; here it is computed on the text only. The version of zlib changes the numbers too, and is in the
+    spec.
+
+    Args:
+        part: Part of the row: `"prompt"`, `"response"`, or `"both"` with a newline between them.
+        level: Compression level of zlib, from 1 (fastest) to 9 (best), which the paper's code uses.
+        column_prefix: Prefix of the name of every column that the score writes.
+
+    >>> columns = Compressibility()({"prompt": ["Sing."] * 2, "completion": ["la " * 99, "Sphinx of quartz!"]})
+    >>> [bool(value > 1) for value in columns["compressibility"]], columns["compressibility_reason"]
     ([True, False], ['', ''])
     """
 
     part: Part = "both"
-    """Of the row: `"prompt"`, `"response"`, or both with a newline between."""
     level: int = field(default=9, kw_only=True)
-    """Of zlib: from 1, the fastest, to 9, the most thorough, which the paper's code takes."""
 
     citation = (
         "@article{yin2024entropy, title={Entropy Law: The Story Behind Data Compression and LLM Performance}, "
@@ -56,17 +61,20 @@ class Compressibility(Score):
             raise ConfigError(f"Compressibility(level={self.level!r}): it has to be an int from 1 to 9.")
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         return {"compressibility": pa.float32(), "compressibility_reason": pa.string()}
 
     def spec(self) -> dict[str, Any]:
+        """Return the settings for the record, with the version of zlib."""
         return {**super().spec(), "zlib": zlib.ZLIB_RUNTIME_VERSION}
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         part = self.part
         if rows.pool.format == "text":
             if part != "both":
                 raise FormatError(f"Rows with only a text column have no {part} to compress. Pass part='both'.")
-            part = "prompt"  # where such a row has its text, with no empty line for the response
+            part = "prompt"  # the text of such a row, without an empty line for the response
         ratios: list[float | None] = []
         reasons = []
         for row in rows.pool.rows(rows.indices):

@@ -1,4 +1,4 @@
-"""Complexity of the question times quality of the answer, each rated by a model trained for it."""
+"""Complexity of the question times quality of the answer, each rated by a trained scorer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from hf_datasel.formats import Row
 from hf_datasel.scores.selectit import rating_probabilities
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity
-from hf_datasel.scoring.rating_prompts import RatingLogits
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.rating_prompts import RatingRunner
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.tokens import TokenRows
-from hf_datasel.tokens.prompts import started, window
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens.prompts import encode_prompts, resolve_max_length
+from hf_datasel.tokens.sequences import RaggedArray
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -30,54 +30,66 @@ COMPLEXITY_PROMPT = (
     "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
     "##Query: {instruction}  \n##Complexity: "
 )
-"""What the published complexity scorer was trained on."""
+"""Prompt that the published complexity scorer was trained with."""
 QUALITY_PROMPT = (
     "You are a helpful assistant. Please identify the quality score of the Response corresponding to the Question. \n"
     " #Question#:\n{instruction}\n#Response#:\n{output} \n##Quality: "
 )
-"""What the published quality scorer was trained on."""
+"""Prompt that the published quality scorer was trained with."""
 
 _RATINGS = 6
-_ROWS_AT_ONCE = 10_000
-"""Rows whose tokens are held in memory."""
-_PLACES = {"complexity_prompt": ("{instruction}",), "quality_prompt": ("{instruction}", "{output}")}
+_CHUNK_ROWS = 10_000
+"""Rows whose tokens are in memory at the same time."""
+_PLACEHOLDERS = {"complexity_prompt": ("{instruction}",), "quality_prompt": ("{instruction}", "{output}")}
 _TURNS = ["sum", "mean"]
 
 
 @dataclass(frozen=True)
 class DeitaScore(ModelScore):
-    """How complex a row's question is, times how good its answer is: the expected ratings, 1 to 6, of two scorers.
+    """Complexity of the question times quality of the answer: the expected ratings, 1 to 6, of two scorers.
 
-    A scorer's rating is `sum_i i * p_i`, with the probabilities of the tokens "1" to "6" behind its prompt, scaled to
-    sum to 1. The two scorers are loaded by name, one after the other, at each call: use `hf_datasel.score` for it and
-    not `Dataset.map`. The model of the round is not asked.
+    A rating is `sum_i i * p_i` with the probabilities of the tokens "1" to "6" after the scorer's prompt, normalized
+    to sum to 1. The two scorers are loaded by name, one after the other, in each call: use `hf_datasel.score` and not
+    `Dataset.map`. The model of the round is not used.
 
     Reads any supported row format that has a response. Each response of a row is rated with the turn that it answers
-    (the user's, or a tool's); system messages are left out. Writes `complexity` and `quality` (float32, 1 to 6, of
-    several turns the mean), `deita` (float32) and `deita_reason` ("" for a scored row). A turn that does not fit into
-    `max_length` tokens is rated without the end of its response; where the question alone does not fit, the row has no
-    score. Cost: two forward passes a turn, one by each scorer.
-    Reference: Liu et al. 2024 (2312.15685), whose selection then leaves out near copies.
+    (of the user or a tool); system messages are ignored. Writes `complexity` and `quality` (float32, 1 to 6, the mean
+    over several turns), `deita` (float32) and `deita_reason` ("" for a scored row). A turn that exceeds `max_length`
+    tokens is rated with its response truncated; if the question alone exceeds them, the row has no score. Cost: two
+    forward passes per turn, one by each scorer.
+
+    Reference: Liu et al. 2024 (2312.15685), whose selection then excludes near-duplicates.
+
+    Args:
+        model: Not supported and has to be None: name the two scorers with `complexity_model` and `quality_model`.
+        revision: Not supported and has to be None: use `complexity_revision` and `quality_revision`.
+        complexity_model: Hub id or local path of the causal LM that rates questions.
+        quality_model: Hub id or local path of the causal LM that rates answers.
+        complexity_revision: Commit, branch or tag of `complexity_model` on the Hub.
+        quality_revision: Commit, branch or tag of `quality_model` on the Hub.
+        complexity_prompt: Prompt of the first scorer, in which `{instruction}` is replaced by the question. Another
+            scorer needs the prompt that it was trained with.
+        quality_prompt: Prompt of the second scorer, in which `{instruction}` is replaced by the question, and
+            `{output}` by the answer.
+        turns: How the products of a row's turns are reduced. The published `"sum"` favours long conversations: one of
+            ten mediocre turns ranks above the best single turn. `"mean"` does not.
+        max_length: Maximum number of tokens of a prompt with its row; by default as many as the scorer takes.
+        dtype: Data type of the weights of both scorers: "auto" or the name of a floating-point type.
+        model_init_kwargs: Further arguments of `from_pretrained` for both scorers.
+        column_prefix: Prefix of the name of every column that the score writes.
 
     >>> DeitaScore().columns()["deita"]
     DataType(float)
     """
 
     complexity_model: str = field(default="hkust-nlp/deita-complexity-scorer", kw_only=True)
-    """Hub id or local path of the causal LM that rates questions."""
     quality_model: str = field(default="hkust-nlp/deita-quality-scorer", kw_only=True)
-    """Hub id or local path of the causal LM that rates answers."""
     complexity_revision: str | None = field(default=None, kw_only=True)
     quality_revision: str | None = field(default=None, kw_only=True)
     complexity_prompt: str = field(default=COMPLEXITY_PROMPT, kw_only=True)
-    """`{instruction}` becomes the question; a scorer of your own has to be asked as it was trained."""
     quality_prompt: str = field(default=QUALITY_PROMPT, kw_only=True)
-    """`{instruction}` becomes the question, and `{output}` the answer."""
     turns: Literal["sum", "mean"] = field(default="sum", kw_only=True)
-    """Of the products of a row's turns. The sum is what is published, and favours long conversations: one of ten
-    mediocre turns comes before the best single turn. The mean does not."""
     max_length: int | None = field(default=None, kw_only=True)
-    """Tokens of a prompt with its row; None is as many as the scorer takes."""
 
     citation = (
         "@inproceedings{liu2024deita, title={What Makes Good Data for Alignment? A Comprehensive Study of Automatic "
@@ -96,11 +108,11 @@ class DeitaScore(ModelScore):
             value = getattr(self, name)
             if not isinstance(value, str) or not value:
                 raise ConfigError(f"DeitaScore({name}={value!r}): it has to be a name or a path.")
-        for name, places in _PLACES.items():
+        for name, placeholders in _PLACEHOLDERS.items():
             value = getattr(self, name)
-            if not isinstance(value, str) or not all(place in value for place in places):
+            if not isinstance(value, str) or not all(placeholder in value for placeholder in placeholders):
                 raise ConfigError(
-                    f"DeitaScore({name}={value!r}): it has to be a text with {' and '.join(places)} in it."
+                    f"DeitaScore({name}={value!r}): it has to be a text with {' and '.join(placeholders)} in it."
                 )
         if self.turns not in _TURNS:
             hint = did_you_mean(str(self.turns), _TURNS)
@@ -108,16 +120,20 @@ class DeitaScore(ModelScore):
 
     @property
     def needs_tokenizer(self) -> bool:
-        return False  # each scorer brings its own, and nothing is loaded before it is its turn
+        """Whether the score needs tokenized rows."""
+        return False  # each scorer has its own, loaded when it runs
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         return {**dict.fromkeys(("complexity", "quality", "deita"), pa.float32()), "deita_reason": pa.string()}
 
     @property
     def value_column(self) -> str:
+        """Name of the column that selectors rank rows by."""
         return f"{self.column_prefix}deita"
 
     def spec(self) -> dict[str, Any]:
+        """Return the settings for the record, with model names resolved to digests."""
         complexity, quality = self._identities()
         return {**super().spec(), "resolved_complexity_model": complexity, "resolved_quality_model": quality}
 
@@ -130,103 +146,110 @@ class DeitaScore(ModelScore):
             model_identity(self.quality_model, self.quality_revision),
         )
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
         return Score._rows_of(self, dataset)
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         if rows.pool.format == "text":
             raise FormatError(
                 "Rows with only a text column have no response to rate. Make prompt and completion columns of them."
             )
         reasons = np.full(len(rows), "", dtype=object)
-        first = self._rated("complexity", rows, context, reasons)
-        owner, quality = self._rated("quality", rows, context, reasons)
-        complexity = first[1][reasons[first[0]] == ""]  # of the rows that the second scorer could be asked about too
+        complexity_owner, complexity = self._ratings("complexity", rows, runner, reasons)
+        owner, quality = self._ratings("quality", rows, runner, reasons)
+        complexity = complexity[reasons[complexity_owner] == ""]  # the second scorer may exclude more rows
         count = np.maximum(np.bincount(owner, minlength=len(rows)), 1)
-        means = [np.bincount(owner, each, len(rows)) / count for each in (complexity, quality)]
+        means = [np.bincount(owner, ratings, len(rows)) / count for ratings in (complexity, quality)]
         deita = np.bincount(owner, complexity * quality, len(rows)) / (count if self.turns == "mean" else 1)
         null = reasons != ""
-        values, why = finite_or_null([np.where(null, np.nan, each) for each in (*means, deita)], reasons)
-        return dict(zip(self.columns(), [*values, why], strict=True))
+        columns = [np.where(null, np.nan, values) for values in (*means, deita)]
+        arrays, reason_array = finite_or_null(columns, reasons)
+        return dict(zip(self.columns(), [*arrays, reason_array], strict=True))
 
-    def _rated(
-        self, what: str, rows: TokenRows, context: ModelContext, reasons: np.ndarray
+    def _ratings(
+        self, scorer_name: str, rows: TokenRows, runner: ModelRunner, reasons: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The row of each rated turn, in order, and its rating, float64. The reasons of other rows are put in."""
-        name, revision, prompt = (getattr(self, f"{what}_{each}") for each in ("model", "revision", "prompt"))
+        """Return the row of each rated turn, in order, and its rating, float64. Sets the reasons of excluded rows."""
+        settings = (getattr(self, f"{scorer_name}_{setting}") for setting in ("model", "revision", "prompt"))
+        name, revision, prompt = settings
         loading = Loading(name, revision, self.dtype, init_kwargs=self.model_init_kwargs)
-        scorer, tokenizer = context.other(loading), loading.tokenizer()
-        request = _Request(tokenizer, prompt, window(scorer.model, tokenizer, self.max_length, "DeitaScore"))
+        scorer, tokenizer = runner.with_model(loading), loading.tokenizer()
+        template = _PromptTemplate(
+            tokenizer, prompt, resolve_max_length(scorer.model, tokenizer, self.max_length, "DeitaScore")
+        )
         owners = [np.empty(0, dtype=np.int64)]
-        asked = Ragged(_requests(request, rows, reasons, owners))
-        logits = RatingLogits(scorer, _rating_tokens(tokenizer)).rate(asked, f"deita {what}", null_counts(reasons))
+        prompts = RaggedArray(_encode_turns(template, rows, reasons, owners))
+        logits = RatingRunner(scorer, _rating_tokens(tokenizer)).rate(
+            prompts, f"deita {scorer_name}", null_counts(reasons)
+        )
         return np.concatenate(owners), rating_probabilities(logits) @ np.arange(1, _RATINGS + 1)
 
 
-def _requests(
-    request: _Request, rows: TokenRows, reasons: np.ndarray, owners: list[np.ndarray]
+def _encode_turns(
+    template: _PromptTemplate, rows: TokenRows, reasons: np.ndarray, owners: list[np.ndarray]
 ) -> Iterator[list[np.ndarray]]:
-    """The tokens of each turn of the rows that have no reason yet, part by part; owners and new reasons are put in."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
+    """Yield the token ids of each chunk's turns. Sets the reasons of excluded rows, and appends to `owners`."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
         turns = []
-        for at, row in enumerate(rows.pool.rows(rows.indices[part]), start):
-            reasons[at] = reasons[at] or row.reason
-            turns += [(at, *turn) for turn in _turns(row)] if reasons[at] == "" else []
-        contexts = request.contexts([(question, answer) for _, question, answer in turns])
-        for (at, *_), context in zip(turns, contexts, strict=True):
+        for position, row in enumerate(rows.pool.rows(rows.indices[part]), start):
+            reasons[position] = reasons[position] or row.reason
+            turns += [(position, *turn) for turn in _turns(row)] if reasons[position] == "" else []
+        contexts = template.encode_rows([(question, answer) for _, question, answer in turns])
+        for (position, *_), context in zip(turns, contexts, strict=True):
             if context is None:
-                reasons[at] = "prompt_fills_window"
+                reasons[position] = "prompt_fills_window"
         pairs = zip(turns, contexts, strict=True)
-        kept = [(at, ids) for (at, *_), ids in pairs if ids is not None and reasons[at] == ""]
-        owners.append(np.array([at for at, _ in kept], dtype=np.int64))
-        yield [np.array(ids, dtype=np.int64) for _, ids in kept]
+        encoded = [(position, ids) for (position, *_), ids in pairs if ids is not None and reasons[position] == ""]
+        owners.append(np.array([position for position, _ in encoded], dtype=np.int64))
+        yield [np.array(ids, dtype=np.int64) for _, ids in encoded]
 
 
 def _turns(row: Row) -> list[tuple[str, str]]:
-    """What each response answers, and the response."""
-    found, asked = [], list[str]()
-    for at, turn in enumerate(row.turns):
+    """Return pairs of a question and the response to it."""
+    pairs, questions = [], list[str]()
+    for number, turn in enumerate(row.turns):
         if turn.role == "assistant":
-            found += [("\n".join(asked), turn.content)] if at >= row.context else []
-            asked = []
+            pairs += [("\n".join(questions), turn.content)] if number >= row.context else []
+            questions = []
         elif turn.role not in ("system", "developer"):
-            asked.append(turn.content)
-    return found
+            questions.append(turn.content)
+    return pairs
 
 
-class _Request:
-    """A scorer's prompt, filled in: as tokens that end where the rating is the next one."""
+class _PromptTemplate:
+    """Prompt of a scorer: token ids up to the position where the rating is the next token."""
 
     def __init__(self, tokenizer: Any, prompt: str, max_length: int):
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_length = max_length
 
-    def contexts(self, turns: Sequence[tuple[str, str]]) -> list[list[int] | None]:
-        """Ids of the prompt for each question and answer; None where the question leaves no room for an answer."""
-        whole = started(self.tokenizer, [self._filled(*turn) for turn in turns])
+    def encode_rows(self, turns: Sequence[tuple[str, str]]) -> list[list[int] | None]:
+        """Return the ids of the prompt for each question and answer; None if the question leaves no room."""
+        full = encode_prompts(self.tokenizer, [self._fill(*turn) for turn in turns])
         return [
-            ids if len(ids) <= self.max_length else self._shortened(*turn, len(ids))
-            for turn, ids in zip(turns, whole, strict=True)
+            ids if len(ids) <= self.max_length else self._shorten(*turn, len(ids))
+            for turn, ids in zip(turns, full, strict=True)
         ]
 
-    def _filled(self, question: str, answer: str) -> str:
-        """In one go, so that braces in a row are text like any other."""
+    def _fill(self, question: str, answer: str) -> str:
+        """Return the prompt with both texts, replaced in one pass so that braces in a row stay text."""
         texts = {"{instruction}": question, "{output}": answer}
-        return re.sub(r"\{instruction\}|\{output\}", lambda place: texts[place[0]], self.prompt)
+        return re.sub(r"\{instruction\}|\{output\}", lambda match: texts[match[0]], self.prompt)
 
-    def _shortened(self, question: str, answer: str, length: int) -> list[int] | None:
-        """Ids with as much of the answer as there is room for."""
+    def _shorten(self, question: str, answer: str, length: int) -> list[int] | None:
+        """Return the ids with the answer truncated to the window."""
         if "{output}" not in self.prompt:
             return None
-        empty = len(started(self.tokenizer, [self._filled(question, "")])[0])
+        empty = len(encode_prompts(self.tokenizer, [self._fill(question, "")])[0])
         room = self.max_length - empty
         while room > 0 and length > empty:
             answer = answer[: len(answer) * room // (length - empty)]
             if not answer.strip():
                 break
-            ids = started(self.tokenizer, [self._filled(question, answer)])[0]
+            ids = encode_prompts(self.tokenizer, [self._fill(question, answer)])[0]
             if len(ids) <= self.max_length:
                 return ids
             length = len(ids)
@@ -234,10 +257,10 @@ class _Request:
 
 
 def _rating_tokens(tokenizer: Any) -> np.ndarray:
-    """Ids of "1" to "6".
+    """Return the token ids of "1" to "6".
 
     Raises:
-        ModelError: one of them is no token.
+        ModelError: One of them is not a single token.
     """
     vocabulary = tokenizer.get_vocab()
     missing = [rating for rating in map(str, range(1, _RATINGS + 1)) if rating not in vocabulary]

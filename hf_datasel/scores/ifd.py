@@ -12,12 +12,12 @@ import pyarrow as pa
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.scoring.logprobs import SummedNLL
-from hf_datasel.tokens import TokenRows, Tokens
+from hf_datasel.tokens import TokenRows, Tokens, TokenSettings
 from hf_datasel.tokens.presets import PRESETS
 from hf_datasel.tokens.training import PriorContext
 
 if TYPE_CHECKING:
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["IFD"]
 
@@ -27,34 +27,49 @@ _FIXED: dict[str, tuple[str, bool]] = {
     "superfiltering": ("bare", False),
     "cherry": ("response-header", False),
 }
-"""What stands before the answer in the prior, and whether the end token is scored, in each published convention."""
+"""Context of the response in the prior, and whether the end token is scored, by published convention."""
 
 
 @dataclass(frozen=True)
 class IFD(ModelScore):
-    """How much less the response surprises the model with its instruction than without: 1 is no help at all.
+    """Instruction-following difficulty: perplexity of the response given the instruction, divided by that without it.
 
     `ifd = exp(loss - loss_prior)`, where `loss` is the mean loss of the response tokens given the instruction and
-    `loss_prior` that of the same tokens without it. Of several turns every assistant turn is a response, a prior has
-    no earlier turns, and the row's losses are means over all response tokens.
+    `loss_prior` the mean loss of the same tokens without it (the prior). An `ifd` of 1 means that the instruction does
+    not help the model. In conversations every assistant turn is a response, the prior has no earlier turns, and the
+    losses of a row are means over all response tokens.
 
     Reads any supported row format that has a response. Writes `ifd`, `loss`, `loss_prior` (float32) and `ifd_reason`
-    ("" for a scored row). Cost: two forward passes, the second over the responses alone.
+    ("" for a scored row). Cost: two forward passes per row, the second over the response only.
+
+    The convention changes which rows are selected. `"sft"` scores the row with exactly the tokens of training;
+    `"iterit"`, `"superfiltering"` and `"cherry"` use the exact published prompts, with the details of the authors'
+    code (boundaries by token count, no end token in the last two).
+
     Reference: Li et al. 2024 (2308.12032; 2402.00530); Jia et al. 2024 (2412.17365), Eq. 1 to 3.
 
-    The convention changes which rows are picked, so it is part of the result: `"sft"` scores the row exactly as
-    training will see it; `"iterit"`, `"superfiltering"` and `"cherry"` are the published prompts to the letter, with
-    the details that their authors' code has (boundaries by token count, no end token in the last two).
+    Args:
+        model: Name or path of the model. None uses the model of the round, or the `model` of `hf_datasel.score`.
+        revision: Commit, branch or tag of a Hub model.
+        max_length: Maximum number of tokens of a row. By default the `max_length` of training inside a trainer,
+            otherwise the length of the convention: 1,024 for `"sft"`, `"iterit"` and `"superfiltering"`, 512 for
+            `"cherry"`.
+        convention: Prompts and token boundaries: `"sft"`, `"iterit"`, `"superfiltering"` or `"cherry"`.
+        ratio: `"perplexity"` divides perplexities and writes `ifd`; `"loss"` divides the losses (2410.09335, Eq. 2)
+            and writes `ifd_loss_ratio`.
+        prior_context: Context of the response in the prior: `"generation-prompt"` (default: BOS, else EOS, followed by
+            the chat template's generation prompt), `"bos"`, or `"none"`, which excludes the first token from both
+            terms.
+        end_token: Whether the token that ends the response is scored, in both terms; true by default.
+        dtype: Data type of the weights: "auto" or the name of a floating-point type.
+        model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
+        column_prefix: Prefix of the name of every column that the score writes.
     """
 
     convention: Literal["sft", "iterit", "superfiltering", "cherry"] = field(default="sft", kw_only=True)
     ratio: Literal["perplexity", "loss"] = field(default="perplexity", kw_only=True)
-    """`"loss"` divides the losses instead of the perplexities (2410.09335, Eq. 2), and writes `ifd_loss_ratio`."""
     prior_context: PriorContext | None = field(default=None, kw_only=True)
-    """Before the response in the prior: `"generation-prompt"` (default: BOS, else EOS, then the chat template's
-    generation prompt), `"bos"`, or `"none"`, which leaves the first token out of both terms."""
     end_token: bool | None = field(default=None, kw_only=True)
-    """Score the token that ends the response in both terms (default), or in neither."""
 
     citation = (
         "@inproceedings{li2024quantity, title={From Quantity to Quality: Boosting LLM Performance with Self-Guided "
@@ -76,21 +91,30 @@ class IFD(ModelScore):
 
     @property
     def column(self) -> str:
-        """Name of the column with the score itself."""
+        """Name of the column with the ratio."""
         return f"{self.column_prefix}{_RATIOS[self.ratio]}"
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         names = (_RATIOS[self.ratio], "loss", "loss_prior")
         return {**dict.fromkeys(names, pa.float32()), "ifd_reason": pa.string()}
 
     def spec(self) -> dict[str, Any]:
+        """Return the settings for the record, with the defaults of the convention filled in."""
         context, end = self._prior()
-        length = self.max_length or (PRESETS[self.convention][1] if self.convention in PRESETS else None)
+        length = self.token_settings().max_length if self.convention in PRESETS else self.max_length
         return {**super().spec(), "prior_context": context, "end_token": end, "max_length": length}
 
-    def meaning(self, column: str) -> Hashable:
+    def token_settings(self) -> TokenSettings:
+        """Return how rows are tokenized outside a trainer: truncated to the length of the convention by default."""
+        if self.max_length is None and self.convention in PRESETS:
+            return TokenSettings(max_length=PRESETS[self.convention][1])
+        return super().token_settings()
+
+    def column_identity(self, column: str) -> Hashable:
+        """Return a value that is equal for two scores that write the same numbers into this column."""
         context, end = self._prior()
-        # the loss given the instruction does not depend on the prior, but for the first token that "none" leaves out
+        # the prior changes the loss given the instruction only where "none" excludes the first token
         before = context == "none" if self.convention == "sft" and column == "loss" else context
         return (column, self.convention, end, before, str(self.model_settings()), self.max_length)
 
@@ -100,19 +124,21 @@ class IFD(ModelScore):
         return self.prior_context or "generation-prompt", True if self.end_token is None else self.end_token
 
     def tokens(self, rows: TokenRows) -> Tokens:
-        """The sequences that are scored."""
+        """Return the sequences of the two forward passes, with and without the instruction."""
         if self.convention in PRESETS:
-            return rows.preset(self.convention, self.max_length or PRESETS[self.convention][1])
+            return rows.preset(self.convention, self.max_length or rows.settings.max_length)
         return rows.training(self.prior_context or "generation-prompt", self._prior()[1])
 
-    def announce(self, rows: TokenRows, context: ModelContext) -> None:
-        context.announce(self.tokens(rows).conditional, SummedNLL())
+    def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Announce the forward pass that `compute` runs."""
+        runner.announce(self.tokens(rows).conditional, SummedNLL())
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         tokens = self.tokens(rows)
         nulls = null_counts(tokens.reasons)
-        loss = context.mean_nll(tokens.conditional, len(rows), "loss", nulls)
-        prior = context.mean_nll(tokens.prior, len(rows), "loss_prior", nulls)
+        loss = runner.mean_nll(tokens.conditional, len(rows), "loss", nulls)
+        prior = runner.mean_nll(tokens.prior, len(rows), "loss_prior", nulls)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ratio = np.exp(loss - prior) if self.ratio == "perplexity" else loss / prior
         values, reasons = finite_or_null([ratio, loss, prior], tokens.reasons)

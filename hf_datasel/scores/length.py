@@ -1,4 +1,4 @@
-"""How long rows are."""
+"""Length of rows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,27 @@ from hf_datasel.tokens import TokenRows, TokenSettings
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["Length"]
 
 
 @dataclass(frozen=True)
 class Length(Score):
-    """Words in the response, or tokens in the row: free, and the baseline a cleverer method has to beat.
+    """Number of words in the response, or of tokens in the row: no forward pass, and a strong baseline.
 
     Reads any supported row format that has a response. Writes `response_words` (int32) with `unit="words"`;
-    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training sees the row, with `unit="tokens"`; and
+    `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training reads the row, with `unit="tokens"`; and
     `length_reason` ("" for a row with a length).
+
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
+
+    Args:
+        unit: `"words"` of the response, separated by white space, or `"tokens"` of the row.
+        model: Hub id or local path of the model whose tokenizer is used with `unit="tokens"`; by default that of the
+            round.
+        revision: Commit, branch or tag of the tokenizer on the Hub.
+        column_prefix: Prefix of the name of every column that the score writes.
 
     >>> Length()({"prompt": ["Is it slow?"] * 2, "completion": ["Yes.", "It depends on the load."]})
     {'response_words': [np.int32(1), np.int32(5)], 'length_reason': ['', '']}
@@ -37,7 +45,6 @@ class Length(Score):
 
     unit: Literal["words", "tokens"] = "words"
     model: str | None = None
-    """Whose tokenizer counts, for `unit="tokens"`; None is the model of the round."""
     revision: str | None = field(default=None, kw_only=True)
 
     citation = (
@@ -57,29 +64,33 @@ class Length(Score):
 
     @property
     def needs_tokenizer(self) -> bool:
+        """Whether the score needs tokenized rows."""
         return self.unit == "tokens"
 
     def token_settings(self) -> TokenSettings:
-        """How rows are tokenised outside a trainer."""
+        """Return how rows are tokenized outside a trainer."""
         return TokenSettings()
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
         return {**dict.fromkeys(names, pa.int32()), "length_reason": pa.string()}
 
     @property
     def value_column(self) -> str:
+        """Name of the column that selectors rank rows by."""
         return f"{self.column_prefix}{'response_words' if self.unit == 'words' else 'num_tokens'}"
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         return self._words(rows) if self.unit == "words" else self._tokens(rows)
 
     def _words(self, rows: TokenRows) -> Columns:
         if rows.pool.format == "text":
-            raise FormatError("Rows with only a text column have no response, so that it has no length.")
-        read = list(rows.pool.rows(rows.indices))
-        words = [None if row.reason else len(row.response.split()) for row in read]
-        reasons = pa.array([row.reason for row in read], pa.string())
+            raise FormatError("Rows with only a text column have no response whose length could be measured.")
+        parsed = list(rows.pool.rows(rows.indices))
+        words = [None if row.reason else len(row.response.split()) for row in parsed]
+        reasons = pa.array([row.reason for row in parsed], pa.string())
         return {"response_words": pa.array(words, pa.int32()), "length_reason": reasons}
 
     def _tokens(self, rows: TokenRows) -> Columns:
@@ -93,6 +104,7 @@ class Length(Score):
         return dict(zip(self.columns(), [*counts, pa.array(tokens.reasons.tolist(), pa.string())], strict=True))
 
     def spec(self) -> dict[str, Any]:
+        """Return the settings for the record, with the model name resolved to a digest."""
         resolved = {} if self.model is None else {"resolved_model": model_identity(self.model, self.revision)}
         return {**super().spec(), **resolved}
 
@@ -100,10 +112,10 @@ class Length(Score):
         resolved = "" if self.model is None else model_identity(self.model, self.revision)
         return f"{super()._identity()}:{resolved}"
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
-        rows, context = super()._rows_of(dataset)
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
+        rows, runner = super()._rows_of(dataset)
         if self.unit == "words":
-            return rows, context
+            return rows, runner
         if self.model is None:
             raise ScoreError("Length(unit='tokens') needs the tokenizer of a model: pass model='name or path'.")
-        return TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings()), context
+        return TokenRows(Pool(dataset), load_tokenizer(self.model, self.revision), self.token_settings()), runner

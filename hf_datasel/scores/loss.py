@@ -1,4 +1,4 @@
-"""Cross-entropy of the response, or of the whole row."""
+"""Cross-entropy loss of the response, or of the full row."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.sequences import Sequence
 
 if TYPE_CHECKING:
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["Loss"]
 
@@ -30,21 +30,31 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class Loss(ModelScore):
-    """Mean or summed loss, in nats, of the response or the whole row, exactly as `SFTTrainer` trains on it.
+    """Mean or summed loss, in nats, of the response or the full row, exactly as `SFTTrainer` trains on it.
 
     Reads any supported row format that has a response. Writes `loss` (float32) and `loss_reason` ("" for a scored
-    row); with the other settings `loss_sum`, `loss_pair` or `loss_pair_sum`, and the reason under the same name. Cost:
-    one forward pass, shared by the mean and the sum, and with `IFD` where it is over the response.
-    Reference: Xia et al. 2024 (2410.09335): the default is the mean that its code takes, and
-    `Loss(reduction="sum", over="pair")` its Eq. 7, in nats: divide by ln 2 for bits.
+    row); with other settings `loss_sum`, `loss_pair` or `loss_pair_sum`, and the reason under the same name. Cost: one
+    forward pass per row, shared by the mean and the sum, and with `IFD` if `over="response"`.
+
+    Reference: Xia et al. 2024 (2410.09335). The default is the mean, as in its code; `Loss(reduction="sum",
+    over="pair")` is its Eq. 7, in nats: divide by ln 2 for bits.
+
+    Args:
+        model: Name or path of the model. None uses the model of the round, or the `model` of `hf_datasel.score`.
+        revision: Commit, branch or tag of a Hub model.
+        reduction: How the losses of a row's tokens are reduced. A sum grows with the number of tokens.
+        over: Which tokens are scored. `"pair"` scores every token of the row after truncation as in training: prompt,
+            responses and the tokens of the chat template, except the first token, which has no context. A row whose
+            response has no loss has no pair loss either.
+        dtype: Data type of the weights: "auto" or the name of a floating-point type.
+        model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
+        max_length: Number of tokens that rows are truncated to. None uses the `max_length` of the training arguments,
+            and 1,024 outside a trainer.
+        column_prefix: Prefix of the name of every column that the score writes.
     """
 
     reduction: Literal["mean", "sum"] = field(default="mean", kw_only=True)
-    """Of the losses of a row's tokens. A sum grows with the number of tokens."""
     over: Literal["response", "pair"] = field(default="response", kw_only=True)
-    """`"pair"` takes every token of the row that training puts into the model, after truncation: prompt, responses
-    and all that the chat template adds, but the first one, which nothing stands before. A row without a loss of its
-    response has none of the pair either."""
 
     citation = (
         "@article{xia2024rethinking, title={Rethinking Data Selection at Scale: Random Selection is Almost All You "
@@ -62,26 +72,30 @@ class Loss(ModelScore):
 
     @property
     def column(self) -> str:
-        """Name of the column with the score itself."""
+        """Name of the column with the loss."""
         return f"{self.column_prefix}{_COLUMNS[self.over, self.reduction]}"
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         name = _COLUMNS[self.over, self.reduction]
         return {name: pa.float32(), f"{name}_reason": pa.string()}
 
-    def meaning(self, column: str) -> Hashable:
+    def column_identity(self, column: str) -> Hashable:
+        """Return a value that is equal for two scores that write the same numbers into this column."""
         return (column, "sft", True, False, str(self.model_settings()), self.max_length)
 
     def _sequences(self, rows: TokenRows) -> Sequences:
-        whole = rows.training().conditional
-        return whole if self.over == "response" else _Pairs.of(whole)
+        sequences = rows.training().conditional
+        return sequences if self.over == "response" else _Pairs.of(sequences)
 
-    def announce(self, rows: TokenRows, context: ModelContext) -> None:
-        context.announce(self._sequences(rows), SummedNLL())
+    def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Announce the forward pass that `compute` runs."""
+        runner.announce(self._sequences(rows), SummedNLL())
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         tokens, sequences = rows.training(), self._sequences(rows)
-        total, scored = context.summed_nll(sequences, len(rows), "loss", null_counts(tokens.reasons))
+        total, scored = runner.summed_nll(sequences, len(rows), "loss", null_counts(tokens.reasons))
         loss = np.full(len(rows), np.nan)
         np.divide(total, scored if self.reduction == "mean" else 1, out=loss, where=scored > 0)
         values, reasons = finite_or_null([loss], tokens.reasons)
@@ -89,11 +103,11 @@ class Loss(ModelScore):
 
 
 class _Pairs(Sequences):
-    """Sequences with every token but the first one scored. Equal for the same rows, so that their pass is shared."""
+    """Sequences in which every token but the first is scored; equal for equal rows, so that scores share the pass."""
 
     @classmethod
     def of(cls, sequences: Sequences) -> _Pairs:
-        """Those of whole rows."""
+        """Return the sequences of full rows with every token but the first scored."""
         return cls(sequences.data, sequences.owner)
 
     def __post_init__(self) -> None:
@@ -106,5 +120,6 @@ class _Pairs(Sequences):
     def __hash__(self) -> int:
         return id(self.data)
 
-    def fetch(self, at: np.ndarray) -> list[Sequence]:
-        return [Sequence(each.ids, np.arange(1, len(each.ids))) for each in super().fetch(at)]
+    def fetch(self, indices: np.ndarray) -> list[Sequence]:
+        """Return the sequences at these indices."""
+        return [Sequence(sequence.ids, np.arange(1, len(sequence.ids))) for sequence in super().fetch(indices)]

@@ -1,4 +1,4 @@
-"""Ratings that a model gives to rows, weighed by how sure it is of them."""
+"""Ratings of rows by the model itself, weighted by its certainty."""
 
 from __future__ import annotations
 
@@ -14,35 +14,51 @@ import pyarrow as pa
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity
-from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingLogits, RatingRequest
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingPrompts, RatingRunner
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.tokens import TokenRows, TokenSettings
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens.sequences import RaggedArray
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 __all__ = ["SelectIT", "model_scores", "rating_probabilities", "sentence_scores", "token_scores"]
 
-_ROWS_AT_ONCE = 10_000
-"""Rows whose tokens are held in memory."""
+_CHUNK_ROWS = 10_000
+"""Rows whose tokens are in memory at the same time."""
 _LEVELS = ["token", "sentence", "model"]
 
 
 @dataclass(frozen=True)
 class SelectIT(ModelScore):
-    """The rating that a model gives to a row, times how much surer it is of that rating than of the others.
+    """The rating that a model gives to a row, times how much more certain it is of that rating than of the others.
 
-    The model is asked for a rating of the row, and the probabilities of the rating tokens make the score. At the level
-    `"token"` the first of `prompts` is asked; at `"sentence"` all are, and a score that depends on the wording counts
-    for less; at `"model"` several models are asked, and larger ones count for more. `"model"` loads them by name, one
-    after the other, at each call: use `hf_datasel.score` for it and not `Dataset.map`.
+    The model is prompted for a rating of the row, and the score is computed from the probabilities of the rating
+    tokens. With `level="token"` the first of `prompts` is used; with `"sentence"` all are, and a score that depends on
+    the wording is reduced; with `"model"` several models rate, weighted by their size. `"model"` loads them by name,
+    one after the other, in each call: use `hf_datasel.score` and not `Dataset.map`.
 
-    Reads any supported row format that has a response; of several turns the last response is rated, with the turns
-    before it as the task. Writes `selectit` (float32) and `selectit_reason` ("" for a scored row). A row that does not
-    fit into `max_length` tokens with the question is rated without the end of its response. Cost: one forward pass
-    over the row per prompt and model.
-    Reference: Liu et al. 2024 (2402.16705); the prompts are worded anew.
+    Reads any supported row format that has a response; in conversations the last response is rated, with the turns
+    before it as the task. Writes `selectit` (float32) and `selectit_reason` ("" for a scored row). A row that exceeds
+    `max_length` tokens with the prompt is rated with its response truncated. Cost: one forward pass per row, prompt
+    and model.
+
+    Reference: Liu et al. 2024 (2402.16705); the prompts are our own wording.
+
+    Args:
+        model: Name or path of the model. None uses the model of the round, or the `model` of `hf_datasel.score`.
+        revision: Commit, branch or tag of a Hub model.
+        level: `"token"`, `"sentence"` or `"model"`.
+        prompts: Prompts that follow a row and its response; `{ratings}` is replaced by the highest rating.
+        ratings: Highest rating; the lowest is 1.
+        alpha: Weight of the standard deviation over prompts, which reduces the score.
+        parameters: Size of `model` in the unit of `models`, for `level="model"`.
+        models: Further models for `level="model"`, each a name or path and its size: `(("Qwen/Qwen3-4B", 4.0),)`.
+        dtype: Data type of the weights: "auto" or the name of a floating-point type.
+        model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
+        max_length: Number of tokens that rows are truncated to. None uses the `max_length` of the training arguments,
+            and 1,024 outside a trainer.
+        column_prefix: Prefix of the name of every column that the score writes.
 
     >>> SelectIT(level="token", ratings=7).columns()
     {'selectit': DataType(float), 'selectit_reason': DataType(string)}
@@ -50,15 +66,10 @@ class SelectIT(ModelScore):
 
     level: Literal["token", "sentence", "model"] = field(default="sentence", kw_only=True)
     prompts: tuple[str, ...] = field(default=RATING_PROMPTS, kw_only=True)
-    """What is asked about a row and its response, which stand before it; `{ratings}` becomes the highest rating."""
     ratings: int = field(default=5, kw_only=True)
-    """The highest rating; the lowest is 1."""
     alpha: float = field(default=0.2, kw_only=True)
-    """How much less a row counts whose score depends on the prompt."""
     parameters: float | None = field(default=None, kw_only=True)
-    """Size of `model`, in the unit of `models`; for `level="model"`."""
     models: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
-    """Further models for `level="model"`, each a name or path and its size: `(("Qwen/Qwen3-4B", 4.0),)`."""
 
     citation = (
         "@inproceedings{liu2024selectit, title={SelectIT: Selective Instruction Tuning for LLMs via "
@@ -89,8 +100,8 @@ class SelectIT(ModelScore):
             raise ConfigError("SelectIT(level='model') needs further models: models=(('name or path', size), ...).")
         if not _is_number(self.parameters) or not self.parameters or self.parameters < 0:
             raise ConfigError(
-                f"SelectIT(parameters={self.parameters!r}): level='model' weighs models by their size, so it has to "
-                "be that of model, above 0 and in the unit of models."
+                f"SelectIT(parameters={self.parameters!r}): level='model' weights models by their size, so it has to "
+                "be the size of model, above 0 and in the unit of models."
             )
         names = [self.model, *(name for name, _ in self.models)]
         if len(set(names)) < len(names):
@@ -98,91 +109,96 @@ class SelectIT(ModelScore):
 
     @property
     def needs_tokenizer(self) -> bool:
-        return self.level != "model"  # there each model brings its own, and nothing is loaded before it is its turn
+        """Whether the score needs tokenized rows."""
+        return self.level != "model"  # there each model has its own, loaded when it runs
 
     def columns(self) -> dict[str, pa.DataType]:
+        """Return the columns that the score writes and their types, without the prefix."""
         return {"selectit": pa.float32(), "selectit_reason": pa.string()}
 
     def spec(self) -> dict[str, Any]:
+        """Return the settings for the record, with model names resolved to digests."""
         further = [model_identity(name) for name, _ in self.models]
         return {**super().spec(), **({"resolved_models": further} if further else {})}
 
     def _identity(self) -> str:
         return ":".join([super()._identity(), *(model_identity(name) for name, _ in self.models)])
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
         return super()._rows_of(dataset) if self.level != "model" else Score._rows_of(self, dataset)
 
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows."""
         if rows.pool.format == "text":
             raise FormatError(
                 "Rows with only a text column have no response to rate. Make prompt and completion columns of them."
             )
         if self.level == "model":
-            score, reasons = self._of_models(rows, context)
+            score, reasons = self._score_by_models(rows, runner)
         else:
-            score, reasons = self._of_model(rows, rows.tokenizer, context, rows.settings)
-        values, why = finite_or_null([score], reasons)
-        return {"selectit": values[0], "selectit_reason": why}
+            score, reasons = self._score_by_model(rows, rows.tokenizer, runner, rows.settings)
+        values, reason_array = finite_or_null([score], reasons)
+        return {"selectit": values[0], "selectit_reason": reason_array}
 
-    def _of_models(self, rows: TokenRows, context: ModelContext) -> tuple[np.ndarray, np.ndarray]:
+    def _score_by_models(self, rows: TokenRows, runner: ModelRunner) -> tuple[np.ndarray, np.ndarray]:
         if self.model is None or self.parameters is None:
             raise ScoreError(
-                "SelectIT(level='model') loads its models one after the other, by name, and its first has none. Pass "
+                "SelectIT(level='model') loads its models by name, and the first has none. Pass "
                 "SelectIT('name or path', level='model', ...)."
             )
         models = ((self.model, self.revision), *((name, None) for name, _ in self.models))
         scores, reasons = zip(
-            *(self._of_named(rows, context, name, revision) for name, revision in models), strict=True
+            *(self._score_by_named_model(rows, runner, name, revision) for name, revision in models), strict=True
         )
-        first = reasons[0]
-        for other in reasons[1:]:
-            first = np.where(first == "", other, first)
-        return model_scores(np.array(scores), [self.parameters, *(size for _, size in self.models)]), first
+        first_reasons = reasons[0]
+        for model_reasons in reasons[1:]:
+            first_reasons = np.where(first_reasons == "", model_reasons, first_reasons)
+        sizes = [self.parameters, *(size for _, size in self.models)]
+        return model_scores(np.array(scores), sizes), first_reasons
 
-    def _of_named(
-        self, rows: TokenRows, context: ModelContext, name: str, revision: str | None
+    def _score_by_named_model(
+        self, rows: TokenRows, runner: ModelRunner, name: str, revision: str | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The sentence scores of one model, which takes the place of the one before it."""
+        """Compute the sentence scores of one model, which replaces the previous one in memory."""
         loading = Loading(name, revision, self.dtype, init_kwargs=self.model_init_kwargs)
-        return self._of_model(rows, loading.tokenizer(), context.other(loading), self.token_settings())
+        return self._score_by_model(rows, loading.tokenizer(), runner.with_model(loading), self.token_settings())
 
-    def _of_model(
-        self, rows: TokenRows, tokenizer: Any, context: ModelContext, settings: TokenSettings
+    def _score_by_model(
+        self, rows: TokenRows, tokenizer: Any, runner: ModelRunner, settings: TokenSettings
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The token or sentence score of each row by one model, float64 and NaN where there is none, and reasons."""
-        request = RatingRequest(tokenizer, self.ratings)
-        logits = RatingLogits(context, request.tokens)
+        """Compute the token or sentence score of each row by one model, float64, NaN without one, and the reasons."""
+        request = RatingPrompts(tokenizer, self.ratings)
+        logits = RatingRunner(runner, request.tokens)
         prompts = self.prompts[:1] if self.level == "token" else self.prompts
         scores = np.full((len(rows), len(prompts)), np.nan)
         reasons = np.full(len(rows), "", dtype=object)
         max_length = self.max_length or settings.max_length
         for column, prompt in enumerate(prompts):
-            asked = Ragged(_requests(request, rows, prompt, max_length, reasons))
-            at = np.flatnonzero(reasons == "")
+            requests = RaggedArray(_encode_requests(request, rows, prompt, max_length, reasons))
+            valid = np.flatnonzero(reasons == "")
             label = f"selectit {column + 1}/{len(prompts)}"
-            rated = logits.rate(asked, label, null_counts(reasons))
-            scores[at, column] = token_scores(rating_probabilities(rated))
+            rating_logits = logits.rate(requests, label, null_counts(reasons))
+            scores[valid, column] = token_scores(rating_probabilities(rating_logits))
         score = scores[:, 0] if self.level == "token" else sentence_scores(scores, self.alpha)
         return np.where(reasons == "", score, np.nan), reasons.astype(np.str_)
 
 
-def _requests(
-    request: RatingRequest, rows: TokenRows, prompt: str, max_length: int | None, reasons: np.ndarray
+def _encode_requests(
+    request: RatingPrompts, rows: TokenRows, prompt: str, max_length: int | None, reasons: np.ndarray
 ) -> Iterator[list[np.ndarray]]:
-    """The tokens of the request for each row that has no reason yet, part by part; new reasons are put in."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        read = list(rows.pool.rows(rows.indices[part]))
-        reasons[part] = [why or row.reason for why, row in zip(reasons[part], read, strict=True)]
-        at = start + np.flatnonzero(reasons[part] == "")
-        asked, why = request.contexts([read[each - start] for each in at], prompt, max_length)
-        reasons[at] = why
-        yield [each for each in asked if each is not None]
+    """Yield the token ids of the requests of each chunk of rows. Sets the reasons of excluded rows."""
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        parsed = list(rows.pool.rows(rows.indices[part]))
+        reasons[part] = [reason or row.reason for reason, row in zip(reasons[part], parsed, strict=True)]
+        valid = np.flatnonzero(reasons[part] == "")
+        encoded, new_reasons = request.encode_rows([parsed[index] for index in valid], prompt, max_length)
+        reasons[start + valid] = new_reasons
+        yield [ids for ids in encoded if ids is not None]
 
 
 def rating_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the rating tokens alone (last axis), float64. Logits and log-probabilities give the same.
+    """Compute the softmax over the rating tokens only (last axis), float64, of logits or log-probabilities.
 
     >>> rating_probabilities(np.log([0.1, 0.3])).round(2).tolist()
     [0.25, 0.75]
@@ -195,13 +211,13 @@ def rating_probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def token_scores(probabilities: np.ndarray) -> np.ndarray:
-    """The likeliest rating, 1 to K, times its mean distance from the others. Of equal ones the lowest counts.
+    """Compute the most probable rating, 1 to K, times its mean distance from the others; ties go to the lowest.
 
     The distances are between `exp(p) / sum(exp(p))`, an exponential of probabilities (the paper's Eq. 3, and its
-    code), which is flatter than the probabilities are: with K = 5 it lies between 0.149 and 0.405.
+    code), which is flatter than the probabilities: with K = 5 it lies between 0.149 and 0.405.
 
     Args:
-        probabilities: of the K ratings, shape (..., K), each summing to 1.
+        probabilities: Probabilities of the K ratings, shape (..., K), which sum to 1.
 
     Returns:
         Shape (...), float64.
@@ -215,7 +231,7 @@ def token_scores(probabilities: np.ndarray) -> np.ndarray:
 
 
 def sentence_scores(tokens: np.ndarray, alpha: float) -> np.ndarray:
-    """Mean over prompts (last axis), divided by 1 + alpha times their population standard deviation.
+    """Compute the mean over prompts (last axis), divided by 1 + alpha times their population standard deviation.
 
     >>> sentence_scores(np.array([[1.0, 3.0]]), alpha=1.0).tolist()
     [1.0]
@@ -225,7 +241,7 @@ def sentence_scores(tokens: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def model_scores(sentences: np.ndarray, parameters: Sequence[float]) -> np.ndarray:
-    """Mean over models (first axis), weighed by their sizes, whatever the unit of these is.
+    """Compute the mean over models (first axis), weighted by their sizes in any unit.
 
     >>> model_scores(np.array([[1.0], [2.0]]), [7, 21]).tolist()
     [1.75]
@@ -240,21 +256,23 @@ def _is_number(value: object) -> bool:
 
 
 def _prompts(prompts: Any, level: str) -> tuple[str, ...]:
-    if not isinstance(prompts, tuple | list) or not all(isinstance(each, str) and each.strip() for each in prompts):
+    if not isinstance(prompts, tuple | list) or not all(
+        isinstance(prompt, str) and prompt.strip() for prompt in prompts
+    ):
         raise ConfigError(f"SelectIT(prompts={prompts!r}): it has to be a list of texts that are not empty.")
     if len(set(prompts)) < len(prompts):
         raise ConfigError("SelectIT(prompts=...) holds a prompt twice.")
-    least = 1 if level == "token" else 2
-    if len(prompts) < least:
+    minimum = 1 if level == "token" else 2
+    if len(prompts) < minimum:
         raise ConfigError(
-            f"SelectIT(level={level!r}) needs at least {least} of prompts, and has {len(prompts)}. level='token' asks "
-            "one alone."
+            f"SelectIT(level={level!r}) needs at least {minimum} prompts, and has {len(prompts)}. level='token' "
+            "needs one."
         )
     return tuple(prompts)
 
 
 def _models(models: Any) -> tuple[tuple[str, float], ...]:
-    pairs = [each if isinstance(each, tuple | list) else () for each in models] if _is_list(models) else [()]
+    pairs: list[Any] = [pair if _is_list(pair) else () for pair in models] if _is_list(models) else [()]
     for pair in pairs:
         if len(pair) != 2 or not isinstance(pair[0], str) or not _is_number(pair[1]) or pair[1] <= 0:
             raise ConfigError(

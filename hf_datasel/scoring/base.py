@@ -1,4 +1,4 @@
-"""What a score is."""
+"""Base classes of scores: `Score` and `ModelScore`."""
 
 from __future__ import annotations
 
@@ -14,272 +14,342 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.formats import Batch
-from hf_datasel.scoring.models import KEPT, Kind, Loading, model_identity
+from hf_datasel.scoring.models import MAP_MODELS, Kind as ModelKind, Loading, model_identity
+from hf_datasel.spec import HasSpec, Kind, description, object_key, spec_name
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features, IterableDataset
 
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "null_counts"]
 
 logger = logging.getLogger(__name__)
 
 Columns: TypeAlias = dict[str, pa.Array]
-"""New columns, each aligned with the rows; null where a row has no value."""
+"""New columns by name, one value per row; null where a row has no value."""
 
 
 @dataclass(frozen=True)
-class Score(ABC):
-    """Numbers for rows: a frozen dataclass whose fields are its settings.
+class Score(HasSpec, ABC):
+    """A score for each row: a frozen dataclass whose fields are its settings.
 
     A score is a callable for `Dataset.map(score, batched=True)`, and an argument of `hf_datasel.score`, which is
-    faster for scores that run a model. A subclass says what it writes (`columns`) and how (`compute`).
+    faster for scores that run a model. A subclass implements `columns` and `compute`.
+
+    Args:
+        column_prefix: Prefix of the name of every column that the score writes.
+
+    Attributes:
+        version: Version of the computation. It is increased when equal settings produce different numbers, so that
+            values cached under an earlier version are not used.
+        citation: BibTeX of the paper that the score comes from, for the dataset card.
     """
 
     column_prefix: str = field(default="", kw_only=True)
-    """Put before the name of every column written."""
 
+    spec_kind: ClassVar[Kind] = "score"
     version: ClassVar[int] = 1
-    """Raised when equal settings start giving other numbers."""
     citation: ClassVar[str] = ""
-    """BibTeX of the paper the score comes from, for the dataset card."""
 
     @abstractmethod
     def columns(self) -> dict[str, pa.DataType]:
-        """The columns written and their types, without the prefix."""
+        """Return the columns that the score writes and their types, without the prefix."""
 
     @abstractmethod
-    def compute(self, rows: TokenRows, context: ModelContext) -> Columns:
-        """The columns for these rows, without the prefix. `context.model` is None where the score needs no model."""
+    def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
+        """Compute the columns for some rows.
+
+        Args:
+            rows: The rows, with their token ids if `needs_tokenizer` is true.
+            runner: Runs the model in batches, on all processes, and caches results in the score store.
+                `runner.model` is None for a score that needs no model.
+
+        Returns:
+            The columns by name, without the prefix: one value per row, null where a row has no value.
+        """
 
     @property
     def value_column(self) -> str:
-        """Of the columns written the one that a choice goes by, with the prefix: the first, if not said otherwise."""
+        """Name of the column that selectors rank rows by, with the prefix: the first one by default."""
         return f"{self.column_prefix}{next(iter(self.columns()))}"
 
-    def announce(self, rows: TokenRows, context: ModelContext) -> None:
-        """Tell the context which passes `compute` is going to ask for, so that scores can share them."""
+    def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Tell the runner which forward passes `compute` will request, so that several scores share them.
+
+        Args:
+            rows: The rows that `compute` will be called with.
+            runner: The runner that `compute` will be called with; see `ModelRunner.announce`.
+        """
         return
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Columns of the dataset that are read, besides those that hold the row."""
+        """Names of the columns that the score reads, other than those that hold the row's text."""
         return ()
 
     def check(self, rows: int) -> None:
-        """Refuse settings that cannot be met by so many rows, before any work is done.
+        """Raise an error if the settings cannot work for this number of rows, before anything is computed.
+
+        Args:
+            rows: Number of rows in the dataset.
 
         Raises:
-            ScoreError: says what to change.
+            ScoreError: The settings cannot work; the message says what to change.
         """
         return
 
-    def check_inputs(self, rows: TokenRows, context: ModelContext) -> None:
-        """Refuse what `compute` would refuse whatever the rows hold: their format, the model, settings beside it.
+    def check_inputs(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Raise an error if `compute` would fail for any rows of this format with this model.
 
-        It is asked for before training, where the score is computed after some of it. No model is run for it, and none
-        is loaded by name.
+        The trainer calls this before training starts, because some scores are computed only later. No model is run,
+        and none is loaded by name.
 
         Args:
-            rows: none, of the format of those to come, with their tokenizer.
-            context: as in `compute`.
+            rows: No rows, but with the format and the tokenizer of the rows to come.
+            runner: As in `compute`.
         """
-        if context.loading is None:
-            self.compute(rows, context)
+        if runner.loading is None:
+            self.compute(rows, runner)
 
     @property
     def needs_fit(self) -> bool:
-        """Whether the whole dataset has to be looked at first, which `fitted` does."""
+        """Whether the score has to be fitted to the whole dataset first, which `fitted` does."""
         return False
 
     def fitted(self, dataset: Dataset, folder: Path) -> Score:
-        """This score, fitted to the dataset; what it learns is written into the folder, and named in its settings."""
+        """Fit the score to a dataset.
+
+        Args:
+            dataset: All rows, with the columns that the score reads.
+            folder: Folder that files with the fitted state are written to; the returned score names them in its
+                settings.
+
+        Returns:
+            The fitted score.
+        """
         return self
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Whether rows have to be tokenised."""
+        """Whether the score reads token ids."""
         return False
 
     def settings(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
+        """Return the values of the fields by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def spec(self) -> dict[str, Any]:
-        """Everything that decides the numbers, for the record: settings, version and what the model's name means."""
-        return {"score": type(self).__name__, "version": self.version, **self.settings()}
+        """Return everything that determines the values: name, version, settings and the resolved model.
 
-    def meaning(self, column: str) -> Hashable:
-        """Equal for two scores that write the same numbers into this column, so that both may."""
-        return repr(self)
+        A score outside hf_datasel also records its description, which dataset cards show.
+        """
+        name = spec_name(self)
+        about = description(type(self)) if ":" in name else {}
+        return {"score": name, "version": self.version, **about, **self.settings()}
+
+    def column_identity(self, column: str) -> Hashable:
+        """Return a key that is equal for two scores that write the same values into a column.
+
+        Two scores of one call may write the same column only if their keys are equal.
+
+        Args:
+            column: Name of the column, without the prefix.
+        """
+        return object_key(self)
 
     def features(self, dataset: Dataset | IterableDataset) -> Features:
-        """The dataset's features with the new columns: what to pass to `map` where the first rows have no score.
+        """Return the features of the dataset with the new columns, to pass to `map`.
+
+        They are needed where the first rows have no score, because `map` infers types from them.
+
+        Args:
+            dataset: The dataset that the score is mapped over.
 
         Raises:
-            ScoreError: a streaming dataset that does not know its features.
+            ScoreError: The dataset is streamed and its features are unknown.
         """
         from datasets import Features
         from datasets.features.features import generate_from_arrow_type
 
         if dataset.features is None:
             raise ScoreError(
-                "This streaming dataset does not know its features. Pass features= where it is made, or map without."
+                "The features of this streaming dataset are unknown. Pass features= where it is created, or call map "
+                "without features."
             )
-        ours = {name: generate_from_arrow_type(kind) for name, kind in self._named(self.columns()).items()}
-        return Features({**dataset.features, **ours})
+        new = {name: generate_from_arrow_type(dtype) for name, dtype in self._prefixed(self.columns()).items()}
+        return Features({**dataset.features, **new})
 
     def __call__(self, batch: Batch) -> dict[str, list[Any]]:
-        """New columns for a batch (column name -> values): float32, int32 or str, None where there is no value."""
+        """Compute the columns for a batch of `Dataset.map(score, batched=True)`.
+
+        Args:
+            batch: Column name -> values, in any supported row format.
+
+        Returns:
+            Column name -> values: float32, int32 or str, None where a row has no value.
+
+        Raises:
+            ScoreError: The batch is a single row, or the score names no model.
+        """
         from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        for name in batch:
-            if isinstance(batch[name], str) or not hasattr(batch[name], "__len__"):
-                raise ScoreError(
-                    f"{type(self).__name__} works on batches: pass batched=True to map (and batch_size=1024, say)."
-                )
-            break
+        first = batch[next(iter(batch))] if len(batch) else []
+        if isinstance(first, str) or not hasattr(first, "__len__"):
+            raise ScoreError(f"{type(self).__name__} works on batches: call dataset.map(..., batched=True).")
         was_disabled = are_progress_bars_disabled()
         disable_progress_bars()
         try:
-            rows, context = self._rows_of(Dataset.from_dict({name: list(batch[name]) for name in batch}))
-            computed = self._named(self.compute(rows, context))
+            rows, runner = self._rows_of(Dataset.from_dict({name: list(batch[name]) for name in batch}))
+            columns = self._prefixed(self.compute(rows, runner))
         finally:
             if not was_disabled:
                 enable_progress_bars()
-        for name, values in computed.items():
+        for name, values in columns.items():
             if len(values) and values.null_count == len(values):
                 logger.warning(
-                    "No row of this batch has a %s. If the first rows of the dataset are all like this, pass "
+                    "No row of this batch has a %s. If the first rows of the dataset have none, pass "
                     "features=%s(...).features(dataset) to map, or use hf_datasel.score.",
                     name,
                     type(self).__name__,
                 )
                 break
-        return {name: _plain(values) for name, values in computed.items()}
+        return {name: _to_python(values) for name, values in columns.items()}
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
+        """Return the rows of a batch of `Dataset.map` and the runner to compute them with."""
         from hf_datasel.formats import Pool
-        from hf_datasel.scoring.runner import ModelContext
+        from hf_datasel.scoring.runner import ModelRunner
 
-        return TokenRows(Pool(dataset), None), ModelContext(progress=False, models=KEPT)
+        return TokenRows(Pool(dataset), None), ModelRunner(progress=False, models=MAP_MODELS)
 
-    def _named(self, columns: Mapping[str, Any]) -> dict[str, Any]:
+    def _prefixed(self, columns: Mapping[str, Any]) -> dict[str, Any]:
         return {f"{self.column_prefix}{name}": value for name, value in columns.items()}
 
     def _identity(self) -> str:
-        """What, besides the settings, decides the numbers: part of the pickle, and so of every cache key."""
+        """Return what determines the values apart from the settings; it is pickled, so `datasets` hashes it."""
         return f"v{self.version}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.settings(), self._identity())
 
 
-def _rebuild(kind: type[Score], settings: dict[str, Any], identity: str) -> Score:
-    return kind(**settings)
+def _rebuild(cls: type[Score], settings: dict[str, Any], identity: str) -> Score:
+    return cls(**settings)
 
 
 @dataclass(frozen=True)
 class ModelScore(Score):
-    """A score that runs a model over the rows."""
+    """A score that runs a model over the rows.
+
+    Args:
+        model: Hub id or local path. None uses the model in training, or the `model` of `hf_datasel.score`.
+        revision: Commit, branch or tag of a Hub model.
+        dtype: Data type of the weights, as in `from_pretrained`: "auto" or the name of a floating-point type.
+        model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`:
+            `{"quantization_config": {"load_in_4bit": True}}`, `{"attn_implementation": "flash_attention_2"}`,
+            `{"device_map": "auto"}`.
+        max_length: Number of tokens that rows are truncated to. None uses the `max_length` of the training arguments,
+            and 1,024 outside a trainer, the default of `SFTConfig`.
+    """
 
     model: str | None = None
-    """Hub id or local path; None is the model of the round, or the `model` of `hf_datasel.score`."""
     revision: str | None = field(default=None, kw_only=True)
-    """Commit, branch or tag of a Hub model."""
     dtype: str = field(default="auto", kw_only=True)
-    """Of the weights, as in `from_pretrained`."""
     model_init_kwargs: dict[str, Any] | None = field(default=None, kw_only=True)
-    """More arguments of `from_pretrained`, as in `SFTConfig`: `{"quantization_config": {"load_in_4bit": True}}`,
-    `{"attn_implementation": "flash_attention_2"}`, `{"device_map": "auto"}`."""
     max_length: int | None = field(default=None, kw_only=True)
-    """Tokens a row is cut to; None is what training uses, and 1,024 outside a trainer, as in `SFTConfig`."""
 
     def __post_init__(self) -> None:
+        name = type(self).__name__
         if self.model is not None and not isinstance(self.model, str):
             raise ConfigError(
-                f"{type(self).__name__}(model=...) has to be a name or a path, so that the score can be pickled and "
-                f"cached, and this is {type(self.model).__name__}. A live model goes to hf_datasel.score(model=...)."
+                f"{name}(model=...) has to be a name or a path, so that the score can be pickled and cached, and is "
+                f"a {type(self.model).__name__}. Pass a loaded model to hf_datasel.score(dataset, {name}(), "
+                "model=..., processing_class=...)."
             )
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
             raise ConfigError(f"max_length has to be an int of at least 2, or None, and is {self.max_length!r}.")
         if self.model_init_kwargs is not None and not isinstance(self.model_init_kwargs, dict):
-            raise ConfigError(f"model_init_kwargs has to be a mapping or None, and is {self.model_init_kwargs!r}.")
+            raise ConfigError(f"model_init_kwargs has to be a dict or None, and is {self.model_init_kwargs!r}.")
         if not isinstance(self.dtype, str) or not _is_dtype(self.dtype):
             raise ConfigError(
-                f"dtype={self.dtype!r}: it has to be 'auto', or the name of a floating dtype such as 'bfloat16'."
+                f"dtype={self.dtype!r}: it has to be 'auto', or the name of a floating-point dtype such as 'bfloat16'."
             )
         for key, value in (self.model_init_kwargs or {}).items():
             if key in ("dtype", "torch_dtype", "revision"):
-                field_name = key.removeprefix("torch_")
-                raise ConfigError(f"model_init_kwargs[{key!r}]: pass {type(self).__name__}({field_name}=...) instead.")
+                raise ConfigError(
+                    f"model_init_kwargs[{key!r}]: pass {name}({key.removeprefix('torch_')}=...) instead."
+                )
             if not _is_json(value):
                 raise ConfigError(
-                    f"model_init_kwargs[{key!r}] has to be written as JSON has it, such as "
-                    f'{{"load_in_4bit": True}} for a quantization_config, and is {type(value).__name__}.'
+                    f'model_init_kwargs[{key!r}] has to be JSON, such as {{"load_in_4bit": True}} for a '
+                    f"quantization_config, and is a {type(value).__name__}."
                 )
 
     @property
-    def kind(self) -> Kind:
-        """With which head the model is loaded."""
+    def kind(self) -> ModelKind:
+        """Kind of model to load: a causal LM, an encoder or a reward model."""
         return "causal"
 
     @property
     def needs_tokenizer(self) -> bool:
+        """Whether the score reads token ids: true for every score with a model."""
         return True
 
     def spec(self) -> dict[str, Any]:
+        """Return everything that determines the values, with the commit or the digest of the model's files."""
         resolved = model_identity(self.model, self.revision) if self.model is not None else None
-        given = self.model_init_kwargs
-        loaded = given and {key: value for key, value in given.items() if key not in _SECRET}
-        return {**super().spec(), "model_init_kwargs": loaded, "resolved_model": resolved}
+        init_kwargs = self.model_init_kwargs
+        recorded = init_kwargs and {key: value for key, value in init_kwargs.items() if key not in _SECRETS}
+        return {**super().spec(), "model_init_kwargs": recorded, "resolved_model": resolved}
 
     def loading(self) -> Loading:
-        """The model that the settings name, and how it is loaded.
+        """Return the model that the settings name, and how to load it.
 
         Raises:
-            ScoreError: they name none.
+            ScoreError: The settings name no model.
         """
         if self.model is None:
+            name = type(self).__name__
             raise ScoreError(
-                f"{type(self).__name__}() has no model to run in map. Pass {type(self).__name__}('name or path'), or "
-                "use hf_datasel.score(dataset, [...], model=...)."
+                f"{name}() has no model to run in map. Pass {name}('name or path'), or use "
+                "hf_datasel.score(dataset, [...], model=...)."
             )
         return Loading(self.model, self.revision, self.dtype, self.kind, self.model_init_kwargs)
 
     def model_settings(self) -> tuple[Any, ...]:
-        """The fields that say which model runs, and how it is loaded."""
+        """Return the settings that determine which model runs and how it is loaded."""
         return self.model, self.revision, self.dtype, self.model_init_kwargs
 
     def token_settings(self) -> TokenSettings:
-        """How rows are tokenised outside a trainer."""
+        """Return how rows are tokenized outside a trainer."""
         return TokenSettings(max_length=self.max_length or 1024)
 
     def _identity(self) -> str:
         resolved = "" if self.model is None else model_identity(self.model, self.revision)
         return f"{super()._identity()}:{resolved}"
 
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelContext]:
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
         from hf_datasel.formats import Pool
 
         loading = self.loading()
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
-        return rows, super()._rows_of(dataset)[1].other(loading)
+        return rows, super()._rows_of(dataset)[1].with_model(loading)
 
 
-_SECRET = ("token", "use_auth_token")
-"""Arguments of `from_pretrained` that no record may hold."""
+_SECRETS = ("token", "use_auth_token")
+"""Arguments of `from_pretrained` that are never recorded."""
 
 
 def _is_dtype(name: str) -> bool:
-    import torch
-
-    found = getattr(torch, name, None)
-    return name == "auto" or (isinstance(found, torch.dtype) and found.is_floating_point)
+    if name == "auto":
+        return True
+    dtype = getattr(torch, name, None)
+    return isinstance(dtype, torch.dtype) and dtype.is_floating_point
 
 
 def _is_json(value: object) -> bool:
@@ -290,24 +360,36 @@ def _is_json(value: object) -> bool:
     return True
 
 
-def _plain(values: pa.Array) -> list[Any]:
-    """As `datasets` infers types from: float32 stays float32, int32 stays int32, null is None."""
+def _to_python(values: pa.Array) -> list[Any]:
+    """Return a list from which `datasets` infers the type of the column: numpy scalars, str, None for null."""
     if pa.types.is_string(values.type):
         return list(values.to_pylist())
-    kind = np.dtype(values.type.to_pandas_dtype()).type
-    return [None if value is None else kind(value) for value in values.to_pylist()]
+    scalar = np.dtype(values.type.to_pandas_dtype()).type
+    return [None if value is None else scalar(value) for value in values.to_pylist()]
 
 
 def null_counts(reasons: np.ndarray) -> Counter[str]:
-    """How many rows have no value, by reason."""
+    """Count the rows without a value by reason.
+
+    Args:
+        reasons: Reason per row, str; empty for a row with a value.
+    """
     return Counter(reasons[reasons != ""].tolist())
 
 
 def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[pa.Array], pa.Array]:
-    """Float32 columns, null where they are not finite, and a reason for each row with a null that has none yet."""
+    """Convert values to float32 columns that are null where a value is not finite.
+
+    Args:
+        values: One array per column, of shape (rows,).
+        reasons: Reason per row, str; empty for a row with a value.
+
+    Returns:
+        The columns, and the reasons as a column: "not_finite" is added for rows with a null that had no reason yet.
+    """
     with np.errstate(over="ignore"):
         narrow = [value.astype(np.float32) for value in values]
-    bad = [~np.isfinite(value) for value in narrow]
-    reasons = np.where(np.logical_or.reduce(bad) & (reasons == ""), "not_finite", reasons)
-    columns = [pa.array(value, mask=null, type=pa.float32()) for value, null in zip(narrow, bad, strict=True)]
+    is_null = [~np.isfinite(value) for value in narrow]
+    reasons = np.where(np.logical_or.reduce(is_null) & (reasons == ""), "not_finite", reasons)
+    columns = [pa.array(value, mask=null, type=pa.float32()) for value, null in zip(narrow, is_null, strict=True)]
     return columns, pa.array(reasons.tolist(), pa.string())

@@ -1,4 +1,4 @@
-"""Which rows go through a model together, and which process takes them."""
+"""Batches of rows with similar lengths, split where the device runs out of memory."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
+from hf_datasel._lazy import torch
 from hf_datasel.errors import ModelError
 
-__all__ = ["Batches", "length_of_positions", "plan_batches", "remaining"]
+__all__ = ["BatchRunner", "plan_batches", "remaining_batches", "static_rope_length"]
 
 
 def plan_batches(lengths: np.ndarray, tokens_per_batch: int, batch_size: int | None = None) -> list[np.ndarray]:
-    """Positions grouped by length, longest first, so that no padded batch exceeds `tokens_per_batch` tokens.
+    """Group sequences by length, longest first, into batches of at most `tokens_per_batch` padded tokens.
 
     A sequence longer than that is a batch of its own. The plan depends on the lengths alone.
 
     Args:
-        lengths: tokens of each sequence, int64.
-        tokens_per_batch: upper bound on the sequences of a batch times the tokens of its longest one.
-        batch_size: upper bound on the sequences of a batch.
+        lengths: Number of tokens of each sequence, int64.
+        tokens_per_batch: Maximum number of sequences in a batch times the tokens of its longest one.
+        batch_size: Maximum number of sequences in a batch.
+
+    Returns:
+        The indices of the sequences of each batch, int64.
 
     >>> [batch.tolist() for batch in plan_batches(np.array([3, 9, 3, 4]), 9)]
     [[1], [3, 0], [2]]
@@ -37,86 +40,108 @@ def plan_batches(lengths: np.ndarray, tokens_per_batch: int, batch_size: int | N
     return batches
 
 
-def remaining(
+def remaining_batches(
     batches: list[np.ndarray],
-    known: np.ndarray,
+    is_cached: np.ndarray,
     lengths: np.ndarray,
     tokens_per_batch: int,
     batch_size: int | None = None,
 ) -> list[np.ndarray]:
-    """What is left of a plan once some results are known.
+    """Return the batches that remain to be computed once some results are cached.
 
-    A batch without a known result stays as it was, so that a plan that was interrupted goes on with the very same
-    batches. What is left of the others is planned anew.
+    A batch without a cached result stays as it was, so that an interrupted run continues with exactly the same
+    batches. The remaining sequences of the other batches are grouped again.
+
+    Args:
+        batches: All batches, from `plan_batches`.
+        is_cached: Whether the result of each sequence is cached, bool.
+        lengths: Number of tokens of each sequence, int64.
+        tokens_per_batch: As in `plan_batches`.
+        batch_size: As in `plan_batches`.
     """
-    whole = [batch for batch in batches if not known[batch].any()]
-    rest = [batch[~known[batch]] for batch in batches if known[batch].any()]
-    left = np.concatenate([np.empty(0, dtype=np.int64), *rest])
-    return whole + [left[batch] for batch in plan_batches(lengths[left], tokens_per_batch, batch_size)]
+    unchanged = [batch for batch in batches if not is_cached[batch].any()]
+    partial = [batch[~is_cached[batch]] for batch in batches if is_cached[batch].any()]
+    indices = np.concatenate([np.empty(0, dtype=np.int64), *partial])
+    return unchanged + [indices[batch] for batch in plan_batches(lengths[indices], tokens_per_batch, batch_size)]
 
 
-def length_of_positions(config: Any) -> int | None:
-    """Tokens up to which positions are told in the same way; None where they always are.
+def static_rope_length(config: Any) -> int | None:
+    """Return the length up to which positions are encoded the same way, or None if that is any length.
 
-    With some rotary embeddings ("dynamic", "longrope") a token's position is told otherwise in a longer sequence, or
-    in a batch with one.
+    With some rotary embeddings ("dynamic", "longrope") a position is encoded differently in a longer sequence, or in
+    a batch that contains one.
+
+    Args:
+        config: Configuration of the model.
     """
     text = config.get_text_config()
-    ropes = getattr(text, "rope_parameters", None) or {}
-    each_kind = [ropes, *(each for each in ropes.values() if isinstance(each, dict))]
-    found = [
-        each.get("original_max_position_embeddings")
+    parameters = getattr(text, "rope_parameters", None) or {}
+    by_layer_type = [parameters, *(value for value in parameters.values() if isinstance(value, dict))]
+    lengths = [
+        rope.get("original_max_position_embeddings")
         or getattr(text, "original_max_position_embeddings", None)
         or text.max_position_embeddings
-        for each in each_kind
-        if each.get("rope_type") in ("dynamic", "longrope")
+        for rope in by_layer_type
+        if rope.get("rope_type") in ("dynamic", "longrope")
     ]
-    return min(found, default=None)
+    return min(lengths, default=None)
 
 
-class Batches:
+class BatchRunner:
     """Runs batches, and splits those that do not fit into the memory of the device.
 
     Args:
-        lengths: tokens of each sequence.
-        compute: takes the positions of one batch.
+        lengths: Number of tokens of each sequence.
+        compute: Function of the indices of a batch, which returns its results.
+        max_tokens: Maximum number of padded tokens of a batch, if a larger one is known not to fit. It is lowered
+            whenever a batch does not fit.
     """
 
-    def __init__(self, lengths: np.ndarray, compute: Callable[[np.ndarray], list[np.ndarray]]):
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        compute: Callable[[np.ndarray], list[np.ndarray]],
+        max_tokens: int | None = None,
+    ):
         self.lengths = lengths
         self.compute = compute
-        self.room: int | None = None
-        """Padded tokens that a batch may have, once one did not fit."""
+        self.max_tokens = max_tokens
 
-    def results(self, batch: np.ndarray) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-        """The results of a batch, in as many parts as it takes.
+    def run(self, batch: np.ndarray) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+        """Compute the results of a batch, in as many parts as necessary.
+
+        Args:
+            batch: Indices of sequences.
+
+        Yields:
+            The indices of a part, and its results.
 
         Raises:
-            ModelError: one sequence alone does not fit.
+            ModelError: A single sequence does not fit into memory.
         """
-        waiting = [batch]
-        while waiting:
-            part = waiting.pop()
-            if self.room is not None and len(part) > 1 and self._padded(part) > self.room:
-                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+        stack = [batch]
+        while stack:
+            part = stack.pop()
+            if self.max_tokens is not None and len(part) > 1 and self._padded_tokens(part) > self.max_tokens:
+                stack += [part[len(part) // 2 :], part[: len(part) // 2]]
                 continue
-            found = self._attempt(part)
-            if found is not None:
-                yield part, found
+            results = self._try(part)
+            if results is not None:
+                yield part, results
             elif len(part) > 1:
-                self.room = self._padded(part) // 2
-                waiting.append(part)
+                self.max_tokens = self._padded_tokens(part) // 2
+                stack.append(part)
             else:
                 raise ModelError(
                     f"A row of {int(self.lengths[part[0]]):,} tokens does not fit into the memory of the device, even "
                     "alone. Lower max_length, or load the model in fewer bits."
                 )
 
-    def _padded(self, part: np.ndarray) -> int:
+    def _padded_tokens(self, part: np.ndarray) -> int:
         return len(part) * max(int(self.lengths[part].max()), 1)
 
-    def _attempt(self, part: np.ndarray) -> list[np.ndarray] | None:
-        """The results, or None where memory is short."""
+    def _try(self, part: np.ndarray) -> list[np.ndarray] | None:
+        """Compute the results, or return None if the device runs out of memory."""
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
         try:
@@ -124,5 +149,5 @@ class Batches:
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not isinstance(error, torch.OutOfMemoryError) and not should_reduce_batch_size(error):
                 raise
-        clear_device_cache(garbage_collection=True)  # once the error, which holds the tensors, is gone
+        clear_device_cache(garbage_collection=True)  # outside the handler: the error refers to the tensors
         return None

@@ -1,4 +1,4 @@
-"""Where a column of numbers comes from: known by its values, so that renaming it or storing it does not lose it."""
+"""Column provenance: map the hash of a column's values to the spec that produced it."""
 
 from __future__ import annotations
 
@@ -11,71 +11,89 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-__all__ = ["origin_of", "read_origins", "remember", "write_origins"]
+from hf_datasel.spec import upgraded
+
+__all__ = ["provenance_of", "read_provenance", "record_provenance", "write_provenance"]
 
 logger = logging.getLogger(__name__)
 
-_MOST = 1_000
-"""Columns remembered by a process, the last ones."""
-_DISTINCT = 16
-"""Different numbers, and a twentieth of all, that no other column has by chance."""
+_MAX_COLUMNS = 1_000
+"""Number of columns whose spec a process remembers; older ones are dropped."""
+_MIN_DISTINCT = 16
+"""Number of distinct values from which equal columns are no coincidence; in long columns a twentieth of the values."""
 
-_known: dict[str, dict[str, Any]] = {}
-
-
-def remember(name: str, column: pa.Array | pa.ChunkedArray, spec: dict[str, Any]) -> None:
-    """Keep in mind that these numbers were computed under this spec. Columns of text or vectors are left out."""
-    if _is_numeric(column):
-        for key in _keys(name, column.cast("double").to_numpy(zero_copy_only=False)):
-            _keep(key, spec)
+_specs: dict[str, dict[str, Any]] = {}
 
 
-def origin_of(name: str, values: np.ndarray) -> dict[str, Any] | None:
-    """The spec under which these numbers were computed, in this order, or None if nothing is known of them.
-
-    A column of few different numbers, such as counts, has to have its name still: others may be equal by chance.
+def record_provenance(name: str, column: pa.Array | pa.ChunkedArray, spec: dict[str, Any]) -> None:
+    """Record the spec that a column was computed with. Columns of text or vectors are ignored.
 
     Args:
-        name: of the column.
-        values: float64 of shape (rows,), NaN where there is none.
+        name: Name of the column.
+        column: Values of the column.
+        spec: Spec of the score.
     """
-    return next((_known[key] for key in _keys(name, values) if key in _known), None)
+    if _is_numeric(column):
+        for key in _keys(name, column.cast("double").to_numpy(zero_copy_only=False)):
+            _record(key, spec)
 
 
-def write_origins(path: Path, table: pa.Table) -> None:
-    """Write what is known of these columns beside the file that they are in."""
+def provenance_of(name: str, values: np.ndarray) -> dict[str, Any] | None:
+    """Return the spec that a column was computed with, or None if it is unknown.
+
+    The column is recognized by its values in their order, so it may have been renamed or stored. A column with few
+    distinct values, such as counts, must still have its name, because other columns may be equal by chance.
+
+    Args:
+        name: Name of the column.
+        values: Values of the column, float64 of shape (rows,), NaN for null.
+    """
+    return next((_specs[key] for key in _keys(name, values) if key in _specs), None)
+
+
+def write_provenance(path: Path, table: pa.Table) -> None:
+    """Write the specs of the columns of a table, to be stored next to the file of the table.
+
+    Args:
+        path: JSON file to write.
+        table: The table.
+    """
     columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
-    keys = [key for name, each in columns.items() for key in _keys(name, each.cast("double").to_numpy())]
-    known = {key: _known[key] for key in keys if key in _known}
-    path.write_text(json.dumps({"origins": known}, indent=1, sort_keys=True), encoding="utf-8")
+    keys = [key for name, column in columns.items() for key in _keys(name, column.cast("double").to_numpy())]
+    specs = {key: _specs[key] for key in keys if key in _specs}
+    path.write_text(json.dumps({"origins": specs}, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def read_origins(path: Path) -> None:
-    """Take over what was written beside a file of columns. It holds for columns of those very values alone."""
+def read_provenance(path: Path) -> None:
+    """Read what `write_provenance` wrote. It applies only to columns with exactly the same values.
+
+    Args:
+        path: JSON file; one that cannot be read is logged and ignored.
+    """
     try:
-        found = dict(json.loads(path.read_text(encoding="utf-8"))["origins"])
+        specs = dict(json.loads(path.read_text(encoding="utf-8"))["origins"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.warning("%s does not say where columns come from (%s): they count as unverified.", path, error)
+        logger.warning("%s cannot be read (%s): how its columns were computed counts as unverified.", path, error)
         return
-    for key, spec in found.items():
-        _keep(key, spec)
+    for key, spec in specs.items():
+        _record(key, upgraded(spec))
 
 
-def _keep(digest: str, spec: dict[str, Any]) -> None:
-    _known.pop(digest, None)  # of equal numbers the last ones that were computed
-    _known[digest] = spec
-    while len(_known) > _MOST:
-        del _known[next(iter(_known))]
+def _record(key: str, spec: dict[str, Any]) -> None:
+    _specs.pop(key, None)  # insert at the end: columns with equal values have the spec of the last one computed
+    _specs[key] = spec
+    while len(_specs) > _MAX_COLUMNS:
+        del _specs[next(iter(_specs))]
 
 
 def _keys(name: str, values: np.ndarray) -> list[str]:
-    """What a column is known by: its name and numbers, and where there are many different ones by these alone."""
+    """Return the keys of a column: name and values, and the values alone if many of them are distinct."""
     present = values[~np.isnan(values)]
     if not present.size:
         return []
     digest = _digest(values)
-    many = len(np.unique(present)) >= max(_DISTINCT, present.size // 20)
-    return [f"{name}:{digest}", digest] if many else [f"{name}:{digest}"]
+    is_distinctive = len(np.unique(present)) >= max(_MIN_DISTINCT, present.size // 20)
+    return [f"{name}:{digest}", digest] if is_distinctive else [f"{name}:{digest}"]
 
 
 def _is_numeric(column: pa.Array | pa.ChunkedArray) -> bool:
@@ -84,5 +102,5 @@ def _is_numeric(column: pa.Array | pa.ChunkedArray) -> bool:
 
 def _digest(values: np.ndarray) -> str:
     plain = np.array(values, dtype="<f8")
-    plain[np.isnan(plain)] = np.nan  # whatever its bits were
+    plain[np.isnan(plain)] = np.nan  # one bit pattern for all NaN
     return hashlib.blake2b(plain.tobytes(), digest_size=16).hexdigest()

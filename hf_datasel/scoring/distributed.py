@@ -1,4 +1,4 @@
-"""The processes of a run, and what they tell each other."""
+"""The processes of a distributed run, and the collective operations between them."""
 
 from __future__ import annotations
 
@@ -10,115 +10,147 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 
+from hf_datasel._lazy import torch
 from hf_datasel.errors import DataselError
 
-__all__ = ["Ranks"]
+__all__ = ["Processes"]
 
-_AT_ONCE = 1 << 24
-"""Numbers sent in one message."""
-_PATIENCE = timedelta(days=7)
-"""Before a process that waits for the others gives up: one may have hours of work more than another."""
+_MESSAGE_SIZE = 1 << 24
+"""Number of values sent in one message."""
+_TIMEOUT = timedelta(days=7)
+"""Time that a process waits for the others: one may have hours more work than another."""
 
-Made = TypeVar("Made")
+Value = TypeVar("Value")
 _groups: dict[int, Any] = {}
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The processes that score together: one, or as many as `accelerate launch` or `torchrun` started.
+class Processes:
+    """The processes of a run: one, or as many as `accelerate launch` or `torchrun` started.
 
-    They talk over a group of their own, on the CPU, so that no result has to fit beside a model.
+    The methods have the names and the meaning of their counterparts in `accelerate`. All processes must call them in
+    the same order. They communicate through a Gloo process group of their own on the CPU, so that results need no
+    memory on the device.
 
-    Attributes:
-        index: of this process, from 0.
-        size: how many there are.
+    Args:
+        process_index: Index of this process, from 0.
+        num_processes: Number of processes.
     """
 
-    index: int = 0
-    size: int = 1
+    process_index: int = 0
+    num_processes: int = 1
 
     @classmethod
-    def current(cls) -> Ranks:
-        """Those of this run. Under a launcher the process group is made where nobody has made it yet."""
+    def current(cls) -> Processes:
+        """Return the processes of this run, and initialize the process group if a launcher is used."""
         if not torch.distributed.is_available():
             return cls()
         if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            PartialState()  # reads the launcher's environment, and takes the device of this process
+            PartialState()  # reads the environment of the launcher and sets the device of this process
         if not torch.distributed.is_initialized():
             return cls()
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())
 
     @property
-    def is_first(self) -> bool:
-        """Whether this process is the one that reads, writes and prints."""
-        return self.index == 0
+    def is_main_process(self) -> bool:
+        """Whether this is the main process, which reads, writes and prints."""
+        return self.process_index == 0
 
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """The sum over all processes, in place. Exact where all but one of them hold zeros."""
-        for part in self._parts(values):
-            sent = torch.from_numpy(part.copy())
-            torch.distributed.all_reduce(sent, group=_group())
-            part[:] = sent.numpy()
+    def all_reduce(self, values: np.ndarray) -> np.ndarray:
+        """Sum an array over all processes, in place.
+
+        The sum is exact where all processes but one have zeros.
+
+        Args:
+            values: Array of the same shape and data type in every process.
+
+        Returns:
+            The same array, with the sums.
+        """
+        for block in self._blocks(values):
+            tensor = torch.from_numpy(block.copy())
+            torch.distributed.all_reduce(tensor, group=_group())
+            block[:] = tensor.numpy()
         return values
 
-    def of_first(self, values: np.ndarray) -> np.ndarray:
-        """What the first process holds, in place."""
-        for part in self._parts(values):
-            sent = torch.from_numpy(part.copy())
-            torch.distributed.broadcast(sent, 0, group=_group())
-            part[:] = sent.numpy()
+    def broadcast(self, values: np.ndarray) -> np.ndarray:
+        """Copy an array of the main process to all processes, in place.
+
+        Args:
+            values: Array of the same shape and data type in every process.
+
+        Returns:
+            The same array, with the values of the main process.
+        """
+        for block in self._blocks(values):
+            tensor = torch.from_numpy(block.copy())
+            torch.distributed.broadcast(tensor, 0, group=_group())
+            block[:] = tensor.numpy()
         return values
 
-    def made_by_first(self, make: Callable[[], Made]) -> Made:
-        """What the first process makes, for all of them; a refusal is raised in all of them."""
-        if self.size == 1:
-            return make()
-        held: list[Any] = [None, None]
-        if self.is_first:
+    def run_on_main_process(self, function: Callable[[], Value]) -> Value:
+        """Call a function on the main process, and return its result on all processes.
+
+        Args:
+            function: Function without arguments; its result must be picklable.
+
+        Raises:
+            DataselError: The function raised one. It is raised on every process.
+        """
+        if self.num_processes == 1:
+            return function()
+        message: list[Any] = [None, None]
+        if self.is_main_process:
             try:
-                held = [make(), None]
+                message = [function(), None]
             except DataselError as error:
-                held = [None, error]
-        torch.distributed.broadcast_object_list(held, src=0, group=_group())
-        if held[1] is not None:
-            raise held[1]
-        made: Made = held[0]
-        return made
+                message = [None, error]
+        torch.distributed.broadcast_object_list(message, src=0, group=_group())
+        if message[1] is not None:
+            raise message[1]
+        result: Value = message[0]
+        return result
 
-    def gathered(self, value: Made) -> list[Made]:
-        """What each process holds, in their order, for all of them."""
-        if self.size == 1:
+    def gather_object(self, value: Value) -> list[Value]:
+        """Gather a picklable object from every process.
+
+        Args:
+            value: Object of this process.
+
+        Returns:
+            The objects of all processes in the order of their indices, on every process.
+        """
+        if self.num_processes == 1:
             return [value]
-        held: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(held, value, group=_group())
-        return held
+        values: list[Any] = [None] * self.num_processes
+        torch.distributed.all_gather_object(values, value, group=_group())
+        return values
 
-    def wait(self) -> None:
-        """Go on once every process has come this far."""
-        if self.size > 1:
+    def wait_for_everyone(self) -> None:
+        """Wait until every process has reached this call."""
+        if self.num_processes > 1:
             torch.distributed.barrier(group=_group())
 
-    def _parts(self, values: np.ndarray) -> Iterator[np.ndarray]:
+    def _blocks(self, values: np.ndarray) -> Iterator[np.ndarray]:
         flat = values.reshape(-1)
-        for at in range(0, len(flat) if self.size > 1 else 0, _AT_ONCE):
-            yield flat[at : at + _AT_ONCE]
+        for start in range(0, len(flat) if self.num_processes > 1 else 0, _MESSAGE_SIZE):
+            yield flat[start : start + _MESSAGE_SIZE]
 
 
 def _group() -> Any:
-    """Made once for each default group: every process comes here for the same first message."""
+    """Return the Gloo group, created once per default group: every process comes here for the same first message."""
     key = id(torch.distributed.group.WORLD)
     if key not in _groups:
-        _groups[key] = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-        atexit.register(_leave, key)
+        _groups[key] = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+        atexit.register(_close_group, key)
     return _groups[key]
 
 
-def _leave(key: int) -> None:
-    """Close a group before the interpreter takes apart what its threads use, which may abort the process."""
+def _close_group(key: int) -> None:
+    """Close a group before the interpreter frees what its threads use, which may abort the process."""
     group = _groups.pop(key)
     if torch.distributed.is_initialized() and id(torch.distributed.group.WORLD) == key:
         torch.distributed.destroy_process_group(group)

@@ -1,4 +1,4 @@
-"""Run a model in the middle of something else, and leave no trace."""
+"""Context managers that set eval mode and preserve RNG state."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
-__all__ = ["inference", "preserved_rng"]
+from hf_datasel._lazy import torch
+
+__all__ = ["eval_mode", "preserve_rng_state"]
 
 
 @contextmanager
-def preserved_rng() -> Iterator[None]:
-    """Put the random state of torch (all devices), numpy and Python back at the end."""
+def preserve_rng_state() -> Iterator[None]:
+    """Restore the RNG state of torch (all devices), numpy and Python on exit."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
@@ -28,14 +29,18 @@ def preserved_rng() -> Iterator[None]:
 
 
 @contextmanager
-def inference(model: torch.nn.Module, gradients: bool = False) -> Iterator[None]:
-    """Evaluation mode, without gradients by default; every module's mode and all random state are put back at the end.
+def eval_mode(model: torch.nn.Module, gradients: bool = False) -> Iterator[None]:
+    """Set eval mode, and restore the mode of every module and the RNG state on exit.
 
-    `Linear4bit` runs in training mode all the same, which changes nothing in its output: in evaluation mode
-    bitsandbytes repacks the weights of a 4-bit layer on the CPU, and every later gradient through it is zero.
+    `Linear4bit` modules stay in training mode, which does not change their output: in eval mode bitsandbytes repacks
+    the weights of a 4-bit layer on the CPU, and every later gradient through it is zero.
+
+    Args:
+        model: The model.
+        gradients: Whether gradients are computed.
     """
     modes = {module: module.training for module in model.modules()}
-    with preserved_rng(), torch.set_grad_enabled(gradients):
+    with preserve_rng_state(), torch.set_grad_enabled(gradients):
         try:
             model.eval()
             for module in modes:

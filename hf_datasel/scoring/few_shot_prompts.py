@@ -1,4 +1,4 @@
-"""The tokens of a question behind an example of another row, in pieces that are put together as they are."""
+"""One-shot prompts: the tokens of an example, of the question after it, and of the answer to score."""
 
 from __future__ import annotations
 
@@ -11,122 +11,132 @@ import numpy as np
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import Row, alpaca_prompt
-from hf_datasel.tokens.chat import task_and_answer
-from hf_datasel.tokens.prompts import encoded, started
+from hf_datasel.tokens.chat import prompt_and_response
+from hf_datasel.tokens.prompts import encode_prompts, encode_texts
 
-__all__ = ["Anchor", "OneShotTokens"]
+__all__ = ["AnchorTokens", "OneShotPrompts"]
 
 _PROBE = "the question itself"
 
 
 @dataclass(frozen=True)
-class Anchor:
-    """The tokens of a task. A sequence is `alone + answer`, or those of an example, then `behind + answer`.
+class AnchorTokens:
+    """Tokens of an anchor task.
 
-    Attributes:
-        alone: the question with nothing before it, int64.
-        behind: the question behind an example, int64.
-        answer: the tokens that are scored, the same in both, int64.
+    The zero-shot sequence is `alone + answer`, the one-shot sequence an example, then `after_example + answer`.
+
+    Args:
+        alone: Question at the start of a sequence, int64.
+        after_example: Question after an example, int64.
+        answer: Tokens that are scored, the same in both sequences, int64.
     """
 
     alone: np.ndarray
-    behind: np.ndarray
+    after_example: np.ndarray
     answer: np.ndarray
 
     def digest(self) -> bytes:
-        """16 bytes that stand for the tokens."""
-        whole = hashlib.blake2b(digest_size=16)
-        for ids in (self.alone, self.behind, self.answer):
-            whole.update(len(ids).to_bytes(8, "little") + ids.astype("<i8").tobytes())
-        return whole.digest()
+        """Return a digest of the tokens, 16 bytes."""
+        digest = hashlib.blake2b(digest_size=16)
+        for ids in (self.alone, self.after_example, self.answer):
+            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i8").tobytes())
+        return digest.digest()
 
 
-class OneShotTokens:
-    """Rows as examples and as tasks, in the format of a model.
+class OneShotPrompts:
+    """Tokenizes rows as examples and as anchor tasks, in the format of a model.
 
-    With a chat template an example is an earlier turn of the user and the assistant; without one it is text, with a
-    blank line behind it. Alpaca rows are then put into the Alpaca prompt, as in training; of others the response
-    follows the prompt, on a new line where there is no white space between them. Of several turns the last response
-    is the answer, and the turns before it, each with its role, are the question's text.
+    With a chat template an example is an earlier turn of the user and the assistant; without one it is text followed
+    by a blank line. Alpaca rows are then formatted with the Alpaca prompt, as in training; in other formats the
+    response follows the prompt, on a new line if there is no white space between them. In a row with several turns the
+    last response is the answer, and the turns before it, each with its role, are the text of the question.
 
-    An example, a question and an answer are tokenised one by one, each behind a fixed text of the kind that stands
-    before it, and their ids are concatenated. So an example has the same ids whatever question follows, and an answer
-    the same whether or not an example goes before. The end of turn behind an answer is not part of it.
+    An example, a question and an answer are tokenized separately, each after a fixed text of the kind that comes
+    before it, and their ids are concatenated. An example thus has the same ids whatever question follows, and an
+    answer has the same ids with or without an example. The end of turn after an answer is not part of it.
 
     Args:
-        tokenizer: of the model.
+        tokenizer: Tokenizer of the model.
 
     Raises:
-        ModelError: the chat template cannot show a question behind an example.
+        ModelError: The chat template cannot render a question after an example.
     """
 
     def __init__(self, tokenizer: Any):
         self.tokenizer = tokenizer
         self.chat = tokenizer.chat_template is not None
-        self._before = self._example_text("Hello", "Hi")  # stands for any example
-        """The text that a question is tokenised behind."""
+        self._before = self._example_text("Hello", "Hi")  # questions are tokenized after this example
 
-    def examples(self, rows: Sequence[Row], format: str) -> list[np.ndarray]:
-        """Ids of each row as an example, int64.
+    def examples(self, rows: Sequence[Row], row_format: str) -> list[np.ndarray]:
+        """Tokenize rows as examples.
 
         Args:
-            rows: without a reason.
-            format: of the dataset.
+            rows: Usable rows.
+            row_format: Format of the dataset.
+
+        Returns:
+            Token ids of each row, int64.
         """
-        texts = [self._example_text(self._question(row, format), task_and_answer(row)[1]) for row in rows]
-        ids = encoded(self.tokenizer, texts) if self.chat else started(self.tokenizer, texts)
-        return [np.array(each, dtype=np.int64) for each in ids]
+        texts = [self._example_text(self._question(row, row_format), prompt_and_response(row)[1]) for row in rows]
+        batch = encode_texts(self.tokenizer, texts) if self.chat else encode_prompts(self.tokenizer, texts)
+        return [np.array(ids, dtype=np.int64) for ids in batch]
 
-    def anchor(self, row: Row, format: str) -> Anchor:
-        """A row without a reason as a task."""
-        question, answer = self._question(row, format), task_and_answer(row)[1]
-        alone, behind = question, f"\n\n{question}"
+    def anchor(self, row: Row, row_format: str) -> AnchorTokens:
+        """Tokenize a row as an anchor task.
+
+        Args:
+            row: Usable row.
+            row_format: Format of its dataset.
+        """
+        question, answer = self._question(row, row_format), prompt_and_response(row)[1]
+        alone, after_example = question, f"\n\n{question}"
         if self.chat:
-            alone = self._rendered([_user(question)], prompt=True)
-            whole = self._rendered([_user("Hello"), _assistant("Hi"), _user(question)], prompt=True)
-            if not whole.startswith(self._before):
-                raise self._cannot("it shows an earlier turn differently before another question")
-            behind = whole[len(self._before) :]
-        first = encoded(self.tokenizer, [alone]) if self.chat else started(self.tokenizer, [alone])
-        pieces = first[0], self._behind(self._before, behind), self._behind(alone, answer)
-        return Anchor(*(np.array(ids, dtype=np.int64) for ids in pieces))
+            alone = self._render([_user(question)], prompt=True)
+            full = self._render([_user("Hello"), _assistant("Hi"), _user(question)], prompt=True)
+            if not full.startswith(self._before):
+                raise self._error("it renders an earlier turn differently before another question")
+            after_example = full[len(self._before) :]
+        first = encode_texts(self.tokenizer, [alone]) if self.chat else encode_prompts(self.tokenizer, [alone])
+        parts = first[0], self._encode_after(self._before, after_example), self._encode_after(alone, answer)
+        return AnchorTokens(*(np.array(ids, dtype=np.int64) for ids in parts))
 
-    def _question(self, row: Row, format: str) -> str:
-        """What the user says; without a chat template the whole text up to the answer."""
-        question, answer = task_and_answer(row)
+    def _question(self, row: Row, row_format: str) -> str:
+        """Return the user's message; without a chat template the complete text before the answer."""
+        question, answer = prompt_and_response(row)
         if self.chat:
             return question
-        if format == "alpaca":
+        if row_format == "alpaca":
             return f"{alpaca_prompt(row.instruction, row.input)}\n"
         return question if question[-1:].isspace() or (question and answer[:1].isspace()) else f"{question}\n"
 
     def _example_text(self, question: str, answer: str) -> str:
         if not self.chat:
             return f"{question}{answer.rstrip()}"
-        text = self._rendered([_user(question), _assistant(answer), _user(_PROBE)])
+        text = self._render([_user(question), _assistant(answer), _user(_PROBE)])
         end = text.rfind(_PROBE)
         if end < 0:
-            raise self._cannot("it leaves the question out")
-        return text[:end].rstrip()  # white space goes with what follows it, as tokenizers have it
+            raise self._error("it omits the question")
+        return text[:end].rstrip()  # tokenizers merge white space with what follows it
 
-    def _rendered(self, messages: list[dict[str, str]], prompt: bool = False) -> str:
+    def _render(self, messages: list[dict[str, str]], prompt: bool = False) -> str:
         from jinja2 import TemplateError
 
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt))
         except TemplateError as error:
-            raise self._cannot(str(error)) from error
+            raise self._error(str(error)) from error
 
-    def _cannot(self, why: str) -> ModelError:
+    def _error(self, reason: str) -> ModelError:
         return ModelError(
-            f"The chat template of {self.tokenizer.name_or_path!r} cannot show a question behind an example ({why}), "
-            "so that the two cannot be scored together. Take another model, or set tokenizer.chat_template."
+            f"The chat template of {self.tokenizer.name_or_path!r} cannot render a question after an example "
+            f"({reason}), so that the two cannot be scored together. Use another model, or set "
+            "tokenizer.chat_template."
         )
 
-    def _behind(self, before: str, text: str) -> list[int]:
-        """Ids of the text where it stands behind another; by itself where the two share a token."""
-        first, whole = encoded(self.tokenizer, [before, before + text])
-        return whole[len(first) :] if whole[: len(first)] == first else encoded(self.tokenizer, [text])[0]
+    def _encode_after(self, before: str, text: str) -> list[int]:
+        """Tokenize a text that follows another one; on its own if the two share a token."""
+        first, both = encode_texts(self.tokenizer, [before, before + text])
+        return both[len(first) :] if both[: len(first)] == first else encode_texts(self.tokenizer, [text])[0]
 
 
 def _user(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Answers that a causal language model writes to the prompts of rows."""
+"""Answers that a causal language model generates for the prompts of rows."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, ModelError
-from hf_datasel.scoring.logprobs import Forwards
+from hf_datasel.scoring.logprobs import LogprobRunner
 from hf_datasel.tokens import TokenRows
-from hf_datasel.tokens.chat import ending_tokens
-from hf_datasel.tokens.sequences import Ragged, ragged
+from hf_datasel.tokens.chat import end_token_ids
+from hf_datasel.tokens.sequences import RaggedArray, list_column
 
 if TYPE_CHECKING:
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["Decoding", "Generator", "Prompts"]
 
-_ROWS_AT_ONCE = 10_000
-"""Rows whose tokens are read at once."""
+_ROWS_PER_BLOCK = 10_000
+"""Number of rows whose tokens are read at once."""
 _PADDING = 0
-"""Put before a prompt, where the mask hides it, and behind an answer, where it is cut off: any token will do."""
+"""Token before a prompt, which the attention mask hides, and after an answer, which is cut off: any token will do."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How answers are written.
+    """How answers are generated.
 
-    Attributes:
-        max_new_tokens: of an answer, its end included.
-        temperature: 0 takes the likeliest token each time; above that tokens are drawn, 1 being the model's own odds.
-        seed: of the draws. They belong to the prompt: other rows and batches do not change them.
+    Args:
+        max_new_tokens: Maximum number of tokens of an answer, including its end.
+        temperature: 0 for greedy decoding, else the sampling temperature.
+        seed: Random seed for sampling. It is combined with the prompt, so that other rows and the batch do not matter.
     """
 
     max_new_tokens: int = 256
@@ -47,137 +47,150 @@ class Decoding:
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={self.max_new_tokens!r}: it has to be an int above 0.")
-        heat = self.temperature
-        if isinstance(heat, bool) or not isinstance(heat, int | float) or not math.isfinite(heat) or heat < 0:
-            raise ConfigError(f"temperature={heat!r}: it has to be a number of at least 0.")
+        value = self.temperature
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+            raise ConfigError(f"temperature={value!r}: it has to be a number of at least 0.")
         if type(self.seed) is not int:
             raise ConfigError(f"seed={self.seed!r}: it has to be an int.")
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """What stands before the last response of rows, in the tokens of training.
+    """Prompts of the last responses of rows, in the tokens of training.
 
-    Attributes:
-        asked: tokens up to the response, generation prompt included.
-        answered: the same with the response behind them, as far as training sees it and without what ends it.
-        owner: row of each, int64.
-        reasons: why a row has none, strings of shape (rows,); empty where it has one.
+    Args:
+        prompt_ids: Tokens up to the response, including the generation prompt.
+        full_ids: Tokens up to the end of the response, as truncated in training and without its end token.
+        owner: Row of each prompt, int64.
+        reasons: Reason why a row has no prompt, str of shape (rows,); empty if it has one.
     """
 
-    asked: Ragged
-    answered: Ragged
+    prompt_ids: RaggedArray
+    full_ids: RaggedArray
     owner: np.ndarray
     reasons: np.ndarray
 
     @classmethod
-    def of(cls, rows: TokenRows, room: float = math.inf) -> Prompts:
-        """The prompts of rows.
+    def from_rows(cls, rows: TokenRows, max_length: float = math.inf) -> Prompts:
+        """Return the prompts of rows.
 
-        Of several turns the prompt is everything before the last response, with the earlier responses as they are in
-        the row. A row whose last response begins behind the window of training has none, and neither has one whose
-        prompt is longer than `room`, the tokens that leave space for an answer: `prompt_fills_window`. With nothing
-        before the response the reason is `empty_prompt`, and where the template shows none `no_response_token`.
+        In a row with several turns the prompt is everything before the last response, with the earlier responses of
+        the row. The reasons are `prompt_fills_window`, if the last response starts after the window of training or
+        the prompt is longer than `max_length`; `empty_prompt`, if there is nothing before the response; and
+        `no_response_token`, if the chat template renders no response.
+
+        Args:
+            rows: The rows.
+            max_length: Maximum number of tokens of a prompt, such as `Generator.max_prompt_length`.
         """
         tokens = rows.training(prior_context="bos", end_token=False)
         data, owner = tokens.conditional.data, tokens.conditional.owner
         reasons = tokens.reasons.astype(object)
-        shown, begins = _shown(rows)
+        num_responses, starts = _responses_in_window(rows)
         keeps_start = rows.settings.truncation_mode == "keep_start"
-        asked, answered, kept = list[list[np.ndarray]](), list[list[np.ndarray]](), list[np.ndarray]()
+        prompt_ids, full_ids, owners = list[list[np.ndarray]](), list[list[np.ndarray]](), list[np.ndarray]()
         view = data.select_columns(["input_ids", "spans"]).with_format("arrow")
-        for at, table in enumerate(view.iter(batch_size=_ROWS_AT_ONCE)):
-            part = owner[at * _ROWS_AT_ONCE : (at + 1) * _ROWS_AT_ONCE]
-            ids, spans = ragged(table, "input_ids"), [each.reshape(-1, 2) for each in ragged(table, "spans")]
-            turns = _responses(rows, part) if keeps_start else [0] * len(part)
-            last = [span[-1] for span in spans]
-            outside = (shown[part] < turns) | (begins[part] > room)
-            missing = np.array([start for start, _ in last]) != begins[part]
+        for block, table in enumerate(view.iter(batch_size=_ROWS_PER_BLOCK)):
+            part = owner[block * _ROWS_PER_BLOCK : (block + 1) * _ROWS_PER_BLOCK]
+            ids = list_column(table, "input_ids")
+            last = [spans.reshape(-1, 2)[-1] for spans in list_column(table, "spans")]
+            expected = _num_responses(rows, part) if keeps_start else [0] * len(part)
+            is_outside = (num_responses[part] < expected) | (starts[part] > max_length)
+            is_missing = np.array([start for start, _ in last]) != starts[part]
             reasons[part] = np.select(
-                [outside, missing, begins[part] == 0],
+                [is_outside, is_missing, starts[part] == 0],
                 ["prompt_fills_window", "no_response_token", "empty_prompt"],
                 default="",
             )
-            good = np.flatnonzero(reasons[part] == "")
-            kept.append(part[good])
-            asked.append([ids[each][: last[each][0]] for each in good])
-            answered.append([ids[each][: last[each][1]] for each in good])
+            usable = np.flatnonzero(reasons[part] == "")
+            owners.append(part[usable])
+            prompt_ids.append([ids[row][: last[row][0]] for row in usable])
+            full_ids.append([ids[row][: last[row][1]] for row in usable])
         empty = np.empty(0, dtype=np.int64)
-        return cls(Ragged(asked), Ragged(answered), np.concatenate([empty, *kept]), reasons.astype(np.str_))
+        return cls(
+            RaggedArray(prompt_ids), RaggedArray(full_ids), np.concatenate([empty, *owners]), reasons.astype(np.str_)
+        )
 
 
-def _shown(rows: TokenRows) -> tuple[np.ndarray, np.ndarray]:
-    """How many responses of each row are in the window of training, and where the last of them begins, int64.
+def _responses_in_window(rows: TokenRows) -> tuple[np.ndarray, np.ndarray]:
+    """Count the responses of each row in the window of training, and find the start of the last one, int64.
 
-    A response counts here if nothing but what ends it is shown: a call of a tool, say, that the template leaves out.
+    A response of which only the end token is rendered counts too: a tool call that the template omits, for example.
     """
     sequences = rows.training(prior_context="bos").conditional
-    counts, begins = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), -1, dtype=np.int64)
+    counts, starts = np.zeros(len(rows), dtype=np.int64), np.full(len(rows), -1, dtype=np.int64)
     view = sequences.data.select_columns(["spans"]).with_format("arrow")
-    for at, table in enumerate(view.iter(batch_size=_ROWS_AT_ONCE)):
-        part = sequences.owner[at * _ROWS_AT_ONCE : (at + 1) * _ROWS_AT_ONCE]
-        spans = ragged(table, "spans")
-        counts[part] = [len(each) // 2 for each in spans]
-        begins[part] = [each[-2] for each in spans]
-    return counts, begins
+    for block, table in enumerate(view.iter(batch_size=_ROWS_PER_BLOCK)):
+        part = sequences.owner[block * _ROWS_PER_BLOCK : (block + 1) * _ROWS_PER_BLOCK]
+        spans = list_column(table, "spans")
+        counts[part] = [len(flat) // 2 for flat in spans]
+        starts[part] = [flat[-2] for flat in spans]
+    return counts, starts
 
 
-def _responses(rows: TokenRows, part: np.ndarray) -> list[int]:
-    """How many responses each row has."""
-    read = rows.pool.rows(rows.indices[part])
-    return [sum(turn.role == "assistant" for turn in row.turns[row.context :]) for row in read]
+def _num_responses(rows: TokenRows, part: np.ndarray) -> list[int]:
+    """Count all responses of each row."""
+    selected = rows.pool.rows(rows.indices[part])
+    return [sum(turn.role == "assistant" for turn in row.turns[row.context :]) for row in selected]
 
 
 class Generator:
-    """Writes answers with a causal language model.
+    """Generates answers with a causal language model.
 
-    Prompts of a batch are padded on the left, whatever the tokenizer does, and hidden by a mask: but for rounding, an
-    answer does not depend on what else is in the batch. It ends at EOS, at whatever else the model's generation config
-    names, and at what the chat template puts behind an answer. Nothing else of that config is used.
+    Prompts of a batch are left-padded, whatever the tokenizer does, with an attention mask: up to rounding, an answer
+    does not depend on the other prompts of the batch. It ends at EOS, at the other end tokens of the model's
+    generation config, and at the tokens with which the chat template ends an answer. Nothing else of the generation
+    config is used.
 
     Args:
-        context: of the model that answers.
-        tokenizer: of that model.
-        decoding: how answers are written.
+        runner: Runner of the model.
+        tokenizer: Tokenizer of the model.
+        decoding: How answers are generated.
+
+    Attributes:
+        end_ids: Token ids that end an answer.
 
     Raises:
-        ModelError: the model cannot write, or not that many tokens.
+        ModelError: The model cannot generate text, or not as many tokens.
     """
 
-    def __init__(self, context: ModelContext, tokenizer: Any, decoding: Decoding):
-        self.context = context
+    def __init__(self, runner: ModelRunner, tokenizer: Any, decoding: Decoding):
+        self.runner = runner
         self.tokenizer = tokenizer
         self.decoding = decoding
-        self.forwards = Forwards(context.model)
-        self.model = self.forwards.causal
+        logprobs = LogprobRunner(runner.model)
+        self.model, self.device = logprobs.causal, logprobs.device
         if not hasattr(self.model, "generate") or not self.model.can_generate():
-            raise ModelError(f"{type(self.model).__name__} cannot write answers. Take a causal language model.")
-        named = self.model.generation_config.eos_token_id
-        of_model = [] if named is None else [named] if isinstance(named, int) else list(named)
-        self.ends = sorted({*of_model, *ending_tokens(tokenizer)})
-        if self.room < 1:
+            raise ModelError(f"{type(self.model).__name__} cannot generate text. Use a causal language model.")
+        eos = self.model.generation_config.eos_token_id
+        model_end_ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        self.end_ids = sorted({*model_end_ids, *end_token_ids(tokenizer)})
+        if self.max_prompt_length < 1:
             raise ModelError(
-                f"max_new_tokens={decoding.max_new_tokens} is all that {self.model.config.name_or_path!r} takes, or "
-                "more, which leaves no room for a prompt. Lower it."
+                f"max_new_tokens={decoding.max_new_tokens} is the context length of "
+                f"{self.model.config.name_or_path!r} or more, which leaves no room for a prompt. Lower it."
             )
 
     @property
-    def room(self) -> int:
-        """Tokens of the longest prompt that leaves space for an answer."""
+    def max_prompt_length(self) -> int:
+        """Maximum number of tokens of a prompt that leaves room for an answer."""
         config = self.model.config.get_text_config()
         positions = getattr(config, "max_position_embeddings", None) or np.iinfo(np.int64).max
         return int(positions) - self.decoding.max_new_tokens
 
-    def answers(self, prompts: Ragged, label: str = "answers", nulls: Counter[str] | None = None) -> Ragged:
-        """The tokens of the answer to each prompt, without what ends it.
+    def answers(self, prompts: RaggedArray, label: str = "answers", nulls: Counter[str] | None = None) -> RaggedArray:
+        """Generate an answer to each prompt.
 
         Args:
-            prompts: none of them empty.
-            label: for the progress bar.
-            nulls: rows that are not asked, by reason, for the progress bar.
+            prompts: Token ids of the prompts, none of them empty.
+            label: Label of the progress bar.
+            nulls: Number of rows without a prompt by reason, for the progress bar.
+
+        Returns:
+            The token ids of each answer, without its end token.
         """
-        found = self.context.run(
-            lambda batch: self._write([prompts[at] for at in batch]),
+        answers = self.runner.run(
+            lambda batch: self._generate([prompts[index] for index in batch]),
             prompts.lengths + self.decoding.max_new_tokens,
             self.decoding.max_new_tokens,
             label=label,
@@ -186,98 +199,108 @@ class Generator:
             dtype=np.float32,  # exact for every token id
             nulls=nulls,
         )
-        parts = range(0, len(found), _ROWS_AT_ONCE)
-        return Ragged([self._trimmed(ids) for ids in found[start : start + _ROWS_AT_ONCE]] for start in parts)
+        starts = range(0, len(answers), _ROWS_PER_BLOCK)
+        return RaggedArray([self._trim(ids) for ids in answers[start : start + _ROWS_PER_BLOCK]] for start in starts)
 
-    def texts(self, answers: Ragged) -> Iterator[str]:
-        """Each answer as text, without special tokens and white space around it."""
-        for at in range(len(answers)):
+    def texts(self, answers: RaggedArray) -> Iterator[str]:
+        """Decode answers, without special tokens and surrounding white space.
+
+        Args:
+            answers: Token ids of the answers.
+
+        Yields:
+            The text of each answer.
+        """
+        for index in range(len(answers)):
             text = self.tokenizer.decode(
-                answers[at].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
+                answers[index].tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
             yield str(text).strip()
 
     def _spec(self) -> dict[str, Any]:
-        how = self.decoding
-        drawn = {"temperature": float(how.temperature), "seed": how.seed} if how.temperature else {}
-        return {"computed": "answers", "version": 1, "ends": self.ends, "tokens": how.max_new_tokens, **drawn}
+        decoding = self.decoding
+        sampling = {"temperature": float(decoding.temperature), "seed": decoding.seed} if decoding.temperature else {}
+        tokens = decoding.max_new_tokens
+        return {"computed": "answers", "version": 1, "ends": self.end_ids, "tokens": tokens, **sampling}
 
-    def _trimmed(self, ids: np.ndarray) -> np.ndarray:
+    def _trim(self, ids: np.ndarray) -> np.ndarray:
         ids = ids.astype(np.int64)
-        over = np.flatnonzero((ids < 0) | np.isin(ids, self.ends))
-        return ids[: over[0]] if len(over) else ids
+        ends = np.flatnonzero((ids < 0) | np.isin(ids, self.end_ids))
+        return ids[: ends[0]] if len(ends) else ids
 
-    def _write(self, prompts: list[np.ndarray]) -> np.ndarray:
-        """Token ids of the answers, ended by one of `ends` or cut, then -1: shape (prompts, max_new_tokens)."""
+    def _generate(self, prompts: list[np.ndarray]) -> np.ndarray:
+        """Return the ids of the answers up to an end token, then -1: float32 of shape (prompts, max_new_tokens)."""
         width = max(len(ids) for ids in prompts)
         padded = np.full((len(prompts), width), _PADDING, dtype=np.int64)
         for row, ids in enumerate(prompts):
             padded[row, width - len(ids) :] = ids
         mask = np.arange(width) >= width - np.array([[len(ids)] for ids in prompts])
         inputs = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-        with _own_settings(self.model, self.decoding.max_new_tokens, self.ends), _own_forward(self.model):
-            written = self.model.generate(
-                **{name: value.to(self.forwards.device) for name, value in inputs.items()},
-                logits_processor=self._draws(prompts),
+        config = _generation_config(self.model, self.decoding.max_new_tokens, self.end_ids)
+        with config, _class_forward(self.model):
+            output = self.model.generate(
+                **{name: value.to(self.device) for name, value in inputs.items()},
+                logits_processor=self._samplers(prompts),
             )
-        new = written[:, width:].cpu().numpy()
-        found = np.full((len(prompts), self.decoding.max_new_tokens), -1, dtype=np.float32)
-        found[:, : new.shape[1]] = new
-        ended = np.isin(new, self.ends)
-        behind = np.cumsum(ended, axis=1) - ended > 0
-        found[:, : new.shape[1]][behind] = -1
-        return found
+        new = output[:, width:].cpu().numpy()
+        answers = np.full((len(prompts), self.decoding.max_new_tokens), -1, dtype=np.float32)
+        answers[:, : new.shape[1]] = new
+        is_end = np.isin(new, self.end_ids)
+        is_after_end = np.cumsum(is_end, axis=1) - is_end > 0
+        answers[:, : new.shape[1]][is_after_end] = -1
+        return answers
 
-    def _draws(self, prompts: list[np.ndarray]) -> list[Any]:
+    def _samplers(self, prompts: list[np.ndarray]) -> list[Any]:
         if not self.decoding.temperature:
             return []
-        seeds = [hashlib.blake2b(f"{self.decoding.seed}:{ids.tolist()}".encode(), digest_size=7) for ids in prompts]
-        return [_Draws([int.from_bytes(each.digest()) for each in seeds], float(self.decoding.temperature))]
+        digests = [hashlib.blake2b(f"{self.decoding.seed}:{ids.tolist()}".encode(), digest_size=7) for ids in prompts]
+        seeds = [int.from_bytes(digest.digest()) for digest in digests]
+        return [_GumbelNoise(seeds, float(self.decoding.temperature))]
 
 
-class _Draws:
-    """Adds noise to the logits so that the likeliest token is a draw from the softmax (Gumbel-max).
+class _GumbelNoise:
+    """Logits processor that adds Gumbel noise, so that greedy decoding samples from the softmax.
 
-    Each row has a random state of its own: drawing from a batch would let a row's tokens depend on the other rows.
+    Each row has its own random generator, so that the tokens of a row do not depend on the other rows of the batch.
     """
 
     def __init__(self, seeds: list[int], temperature: float):
         self.seeds = seeds
         self.temperature = temperature
-        self.states: list[torch.Generator] = []
+        self.generators: list[torch.Generator] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if not self.states:
-            self.states = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
+        if not self.generators:
+            self.generators = [torch.Generator(scores.device).manual_seed(seed) for seed in self.seeds]
         noise = torch.empty_like(scores, dtype=torch.float32)
-        for row, state in zip(noise, self.states, strict=True):
-            row.exponential_(generator=state)
+        for row, generator in zip(noise, self.generators, strict=True):
+            row.exponential_(generator=generator)
         return scores.float() / self.temperature - noise.log()
 
 
 @contextmanager
-def _own_settings(model: Any, max_new_tokens: int, ends: list[int]) -> Iterator[None]:
-    """Plain decoding: what the model's generation config says fills in whatever is left open, so ours replaces it."""
+def _generation_config(model: Any, max_new_tokens: int, end_ids: list[int]) -> Iterator[None]:
+    """Replace the model's generation config, from which `generate` takes every option that is not passed."""
     from transformers import GenerationConfig
 
-    kept = model.generation_config
+    original = model.generation_config
     model.generation_config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=1,
         use_cache=True,
-        eos_token_id=ends or None,
+        eos_token_id=end_ids or None,
         pad_token_id=_PADDING,
     )
     try:
         yield
     finally:
-        model.generation_config = kept
+        model.generation_config = original
 
 
 @contextmanager
-def _own_forward(model: Any) -> Iterator[None]:
-    """The forward pass of the model's class: `generate` calls the instance's, which trainers wrap in autocast."""
+def _class_forward(model: Any) -> Iterator[None]:
+    """Use the forward pass of the model's class: `generate` calls the instance's, which trainers wrap in autocast."""
     wrapped = vars(model).pop("forward", None)
     try:
         yield

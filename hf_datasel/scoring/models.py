@@ -1,4 +1,4 @@
-"""Models by name: loading them, and saying exactly which weights a name means."""
+"""Load models by name, and identify exactly which weights a name refers to."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any, Literal
 from hf_datasel.errors import ModelError
 
 __all__ = [
-    "KEPT",
+    "MAP_MODELS",
     "Kind",
     "Loading",
     "Models",
     "check_model_exists",
+    "load_config",
+    "load_model",
     "load_tokenizer",
     "model_identity",
-    "read_config",
-    "read_model",
     "tokenizer_identity",
 ]
 
@@ -35,12 +35,16 @@ _IGNORED = re.compile(
 
 
 def model_identity(model: str, revision: str | None = None) -> str:
-    """What the name stands for now: the commit of a Hub model, a digest of the files of a local folder.
+    """Return the weights that a name refers to now: the commit of a Hub model, or a digest of a folder's files.
 
-    A folder whose weights are overwritten in place gets another identity, and so does an adapter whose base changes.
+    A folder whose weights are overwritten gets another identity, and so does an adapter whose base model changes.
+
+    Args:
+        model: Hub id or local path.
+        revision: Commit, branch or tag of a Hub model.
 
     Raises:
-        ModelError: neither a folder nor a model that the Hub or its cache knows.
+        ModelError: The name is neither a folder with a model nor a model on the Hub or in its cache.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -51,15 +55,15 @@ def model_identity(model: str, revision: str | None = None) -> str:
 
 
 def _adapter_base(model: str, commit: str | None) -> tuple[str, str | None] | None:
-    """Name and revision of the model that an adapter is made for; None where the name is no adapter's.
+    """Return the name and revision of the base model of an adapter, or None if the name is not an adapter.
 
-    A folder is looked into each time, since it may be written anew; what a commit holds is remembered.
+    A folder is read each time, because it may have been overwritten; the result for a commit is cached.
     """
     path = Path(model).expanduser()
     if not path.is_dir():
         return _hub_adapter_base(model, commit)
     file = path / "adapter_config.json"
-    return _base_in(file) if file.is_file() else None
+    return _read_base(file) if file.is_file() else None
 
 
 @functools.lru_cache(maxsize=64)
@@ -67,10 +71,10 @@ def _hub_adapter_base(model: str, commit: str | None) -> tuple[str, str | None] 
     from transformers.utils import find_adapter_config_file
 
     file = find_adapter_config_file(model, revision=commit)
-    return None if file is None else _base_in(Path(file))
+    return None if file is None else _read_base(Path(file))
 
 
-def _base_in(file: Path) -> tuple[str, str | None]:
+def _read_base(file: Path) -> tuple[str, str | None]:
     config = json.loads(file.read_text(encoding="utf-8"))
     return config["base_model_name_or_path"], config.get("revision")
 
@@ -99,21 +103,21 @@ def _stat(file: Path) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=64)
 def _digest(stats: tuple[tuple[Any, ...], ...], root: str) -> str:
-    """Hash of the files' names and bytes; remembered for as long as inodes, sizes and times stay the same."""
+    """Hash the names and bytes of files; cached as long as inodes, sizes and times stay the same."""
     import xxhash
 
-    whole = xxhash.xxh3_128()
+    digest = xxhash.xxh3_128()
     for name, *_ in stats:
-        whole.update(os.path.relpath(name, root).encode())
+        digest.update(os.path.relpath(name, root).encode())
         with open(name, "rb") as file:
             while block := file.read(1 << 22):
-                whole.update(block)
-    return f"files:{whole.hexdigest()}"
+                digest.update(block)
+    return f"files:{digest.hexdigest()}"
 
 
 @functools.lru_cache(maxsize=64)
 def _commit(model: str, revision: str | None) -> str:
-    """The commit that a Hub name means: asked once a process, so that one run does not see two."""
+    """Return the commit of a Hub name, cached per process so that a run does not see two."""
     from transformers.utils import cached_file
 
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -121,25 +125,29 @@ def _commit(model: str, revision: str | None) -> str:
     problem = ""
     for name in ("config.json", "adapter_config.json"):
         try:
-            found = cached_file(model, name, revision=revision)  # asks the Hub, else takes what is cached
+            path = cached_file(model, name, revision=revision)  # from the Hub, or its cache if it cannot be reached
         except OSError as error:
             problem = problem or " ".join(str(error).split())
             continue
-        commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(found))
+        commit = re.search(r"snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
         if commit is not None:
             return commit[1]
-    at = f" at revision {revision!r}" if revision else ""
+    suffix = f" at revision {revision!r}" if revision else ""
     raise ModelError(
-        f"No model {model!r}{at}: there is no such folder, and it cannot be had from the Hub or its cache. Check the "
-        f"path or the name. ({problem})"
+        f"No model {model!r}{suffix}: there is no such folder, and it is neither on the Hub nor in its cache. Check "
+        f"the path or the name. ({problem})"
     )
 
 
 def check_model_exists(model: str, revision: str | None = None) -> None:
-    """Refuse a name that is neither a model's folder nor known to the Hub or its cache, without reading weights.
+    """Raise an error if a model does not exist, without reading weights.
+
+    Args:
+        model: Hub id or local path.
+        revision: Commit, branch or tag of a Hub model.
 
     Raises:
-        ModelError: says which of the two was tried.
+        ModelError: The name is neither a folder with a model nor a model on the Hub or in its cache.
     """
     path = Path(model).expanduser()
     if not path.is_dir():
@@ -149,26 +157,30 @@ def check_model_exists(model: str, revision: str | None = None) -> None:
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
-    """A digest of the tokenizer's vocabulary, rules and chat template."""
+    """Return a digest of a tokenizer's vocabulary, rules and chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         rules = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    else:  # how the last call cut and padded is kept there too
+    else:  # without the truncation and padding of the last call, which are part of the state
         rules = json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
     special = [tokenizer.bos_token, tokenizer.eos_token, str(tokenizer.chat_template)]
     return hashlib.sha256(json.dumps([rules, special]).encode()).hexdigest()
 
 
 def _pinned(model: str, revision: str | None) -> str | None:
-    """The revision to load: of a Hub model the commit that its identity names."""
+    """Return the revision to load: for a Hub model the commit in its identity."""
     return None if Path(model).expanduser().is_dir() else _commit(model, revision)
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> Any:
-    """The tokenizer of a model name, loaded once a process.
+    """Load the tokenizer of a model, once per process.
+
+    Args:
+        model: Hub id or local path.
+        revision: Commit, branch or tag of a Hub model.
 
     Raises:
-        ModelError: there is none, or it cannot be loaded.
+        ModelError: There is no tokenizer, or it cannot be loaded.
     """
     return _load_tokenizer(model, revision, model_identity(model, revision))
 
@@ -181,31 +193,31 @@ def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(model, revision=_pinned(model, revision))
     except (OSError, ValueError) as error:
         raise ModelError(f"The tokenizer of {model!r} cannot be loaded: {error}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers where there are no files for it
-        raise ModelError(f"The tokenizer of {model!r} cannot be loaded: there is none beside the weights.")
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers creates one if there are no files
+        raise ModelError(f"The tokenizer of {model!r} cannot be loaded: the model has no tokenizer files.")
     return tokenizer
 
 
 Kind = Literal["causal", "encoder", "reward"]
 """A causal LM, a model without a head, or a sequence classifier with one output."""
 
-_ELSEWHERE = (
+_WITHOUT_EFFECT = (
     "cache_dir", "device_map", "force_download", "local_files_only", "low_cpu_mem_usage", "max_memory",
     "offload_folder", "proxies", "token",
 )  # fmt: skip
-"""Arguments of `from_pretrained` that say where a model is and how it is got, and not what it computes."""
+"""Arguments of `from_pretrained` that determine where a model is loaded from or to, and not what it computes."""
 
 
 @dataclass(frozen=True)
 class Loading:
-    """A model by name, and how it is loaded.
+    """A model to load by name, and how.
 
-    Attributes:
+    Args:
         name: Hub id or local path.
-        revision: commit, branch or tag of a Hub model.
-        dtype: of the weights, as in `from_pretrained`.
-        kind: with which head.
-        init_kwargs: more arguments of `from_pretrained`.
+        revision: Commit, branch or tag of a Hub model.
+        dtype: Data type of the weights, as in `from_pretrained`.
+        kind: Kind of model, which determines its head.
+        init_kwargs: Further arguments of `from_pretrained`.
     """
 
     name: str
@@ -215,81 +227,86 @@ class Loading:
     init_kwargs: Mapping[str, Any] | None = None
 
     def identity(self) -> dict[str, Any]:
-        """What the model computes: its weights, how they are loaded, and its kind. As JSON has it."""
-        loaded = {key: value for key, value in (self.init_kwargs or {}).items() if key not in _ELSEWHERE}
+        """Return what determines the output of the model: its weights, how they are loaded, and its kind, as JSON."""
+        init_kwargs = {key: value for key, value in (self.init_kwargs or {}).items() if key not in _WITHOUT_EFFECT}
         weights = model_identity(self.name, self.revision)
-        return {"weights": weights, "dtype": self.dtype, "kind": self.kind, "init_kwargs": loaded}
+        return {"weights": weights, "dtype": self.dtype, "kind": self.kind, "init_kwargs": init_kwargs}
 
     def tokenizer(self) -> Any:
-        """The tokenizer of the same name."""
+        """Load the tokenizer of the same name."""
         return load_tokenizer(self.name, self.revision)
 
-    def source(self) -> tuple[str, str | None]:
-        """Name and revision of what is loaded first: of an adapter the model that it is made for."""
+    def base(self) -> tuple[str, str | None]:
+        """Return the name and revision of the model to load: for an adapter those of its base model."""
         commit = _pinned(self.name, self.revision)
         base = _adapter_base(self.name, commit)
         return (self.name, commit) if base is None else (base[0], _pinned(*base))
 
-    def more(self) -> dict[str, Any]:
-        """The arguments of `from_pretrained` that are set."""
+    def from_pretrained_kwargs(self) -> dict[str, Any]:
+        """Return the further arguments of `from_pretrained` that are not None."""
         return {key: value for key, value in (self.init_kwargs or {}).items() if value is not None}
 
 
 class Models:
-    """Models by name. One is held at a time: the last one asked for."""
+    """Cache of models loaded by name. It holds one model: the last one requested."""
 
     def __init__(self) -> None:
-        self._held: tuple[str, Any] | None = None
+        self._cached: tuple[str, Any] | None = None
 
     def get(self, loading: Loading) -> Any:
-        """The model, on the first accelerator, else the CPU, in evaluation mode.
+        """Return a model on the first accelerator, or on the CPU, in eval mode.
+
+        Args:
+            loading: The model to load.
 
         Raises:
-            ModelError: there is none, it cannot be loaded, or it is of a kind that cannot be used.
+            ModelError: The model does not exist, cannot be loaded, or is of an unsupported kind.
         """
         key = json.dumps([loading.identity(), loading.init_kwargs], sort_keys=True, default=str)
-        if self._held is None or self._held[0] != key:
-            self._held = None  # let go of the last one before the next is read
-            gc.collect()  # a model is part of reference cycles, its own and those of what wraps it
-            self._held = (key, read_model(loading))
-        return self._held[1]
+        if self._cached is None or self._cached[0] != key:
+            self._cached = None  # release the last model before the next one is loaded
+            gc.collect()  # a model is part of reference cycles, its own and those of its wrappers
+            self._cached = (key, load_model(loading))
+        return self._cached[1]
 
 
-KEPT = Models()
-"""Of `Dataset.map`, where every batch asks for the model again."""
+MAP_MODELS = Models()
+"""Models of `Dataset.map`, in which every batch requests its model again."""
 
 
-def read_model(loading: Loading) -> Any:
-    """The model of a name on the accelerator of this process, else the CPU, in evaluation mode.
+def load_model(loading: Loading) -> Any:
+    """Load a model on the accelerator of this process, or on the CPU, in eval mode.
+
+    Args:
+        loading: The model to load.
 
     Raises:
-        ModelError: there is none, it cannot be loaded, or it is of a kind that cannot be used.
+        ModelError: The model does not exist, cannot be loaded, or is of an unsupported kind.
     """
     import torch
     from safetensors import SafetensorError
 
-    from hf_datasel.scoring.eval_mode import preserved_rng
+    from hf_datasel.scoring.eval_mode import preserve_rng_state
 
     name, commit = loading.name, _pinned(loading.name, loading.revision)
-    source, more = loading.source(), loading.more()
-    adapter, kind = source[0] != name, loading.kind
-    if adapter:
-        kind = "causal" if kind == "encoder" else kind  # what it is made for; the backbone is in it
+    base, kwargs = loading.base(), loading.from_pretrained_kwargs()
+    is_adapter, kind = base[0] != name, loading.kind
+    if is_adapter:
+        kind = "causal" if kind == "encoder" else kind  # the kind that adapters are trained for
     try:
-        with preserved_rng():  # weights that the files lack are drawn
+        with preserve_rng_state():  # missing weights are initialized at random
             loaded, info = _auto_class(kind).from_pretrained(
-                source[0], revision=source[1], dtype=loading.dtype, output_loading_info=True, **more
+                base[0], revision=base[1], dtype=loading.dtype, output_loading_info=True, **kwargs
             )
-            if adapter:
-                info = loaded.load_adapter(name, adapter_kwargs={"revision": commit})
-                _check_adapter(name, loaded, info)
+            if is_adapter:
+                _check_adapter(name, loaded, loaded.load_adapter(name, adapter_kwargs={"revision": commit}))
     except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
         raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
     if kind == "causal" and missing:
         raise ModelError(
-            f"{name!r} is no causal language model: its files lack {', '.join(missing[:3])}"
-            f"{' and more' if len(missing) > 3 else ''}, which would be drawn at random."
+            f"{name!r} is not a causal language model: its files lack {', '.join(missing[:3])}"
+            f"{' and more' if len(missing) > 3 else ''}, which would be initialized at random."
         )
     _check_config(loading, loaded.config)
     if getattr(loaded, "hf_device_map", None) is None and not getattr(loaded, "is_quantized", False):
@@ -298,30 +315,35 @@ def read_model(loading: Loading) -> Any:
 
 
 def _check_adapter(name: str, loaded: Any, info: Any) -> None:
-    """Refuse an adapter of which weights stay as they were drawn.
+    """Raise an error if some weights of an adapter keep their random initial values.
 
-    Older versions of transformers do not report them. DoRA's are missing in all versions: PEFT names them differently.
+    Older versions of transformers do not report them. Those of DoRA are missing in all versions, because PEFT names
+    them differently.
     """
     missing = sorted(getattr(info, "missing_keys", None) or ())
-    if missing or any(getattr(each, "use_dora", False) for each in loaded.peft_config.values()):
-        which = f", such as {missing[0]}" if missing else ", those of DoRA"
+    if missing or any(getattr(config, "use_dora", False) for config in loaded.peft_config.values()):
+        detail = f", such as {missing[0]}" if missing else ", those of DoRA"
         raise ModelError(
             f"The adapter {name!r} cannot be loaded: transformers leaves some of its weights at their random initial "
-            f"values{which}. Merge it into its base model (merge_and_unload), and name that."
+            f"values{detail}. Merge it into its base model (merge_and_unload), and use the merged model."
         )
 
 
-def read_config(loading: Loading) -> Any:
-    """The configuration with which the model of a name is loaded, of an adapter that of its base; no weights are read.
+def load_config(loading: Loading) -> Any:
+    """Load the configuration of a model, or of an adapter's base model, without its weights.
+
+    Args:
+        loading: The model.
 
     Raises:
-        ModelError: there is no such model, it has none that can be read, or it is of a kind that cannot be used.
+        ModelError: The model does not exist, its configuration cannot be read, or it is of an unsupported kind.
     """
     from transformers import AutoConfig
 
-    name, commit = loading.source()
+    name, commit = loading.base()
+    kwargs = loading.from_pretrained_kwargs()
     try:
-        config, _ = AutoConfig.from_pretrained(name, revision=commit, return_unused_kwargs=True, **loading.more())
+        config, _ = AutoConfig.from_pretrained(name, revision=commit, return_unused_kwargs=True, **kwargs)
     except (OSError, ValueError, TypeError, ImportError) as error:
         raise ModelError(f"The model {loading.name!r} cannot be loaded: {error}") from error
     _check_config(loading, config)
@@ -330,7 +352,7 @@ def read_config(loading: Loading) -> Any:
 
 def _check_config(loading: Loading, config: Any) -> None:
     if loading.kind == "encoder" and config.is_encoder_decoder:
-        raise ModelError(f"{loading.name!r} is an encoder-decoder model. Take an encoder or a causal LM.")
+        raise ModelError(f"{loading.name!r} is an encoder-decoder model. Use an encoder or a causal LM.")
 
 
 def _auto_class(kind: Kind) -> Any:

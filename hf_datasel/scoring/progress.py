@@ -1,4 +1,4 @@
-"""What a long run shows while it is under way."""
+"""Progress bar of a scoring run."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix
 
 
 class Progress:
-    """A line with the rows and tokens done per second, the time left, and the rows without a value so far, by reason.
+    """Progress bar with rows and tokens per second, the remaining time, and the counts of null rows by reason.
 
-    The time left follows tokens, since long rows come first. Nothing is shown where stderr is no terminal.
+    The remaining time is estimated from tokens, because long rows come first. Nothing is shown where stderr is not a
+    terminal.
 
     Args:
-        label: what is computed.
-        rows: to be done.
-        tokens: in them.
-        nulls: rows without a value, by reason; read at each step, so that it may grow.
-        shown: show it at all.
-        unit: what a row is called.
+        label: Name of what is computed.
+        rows: Number of rows.
+        tokens: Number of tokens in these rows.
+        nulls: Number of null rows by reason. It is read at each step, so it may be updated.
+        shown: Whether the bar is shown at all.
+        unit: Name of a row in the bar.
     """
 
     def __init__(self, label: str, rows: int, tokens: int, nulls: Counter[str], shown: bool = True, unit: str = "row"):
         from tqdm.auto import tqdm
 
         self.rows, self.done, self.unit, self.nulls = rows, 0, unit, nulls
-        hidden = None if shown else True  # None: off where stderr is no terminal
-        self._bar: Any = tqdm(total=tokens, desc=label, bar_format=_FORMAT, disable=hidden)
+        disable = None if shown else True  # None: disabled where stderr is not a terminal
+        self._bar: Any = tqdm(total=tokens, desc=label, bar_format=_FORMAT, disable=disable)
 
     def __enter__(self) -> Progress:
         return self
@@ -43,7 +44,12 @@ class Progress:
         self._bar.close()
 
     def advance(self, rows: int, tokens: int) -> None:
-        """So many more are done."""
+        """Advance the bar.
+
+        Args:
+            rows: Number of rows computed since the last call.
+            tokens: Number of tokens in them.
+        """
         self.done += rows
         if not self._bar.disable:
             self._bar.set_postfix_str(self._line(tokens), refresh=False)

@@ -1,4 +1,4 @@
-"""What a model answers when it is asked for a rating: the request's tokens, and the probability of each rating."""
+"""Rating prompts: their tokens, and the probability that a model gives to each rating."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
+from hf_datasel._lazy import torch
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import Row
-from hf_datasel.scoring.logprobs import Forward, Forwards
-from hf_datasel.tokens.chat import task_and_answer
-from hf_datasel.tokens.sequences import Ragged, Sequence as TokenSequence
+from hf_datasel.scoring.logprobs import Forward, LogprobRunner
+from hf_datasel.tokens.chat import prompt_and_response
+from hf_datasel.tokens.sequences import RaggedArray, Sequence as TokenSequence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hf_datasel.scoring.runner import ModelContext
+    from hf_datasel.scoring.runner import ModelRunner
 
-__all__ = ["RATING_PROMPTS", "RatingLogits", "RatingRequest"]
+__all__ = ["RATING_PROMPTS", "RatingPrompts", "RatingRunner"]
 
 RATING_PROMPTS = (
     "Rate how well the answer does what the task asks for, from 1 (not at all) to {ratings} (completely). Reply with "
@@ -35,26 +35,30 @@ RATING_PROMPTS = (
     "Between 1 (lowest) and {ratings} (highest), what is the quality of this task and its answer as a whole? Reply "
     "with one number and no explanation.",
 )
-"""The questions asked by default; `{ratings}` stands for the highest rating."""
+"""Default questions; `{ratings}` is replaced by the highest rating."""
 
 _CUE = "\n\nRating:"
 _CHUNK = 64
-"""Rows whose logits over the whole vocabulary are held at once."""
+"""Number of rows whose logits over the vocabulary are in memory at once."""
 
 
-class RatingRequest:
-    """A row and a question about it, as tokens that end where a rating is the next one.
+class RatingPrompts:
+    """Tokenizes a row and a question about it, up to where the rating is the next token.
 
-    With a chat template the request is a user's turn and the rating the assistant's whole answer; without one it is
-    text that ends in `Rating:`. The tokens of the ratings are those that stand there in the request itself, so that
-    it does not matter what else in the vocabulary looks like a digit, or whether a space goes before it.
+    With a chat template the request is a user turn and the rating the complete answer of the assistant; without one
+    the request is text that ends in `Rating:`. The tokens of the ratings are those that the tokenizer produces at this
+    position, so it does not matter which other tokens look like digits, or whether a space precedes them.
 
     Args:
-        tokenizer: of the model that rates.
-        ratings: the highest rating; the lowest is 1.
+        tokenizer: Tokenizer of the model that rates.
+        ratings: Highest rating; the lowest is 1.
+
+    Attributes:
+        tokens: Token ids of the ratings, int64 of shape (ratings,).
 
     Raises:
-        ModelError: a rating is not one token of its own, or the chat template cannot show one question and answer.
+        ModelError: A rating is not a single token of its own, or the chat template cannot render a question and its
+            answer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ratings: int):
@@ -63,34 +67,41 @@ class RatingRequest:
         probes = [
             self._encode([_text("Hello", "Hi", RATING_PROMPTS[0])], rating)[0] for rating in range(1, ratings + 1)
         ]
-        self.tokens, self._behind = _rating_tokens(probes, tokenizer.name_or_path)
+        self.tokens, self._suffix = _rating_tokens(probes, tokenizer.name_or_path)
 
-    def contexts(
+    def encode_rows(
         self, rows: Sequence[Row], question: str, max_length: int | None
     ) -> tuple[list[np.ndarray | None], list[str]]:
-        """The tokens of the request for each row, and "" or the reason why there are none.
+        """Tokenize the request for each row.
 
-        A row that does not fit into `max_length` tokens loses the end of its response.
+        Args:
+            rows: Usable rows.
+            question: The question; `{ratings}` is replaced by the highest rating.
+            max_length: Maximum number of tokens. The end of the response is removed from a row that has more.
+
+        Returns:
+            The token ids of each request, int64, or None; and the reason for None: "rating_not_found",
+            "prompt_fills_window" or "".
         """
         question = question.replace("{ratings}", str(self.ratings))
-        parts = [task_and_answer(row) for row in rows]
-        found: list[np.ndarray | None] = []
+        parts = [prompt_and_response(row) for row in rows]
+        requests: list[np.ndarray | None] = []
         reasons = []
         encoded = self._encode([_text(prompt, response, question) for prompt, response in parts], 1) if parts else []
         for (prompt, response), ids in zip(parts, encoded, strict=True):
-            context = self._before_rating(ids)
-            reason = "" if context is not None else "rating_not_found"
-            if context is not None and max_length is not None and len(context) > max_length:
-                context = self._shortened(prompt, response, question, len(context), max_length)
-                reason = "" if context is not None else "prompt_fills_window"
-            found.append(context)
+            request = self._before_rating(ids)
+            reason = "" if request is not None else "rating_not_found"
+            if request is not None and max_length is not None and len(request) > max_length:
+                request = self._truncated(prompt, response, question, len(request), max_length)
+                reason = "" if request is not None else "prompt_fills_window"
+            requests.append(request)
             reasons.append(reason)
-        return found, reasons
+        return requests, reasons
 
     def _encode(self, texts: list[str], rating: int) -> list[list[int]]:
         if self.tokenizer.chat_template is None:
-            asked = [f"{text}{_CUE} {rating}" for text in texts]
-            return list(self.tokenizer(asked, verbose=False)["input_ids"])
+            requests = [f"{text}{_CUE} {rating}" for text in texts]
+            return list(self.tokenizer(requests, verbose=False)["input_ids"])
         from jinja2 import TemplateError
 
         chats = [[{"role": "user", "content": text}, {"role": "assistant", "content": str(rating)}] for text in texts]
@@ -101,27 +112,29 @@ class RatingRequest:
             return list(rendered["input_ids"])
         except TemplateError as error:
             raise ModelError(
-                f"The chat template of {self.tokenizer.name_or_path!r} cannot show a question and its answer, so that "
-                f"the model cannot be asked for a rating ({error})."
+                f"The chat template of {self.tokenizer.name_or_path!r} cannot render a question and its answer, so "
+                f"that the model cannot be asked for a rating ({error})."
             ) from error
 
     def _before_rating(self, ids: list[int]) -> np.ndarray | None:
-        at = len(ids) - len(self._behind) - 1
-        if at < 1 or ids[at:] != [self.tokens[0], *self._behind]:
+        position = len(ids) - len(self._suffix) - 1
+        if position < 1 or ids[position:] != [self.tokens[0], *self._suffix]:
             return None
-        return np.array(ids[:at], dtype=np.int64)
+        return np.array(ids[:position], dtype=np.int64)
 
-    def _shortened(self, prompt: str, response: str, question: str, length: int, max_length: int) -> np.ndarray | None:
-        empty = self._before_rating(self._encode([_text(prompt, "", question)], 1)[0])
-        room = max_length - len(empty) if empty is not None else 0
-        while empty is not None and room > 0:
-            response = response[: len(response) * room // (length - len(empty))]
+    def _truncated(self, prompt: str, response: str, question: str, length: int, max_length: int) -> np.ndarray | None:
+        without_response = self._before_rating(self._encode([_text(prompt, "", question)], 1)[0])
+        if without_response is None:
+            return None
+        max_tokens = max_length - len(without_response)
+        while max_tokens > 0:
+            response = response[: len(response) * max_tokens // (length - len(without_response))]
             if not response.strip():
                 break
-            context = self._before_rating(self._encode([_text(prompt, response, question)], 1)[0])
-            if context is None or len(context) <= max_length:
-                return context
-            length = len(context)
+            request = self._before_rating(self._encode([_text(prompt, response, question)], 1)[0])
+            if request is None or len(request) <= max_length:
+                return request
+            length = len(request)
         return None
 
 
@@ -130,70 +143,73 @@ def _text(prompt: str, response: str, question: str) -> str:
 
 
 def _rating_tokens(probes: list[list[int]], name: str) -> tuple[np.ndarray, list[int]]:
-    """The one token in which requests answered with different ratings differ, in each of them, and what follows it."""
+    """Return the token ids of the ratings, and the ids after a rating, from the same request with each rating."""
     first = probes[0]
-    if all(len(each) == len(first) for each in probes):
-        differ = [at for at in range(len(first)) if any(each[at] != first[at] for each in probes)]
-        tokens = [each[differ[0]] for each in probes] if len(differ) == 1 else []
+    if all(len(ids) == len(first) for ids in probes):
+        differing = [index for index in range(len(first)) if any(ids[index] != first[index] for ids in probes)]
+        tokens = [ids[differing[0]] for ids in probes] if len(differing) == 1 else []
         if len(set(tokens)) == len(probes):
-            return np.array(tokens, dtype=np.int64), first[differ[0] + 1 :]
+            return np.array(tokens, dtype=np.int64), first[differing[0] + 1 :]
     raise ModelError(
-        f"The ratings 1 to {len(probes)} are not single tokens, one each, for the tokenizer of {name!r}, so that "
-        "their probabilities cannot be read off the next token. Take another model."
+        f"The tokenizer of {name!r} does not encode the ratings 1 to {len(probes)} as one token each, so that their "
+        "probabilities cannot be read from the next token. Use another model."
     )
 
 
-class RatingLogits(Forwards):
-    """Log-probabilities of rating tokens behind each context: one forward pass, and the LM head on one position each.
+class RatingRunner(LogprobRunner):
+    """Computes log-probabilities of rating tokens, with one forward pass per request and the head on one position.
 
     Args:
-        context: of the model that rates.
-        tokens: ids of the ratings, int64 of shape (ratings,).
+        runner: Runner of the model that rates.
+        tokens: Token ids of the ratings, int64 of shape (ratings,).
     """
 
-    def __init__(self, context: ModelContext, tokens: np.ndarray):
-        super().__init__(context.model)
-        self.context = context
+    def __init__(self, runner: ModelRunner, tokens: np.ndarray):
+        super().__init__(runner.model)
+        self.runner = runner
         self.tokens = tokens
 
-    def rate(self, asked: Ragged, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
-        """Log-probability in nats of each rating as the next token, float64 of shape (contexts, ratings).
+    def rate(self, requests: RaggedArray, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
+        """Compute the log-probability of each rating as the next token.
 
         Args:
-            asked: token ids of the contexts, none of them empty.
-            label: for the progress bar.
-            nulls: rows that are not asked about, by reason, for the progress bar.
+            requests: Token ids of the requests, none of them empty.
+            label: Label of the progress bar.
+            nulls: Number of rows without a request by reason, for the progress bar.
+
+        Returns:
+            Nats, float64 of shape (requests, ratings).
         """
         spec = {"computed": "next_token", "version": 1, "tokens": self.tokens.tolist()}
-        return self.context.run(
-            lambda batch: self._next(asked, batch),
-            asked.lengths,
+        return self.runner.run(
+            lambda batch: self._next_token(requests, batch),
+            requests.lengths,
             len(self.tokens),
             label=label,
-            keys=asked.digests,
+            keys=requests.digests,
             spec=spec,
             unit="rating",
             nulls=nulls,
         )
 
-    def _next(self, asked: Ragged, batch: np.ndarray) -> np.ndarray:
-        rows = [(ids := asked[at], len(ids)) for at in batch]
-        sequences = [TokenSequence(np.append(ids, self.tokens[0]), np.array([length])) for ids, length in rows]
-        found: np.ndarray = torch.cat(self.losses(Forward(self, sequences))).double().numpy()
-        return found
+    def _next_token(self, requests: RaggedArray, batch: np.ndarray) -> np.ndarray:
+        ids = [requests[index] for index in batch]
+        sequences = [TokenSequence(np.append(row, self.tokens[0]), np.array([len(row)])) for row in ids]
+        logprobs: np.ndarray = torch.cat(self.losses(Forward(self, sequences))).double().numpy()
+        return logprobs
 
     def _head(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        return torch.cat([self._of_ratings(self._logits(part)) for part in states.split(_CHUNK)])
+        return torch.cat([self._rating_logprobs(self._logits(part)) for part in states.split(_CHUNK)])
 
-    def _whole_model(self, whole: Forward) -> list[torch.Tensor]:
-        forward = type(self.causal).forward  # not the instance's: trainers wrap that one, in autocast for example
-        more = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(forward).parameters else {}
-        found = []
-        for sequence in whole.batch:
+    def _by_whole_model(self, forward: Forward) -> list[torch.Tensor]:
+        model_forward = type(self.causal).forward  # not the instance's, which trainers wrap, in autocast for example
+        kwargs = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model_forward).parameters else {}
+        logprobs = []
+        for sequence in forward.batch:
             ids = torch.from_numpy(sequence.ids[:-1])[None].to(self.device)
-            logits = forward(self.causal, input_ids=ids, use_cache=False, **more).logits
-            found.append(self._of_ratings(logits[:, -1].float()))
-        return found
+            logits = model_forward(self.causal, input_ids=ids, use_cache=False, **kwargs).logits
+            logprobs.append(self._rating_logprobs(logits[:, -1].float()))
+        return logprobs
 
-    def _of_ratings(self, logits: torch.Tensor) -> torch.Tensor:
+    def _rating_logprobs(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.log_softmax(dim=-1)[:, torch.from_numpy(self.tokens).to(logits.device)].cpu()

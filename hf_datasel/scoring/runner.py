@@ -1,4 +1,4 @@
-"""The model a score runs on, and how work on it is planned, shared, kept and shown."""
+"""Runs the model of a score: plans batches, distributes them over processes, and stores the results."""
 
 from __future__ import annotations
 
@@ -6,87 +6,41 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from hf_datasel.scoring.batching import Batches, length_of_positions, plan_batches, remaining
-from hf_datasel.scoring.distributed import Ranks
-from hf_datasel.scoring.eval_mode import inference
-from hf_datasel.scoring.logprobs import Forwards, Reduction, SummedNLL
+from hf_datasel._lazy import torch
+from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_batches, static_rope_length
+from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.eval_mode import eval_mode
+from hf_datasel.scoring.logprobs import LogprobRunner, Reduction, SummedNLL
 from hf_datasel.scoring.models import Loading, Models
+from hf_datasel.scoring.outputs import Output, ResultStore, ResultTable, TrainingLosses, is_complete
 from hf_datasel.scoring.progress import Progress
 
 if TYPE_CHECKING:
     from hf_datasel.tokens import Sequences
 
-__all__ = ["ModelContext", "Output", "Seen", "Table"]
+__all__ = ["ModelRunner", "Output"]
 
 
-class Table(Protocol):
-    """Where results are kept: what `hf_datasel.scoring.store.store` offers for one spec."""
+class ModelRunner:
+    """Runs a model for the scores of one call. Scores that need the same forward pass share it.
 
-    def fill(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Put known results into `values`, and say which are known: bool of shape (len(keys),)."""
-
-    def append(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Keep results."""
-
-    def close(self) -> None:
-        """End what this process writes."""
-
-    def compact(self) -> None:
-        """Put what all processes have written in order."""
-
-
-class Seen(Protocol):
-    """Losses that are known before the model runs: what `hf_datasel.training.loss_cache` offers."""
-
-    def summed(self, sequences: Sequences) -> np.ndarray | None:
-        """What `SummedNLL` gives for these sequences, float64 with NaN where it is not known; None: for none is it."""
-
-
-class Tables(Protocol):
-    """A score store."""
-
-    def table(self, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]) -> Table:
-        """The results under one spec."""
-
-
-@dataclass(frozen=True)
-class Output:
-    """What is computed for each item: so many numbers, and, for the score store, by what.
-
-    Attributes:
-        width: numbers an item.
-        spec: name, version and settings of the computation, as JSON has them; None keeps it out of the store. What
-            the model is gets added.
-        dtype: of the numbers.
-        known: results that are there already, instead of those in the store, (items, width); NaN where one is not.
-    """
-
-    width: int
-    spec: Mapping[str, Any] | None = None
-    dtype: type[np.floating[Any]] = np.float64
-    known: np.ndarray | None = None
-
-
-class ModelContext:
-    """A live model for the length of one scoring call. Two scores that need the same forward pass share it.
+    The weights of the model, its mode and the RNG state are the same after each call as before.
 
     Args:
-        model: on its device; None for scores that run none. Its mode, weights and the random state stay as they are.
-        tokens_per_batch: upper bound on the padded tokens of a batch; by default 1,024 on a CPU, where more was
-            slower, and 16,384 elsewhere.
-        autocast: compute in this dtype instead of the weights' own.
-        progress: show a progress bar where the output is a terminal.
-        loading: of a model that is loaded by name, instead of `model`. The results of a live one are not kept.
-        store: where results are kept.
-        models: where models are loaded by name.
-        ranks: the processes that share the work, all of which have to ask for it; this one alone by default.
-        seen: losses of a live model that are known from its training.
+        model: Model on its device; None for scores that run no model.
+        tokens_per_batch: Maximum number of padded tokens in a batch. By default 1,024 on a CPU, where larger batches
+            were slower, and 16,384 on other devices.
+        autocast: Data type to run the model in with autocast; None runs it in the data type of its weights.
+        progress: Whether to show a progress bar if stderr is a terminal.
+        loading: Model to load by name, instead of `model`. Only results of a model loaded by name are stored.
+        store: Score store for the results.
+        models: Cache of models loaded by name.
+        processes: Processes that share the work; all of them have to make the same calls. By default this one alone.
+        training_losses: Losses of `model` that are known from its training.
     """
 
     def __init__(
@@ -97,45 +51,44 @@ class ModelContext:
         progress: bool = True,
         *,
         loading: Loading | None = None,
-        store: Tables | None = None,
+        store: ResultStore | None = None,
         models: Models | None = None,
-        ranks: Ranks | None = None,
-        seen: Seen | None = None,
+        processes: Processes | None = None,
+        training_losses: TrainingLosses | None = None,
     ):
         self.autocast = autocast
         self.progress = progress
         self.loading = loading
         self.store = store
         self.models = Models() if models is None else models
-        self.ranks = Ranks() if ranks is None else ranks
-        self.seen = seen
+        self.processes = Processes() if processes is None else processes
+        self.training_losses = training_losses
         self._model = model
         self._description: dict[str, Any] | None = None
-        self._asked_tokens = tokens_per_batch
-        self._forwards: Forwards | None = None
-        self._wanted: dict[Sequences, list[Reduction]] = {}
-        self._found: dict[tuple[Sequences, Reduction], np.ndarray] = {}
-        self._seen_rows: dict[tuple[Sequences, Reduction], list[int]] = {}
-        """Output rows whose results were known from training."""
-        self._reused: set[int] = set()
-        """Those of them that were asked for since the last description."""
+        self._tokens_per_batch = tokens_per_batch
+        self._logprobs: LogprobRunner | None = None
+        self._pending: dict[Sequences, list[Reduction]] = {}
+        self._results: dict[tuple[Sequences, Reduction], np.ndarray] = {}
+        self._rows_from_training: dict[tuple[Sequences, Reduction], list[int]] = {}
+        self._reused_rows: set[int] = set()
+        """Rows whose results came from training, among those requested since the last call of `describe`."""
 
     @property
     def model(self) -> Any:
-        """The model. One that is loaded by name is loaded when it is first asked for."""
+        """The model, loaded at the first access if it is loaded by name; None for scores that run no model."""
         if self._model is None and self.loading is not None:
             self._model = self.models.get(self.loading)
-            self._description = self._described()
+            self._description = self._describe_model()
         return self._model
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """What the model is, as its loading says; None for a live one."""
+        """Identity of the weights and how they are loaded; None for a model that is not loaded by name."""
         return None if self.loading is None else self.loading.identity()
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its input."""
+        """Device of the model's input."""
         if self.model is None:
             return torch.device("cpu")
         device: torch.device = self.model.get_input_embeddings().weight.device
@@ -143,19 +96,19 @@ class ModelContext:
 
     @property
     def tokens_per_batch(self) -> int:
-        """Upper bound on the padded tokens of a batch."""
-        return self._asked_tokens or (1024 if self.device.type == "cpu" else 16384)
+        """Maximum number of padded tokens in a batch."""
+        return self._tokens_per_batch or (1024 if self.device.type == "cpu" else 16384)
 
     def describe(self) -> dict[str, Any]:
-        """What, besides the weights, decides the numbers that were asked for since this was called last.
+        """Return what determines the results requested since the last call, apart from the weights.
 
-        A model that was let go is not loaded again for it.
+        A model that has been released is not loaded again for this.
         """
-        reused, self._reused = len(self._reused), set()
-        described = self._described() if self._description is None else self._description
-        return {**described, **({"reused_training_loss": reused} if reused else {})}
+        reused, self._reused_rows = len(self._reused_rows), set()
+        description = self._describe_model() if self._description is None else self._description
+        return {**description, **({"reused_training_loss": reused} if reused else {})}
 
-    def _described(self) -> dict[str, Any]:
+    def _describe_model(self) -> dict[str, Any]:
         adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
         return {
             "model": self.model.config.name_or_path,
@@ -165,70 +118,99 @@ class ModelContext:
             "tokens_per_batch": self.tokens_per_batch,
         }
 
-    def other(self, loading: Loading) -> ModelContext:
-        """The same, with a model loaded by name. One that this context has loaded is let go until it is needed."""
+    def with_model(self, loading: Loading) -> ModelRunner:
+        """Return a runner with the same settings for a model loaded by name.
+
+        A model that this runner has loaded by name is released until it is needed again.
+
+        Args:
+            loading: The model to load.
+        """
         if self.loading is not None:
-            self._model, self._forwards = None, None
-        return ModelContext(
+            self._model, self._logprobs = None, None
+        return ModelRunner(
             None,
-            self._asked_tokens,
+            self._tokens_per_batch,
             self.autocast,
             self.progress,
             loading=loading,
             store=self.store,
             models=self.models,
-            ranks=self.ranks,
+            processes=self.processes,
         )
 
-    def without_model(self) -> ModelContext:
-        """The same, for work that takes no model here, and no tokens of one."""
-        return ModelContext(progress=self.progress, store=self.store, models=self.models, ranks=self.ranks)
+    def without_model(self) -> ModelRunner:
+        """Return a runner with the same progress bar, store and processes for work that runs no model."""
+        return ModelRunner(progress=self.progress, store=self.store, models=self.models, processes=self.processes)
 
-    # -- passes over token sequences ----------------------------------------------------------------------------------
+    # -- forward passes over token sequences --------------------------------------------------------------------------
     def announce(self, sequences: Sequences, reduction: Reduction) -> None:
-        """Say that a score is going to ask for this, so that the first pass over the sequences computes it too."""
-        wanted = self._wanted.setdefault(sequences, [])
-        if reduction not in wanted and (sequences, reduction) not in self._found:
-            wanted.append(reduction)
-
-    def reduced(
-        self, sequences: Sequences, reduction: Reduction, label: str, nulls: Counter[str] | None = None
-    ) -> np.ndarray:
-        """What a forward pass over the sequences is reduced to: shape (sequences, numbers).
-
-        The pass computes all that was announced for these sequences; a second one is run for what was not.
+        """Announce a reduction that a score will request, so that the first pass over the sequences computes it too.
 
         Args:
-            sequences: what the model reads.
-            reduction: what is taken from each.
-            label: for the progress bar.
-            nulls: rows that are left out, by reason, for the progress bar.
+            sequences: Token sequences.
+            reduction: What is computed from the forward pass of each sequence.
         """
-        asked = sequences, reduction
-        if asked not in self._found:
+        pending = self._pending.setdefault(sequences, [])
+        if reduction not in pending and (sequences, reduction) not in self._results:
+            pending.append(reduction)
+
+    def reduce(
+        self, sequences: Sequences, reduction: Reduction, label: str, nulls: Counter[str] | None = None
+    ) -> np.ndarray:
+        """Compute a reduction of the forward pass over each sequence.
+
+        One pass computes all reductions that were announced for these sequences.
+
+        Args:
+            sequences: Token sequences.
+            reduction: What is computed from the forward pass of each sequence.
+            label: Label of the progress bar.
+            nulls: Number of rows without a sequence by reason, for the progress bar.
+
+        Returns:
+            Array of shape (sequences, width of the reduction).
+        """
+        key = sequences, reduction
+        if key not in self._results:
             self.announce(sequences, reduction)
-            wanted = self._wanted.pop(sequences)
-            if self._forwards is None:
-                self._forwards = Forwards(self.model)
-            forwards = self._forwards
-            known = self.seen.summed(sequences) if self.seen is not None and wanted == [SummedNLL()] else None
-            if known is not None:
-                self._seen_rows[asked] = sequences.owner[_complete(known)].tolist()
-            outputs = [Output(forwards.width(each), each.spec(), each.dtype, known) for each in wanted]
-            found = self.run_many(
-                lambda batch: forwards(sequences.fetch(batch), wanted),
-                sequences.lengths,
-                outputs,
-                label=label,
-                keys=sequences.digests,
-                nulls=nulls,
-            )
-            self._found.update({(sequences, each): values for each, values in zip(wanted, found, strict=True)})
-        self._reused.update(self._seen_rows.get(asked, []))
-        return self._found[asked]
+            self._run_reductions(sequences, self._pending.pop(sequences), label, nulls)
+        self._reused_rows.update(self._rows_from_training.get(key, []))
+        return self._results[key]
+
+    def _run_reductions(
+        self, sequences: Sequences, reductions: list[Reduction], label: str, nulls: Counter[str] | None
+    ) -> None:
+        if self._logprobs is None:
+            self._logprobs = LogprobRunner(self.model)
+        logprobs, cached = self._logprobs, None
+        if self.training_losses is not None and reductions == [SummedNLL()]:
+            cached = self.training_losses.summed(sequences)
+        if cached is not None:
+            self._rows_from_training[sequences, reductions[0]] = sequences.owner[is_complete(cached)].tolist()
+        results = self.run_many(
+            lambda batch: logprobs(sequences.fetch(batch), reductions),
+            sequences.lengths,
+            [Output(logprobs.width(reduction), reduction.spec(), reduction.dtype, cached) for reduction in reductions],
+            label=label,
+            keys=sequences.digests,
+            nulls=nulls,
+        )
+        for reduction, result in zip(reductions, results, strict=True):
+            self._results[sequences, reduction] = result
 
     def mean_nll(self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
-        """Mean NLL in nats over the scored tokens of each of `rows` output rows, float64; NaN where there is none."""
+        """Compute the mean negative log-likelihood of the scored tokens of each row.
+
+        Args:
+            sequences: Token sequences; `sequences.owner` is the row of each.
+            rows: Number of rows.
+            label: Label of the progress bar.
+            nulls: Number of rows without a sequence by reason, for the progress bar.
+
+        Returns:
+            Nats per token, float64 of shape (rows,); NaN for a row without scored tokens.
+        """
         total, tokens = self.summed_nll(sequences, rows, label, nulls)
         mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
         return mean
@@ -236,10 +218,20 @@ class ModelContext:
     def summed_nll(
         self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Summed NLL in nats and number of scored tokens of each of `rows` output rows, float64."""
-        found = self.reduced(sequences, SummedNLL(), label, nulls)
-        total = np.bincount(sequences.owner, weights=found[:, 0], minlength=rows)
-        tokens = np.bincount(sequences.owner, weights=found[:, 1], minlength=rows)
+        """Compute the summed negative log-likelihood and the number of the scored tokens of each row.
+
+        Args:
+            sequences: Token sequences; `sequences.owner` is the row of each.
+            rows: Number of rows.
+            label: Label of the progress bar.
+            nulls: Number of rows without a sequence by reason, for the progress bar.
+
+        Returns:
+            Nats and number of tokens, each float64 of shape (rows,).
+        """
+        sums = self.reduce(sequences, SummedNLL(), label, nulls)
+        total = np.bincount(sequences.owner, weights=sums[:, 0], minlength=rows)
+        tokens = np.bincount(sequences.owner, weights=sums[:, 1], minlength=rows)
         return total, tokens
 
     # -- any other work -----------------------------------------------------------------------------------------------
@@ -258,28 +250,28 @@ class ModelContext:
         nulls: Counter[str] | None = None,
         gradients: bool = False,
     ) -> np.ndarray:
-        """Numbers for each item: in batches by length, dealt to all processes, from the store where they are known.
+        """Compute numbers for each item in batches by length, on all processes, with results from the store.
 
         Args:
-            compute: takes the positions of a batch (int64), and gives its numbers, (len(batch), width). An item whose
-                numbers are all NaN is not kept in the store, so that it is tried again.
-            lengths: tokens of each item, int64.
-            width: numbers an item.
-            label: for the progress bar.
-            keys: 16 bytes for each item, uint8 of shape (items, 16), that stand for all that decides its numbers
-                besides `spec` and the model: a digest of its tokens or its text.
-            spec: name, version and settings of the computation, as JSON has them.
-            dtype: of the numbers.
-            unit: what an item is called.
-            batch_size: upper bound on the items of a batch.
-            nulls: items left out, by reason, for the progress bar; `compute` may add to it.
-            gradients: compute with gradients. The model is in evaluation mode either way.
+            compute: Function of the indices of a batch (int64) that returns its numbers, of shape (batch, width).
+                An item whose numbers are all NaN is not stored, so the next run computes it again.
+            lengths: Number of tokens of each item, int64.
+            width: Numbers per item.
+            label: Label of the progress bar.
+            keys: Function that returns 16 bytes per item, uint8 of shape (items, 16), which identify everything that
+                determines its numbers other than `spec` and the model: a digest of its tokens or its text.
+            spec: Name, version and settings of the computation, as JSON.
+            dtype: Data type of the numbers.
+            unit: Name of an item in the progress bar.
+            batch_size: Maximum number of items in a batch.
+            nulls: Number of excluded items by reason, for the progress bar; `compute` may add to it.
+            gradients: Whether gradients are computed. The model is in eval mode in either case.
 
         Returns:
-            Shape (items, width); the same for every process, however many there are.
+            Array of shape (items, width). It is the same on every process and for any number of processes.
 
         Raises:
-            ModelError: an item does not fit into the memory of the device, even alone.
+            ModelError: A single item does not fit into the memory of the device.
         """
         return self.run_many(
             lambda batch: [np.asarray(compute(batch))],
@@ -306,78 +298,109 @@ class ModelContext:
         nulls: Counter[str] | None = None,
         gradients: bool = False,
     ) -> list[np.ndarray]:
-        """As `run`, for several results at once: `compute` gives one array an output."""
-        ranks = self.ranks
-        values = [np.zeros((len(lengths), each.width), dtype=each.dtype) for each in outputs]
-        batch_size = 1 if self._takes_rows_alone(lengths) else batch_size
+        """Compute several outputs at once, as `run` computes one.
+
+        Args:
+            compute: Function of the indices of a batch that returns one array per output.
+            lengths: As in `run`.
+            outputs: The outputs.
+            label: As in `run`.
+            keys: As in `run`.
+            unit: As in `run`.
+            batch_size: As in `run`.
+            nulls: As in `run`.
+            gradients: As in `run`.
+
+        Returns:
+            One array per output, of shape (items, width of the output).
+        """
+        processes = self.processes
+        values = [np.zeros((len(lengths), output.width), dtype=output.dtype) for output in outputs]
+        batch_size = 1 if self._must_run_rows_alone(lengths) else batch_size
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
-        tables = [self._table(each) if keys is not None else None for each in outputs]
+        tables = [self._table(output) if keys is not None else None for output in outputs]
         digests = keys() if keys is not None and any(table is not None for table in tables) else None
-        done = self._filled(outputs, tables, digests, values)
-        if done.any():
-            label = f"{label} ({int(done.sum()):,} known)"
-            batches = remaining(batches, done, lengths, self.tokens_per_batch, batch_size)
-        mine = batches[ranks.index :: ranks.size]
-        runner = Batches(lengths, compute)
-        rows, tokens = sum(len(each) for each in mine), sum(int(lengths[each].sum()) for each in mine)
-        shown = self.progress and ranks.is_first and bool(mine)
-        quiet = inference(self.model, gradients) if self.model is not None else nullcontext()
-        kind = self.device.type
+        is_cached = self._fill(outputs, tables, digests, values)
+        if is_cached.any():
+            label = f"{label} ({int(is_cached.sum()):,} cached)"
+            batches = remaining_batches(batches, is_cached, lengths, self.tokens_per_batch, batch_size)
+        batches = batches[processes.process_index :: processes.num_processes]
+        num_rows, num_tokens = sum(map(len, batches)), sum(int(lengths[batch].sum()) for batch in batches)
+        shown = self.progress and processes.is_main_process and bool(batches)
+        nulls = Counter() if nulls is None else nulls
+        mode = eval_mode(self.model, gradients) if self.model is not None else nullcontext()
         try:
-            with Progress(label, rows, tokens, nulls if nulls is not None else Counter(), shown, unit) as bar, quiet:
-                for batch in mine:
-                    with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-                        for part, results in runner.results(batch):
-                            for numbers, table, result in zip(values, tables, results, strict=True):
-                                numbers[part] = result
-                                if table is not None and digests is not None:
-                                    kept = part[~np.isnan(numbers[part]).all(axis=1)]
-                                    table.append(digests[kept], numbers[kept])
-                            bar.advance(len(part), int(lengths[part].sum()))
+            with Progress(label, num_rows, num_tokens, nulls, shown, unit) as bar, mode:
+                self._run_batches(batches, BatchRunner(lengths, compute), values, tables, digests, bar)
         finally:
             for table in tables:
                 if table is not None:
                     table.close()
-        found = [ranks.total(each) for each in values]  # every process has closed its tables once these are there
+        values = [processes.all_reduce(array) for array in values]  # after this every process has closed its tables
         for table in tables:
-            if table is not None and ranks.is_first:
+            if table is not None and processes.is_main_process:
                 table.compact()
-        return found
+        return values
 
-    def _filled(
-        self, outputs: list[Output], tables: list[Table | None], digests: np.ndarray | None, values: list[np.ndarray]
+    def _run_batches(
+        self,
+        batches: list[np.ndarray],
+        runner: BatchRunner,
+        values: list[np.ndarray],
+        tables: list[ResultTable | None],
+        digests: np.ndarray | None,
+        bar: Progress,
+    ) -> None:
+        """Run the batches of this process, and write the results into `values` and the tables."""
+        device_type = self.device.type
+        for batch in batches:
+            with torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None):
+                for part, results in runner.run(batch):
+                    for array, table, result in zip(values, tables, results, strict=True):
+                        array[part] = result
+                        if table is not None and digests is not None:
+                            stored = part[~np.isnan(array[part]).all(axis=1)]
+                            table.append(digests[stored], array[stored])
+                    bar.advance(len(part), int(runner.lengths[part].sum()))
+
+    def _fill(
+        self,
+        outputs: list[Output],
+        tables: list[ResultTable | None],
+        digests: np.ndarray | None,
+        values: list[np.ndarray],
     ) -> np.ndarray:
-        """For which items all results are known: bool of shape (items,). The first process puts them into `values`."""
-        known = np.zeros(len(values[0]), dtype=np.uint8)
-        if any(each.known is None and table is None for each, table in zip(outputs, tables, strict=True)):
-            return known.astype(bool)
-        if self.ranks.is_first:
-            known[:] = 1
-            for each, table, numbers in zip(outputs, tables, values, strict=True):
-                if each.known is not None:
-                    numbers[:] = each.known
-                    known &= _complete(each.known)
+        """Return for which items all results are cached, bool; the main process writes these into `values`."""
+        is_cached = np.zeros(len(values[0]), dtype=np.uint8)
+        if any(output.cached is None and table is None for output, table in zip(outputs, tables, strict=True)):
+            return is_cached.astype(bool)
+        if self.processes.is_main_process:
+            is_cached[:] = 1
+            for output, table, array in zip(outputs, tables, values, strict=True):
+                if output.cached is not None:
+                    array[:] = output.cached
+                    is_cached &= is_complete(output.cached)
                 elif table is not None and digests is not None:
-                    known &= table.fill(digests, numbers)
-            for numbers in values:
-                numbers[known == 0] = 0
-        return self.ranks.of_first(known).astype(bool)
+                    is_cached &= table.fill(digests, array)
+            for array in values:
+                array[is_cached == 0] = 0
+        return self.processes.broadcast(is_cached).astype(bool)
 
-    def _takes_rows_alone(self, lengths: np.ndarray) -> bool:
-        """Whether a row has other numbers in a batch with a longer one, since positions follow the longest."""
+    def _must_run_rows_alone(self, lengths: np.ndarray) -> bool:
+        """Return whether the length of a batch changes the positions, so that rows cannot share one."""
         if self.model is None:
             return False
-        within = length_of_positions(self.model.config)
-        return within is not None and bool((lengths > within).any())
+        limit = static_rope_length(self.model.config)
+        return limit is not None and bool((lengths > limit).any())
 
-    def _table(self, output: Output) -> Table | None:
-        live = self.loading is None and self.model is not None
-        if self.store is None or output.spec is None or output.known is not None or live:
+    def _table(self, output: Output) -> ResultTable | None:
+        is_unnamed = self.loading is None and self.model is not None
+        if self.store is None or output.spec is None or output.cached is not None or is_unnamed:
             return None
-        spec = {**output.spec, **({} if self.loading is None else self._of_model())}
+        spec = {**output.spec, **({} if self.loading is None else self._model_spec())}
         return self.store.table(json.loads(json.dumps(spec)), output.width, np.dtype(output.dtype))
 
-    def _of_model(self) -> dict[str, Any]:
+    def _model_spec(self) -> dict[str, Any]:
         return {
             "model": self.identity,
             "weights_dtype": str(self._weights_dtype()),
@@ -388,9 +411,3 @@ class ModelContext:
         model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         dtype: torch.dtype = model.dtype
         return dtype
-
-
-def _complete(values: np.ndarray) -> np.ndarray:
-    """Rows without a NaN: bool of shape (rows,)."""
-    complete: np.ndarray = ~np.isnan(values).any(axis=1)
-    return complete

@@ -1,4 +1,4 @@
-"""Anchors: the rows that stand for the tasks of a dataset. Picking them, and keeping them in a file."""
+"""Anchors: rows that represent the tasks of a dataset. How they are selected, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -18,138 +18,165 @@ from hf_datasel.scoring.base import null_counts
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["checked_path", "given_rows", "medoids", "random_rows", "read_anchors", "write_anchors"]
+__all__ = ["check_anchor_path", "check_rows", "read_anchors", "sample_rows", "select_medoids", "write_anchors"]
 
-_ENDINGS = (".jsonl", ".json", ".parquet")
+_EXTENSIONS = (".jsonl", ".json", ".parquet")
 
 
-# -- picking ---------------------------------------------------------------------------------------------------------
-def medoids(dataset: Dataset, count: int, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
-    """Pick the row nearest to the centre of each of `count` clusters.
+# -- selection --------------------------------------------------------------------------------------------------------
+def select_medoids(dataset: Dataset, count: int, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
+    """Select the row nearest to the centroid of each of `count` clusters.
 
-    A row whose text is already picked gives way to the next nearest row of the cluster, and a cluster without another
-    row to the nearest remaining row of any cluster.
+    A row with the same text as a selected one is replaced by the next nearest row of the cluster, and in a cluster
+    without another row by the nearest remaining row of any cluster.
 
     Args:
-        dataset: rows in any supported format.
-        count: number of rows to pick.
-        ids: cluster of each row, int64 of shape (rows,); -1 for a row without a vector.
-        distances: distance of each row to the centre of its cluster, of shape (rows,).
+        dataset: Rows in any supported format.
+        count: Number of rows to select.
+        ids: Cluster of each row, int64 of shape (rows,); -1 for a row without a vector.
+        distances: Distance of each row to the centroid of its cluster, of shape (rows,).
 
     Returns:
         Distinct row numbers in ascending order, int64 of shape (count,).
 
     Raises:
-        ScoreError: fewer distinct rows with a vector than asked for.
+        ScoreError: There are fewer distinct rows with a vector.
     """
     pool = Pool(dataset)
     order = [int(row) for row in np.argsort(distances, kind="stable") if ids[row] >= 0 and not pool.reasons[row]]
-    picked, texts, clusters = list[int](), set[bytes](), set[int]()
+    selected, texts, clusters = list[int](), set[bytes](), set[int]()
     for distinct_clusters in (True, False):
         for row in order:
             text, cluster = pool.row_ids[row].tobytes(), int(ids[row])
-            if len(picked) < count and text not in texts and not (distinct_clusters and cluster in clusters):
-                picked.append(row)
+            if len(selected) < count and text not in texts and not (distinct_clusters and cluster in clusters):
+                selected.append(row)
                 texts.add(text)
                 clusters.add(cluster)
-    return _enough(np.array(picked, dtype=np.int64), count)
+    return _sorted(np.array(selected, dtype=np.int64), count)
 
 
-def random_rows(dataset: Dataset, count: int, seed: int) -> np.ndarray:
-    """Distinct row numbers, in order, of rows that differ in their text.
+def sample_rows(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """Sample rows with distinct texts.
+
+    Args:
+        dataset: Rows in any supported format.
+        count: Number of rows to sample.
+        seed: Random seed.
+
+    Returns:
+        Distinct row numbers in ascending order, int64 of shape (count,).
 
     Raises:
-        ScoreError: there are fewer.
+        ScoreError: There are fewer distinct rows.
     """
     pool = Pool(dataset)
     usable = np.flatnonzero(pool.reasons == "")
     _, first = np.unique(pool.row_ids[usable], axis=0, return_index=True)
     distinct = usable[np.sort(first)]
-    return _enough(np.random.default_rng(seed).permutation(distinct)[:count], count)
+    return _sorted(np.random.default_rng(seed).permutation(distinct)[:count], count)
 
 
-def given_rows(dataset: Dataset, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The row numbers as they are.
+def check_rows(dataset: Dataset, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Check the row numbers of anchors, and return them.
+
+    Args:
+        dataset: Rows in any supported format.
+        rows: Row numbers.
+
+    Returns:
+        The same row numbers, int64.
 
     Raises:
-        ScoreError: they are none, not distinct, beyond the dataset, or of rows that cannot be used.
+        ScoreError: There are no row numbers, they are not distinct or beyond the dataset, or a row is unusable.
     """
     numbers = np.asarray(rows)
     if numbers.ndim != 1 or not len(numbers) or not np.issubdtype(numbers.dtype, np.integer):
-        raise ScoreError(f"Anchors are named by row numbers, at least one, and these are {rows!r}.")
+        raise ScoreError(f"Anchors have to be row numbers, at least one, and are {rows!r}.")
     if len(np.unique(numbers)) < len(numbers) or numbers.min() < 0 or numbers.max() >= len(dataset):
         raise ScoreError(f"Row numbers of anchors have to be distinct and from 0 to {len(dataset) - 1:,}: {rows!r}.")
     reasons = Pool(dataset.select(numbers)).reasons
     if (reasons != "").any():
-        raise ScoreError(f"Some rows cannot be anchors: {reason_counts(null_counts(reasons))}. Take others.")
+        raise ScoreError(f"Some rows cannot be anchors: {reason_counts(null_counts(reasons))}. Select others.")
     return numbers.astype(np.int64)
 
 
-def _enough(rows: np.ndarray, count: int) -> np.ndarray:
+def _sorted(rows: np.ndarray, count: int) -> np.ndarray:
     if len(rows) < count:
         raise ScoreError(
-            f"{count:,} anchors are asked for, and there are only {len(rows):,} rows for them that differ in their "
-            "text. Lower anchors."
+            f"{count:,} anchors are requested, and only {len(rows):,} usable rows differ in their text. Lower anchors."
         )
     return np.sort(rows)
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
 def write_anchors(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
-    """Write these rows, with the columns that hold them and `pool_row`, their numbers, as the path's ending says."""
+    """Write rows to a file as anchors: the columns of their format and their row numbers as `pool_row`.
+
+    Args:
+        dataset: Rows in any supported format.
+        rows: Row numbers.
+        path: File to write; its extension determines the format.
+    """
     pool = Pool(dataset)
     data = pool.dataset.select_columns(pool.columns).select(rows)
     if path.suffix == ".parquet":
         table = data.with_format("arrow")[:]
         pq.write_table(table.append_column(POOL_ROW, pa.array(rows, pa.int64())), path)
         return
-    lines = [json.dumps({**data[at], POOL_ROW: int(row)}, ensure_ascii=False) for at, row in enumerate(rows)]
+    lines = [json.dumps({**data[index], POOL_ROW: int(row)}, ensure_ascii=False) for index, row in enumerate(rows)]
     text = "\n".join(lines) + "\n" if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]\n"
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def checked_path(path: Path) -> Path:
-    """The path, where anchors can be written to it and read from it.
+def check_anchor_path(path: Path) -> Path:
+    """Check the extension of a file of anchors, and return the path.
+
+    Args:
+        path: The file.
 
     Raises:
-        ConfigError: its ending says nothing of the kind.
+        ConfigError: The extension is not supported.
     """
-    if path.suffix not in _ENDINGS:
-        hint = did_you_mean(path.suffix, _ENDINGS)
-        raise ConfigError(
-            f"Anchors are kept in a file that ends in {', '.join(_ENDINGS)}, and not {str(path)!r}.{hint}"
-        )
+    if path.suffix not in _EXTENSIONS:
+        hint = did_you_mean(path.suffix, _EXTENSIONS)
+        raise ConfigError(f"A file of anchors ends in {', '.join(_EXTENSIONS)}, and not {str(path)!r}.{hint}")
     return path
 
 
 def read_anchors(path: Path) -> tuple[list[Row], str]:
-    """The rows of a file, in any supported row format, and that format.
+    """Read the rows of a file of anchors.
+
+    Args:
+        path: The file, in any supported row format.
+
+    Returns:
+        The rows and their format.
 
     Raises:
-        ScoreError: there is no such file, or it holds no rows that can be used.
-        FormatError: its columns make no supported format.
+        ScoreError: The file does not exist, or one of its rows is unusable.
+        FormatError: Its columns are not in a supported format.
     """
     try:
-        batch = _columns(path)
+        batch = _read_columns(path)
     except (OSError, ValueError) as error:
         raise ScoreError(f"{str(path)!r} cannot be read as a file of anchors: {error}") from error
-    format = detect_format(list(batch))
-    rows = canonical_rows(batch, format)
-    bad = {at: row.reason for at, row in enumerate(rows) if row.reason}
-    if not rows or bad or format == "text":
-        why = ", ".join(f"row {at}: {reason}" for at, reason in list(bad.items())[:5])
-        raise ScoreError(f"Each row in {str(path)!r} has to hold a question and an answer ({why or 'none does'}).")
-    return rows, format
+    row_format = detect_format(list(batch))
+    rows = canonical_rows(batch, row_format)
+    unusable = {index: row.reason for index, row in enumerate(rows) if row.reason}
+    if not rows or unusable or row_format == "text":
+        reason = ", ".join(f"row {index}: {reason}" for index, reason in list(unusable.items())[:5])
+        raise ScoreError(f"Each row in {str(path)!r} has to hold a question and an answer ({reason or 'none does'}).")
+    return rows, row_format
 
 
-def _columns(path: Path) -> dict[str, list[Any]]:
+def _read_columns(path: Path) -> dict[str, list[Any]]:
     if path.suffix == ".parquet":
         columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
         return columns
     text = path.read_text(encoding="utf-8")
-    whole = text.lstrip().startswith("[")
-    rows = json.loads(text) if whole else [json.loads(line) for line in text.split("\n") if line.strip()]
+    is_array = text.lstrip().startswith("[")
+    rows = json.loads(text) if is_array else [json.loads(line) for line in text.split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("a row has no names for its values")
+        raise ValueError("a row is not a JSON object")
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}

@@ -1,4 +1,4 @@
-"""Columns of vectors, read in parts."""
+"""Read columns of vectors in blocks of rows."""
 
 from __future__ import annotations
 
@@ -13,52 +13,78 @@ from hf_datasel.errors import ColumnError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ROWS_AT_ONCE", "all_vectors", "read_vectors", "vectors_in"]
+__all__ = ["ROWS_PER_BLOCK", "iter_vectors", "load_vectors", "vectors_from_arrow"]
 
-ROWS_AT_ONCE = 10_000
-"""Rows whose vectors are held in memory beside what is made of them."""
+ROWS_PER_BLOCK = 10_000
+"""Number of rows whose vectors are read at once."""
 
 
-def vectors_in(data: Dataset, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Parts of a column: the number of the first row, the usable vectors, and the reason of each row.
+def iter_vectors(data: Dataset, name: str) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Read a column of vectors in blocks.
+
+    Args:
+        data: The dataset.
+        name: Name of the column.
+
+    Yields:
+        The index of the first row of the block, the vectors of the rows that have one (float32), and the reason of
+        each row of the block ("" for a row with a vector).
 
     Raises:
-        ColumnError: it holds no vectors, or some of another length.
+        ColumnError: The column does not hold vectors, or a block holds vectors of several lengths.
     """
     column = data.select_columns([name]).with_format("arrow")
-    for start in range(0, len(data), ROWS_AT_ONCE):
-        values = column[start : min(start + ROWS_AT_ONCE, len(data))].column(name).combine_chunks()
-        yield start, *read_vectors(values, name)
+    for start in range(0, len(data), ROWS_PER_BLOCK):
+        values = column[start : min(start + ROWS_PER_BLOCK, len(data))].column(name).combine_chunks()
+        yield start, *vectors_from_arrow(values, name)
 
 
-def all_vectors(data: Dataset, name: str) -> np.ndarray:
-    """The whole column, float32 of shape (rows, dimensions); NaN throughout for a row without a usable vector.
+def load_vectors(data: Dataset, name: str) -> np.ndarray:
+    """Read a column of vectors.
+
+    Args:
+        data: The dataset.
+        name: Name of the column.
+
+    Returns:
+        Float32 of shape (rows, dimensions); all NaN for a row without a usable vector.
 
     Raises:
-        ColumnError: as `vectors_in` does.
+        ColumnError: The column does not hold vectors, or holds vectors of several lengths.
     """
-    whole = np.empty((len(data), 0), dtype=np.float32)
-    for start, vectors, reasons in vectors_in(data, name):
+    result = np.empty((len(data), 0), dtype=np.float32)
+    for start, vectors, reasons in iter_vectors(data, name):
         if not len(vectors):
             continue
-        if not whole.shape[1]:
-            whole = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
-        if vectors.shape[1] != whole.shape[1]:
+        if not result.shape[1]:
+            result = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
+        if vectors.shape[1] != result.shape[1]:
             raise ColumnError(
-                f"Column {name!r} holds vectors of {whole.shape[1]:,} and of {vectors.shape[1]:,} numbers."
+                f"Column {name!r} holds vectors of {result.shape[1]:,} and of {vectors.shape[1]:,} numbers."
             )
-        whole[start + np.flatnonzero(reasons == "")] = vectors
-    return whole
+        result[start + np.flatnonzero(reasons == "")] = vectors
+    return result
 
 
-def read_vectors(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Float32 vectors of the rows that have one, and the reason of each row."""
+def vectors_from_arrow(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Convert an Arrow array of lists to vectors.
+
+    Args:
+        values: Lists of numbers, or null.
+        name: Name of the column, for messages.
+
+    Returns:
+        The vectors of the rows that have one, float32, and the reason of each row: "", "no_vector" or "not_finite".
+
+    Raises:
+        ColumnError: The values are not lists of numbers, or of several lengths.
+    """
     reasons = np.full(len(values), "", dtype=object)
     reasons[values.is_null().to_numpy(zero_copy_only=False)] = "no_vector"
     if pa.types.is_null(values.type):
         return np.empty((0, 0), dtype=np.float32), reasons
-    kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    if not any(kind(values.type) for kind in kinds) or not _is_number(values.type.value_type):
+    list_types = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    if not any(is_type(values.type) for is_type in list_types) or not _is_number(values.type.value_type):
         raise ColumnError(f"Column {name!r} holds {values.type}, and vectors are lists of numbers.")
     if values.null_count == len(values):
         return np.empty((0, 0), dtype=np.float32), reasons
@@ -67,10 +93,10 @@ def read_vectors(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndarray]:
     if len(flat) % max(len(present), 1) or len(set(present.value_lengths().to_pylist())) > 1:
         raise ColumnError(f"Column {name!r} holds vectors of several lengths.")
     vectors = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(present), -1)
-    finite = np.isfinite(vectors).all(axis=1)  # a null number is NaN here
-    reasons[np.flatnonzero(reasons == "")[~finite]] = "not_finite"
-    return vectors[finite], reasons
+    is_finite = np.isfinite(vectors).all(axis=1)  # a null inside a list is NaN here
+    reasons[np.flatnonzero(reasons == "")[~is_finite]] = "not_finite"
+    return vectors[is_finite], reasons
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind))
+def _is_number(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(dtype) or pa.types.is_integer(dtype))

@@ -1,4 +1,4 @@
-"""How many rows: as a number, as a share of the pool, or as many as so many tokens hold."""
+"""Size of a selection: a number of rows, a share of the pool, or a budget of tokens."""
 
 from __future__ import annotations
 
@@ -9,21 +9,27 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError, SelectionError
 
-__all__ = ["DEFAULT_RATIO", "TokenBudget", "wanted_rows", "within_tokens"]
+__all__ = ["DEFAULT_RATIO", "TokenBudget", "resolve_size", "select_within_tokens"]
 
 DEFAULT_RATIO = 0.05
 
 
-def wanted_rows(
+def resolve_size(
     pool_size: int, size: int | None, ratio: float | None, names: tuple[str, str] = ("size", "ratio")
 ) -> int:
-    """How many rows a size or a share of the pool means.
+    """Return the number of rows that a size or ratio requests; `DEFAULT_RATIO` without either.
 
-    >>> wanted_rows(5200, None, 0.05)
+    >>> resolve_size(5200, None, 0.05)
     260
 
+    Args:
+        pool_size: Number of rows of the pool.
+        size: Number of rows.
+        ratio: Share of the pool, above 0 and at most 1. Rounded down, at least one row.
+        names: Names of `size` and `ratio` in messages.
+
     Raises:
-        ConfigError: both are given, or one has a value it cannot have.
+        ConfigError: Both are set, or one has a value that is not possible.
     """
     if size is not None and ratio is not None:
         raise ConfigError(f"{names[0]}={size!r} and {names[1]}={ratio!r} say the same thing twice. Pass one of them.")
@@ -39,12 +45,12 @@ def wanted_rows(
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """So many tokens, and how many each row has.
+    """Budget in tokens, and the number of tokens of each row.
 
-    Attributes:
-        tokens: to be chosen at most.
-        lengths: tokens of each row of the pool, float64 of shape (rows,).
-        eligible: rows that can be chosen, bool of shape (rows,).
+    Args:
+        tokens: Upper bound on the tokens of all selected rows together.
+        lengths: Number of tokens of each row of the pool, float64 of shape (rows,).
+        eligible: Rows that can be selected, bool of shape (rows,).
     """
 
     tokens: int
@@ -57,61 +63,65 @@ class TokenBudget:
         wrong = np.flatnonzero(self.eligible & ~(self.lengths >= 0))
         if len(wrong):
             raise SelectionError(
-                f"tokens={self.tokens:,}: {len(wrong):,} rows that can be chosen have no token count, or one below 0 "
-                f"(the first is row {wrong[0]:,}). Filter them out, or name a model, whose tokenizer counts anew."
+                f"tokens={self.tokens:,}: {len(wrong):,} rows that can be selected have no token count, or one below "
+                f"0 (the first is row {wrong[0]:,}). Filter them out, or pass a model, with whose tokenizer they are "
+                "counted again."
             )
-        if not self.most:
+        if not self.max_rows:
             raise SelectionError(
-                f"tokens={self.tokens:,} is less than the shortest row that can be chosen has "
+                f"tokens={self.tokens:,} is less than the shortest row that can be selected has "
                 f"({self.lengths[self.eligible].min():,.0f})."
                 if self.eligible.any()
-                else f"tokens={self.tokens:,}: none of the {len(self.eligible):,} rows can be chosen."
+                else f"tokens={self.tokens:,}: none of the {len(self.eligible):,} rows can be selected."
             )
 
     @property
-    def most(self) -> int:
-        """Rows that fit at most: the shortest ones."""
+    def max_rows(self) -> int:
+        """Largest number of rows that fits: that of the shortest rows."""
         shortest = np.sort(self.lengths[self.eligible])
         return int(np.searchsorted(np.cumsum(shortest), self.tokens, side="right"))
 
-    def fitting(self, rows: np.ndarray) -> int:
-        """How many of the first rows fit."""
+    def num_fitting(self, rows: np.ndarray) -> int:
+        """Return how many of the first rows fit into the budget."""
         return int(np.searchsorted(np.cumsum(self.lengths[rows]), self.tokens, side="right"))
 
 
-def within_tokens(choose: Callable[[int], np.ndarray], budget: TokenBudget, nested: bool) -> tuple[int, np.ndarray]:
-    """The choice of the most rows that fits into the token budget, and with which number of rows it was made.
+def select_within_tokens(
+    select: Callable[[int], np.ndarray], budget: TokenBudget, nested: bool
+) -> tuple[int, np.ndarray]:
+    """Search for the largest selection that fits into a budget of tokens.
 
-    Where a smaller choice is the beginning of a larger one, that is as many of its first rows as fit. Otherwise each
-    number of rows is another choice, and the one that comes back fits while that of one row more does not.
+    If smaller selections are prefixes of larger ones, the result is the longest prefix that fits. Otherwise each
+    number of rows gives a different selection, and the result fits while the selection of one more row does not.
 
     Args:
-        choose: number of rows -> as many rows, best first; fewer where there are no more.
-        budget: in tokens.
-        nested: whether a smaller choice is the beginning of a larger one.
+        select: Function that returns as many rows as requested, best first; fewer if there are no more.
+        budget: Budget in tokens.
+        nested: Whether a smaller selection is a prefix of a larger one.
 
     Returns:
-        What `choose` was called with, and the rows; none where it chose none.
+        The number of rows that `select` was called with, and the rows; none if it selected none.
 
     Raises:
-        SelectionError: not even the first row fits.
+        SelectionError: The first selected row alone exceeds the budget.
     """
-    mean = max(float(budget.lengths[budget.eligible].mean()), 1.0)
-    best, made_with, fits, too_many = np.empty(0, dtype=np.int64), 0, 0, budget.most + 1
-    trial = min(max(int(1.2 * budget.tokens / mean), 1), budget.most)
-    while fits + 1 < too_many:
-        rows = choose(trial)
-        fitting = budget.fitting(rows)
-        if nested and fitting < len(rows):
-            best, made_with = rows[:fitting], trial
+    mean_length = max(float(budget.lengths[budget.eligible].mean()), 1.0)
+    best, best_size = np.empty(0, dtype=np.int64), 0
+    fits, too_large = 0, budget.max_rows + 1  # bounds of a binary search
+    size = min(max(int(1.2 * budget.tokens / mean_length), 1), budget.max_rows)
+    while fits + 1 < too_large:
+        rows = select(size)
+        num_fitting = budget.num_fitting(rows)
+        if nested and num_fitting < len(rows):
+            best, best_size = rows[:num_fitting], size
             break
-        if fitting == len(rows):
-            best, made_with, fits = rows, trial, trial
-            if len(rows) < trial:  # there are no more
-                return trial, rows
+        if num_fitting == len(rows):
+            best, best_size, fits = rows, size, size
+            if len(rows) < size:  # there are no more rows to select
+                return size, rows
         else:
-            too_many = trial
-        trial = min(2 * trial, budget.most) if too_many > budget.most else (fits + too_many) // 2
+            too_large = size
+        size = min(2 * size, budget.max_rows) if too_large > budget.max_rows else (fits + too_large) // 2
     if not len(best):
-        raise SelectionError(f"tokens={budget.tokens:,}: the first row that is chosen has more. Raise it.")
-    return made_with, best
+        raise SelectionError(f"tokens={budget.tokens:,}: the first row that is selected has more. Raise it.")
+    return best_size, best

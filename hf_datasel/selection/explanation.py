@@ -1,4 +1,4 @@
-"""Why one row was taken, or was not."""
+"""Explanation of why a row was selected, or was not."""
 
 from __future__ import annotations
 
@@ -9,66 +9,67 @@ import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.incremental_selector import GrowingSelector
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors import Chain, by_name
+from hf_datasel.selectors import Chain, get_selector
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Explanation", "Standing", "explain"]
+__all__ = ["Explanation", "ScoreRank", "explain"]
 
 
-class Standing(TypedDict):
-    """A row's score among those of the pool.
+class ScoreRank(TypedDict):
+    """A score of a row, compared with the other rows of the pool.
 
     Attributes:
-        score: name of the column.
-        value: the row's; None where it has none.
-        reason: why it has none, where that is known.
-        place: rows with a higher value, and one; None without a value. Rows that the choice ruled out for values that
-            are too high are not counted, unless the row is one of them.
-        of: rows with a value, counted in the same way.
-        chosen: lowest and highest value of the chosen rows; None where none of them has one.
+        score: Name of the column.
+        value: Value of the row; None if it has none.
+        reason: Reason why the row has no value, if that is known; otherwise empty.
+        rank: Number of rows with a higher value, plus one; None without a value. Rows that the selection excluded for
+            a value that is too high are not counted, unless the row is one of them.
+        num_rows: Number of rows with a value, counted in the same way.
+        selected_range: Lowest and highest value of the selected rows; None if none of them has a value.
     """
 
     score: str
     value: float | None
     reason: str
-    place: int | None
-    of: int
-    chosen: tuple[float, float] | None
+    rank: int | None
+    num_rows: int
+    selected_range: tuple[float, float] | None
 
 
 class Explanation(TypedDict):
-    """What there is to say about a row and a selection.
+    """Why a row was selected, or was not.
 
     Attributes:
-        row: number in the dataset.
-        taken: whether it was chosen.
-        rank: 0 for the best; None for a row that was not chosen.
-        of: rows that were chosen.
-        unusable: why it could not be chosen at all, such as `"empty_response"`; empty for a row that could.
-        copies: chosen rows with exactly the same prompt and response.
-        scores: that the choice is based on.
-        cluster: its number, the rows in it, and how many of them were chosen; None where the choice knows no clusters.
-        decided: sentences of the selector's own: n-grams, neighbours.
-        interrupted: whether the choice was stopped before its budget was met.
-        checkpoint: of the training run, whose model would have to be passed to say more, such as `"checkpoint-6"`;
-            empty where it is not missing.
+        row: Row number in the dataset.
+        selected: Whether the row was selected.
+        rank: Rank among the selected rows, 0 for the best; None if the row was not selected.
+        num_selected: Number of rows that were selected.
+        unusable: Reason why the row cannot be selected at all, such as `"empty_response"`; empty if it can.
+        duplicates: Selected rows with exactly the same prompt and response.
+        scores: Scores that the selection is based on.
+        cluster: Number of the row's cluster, number of its rows, and how many of these were selected; None if the
+            selection has no clusters.
+        decided: Sentences of the selector on what decided, such as n-grams or neighbors.
+        interrupted: Whether the selection was stopped before its budget was met.
+        checkpoint: Checkpoint of the training run whose model has to be passed to say more, such as `"checkpoint-6"`;
+            empty if none is needed.
     """
 
     row: int
-    taken: bool
+    selected: bool
     rank: int | None
-    of: int
+    num_selected: int
     unusable: str
-    copies: list[int]
-    scores: list[Standing]
+    duplicates: list[int]
+    scores: list[ScoreRank]
     cluster: tuple[int, int, int] | None
     decided: list[str]
     interrupted: bool
@@ -80,75 +81,81 @@ def explain(
     dataset: Dataset,
     row: int,
     model: Any = None,
-    tokenizer: Any = None,
+    processing_class: Any = None,
     allow_imports: bool = False,
 ) -> Explanation:
-    """Say why a row was chosen, or was not: its scores and their places, its cluster, the n-grams or the neighbour.
+    """Explain why a row was selected, or was not: by its scores and their ranks, its cluster, n-grams or neighbors.
 
-    Scores are those that the selection holds; vectors that it does not hold are computed again.
+    Scores are read from the selection. Vectors that it does not contain are computed again.
 
     Args:
-        selection: what was chosen.
-        dataset: what it was chosen from.
-        row: number of a row of it, chosen or not.
-        model: for vectors that came from the model of the round: a name or path, or a live model with `tokenizer`.
-            Where that model was in training, it is the checkpoint of the run from the time of the choice; another
-            folder is refused. It also stands for a local model of which the record says no more than the name.
-        tokenizer: of the live model.
-        allow_imports: permit a selector outside hf_datasel, which its record names.
+        selection: The selection.
+        dataset: The dataset that it was made from.
+        row: Row number in the dataset, selected or not.
+        model: Model for vectors that the model of the round computed: a Hub id, a path, or a model object together
+            with `processing_class`. If that model was in training, this has to be the checkpoint of the run from the
+            time of the selection; other folders are refused. Also used in place of a local model of which the
+            selection records only the name.
+        processing_class: Tokenizer of a `model` that is passed as an object.
+        allow_imports: Whether a selector outside hf_datasel, which the selection names, may be imported.
 
     Raises:
-        DatasetMismatchError: the dataset is not the one the selection was made from.
-        SelectionError: it has no such row.
+        DatasetMismatchError: The selection was not made from this dataset.
+        SelectionError: The dataset has no such row.
     """
     if type(row) is not int or not 0 <= row < len(dataset):
         raise SelectionError(f"row={row!r} is none of the {len(dataset):,} rows: 0 to {len(dataset) - 1:,}.")
     selection.check(dataset)
-    pool, chosen = Pool(dataset), selection.indices
-    at = np.flatnonzero(chosen == row)
-    replay = Replay(selection, Engine(pool, model, tokenizer))
+    pool, selected = Pool(dataset), selection.indices
+    ranks = np.flatnonzero(selected == row)
+    replay = Replay(selection, Engine(pool, model, processing_class))
     decided = _decided(selection, pool, row, replay, allow_imports)
-    same = np.flatnonzero((pool.row_ids[chosen] == pool.row_ids[row]).all(axis=1))
+    same_content = (pool.row_ids[selected] == pool.row_ids[row]).all(axis=1)
     return {
         "row": row,
-        "taken": bool(len(at)),
-        "rank": int(at[0]) if len(at) else None,
-        "of": len(chosen),
+        "selected": bool(len(ranks)),
+        "rank": int(ranks[0]) if len(ranks) else None,
+        "num_selected": len(selected),
         "unusable": str(pool.reasons[row]),
-        "copies": [int(each) for each in chosen[same] if each != row],
-        "scores": [_standing(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
+        "duplicates": [number for number in selected[same_content].tolist() if number != row],
+        "scores": [_score_rank(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
         "cluster": _cluster(selection, row),
         "decided": decided,
         "interrupted": bool(selection.provenance.get("interrupted", False)),
-        "checkpoint": replay.missing,
+        "checkpoint": replay.missing_checkpoint,
     }
 
 
-def _standing(selection: Selection, name: str, row: int) -> Standing:
+def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
     values = selection.scores(name)
-    known = values[np.isfinite(values)]
-    of_chosen = values[selection.indices]
-    of_chosen = of_chosen[np.isfinite(of_chosen)]
-    there = bool(np.isfinite(values[row]))
-    if there and values[row] < (bound := _ruled_out_from(selection, name)):
-        known = known[known < bound]
-    reasons = [each for each in selection.table.column_names if each.endswith("_reason")]
-    own = [each for each in reasons if name.startswith(each.removesuffix("_reason"))]
-    why = next(iter(own or reasons[:1] * (len(reasons) == 1)), None)
+    value, finite = float(values[row]), values[np.isfinite(values)]
+    selected = values[selection.indices]
+    selected = selected[np.isfinite(selected)]
+    has_value = bool(np.isfinite(value))
+    if has_value and value < (bound := _exclusion_bound(selection, name)):
+        finite = finite[finite < bound]
     return {
         "score": name,
-        "value": float(values[row]) if there else None,
-        "reason": "" if there or why is None else selection.table.column(why)[row].as_py() or "",
-        "place": int((known > values[row]).sum()) + 1 if there else None,
-        "of": len(known),
-        "chosen": (float(of_chosen.min()), float(of_chosen.max())) if len(of_chosen) else None,
+        "value": value if has_value else None,
+        "reason": "" if has_value else _reason(selection, name, row),
+        "rank": int((finite > value).sum()) + 1 if has_value else None,
+        "num_rows": len(finite),
+        "selected_range": (float(selected.min()), float(selected.max())) if len(selected) else None,
     }
 
 
-def _ruled_out_from(selection: Selection, name: str) -> float:
-    """The value of a score from which on rows were ruled out; infinity where none were."""
-    reasons = (re.fullmatch(r"with (.+) >= (\S+)", each) for each in selection.provenance["left_out"])
-    return min((float(each[2]) for each in reasons if each and each[1] == name), default=np.inf)
+def _reason(selection: Selection, name: str, row: int) -> str:
+    """Return why a row has no value, from the column of reasons that belongs to a score; empty if there is none."""
+    reasons = [column for column in selection.table.column_names if column.endswith("_reason")]
+    own = [column for column in reasons if name.startswith(column.removesuffix("_reason"))]
+    column = own[0] if own else reasons[0] if len(reasons) == 1 else None
+    return "" if column is None else selection.table.column(column)[row].as_py() or ""
+
+
+def _exclusion_bound(selection: Selection, name: str) -> float:
+    """Return the value of a score from which on rows were excluded; infinity if none were."""
+    matches = (re.fullmatch(r"with (.+) >= (\S+)", reason) for reason in selection.provenance["exclusions"])
+    return min((float(match[2]) for match in matches if match and match[1] == name), default=np.inf)
 
 
 def _is_cluster(name: str) -> bool:
@@ -162,27 +169,27 @@ def _cluster(selection: Selection, row: int) -> tuple[int, int, int] | None:
     ids = selection.scores(names[0])
     if np.isnan(ids[row]):
         return None
-    inside = ids == ids[row]
-    return int(ids[row]), int(inside.sum()), int(inside[selection.indices].sum())
+    members = ids == ids[row]
+    return int(ids[row]), int(members.sum()), int(members[selection.indices].sum())
 
 
 def _decided(selection: Selection, pool: Pool, row: int, replay: Replay, allow_imports: bool) -> list[str]:
     spec = dict(selection.provenance["selector"])
     try:
-        selector = by_name(spec.pop("selector"), spec, allow_imports)
+        selector = get_selector(spec.pop("selector"), spec, allow_imports)
     except ConfigError as error:
-        return [f"The method is not at hand, so that it cannot say more. {error}"]
+        return [f"The selector is not available, so it cannot say more. {error}"]
     if pool.reasons[row]:
         return []
-    round = ReplayedRound(replay, pool)
+    context = ReplayedRound(replay, pool)
     try:
-        return [*selector.explain(round, selection.indices, row), *replay.said()]
+        return [*selector.explain(context, selection.indices, row), *replay.describe_model()]
     except (ScoreError, ColumnError, ModelError, FormatError) as error:
-        more = f"More cannot be said without what the choice relied on: {error}"
-        return [*_when(selector, round, selection.indices, row), more]
+        missing = f"More cannot be said without what the selection relied on: {error}"
+        return [*_describe_round(selector, context, selection.indices, row), missing]
 
 
-def _when(selector: Selector, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-    """In which round a row was chosen, which the record says where the method does not get to it."""
+def _describe_round(selector: Selector, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+    """Return in which round a row was selected, which is recorded even if the selector cannot run."""
     inner = selector.then if isinstance(selector, Chain) else selector
-    return inner.when(round, chosen, row) if isinstance(inner, GrowingSelector) else []
+    return inner.describe_round(context, selected, row) if isinstance(inner, IncrementalSelector) else []

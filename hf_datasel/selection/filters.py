@@ -1,4 +1,4 @@
-"""Callables for `Dataset.filter` and `IterableDataset.filter`."""
+"""Functions for `Dataset.filter` and `IterableDataset.filter`."""
 
 from __future__ import annotations
 
@@ -16,12 +16,17 @@ __all__ = ["Between", "Keep"]
 
 @dataclass(frozen=True)
 class Between:
-    """Rows with `low <= value < high` in a column; a row without a value is never kept. Batched or not.
+    """Filter of the rows with `low <= value < high` in a column, with `batched=True` or without.
 
-    Without bounds, every row with a value.
+    Rows without a value are dropped. Without bounds, all rows with a value are kept.
 
     >>> Between("ifd", high=1.0)({"ifd": [0.4, 1.0, None]})
     [True, False, False]
+
+    Args:
+        column: Name of the column.
+        low: Lowest value to keep; None for no bound.
+        high: Values from here on are dropped; None for no bound.
     """
 
     column: str
@@ -33,58 +38,66 @@ class Between:
             raise ConfigError(f"Between({self.column!r}, low={self.low!r}, high={self.high!r}) can keep no row.")
 
     def __call__(self, batch: Mapping[str, Any]) -> Any:
+        """Return whether to keep each row of a batch, or one row."""
         if self.column not in batch:
-            present = list(batch)
+            existing = list(batch)
             raise ColumnError(
-                f"Between({self.column!r}) needs a column that is not there: the dataset has {present}."
-                f"{did_you_mean(self.column, present)} Scores are added with dataset.map(IFD(...), batched=True)."
+                f"Between({self.column!r}) needs a column that is missing: the dataset has {existing}."
+                f"{did_you_mean(self.column, existing)} Scores are added with dataset.map(IFD(...), batched=True)."
             )
         values = batch[self.column]
-        if hasattr(values, "tolist"):  # of numpy, torch or pandas, where the dataset has such a format
+        if hasattr(values, "tolist"):  # numpy, torch or pandas, where the dataset has such a format
             values = values.tolist()
         if isinstance(values, list):
-            return [self._inside(value) for value in values]
-        return self._inside(values)
+            return [self._keeps(value) for value in values]
+        return self._keeps(values)
 
-    def _inside(self, value: float | None) -> bool:
+    def _keeps(self, value: float | None) -> bool:
         if value is None or value != value:
             return False
         return (self.low is None or value >= self.low) and (self.high is None or value < self.high)
 
 
 class Keep:
-    """The rows of a selection, for `dataset.filter(selection.keep, with_indices=True)`. Batched or not.
+    """Filter of the selected rows, for `dataset.filter(selection.keep, with_indices=True)`, batched or not.
 
     Args:
-        rows: row number -> id of the row's content.
-        format: of the dataset that the selection was made from.
+        rows: Row number -> sha256 of the row's content, of the rows to keep.
+        row_format: Row format of the dataset that the selection was made from.
 
     Raises:
-        DatasetMismatchError: a row to be kept has other content than the row that was chosen.
+        DatasetMismatchError: The content of a row to keep differs from the selected row.
     """
 
-    def __init__(self, rows: dict[int, bytes], format: str):
+    def __init__(self, rows: dict[int, bytes], row_format: str):
         self.rows = rows
-        self.format = format
+        self.row_format = row_format
 
     def __call__(self, example: Mapping[str, Any], index: Any) -> Any:
+        """Return whether to keep each row of a batch, or one row.
+
+        Args:
+            example: Batch or row.
+            index: Row numbers, or one.
+        """
         if isinstance(index, list | np.ndarray):
-            return self._batch(example, [int(each) for each in index])
+            return self._batch(example, [int(number) for number in index])
         return self._batch({name: [example[name]] for name in example}, [int(index)])[0]
 
-    def _batch(self, batch: Mapping[str, Any], indices: list[int]) -> list[bool]:
-        kept = [at for at, index in enumerate(indices) if index in self.rows]
-        columns = [name for alternative in FORMATS[self.format] for name in alternative]
-        if kept and any(alternative <= set(batch) for alternative in FORMATS[self.format]):
+    def _batch(self, batch: Mapping[str, Any], row_numbers: list[int]) -> list[bool]:
+        positions = [position for position, number in enumerate(row_numbers) if number in self.rows]
+        alternatives = FORMATS[self.row_format]
+        if positions and any(columns <= set(batch) for columns in alternatives):
+            columns = [name for alternative in alternatives for name in alternative]
             needed = [name for name in (*columns, "input") if name in batch]
-            part = {name: [batch[name][at] for at in kept] for name in needed}
-            for at, row in zip(kept, canonical_rows(part, self.format), strict=True):
-                if row.digest() != self.rows[indices[at]]:
+            selected = {name: [batch[name][position] for position in positions] for name in needed}
+            for position, row in zip(positions, canonical_rows(selected, self.row_format), strict=True):
+                if row.digest() != self.rows[row_numbers[position]]:
                     raise DatasetMismatchError(
-                        f"Row {indices[at]:,} is not the row that was chosen. Filter the dataset that the selection "
-                        "was made from, before any other filter or shuffle."
+                        f"Row {row_numbers[position]:,} is not the row that was selected. Filter the dataset that the "
+                        "selection was made from, before any other filter or shuffle."
                     )
-        return [index in self.rows for index in indices]
+        return [number in self.rows for number in row_numbers]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Keep, (dict(sorted(self.rows.items())), self.format)
+        return Keep, (dict(sorted(self.rows.items())), self.row_format)

@@ -1,4 +1,4 @@
-"""The round of a selection once more, from what the selection holds of it."""
+"""Replay of the round that made a selection, from the scores that the selection contains."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from hf_datasel.errors import ModelError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.state import as_kept
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.state import first_round_state
 from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import check_model_exists, model_identity
 from hf_datasel.selection.result import Selection
+from hf_datasel.spec import spec_name
 from hf_datasel.tokens import TokenSettings
 
 if TYPE_CHECKING:
@@ -30,145 +32,149 @@ _CLUSTER, _DISTANCE = "cluster_id", "cluster_distance"
 
 
 class Replay:
-    """Scores of a selection, as the round had them that it comes from.
+    """Scores of a selection, as the round that made it had them.
 
-    What the selection does not hold is computed again, by the same model and with the rows cut in the same way.
+    Scores that the selection does not contain are computed again, with the same model and the same truncation of rows.
 
     Args:
-        selection: what was chosen.
-        engine: over the same pool, with the model that was passed, if one was.
+        selection: The selection.
+        engine: Engine over the same pool, with the model that the user passed, if any.
 
     Attributes:
-        missing: the checkpoint of the run that would have to be passed; empty where none is missing.
+        missing_checkpoint: Checkpoint of the training run that has to be passed as the model; empty if none is needed.
     """
 
     def __init__(self, selection: Selection, engine: Engine):
         self.selection, self.table, self.engine = selection, selection.table, engine
-        self.missing = ""
-        self._computed = False
+        self.missing_checkpoint = ""
+        self._used_model = False
 
     def compute(self, score: Score, rows: np.ndarray | None) -> Columns:
-        """The score's columns for these rows, all by default.
+        """Return the columns of a score for these rows (all where None).
 
         Raises:
-            ScoreError: they would have to be computed by a model that is not at hand; says which to pass.
+            ScoreError: The score has to be computed again, and its model is not available. Names the model to pass.
         """
         names = [f"{score.column_prefix}{name}" for name in score.columns()]
         if not set(names) <= set(self.table.column_names):
-            return self._computed_again(score, rows)
-        at = pa.array(np.arange(len(self.table)) if rows is None else rows)
-        found = {name: self.table.column(name).take(at).combine_chunks() for name in names}
+            return self._compute_again(score, rows)
+        row_numbers = pa.array(np.arange(len(self.table)) if rows is None else rows)
+        columns = {name: self.table.column(name).take(row_numbers).combine_chunks() for name in names}
         return {
             name: column.fill_null("not_scored") if name.endswith("_reason") else column
-            for name, column in found.items()
+            for name, column in columns.items()
         }
 
-    def said(self) -> list[str]:
-        """Whose the numbers are that were computed again, as a sentence; empty where none were."""
-        return [f"What the selection does not hold was computed by {self._passed()}."] if self._computed else []
+    def describe_model(self) -> list[str]:
+        """Return a sentence on the model that computed scores again; empty if none did."""
+        if not self._used_model:
+            return []
+        model = self.engine.model
+        name = repr(model) if isinstance(model, str) else "the model that was passed"
+        return [f"What the selection does not contain was computed by {name}."]
 
-    def _computed_again(self, score: Score, rows: np.ndarray | None) -> Columns:
-        record = self._record_of(score)
-        own = getattr(score, "model", None)
+    def _compute_again(self, score: Score, rows: np.ndarray | None) -> Columns:
+        spec = self._recorded_spec(score)
+        model_name = getattr(score, "model", None)
         if isinstance(score, ModelScore) and score.needs_tokenizer:
-            if own is None:
+            if model_name is None:
                 self._check_model(score)
             elif not _exists(score):
-                score = self._by_the_model_passed(score, own, record)
-            self._computed = self._computed or score.model is None
-        tokens = record.get("tokens")
+                score = self._with_passed_model(score, model_name, spec)
+            self._used_model = self._used_model or score.model is None
+        tokens = spec.get("tokens")
         if isinstance(tokens, Mapping):
-            known = [each.name for each in fields(TokenSettings)]
-            settings = {name: value for name, value in tokens.items() if name in known}
+            names = [field.name for field in fields(TokenSettings)]
+            settings = {name: value for name, value in tokens.items() if name in names}
             return replace(self.engine, settings=TokenSettings(**settings)).compute(score, rows)
         return self.engine.compute(score, rows)
 
-    def _record_of(self, score: Score) -> dict[str, Any]:
-        own = getattr(score, "model", None)
-        specs = self.selection.provenance["scores"]
-        same = (each for each in specs if each.get("score") == type(score).__name__ and each.get("model") == own)
-        return dict(next(same, {}))
+    def _recorded_spec(self, score: Score) -> dict[str, Any]:
+        name, model = spec_name(score), getattr(score, "model", None)
+        for spec in self.selection.provenance["scores"]:
+            if spec.get("score") == name and spec.get("model") == model:
+                return dict(spec)
+        return {}
 
     def _check_model(self, score: ModelScore) -> None:
-        """See that the model passed is the one of the round, as far as that can be told."""
-        about = self.selection.provenance.get("model") or {}
-        name, step = about.get("name") or "the model of the choice", about.get("global_step", 0)
-        what, passed = type(score).__name__, self.engine.model
-        if step and not (passed is not None and not isinstance(passed, str)) and _step_of(passed) != step:
-            self.missing = f"checkpoint-{step}"
-            given = "" if passed is None else f", and {passed!r} is not known to be that"
+        """Raise if the passed model is not the model of the round, as far as that is known."""
+        record = self.selection.provenance.get("model") or {}
+        name, step = record.get("name") or "the model of the selection", record.get("global_step", 0)
+        score_name, passed = type(score).__name__, self.engine.model
+        is_object = passed is not None and not isinstance(passed, str)
+        if step and not is_object and _global_step(passed) != step:
+            self.missing_checkpoint = f"checkpoint-{step}"
+            other = "" if passed is None else f", and {passed!r} is not known to be that"
             raise ScoreError(
-                f"{what} was that of {name!r} after {step:,} updates of training{given}. Pass the {self.missing} of "
-                "the run, if it was saved: --model_name_or_path FOLDER, or model=... in Python."
+                f"{score_name} was that of {name!r} after {step:,} updates of training{other}. Pass the "
+                f"{self.missing_checkpoint} of the run as the model, if it was saved."
             )
         if passed is None:
             raise ScoreError(
-                f"{what} has no model to run. Pass the one that it was computed by ({name}): --model_name_or_path "
-                "FOLDER-OR-HUB-ID, or model=... in Python."
+                f"{score_name} has no model to run. Pass the one that it was computed with ({name}) as the model."
             )
 
-    def _by_the_model_passed(self, score: ModelScore, name: str, record: Mapping[str, Any]) -> ModelScore:
-        """The score with the model passed in place of one that the record has no more than the name of."""
-        passed, what = self.engine.model, type(score).__name__
+    def _with_passed_model(self, score: ModelScore, name: str, spec: Mapping[str, Any]) -> ModelScore:
+        """Return the score with the passed model, in place of a model that only the name is recorded of."""
+        passed, score_name = self.engine.model, type(score).__name__
         if passed is None:
             raise ScoreError(
-                f"{what} was computed by {name!r}, which is neither a folder here nor a model of the Hub. Pass "
-                "--model_name_or_path with the model's folder, or model=... in Python."
+                f"{score_name} was computed by {name!r}, which is neither a local folder nor a model on the Hub. Pass "
+                "the model's folder as the model."
             )
-        before = record.get("resolved_model")
-        if before and isinstance(passed, str) and model_identity(passed) != before:
-            raise ScoreError(f"{what} was computed by {name!r}, and {passed!r} holds another model. Pass the former.")
+        recorded = spec.get("resolved_model")
+        if recorded and isinstance(passed, str) and model_identity(passed) != recorded:
+            raise ScoreError(
+                f"{score_name} was computed by {name!r}, and {passed!r} holds another model. Pass the former."
+            )
         return replace(score, model=None)
 
-    def _passed(self) -> str:
-        model = self.engine.model
-        return repr(model) if isinstance(model, str) else "the model that was passed"
 
-
-class ReplayedRound(Round):
-    """A round as it was, in which clusters that the selection holds are not found again.
+class ReplayedRound(RoundContext):
+    """Context of a past round, with the clusters that the selection contains.
 
     Args:
-        replay: scores of the selection.
-        pool: the rows that it was made from.
+        replay: Scores of the selection.
+        pool: Rows that it was made from.
     """
 
     def __init__(self, replay: Replay, pool: Pool):
-        about = replay.selection.provenance
-        super().__init__(
-            about["round"],
+        provenance = replay.selection.provenance
+        cache = RoundCache(
             pool,
-            pool.reasons == "",
-            about["budget"],
             replay.compute,
-            about["seed"],
-            describe=lambda score: {},  # nothing is recorded, and a model may be known by its name alone
+            describe=lambda score: {},  # specs are not needed, and the spec of a model that is missing fails
             has_model=replay.engine.model is not None,
-            shown=False,
         )
-        self.notes |= about.get("notes", {})
+        super().__init__(
+            cache,
+            budget=provenance["budget"],
+            index=provenance["round"],
+            seed=provenance["seed"],
+            show_progress=False,
+        )
+        self.record.notes |= provenance.get("notes", {})
         self._clusters = {
             name: replay.selection.scores(name)
             for name in replay.selection.score_columns
             if name.endswith((_CLUSTER, _DISTANCE))
         }
         ids = {name: values for name, values in self._clusters.items() if name.endswith(_CLUSTER)}
-        self.state.update(as_kept(ids))
+        self.state.update(first_round_state(ids))
 
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
     ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the cluster of each row, from the selection if it contains them; see `RoundContext.clusters`."""
         name = source if isinstance(source, str) else f"{source.column_prefix}{_CLUSTER}"
         if isinstance(source, str) or name not in self._clusters:
             return super().clusters(source, vectors)
-        ids = self._clusters[name]
-        return np.where(np.isnan(ids), -1, ids).astype(np.int64), self._clusters.get(
-            f"{source.column_prefix}{_DISTANCE}"
-        )
+        ids, distance = self._clusters[name], self._clusters.get(f"{source.column_prefix}{_DISTANCE}")
+        return np.where(np.isnan(ids), -1, ids).astype(np.int64), distance
 
 
 def _exists(score: ModelScore) -> bool:
-    """Whether the model that a score names can be had."""
+    """Return whether the model that a score names can be loaded."""
     try:
         check_model_exists(str(score.model), score.revision)
     except ModelError:
@@ -176,8 +182,8 @@ def _exists(score: ModelScore) -> bool:
     return True
 
 
-def _step_of(folder: Any) -> int | None:
-    """Updates after which a trainer saved a checkpoint; None of what is no checkpoint."""
+def _global_step(folder: Any) -> int | None:
+    """Return the number of updates after which a trainer saved a checkpoint; None if it is no checkpoint."""
     if not isinstance(folder, str):
         return None
     try:

@@ -1,4 +1,4 @@
-"""What was chosen, in what order, from what, and why."""
+"""Result of a selection: row numbers, scores and provenance."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ import pyarrow.parquet as pq
 
 from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import origin, versions
+from hf_datasel.selection.saved_format import FORMAT_VERSION, upgrade_provenance
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
-__all__ = ["Selection", "check_format"]
+__all__ = ["Selection"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
-_OURS = ("selection_rank", "selection_round")
+_COLUMNS = ("selection_rank", "selection_round")
+"""Columns that `apply` adds besides the scores."""
 
 
 @dataclass(repr=False, eq=False)
 class Selection:
-    """Row numbers, best first, and where they come from. Never holds rows.
+    """Selected row numbers, best first, with the scores and settings that they are based on. Contains no rows.
 
-    Attributes:
-        indices: int64 row numbers of the parent dataset, best first.
-        provenance: plain values: the dataset's id and length, the selector and its settings, the scores and theirs,
-            seed, budget, shortfall, rows left out by reason, seconds, package versions; of one of several rounds, the
-            plan of all, and how many rows had been chosen before.
-        table: `row_id` (sha256 of the row's content) of the whole pool, and the scores as far as they were computed.
-        dataset: the parent, where it is still at hand; never saved.
+    Args:
+        indices: Row numbers of the parent dataset, int64, best first.
+        provenance: Plain JSON values: id and length of the dataset, selector and scores with their settings, random
+            seed, budget, shortfall, number of rows excluded for each reason, seconds, package versions. With several
+            rounds, also the plan of all rounds and the number of rows that were selected before.
+        table: `row_id` (sha256 of the row's content) of all rows of the pool, and the scores that were computed.
+        dataset: The parent dataset, if the selection was made in this process; never saved.
     """
 
     indices: np.ndarray
@@ -51,31 +52,39 @@ class Selection:
     dataset: Dataset | None = field(default=None, repr=False)
 
     @classmethod
-    def from_round(cls, round: Round, selector: Selector, rows: np.ndarray, **more: Any) -> Selection:
-        """What a selector chose in a round, with everything the round recorded."""
-        pool = round.rows
-        known = {*round.columns_used, *round.remembered}
+    def from_round(cls, context: RoundContext, selector: Selector, rows: np.ndarray, **more: Any) -> Selection:
+        """Return the selection that a selector made in a round.
+
+        Args:
+            context: Context after the selector ran.
+            selector: The selector.
+            rows: Row numbers that it returned.
+            **more: Further JSON values for the provenance, such as `seconds` and `model`.
+        """
+        record, pool = context.record, context.record.pool
+        not_computed = {*record.columns_used, *record.columns_reused}
+        computed = [len(numbers) for name, (numbers, _) in record.scored.items() if name not in not_computed]
         provenance = {
-            "format_version": _FORMAT,
+            "format_version": FORMAT_VERSION,
             "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **origin(pool.dataset)},
             "selector": selector.spec(),
-            "scores": round.specs,
-            "columns_unverified": [name for name in round.columns_used if name not in round.columns_known],
-            "columns_known": round.columns_known,
-            "round": round.index,
-            "seed": round.seed,
-            "budget": round.budget,
-            "chosen": len(rows),
-            "shortfall": round.budget - len(rows),
-            "rows_scored": max((len(at) for name, (at, _) in round.scored.items() if name not in known), default=0),
-            "not_eligible": _counts(pool.reasons[~round.eligible]),
-            "left_out": dict(round.left_out),
+            "scores": record.score_specs,
+            "columns_unverified": [name for name in record.columns_used if name not in record.columns_verified],
+            "columns_verified": record.columns_verified,
+            "round": context.index,
+            "seed": record.seed,
+            "budget": context.budget,
+            "selected": len(rows),
+            "shortfall": context.budget - len(rows),
+            "rows_scored": max(computed, default=0),
+            "not_eligible": _counts(pool.reasons[~context.eligible]),
+            "exclusions": dict(record.exclusions),
             "versions": versions(),
-            **({"notes": round.notes} if round.notes else {}),
-            **_among_rounds(round, rows),
+            **({"notes": record.notes} if record.notes else {}),
+            **_among_rounds(context, rows),
             **more,
         }
-        return cls(rows, provenance, _table(pool, round.scored), pool.dataset)
+        return cls(rows, provenance, _table(pool, record.scored), pool.dataset)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
@@ -97,56 +106,59 @@ class Selection:
 
     @property
     def keep(self) -> Keep:
-        """For `dataset.filter(selection.keep, with_indices=True)`: the same rows, in dataset order.
+        """Function for `dataset.filter(selection.keep, with_indices=True)`; the result is in dataset order.
 
-        Each row that it keeps is checked against the row that was chosen, where the dataset still has the columns.
+        The content of each row is checked against the selected row, if the dataset still has the columns.
         """
         ids = self.table.column("row_id").take(pa.array(self.indices)).to_pylist()
         return Keep(dict(zip(self.indices.tolist(), ids, strict=True)), self.provenance["dataset"]["format"])
 
     def apply(self, dataset: Dataset) -> Dataset:
-        """The chosen rows of the parent dataset, best first, with their scores.
+        """Return the selected rows of the parent dataset, best first, with their scores.
 
-        Adds `selection_rank` (0 is best), `selection_round`, and the scores that the choice is based on; a score whose
-        name the dataset has taken for a column of its own is called `selection_<score>`.
+        Adds the columns `selection_rank` (0 for the best row), `selection_round`, and the scores that the selection is
+        based on. If the dataset has another column with the name of a score, that score is called `selection_<score>`.
+
+        Args:
+            dataset: The dataset that the selection was made from.
 
         Raises:
-            DatasetMismatchError: the dataset is not the one the selection was made from; says what differs.
+            DatasetMismatchError: The selection was not made from this dataset; the message names what differs.
         """
         self.check(dataset)
         return self.rows_of(dataset)
 
     def rows_of(self, dataset: Dataset) -> Dataset:
-        """As `apply`, of a dataset that is known to be the parent: nothing is checked."""
+        """Return what `apply` returns, without checking that the dataset is the parent."""
         from datasets.features.features import generate_from_arrow_type
 
-        before = [name for name in dataset.column_names if name in _OURS]
-        if before:
+        replaced = [name for name in dataset.column_names if name in _COLUMNS]
+        if replaced:
             logger.warning(
-                "The dataset has columns of an earlier selection, which are replaced: %s.", ", ".join(before)
+                "The dataset has columns of an earlier selection, which are replaced: %s.", ", ".join(replaced)
             )
-        subset = dataset.remove_columns(before)
+        subset = dataset.remove_columns(replaced)
         columns = set(subset.column_names)
         subset = subset.select(self.indices)
-        read = {*self.provenance["columns_unverified"], *self.provenance.get("columns_known", ())}
+        from_dataset = {*self.provenance["columns_unverified"], *self.provenance["columns_verified"]}
         for name in self.score_columns:
-            if name in columns and name in read:
-                continue  # the dataset's own, and still there
-            free = name
-            while free in columns:
-                free = f"selection_{free}"
-            columns.add(free)
-            chosen = self.table.column(name).take(pa.array(self.indices))
-            subset = subset.add_column(free, chosen, feature=generate_from_arrow_type(chosen.type))
-        rank = np.arange(len(self.indices), dtype=np.int32)
-        round = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
-        return subset.add_column("selection_rank", rank).add_column("selection_round", round)
+            if name in columns and name in from_dataset:
+                continue  # the score was read from this column
+            unique_name = name
+            while unique_name in columns:
+                unique_name = f"selection_{unique_name}"
+            columns.add(unique_name)
+            values = self.table.column(name).take(pa.array(self.indices))
+            subset = subset.add_column(unique_name, values, feature=generate_from_arrow_type(values.type))
+        ranks = np.arange(len(self.indices), dtype=np.int32)
+        rounds = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
+        return subset.add_column("selection_rank", ranks).add_column("selection_round", rounds)
 
     @property
     def score_columns(self) -> list[str]:
-        """Names of the scores that the choice is based on, without the reasons for rows that have none."""
+        """Names of the scores that the selection is based on, without columns of reasons."""
         names = self.table.column_names[1:]
-        return [name for name in names if not name.endswith("_reason") and name not in _OURS]
+        return [name for name in names if not name.endswith("_reason") and name not in _COLUMNS]
 
     def push_to_hub(
         self,
@@ -159,24 +171,27 @@ class Selection:
         commit_message: str | None = None,
         config_name: str | None = None,
     ) -> CommitInfo:
-        """Publish the chosen rows, their scores, how they were chosen, a card and its plots, in one commit.
+        """Publish the selected rows, their scores and provenance, a dataset card and its plots, in one commit.
 
-        `load_dataset(repo_id)` then gives what `apply` does, and `from_hub` the selection. Pushing again uploads what
-        has changed, and keeps what a person wrote in the card outside its generated part.
+        `load_dataset(repo_id)` then returns what `apply` returns, and `from_hub` the selection. Pushing again uploads
+        what has changed, and keeps the text that was written into the card outside its generated part.
 
         Args:
-            repo_id: of the dataset repository; made if it is not there.
-            dataset: the parent; may be left out where the selection was made in this process.
-            private: whether a repository that is made is private. An existing one stays as it is.
-            token: with write permission; by default the one that is logged in.
-            revision: branch to push to, made if it is not there; by default the main branch.
-            commit_message: by default says what was chosen.
-            config_name: configuration that holds the rows; by default the one that `load_dataset(repo_id)` gives.
-                Another name puts the selection beside those that are there.
+            repo_id: Id of the dataset repository, which is created if it does not exist.
+            dataset: The parent dataset; not needed if the selection was made in this process.
+            private: Whether a new repository is private. An existing one is not changed.
+            token: Token with write permission; by default the one that is logged in.
+            revision: Branch to push to, which is created if it does not exist; by default the main branch.
+            commit_message: Message of the commit; by default describes the selection.
+            config_name: Configuration for the rows; by default the one that `load_dataset(repo_id)` returns. With
+                another name the repository keeps its other selections.
+
+        Returns:
+            The commit.
 
         Raises:
-            PublishError: the token, the repository or the parent does not permit it; nothing has been uploaded then.
-            DatasetMismatchError: the dataset is not the one the selection was made from.
+            PublishError: The token, the repository or the parent dataset does not permit it. Nothing is uploaded then.
+            DatasetMismatchError: The selection was not made from this dataset.
         """
         from hf_datasel.cards.push import push_selections
 
@@ -195,32 +210,36 @@ class Selection:
     def from_hub(
         cls, repo_id: str, *, config_name: str | None = None, revision: str | None = None, token: str | None = None
     ) -> Selection:
-        """Read a published selection.
+        """Load a published selection.
 
         Args:
-            repo_id: of the dataset repository.
-            config_name: which one; by default the one that `load_dataset(repo_id)` gives.
-            revision: commit, branch or tag.
-            token: for a private repository; by default the one that is logged in.
+            repo_id: Id of the dataset repository.
+            config_name: Configuration of the selection; by default the one that `load_dataset(repo_id)` returns.
+            revision: Commit, branch or tag.
+            token: Token for a private repository; by default the one that is logged in.
 
         Raises:
-            PublishError: there is no such repository or no such selection in it.
+            PublishError: The repository does not exist, or has no such selection.
         """
         from hf_datasel.cards.pull import pull_selection
 
         return pull_selection(repo_id, config_name=config_name, revision=revision, token=token)
 
     def scores(self, column: str) -> np.ndarray:
-        """A score of the whole pool, float64 of shape (rows,); NaN where it was not computed."""
+        """Return a score of all rows of the pool, float64 of shape (rows,), NaN where it was not computed.
+
+        Raises:
+            SelectionError: The selection has no such score.
+        """
         if column not in self.table.column_names:
             raise SelectionError(f"The selection has no score {column!r}: it has {self.table.column_names[1:]}.")
         return np.asarray(self.table.column(column).cast(pa.float64()).to_numpy())
 
     def overlap(self, other: Selection) -> float:
-        """Jaccard similarity of the two sets of rows, 0 to 1.
+        """Return the Jaccard similarity of the two sets of rows, from 0 to 1.
 
         Raises:
-            DatasetMismatchError: the selections are of different datasets.
+            DatasetMismatchError: The selections were made from different datasets.
         """
         if self.provenance["dataset"]["id"] != other.provenance["dataset"]["id"]:
             raise DatasetMismatchError("The two selections were made from different datasets.")
@@ -228,20 +247,20 @@ class Selection:
         return np.intersect1d(self.indices, other.indices).size / union if union else 1.0
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `selection.json`, `indices.npy` and `scores.parquet`, each whole or not at all."""
+        """Write `selection.json`, `indices.npy` and `scores.parquet` to a folder, each atomically."""
         path = Path(directory)
         path.mkdir(parents=True, exist_ok=True)
-        _atomically(path / "indices.npy", lambda part: _save_npy(part, self.indices))
-        _atomically(path / "scores.parquet", lambda part: pq.write_table(self.table, part))
+        _atomically(path / "indices.npy", lambda file: _save_npy(file, self.indices))
+        _atomically(path / "scores.parquet", lambda file: pq.write_table(self.table, file))
         text = json.dumps(self.provenance, indent=2, ensure_ascii=False, default=str)
-        _atomically(path / "selection.json", lambda part: part.write_text(f"{text}\n", encoding="utf-8"))
+        _atomically(path / "selection.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Selection:
-        """Read what `save` wrote.
+        """Load a selection that `save` wrote, with this or an earlier version of hf_datasel.
 
         Raises:
-            SelectionError: a file is missing, or from a later version.
+            SelectionError: A file is missing or cannot be read, or a later version wrote it.
         """
         path = Path(directory)
         missing = [name for name in ("selection.json", "indices.npy", "scores.parquet") if not (path / name).is_file()]
@@ -251,14 +270,14 @@ class Selection:
             provenance = json.loads((path / "selection.json").read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise SelectionError(f"{str(path / 'selection.json')!r} is no valid JSON: {error}") from error
-        check_format(provenance, repr(str(path)))
+        provenance = upgrade_provenance(provenance, repr(str(path)))
         return cls(np.load(path / "indices.npy"), provenance, pq.read_table(path / "scores.parquet"))
 
     def check(self, dataset: Dataset) -> None:
-        """Refuse a dataset that the selection was not made from.
+        """Raise if the selection was not made from this dataset.
 
         Raises:
-            DatasetMismatchError: says what differs.
+            DatasetMismatchError: Names what differs.
         """
         pool = Pool(dataset)
         expected = self.provenance["dataset"]
@@ -269,49 +288,36 @@ class Selection:
             )
         if pool.id == expected["id"]:
             return
-        ours = np.frombuffer(b"".join(self.table.column("row_id").to_pylist()), dtype=np.uint8).reshape(-1, 32)
-        differs = np.flatnonzero((ours != pool.row_ids).any(axis=1))
-        shuffled = np.array_equal(np.unique(ours, axis=0), np.unique(pool.row_ids, axis=0))
+        ids = np.frombuffer(b"".join(self.table.column("row_id").to_pylist()), dtype=np.uint8).reshape(-1, 32)
+        differs = np.flatnonzero((ids != pool.row_ids).any(axis=1))
+        shuffled = np.array_equal(np.unique(ids, axis=0), np.unique(pool.row_ids, axis=0))
         hint = "the same rows in another order" if shuffled else f"the first that differs is row {differs[0]:,}"
         raise DatasetMismatchError(
             f"The selection was made from another dataset: {len(differs):,} of {len(pool):,} rows differ ({hint})."
         )
 
 
-def check_format(provenance: Any, where: str) -> None:
-    """Refuse what this version cannot read.
-
-    Raises:
-        SelectionError: it is from a later version, or no record of a selection.
-    """
-    found = provenance.get("format_version") if isinstance(provenance, dict) else None
-    if not isinstance(found, int):
-        raise SelectionError(f"The selection.json in {where} is no record of a selection.")
-    if found > _FORMAT:
-        raise SelectionError(f"{where} was written by a later version of hf_datasel. Upgrade to read it.")
-
-
 def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Table:
     if "row_id" in scored:
         raise SelectionError(
-            "The choice relies on a column called 'row_id', which is what a selection calls the ids of its rows. "
+            "The selection relies on a column called 'row_id', which is what a selection calls the ids of its rows. "
             "Rename the column."
         )
     columns: dict[str, pa.Array] = {"row_id": pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))}
-    for name, (at, values) in scored.items():
+    for name, (rows, values) in scored.items():
         position = np.full(len(pool), -1, dtype=np.int64)
-        position[at] = np.arange(len(at))
+        position[rows] = np.arange(len(rows))
         columns[name] = values.take(pa.array(position, mask=position < 0))
     return pa.table(columns)
 
 
-def _among_rounds(round: Round, rows: np.ndarray) -> dict[str, Any]:
-    """What is recorded of one of several rounds."""
-    if len(round.plan) < 2:
+def _among_rounds(context: RoundContext, rows: np.ndarray) -> dict[str, Any]:
+    """Return what is recorded of one round among several."""
+    if len(context.plan) < 2:
         return {}
     return {
-        "plan": [asdict(each) for each in round.plan],
-        "chosen_before": int(np.isin(rows, round.chosen).sum()),
+        "plan": [asdict(step) for step in context.plan],
+        "selected_before": int(np.isin(rows, context.selected).sum()),
     }
 
 
@@ -326,6 +332,6 @@ def _save_npy(path: Path, values: np.ndarray) -> None:
 
 
 def _atomically(path: Path, write: Any) -> None:
-    part = path.with_name(f".{path.name}.part")
-    write(part)
-    os.replace(part, path)
+    temporary = path.with_name(f".{path.name}.part")
+    write(temporary)
+    os.replace(temporary, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,221 +13,232 @@ import numpy as np
 
 from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.cache import Material
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.incremental_selector import GrowingSelector
-from hf_datasel.rounds.run import ask, check_budget, run_round, shortfall
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.incremental_selector import IncrementalSelector
+from hf_datasel.rounds.run import check_budget, run_round, run_selector, shortfall_error
 from hf_datasel.rounds.selector import Selector
-from hf_datasel.rounds.warmup_selector import WarmedSelector
+from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scores import Length
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import model_identity
-from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, wanted_rows, within_tokens
+from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, resolve_size, select_within_tokens
 from hf_datasel.selection.result import Selection
+from hf_datasel.spec import from_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Selecting", "check_trains_once", "select"]
+__all__ = ["SelectionSession", "check_single_round", "select"]
 
 logger = logging.getLogger(__name__)
 
-_NO_TOKENS = (
-    "A budget of tokens needs a tokenizer to count with, or the column num_tokens. Name a model: model=..., or "
-    "--model_name_or_path on the command line. Or add the column once, by hf-datasel score --scores length "
-    '--scores_kwargs \'{"length": {"unit": "tokens"}}\' --model_name_or_path MODEL, and choose from the file that '
-    "this writes."
-)
+_NO_TOKENS = {
+    "message": "A budget of tokens needs a tokenizer to count with, or the column num_tokens.",
+    "hint": "Pass model=..., or add the column once, with "
+    "hf_datasel.score(dataset, Length(unit='tokens', model=...)).",
+    "cli_hint": "Pass --model_name_or_path MODEL, or add the column once, with hf-datasel score --scores length "
+    '--scores_kwargs \'{"length": {"unit": "tokens"}}\' --model_name_or_path MODEL, and select from the file that '
+    "it writes.",
+}
 
 
 def select(
     dataset: Dataset,
-    selector: Selector,
+    selector: Selector | str | Mapping[str, Any],
     size: int | None = None,
     ratio: float | None = None,
     seed: int = 0,
     model: Any = None,
-    tokenizer: Any = None,
-    tokens_per_batch: int | None = None,
+    processing_class: Any = None,
+    scoring_tokens_per_batch: int | None = None,
     *,
     tokens: int | None = None,
 ) -> Selection:
-    """Choose rows once: one round with a fixed model and no training.
+    """Select rows in one round, with a fixed model and no training.
 
     Args:
-        dataset: rows in any supported format, with the columns that the selector names.
-        selector: for example `IterIT(quality="ifd")`, `Random()` or `Top(by="loss")`.
-        size: rows to choose; or
-        ratio: share of all rows, rounded down, at least 1; or
-        tokens: as many rows as have at most so many tokens together, counted as training reads them: with the
-            tokenizer of `model`, or in the column `num_tokens` where no model is given. Without any of these, 5 %.
-        seed: of everything random.
-        model: for scores that name none: a name or path, or a live causal LM together with `tokenizer`.
+        dataset: Rows in any supported format, with the columns that the selector names.
+        selector: A selector such as `IterIT(quality="ifd")` or `Random()`, its name (`"random"`), or its name with
+            settings (`{"top": {"by": "ifd"}}`).
+        size: Number of rows to select. Pass one of `size`, `ratio` and `tokens`; by default `ratio` is 0.05.
+        ratio: Share of all rows to select, rounded down, at least one row.
+        seed: Random seed.
+        model: Model for scores that name none: a Hub id, a path, or a causal language model together with
+            `processing_class`.
+        processing_class: Tokenizer of a `model` that is passed as an object.
+        scoring_tokens_per_batch: Upper bound on the padded tokens of a scoring batch.
+        tokens: Upper bound on the tokens of all selected rows together, counted as training counts them: with the
+            tokenizer of `model`, or from the column `num_tokens` without a model. As many rows as fit are selected.
+
+    Returns:
+        The selected row numbers, best first, with the scores and settings that they are based on.
 
     Raises:
-        SelectionError: fewer rows than that can be chosen; says why.
-        ColumnError: the selector names a column that is not there.
-        ConfigError: two of `size`, `ratio` and `tokens`, or values they cannot have.
-        Interrupted: Ctrl-C in a greedy choice. Its `selection` holds what had been chosen by then.
+        SelectionError: Fewer rows can be selected; the message names the number of rows excluded for each reason.
+        ColumnError: The selector names a column that is missing.
+        ConfigError: More than one of `size`, `ratio` and `tokens`, or a value that is not possible.
+        Interrupted: Ctrl-C was pressed in a greedy selection; its `selection` holds the rows selected so far.
     """
-    return Selecting(dataset, model, tokenizer, tokens_per_batch).select(selector, size, ratio, seed, tokens=tokens)
+    return SelectionSession(dataset, model, processing_class, scoring_tokens_per_batch).select(
+        selector, size, ratio, seed, tokens=tokens
+    )
 
 
-def check_trains_once(kind: type[Selector], rounds: Any) -> None:
-    """Refuse a method that trains the model between its rounds, before anything is said of its settings.
+def check_single_round(selector_class: type[Selector], rounds: Any) -> None:
+    """Raise if a method trains the model between its rounds, before its settings are checked.
 
     Args:
-        kind: its class.
-        rounds: how many, where that is a setting of it.
+        selector_class: Class of the selector.
+        rounds: Number of rounds, for a class with that setting.
 
     Raises:
-        SelectionError: says where it works.
+        SelectionError: Names where the method can be used.
     """
-    grows = issubclass(kind, GrowingSelector)
-    if (grows and rounds != 1) or issubclass(kind, WarmedSelector):
-        raise SelectionError(
-            f"{kind.__name__} chooses in {rounds if grows else 2} rounds with training between them: use it in "
-            "SelectiveSFTTrainer, or on the command line with hf-datasel train."
-        )
+    incremental = issubclass(selector_class, IncrementalSelector)
+    if (incremental and rounds != 1) or issubclass(selector_class, WarmupSelector):
+        raise _needs_training(selector_class, rounds if incremental else 2)
 
 
-class Selecting:
-    """Several choices from one dataset: it is read once, and what two of them need is computed once, and kept.
+def _needs_training(selector_class: type[Selector], num_rounds: Any) -> SelectionError:
+    return SelectionError(
+        f"{selector_class.__name__} selects in {num_rounds} rounds with training between them.",
+        hint="Use it in SelectiveSFTTrainer.",
+        cli_hint="Use it with hf-datasel train.",
+    )
+
+
+class SelectionSession:
+    """Several selections from one dataset, which is read once; scores that they share are computed once.
 
     Args:
-        dataset: as in `select`.
-        model: as in `select`.
-        tokenizer: as in `select`.
-        tokens_per_batch: as in `select`.
+        dataset: See `select`.
+        model: See `select`.
+        processing_class: See `select`.
+        scoring_tokens_per_batch: See `select`.
 
     Raises:
-        SelectionError: the dataset is empty.
+        SelectionError: The dataset is empty.
     """
 
     def __init__(
-        self, dataset: Dataset, model: Any = None, tokenizer: Any = None, tokens_per_batch: int | None = None
+        self,
+        dataset: Dataset,
+        model: Any = None,
+        processing_class: Any = None,
+        scoring_tokens_per_batch: int | None = None,
     ):
         if not getattr(dataset, "num_rows", True):
             raise SelectionError("The dataset is empty, so that there is nothing to select.")
         self.pool = Pool(dataset)
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._eligible = self.pool.reasons == ""
-        engine = Engine(self.pool, self.model, tokenizer, tokens_per_batch)
-        self._material = Material(self.pool, engine.compute, engine.describe)
+        engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
+        self._cache = RoundCache(self.pool, engine.compute, engine.describe, has_model=self.model is not None)
 
     def select(
         self,
-        selector: Selector,
+        selector: Selector | str | Mapping[str, Any],
         size: int | None = None,
         ratio: float | None = None,
         seed: int = 0,
         *,
         tokens: int | None = None,
     ) -> Selection:
-        """One choice, as the function `select` makes it."""
-        start, before = time.perf_counter(), self._material.start()
+        """Select rows as the function `select` does; see there for the arguments and errors."""
+        start, cached = time.perf_counter(), self._cache.start_recording()
+        selector = from_name(selector, "selector")
         if not isinstance(selector, Selector):
             raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
         if tokens is not None and (size is not None or ratio is not None):
             raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
         if type(seed) is not int or seed < 0:
             raise ConfigError(f"seed={seed!r} has to be an int of at least 0.")
-        run = _Run(selector, seed, self.pool, self._eligible, self._material, self.model)
+        run = _Run(selector, seed, self.pool, self._eligible, self._cache, self.model)
 
         def selection(rows: np.ndarray, **more: Any) -> Selection:
-            seconds = time.perf_counter() - start + self._material.since(before)
+            seconds = time.perf_counter() - start + self._cache.seconds_saved(cached)
             return run.selection(rows, seconds=seconds, **more)
 
         try:
             return selection(run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens))
         except Interrupted as stop:
-            stop.selection = selection(stop.chosen, interrupted=True)
+            stop.selection = selection(stop.selected, interrupted=True)
             raise
 
 
 @dataclass
 class _Run:
-    """One choice, and the round that it was made in."""
+    """One selection, and the context of the round that made it."""
 
     selector: Selector
     seed: int
     pool: Pool
     eligible: np.ndarray
-    material: Material
+    cache: RoundCache
     model: Any
-    more: dict[str, Any] = field(default_factory=dict, init=False)
-    round: Round = field(init=False)
+    extra_provenance: dict[str, Any] = field(default_factory=dict, init=False)
+    context: RoundContext = field(init=False)
 
     def by_rows(self, size: int | None, ratio: float | None) -> np.ndarray:
-        self.round = self._new_round(wanted_rows(len(self.pool), size, ratio))
-        budget = self.round.budget
-        asked = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({budget:,} rows)"
-        check_budget(budget, self.pool, self.eligible, asked)
+        """Select a number or a share of the rows."""
+        self.context = self._new_context(resolve_size(len(self.pool), size, ratio))
+        budget = self.context.budget
+        requested = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({budget:,} rows)"
+        check_budget(budget, self.pool, self.eligible, requested)
         if size is not None and budget != size:
-            logger.warning("%s takes %d rows, whatever the budget.", type(self.selector).__name__, budget)
-        return run_round(self.selector, self.round, asked=asked)
+            logger.warning("%s always selects %d rows and ignores the budget.", type(self.selector).__name__, budget)
+        return run_round(self.selector, self.context, requested=requested)
 
     def by_tokens(self, tokens: int) -> np.ndarray:
-        if self.model is None and "num_tokens" not in self.pool.dataset.column_names:
-            raise ScoreError(_NO_TOKENS)
-        counting = self.round = self._new_round(1)
+        """Select as many rows as fit into a budget of tokens."""
+        from_column = self.model is None
+        if from_column and "num_tokens" not in self.pool.dataset.column_names:
+            raise ScoreError(**_NO_TOKENS)
+        counting = self.context = self._new_context(1)
         if counting.budget != 1:
             raise SelectionError(
-                f"{type(self.selector).__name__} takes its rows whatever the budget: leave tokens out."
+                f"{type(self.selector).__name__} always selects the same rows and ignores the budget: "
+                "do not pass tokens."
             )
-        read = self.model is None and "num_tokens" in self.pool.dataset.column_names
-        lengths = counting.values("num_tokens" if read else Length("tokens"))
-        if not read:  # the others have no token left to train on
+        lengths = counting.values("num_tokens" if from_column else Length("tokens"))
+        if not from_column:  # rows without a length have no token to train on
             self.eligible = self.eligible & ~np.isnan(lengths)
         budget = TokenBudget(tokens, lengths, self.eligible)
-        rounds: dict[int, Round] = {}
+        contexts: dict[int, RoundContext] = {}
 
-        def choose(rows: int) -> np.ndarray:
-            self.round = rounds[rows] = self._new_round(rows)
-            return ask(self.selector, self.round)
+        def select(num_rows: int) -> np.ndarray:
+            self.context = contexts[num_rows] = self._new_context(num_rows)
+            return run_selector(self.selector, self.context)
 
         try:
-            trial, rows = within_tokens(choose, budget, self.selector.nested)
-            self.round = rounds[trial]
+            num_rows, rows = select_within_tokens(select, budget, self.selector.nested)
+            self.context = contexts[num_rows]
         except Interrupted as stop:
-            raise Interrupted(stop.chosen[: budget.fitting(stop.chosen)]) from None
-        finally:  # what counted the tokens decided too
-            self.round.specs += [spec for spec in counting.specs if spec not in self.round.specs]
-            self.round.columns_used += [each for each in counting.columns_used if each not in self.round.columns_used]
-            self.round.columns_known += [
-                each for each in counting.columns_known if each not in self.round.columns_known
-            ]
-            self.more = {"tokens": {"budget": tokens, "read_from_column": read}}
-        self.more["tokens"]["chosen"] = int(lengths[rows].sum())
+            raise Interrupted(stop.selected[: budget.num_fitting(stop.selected)]) from None
+        finally:  # the selection depends on the token counts too
+            self.context.record.include(counting.record)
+            self.extra_provenance = {"tokens": {"budget": tokens, "read_from_column": from_column}}
+        self.extra_provenance["tokens"]["selected"] = int(lengths[rows].sum())
         if not len(rows):
-            raise shortfall(self.round, 0, f"tokens={tokens:,}")
-        self.round.budget = len(rows)
+            raise shortfall_error(self.context, 0, f"tokens={tokens:,}")
+        self.context.budget = len(rows)
         return rows
 
     def selection(self, rows: np.ndarray, **more: Any) -> Selection:
-        used = self.model is not None and any(spec.get("model", "") is None for spec in self.round.specs)
-        model = {"model": _model_record(self.model)} if used else {}
-        return Selection.from_round(self.round, self.selector, rows, **model, **self.more, **more)
+        """Return the selection of these rows with its provenance."""
+        specs = self.context.record.score_specs
+        uses_model = self.model is not None and any(spec.get("model", "") is None for spec in specs)
+        model = {"model": _model_record(self.model)} if uses_model else {}
+        return Selection.from_round(self.context, self.selector, rows, **model, **self.extra_provenance, **more)
 
-    def _new_round(self, budget: int) -> Round:
-        check_trains_once(type(self.selector), getattr(self.selector, "rounds", None))
+    def _new_context(self, budget: int) -> RoundContext:
+        selector_class = type(self.selector)
+        check_single_round(selector_class, getattr(self.selector, "rounds", None))
         plan = self.selector.plan(budget, 1.0, int(self.eligible.sum()))
         if len(plan) > 1:
-            raise SelectionError(
-                f"{type(self.selector).__name__} chooses in {len(plan)} rounds with training between them: use it in "
-                "SelectiveSFTTrainer, or on the command line with hf-datasel train."
-            )
-        return Round(
-            index=0,
-            rows=self.pool,
-            eligible=self.eligible,
-            budget=plan[0].budget,
-            compute=self.material.compute,
-            seed=self.seed,
-            plan=plan,
-            has_model=self.model is not None,
-            material=self.material,
-        )
+            raise _needs_training(selector_class, len(plan))
+        return RoundContext(self.cache, budget=plan[0].budget, eligible=self.eligible, seed=self.seed, plan=plan)
 
 
 def _model_record(model: Any) -> dict[str, str]:

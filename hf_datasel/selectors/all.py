@@ -1,4 +1,4 @@
-"""Every row: training without selection."""
+"""All rows, without selection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 
 __all__ = ["All"]
@@ -15,12 +16,17 @@ __all__ = ["All"]
 
 @dataclass(frozen=True)
 class All(Selector):
-    """Every row that can be trained on, in dataset order, whatever the budget. Trains exactly as `SFTTrainer` does."""
+    """All rows that can be trained on, in dataset order, whatever the budget.
+
+    Training with it equals training with `SFTTrainer`. Use it as the baseline without selection.
+    """
 
     title: ClassVar[str] = "All rows"
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        """Return one round of all epochs over the whole pool."""
         return (RoundPlan(pool_size, num_epochs),)
 
-    def choose(self, round: Round) -> np.ndarray:
-        return np.flatnonzero(round.eligible)
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return all eligible rows in dataset order."""
+        return np.flatnonzero(context.eligible)

@@ -1,4 +1,4 @@
-"""Filters one after the other, then a selector that chooses from what they leave."""
+"""Chain: filters, and then a selector that selects from the rows that they keep."""
 
 from __future__ import annotations
 
@@ -10,160 +10,174 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.errors import ConfigError, SelectionError
-from hf_datasel.rounds.context import Round, RoundPlan
-from hf_datasel.rounds.positions import place_of
-from hf_datasel.rounds.run import shortfall
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.run import shortfall_error
 from hf_datasel.rounds.selector import RowFilter, Selector
-from hf_datasel.rounds.views import RestOfRound, groups_of, whole_of
+from hf_datasel.rounds.views import FilteredView, full_round, group_names
 from hf_datasel.selectors.all import All
 
 __all__ = ["Chain"]
 
-_LEFT_OUT, _RECORD, _THEN = "left_out", "record", "then/"
+_EXCLUDED, _RECORD, _THEN = "left_out", "record", "then/"
+"""Names of the arrays in the state of a round: codes of the excluded rows, the record, and the prefix for `then`."""
+
+_RECORDED = ("score_specs", "columns_used", "columns_verified")
+"""Fields of the record of the first round that later rounds record too."""
 
 
 @dataclass(frozen=True)
 class Chain(Selector):
-    """What another selector chooses from the rows that filters leave, each of which sees what the ones before kept.
+    """Rows that another selector selects from those that filters keep.
 
-    The choice is the one that `then` makes from a dataset of these rows alone, at the same budget. A score is computed
-    for the rows that are still there, so put what is cheap first. The filters are asked once, in the first round:
-    later rounds choose from the same rows. Rounds are planned before that: a ratio or size is of the whole pool, and
-    so is a share of it that `then` asks for itself, such as the `warmup_ratio` of `LESS`. A budget above what is left
-    is refused in the first round, whichever round it is of, with how many rows were left out, and why.
+    Each filter sees the rows that the filters before it kept. The selection equals that of `then` on a dataset of the
+    remaining rows, with the same budget. Scores are computed for the remaining rows only, so put cheap filters first.
 
-    Any `RowFilter` will do; one of your own is named in recipes by its module and class, as selectors are.
+    The filters run once, in the first round; later rounds select from the same rows. Rounds are planned before that: a
+    selection ratio is a share of the whole pool, and so is a share that `then` sets itself, such as the `warmup_ratio`
+    of `LESS`. If the filters leave fewer rows than the budget of any round, the first round raises an error with the
+    number of excluded rows by reason.
 
-    >>> from hf_datasel.selectors import InRange, NoNearCopies, Random
-    >>> Chain([InRange("num_tokens", 10, 2048), NoNearCopies(by="ifd")], Random()).filters[0].low
+    Any `RowFilter` can be used. Recipes name your own filter by its module and class, like a selector.
+
+    >>> from hf_datasel.selectors import InRange, NoNearDuplicates, Random
+    >>> Chain([InRange("num_tokens", 10, 2048), NoNearDuplicates(by="ifd")], Random()).filters[0].low
     10
+
+    Args:
+        filters: Filters, in the order in which they run.
+        then: Selector that selects from the rows that the filters keep.
     """
 
     filters: Sequence[RowFilter]
-    """In this order."""
     then: Selector
-    """What chooses from the rows that are left."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.filters, list | tuple):
-            given = f"{type(self.filters).__name__}(...)" if isinstance(self.filters, RowFilter) else self.filters
+            value = f"{type(self.filters).__name__}(...)" if isinstance(self.filters, RowFilter) else self.filters
             raise ConfigError(
-                f"Chain(filters={given}): it has to be a list of filters, which recipes write as "
+                f"Chain(filters={value}): it has to be a list of filters, which recipes write as "
                 "filters: [{filter: in_range, by: num_tokens, low: 10}]."
             )
-        for each in self.filters:
-            if not isinstance(each, RowFilter):
+        for row_filter in self.filters:
+            if not isinstance(row_filter, RowFilter):
                 raise ConfigError(
-                    f"Chain(filters=[{each!r}]): it has to be a filter such as InRange('num_tokens', low=10), which "
-                    "recipes write as {filter: in_range, by: num_tokens, low: 10}."
+                    f"Chain(filters=[{row_filter!r}]): it has to be a filter such as InRange('num_tokens', low=10), "
+                    "which recipes write as {filter: in_range, by: num_tokens, low: 10}."
                 )
         if not isinstance(self.then, Selector):
-            named = self.then if isinstance(self.then, str) else "random"
+            name = self.then if isinstance(self.then, str) else "random"
             raise ConfigError(
                 f"Chain(then={self.then!r}): it has to be a selector, such as Random(), which recipes write as "
-                f"then: {{selector: {named}}}."
+                f"then: {{selector: {name}}}."
             )
         if isinstance(self.then, All):
             raise ConfigError(
-                "Chain(then=All()): All takes the whole pool whatever the budget. Keep rows with "
-                "Dataset.filter(hf_datasel.selection.Between(...)), or choose as many as are left with Random()."
+                "Chain(then=All()): All selects the whole pool, whatever the budget. To keep rows by a column, use "
+                "Dataset.filter(hf_datasel.selection.Between(...)); to select some of the remaining rows, Random()."
             )
         object.__setattr__(self, "filters", tuple(self.filters))
         object.__setattr__(self, "reselects", self.then.reselects)
         object.__setattr__(self, "nested", self.then.nested)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        """Return the rounds of `then`."""
         return self.then.plan(total_budget, num_epochs, pool_size)
 
     def check_training(self, args: Any) -> None:
+        """Raise the errors that `then` raises for these training arguments."""
         self.then.check_training(args)
 
-    def choose(self, round: Round) -> np.ndarray:
-        known = _LEFT_OUT in round.state
-        rows = _known(round) if known else self._filtered(round)
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows that `then` selects from those that the filters keep.
+
+        Raises:
+            SelectionError: The filters leave fewer rows than the budget of a later round.
+        """
+        is_first = _EXCLUDED not in context.state
+        rows = self._run_filters(context) if is_first else _rows_of_first_round(context)
         if not len(rows):
             return rows
-        if not known:
-            _check_later(round, len(rows))
-        before = {name: each for name, each in round.state.items() if name.startswith(_THEN)}
-        rest = RestOfRound(round, rows, {name.removeprefix(_THEN): each for name, each in before.items()})
-        chosen = rest.answer(self.then)
-        round.state.update({f"{_THEN}{name}": each for name, each in rest.state.items()})
-        return chosen
+        if is_first:
+            _check_later_budgets(context, len(rows))
+        earlier = {name: array for name, array in context.state.items() if name.startswith(_THEN)}
+        view = FilteredView(context, rows, {name.removeprefix(_THEN): array for name, array in earlier.items()})
+        selected = view.run(self.then)
+        context.state.update({f"{_THEN}{name}": array for name, array in view.state.items()})
+        return selected
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        rows = np.flatnonzero(round.eligible)
-        for each in self.filters:
-            kept = _kept(each, round, rows)
-            if row not in kept:
-                why = [reason for reason, at in round.rows_left_out().items() if row in at]
-                return [f"{type(each).__name__} left it out: {why[0]}.", *each.explain(round, kept, row)]
-            rows = kept
-        rest = RestOfRound(round, rows, {})
-        places = place_of(chosen, rows)
-        said = f"It is one of {len(rows):,} rows that the filters left."
-        return [said, *self.then.explain(rest, places[places >= 0], int(np.searchsorted(rows, row)))]
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return sentences on the filter that excluded the row, or those of `then`."""
+        rows = np.flatnonzero(context.eligible)
+        for row_filter in self.filters:
+            remaining = _run_filter(row_filter, context, rows)
+            if row not in remaining:
+                reasons = [reason for reason, excluded in context.excluded_rows().items() if row in excluded]
+                sentence = f"{type(row_filter).__name__} excluded it: {reasons[0]}."
+                return [sentence, *row_filter.explain(context, remaining, row)]
+            rows = remaining
+        positions = positions_of(selected, rows)
+        sentence = f"It is one of {len(rows):,} rows that the filters kept."
+        view = FilteredView(context, rows, {})
+        return [sentence, *self.then.explain(view, positions[positions >= 0], int(np.searchsorted(rows, row)))]
 
-    def _filtered(self, round: Round) -> np.ndarray:
-        """The rows that are left, with what later rounds have to know of the others in the state."""
-        rows = np.flatnonzero(round.eligible)
-        for each in self.filters:
-            rows = _kept(each, round, rows)
-        reasons = {reason: np.setdiff1d(at, rows) for reason, at in round.rows_left_out().items()}
-        codes = np.zeros(len(round.rows), dtype=np.int32)
-        for code, at in enumerate(reasons.values(), 1):
-            codes[at] = code
-        record = {"reasons": list(reasons), **{name: getattr(round, name) for name in _RECORDED}}
-        round.state[_LEFT_OUT] = codes
-        round.state[_RECORD] = np.array([json.dumps(record, default=str)])
+    def _run_filters(self, context: RoundContext) -> np.ndarray:
+        """Return the rows that all filters keep, and store the excluded ones in the state for later rounds."""
+        rows = np.flatnonzero(context.eligible)
+        for row_filter in self.filters:
+            rows = _run_filter(row_filter, context, rows)
+        reasons = {reason: np.setdiff1d(excluded, rows) for reason, excluded in context.excluded_rows().items()}
+        codes = np.zeros(len(context.pool), dtype=np.int32)
+        for code, excluded in enumerate(reasons.values(), 1):
+            codes[excluded] = code
+        record = {"reasons": list(reasons), **{name: getattr(context.record, name) for name in _RECORDED}}
+        context.state[_EXCLUDED] = codes
+        context.state[_RECORD] = np.array([json.dumps(record, default=str)])
         return rows
 
 
-_RECORDED = ("specs", "columns_used", "columns_known")
-"""What a round records of the scores and columns that it goes by."""
-
-
-def _known(round: Round) -> np.ndarray:
-    """The rows that were left in the first round; what that went by is recorded in this one too."""
-    codes, record = round.state[_LEFT_OUT], json.loads(str(round.state[_RECORD][0]))
+def _rows_of_first_round(context: RoundContext) -> np.ndarray:
+    """Return the rows that the filters kept in the first round, and record the exclusions and scores in this one."""
+    codes, record = context.state[_EXCLUDED], json.loads(str(context.state[_RECORD][0]))
     for code, reason in enumerate(record["reasons"], 1):
-        round.leave_out(reason, np.flatnonzero(codes == code))
+        context.exclude(reason, np.flatnonzero(codes == code))
     for name in _RECORDED:
-        there: list[Any] = getattr(round, name)
-        there += [each for each in record[name] if each not in there]
-    rows: np.ndarray = np.flatnonzero(round.eligible & (codes == 0))
+        values: list[Any] = getattr(context.record, name)
+        values += [value for value in record[name] if value not in values]
+    rows: np.ndarray = np.flatnonzero(context.eligible & (codes == 0))
     return rows
 
 
-def _check_later(round: Round, left: int) -> None:
-    """Refuse a budget of a later round above the rows that are left, before anything is trained.
+def _check_later_budgets(context: RoundContext, num_rows: int) -> None:
+    """Raise if a later round has a budget above the number of remaining rows, before anything is trained.
 
-    What is asked of a group in a later round is known only then, and what it cannot give comes from the others.
+    Inside a group nothing is checked: a group's later budgets are known only then, and other groups fill the gap.
 
     Raises:
-        SelectionError: says which budget, and why rows are left out.
+        SelectionError: Names the budget, and the number of rows excluded for each reason.
     """
-    most = max((each.budget for each in round.plan[round.index + 1 :]), default=0)
-    if round.budget <= left < most and not groups_of(round):
-        raise shortfall(whole_of(round), left, f"A round of {most:,} rows")
+    largest = max((step.budget for step in context.plan[context.index + 1 :]), default=0)
+    if context.budget <= num_rows < largest and not group_names(context):
+        raise shortfall_error(full_round(context), num_rows, f"A round of {largest:,} rows")
 
 
-def _kept(filter: RowFilter, round: Round, rows: np.ndarray) -> np.ndarray:
-    """What a filter keeps of rows, held against what it may answer.
+def _run_filter(row_filter: RowFilter, context: RoundContext, rows: np.ndarray) -> np.ndarray:
+    """Return the rows that a filter keeps, ascending, and count the others as excluded.
 
     Raises:
-        SelectionError: rows that it was not asked about, or no row numbers.
+        SelectionError: The filter returned no row numbers, or other rows than it was called with.
     """
     if not len(rows):
         return rows
-    name, asker = type(filter).__name__, round.asker
-    round.asker = name
-    answer = np.asarray(filter.keep(round, rows))
-    round.asker = asker
-    if answer.ndim != 1 or (answer.size and not np.issubdtype(answer.dtype, np.integer)):
-        raise SelectionError(f"{name}.keep returned {answer.dtype} of shape {answer.shape}, not row numbers.")
-    kept = np.unique(answer.astype(np.int64))
-    if not np.isin(kept, rows).all():
-        raise SelectionError(f"{name}.keep returned rows that it was not asked about.")
-    round.leave_out(f"left out by {name}", np.setdiff1d(rows, kept, assume_unique=True))
-    return kept
+    name, caller = type(row_filter).__name__, context.record.caller
+    context.record.caller = name
+    output = np.asarray(row_filter.keep(context, rows))
+    context.record.caller = caller
+    if output.ndim != 1 or (output.size and not np.issubdtype(output.dtype, np.integer)):
+        raise SelectionError(f"{name}.keep returned {output.dtype} of shape {output.shape}, not row numbers.")
+    remaining = np.unique(output.astype(np.int64))
+    if not np.isin(remaining, rows).all():
+        raise SelectionError(f"{name}.keep returned rows that it was not called with.")
+    context.exclude(f"excluded by {name}", np.setdiff1d(rows, remaining, assume_unique=True))
+    return remaining

@@ -1,11 +1,11 @@
-"""What the model finds hardest to answer."""
+"""Cross-entropy: rows with the highest loss of the response."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_source
 from hf_datasel.scores import Loss
 
@@ -13,15 +13,20 @@ __all__ = ["CrossEntropy"]
 
 
 @dataclass(frozen=True)
-class CrossEntropy(Ranked):
-    """The rows with the highest loss on the response: those that the model has most to learn from, and the noisiest.
+class CrossEntropy(RankedSelector):
+    """Rows with the highest loss of the response.
 
-    `CrossEntropy()` scores with the model of the round; `CrossEntropy(by=Loss("name or path"))` with another one;
-    `CrossEntropy(by="loss")` takes a column.
+    These are the rows that the model predicts worst: the hardest ones, and the noisiest.
 
-    Reference: a baseline of Xia et al. 2024 (2410.09335), section 3.1. The default averages over the response, as
-    their code is meant to. Their Eq. 7 sums over prompt and response, `Loss(over="pair", reduction="sum")`, in
-    bits instead of nats, which changes no order.
+    `CrossEntropy()` scores with the model of the round, `CrossEntropy(by=Loss("name or path"))` with another model,
+    and `CrossEntropy(by="loss")` reads a column.
+
+    Reference: a baseline of Xia et al. 2024 (2410.09335), section 3.1. The default averages over the tokens of the
+    response, as their code intends. Their Eq. 7 sums over prompt and response, `Loss(over="pair", reduction="sum")`,
+    in bits instead of nats, which does not change the order of rows.
+
+    Args:
+        by: `Loss(...)`, or the name of a column.
     """
 
     by: str | Loss = Loss()
@@ -38,4 +43,5 @@ class CrossEntropy(Ranked):
 
     @property
     def ranks_by(self) -> str | Loss:
+        """Column or score that rows are ranked by."""
         return self.by

@@ -1,4 +1,4 @@
-"""Rows added in rounds, each the farthest from those chosen before as the model in training sees them."""
+"""DiverseEvol: rows added in rounds, each far from those selected before by the vectors of the model in training."""
 
 from __future__ import annotations
 
@@ -9,39 +9,45 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.cache import taken
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.incremental_selector import GrowingSelector
-from hf_datasel.rounds.positions import place_of
-from hf_datasel.rounds.selector import check_source, column_of
+from hf_datasel.rounds.cache import take_rows
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.incremental_selector import IncrementalSelector
+from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.selector import check_source, column_name
+from hf_datasel.rounds.views import group_names
 from hf_datasel.scores import Embedding
 from hf_datasel.scoring.base import Score
-from hf_datasel.selectors.k_center import KCenter, say_distance
+from hf_datasel.selectors.k_center import KCenter, describe_distance
 from hf_datasel.strategies.farthest import farthest_first
 
 __all__ = ["DiverseEvol"]
 
 
 @dataclass(frozen=True)
-class DiverseEvol(GrowingSelector):
-    """Random rows at first, and before each later round of training rows chosen one at a time, each the farthest from
-    all chosen before it, by the vectors that the model in training now has of them: DiverseEvol.
+class DiverseEvol(IncrementalSelector):
+    """Rows added in rounds, each the farthest from all selected before, by the vectors of the current model.
 
-    Each later round runs the model over the whole pool once. As with `KCenter` there is no notion of quality, and the
-    distance is Euclidean. Every process holds the vectors of the pool, and the one that chooses two copies of them as
-    it does: 4 bytes a number, so that a million rows of 4,096 dimensions are 16 GB each time.
+    The first round draws rows at random. Each later round runs the model in training over the whole pool once and adds
+    rows one at a time. As with `KCenter`, distances are Euclidean and quality plays no role. Every
+    process holds the vectors of the pool, and the main process two more copies of them while it selects, with 4 bytes
+    for each number: a million rows with 4,096 dimensions are 16 GB each time.
 
-    Reference: Wu et al. 2023 (2311.08182): 100 random rows and then 10 times 100 more, so that there are 11 rounds,
-    each trained anew from the base model; and the mean of the last layer over all tokens, not scaled to length 1.
-    These are the defaults, with a budget of 1,100 rows. Xia et al. 2024 (2410.09335), section 4.3, take the rows
-    farthest from the rounds before all at once, `once=True`, in 3 rounds, so that they may be near copies of each
-    other.
+    Reference: Wu et al. 2023 (2311.08182): 100 random rows and then 10 times 100 more, so 11 rounds, each trained from
+    the base model; vectors are the mean of the last layer over all tokens, not scaled to length 1. These are the
+    defaults, with a budget of 1,100 rows. Xia et al. 2024 (2410.09335), section 4.3, use 3 rounds and take the rows
+    farthest from the earlier rounds all at once, `once=True`, so these may be near-duplicates of each other.
+
+    Args:
+        vectors: `Embedding(...)`, by default of the model in training; or a column, whose vectors stay the same in all
+            rounds.
+        once: Whether distances are measured to the rows of earlier rounds only.
+        rounds: Number of rounds, each with its share of the budget.
+        restart_each_round: Whether each round trains the base model for all of `num_train_epochs`; otherwise training
+            continues, and the rounds share the epochs.
     """
 
     vectors: str | Embedding = field(default=Embedding(as_trained=True, normalize=False))
-    """`Embedding(...)`, of the model in training unless it names one; or a column, whose vectors stay as they are."""
     once: bool = False
-    """Measure the distances to the rows of earlier rounds only."""
     rounds: int = field(default=11, kw_only=True)
     restart_each_round: bool = field(default=True, kw_only=True)
 
@@ -55,34 +61,42 @@ class DiverseEvol(GrowingSelector):
             raise ConfigError(f"DiverseEvol(once={self.once!r}): it has to be true or false.")
 
     def later_scores(self) -> tuple[Score, ...]:
+        """Return the scores that later rounds compute."""
         return () if isinstance(self.vectors, str) else (self.vectors,)
 
-    def add(self, round: Round, rows: int) -> np.ndarray:
-        drawn = not len(round.chosen)
-        if drawn and not isinstance(self.vectors, str):
-            able = np.flatnonzero(round.eligible)  # a vector is not needed yet
-            return able[round.rng.permutation(len(able))[:rows]]
-        vectors = round.vectors(self.vectors)
-        able = round.candidates(vectors, np.arange(len(vectors)), name=column_of(self.vectors))
-        if drawn:
-            return able[round.rng.permutation(len(able))[:rows]]
-        start = place_of(round.chosen, able)
+    def add(self, context: RoundContext, rows: int) -> np.ndarray:
+        """Return new rows: drawn at random in the first round, and the farthest ones in later rounds."""
+        is_first = not len(context.selected)
+        if is_first and not isinstance(self.vectors, str):
+            candidates = np.flatnonzero(context.eligible)  # the random rows need no vectors
+            return candidates[context.rng.permutation(len(candidates))[:rows]]
+        vectors = context.vectors(self.vectors)
+        candidates = context.candidates(vectors, np.arange(len(vectors)), name=column_name(self.vectors))
+        if is_first:
+            return candidates[context.rng.permutation(len(candidates))[:rows]]
+        start = positions_of(context.selected, candidates)
         start = start[start >= 0]
-        count = min(rows, len(able) - len(start))
+        count = min(rows, len(candidates) - len(start))
 
-        def choose(progress: Callable[[int], object]) -> np.ndarray:
+        def select(progress: Callable[[int], object]) -> np.ndarray:
             return farthest_first(
-                taken(vectors, able), count, start, self.once, lambda done: progress(len(round.chosen) + done)
+                take_rows(vectors, candidates),
+                count,
+                start,
+                self.once,
+                lambda done: progress(len(context.selected) + done),
             )
 
-        return round.pick(able, choose)
+        return context.pick(candidates, select)
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        if not round.index:
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return sentences on the round in which the row was selected, and on the nearest selected row."""
+        if not context.index:
             return ["The rows of the first round are drawn at random."]
-        if round.path:
-            return []  # what each round chose is known of whole rounds only
-        said, before = self.when(round, chosen, row), self.before(round)
-        if row in chosen[:before]:
-            return said
-        return [*said, *say_distance(round, round.vectors(self.vectors), chosen, row, before, self.once)]
+        if group_names(context):
+            return []  # how many rows come from earlier rounds is recorded for the whole round only
+        sentences, before = self.describe_round(context, selected, row), self.num_rows_before(context)
+        if row in selected[:before]:
+            return sentences
+        vectors = context.vectors(self.vectors)
+        return [*sentences, *describe_distance(context, vectors, selected, row, before, self.once)]

@@ -1,4 +1,4 @@
-"""A small picture of the whole: the same share of every bin."""
+"""DQ: the same number of random rows from each of several bins."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import Interrupted
-from hf_datasel.rounds.cache import taken
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
+from hf_datasel.rounds.cache import take_rows
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_name
 from hf_datasel.strategies.graph_cut import graph_cut_bins, sample_bins
 
 if TYPE_CHECKING:
@@ -21,21 +21,25 @@ __all__ = ["DQ"]
 
 @dataclass(frozen=True)
 class DQ(Selector):
-    """The same number of rows from each of `bins` bins, from rows that stand for many to rows that stand for few.
+    """Rows drawn equally from `bins` bins, which range from typical to unusual rows: dataset quantization.
 
-    Dataset quantization: the bins are filled one after the other, a row at a time, each time with the row that is most
-    like all rows left and least like those in the bin (graph cut, cosine). From every bin rows are drawn uniformly.
+    The bins are filled one after the other, one row at a time, each time with the row that is most similar to all
+    remaining rows and least similar to those in the bin (graph cut, cosine similarity). Then the same number of rows
+    is drawn uniformly at random from each bin. With fewer rows than bins, each row is a bin.
 
-    Where there are fewer rows than bins, each row is a bin.
+    Cost: O(rows x rows x dimensions) time in the worst case, O(rows x dimensions) memory; meant for some ten thousand
+    rows.
 
-    Cost: rows x rows x dimensions at worst, in O(rows x dimensions) memory: made for some ten thousand rows.
-    Reference: Zhou et al. 2023 (2308.10524); 10 bins are its code's. Rows that do not divide by the bins are in the
-    last bin here, and dropped by the code. Xia et al. 2024 (2410.09335), section 5.3, gave up on the memory that the
-    code needs.
+    Reference: Zhou et al. 2023 (2308.10524); 10 bins are those of its code. If the number of rows is no multiple of
+    the number of bins, the remaining rows are in the last bin; the code drops them. Xia et al. 2024 (2410.09335),
+    section 5.3, did not run it because of the memory that the code needs.
+
+    Args:
+        vectors: Column of vectors, or `Embedding(...)`.
+        bins: Number of bins, at least 1.
     """
 
     vectors: str | Embedding = "embedding"
-    """Column of vectors, or `Embedding(...)`."""
     bins: int = 10
 
     nested: ClassVar[bool] = True
@@ -47,23 +51,25 @@ class DQ(Selector):
 
     def __post_init__(self) -> None:
         check_source(self, "vectors", "Embedding")
-        check_number(self, "bins", 1, whole=True)
+        check_number(self, "bins", 1, integer=True)
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        return [f"Rows were drawn at random from each of {self.bins} bins, with seed {round.seed}."]
-
-    def choose(self, round: Round) -> np.ndarray:
-        vectors = round.vectors(self.vectors)
-        name = column_of(self.vectors)
-        rows = round.candidates(vectors, np.arange(len(vectors)), name=name)
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows of this round, drawn from each bin."""
+        vectors = context.vectors(self.vectors)
+        name = column_name(self.vectors)
+        rows = context.candidates(vectors, np.arange(len(vectors)), name=name)
         if not len(rows):
             return rows
-        with round.bar(len(rows), "row") as bar:
+        with context.progress_bar(len(rows), "row") as bar:
             try:
                 bins = graph_cut_bins(
-                    taken(vectors, rows), min(self.bins, len(rows)), lambda done: bar.update(done - bar.n)
+                    take_rows(vectors, rows), min(self.bins, len(rows)), lambda done: bar.update(done - bar.n)
                 )
-            except Interrupted:  # rows in bins are not chosen yet
+            except Interrupted:  # rows in bins are not selected yet
                 raise Interrupted(rows[:0]) from None
-        chosen: np.ndarray = rows[sample_bins(bins, min(round.budget, len(rows)), round.rng)]
-        return chosen
+        selected: np.ndarray = rows[sample_bins(bins, min(context.budget, len(rows)), context.rng)]
+        return selected
+
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return a sentence that names the number of bins and the random seed."""
+        return [f"Rows were drawn at random from each of {self.bins} bins, with seed {context.record.seed}."]

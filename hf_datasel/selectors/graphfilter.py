@@ -1,4 +1,4 @@
-"""GraphFilter: quality times the n-grams of the instruction that are not covered yet."""
+"""GraphFilter: rows with a high IFD and instructions with new n-grams."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.describe import describe_pick
 from hf_datasel.rounds.ifd_selector import IFDSelector
-from hf_datasel.rounds.positions import place_of, say_pick
+from hf_datasel.rounds.positions import positions_of
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.strategies.ngram_explain import explain_pick
 
@@ -19,10 +20,22 @@ __all__ = ["GraphFilter"]
 
 @dataclass(frozen=True)
 class GraphFilter(IFDSelector):
-    """Rows chosen one at a time by IFD times the TF-IDF of the instruction's n-grams that no chosen row has.
+    """Rows with a high IFD and instructions whose n-grams no selected row has yet, selected one at a time.
 
-    Raw counts times ln(N / document frequency) over the whole pool, 1- to 3-grams, a covered n-gram counts no more.
-    Reference: Wu et al. 2024 (2410.12458), "The Best of Both Worlds", as IterIT runs it.
+    Each step takes the row with the highest product of its IFD and the summed TF-IDF of its instruction's n-grams (1-
+    to 3-grams), then multiplies the weight of these n-grams by `decay`. TF-IDF is the count in the instruction times
+    ln(N / document frequency) over the whole pool.
+
+    Reference: Wu et al. 2024 (2410.12458), "The Best of Both Worlds", as IterIT (2412.17365, section 3.3) runs it.
+
+    Args:
+        quality: Column to use instead of computing the IFD; it is used as it is.
+        model: Hub id or path of the model whose IFD is computed. None is the model in training, or the `model` of
+            `select`.
+        revision: Commit, branch or tag of a Hub `model`.
+        convention: Prompt and details of the IFD; see `hf_datasel.scores.IFD`.
+        decay: Factor from 0 to 1 for the weight of an n-gram each time a row with it is selected; 0, as in the paper,
+            counts each n-gram once.
     """
 
     decay: float = 0.0
@@ -39,30 +52,31 @@ class GraphFilter(IFDSelector):
         if not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
             raise ConfigError(f"GraphFilter(decay={self.decay!r}): it has to be a number from 0 to 1.")
 
-    def choose(self, round: Round) -> np.ndarray:
-        ifd, candidates = self._candidates(round)
-        texts, corpus = round.texts("prompt", candidates), round.texts("prompt")
-        budget = min(round.budget, len(candidates))
-        return round.pick(
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows in the order in which the greedy algorithm selects them."""
+        ifd, candidates = self._candidates(context)
+        texts, corpus = context.texts("prompt", candidates), context.texts("prompt")
+        budget = min(context.budget, len(candidates))
+        return context.pick(
             candidates,
             lambda progress: ngram_greedy(
                 texts, ifd[candidates], budget, self.decay, "graphfilter", corpus, progress=progress
             ),
         )
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        ifd, candidates = self._candidates(round)
-        at = int(place_of(np.array([row]), candidates)[0])
-        if at < 0:
-            return say_pick(None, len(candidates))
-        texts, corpus = round.texts("prompt", candidates), round.texts("prompt")
-        order = place_of(chosen, candidates)
-        return say_pick(
-            explain_pick(texts, ifd[candidates], order, at, self.decay, "graphfilter", corpus), len(candidates)
-        )
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return sentences on the row's score and on its heaviest n-grams."""
+        ifd, candidates = self._candidates(context)
+        position = int(positions_of(np.array([row]), candidates)[0])
+        if position < 0:
+            return describe_pick(None, len(candidates))
+        texts, corpus = context.texts("prompt", candidates), context.texts("prompt")
+        order = positions_of(selected, candidates)
+        explanation = explain_pick(texts, ifd[candidates], order, position, self.decay, "graphfilter", corpus)
+        return describe_pick(explanation, len(candidates))
 
-    def _candidates(self, round: Round) -> tuple[np.ndarray, np.ndarray]:
-        """IFD by row, and the rows to choose from."""
-        rows = np.arange(len(round.rows))
-        ifd = self.ifd(round, rows)
-        return ifd, round.candidates(ifd, rows, name=self.quality_name)
+    def _candidates(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray]:
+        """Return the IFD by row, and the rows to select from."""
+        rows = np.arange(len(context.pool))
+        ifd = self.ifd(context, rows)
+        return ifd, context.candidates(ifd, rows, name=self.quality_name)

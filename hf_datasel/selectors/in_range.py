@@ -1,4 +1,4 @@
-"""Filter of rows by the range of a score."""
+"""Filter: rows whose value is in a range."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_of
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_name
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
@@ -20,9 +20,15 @@ __all__ = ["InRange"]
 
 @dataclass(frozen=True)
 class InRange(RowFilter):
-    """Rows with `low <= value < high` in a column or of a score; a row without a value is left out.
+    """Rows with `low <= value < high` in a column or of a score.
 
-    Without bounds, every row with a value. For a `Dataset.filter` by a column, see `hf_datasel.selection.Between`.
+    Rows without a value are excluded. Without bounds, all rows with a value are kept. To filter a dataset by a column
+    without a selection, use `Dataset.filter` with `hf_datasel.selection.Between`.
+
+    Args:
+        by: Name of a numeric column, or a score.
+        low: Lowest value that is kept; None for no lower bound.
+        high: Value from which on rows are excluded; None for no upper bound.
     """
 
     by: str | Score
@@ -35,21 +41,25 @@ class InRange(RowFilter):
             if getattr(self, name) is not None:
                 check_number(self, name, -math.inf)
         if self.low is not None and self.high is not None and not self.low < self.high:
-            raise ConfigError(f"InRange(low={self.low!r}, high={self.high!r}) can keep no row.")
+            raise ConfigError(
+                f"InRange(low={self.low!r}, high={self.high!r}) excludes every row: low must be below high."
+            )
 
-    def keep(self, round: Round, rows: np.ndarray) -> np.ndarray:
-        values, name = round.values(self.by, rows), column_of(self.by)
-        round.leave_out(f"without {name}", rows[~np.isfinite(values)])
-        kept = np.isfinite(values)
+    def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
+        """Return the rows in the range, and count the others as excluded."""
+        values, name = context.values(self.by, rows), column_name(self.by)
+        in_range = np.isfinite(values)
+        context.exclude(f"without {name}", rows[~in_range])
         if self.low is not None:
-            round.leave_out(f"with {name} < {self.low:g}", rows[values < self.low])
-            kept &= values >= self.low
+            context.exclude(f"with {name} < {self.low:g}", rows[values < self.low])
+            in_range &= values >= self.low
         if self.high is not None:
-            round.leave_out(f"with {name} >= {self.high:g}", rows[values >= self.high])
-            kept &= values < self.high
-        inside: np.ndarray = rows[kept]
-        return inside
+            context.exclude(f"with {name} >= {self.high:g}", rows[values >= self.high])
+            in_range &= values < self.high
+        result: np.ndarray = rows[in_range]
+        return result
 
-    def explain(self, round: Round, kept: np.ndarray, row: int) -> list[str]:
-        value = round.values(self.by, np.array([row]))[0]
-        return [f"Its {column_of(self.by)} is {value:.5g}."] if np.isfinite(value) else []
+    def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
+        """Return a sentence with the value of the row."""
+        value = context.values(self.by, np.array([row]))[0]
+        return [f"Its {column_name(self.by)} is {value:.5g}."] if np.isfinite(value) else []

@@ -1,11 +1,11 @@
-"""What lowers the loss on a target task most."""
+"""LESS: rows with the highest influence on a target task, from checkpoints of an earlier run."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_source
 from hf_datasel.scores import Influence
 
@@ -13,15 +13,19 @@ __all__ = ["LESSTop"]
 
 
 @dataclass(frozen=True)
-class LESSTop(Ranked):
-    """The rows with the highest influence on the validation rows of a target task.
+class LESSTop(RankedSelector):
+    """Rows with the highest influence on the validation rows of a target task.
 
-    Influence needs the checkpoints of a warm-up run, so that it is read from a column unless it is said how to
-    compute it: `LESSTop(by=Influence(checkpoints=(...), validation="bbh.jsonl"))`. `LESS` makes the warm-up run, the
-    choice and the training one.
+    Influence needs the checkpoints of a warm-up run. It is read from a column by default; to compute it, pass
+    `LESSTop(by=Influence(checkpoints=(...), validation="bbh.jsonl"))`. `LESS` runs the warm-up, the selection and the
+    training in one run.
 
-    Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335), for whom
-    1,000 random rows of the pool are the target. `Influence` says which aggregate is the paper's and which the code's.
+    Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335), who use
+    1,000 random rows of the pool as the target. `Influence` documents which aggregate is that of the paper and which
+    that of the code.
+
+    Args:
+        by: Name of a column, or `Influence(...)`.
     """
 
     by: str | Influence = "influence"
@@ -34,4 +38,5 @@ class LESSTop(Ranked):
 
     @property
     def ranks_by(self) -> str | Influence:
+        """Column or score that rows are ranked by."""
         return self.by

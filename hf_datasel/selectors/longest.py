@@ -1,21 +1,26 @@
-"""Long is more."""
+"""Rows with the longest responses."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.scores import Length
 
 __all__ = ["Longest"]
 
 
 @dataclass(frozen=True)
-class Longest(Ranked):
-    """The rows with the longest responses, in words (default) or in tokens; ties go to the lower row number.
+class Longest(RankedSelector):
+    """Rows with the longest responses.
 
-    Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment"; a baseline of IterIT.
+    Ties go to the lower row number. No model is needed; counting tokens needs the tokenizer of the model.
+
+    Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment"; a baseline of IterIT (2412.17365).
+
+    Args:
+        unit: What is counted: `"words"` (default) or `"tokens"` of the response.
     """
 
     unit: Literal["words", "tokens"] = "words"
@@ -27,8 +32,10 @@ class Longest(Ranked):
 
     @property
     def ranks_by(self) -> Length:
+        """Score that rows are ranked by."""
         return Length(self.unit)
 
     @property
     def value_column(self) -> str:
+        """Name of the column that rows are ranked by."""
         return "response_words" if self.unit == "words" else "response_tokens"

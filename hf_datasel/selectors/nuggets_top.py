@@ -1,4 +1,4 @@
-"""What helps most as an example."""
+"""Nuggets: rows that help most as a one-shot example."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_number, check_source
 from hf_datasel.scores import Nuggets
 
@@ -16,20 +16,23 @@ __all__ = ["NuggetsTop"]
 
 
 @dataclass(frozen=True)
-class NuggetsTop(Ranked):
-    """The rows with the highest golden score: those that, as an example, help with most of the anchor tasks.
+class NuggetsTop(RankedSelector):
+    """Rows with the highest golden score: as a one-shot example, they help with most of the anchor tasks.
 
-    The score is read from a column, unless it is said how to compute it:
+    The score is read from a column by default; to compute it, pass
     `NuggetsTop(by=Nuggets(anchor_file="anchors.jsonl"))`.
 
-    Reference: Li et al. 2023 (2312.10302), who keep every row above a score, most often 0.85: `threshold=0.85` leaves
-    the others out. There is none by default, since a budget says how many rows to take. Xia et al. 2024 (2410.09335),
-    section 5.3, gave up on its cost.
+    Reference: Li et al. 2023 (2312.10302), who keep all rows above a score, most often 0.85: `threshold=0.85` excludes
+    the others. There is no threshold by default, since the budget decides how many rows are selected. Xia et al. 2024
+    (2410.09335), section 5.3, did not run it because of its cost.
+
+    Args:
+        by: Name of a column, or `Nuggets(...)` with anchors.
+        threshold: Rows with this score or a lower one are excluded; None excludes none.
     """
 
     by: str | Nuggets = "golden"
     threshold: float | None = None
-    """Rows up to this score are left out, those with exactly this score too."""
 
     title: ClassVar[str] = "Nuggets"
     citation = Nuggets.citation
@@ -45,11 +48,13 @@ class NuggetsTop(Ranked):
 
     @property
     def ranks_by(self) -> str | Nuggets:
+        """Column or score that rows are ranked by."""
         return self.by
 
-    def refused(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+    def excluded(self, values: np.ndarray) -> tuple[np.ndarray, str]:
+        """Return which rows are excluded by the threshold, and the reason."""
         if self.threshold is None:
-            return super().refused(values)
-        # in float32, in which scores are kept: 0.85 there is above 0.85 in float64
-        low = values.astype(np.float32) <= np.float32(self.threshold)
-        return low, f"with {self.value_column} <= {self.threshold:g}"
+            return super().excluded(values)
+        # in float32, in which scores are stored: 0.85 there is above 0.85 in float64
+        too_low = values.astype(np.float32) <= np.float32(self.threshold)
+        return too_low, f"with {self.value_column} <= {self.threshold:g}"

@@ -1,4 +1,4 @@
-"""Good rows that stand for the others."""
+"""QDIT: rows with a high quality that represent all rows well."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.cache import taken
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.selector import Selector, check_number, check_source, column_of
+from hf_datasel.rounds.cache import take_rows
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.selector import Selector, check_number, check_source, column_name
 from hf_datasel.strategies.facility import facility_location, nearest_by_cosine
 
 if TYPE_CHECKING:
@@ -22,28 +22,34 @@ __all__ = ["QDIT"]
 
 @dataclass(frozen=True)
 class QDIT(Selector):
-    """Rows chosen one at a time by how much better they stand for all rows than what is chosen, and by their quality.
+    """Rows selected one at a time by how much they improve the representation of all rows, and by their quality.
 
-    Each step takes the row that adds most to `(1 - alpha)` x the sum over all rows of the cosine with the nearest
-    chosen row + `alpha` x the sum of the quality of the chosen rows. The first sum grows with the rows, the second
-    with the budget, so that the paper's `alpha` means another mixture for every dataset: `normalize=True` brings both
-    to one scale, by the budget, so that a smaller choice need not be the beginning of a larger one.
+    Each step takes the row that adds most to `(1 - alpha)` x the sum over all rows of the cosine similarity with the
+    nearest selected row (facility location) + `alpha` x the sum of the quality of the selected rows. The first sum
+    grows with the number of rows, the second with the budget, so the same `alpha` gives another mixture for every
+    dataset. `normalize=True` brings both to one scale. The scale depends on the budget, so a smaller selection is then
+    not necessarily the beginning of a larger one.
 
-    Cost: rows x rows x dimensions, a few times; above some hundred thousand rows pass `neighbors`, which is
-    approximate (see `facility_location`).
+    Cost: a few times rows x rows x dimensions. Above some hundred thousand rows set `neighbors`, which is approximate;
+    see `hf_datasel.strategies.facility.facility_location`.
+
     Reference: Bukharin et al. 2024 (2311.14736), Eq. 1, section 3.2 and Algorithm 1; a baseline of Yu et al. 2024
-    (2409.11378). The paper takes a reward for quality and tries an `alpha` from 0 to 1; 0.5 is ours, as are
-    `normalize` and `neighbors`.
+    (2409.11378). The quality in the paper is a reward, with an `alpha` from 0 to 1. The default of 0.5, `normalize`
+    and `neighbors` are specific to this library.
+
+    Args:
+        quality: Name of a numeric column, or a score such as `Reward("name or path")`.
+        vectors: Column of vectors, or `Embedding(...)`.
+        alpha: Weight of the quality, from 0 to 1.
+        normalize: Whether both sums are brought to one scale.
+        neighbors: Number of most similar rows that can represent a row; None for all rows.
     """
 
     quality: str | Score = field(kw_only=True)
-    """Column, or a score such as `Reward("name or path")`."""
     vectors: str | Embedding = "embedding"
-    """Column of vectors, or `Embedding(...)`."""
     alpha: float = 0.5
     normalize: bool = False
     neighbors: int | None = None
-    """A row is stood for only by so many rows most like it; None: by any."""
 
     nested: ClassVar[bool] = True
     citation = (
@@ -57,22 +63,23 @@ class QDIT(Selector):
         check_source(self, "vectors", "Embedding")
         check_number(self, "alpha", 0, 1)
         if self.neighbors is not None:
-            check_number(self, "neighbors", 1, whole=True)
+            check_number(self, "neighbors", 1, integer=True)
         if not isinstance(self.normalize, bool):
             raise ConfigError(f"QDIT(normalize={self.normalize!r}): it has to be true or false.")
         object.__setattr__(self, "nested", not self.normalize)
 
-    def choose(self, round: Round) -> np.ndarray:
-        quality, vectors = round.values(self.quality), round.vectors(self.vectors)
-        name = column_of(self.vectors)
-        every = np.arange(len(quality))
-        rows = round.candidates(vectors, every, name=name)  # to be stood for, with a quality or without
-        quality_name = column_of(self.quality)
-        budget = min(round.budget, len(round.candidates(quality[rows], rows, name=quality_name)))
-        return round.pick(
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows in the order in which the greedy algorithm selects them."""
+        quality, vectors = context.values(self.quality), context.vectors(self.vectors)
+        all_rows = np.arange(len(quality))
+        # Rows without a quality are represented too, but never selected.
+        rows = context.candidates(vectors, all_rows, name=column_name(self.vectors))
+        candidates = context.candidates(quality[rows], rows, name=column_name(self.quality))
+        budget = min(context.budget, len(candidates))
+        return context.pick(
             rows,
             lambda progress: facility_location(
-                taken(vectors, rows),
+                take_rows(vectors, rows),
                 quality[rows],
                 budget,
                 self.alpha,
@@ -82,14 +89,15 @@ class QDIT(Selector):
             ),
         )
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        at = np.flatnonzero(chosen == row)
-        before = chosen[: at[0]] if len(at) else chosen
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return a sentence on the selected row that represents this row best."""
+        ranks = np.flatnonzero(selected == row)
+        before = selected[: ranks[0]] if len(ranks) else selected
         if not len(before):
-            return ["It was the first row chosen."]
-        nearest, cosine = nearest_by_cosine(round.vectors(self.vectors), before, [row])
+            return ["It was the first row selected."]
+        nearest, cosine = nearest_by_cosine(context.vectors(self.vectors), before, [row])
         if nearest[0] < 0:
             return ["It has no vector."]
-        when = "chosen before it" if len(at) else "chosen"
-        other = round.row_number(nearest[0])
-        return [f"Of the rows {when}, {other} stands for it best, with a cosine of {cosine[0]:.4g}."]
+        when = "selected before it" if len(ranks) else "selected"
+        other = context.row_number(nearest[0])
+        return [f"Of the rows {when}, {other} represents it best, with a cosine of {cosine[0]:.4g}."]

@@ -1,11 +1,11 @@
-"""What the model rates highest, and is sure of."""
+"""SelectIT: rows that a model rates highest with the least uncertainty."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_source
 from hf_datasel.scores import SelectIT
 
@@ -13,15 +13,18 @@ __all__ = ["SelectITTop"]
 
 
 @dataclass(frozen=True)
-class SelectITTop(Ranked):
-    """The rows with the highest SelectIT score.
+class SelectITTop(RankedSelector):
+    """Rows with the highest SelectIT score.
 
-    `SelectITTop()` asks the model of the round; `SelectITTop(by=SelectIT("name or path", level="token"))` another one,
-    at another level; `SelectITTop(by="selectit")` takes a column.
+    `SelectITTop()` scores with the model of the round, `SelectITTop(by=SelectIT("name or path", level="token"))` with
+    another model and at another level, and `SelectITTop(by="selectit")` reads a column.
 
     Reference: Liu et al. 2024 (2402.16705), who keep the top 20 % of Alpaca; a baseline of Xia et al. 2024
-    (2410.09335), section 4.3, at the level "model" for Qwen2 and "sentence", which is the default, for Llama 3. What
-    the score takes from the paper is said there.
+    (2410.09335), section 4.3, who use level "model" for Qwen2 and "sentence", the default here, for Llama 3.
+    `SelectIT` documents how the score relates to the paper.
+
+    Args:
+        by: `SelectIT(...)`, or the name of a column.
     """
 
     by: str | SelectIT = SelectIT()
@@ -34,4 +37,5 @@ class SelectITTop(Ranked):
 
     @property
     def ranks_by(self) -> str | SelectIT:
+        """Column or score that rows are ranked by."""
         return self.by

@@ -1,4 +1,4 @@
-"""Superfiltering: the highest IFD, once."""
+"""Superfiltering: rows with the highest IFD below 1."""
 
 from __future__ import annotations
 
@@ -6,18 +6,27 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_datasel.rounds.ifd_selector import IFDSelector
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.scores.ifd import IFD
 
 __all__ = ["Superfiltering"]
 
 
 @dataclass(frozen=True)
-class Superfiltering(IFDSelector, Ranked):
-    """The rows with the highest IFD below 1: hard to answer, but easier with the instruction than without.
+class Superfiltering(IFDSelector, RankedSelector):
+    """Rows with the highest IFD below 1: hard to answer, but easier with the instruction than without it.
 
-    Reference: Li et al. 2024 (2402.00530), which scores with a small model; IterIT's baseline scores with the model to
-    be trained. `convention="superfiltering"` scores with its authors' prompt.
+    Ties go to the lower row number. Rows with an IFD of 1 or more are never selected.
+
+    Reference: Li et al. 2024 (2402.00530), who score with a small model; IterIT (2412.17365) compares with it scored
+    by the model to be trained. `convention="superfiltering"` scores with the prompt of the authors' code.
+
+    Args:
+        quality: Column to use instead of computing the IFD; it is used as it is.
+        model: Hub id or path of the model whose IFD is computed. None is the model in training, or the `model` of
+            `select`.
+        revision: Commit, branch or tag of a Hub `model`.
+        convention: Prompt and details of the IFD; see `hf_datasel.scores.IFD`.
     """
 
     below: ClassVar[float | None] = 1.0
@@ -29,4 +38,5 @@ class Superfiltering(IFDSelector, Ranked):
 
     @property
     def ranks_by(self) -> str | IFD:
+        """Column or score that rows are ranked by."""
         return self.source

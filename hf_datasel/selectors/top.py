@@ -1,11 +1,11 @@
-"""The highest-scored rows."""
+"""Rows with the highest value of any score or column."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_datasel.rounds.ranked_selector import Ranked
+from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_source
 
 if TYPE_CHECKING:
@@ -15,10 +15,15 @@ __all__ = ["Top"]
 
 
 @dataclass(frozen=True)
-class Top(Ranked):
-    """The rows with the highest value in a column, or of a score; ties go to the lower row number, nulls never go in.
+class Top(RankedSelector):
+    """Rows with the highest value in a column or of a score.
+
+    Ties go to the lower row number. Rows without a value are never selected.
 
     `Top(by="ifd")` reads a column; `Top(by=Loss("Qwen/Qwen3-0.6B"))` computes the score.
+
+    Args:
+        by: Name of a numeric column, or a score.
     """
 
     by: str | Score
@@ -28,4 +33,5 @@ class Top(Ranked):
 
     @property
     def ranks_by(self) -> str | Score:
+        """Column or score that rows are ranked by."""
         return self.by

@@ -1,4 +1,4 @@
-"""A selector in each group of rows: clusters, or sources."""
+"""Within: a selector in each group of rows, such as clusters or sources."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError, did_you_mean
-from hf_datasel.rounds.allocation import quotas_of
-from hf_datasel.rounds.context import Round, RoundPlan
-from hf_datasel.rounds.positions import place_of
-from hf_datasel.rounds.selector import Selector, check_source, column_of
-from hf_datasel.rounds.state import from_first, is_kept
-from hf_datasel.rounds.views import PartOfRound
-from hf_datasel.scores import writer_of
+from hf_datasel.rounds.allocation import group_quotas
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.selector import Selector, check_source, column_name
+from hf_datasel.rounds.state import first_round_values, has_first_round_values
+from hf_datasel.rounds.views import GroupView
+from hf_datasel.scores import score_for_column
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding
@@ -30,30 +31,35 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Within(Selector):
-    """What another selector chooses in each group of rows by itself, so that no group is left out.
+    """Rows that another selector selects in each group of rows separately, so that each group has its share.
 
-    A group gets its share of the budget by largest remainder. What it cannot give goes to the others. Any number of
-    the first rows is spread over the groups in about these shares.
+    The budget is divided over the groups by largest remainder. If a group has too few rows, the others get more. Any
+    first part of the selection is spread over the groups in about the same shares.
 
-    Shares are of rows, also where the budget is one of tokens. A method that compares rows compares those of a group:
-    near copies in two clusters are none to `Deita` here. Groups stay those of the first round. Where rows are added in
-    rounds, a group keeps those that it has, and shares are of all rows so far.
+    Shares are shares of rows, even if the budget is one of tokens. A selector that compares rows compares those of one
+    group: near-duplicates in two clusters are not excluded by `Deita` here. Groups stay those of the first round. If
+    rows are added in rounds, a group keeps its rows, and shares refer to all rows so far.
 
     Reference: `<method>_km` of Xia et al. 2024 (2410.09335), which takes the best rows of each k-means cluster, in
-    proportion to its size. Shares of sources are ours.
+    proportion to its size. Shares of sources are specific to this library.
 
     >>> from hf_datasel.selectors import Random
     >>> Within(Random(), "source", {"alpaca": 0.7, "gsm8k": 0.3}).shares["alpaca"]
     0.7
+
+    Args:
+        method: Selector that selects in each group.
+        groups: Column of cluster numbers, names or booleans; or `Cluster(...)`, which is fitted to `vectors` if it has
+            no centroids.
+        shares: How the budget is divided: `"proportional"` to the number of rows of a group, `"equal"`, or a mapping
+            from each group to its weight.
+        vectors: Column or `Embedding(...)` that `groups` is fitted to.
     """
 
     method: Selector
     groups: str | Cluster = "cluster_id"
-    """Column of cluster numbers or of names, or `Cluster(...)`, which is fitted here if it is not yet."""
     shares: Literal["proportional", "equal"] | Mapping[str, float] = "proportional"
-    """Of the budget: in proportion to the rows that a group has, the same for each, or group -> weight."""
     vectors: str | Embedding = "embedding"
-    """What an unfitted `Cluster` is fitted to: a column, or `Embedding(...)`."""
 
     citation = (
         "@article{xia2024rethinking, title={Rethinking Data Selection at Scale: Random Selection is Almost All You "
@@ -63,110 +69,127 @@ class Within(Selector):
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, Selector):
-            named = self.method if isinstance(self.method, str) else "random"
+            name = self.method if isinstance(self.method, str) else "random"
             raise ConfigError(
                 f"Within(method={self.method!r}): it has to be a selector, such as Random(), which recipes write as "
-                f"method: {{selector: {named}}}."
+                f"method: {{selector: {name}}}."
             )
         check_source(self, "groups", "Cluster")
         check_source(self, "vectors", "Embedding")
-        named = isinstance(self.shares, Mapping) and bool(self.shares)
-        if not named and self.shares not in ("proportional", "equal"):
+        is_mapping = isinstance(self.shares, Mapping) and bool(self.shares)
+        if not is_mapping and self.shares not in ("proportional", "equal"):
             raise ConfigError(
                 f"Within(shares={self.shares!r}): it has to be 'proportional', 'equal', or group -> weight."
             )
-
         object.__setattr__(self, "reselects", self.method.reselects)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
+        """Return the rounds of `method`."""
         return self.method.plan(total_budget, num_epochs, pool_size)
 
     def check_training(self, args: Any) -> None:
+        """Raise the errors that `method` raises for these training arguments."""
         self.method.check_training(args)
 
-    def choose(self, round: Round) -> np.ndarray:
-        ids, names = self._groups(round)
+    def select(self, context: RoundContext) -> np.ndarray:
+        """Return the rows of all groups, interleaved.
+
+        A group that selects too few rows is limited to these, and the budget is divided again.
+        """
+        ids, names = self._groups(context)
         shares = self._shares(names)
-        round.leave_out("in no group", np.flatnonzero(ids < 0))
-        ids = np.where(round.eligible, ids, -1)
-        can = ids >= 0
+        context.exclude("in no group", np.flatnonzero(ids < 0))
+        ids = np.where(context.eligible, ids, -1)
+        usable = ids >= 0
         if not isinstance(shares, str):
-            can &= np.array([shares[each] > 0 for each in range(len(names))] + [False])[ids]
-            round.leave_out("in a group with share 0", np.flatnonzero(~can))
-        groups = _Groups(self.method, round, names, ids)
-        with round.bar(len(names), "group") as bar:
-            while can.any():
-                quota = quotas_of(round, ids, shares, can)
-                short = [group for group, rows in quota.items() if rows and not groups.meets(group, rows, bar)]
+            usable &= np.array([shares[number] > 0 for number in range(len(names))] + [False])[ids]
+            context.exclude("in a group with share 0", np.flatnonzero(~usable))
+        groups = _Groups(self.method, context, names, ids)
+        with context.progress_bar(len(names), "group") as bar:
+            while usable.any():
+                quota = group_quotas(context, ids, shares, usable)
+                short = [group for group, rows in quota.items() if rows and not groups.select(group, rows, bar)]
                 if not short:
-                    _say_short(round, names, shares, quota)
-                    return groups.answer(quota)
+                    _log_short_groups(context, names, shares, quota)
+                    return groups.result(quota)
                 for group in short:
-                    can[groups.members[group]] = False
-                    can[groups.chosen[group]] = True
+                    usable[groups.members[group]] = False
+                    usable[groups.selected[group]] = True
         return np.empty(0, dtype=np.int64)
 
-    def explain(self, round: Round, chosen: np.ndarray, row: int) -> list[str]:
-        if self._groups_moved(round):
-            return ["Its group is that of the vectors of the first round, whose model is not at hand."]
-        ids, names = self._groups(round)
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return sentences on the row's group, and those of `method` in that group."""
+        if self._needs_first_model(context):
+            return ["Its group is that of the vectors of the first round, whose model is not available."]
+        ids, names = self._groups(context)
         if ids[row] < 0:
             return ["It is in no group."]
-        at = np.flatnonzero((ids == ids[row]) & round.eligible)
-        mine = chosen[np.isin(chosen, at)]
+        members = np.flatnonzero((ids == ids[row]) & context.eligible)
+        group_selected = selected[np.isin(selected, members)]
         name = names[ids[row]]
-        said = f"Group {name!r} of {column_of(self.groups)}: {len(mine):,} of its {len(at):,} rows were chosen."
-        part = PartOfRound(round, at, len(mine), int(ids[row]), {}, name=name)
-        return [said, *self.method.explain(part, place_of(mine, at), int(np.searchsorted(at, row)))]
+        sentence = (
+            f"Group {name!r} of {column_name(self.groups)}: {len(group_selected):,} of its {len(members):,} rows were "
+            "selected."
+        )
+        view = GroupView(context, members, len(group_selected), int(ids[row]), name, {})
+        positions = positions_of(group_selected, members)
+        return [sentence, *self.method.explain(view, positions, int(np.searchsorted(members, row)))]
 
-    def _groups(self, round: Round) -> tuple[np.ndarray, list[str]]:
-        """The number of each row's group, -1 for none, and the names of the groups.
+    def _groups(self, context: RoundContext) -> tuple[np.ndarray, list[str]]:
+        """Return the number of each row's group, -1 for none, and the names of the groups.
 
-        Clusters stay what they are in the first round: what the groups keep is known by their numbers.
+        Clusters stay those of the first round, since the state of a group is stored under its number.
         """
         groups = self.groups
         if isinstance(groups, str):
-            if (found := _named_groups(round, groups)) is not None:
-                return found
-            ids, _ = round.clusters(groups)
+            named_groups = _named_groups(context, groups)
+            if named_groups is not None:
+                return named_groups
+            ids, _ = context.clusters(groups)
         else:
-            known = from_first(round, _column(groups), pa.int32(), lambda: self._fitted(round, groups), "in no group")
-            ids = np.nan_to_num(known, nan=-1).astype(np.int64)
-        present, codes = np.unique(ids[ids >= 0], return_inverse=True)
-        numbered = np.full(len(ids), -1, dtype=np.int64)
-        numbered[ids >= 0] = codes
-        return numbered, [str(each) for each in present.tolist()]
+            values = first_round_values(
+                context, _cluster_column(groups), pa.int32(), lambda: self._fit(context, groups), "in no group"
+            )
+            ids = np.nan_to_num(values, nan=-1).astype(np.int64)
+        distinct, numbers = np.unique(ids[ids >= 0], return_inverse=True)
+        group_numbers = np.full(len(ids), -1, dtype=np.int64)
+        group_numbers[ids >= 0] = numbers
+        return group_numbers, [str(cluster) for cluster in distinct.tolist()]
 
-    def _fitted(self, round: Round, groups: Cluster) -> np.ndarray:
-        ids, _ = round.clusters(groups, self.vectors)
+    def _fit(self, context: RoundContext, groups: Cluster) -> np.ndarray:
+        ids, _ = context.clusters(groups, self.vectors)
         return np.where(ids < 0, np.nan, ids)
 
-    def _groups_moved(self, round: Round) -> bool:
-        """Whether the groups cannot be found again, because they rest on a model that has been trained since."""
-        if not round.index or isinstance(self.groups, str) or not self.groups.needs_fit:
+    def _needs_first_model(self, context: RoundContext) -> bool:
+        """Return whether the groups depend on the model of the first round, which has been trained since."""
+        if not context.index or isinstance(self.groups, str) or not self.groups.needs_fit:
             return False
-        kept = is_kept(round, _column(self.groups))
-        return not kept and not isinstance(self.vectors, str) and self.vectors.model is None
+        is_stored = has_first_round_values(context, _cluster_column(self.groups))
+        return not is_stored and not isinstance(self.vectors, str) and self.vectors.model is None
 
     def _shares(self, names: list[str]) -> Literal["proportional", "equal"] | dict[int, float]:
-        """As `quotas` takes them."""
+        """Return the shares by group number, as `quotas` expects them.
+
+        Raises:
+            SelectionError: A share is no number of at least 0, names no group, or is missing; or all are 0.
+        """
         if not isinstance(self.shares, Mapping):
             return self.shares
         weights = {str(name): weight for name, weight in self.shares.items()}
         for name, weight in weights.items():
-            plain = isinstance(weight, int | float) and not isinstance(weight, bool)
-            if name not in names or not plain or not 0 <= weight < float("inf"):
+            is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+            if name not in names or not is_number or not 0 <= weight < float("inf"):
                 raise SelectionError(
                     f"Within(shares={{{name!r}: {weight!r}}}): a share is a number of at least 0 for a group, and "
-                    f"{self.groups!r} has the groups {_some(names)}."
+                    f"{self.groups!r} has the groups {_quoted(names)}."
                 )
         missing = [name for name in names if name not in weights]
-        if missing or not sum(weights.values()):
+        if missing:
             raise SelectionError(
-                f"Within(shares=...) says nothing of {_some(missing)}. Give 0 to a group that nothing is to come from."
-                if missing
-                else "Within(shares=...) gives 0 to every group."
+                f"Within(shares=...) has no share for {_quoted(missing)}.", "Give 0 to exclude a group."
             )
+        if not sum(weights.values()):
+            raise SelectionError("Within(shares=...) gives 0 to every group.")
         return {number: float(weights[name]) for number, name in enumerate(names)}
 
 
@@ -176,106 +199,139 @@ def within_clusters(
     shares: Literal["proportional", "equal"] = "proportional",
     vectors: str | Embedding = "embedding",
 ) -> Within:
-    """The selector in each cluster: `<method>_km` of Xia et al. 2024 (2410.09335). See `Within`."""
+    """Return a selector that runs another one in each cluster: `<method>_km` of Xia et al. 2024 (2410.09335).
+
+    Args:
+        selector: Selector that selects in each cluster.
+        clusters: Column of cluster numbers, or `Cluster(...)`.
+        shares: How the budget is divided: `"proportional"` to the size of a cluster, or `"equal"`.
+        vectors: Column or `Embedding(...)` that `clusters` is fitted to.
+    """
     return Within(selector, clusters, shares, vectors)
 
 
 def per_source(
     selector: Selector, column: str, shares: Literal["proportional", "equal"] | Mapping[str, float] = "proportional"
 ) -> Within:
-    """The selector in each source that a column names, such as the datasets of a mixture. See `Within`."""
+    """Return a selector that runs another one in each source, such as the datasets of a mixture.
+
+    Args:
+        selector: Selector that selects in each source.
+        column: Column that names the source of each row.
+        shares: How the budget is divided: `"proportional"` to the size of a source, `"equal"`, or source -> weight.
+    """
     return Within(selector, column, shares)
 
 
 class _Groups:
-    """What the selector has chosen in each group."""
+    """Views of the groups of a round, and the rows that the selector selects in each.
 
-    def __init__(self, method: Selector, round: Round, names: list[str], ids: np.ndarray):
-        self.method, self.round, self.names = method, round, names
+    Attributes:
+        members: Row numbers of each group.
+        selected: Rows selected in each group so far.
+    """
+
+    def __init__(self, method: Selector, context: RoundContext, names: list[str], ids: np.ndarray):
+        self.method, self.context, self.names = method, context, names
         order = np.argsort(ids, kind="stable")
         ends = np.searchsorted(ids[order], np.arange(len(names) + 1))
         self.members = [order[start:end] for start, end in pairwise(ends)]
-        self.before = dict(round.state)
-        self.parts: dict[int, PartOfRound] = {}
-        self.chosen: dict[int, np.ndarray] = {}
+        self.initial_state = dict(context.state)
+        self.views: dict[int, GroupView] = {}
+        self.selected: dict[int, np.ndarray] = {}
 
-    def meets(self, group: int, rows: int, bar: Any) -> bool:
-        """Ask the selector for so many rows of a group, unless that has been done: whether there are as many."""
-        asked = self.parts.get(group)
-        if asked is None or asked.budget != rows:
-            self.parts[group] = self._part(group, rows, asked)
+    def select(self, group: int, rows: int, bar: Any) -> bool:
+        """Select this number of rows in a group, and return whether there are as many."""
+        earlier = self.views.get(group)
+        if earlier is None or earlier.budget != rows:
+            self.views[group] = self._view(group, rows, earlier)
             try:
-                self.chosen[group] = self.parts[group].answer(self.method)
+                self.selected[group] = self.views[group].run(self.method)
             except Interrupted as stop:
-                self.chosen[group] = stop.chosen
-                raise Interrupted(interleaved(list(self.chosen.values()))) from None
-            bar.update(int(asked is None))
-        return len(self.chosen[group]) >= rows
+                self.selected[group] = stop.selected
+                raise Interrupted(interleaved(list(self.selected.values()))) from None
+            bar.update(int(earlier is None))
+        return len(self.selected[group]) >= rows
 
-    def answer(self, quota: Mapping[int, int]) -> np.ndarray:
-        """The rows of all groups, best first; what the groups keep for the next round is kept."""
-        for group, part in self.parts.items():
-            self.round.state.update({f"{group}/{name}": each for name, each in part.newly_kept().items()})
-        return interleaved([self.chosen[group] for group, rows in quota.items() if rows])
+    def result(self, quota: Mapping[int, int]) -> np.ndarray:
+        """Return the rows of all groups, interleaved, and store the state of each group for the next round."""
+        for group, view in self.views.items():
+            self.context.state.update({f"{group}/{name}": array for name, array in view.changed_state().items()})
+        return interleaved([self.selected[group] for group, rows in quota.items() if rows])
 
-    def _part(self, group: int, rows: int, before: PartOfRound | None) -> PartOfRound:
-        prefix = f"{group}/"  # the number, which is the same in each round: a name may hold anything, slashes too
-        state = {name.removeprefix(prefix): each for name, each in self.before.items() if name.startswith(prefix)}
-        material = None if before is None else before.material
-        return PartOfRound(self.round, self.members[group], rows, group, state, material, self.names[group])
+    def _view(self, group: int, rows: int, earlier: GroupView | None) -> GroupView:
+        prefix = f"{group}/"  # the number, which is the same in each round: a name may contain a slash
+        state = {
+            name.removeprefix(prefix): array for name, array in self.initial_state.items() if name.startswith(prefix)
+        }
+        return GroupView(self.context, self.members[group], rows, group, self.names[group], state, earlier)
 
 
-def _column(groups: Cluster) -> str:
+def _cluster_column(groups: Cluster) -> str:
     return f"{groups.column_prefix}cluster_id"
 
 
 def interleaved(parts: list[np.ndarray]) -> np.ndarray:
-    """Several ordered arrays of rows as one, in which any beginning holds about the same share of each.
+    """Merge several ordered arrays of rows into one, any first part of which has about the same share of each.
 
     >>> interleaved([np.array([1, 2, 3, 4]), np.array([8, 9])]).tolist()
     [1, 8, 2, 3, 9, 4]
     """
     if not parts:
         return np.empty(0, dtype=np.int64)
-    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in parts])
-    rows: np.ndarray = np.concatenate(parts)[np.argsort(places, kind="stable")]
+    ranks = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in parts])
+    rows: np.ndarray = np.concatenate(parts)[np.argsort(ranks, kind="stable")]
     return rows
 
 
-def _say_short(round: Round, names: list[str], shares: str | dict[int, float], quota: Mapping[int, int]) -> None:
-    """Log which groups could not give the share that was asked of them."""
+def _log_short_groups(
+    context: RoundContext, names: list[str], shares: str | dict[int, float], quota: Mapping[int, int]
+) -> None:
+    """Log a warning that names the groups with fewer rows than the share that the user set."""
     if isinstance(shares, str):
         return
-    wanted = {group: int(round.budget * share / sum(shares.values())) for group, share in shares.items()}
-    short = [f"{names[group]!r} {quota.get(group, 0):,} of {rows:,}" for group, rows in wanted.items()]
-    short = [said for said, group in zip(short, wanted, strict=True) if quota.get(group, 0) < wanted[group]]
+    targets = {group: int(context.budget * share / sum(shares.values())) for group, share in shares.items()}
+    short = [
+        f"{names[group]!r} {quota.get(group, 0):,} of {target:,}"
+        for group, target in targets.items()
+        if quota.get(group, 0) < target
+    ]
     if short:
-        logger.warning("%s: fewer rows than their share have %s; the others give more.", round.asker, _listed(short))
-
-
-def _named_groups(round: Round, name: str) -> tuple[np.ndarray, list[str]] | None:
-    """Groups by a column of names, or of yes and no; None for a column of anything else."""
-    present = round.pool.column_names
-    if name not in present and writer_of(name) is None:
-        raise ColumnError(
-            f"{round.asker} needs column {name!r}, but the dataset has {present}.{did_you_mean(name, present)}"
+        logger.warning(
+            "%s: these groups have fewer rows than their share: %s; the others get more.",
+            context.record.caller,
+            _listed(short),
         )
-    feature = round.pool.features.get(name)
-    kind = getattr(feature, "dtype", "")
+
+
+def _named_groups(context: RoundContext, name: str) -> tuple[np.ndarray, list[str]] | None:
+    """Return groups by a column of strings, class labels or booleans; None for a column of any other type.
+
+    Raises:
+        ColumnError: The column is missing.
+    """
+    columns = context.pool.column_names
+    if name not in columns and score_for_column(name) is None:
+        raise ColumnError(
+            f"{context.record.caller} needs column {name!r}, but the dataset has {columns}."
+            f"{did_you_mean(name, columns)}"
+        )
+    feature = context.pool.features.get(name)
+    dtype = getattr(feature, "dtype", "")
     labels = getattr(feature, "names", None)
-    if kind not in ("string", "large_string", "bool") and labels is None:
+    if dtype not in ("string", "large_string", "bool") and labels is None:
         return None
-    round.columns_used += [name] if name not in round.columns_used else []
-    column = round.pool.with_format("arrow")[:].column(name).dictionary_encode().combine_chunks()
+    context.record.add_column(name)
+    column = context.pool.with_format("arrow")[:].column(name).dictionary_encode().combine_chunks()
     codes = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
     values = column.dictionary.to_pylist()
     if labels is None:
-        return codes, [str(each) for each in values]
-    known = np.array([each >= 0 for each in values] + [False])  # a label that is not known is -1
-    return np.where(known[codes], codes, -1), [labels[each] if each >= 0 else "" for each in values]
+        return codes, [str(value) for value in values]
+    has_label = np.array([value >= 0 for value in values] + [False])  # datasets writes -1 for no label
+    return np.where(has_label[codes], codes, -1), [labels[value] if value >= 0 else "" for value in values]
 
 
-def _some(names: list[str]) -> str:
+def _quoted(names: list[str]) -> str:
     return _listed([repr(name) for name in names])
 
 

@@ -1,7 +1,8 @@
 """Pure functions from arrays (scores, vectors, texts, cluster ids) to ordered positions in those arrays.
 
-One family a module, loaded when it is first asked for: `strategies.top.top(...)`,
-`strategies.ngram.ngram_greedy(...)`. numpy, scipy and the standard library only; no state, no files.
+Each module holds one family of algorithms and is loaded on first access: `strategies.top.top(...)`,
+`strategies.ngram.ngram_greedy(...)`. They use only numpy, scipy and the standard library, keep no state and read no
+files.
 """
 
 from importlib import import_module
@@ -14,7 +15,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> ModuleType:
-    # Without this, `strategies.top` works only after somebody has imported hf_datasel.strategies.top.
+    # Without this, `strategies.top` works only after hf_datasel.strategies.top has been imported.
     if name not in __dir__():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__dir__())}")
     return import_module(f"{__name__}.{name}")

@@ -1,4 +1,4 @@
-"""What strategies ask of their arguments, and how they say what is wrong with them."""
+"""Validation of the arguments that strategies share."""
 
 import operator
 from collections.abc import Iterator
@@ -12,17 +12,25 @@ from hf_datasel.errors import SelectionError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
-_NUMBERS_AT_ONCE = 1 << 22
+_NUMBERS_PER_BLOCK = 1 << 22
 
 
-def check_budget(who: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
-    """Return the budget as a plain int, or say why so many rows cannot be chosen.
+def check_budget(function: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
+    """Return the budget as a plain int.
 
-    `available` of the `total` rows can be chosen; the others are those without `without`.
+    Args:
+        function: Name of the strategy, for the error message.
+        budget: Number of rows to select.
+        available: Number of rows that can be selected.
+        total: Number of all rows.
+        without: What the other rows lack, for the error message.
+
+    Raises:
+        SelectionError: The budget is not a whole number, is negative, or is more than the available rows.
 
     >>> check_budget("top", 3, available=2, total=5, without="a finite score")
     Traceback (most recent call last):
-    hf_datasel.errors.SelectionError: top: budget=3 is more than the 2 rows that can be chosen (3 of 5 are without \
+    hf_datasel.errors.SelectionError: top: budget=3 is more than the 2 rows that can be selected (3 of 5 are without \
 a finite score). Lower it.
     """
     try:
@@ -31,17 +39,20 @@ a finite score). Lower it.
         rows = -1
     if rows < 0 or isinstance(budget, bool):
         hint = " For a share of the rows, pass int(ratio * rows)." if isinstance(budget, float) else ""
-        raise SelectionError(f"{who}: budget={budget!r} must be a whole number of rows, 0 or more.{hint}")
+        raise SelectionError(f"{function}: budget={budget!r} must be a whole number of rows, 0 or more.{hint}")
     if rows > available:
         missing = f" ({total - available:,} of {total:,} are without {without})" if available < total else ""
         raise SelectionError(
-            f"{who}: budget={rows} is more than the {available:,} rows that can be chosen{missing}. Lower it."
+            f"{function}: budget={rows} is more than the {available:,} rows that can be selected{missing}. Lower it."
         )
     return rows
 
 
-def check_vectors(who: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """Return vectors as float32 or float64 of shape (n, d), and which of them have only finite numbers.
+def check_vectors(function: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
+    """Return vectors as float32 or float64 of shape (n, d), and a mask of those with only finite numbers.
+
+    Raises:
+        SelectionError: The vectors are not of shape (n, d).
 
     >>> check_vectors("farthest_first", [[0.0, 1.0], [np.nan, 0.0]])[1]
     array([ True, False])
@@ -50,15 +61,20 @@ def check_vectors(who: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.NDArray
     if values.dtype not in (np.float32, np.float64):
         values = values.astype(np.float32 if values.dtype == np.float16 else np.float64)
     if values.ndim != 2:
-        raise SelectionError(f"{who} takes one vector per row, shape (n, d), but got shape {values.shape}.")
-    usable = np.ones(len(values), dtype=bool)
+        raise SelectionError(f"{function} takes one vector per row, shape (n, d), but got shape {values.shape}.")
+    finite = np.ones(len(values), dtype=bool)
     for block in blocks(len(values), values.shape[1]):
-        usable[block] = np.isfinite(values[block]).all(axis=1)
-    return values, usable
+        finite[block] = np.isfinite(values[block]).all(axis=1)
+    return values, finite
 
 
-def blocks(rows: int, width: int, numbers: int = _NUMBERS_AT_ONCE) -> Iterator[slice]:
-    """Slices of consecutive rows that hold about so many numbers each.
+def blocks(rows: int, width: int, numbers: int = _NUMBERS_PER_BLOCK) -> Iterator[slice]:
+    """Yield slices of consecutive rows, each of about `numbers` numbers.
+
+    Args:
+        rows: Number of rows.
+        width: Numbers per row.
+        numbers: Numbers per slice; a slice has at least one row.
 
     >>> list(blocks(5, 3, numbers=6))
     [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]

@@ -1,7 +1,8 @@
-"""The order in which `torch.topk` on a CPU gives equal values, for choices published from it.
+"""The order in which `torch.topk` on a CPU returns equal values, to reproduce published selections.
 
-On Linux it sorts (value, position) pairs by value alone with the partial sort, nth element and sort of the GNU C++
-library, which are not stable but always move the same pairs in the same way. Those steps are followed here.
+On Linux, `torch.topk` sorts (value, position) pairs by value alone, with `partial_sort`, `nth_element` and `sort` of
+the GNU C++ library. These are not stable, but they are deterministic; this module reproduces their steps. Published
+ZIP selections depend on it: ratios in float32 have many ties, and another order of ties selects other rows.
 """
 
 from heapq import heapify, heappop, heapreplace
@@ -11,20 +12,30 @@ import numpy.typing as npt
 
 from hf_datasel.strategies._checks import Ints
 
-_SORTED_BY_INSERTION = 16  # longest stretch that the sort leaves to its last, stable pass
+_INSERTION_SORT_LENGTH = 16  # longest interval that introsort leaves to its final insertion sort
 
 
 class _Item(float):
-    """A negated value that knows its position: heapq, whose heaps have the smallest first, then moves the same."""
+    """A negated value with its position.
+
+    Values are negated because the heaps of heapq have the smallest item first and those of C++ the largest.
+    """
 
     __slots__ = ("position",)
     position: int
 
 
-def smallest_as_torch(values: npt.NDArray[np.floating], k: int) -> Ints:
-    """Return the positions of the k smallest values as `torch.topk(values, k, largest=False)` does, ties included.
+def topk_smallest(values: npt.NDArray[np.floating], k: int) -> Ints:
+    """Return the positions of the k smallest values in the order of `torch.topk(values, k, largest=False)`.
 
-    >>> smallest_as_torch(np.array([1, 1, 0, 1, 1, 0, 1, 1]), k=6)
+    Args:
+        values: Shape (n,).
+        k: From 1 to n.
+
+    Returns:
+        int64 positions, shape (k,); equal values are in the order of torch on a CPU under Linux.
+
+    >>> topk_smallest(np.array([1, 1, 0, 1, 1, 0, 1, 1]), k=6)
     array([2, 5, 4, 7, 6, 0])
     """
     items = []
@@ -32,15 +43,15 @@ def smallest_as_torch(values: npt.NDArray[np.floating], k: int) -> Ints:
         items.append(_Item(value))
         items[-1].position = position
     if k * 64 <= len(items):
-        found = _partial_sort(items, k)
+        smallest = _partial_sort(items, k)
     else:
         _split(items, k - 1)
-        found = _sort(items[: k - 1]) + items[k - 1 : k]
-    return np.array([item.position for item in found], dtype=np.int64)
+        smallest = _sort(items[: k - 1]) + items[k - 1 : k]
+    return np.array([item.position for item in smallest], dtype=np.int64)
 
 
 def _partial_sort(items: list[_Item], k: int) -> list[_Item]:
-    """Return the k first in order, by a heap."""
+    """Return the first k items in order, as `std::partial_sort`."""
     heap = _heap_of_first(items, k)
     return [heappop(heap) for _ in range(k)][::-1]
 
@@ -55,7 +66,7 @@ def _heap_of_first(items: list[_Item], k: int) -> list[_Item]:
 
 
 def _split(items: list[_Item], nth: int) -> None:
-    """Move the items so that the nth is where sorting would put it, and none before it belongs after it."""
+    """Reorder the items as `std::nth_element`: the nth gets its sorted position, no later item belongs before it."""
     first, last = 0, len(items)
     rounds = 2 * (last.bit_length() - 1)
     while last - first > 3:
@@ -71,24 +82,25 @@ def _split(items: list[_Item], nth: int) -> None:
 
 
 def _sort(items: list[_Item]) -> list[_Item]:
-    stretches = [(0, len(items), 2 * (len(items).bit_length() - 1))]
-    while stretches:
-        first, last, rounds = stretches.pop()
-        if last - first <= _SORTED_BY_INSERTION:
+    """Return the sorted items, as `std::sort`."""
+    intervals = [(0, len(items), 2 * (len(items).bit_length() - 1))]
+    while intervals:
+        first, last, rounds = intervals.pop()
+        if last - first <= _INSERTION_SORT_LENGTH:
             continue
         if not rounds:
             items[first:last] = _partial_sort(items[first:last], last - first)
             continue
         cut = _partition(items, first, last)
-        stretches += [(first, cut, rounds - 1), (cut, last, rounds - 1)]
+        intervals += [(first, cut, rounds - 1), (cut, last, rounds - 1)]
     return sorted(items, reverse=True)
 
 
 def _partition(items: list[_Item], first: int, last: int) -> int:
-    """Move what comes before the median of three to the front, and return where the rest begins."""
+    """Partition the items around the median of three and return the start of the second part."""
     middle = first + (last - first) // 2
-    pivot_at = sorted([first + 1, middle, last - 1], key=items.__getitem__)[1]
-    items[first], items[pivot_at] = items[pivot_at], items[first]
+    pivot_index = sorted([first + 1, middle, last - 1], key=items.__getitem__)[1]
+    items[first], items[pivot_index] = items[pivot_index], items[first]
     pivot = items[first]
     left, right = first + 1, last - 1
     while True:

@@ -1,4 +1,4 @@
-"""Greedy choice of rows that are good and stand for the others: facility location plus quality, the strategy of QDIT.
+"""Facility location plus quality: greedy selection of good rows that cover the dataset, the strategy of QDIT.
 
 Source: Bukharin et al. 2024, "Data Diversity Matters for Robust Instruction Tuning" (arXiv:2311.14736), Eq. 1, the
 quality-diversity score of section 3.2, and Algorithm 1.
@@ -10,7 +10,6 @@ from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
 
 from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
@@ -19,13 +18,13 @@ from hf_datasel.strategies.top import top
 Doubles = npt.NDArray[np.float64]
 Entries = Iterator[tuple[Ints, Ints, Doubles]]  # rows, sites and their similarities
 
-_TIE = 1e-12  # well above the rounding of the sums, well below a difference that means something
-_NOISE = 1e-14  # differences of two cosines that are rounding
-_NUMBERS_AT_ONCE = 1 << 18  # of a tile of similarities: what stays in the processor's cache
-_ROWS_AT_ONCE = 64  # of a tile, if there are so many
-_KEPT_MATRIX = 1 << 25  # similarities (256 MiB) up to which the whole matrix is kept rather than computed again
-_ENTRIES_PER_ROW = 128  # of the lists that replace the vectors as soon as they are so short
-_SAMPLED_ROWS = 256  # from which the length of the lists is estimated
+_TIE = 1e-12  # relative difference of gains that count as equal: above rounding, below any meaningful difference
+_NOISE = 1e-14  # rounding error of the difference of two cosines
+_NUMBERS_PER_TILE = 1 << 18  # similarities in a tile, which then fits into the processor's cache
+_ROWS_PER_TILE = 64  # at most
+_MATRIX_SIZE = 1 << 25  # similarities (256 MiB) up to which the full matrix is stored instead of computed repeatedly
+_ENTRIES_PER_ROW = 128  # mean length of the lists of nearer sites below which they replace the vectors
+_SAMPLED_ROWS = 256  # rows from which this length is estimated
 
 
 def facility_location(
@@ -38,169 +37,177 @@ def facility_location(
     normalize: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Ints:
-    """Choose rows that are good and cover the others, one at a time.
+    """Select rows greedily by coverage and quality.
 
-    Each step takes the row that adds most to `(1 - alpha) x d(S) + alpha x q(S)`, where d(S), the coverage, is the
-    sum over the rows v of the cosine of v and its nearest chosen row, and q(S) the **sum** of the quality of the
-    chosen rows, as in QDIT. d of nothing is one constant, which plays no part: the first row is the one with the
-    greatest `(1 - alpha) x sum of cosines to all rows + alpha x quality`, cosines below 0 included. A vector of zeros
-    has cosine 0 with every row, itself included. Cosines are computed in float64.
+    Each step selects the row that adds most to `(1 - alpha) x d(S) + alpha x q(S)`. The coverage d(S) is the sum over
+    all rows v of the cosine of v and its nearest selected row, and q(S) is the **sum** of the quality of the selected
+    rows, as in QDIT. The first row is the one with the highest `(1 - alpha) x sum of cosines to all rows + alpha x
+    quality`, including cosines below 0. A vector of zeros has cosine 0 with every row, including itself. Cosines are
+    computed in float64.
 
-    The result is that of computing every gain anew at each step. A gain changes only through the rows that the last
-    choice is nearer to than any before it, so only these are computed again, against all candidates; and once few
-    candidates are still nearer to a row than what is chosen, they are listed, and the vectors are not needed any
-    more. That costs some 5 to 7 times n x n x d for most data, hardly more for larger budgets, and memory for a second
-    copy of the vectors in float64, for up to 256 MiB of similarities (never n x n of them beyond that), and for at
-    most about 8 kB a row of lists.
+    The result equals computing every gain again at each step. A gain changes only through rows that are nearer to the
+    last selected row than to any row selected before, so only these are computed again, against all candidates. Once
+    few candidates are nearer to a row than its nearest selected row, they are stored in lists, and the vectors are no
+    longer needed. For most data this costs about 5 to 7 times n x n x d operations, hardly more for larger budgets,
+    and memory for a second copy of the vectors in float64, for up to 256 MiB of similarities (never n x n beyond
+    that), and for lists of at most about 8 kB per row.
 
-    With `neighbors=k` the result is **approximate**: each row can be covered only by the k rows most similar to it
-    of those that can be chosen (itself, as a rule, and equal ones in the order of their positions); all others, and
-    cosines below 0, count as 0. What is given up: that a choice also stands, less well, for rows farther off. Early
-    choices therefore differ most, and a small k favours the middle of dense regions; once every row has one of its k
-    chosen, gains are exact again. Finding the k costs n x n x d, in blocks; the choice then some k x k x n in the
-    worst case, and some 64 bytes x k x n of memory.
+    With `neighbors=k` the result is **approximate**: each row can be covered only by the k candidates most similar to
+    it (usually including itself; equal ones in the order of their positions). All other cosines, and those below 0,
+    count as 0, so that a selected row no longer covers distant rows. The first selected rows therefore differ most,
+    and a small k favours the middle of dense regions; once every row has one of its k candidates selected, gains are
+    exact again. Finding the k candidates costs n x n x d, in blocks; the selection then costs about k x k x n in the
+    worst case, and about 64 bytes x k x n of memory.
 
-    d(S) grows with the number of rows and q(S) does not, so that in a large dataset q decides next to nothing. With
-    `normalize=True` the sum becomes `(1 - alpha) x mean of the cosines + alpha x mean quality of the chosen`, with
-    quality scaled to 0 (the lowest that can be chosen) to 1 (the highest), or to 0 if all are equal. Both are then at
-    most 1 for any dataset and budget. The mean is over the budget, each choice adding quality / budget: a smaller
-    budget need not give the first rows of a larger one.
+    d(S) grows with the number of rows and q(S) does not, so that q hardly matters in a large dataset. With
+    `normalize=True` the objective becomes `(1 - alpha) x mean of the cosines + alpha x mean quality of the selected
+    rows`, with quality scaled to the range from 0 (lowest candidate) to 1 (highest), or to 0 if all are equal. Both
+    terms are then at most 1 for any dataset and budget. The mean is over the budget (each selected row adds quality /
+    budget), so a smaller budget does not always select the first rows of a larger one.
 
     Args:
         vectors: One vector per row, shape (n, d), such as embeddings of the instructions. A row with a number that is
-            not finite is never chosen, and is not among the rows to be covered.
+            not finite is never selected and does not have to be covered.
         quality: One number per row, shape (n,), of either sign. Rows whose quality is NaN, None or infinite are never
-            chosen, but are to be covered like any other.
-        budget: Rows to choose, at most those with a finite quality and vector.
-        alpha: What quality weighs, 0 to 1: 0 is coverage alone, 1 is `top`.
-        neighbors: See above; exact when not given.
-        normalize: See above.
-        progress: Called after each choice with the number of rows chosen so far.
+            selected, but have to be covered like any other row.
+        budget: Number of rows to select, at most those with a finite quality and vector.
+        alpha: Weight of quality, from 0 (coverage alone) to 1 (quality alone, as `top`).
+        neighbors: Number of candidates that can cover a row (approximate, see above); exact by default.
+        normalize: Whether to scale both terms to at most 1 (see above).
+        progress: Called after each selected row with the number of rows selected so far.
 
     Returns:
-        int64 positions in order of choice, shape (budget,). Of gains that are equal but for rounding, the row with the
-        lower position: they differ by less than a part in 10^12 of the largest sum of cosines plus the distance of the
-        better row's quality from the median, both as they are weighted.
+        int64 positions in order of selection, shape (budget,). Gains that are equal up to rounding are in the order
+        of their positions: those that differ by less than 10^-12 of the largest weighted sum of cosines plus the
+        weighted distance of the better row's quality from the median.
 
     Raises:
-        SelectionError: The budget is no number of rows or more than can be chosen; alpha is not from 0 to 1;
-            neighbors is not a whole number from 1; or the vectors and the quality are not of shape (n, d) and (n,).
-        Interrupted: Ctrl-C; it has the positions chosen so far.
+        SelectionError: The budget is not a whole number or is more than the candidates; `alpha` is not from 0 to 1;
+            `neighbors` is not a whole number from 1; or the shapes are not (n, d) and (n,).
+        Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> facility_location([[1, 0], [0.9, 0.1], [0, 1], [0, 1]], quality=[0.1, 0.1, 0.1, 0.9], budget=2)
     array([3, 0])
     """
-    values, usable = check_vectors("facility_location", vectors)
+    values, finite = check_vectors("facility_location", vectors)
     scores = np.array(quality, dtype=np.float64)
-    if scores.shape != usable.shape:
+    if scores.shape != finite.shape:
         raise SelectionError(
-            f"quality needs one number for each of the {len(usable):,} vectors, but has shape {scores.shape}."
+            f"quality needs one number for each of the {len(finite):,} vectors, but has shape {scores.shape}."
         )
     if not 0 <= alpha <= 1:
         raise SelectionError(f"alpha={alpha!r} must be from 0 (coverage alone) to 1 (quality alone).")
     k = _checked_neighbors(neighbors)
-    scores[~usable | ~np.isfinite(scores)] = np.nan
+    scores[~finite | ~np.isfinite(scores)] = np.nan
     candidates = np.flatnonzero(~np.isnan(scores))
     budget = check_budget(
         "facility_location", budget, len(candidates), total=len(scores), without="a finite quality and vector"
     )
     if alpha == 1 or not budget:
-        chosen = top(scores, budget)
+        selected = top(scores, budget)
         if progress is not None:
-            progress(len(chosen))
-        return chosen
-    others = np.flatnonzero(usable & np.isnan(scores))
-    rows = _unit_rows(values, np.concatenate([candidates, others]))
-    # The same for the choice, and free of a common offset, which one row far off the others does not decide.
-    extra = scores[candidates] - np.median(scores[candidates])
+            progress(len(selected))
+        return selected
+    only_covered = np.flatnonzero(finite & np.isnan(scores))
+    rows = _unit_rows(values, np.concatenate([candidates, only_covered]))
+    # Subtracting a constant does not change the selection and removes an offset common to all qualities. The median
+    # rather than the mean, so that one outlier does not decide it.
+    bonus = scores[candidates] - np.median(scores[candidates])
     if normalize:
-        extra /= (np.ptp(extra) or 1.0) * budget
+        bonus /= (np.ptp(bonus) or 1.0) * budget
     weight = (1 - alpha) / (len(rows) if normalize else 1)
-    greedy = _Greedy(rows, len(candidates), weight, alpha * extra, progress)
+    greedy = _Greedy(rows, len(candidates), weight, alpha * bonus, progress)
     try:
         if k is None:
             greedy.exact(budget)
         else:
             greedy.approximate(budget, k)
     except KeyboardInterrupt:
-        raise Interrupted(candidates[greedy.chosen]) from None
-    return candidates[greedy.chosen]
+        raise Interrupted(candidates[greedy.selected]) from None
+    return candidates[greedy.selected]
 
 
 def nearest_by_cosine(
-    vectors: npt.ArrayLike, chosen: npt.ArrayLike, positions: npt.ArrayLike
+    vectors: npt.ArrayLike, selected: npt.ArrayLike, positions: npt.ArrayLike
 ) -> tuple[Ints, npt.NDArray[np.float64]]:
-    """Say for each position which of the chosen rows stands for it, and how well.
+    """Return the selected row that is most similar to each row, and its cosine.
 
     Args:
         vectors: One vector per row, shape (n, d).
-        chosen: Positions of the chosen rows, shape (c,). Those whose vector is not finite stand for nothing.
+        selected: Positions of the selected rows, shape (c,). Those whose vector is not finite are ignored.
         positions: Positions to look up, shape (m,).
 
     Returns:
-        The position of the chosen row with the highest cosine, int64, shape (m,), the first in `chosen` of those that
-        differ by less than 10^-12; and that cosine, float64, shape (m,). -1 and NaN where the vector at the position
-        is not finite, or no chosen one is.
+        Position of the selected row with the highest cosine, int64 of shape (m,), and that cosine, float64 of shape
+        (m,). Of cosines that differ by less than 10^-12, the first in `selected` is returned. -1 and NaN if the vector
+        at the position is not finite or no selected vector is.
 
     Raises:
         SelectionError: The vectors are not of shape (n, d), or a position is not one of their rows.
 
-    >>> nearest_by_cosine([[1, 0], [2, 0], [0, 3]], chosen=[2, 0], positions=[0, 1])
+    >>> nearest_by_cosine([[1, 0], [2, 0], [0, 3]], selected=[2, 0], positions=[0, 1])
     (array([0, 0]), array([1., 1.]))
     """
-    values, usable = check_vectors("nearest_by_cosine", vectors)
-    picked, asked = (_checked_positions(at, len(values)) for at in (chosen, positions))
-    picked = picked[usable[picked]]
-    nearest, similarity = np.full(len(asked), -1), np.full(len(asked), np.nan)
-    if not len(picked):
+    values, finite = check_vectors("nearest_by_cosine", vectors)
+    selected_rows, queried = (_checked_positions(array, len(values)) for array in (selected, positions))
+    selected_rows = selected_rows[finite[selected_rows]]
+    nearest, similarity = np.full(len(queried), -1), np.full(len(queried), np.nan)
+    if not len(selected_rows):
         return nearest, similarity
-    known = np.flatnonzero(usable[asked])
-    sites = _unit_rows(values, picked)
-    for block in blocks(len(known), max(len(picked), values.shape[1]), _NUMBERS_AT_ONCE):
-        at = known[block]
-        cosines = _unit_rows(values, asked[at]) @ sites.T
-        similarity[at] = cosines.max(axis=1)
-        nearest[at] = picked[np.argmax(cosines >= similarity[at, None] - _TIE, axis=1)]
+    indices = np.flatnonzero(finite[queried])
+    sites = _unit_rows(values, selected_rows)
+    for block in blocks(len(indices), max(len(selected_rows), values.shape[1]), _NUMBERS_PER_TILE):
+        index = indices[block]
+        cosines = _unit_rows(values, queried[index]) @ sites.T
+        similarity[index] = cosines.max(axis=1)
+        nearest[index] = selected_rows[np.argmax(cosines >= similarity[index, None] - _TIE, axis=1)]
     return nearest, similarity
 
 
 class _Greedy:
-    """The state of a choice: `rows` are to be covered, and the first of them, `sites`, can be chosen; unit vectors.
+    """State of a greedy selection.
+
+    Args:
+        rows: Unit vectors of the rows to cover, shape (rows, d). The first `n_sites` of them can be selected.
+        n_sites: Number of rows that can be selected, the sites.
+        weight: Weight of a cosine.
+        bonus: Weighted quality of each site.
+        progress: Called with the number of selected sites.
 
     Attributes:
-        best: Per row, its similarity to the nearest chosen site.
-        gains: Per site, what choosing it would add; -inf once it is chosen.
-        chosen: Sites, in order.
+        best: Similarity of each row to its nearest selected site.
+        gains: What selecting each site would add; -inf once it is selected.
+        selected: Selected sites, in order.
     """
 
     def __init__(
-        self, rows: Doubles, n_sites: int, weight: float, extra: Doubles, progress: Callable[[int], object] | None
+        self, rows: Doubles, n_sites: int, weight: float, bonus: Doubles, progress: Callable[[int], object] | None
     ):
-        self.rows, self.sites = rows, rows[:n_sites]  # a view: no second copy of the vectors
-        self.weight, self.extra, self.progress = weight, extra, progress
+        self.rows, self.sites = rows, rows[:n_sites]  # a view, not a copy
+        self.weight, self.bonus, self.progress = weight, bonus, progress
         self.matrix: Doubles | None = None
         self.best = np.zeros(len(rows))
-        self.gains = extra.copy()
-        self.chosen: list[int] = []
+        self.gains = bonus.copy()
+        self.selected: list[int] = []
 
     def exact(self, budget: int) -> None:
-        everyone = np.arange(len(self.rows))
-        if budget > 1 and len(self.rows) * len(self.sites) <= _KEPT_MATRIX:
+        all_rows = np.arange(len(self.rows))
+        if budget > 1 and len(self.rows) * len(self.sites) <= _MATRIX_SIZE:
             self.matrix = self.rows @ self.sites.T
         self.gains += self.weight * (self.sites @ self.rows.sum(axis=0))
-        first = self._choose()
+        first = self._select_best()
         self.best = self.rows @ self.sites[first]
         if budget > 1:
-            # The first gains count cosines below 0 and later ones do not: these cannot be had from those.
-            self.gains = self.extra + self.weight * self._added(everyone, self.best, np.full(len(everyone), np.inf))
+            # The first gains include cosines below 0 and later gains do not, so they are computed again.
+            self.gains = self.bonus + self.weight * self._added(all_rows, self.best, np.full(len(all_rows), np.inf))
             self.gains[first] = -np.inf
-        while len(self.chosen) < budget:
-            if self._lists_pay(budget):
-                return self._finish(budget, _Lists(self._nearer(everyone), len(self.rows), len(self.sites)))
-            similar = self.rows @ self.sites[self._choose()]
-            moved = np.flatnonzero(similar > self.best + _NOISE)
-            self.gains -= self.weight * self._added(moved, self.best[moved], similar[moved])
-            self.best[moved] = similar[moved]
+        while len(self.selected) < budget:
+            if self._should_use_lists(budget):
+                return self._finish(budget, _Lists(self._nearer(all_rows), len(self.rows), len(self.sites)))
+            new_similarity = self.rows @ self.sites[self._select_best()]
+            changed = np.flatnonzero(new_similarity > self.best + _NOISE)
+            self.gains -= self.weight * self._added(changed, self.best[changed], new_similarity[changed])
+            self.best[changed] = new_similarity[changed]
 
     def approximate(self, budget: int, neighbors: int) -> None:
         nearest = self._most_similar(min(neighbors, len(self.sites)))
@@ -210,72 +217,74 @@ class _Greedy:
 
     def _finish(self, budget: int, lists: "_Lists") -> None:
         self.matrix = None
-        while len(self.chosen) < budget:
-            sites, lost = lists.choose(self._choose(), self.best)
+        while len(self.selected) < budget:
+            sites, lost = lists.select(self._select_best(), self.best)
             np.subtract.at(self.gains, sites, self.weight * lost)
 
-    def _choose(self) -> int:
+    def _select_best(self) -> int:
         best = int(self.gains.argmax())
-        # Of the size of this gain alone, so that no other row's quality decides what is a tie.
-        tie = _TIE * (self.weight * len(self.rows) + abs(float(self.extra[best])))
+        # Relative to this gain alone, so that no other row's quality affects what counts as a tie.
+        tie = _TIE * (self.weight * len(self.rows) + abs(float(self.bonus[best])))
         site = int(np.argmax(self.gains[: best + 1] >= self.gains[best] - tie))
-        self.chosen.append(site)
+        self.selected.append(site)
         self.gains[site] = -np.inf
         if self.progress is not None:
-            self.progress(len(self.chosen))
+            self.progress(len(self.selected))
         return site
 
-    def _tiles(self, which: Ints) -> Iterator[tuple[slice, slice, Doubles]]:
-        """Give the similarities of some rows to all sites, tile by tile, in arrays that may be written to."""
-        for rows in blocks(len(which), 1, _ROWS_AT_ONCE):
-            for sites in blocks(len(self.sites), len(which[rows]), _NUMBERS_AT_ONCE):
+    def _tiles(self, rows_to_read: Ints) -> Iterator[tuple[slice, slice, Doubles]]:
+        """Yield the similarities of some rows to all sites, tile by tile, in writable arrays."""
+        for rows in blocks(len(rows_to_read), 1, _ROWS_PER_TILE):
+            for sites in blocks(len(self.sites), len(rows_to_read[rows]), _NUMBERS_PER_TILE):
                 if self.matrix is None:
-                    yield rows, sites, self.rows[which[rows]] @ self.sites[sites].T
+                    yield rows, sites, self.rows[rows_to_read[rows]] @ self.sites[sites].T
                 else:
-                    yield rows, sites, self.matrix[which[rows], sites]
+                    yield rows, sites, self.matrix[rows_to_read[rows], sites]
 
-    def _added(self, which: Ints, low: Doubles, high: Doubles) -> Doubles:
-        """Sum over some rows, for each site, by how much its similarity is above `low`, at most up to `high`."""
+    def _added(self, rows_to_read: Ints, low: Doubles, high: Doubles) -> Doubles:
+        """Return for each site the sum over some rows of its similarity clipped to `low` and `high`, minus `low`."""
         added = np.zeros(len(self.sites))
-        for rows, sites, tile in self._tiles(which):
+        for rows, sites, tile in self._tiles(rows_to_read):
             np.clip(tile, low[rows, None], high[rows, None], out=tile)
             added[sites] += np.ones(len(tile)) @ tile
         added -= low.sum()
         return added
 
-    def _lists_pay(self, budget: int) -> bool:
-        """Say whether lists of the sites nearer to a row than any chosen one would be short, and used long enough."""
-        done = len(self.chosen)
-        if done & (done - 1) or budget < 3 * done:  # looked at after 1, 2, 4, 8 ... choices
+    def _should_use_lists(self, budget: int) -> bool:
+        """Return whether lists of the sites nearer to a row than any selected site are short enough to pay off."""
+        n_selected = len(self.selected)
+        if n_selected & (n_selected - 1) or budget < 3 * n_selected:  # checked after 1, 2, 4, 8 ... selections
             return False
         sample = np.unique(np.linspace(0, len(self.rows) - 1, _SAMPLED_ROWS).astype(np.int64))
         return sum(len(similarities) for *_, similarities in self._nearer(sample)) <= _ENTRIES_PER_ROW * len(sample)
 
-    def _nearer(self, which: Ints) -> Entries:
-        """Find the sites that are more similar to a row than any chosen site is."""
-        for rows, sites, tile in self._tiles(which):
-            cells = np.flatnonzero(tile > self.best[which[rows], None] + _NOISE)
-            at, site = np.divmod(cells, tile.shape[1])
-            yield which[rows][at], site + sites.start, tile.ravel()[cells]
+    def _nearer(self, rows_to_read: Ints) -> Entries:
+        """Yield the sites that are more similar to a row than any selected site."""
+        for rows, sites, tile in self._tiles(rows_to_read):
+            cells = np.flatnonzero(tile > self.best[rows_to_read[rows], None] + _NOISE)
+            row, site = np.divmod(cells, tile.shape[1])
+            yield rows_to_read[rows][row], site + sites.start, tile.ravel()[cells]
 
     def _most_similar(self, k: int) -> Entries:
-        """Find the k sites most similar to each row, where that is above 0; of equal ones the first."""
-        for rows in blocks(len(self.rows), len(self.sites), 16 * _NUMBERS_AT_ONCE):
+        """Yield the k sites most similar to each row, if the similarity is above 0; of equal ones the first."""
+        for rows in blocks(len(self.rows), len(self.sites), 16 * _NUMBERS_PER_TILE):
             similarities = self.rows[rows] @ self.sites.T
             last = np.partition(similarities, -k, axis=1)[:, -k, None]
-            kept = similarities >= last - _TIE
-            for row in np.flatnonzero(np.count_nonzero(kept, axis=1) > k):
-                equal = np.flatnonzero(kept[row] & (similarities[row] <= last[row] + _TIE))
-                kept[row, equal[k - np.count_nonzero(kept[row]) :]] = False
-            cells = np.flatnonzero(kept & (similarities > _NOISE))
-            at, site = np.divmod(cells, len(self.sites))
-            yield at + rows.start, site, similarities.ravel()[cells]
+            near = similarities >= last - _TIE
+            for row in np.flatnonzero(np.count_nonzero(near, axis=1) > k):
+                equal = np.flatnonzero(near[row] & (similarities[row] <= last[row] + _TIE))
+                near[row, equal[k - np.count_nonzero(near[row]) :]] = False
+            cells = np.flatnonzero(near & (similarities > _NOISE))
+            row_index, site = np.divmod(cells, len(self.sites))
+            yield row_index + rows.start, site, similarities.ravel()[cells]
 
 
 class _Lists:
-    """For each row the sites that it would gain by, with their similarities: sparse, shrinking as sites are chosen."""
+    """For each row, a shrinking list of the sites that are nearer than any selected site, with their similarities."""
 
     def __init__(self, entries: Entries, n_rows: int, n_sites: int):
+        from scipy.sparse import coo_matrix
+
         parts = [(rows.astype(np.int32), sites.astype(np.int32), values) for rows, sites, values in entries]
         rows, sites, values = (np.concatenate(part) for part in zip(*parts, strict=True))
         parts.clear()
@@ -284,27 +293,35 @@ class _Lists:
         self.sites, self.similarities = by_row.indices, by_row.data
         self.starts, self.lengths = by_row.indptr[:-1].astype(np.int64), np.diff(by_row.indptr).astype(np.int64)
 
-    def choose(self, site: int, best: Doubles) -> tuple[npt.NDArray[np.int32], Doubles]:
-        """Raise `best`, in place, by a site; return which sites lose how much by that, some of them repeatedly."""
+    def select(self, site: int, best: Doubles) -> tuple[npt.NDArray[np.int32], Doubles]:
+        """Update `best` in place for a selected site.
+
+        Returns:
+            Sites whose gain falls, possibly repeated, and by how much, before weighting.
+        """
         span = slice(self.by_site.indptr[site], self.by_site.indptr[site + 1])
-        moved, similar = self.by_site.indices[span], self.by_site.data[span]
-        nearer = similar > best[moved]
-        moved, similar = moved[nearer], similar[nearer]
-        lengths = self.lengths[moved]
-        entries = _ranges(self.starts[moved], lengths)
-        sites, similarities, new = self.sites[entries], self.similarities[entries], np.repeat(similar, lengths)
-        lost = np.minimum(similarities, new) - np.repeat(best[moved], lengths)
-        best[moved] = similar
-        # What is still nearer moves to the front of its list, so that nothing is read twice in vain.
-        alive = similarities > new + _NOISE
-        left = np.bincount(np.repeat(np.arange(len(moved)), lengths)[alive], minlength=len(moved))
-        entries = _ranges(self.starts[moved], left)
-        self.sites[entries], self.similarities[entries], self.lengths[moved] = sites[alive], similarities[alive], left
+        changed, new_similarity = self.by_site.indices[span], self.by_site.data[span]
+        nearer = new_similarity > best[changed]
+        changed, new_similarity = changed[nearer], new_similarity[nearer]
+        lengths = self.lengths[changed]
+        entries = _ranges(self.starts[changed], lengths)
+        sites, similarities, new = self.sites[entries], self.similarities[entries], np.repeat(new_similarity, lengths)
+        lost = np.minimum(similarities, new) - np.repeat(best[changed], lengths)
+        best[changed] = new_similarity
+        # Sites that are still nearer move to the front of their list, so that the others are not read again.
+        still_nearer = similarities > new + _NOISE
+        remaining = np.bincount(np.repeat(np.arange(len(changed)), lengths)[still_nearer], minlength=len(changed))
+        entries = _ranges(self.starts[changed], remaining)
+        self.sites[entries], self.similarities[entries], self.lengths[changed] = (
+            sites[still_nearer],
+            similarities[still_nearer],
+            remaining,
+        )
         return sites, lost
 
 
 def _ranges(starts: Ints, lengths: Ints) -> Ints:
-    """Concatenate `range(start, start + length)` over all of them.
+    """Concatenate `range(start, start + length)` over all pairs of start and length.
 
     >>> _ranges(np.array([5, 0]), np.array([2, 3]))
     array([5, 6, 0, 1, 2])
@@ -314,12 +331,12 @@ def _ranges(starts: Ints, lengths: Ints) -> Ints:
 
 
 def _unit_rows(vectors: Floats, positions: Ints) -> Doubles:
-    """Scale some vectors to length 1, in float64; zeros stay zeros."""
+    """Return the vectors at some positions scaled to length 1, in float64; zeros stay zeros."""
     units = np.empty((len(positions), vectors.shape[1]))
     for block in blocks(len(positions), vectors.shape[1]):
         part = vectors[positions[block]].astype(np.float64)
         largest = np.abs(part).max(axis=1, initial=0)
-        part /= np.where(largest > 0, largest, 1)[:, None]  # so that no square overflows or vanishes
+        part /= np.where(largest > 0, largest, 1)[:, None]  # so that squares neither overflow nor underflow
         length = np.linalg.norm(part, axis=1)
         units[block] = part / np.where(length > 0, length, 1)[:, None]
     return units
@@ -338,9 +355,11 @@ def _checked_neighbors(neighbors: SupportsIndex | None) -> int | None:
 
 
 def _checked_positions(positions: npt.ArrayLike, n_rows: int) -> Ints:
-    at = np.asarray(positions)
-    if at.size == 0:
+    array = np.asarray(positions)
+    if array.size == 0:
         return np.empty(0, dtype=np.int64)
-    if at.ndim != 1 or at.dtype.kind not in "iu" or at.min() < 0 or at.max() >= n_rows:
-        raise SelectionError(f"nearest_by_cosine takes flat lists of positions from 0 to {n_rows - 1}, but got {at}.")
-    return at.astype(np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= n_rows:
+        raise SelectionError(
+            f"nearest_by_cosine takes flat lists of positions from 0 to {n_rows - 1}, but got {array}."
+        )
+    return array.astype(np.int64)

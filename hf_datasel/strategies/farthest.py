@@ -1,12 +1,12 @@
-"""Farthest-first choice of vectors: the strategy of k-Center and of DiverseEvol.
+"""Farthest-first traversal of vectors: the strategy of k-Center and DiverseEvol.
 
-The row farthest from its nearest chosen row is chosen, then the next, and so on: `argmax over i of min over chosen j
-of |x_i - x_j|`. Sources: Gonzalez 1985 (greedy k-center: within twice the best radius); DiverseEvol: Wu et al. 2023;
+Each step selects the row that is farthest from its nearest selected row: `argmax over i of min over selected j of
+|x_i - x_j|`. Sources: Gonzalez 1985 (greedy k-center: within twice the best radius); DiverseEvol: Wu et al. 2023;
 Xia et al. 2024, "Rethinking Data Selection at Scale" (arXiv:2410.09335), Eq. 8.
 
-What decides is always `sum((x - y) ** 2)` in float64. A matrix product in float32 gives a lower bound of it, rounding
-included, and only the pairs that the bound does not rule out are computed. So neither the size of a block nor the BLAS
-decides which rows are chosen, and near copies and a large common offset do no harm.
+Distances are always compared as `sum((x - y) ** 2)` in float64. A matrix product in float32 gives a lower bound that
+accounts for rounding, and only pairs that the bound does not exclude are computed in float64. The selection therefore
+depends neither on the block size nor on the BLAS, and is exact with near-duplicates and with a large common offset.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,11 +22,11 @@ from hf_datasel.strategies._checks import blocks, check_budget, check_vectors
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_ROWS_AT_ONCE = 2048
-_CENTRES_AT_ONCE = 1024
-_POOL = (1024, 16384)  # fewest and most rows that are kept up to date at every choice
-_POOL_SHARE = 64  # in between, one row in so many
-_LARGEST = 1e150
+_ROWS_PER_BLOCK = 2048
+_CENTRES_PER_BLOCK = 1024
+_POOL_SIZES = (1024, 16384)  # fewest and most rows whose distances are updated at every step
+_POOL_SHARE = 64  # between these, one in 64 rows
+_LARGEST_NUMBER = 1e150
 
 
 def farthest_first(
@@ -36,115 +36,125 @@ def farthest_first(
     once: bool = False,
     progress: Callable[[int], object] | None = None,
 ) -> Ints:
-    """Choose rows one at a time, each the farthest from all rows chosen before it.
+    """Select rows one at a time, each the farthest from all rows selected before it.
 
     Args:
-        vectors: Shape (n, d). Rows with a number that is not finite are never chosen.
-        budget: Rows to choose, at most the rows with a finite vector that are not in `start`.
-        start: Positions chosen before, which are not returned. Those without a finite vector are near to nothing.
-            Without any, the first choice is the row farthest from the mean, whatever the order of the rows.
-        once: Measure the distances to the rows of `start` only, and return the farthest: what Xia et al. do at scale
-            (their section 4.3). Needs a start.
-        progress: Called with the number of rows chosen, after each choice.
+        vectors: Shape (n, d). Rows with a number that is not finite are never selected.
+        budget: Number of rows to select, at most the rows with a finite vector that are not in `start`.
+        start: Positions of rows selected earlier, which are not returned. Those without a finite vector are ignored.
+            Without any, the first selected row is the one farthest from the mean, independent of the row order.
+        once: Whether to measure distances to the rows of `start` only and return the farthest rows, as Xia et al. do
+            on large datasets (their section 4.3). Requires `start`.
+        progress: Called after each selected row with the number of rows selected so far.
 
     Returns:
-        int64 positions in order of choice, shape (budget,). Equal distances in the order of their positions; so
-        exact copies of chosen rows come last, in the order of their positions.
+        int64 positions in order of selection, shape (budget,). Equal distances are in the order of their positions;
+        exact copies of selected rows therefore come last, in the order of their positions.
 
     Raises:
-        SelectionError: The budget is more than the rows that can be chosen, the vectors are not of shape (n, d),
-            `start` has something that is no position, `once` comes without a start, or a number is above 1e150.
-        Interrupted: Ctrl-C, with the rows chosen so far.
+        SelectionError: The budget is more than the rows that can be selected; the vectors are not of shape (n, d);
+            `start` contains an invalid position; `once` is used without `start`; or a number is above 1e150.
+        Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> farthest_first([[0.0], [1.0], [5.0], [6.0], [2.5]], budget=3, start=[0])
     array([3, 4, 1])
     """
-    values, usable = check_vectors("farthest_first", vectors)
-    before = _positions("farthest_first", "start", start, len(values))
-    free = usable.copy()
-    free[before] = False
-    total = len(values) - len(np.unique(before))
-    budget = check_budget("farthest_first", budget, int(np.count_nonzero(free)), total, without="a finite vector")
-    before = before[usable[before]]
-    if once and not len(before):
+    values, finite = check_vectors("farthest_first", vectors)
+    start_rows = _positions("farthest_first", "start", start, len(values))
+    selectable = finite.copy()
+    selectable[start_rows] = False
+    total = len(values) - len(np.unique(start_rows))
+    budget = check_budget(
+        "farthest_first", budget, int(np.count_nonzero(selectable)), total, without="a finite vector"
+    )
+    start_rows = start_rows[finite[start_rows]]
+    if once and not len(start_rows):
         raise SelectionError("farthest_first: once=True measures distances to start, which has no finite vector.")
-    chosen: list[int] = []
+    selected: list[int] = []
     try:
         if budget:
-            rows = _Rows("farthest_first", values, usable)
-            choices = _ranking(rows, free, before) if once else _choices(rows, free, before)
-            for row in islice(choices, budget):
-                chosen.append(row)
+            rows = _Rows("farthest_first", values, finite)
+            ordered = (_rows_by_distance if once else _farthest_rows)(rows, selectable, start_rows)
+            for row in islice(ordered, budget):
+                selected.append(row)
                 if progress is not None:
-                    progress(len(chosen))
+                    progress(len(selected))
     except KeyboardInterrupt:
-        raise Interrupted(np.array(chosen, dtype=np.int64)) from None
-    return np.array(chosen, dtype=np.int64)
+        raise Interrupted(np.array(selected, dtype=np.int64)) from None
+    return np.array(selected, dtype=np.int64)
 
 
-def nearest_chosen(
-    vectors: npt.ArrayLike, chosen: npt.ArrayLike, positions: npt.ArrayLike | None = None
+def nearest_selected(
+    vectors: npt.ArrayLike, selected: npt.ArrayLike, positions: npt.ArrayLike | None = None
 ) -> tuple[Ints, Floats]:
-    """Find the chosen row that is nearest to each row, and how far it is.
+    """Return the nearest selected row of each row, and the distance to it.
 
     Args:
         vectors: Shape (n, d).
-        chosen: Positions of the chosen rows. Those without a finite vector are nearest to nothing.
-        positions: The rows to look at, shape (m,); all n when not given.
+        selected: Positions of the selected rows. Those without a finite vector are ignored.
+        positions: Positions of the rows to look up, shape (m,); all n rows by default.
 
     Returns:
-        The position of the nearest chosen row, int64, and the Euclidean distance to it, float64, both of shape (m,).
-        Equal distances: the one that comes first in `chosen`. A row without a finite vector, or with nothing to be
-        near to, has -1 and NaN. A chosen row is nearest to itself, or to a copy of it that was chosen before it.
+        Position of the nearest selected row, int64 of shape (m,), and the Euclidean distance to it, float64 of shape
+        (m,). Of equal distances, the first in `selected` is returned. -1 and NaN for a row without a finite vector,
+        or if no selected row has one. A selected row is nearest to itself, or to a copy that was selected earlier.
 
     Raises:
-        SelectionError: The vectors are not of shape (n, d), a number is above 1e150, or something is no position.
+        SelectionError: The vectors are not of shape (n, d), a number is above 1e150, or a position is invalid.
 
-    >>> nearest_chosen([[0.0], [1.0], [5.0], [6.0]], chosen=[3, 0])
+    >>> nearest_selected([[0.0], [1.0], [5.0], [6.0]], selected=[3, 0])
     (array([0, 0, 3, 3]), array([0., 1., 1., 0.]))
     """
-    values, usable = check_vectors("nearest_chosen", vectors)
-    centres = _positions("nearest_chosen", "chosen", chosen, len(values))
-    centres = centres[usable[centres]]
-    every = np.arange(len(values))
-    asked = every if positions is None else _positions("nearest_chosen", "positions", positions, len(values))
-    nearest, distance = np.full(len(asked), -1, dtype=np.int64), np.full(len(asked), np.nan)
-    found = np.flatnonzero(usable[asked])
-    if len(found) and len(centres):
-        rows = _Rows("nearest_chosen", values, usable)
-        which, squares = rows.lower(asked[found], centres, np.full(len(found), np.inf))
-        nearest[found], distance[found] = centres[which], np.sqrt(squares)
+    values, finite = check_vectors("nearest_selected", vectors)
+    centres = _positions("nearest_selected", "selected", selected, len(values))
+    centres = centres[finite[centres]]
+    all_rows = np.arange(len(values))
+    queried = all_rows if positions is None else _positions("nearest_selected", "positions", positions, len(values))
+    nearest, distance = np.full(len(queried), -1, dtype=np.int64), np.full(len(queried), np.nan)
+    indices = np.flatnonzero(finite[queried])
+    if len(indices) and len(centres):
+        rows = _Rows("nearest_selected", values, finite)
+        nearest_centre, squares = rows.lower(queried[indices], centres, np.full(len(indices), np.inf))
+        nearest[indices], distance[indices] = centres[nearest_centre], np.sqrt(squares)
     return nearest, distance
 
 
 class _Rows:
-    """Vectors, and what is needed to bound the distance of two of them from below by a product in float32."""
+    """Vectors with the terms of a lower bound of their distances, computed by a matrix product in float32.
 
-    def __init__(self, who: str, vectors: npt.NDArray[np.floating], usable: npt.NDArray[np.bool_]):
-        largest = max(float(np.abs(vectors[b][usable[b]]).max(initial=0)) for b in blocks(*vectors.shape))
-        if largest > _LARGEST:
-            raise SelectionError(f"{who}: numbers up to {largest:.0e} are too large to be squared. Scale the vectors.")
+    Args:
+        function: Name of the strategy, for the error message.
+        vectors: Shape (n, d).
+        finite: Mask of the vectors with only finite numbers, shape (n,).
+    """
+
+    def __init__(self, function: str, vectors: npt.NDArray[np.floating], finite: npt.NDArray[np.bool_]):
+        largest = max(float(np.abs(vectors[b][finite[b]]).max(initial=0)) for b in blocks(*vectors.shape))
+        if largest > _LARGEST_NUMBER:
+            raise SelectionError(
+                f"{function}: numbers up to {largest:.0e} are too large to be squared. Scale the vectors."
+            )
         self.vectors = vectors
-        self.mean = np.mean(vectors, axis=0, dtype=np.float64, where=True if usable.all() else usable[:, None])
-        # Squares have to fit into float32. A power of two costs no digits.
+        self.mean = np.mean(vectors, axis=0, dtype=np.float64, where=True if finite.all() else finite[:, None])
+        # Squares have to fit into float32. Scaling by a power of two is exact.
         scale = 2.0 ** -float(np.clip(np.frexp(largest)[1], -500, 500))
         self.square_scale = scale * scale
-        # Around the mean: an offset that all vectors share would cost the product its digits.
+        # Centred, because a common offset would cost the product precision.
         self.centred = np.zeros(vectors.shape, dtype=np.float32)
         norms = np.zeros(len(vectors))
         for block in blocks(*vectors.shape):
             around = (vectors[block] - self.mean) * scale
-            around[~usable[block]] = 0
+            around[~finite[block]] = 0
             self.centred[block] = around
             norms[block] = (around * around).sum(axis=1)
-        # With u = 2^-24, a product of d terms is off by at most d u |x| |y| in whatever order they are added, and
-        # 2 |x| |y| <= |x|^2 + |y|^2. All other roundings are off by less than 32 u (|x|^2 + |y|^2) together. The last
-        # term stands for products too small for float32.
+        # With u = 2^-24, the error of a product of d terms is at most d u |x| |y| in any order of summation, and
+        # 2 |x| |y| <= |x|^2 + |y|^2. All other rounding errors together are below 32 u (|x|^2 + |y|^2). The last
+        # term covers products that underflow in float32.
         width = vectors.shape[1]
         self.low = norms * (1 - 1.01 * (width + 32) * 2.0**-24) - (width + 1) * 2.0**-124
 
     def squares(self, rows: Ints, others: Ints) -> Floats:
-        """Squared distances of pairs of rows, by the one expression that decides."""
+        """Return the squared distances of pairs of rows in float64, which all comparisons use."""
         result = np.empty(len(rows))
         for block in blocks(len(rows), self.vectors.shape[1]):
             difference = self.vectors[rows[block]].astype(np.float64) - self.vectors[others[block]]
@@ -152,22 +162,37 @@ class _Rows:
         return result
 
     def lower(self, rows: Ints, centres: Ints, squares: Floats) -> tuple[Ints, Floats]:
-        """Lower squared distances to those to the centres: (index of the nearest centre or -1, squared distances)."""
-        which, squares = np.full(len(rows), -1, dtype=np.int64), squares.copy()
-        for begin in range(0, len(centres), _CENTRES_AT_ONCE):
-            some = centres[begin : begin + _CENTRES_AT_ONCE]
-            times, low = -2 * self.centred[some], self.low[some].astype(np.float32)[:, None]
-            for at in range(0, len(rows), _ROWS_AT_ONCE):
-                block = slice(at, at + _ROWS_AT_ONCE)
-                bounds = times @ self.centred[rows[block]].T
-                bounds += low
-                self._settle(bounds, rows[block], some, begin, which[block], squares[block])
-        return which, squares
+        """Lower squared distances to those to the nearest of some centres.
 
-    def _settle(
-        self, bounds: npt.NDArray[np.float32], rows: Ints, centres: Ints, begin: int, which: Ints, squares: Floats
+        Args:
+            rows: Positions of the rows, shape (m,).
+            centres: Positions of the centres, shape (c,).
+            squares: Squared distances so far, shape (m,).
+
+        Returns:
+            Index of the nearest centre, or -1 if no centre is nearer than before, and the squared distances.
+        """
+        nearest_centre, squares = np.full(len(rows), -1, dtype=np.int64), squares.copy()
+        for begin in range(0, len(centres), _CENTRES_PER_BLOCK):
+            centre_block = centres[begin : begin + _CENTRES_PER_BLOCK]
+            factor, low = -2 * self.centred[centre_block], self.low[centre_block].astype(np.float32)[:, None]
+            for offset in range(0, len(rows), _ROWS_PER_BLOCK):
+                block = slice(offset, offset + _ROWS_PER_BLOCK)
+                bounds = factor @ self.centred[rows[block]].T
+                bounds += low
+                self._compute_possible(bounds, rows[block], centre_block, begin, nearest_centre[block], squares[block])
+        return nearest_centre, squares
+
+    def _compute_possible(
+        self,
+        bounds: npt.NDArray[np.float32],
+        rows: Ints,
+        centres: Ints,
+        begin: int,
+        nearest_centre: Ints,
+        squares: Floats,
     ) -> None:
-        """Compute the pairs that their bound, shape (centres, rows), does not rule out, the most likely ones first."""
+        """Compute the pairs that `bounds`, shape (centres, rows), do not exclude, lowest bounds first, in place."""
         column = np.arange(len(rows))
         while True:
             possible = bounds.min(axis=0) + self.low[rows[column]] <= squares[column] * self.square_scale
@@ -176,80 +201,85 @@ class _Rows:
             bounds, column = bounds[:, possible], column[possible]
             first = bounds.argmin(axis=0)
             bounds[first, np.arange(len(column))] = np.inf
-            found, old = self.squares(rows[column], centres[first]), squares[column]
-            # Centres come in blocks in their order, so that within a block alone a tie can go to an earlier one.
-            nearer = (found < old) | ((found == old) & (begin + first < which[column]))
-            squares[column[nearer]] = found[nearer]
-            which[column[nearer]] = begin + first[nearer]
+            new, old = self.squares(rows[column], centres[first]), squares[column]
+            # Blocks of centres are in order, so that only within a block a tie can go to an earlier centre.
+            nearer = (new < old) | ((new == old) & (begin + first < nearest_centre[column]))
+            squares[column[nearer]] = new[nearer]
+            nearest_centre[column[nearer]] = begin + first[nearer]
 
 
-def _ranking(rows: _Rows, free: npt.NDArray[np.bool_], centres: Ints) -> Iterator[int]:
-    """Give the rows by descending distance to the nearest centre."""
-    candidates = np.flatnonzero(free)
+def _rows_by_distance(rows: _Rows, selectable: npt.NDArray[np.bool_], centres: Ints) -> Iterator[int]:
+    """Yield the rows by descending distance to the nearest centre."""
+    candidates = np.flatnonzero(selectable)
     squares = rows.lower(candidates, centres, np.full(len(candidates), np.inf))[1]
     yield from candidates[np.argsort(-squares, kind="stable")].tolist()
 
 
-def _choices(rows: _Rows, free: npt.NDArray[np.bool_], centres: Ints) -> Iterator[int]:
-    """Give the farthest row, the farthest from it and the centres, and so on."""
+def _farthest_rows(rows: _Rows, selectable: npt.NDArray[np.bool_], centres: Ints) -> Iterator[int]:
+    """Yield rows in farthest-first order, starting from the centres."""
     if not len(centres):
-        from_mean = np.full(len(free), -np.inf)
+        from_mean = np.full(len(selectable), -np.inf)
         for block in blocks(*rows.vectors.shape):
-            difference = rows.vectors[block][free[block]] - rows.mean
-            from_mean[block][free[block]] = (difference * difference).sum(axis=1)
-        first = int(from_mean.argmax())
-        yield first
-        free = free.copy()
-        free[first] = False
-        centres = np.array([first])
-    search = _Search(rows, free, centres)
+            difference = rows.vectors[block][selectable[block]] - rows.mean
+            from_mean[block][selectable[block]] = (difference * difference).sum(axis=1)
+        first_row = int(from_mean.argmax())
+        yield first_row
+        selectable = selectable.copy()
+        selectable[first_row] = False
+        centres = np.array([first_row])
+    search = _Search(rows, selectable, centres)
     while True:
-        yield search.take()
+        yield search.pop()
 
 
 class _Search:
-    """Take the farthest row, again and again.
+    """Lazy search for the farthest row.
 
-    A distance to the nearest chosen row only ever falls, so one from an earlier step is an upper bound. A pool of the
-    rows with the highest bounds is kept up to date at every choice. The others wait until the best of the pool falls
-    to the highest bound outside it; then those with the highest bounds are brought up to date, by products with many
-    centres at once, until a new pool is known.
+    The distance to the nearest selected row never increases, so a distance from an earlier step is an upper bound. A
+    pool of the rows with the highest bounds is updated at every step. Once the highest distance in the pool falls to
+    the highest bound outside it, the rows with the highest bounds are updated, by products with many centres, until
+    a new pool is determined.
+
+    Args:
+        rows: All vectors.
+        selectable: Mask of the rows that can be selected, shape (n,).
+        centres: Positions of the rows selected earlier, at least one.
     """
 
-    def __init__(self, rows: _Rows, free: npt.NDArray[np.bool_], centres: Ints):
-        candidates = np.flatnonzero(free)
+    def __init__(self, rows: _Rows, selectable: npt.NDArray[np.bool_], centres: Ints):
+        candidates = np.flatnonzero(selectable)
         self.rows = rows
-        self.size = int(np.clip(len(candidates) // _POOL_SHARE, *_POOL))
-        # Upper bounds, -inf for rows that cannot be taken or are in the pool, and how many centres they take in.
-        self.squares = np.full(len(free), -np.inf)
+        self.size = int(np.clip(len(candidates) // _POOL_SHARE, *_POOL_SIZES))
+        # Upper bounds, -inf for rows that cannot be selected or are in the pool, and the centres they account for.
+        self.squares = np.full(len(selectable), -np.inf)
         self.squares[candidates] = rows.lower(candidates, centres, np.full(len(candidates), np.inf))[1]
-        self.seen = np.full(len(free), len(centres))
+        self.centres_seen = np.full(len(selectable), len(centres))
         self.centres = np.concatenate([centres, np.empty(len(candidates), dtype=np.int64)])
         self.count = len(centres)
         self.pool, self.pool_squares = np.empty(0, dtype=np.int64), np.empty(0)
         self._refill()
 
-    def take(self) -> int:
-        """Take the row that is farthest from all taken before."""
+    def pop(self) -> int:
+        """Select and return the row that is farthest from all selected rows."""
         while True:
-            at = int(self.pool_squares.argmax())
-            row, square = int(self.pool[at]), self.pool_squares[at]
-            if square > self.outside or (square == self.outside and row < self.outside_row):
+            index = int(self.pool_squares.argmax())
+            row, square = int(self.pool[index]), self.pool_squares[index]
+            if square > self.highest_outside or (square == self.highest_outside and row < self.outside_row):
                 break
             self._refill()
-        self.pool_squares[at] = -np.inf
+        self.pool_squares[index] = -np.inf
         self.centres[self.count] = row
         self.count += 1
         bounds = self.pool_centred @ (-2 * self.rows.centred[row]) + self.rows.low[row] + self.pool_low
         near = np.flatnonzero(bounds <= self.pool_squares * self.rows.square_scale)
         if len(near):
-            found = self.rows.squares(self.pool[near], np.broadcast_to(row, len(near)))
-            self.pool_squares[near] = np.minimum(self.pool_squares[near], found)
+            squares = self.rows.squares(self.pool[near], np.broadcast_to(row, len(near)))
+            self.pool_squares[near] = np.minimum(self.pool_squares[near], squares)
         return row
 
     def _refill(self) -> None:
         self.squares[self.pool] = self.pool_squares
-        self.seen[self.pool] = self.count
+        self.centres_seen[self.pool] = self.count
         size = self.size
         while True:
             self.pool = _highest(self.squares, self.size)
@@ -262,22 +292,22 @@ class _Search:
         self.pool_centred, self.pool_low = self.rows.centred[self.pool], self.rows.low[self.pool]
         self.squares[self.pool] = -np.inf
         self.outside_row = int(self.squares.argmax())
-        self.outside = self.squares[self.outside_row]
+        self.highest_outside = self.squares[self.outside_row]
 
     def _is_stale(self, rows: Ints) -> npt.NDArray[np.bool_]:
-        return (self.seen[rows] < self.count) & (self.squares[rows] > 0)
+        return (self.centres_seen[rows] < self.count) & (self.squares[rows] > 0)
 
     def _update(self, rows: Ints) -> None:
-        rows = rows[np.argsort(self.seen[rows], kind="stable")]
-        for at in range(0, len(rows), _ROWS_AT_ONCE):
-            block = rows[at : at + _ROWS_AT_ONCE]
-            unseen = self.centres[self.seen[block[0]] : self.count]
+        rows = rows[np.argsort(self.centres_seen[rows], kind="stable")]
+        for offset in range(0, len(rows), _ROWS_PER_BLOCK):
+            block = rows[offset : offset + _ROWS_PER_BLOCK]
+            unseen = self.centres[self.centres_seen[block[0]] : self.count]
             self.squares[block] = self.rows.lower(block, unseen, self.squares[block])[1]
-        self.seen[rows] = self.count
+        self.centres_seen[rows] = self.count
 
 
 def _highest(values: Floats, size: int) -> Ints:
-    """Positions, ascending, of so many highest values above -inf; of equal ones those at the lower positions."""
+    """Return the ascending positions of the `size` highest values above -inf; of equal ones the lower positions."""
     if size >= len(values):
         return np.flatnonzero(values > -np.inf)
     level = np.partition(values, len(values) - size)[len(values) - size]
@@ -287,16 +317,16 @@ def _highest(values: Floats, size: int) -> Ints:
     return np.sort(np.concatenate([above, np.flatnonzero(values == level)[: size - len(above)]]))
 
 
-def _positions(who: str, name: str, positions: npt.ArrayLike, total: int) -> Ints:
-    """Return positions as int64, shape (m,), or say which of them is none."""
+def _positions(function: str, name: str, positions: npt.ArrayLike, total: int) -> Ints:
+    """Return positions as int64, shape (m,), or raise an error that names the invalid one."""
     values = np.asarray(positions)
     if not values.size:
         return np.empty(0, dtype=np.int64)
     if values.ndim != 1 or values.dtype.kind not in "iu":
         raise SelectionError(
-            f"{who}: {name} must be whole numbers of shape (m,), but is {values.dtype} of shape {values.shape}."
+            f"{function}: {name} must be whole numbers of shape (m,), but is {values.dtype} of shape {values.shape}."
         )
     wrong = values[(values < 0) | (values >= total)]
     if len(wrong):
-        raise SelectionError(f"{who}: {name} has {wrong[0]}, but the {total:,} rows are 0 to {total - 1:,}.")
+        raise SelectionError(f"{function}: {name} has {wrong[0]}, but the {total:,} rows are 0 to {total - 1:,}.")
     return values.astype(np.int64)

@@ -1,8 +1,8 @@
-"""The best rows that are not near copies of better ones.
+"""Selection of the best rows without near-duplicates.
 
 Source: Liu et al. 2024, "What Makes Good Data for Alignment? A Comprehensive Study of Automatic Data Selection in
-Instruction Tuning" (Deita, arXiv:2312.15685), the Repr Filter. The published code gives other rows at other
-batch sizes; here it is what it gives one row at a time, at the cost of one matrix product a block.
+Instruction Tuning" (Deita, arXiv:2312.15685), the Repr Filter. The result of the published code depends on its batch
+size; this module returns the result of batch size 1, with one matrix product per block of rows.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,234 +15,242 @@ from hf_datasel.errors import Interrupted, SelectionError, ShortfallError
 from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
 from hf_datasel.strategies.top import top
 
-_BLOCK = 512  # rows that are compared with those kept in one product
-_NUMBERS = 1 << 20  # of a product that are in memory at once
+_ROWS_PER_BLOCK = 512  # rows that are compared with the selected rows in one product
+_NUMBERS_PER_BLOCK = 1 << 20  # size of such a product in memory
 
 
-def skip_near_copies(
+def skip_near_duplicates(
     vectors: npt.ArrayLike,
     scores: npt.ArrayLike,
     budget: SupportsIndex | None,
     threshold: float = 0.9,
     progress: Callable[[int], object] | None = None,
 ) -> Ints:
-    """Go through rows from the best to the worst and keep those that are not near copies of one already kept.
+    """Select rows from the highest score to the lowest, skipping near-duplicates of rows already selected.
 
-    Near means a cosine similarity strictly above the threshold. The cosine with a vector of zeros is 0. Products are
-    in float32 and each pair that is too near to the threshold for them is decided in float64, always by the same
-    expression, so that neither the processor nor what a row is compared together with changes what is kept.
+    Two rows are near-duplicates if their cosine similarity is strictly above the threshold. The cosine with a vector
+    of zeros is 0. Products are in float32, and pairs that are too close to the threshold for float32 are compared in
+    float64, always by the same expression. The selection therefore depends neither on the processor nor on the block
+    size.
 
     Args:
-        vectors: One vector per row, shape (n, d), of any length other than 0. Rows that are not finite are never kept.
-        scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never kept.
-        budget: How many rows to keep; None keeps all that are not near copies.
-        threshold: From -1 to 1.
-        progress: Called with the number of rows kept so far, after each block of rows.
+        vectors: One vector per row, shape (n, d), not necessarily of length 1. Rows that are not finite are never
+            selected.
+        scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never selected.
+        budget: Number of rows to select; None selects all that are not near-duplicates.
+        threshold: Cosine similarity, from -1 to 1.
+        progress: Called after each block of rows with the number of rows selected so far.
 
     Returns:
         int64 positions, shape (budget,), by descending score; equal scores in the order of their positions.
 
     Raises:
-        ShortfallError: The budget is more than the rows that can be kept, which is known only when all have been
-            compared; with the positions kept, as budget=None returns them.
-        SelectionError: The budget is more than the rows with a finite score and vector; there is not one score per
-            vector; or the threshold is not from -1 to 1.
-        Interrupted: On Ctrl-C, with the positions kept by then.
+        ShortfallError: The budget is more than the rows without near-duplicates, which is found only after all rows
+            have been compared. The error has the positions that budget=None returns.
+        SelectionError: The budget is more than the rows with a finite score and vector; `scores` does not have one
+            number per vector; or the threshold is not from -1 to 1.
+        Interrupted: On Ctrl-C, with the positions selected so far.
 
-    >>> skip_near_copies([[1.0, 0.0], [0.0, 1.0], [9.0, 1.0]], scores=[0.7, 0.8, 0.9], budget=2)
+    >>> skip_near_duplicates([[1.0, 0.0], [0.0, 1.0], [9.0, 1.0]], scores=[0.7, 0.8, 0.9], budget=2)
     array([2, 1])
     """
-    values, usable = check_vectors("skip_near_copies", vectors)
+    values, finite = check_vectors("skip_near_duplicates", vectors)
     numbers = np.asarray(scores)
-    if numbers.dtype == object:  # a list with None, which is how a null reads
+    if numbers.dtype == object:  # a list with None, as nulls are read
         numbers = numbers.astype(np.float64)
     if numbers.shape != (len(values),):
         raise SelectionError(
-            f"skip_near_copies: scores must be one number for each of the {len(values):,} vectors, "
+            f"skip_near_duplicates: scores must be one number for each of the {len(values):,} vectors, "
             f"but has shape {numbers.shape}."
         )
-    _check_threshold("skip_near_copies", threshold)
-    rows = np.flatnonzero(usable & np.isfinite(numbers))
+    _check_threshold("skip_near_duplicates", threshold)
+    rows = np.flatnonzero(finite & np.isfinite(numbers))
     limit = len(rows)
     if budget is not None:
-        limit = check_budget("skip_near_copies", budget, limit, len(values), without="a finite score and vector")
+        limit = check_budget("skip_near_duplicates", budget, limit, len(values), without="a finite score and vector")
     ranked = rows[top(numbers[rows], len(rows))]
-    kept = _keep(values, ranked, limit, threshold, progress)
-    if budget is not None and len(kept) < limit:
+    selected = _select(values, ranked, limit, threshold, progress)
+    if budget is not None and len(selected) < limit:
         raise ShortfallError(
-            f"skip_near_copies: budget={limit} is more than the {len(kept):,} rows that can be kept: the other "
-            f"{len(ranked) - len(kept):,} of {len(ranked):,} have a cosine above {threshold:g} with a better one. "
-            "Lower it, raise the threshold, or pass budget=None for all that can be kept.",
-            kept,
+            f"skip_near_duplicates: budget={limit} is more than the {len(selected):,} rows that can be selected: "
+            f"the other {len(ranked) - len(selected):,} of {len(ranked):,} have a cosine above {threshold:g} with a "
+            "better row. Lower the budget, raise the threshold, or pass budget=None to select all of them.",
+            selected,
         )
-    return kept
+    return selected
 
 
-def near_copy_of(
-    vectors: npt.ArrayLike, kept: npt.ArrayLike, position: SupportsIndex, threshold: float = 0.9
+def near_duplicate_of(
+    vectors: npt.ArrayLike, selected: npt.ArrayLike, position: SupportsIndex, threshold: float = 0.9
 ) -> tuple[int, float] | None:
-    """Say which kept row a row is a near copy of.
+    """Return the selected row that a row is a near-duplicate of.
 
     Args:
-        vectors: As given to `skip_near_copies`.
-        kept: The positions that it returned, in their order.
-        position: The row to explain.
-        threshold: As given to `skip_near_copies`.
+        vectors: As passed to `skip_near_duplicates`.
+        selected: The positions that it returned, in order.
+        position: Position of the row to explain.
+        threshold: As passed to `skip_near_duplicates`.
 
     Returns:
-        The first kept row whose cosine with this one is above the threshold, which is the row that it was skipped
-        for, and that cosine; None for a row that is kept itself or is near to none of those kept.
+        The first selected row whose cosine with this row is above the threshold, which is why this row was skipped,
+        and that cosine. None for a row that is selected or is not a near-duplicate of any selected row.
 
     Raises:
-        SelectionError: Positions outside the vectors, or a threshold that is not from -1 to 1.
+        SelectionError: A position is out of range, or the threshold is not from -1 to 1.
 
-    >>> near_copy_of([[1.0, 0.0], [0.0, 1.0], [8.0, 6.0]], kept=[2, 1], position=0, threshold=0.7)
+    >>> near_duplicate_of([[1.0, 0.0], [0.0, 1.0], [8.0, 6.0]], selected=[2, 1], position=0, threshold=0.7)
     (2, 0.8)
     """
-    values, usable = check_vectors("near_copy_of", vectors)
-    _check_threshold("near_copy_of", threshold)
-    others, row = np.asarray(kept, dtype=np.int64), int(position)
-    if min(row, others.min(initial=0)) < 0 or max(row, others.max(initial=0)) >= len(values):
-        raise SelectionError(f"near_copy_of: positions must be from 0 to {len(values) - 1:,}.")
-    if row in others or not usable[row]:
+    values, finite = check_vectors("near_duplicate_of", vectors)
+    _check_threshold("near_duplicate_of", threshold)
+    rows, row = np.asarray(selected, dtype=np.int64), int(position)
+    if min(row, rows.min(initial=0)) < 0 or max(row, rows.max(initial=0)) >= len(values):
+        raise SelectionError(f"near_duplicate_of: positions must be from 0 to {len(values) - 1:,}.")
+    if row in rows or not finite[row]:
         return None
-    for block in blocks(len(others), values.shape[1]):
-        cosines = _cosines(values[others[block]], values[row][None])
+    for block in blocks(len(rows), values.shape[1]):
+        cosines = _cosines(values[rows[block]], values[row][None])
         near = np.flatnonzero(cosines > threshold)
         if len(near):
-            return int(others[block][near[0]]), float(cosines[near[0]])
+            return int(rows[block][near[0]]), float(cosines[near[0]])
     return None
 
 
-def with_near_copies(
+def has_near_duplicates(
     vectors: npt.ArrayLike,
     numbers: npt.ArrayLike,
-    parts: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
+    batches: Iterable[tuple[npt.ArrayLike, npt.ArrayLike]],
     threshold: float = 0.9,
 ) -> npt.NDArray[np.bool_]:
-    """Say which of some rows have a near copy among many others, by the decision that `skip_near_copies` makes.
+    """Return which rows have a near-duplicate among many other rows, as `skip_near_duplicates` decides it.
 
     Args:
-        vectors: Of the rows that are asked about, shape (m, d). Those that are not finite have no near copy.
-        numbers: Of these rows, shape (m,), all different: what tells a row from the others.
-        parts: The many rows a part at a time, as numbers of shape (p,) and vectors of shape (p, d). A row is not held
-            against the one with its own number. Those that are not finite are near to nothing.
-        threshold: As in `skip_near_copies`.
+        vectors: Vectors of the rows to look up, shape (m, d). Those that are not finite have no near-duplicate.
+        numbers: Row numbers of these rows, shape (m,), all different.
+        batches: The other rows in batches of row numbers, shape (p,), and vectors, shape (p, d). A row is not compared
+            with itself, that is with the same row number. Vectors that are not finite are ignored.
+        threshold: As in `skip_near_duplicates`.
 
     Returns:
-        bool, shape (m,): whether the cosine with some other row is above the threshold.
+        bool, shape (m,): whether the cosine with any other row is above the threshold.
 
     Raises:
-        SelectionError: There is not one number per vector, vectors of different lengths, or a threshold that is not
-            from -1 to 1.
+        SelectionError: There is not one row number per vector; the vectors have different dimensions; or the
+            threshold is not from -1 to 1.
 
     >>> rows = [[1.0, 0.0], [0.0, 1.0], [8.0, 6.0]]
-    >>> with_near_copies(rows[:2], [0, 1], [([0, 1], rows[:2]), ([2], rows[2:])], threshold=0.7)
+    >>> has_near_duplicates(rows[:2], [0, 1], [([0, 1], rows[:2]), ([2], rows[2:])], threshold=0.7)
     array([ True, False])
     """
-    who = "with_near_copies"
-    _check_threshold(who, threshold)
-    numbers, asked, usable = _numbered(who, numbers, vectors)
-    found = np.zeros(len(asked), dtype=bool)
+    function = "has_near_duplicates"
+    _check_threshold(function, threshold)
+    numbers, queried, finite = _numbered(function, numbers, vectors)
+    duplicate = np.zeros(len(queried), dtype=bool)
     if threshold == 1:  # no cosine is above 1
-        return found
-    units = np.empty((len(asked), asked.shape[1]), dtype=np.float32)
-    for block in blocks(len(asked), asked.shape[1]):
-        units[block] = _units(np.where(usable[block, None], asked[block], 0))
-    for their_numbers, their_vectors in parts:
-        theirs, others, finite = _numbered(who, their_numbers, their_vectors)
-        if len(others) and others.shape[1] != asked.shape[1]:
-            raise SelectionError(f"{who}: vectors of {asked.shape[1]:,} and of {others.shape[1]:,} numbers.")
-        at = np.flatnonzero(finite)
-        right = _Part(others, at, _units(others[at]))
-        open_ = np.flatnonzero(usable & ~found)
-        for block in blocks(len(open_) if len(at) else 0, len(at), _NUMBERS):
-            rows = open_[block]
-            near = _near(_Part(asked, rows, units[rows]), right, threshold)
-            _, mine, own = np.intersect1d(numbers[rows], theirs[at], assume_unique=True, return_indices=True)
-            near[mine, own] = False
-            found[rows] = near.any(axis=1)
-    return found
+        return duplicate
+    units = np.empty((len(queried), queried.shape[1]), dtype=np.float32)
+    for block in blocks(len(queried), queried.shape[1]):
+        units[block] = _units(np.where(finite[block, None], queried[block], 0))
+    for batch_numbers, batch_vectors in batches:
+        other_numbers, others, other_finite = _numbered(function, batch_numbers, batch_vectors)
+        if len(others) and others.shape[1] != queried.shape[1]:
+            raise SelectionError(f"{function}: vectors of {queried.shape[1]:,} and of {others.shape[1]:,} numbers.")
+        other_rows = np.flatnonzero(other_finite)
+        right = _Block(others, other_rows, _units(others[other_rows]))
+        undecided = np.flatnonzero(finite & ~duplicate)
+        for block in blocks(len(undecided) if len(other_rows) else 0, len(other_rows), _NUMBERS_PER_BLOCK):
+            rows = undecided[block]
+            near = _near(_Block(queried, rows, units[rows]), right, threshold)
+            _, same, other_same = np.intersect1d(
+                numbers[rows], other_numbers[other_rows], assume_unique=True, return_indices=True
+            )
+            near[same, other_same] = False
+            duplicate[rows] = near.any(axis=1)
+    return duplicate
 
 
-def _numbered(who: str, numbers: npt.ArrayLike, vectors: npt.ArrayLike) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
-    values, usable = check_vectors(who, vectors)
-    found = np.asarray(numbers, dtype=np.int64)
-    if found.shape != (len(values),):
+def _numbered(
+    function: str, numbers: npt.ArrayLike, vectors: npt.ArrayLike
+) -> tuple[Ints, Floats, npt.NDArray[np.bool_]]:
+    """Return row numbers, vectors and a mask of the finite vectors."""
+    values, finite = check_vectors(function, vectors)
+    row_numbers = np.asarray(numbers, dtype=np.int64)
+    if row_numbers.shape != (len(values),):
         raise SelectionError(
-            f"{who}: numbers must be one for each of the {len(values):,} vectors, but has shape {found.shape}."
+            f"{function}: numbers must be one for each of the {len(values):,} vectors, "
+            f"but has shape {row_numbers.shape}."
         )
-    return found, values, usable
+    return row_numbers, values, finite
 
 
-def _check_threshold(who: str, threshold: float) -> None:
+def _check_threshold(function: str, threshold: float) -> None:
     if not -1 <= threshold <= 1:
-        raise SelectionError(f"{who}: threshold={threshold!r} must be a cosine similarity, from -1 to 1.")
+        raise SelectionError(f"{function}: threshold={threshold!r} must be a cosine similarity, from -1 to 1.")
 
 
-class _Part(NamedTuple):
-    """Some rows of an array of vectors, and their directions: float32 of shape (rows, d)."""
+class _Block(NamedTuple):
+    """Some rows of an array of vectors, and their unit vectors: float32 of shape (rows, d)."""
 
     values: Floats
     rows: Ints
     units: npt.NDArray[np.float32]
 
 
-def _keep(
+def _select(
     values: Floats, ranked: Ints, limit: int, threshold: float, progress: Callable[[int], object] | None
 ) -> Ints:
-    """Keep rows in the order of `ranked` until there are `limit` of them, or no more rows."""
-    kept = np.empty(0, dtype=np.int64)
+    """Select rows in the order of `ranked`, up to `limit`."""
+    selected = np.empty(0, dtype=np.int64)
     if not limit or threshold == 1:  # no cosine is above 1
         return ranked[:limit]
     try:
-        for rows in _survivors(values, ranked, threshold):
-            kept = np.concatenate([kept, rows[: limit - len(kept)]])
+        for rows in _distinct_rows(values, ranked, threshold):
+            selected = np.concatenate([selected, rows[: limit - len(selected)]])
             if progress is not None:
-                progress(len(kept))
-            if len(kept) == limit:
+                progress(len(selected))
+            if len(selected) == limit:
                 break
     except KeyboardInterrupt:
-        raise Interrupted(kept) from None
-    return kept
+        raise Interrupted(selected) from None
+    return selected
 
 
-def _survivors(values: Floats, ranked: Ints, threshold: float) -> Iterator[Ints]:
-    """Yield, a block of rows at a time, those that are not near copies of any yielded before them."""
-    kept = np.empty(0, dtype=np.int64)
-    directions = np.empty((_BLOCK, values.shape[1]), dtype=np.float32)  # of those kept, with room for more
-    for block in blocks(len(ranked), 1, _BLOCK):
+def _distinct_rows(values: Floats, ranked: Ints, threshold: float) -> Iterator[Ints]:
+    """Yield, for each block of rows, those that are not near-duplicates of any row yielded before."""
+    selected = np.empty(0, dtype=np.int64)
+    directions = np.empty((_ROWS_PER_BLOCK, values.shape[1]), dtype=np.float32)  # of `selected`, with spare capacity
+    for block in blocks(len(ranked), 1, _ROWS_PER_BLOCK):
         rows = ranked[block]
         units = _units(values[rows])
-        for part in blocks(len(kept), len(rows), _NUMBERS):
-            before = _Part(values, kept[part], directions[: len(kept)][part])
-            far = ~_near(_Part(values, rows, units), before, threshold).any(axis=1)
+        for part in blocks(len(selected), len(rows), _NUMBERS_PER_BLOCK):
+            earlier = _Block(values, selected[part], directions[: len(selected)][part])
+            far = ~_near(_Block(values, rows, units), earlier, threshold).any(axis=1)
             rows, units = rows[far], units[far]
-        these = _Part(values, rows, units)
-        near = np.triu(_near(these, these, threshold), 1)
-        alive = np.ones(len(rows), dtype=bool)
+        block_rows = _Block(values, rows, units)
+        near = np.triu(_near(block_rows, block_rows, threshold), 1)
+        distinct = np.ones(len(rows), dtype=bool)
         for row in np.flatnonzero(near.any(axis=1)):
-            if alive[row]:
-                alive &= ~near[row]
-        rows, units = rows[alive], units[alive]
-        if len(kept) + len(rows) > len(directions):
+            if distinct[row]:
+                distinct &= ~near[row]
+        rows, units = rows[distinct], units[distinct]
+        if len(selected) + len(rows) > len(directions):
             directions = np.concatenate([directions, np.empty_like(directions)])
-        directions[len(kept) : len(kept) + len(rows)] = units
-        kept = np.concatenate([kept, rows])
+        directions[len(selected) : len(selected) + len(rows)] = units
+        selected = np.concatenate([selected, rows])
         yield rows
 
 
-def _near(left: _Part, right: _Part, threshold: float) -> npt.NDArray[np.bool_]:
-    """Say for each row on the left and each on the right whether they are near copies."""
+def _near(left: _Block, right: _Block, threshold: float) -> npt.NDArray[np.bool_]:
+    """Return for each pair of a left and a right row whether they are near-duplicates, bool of shape (left, right)."""
     width = left.units.shape[1]
     above = left.units @ right.units.T
     above -= np.float32(threshold)
     near = above > 0
-    # The sum of d products is off by at most d / 2 times the float32 epsilon, in whatever order it is added.
+    # The error of a sum of d products is at most d / 2 times the float32 epsilon, in any order of summation.
     margin = (width + 8) * np.finfo(np.float32).eps
-    # flatnonzero() is many times as fast as nonzero() of two dimensions.
+    # flatnonzero() is much faster than nonzero() of two dimensions.
     rows, columns = np.unravel_index(np.flatnonzero(np.abs(above, out=above) <= margin), above.shape)
-    for block in blocks(len(rows), width, _NUMBERS):
+    for block in blocks(len(rows), width, _NUMBERS_PER_BLOCK):
         first, second = rows[block], columns[block]
         cosines = _cosines(left.values[left.rows[first]], right.values[right.rows[second]])
         near[first, second] = cosines > threshold
@@ -250,9 +258,9 @@ def _near(left: _Part, right: _Part, threshold: float) -> npt.NDArray[np.bool_]:
 
 
 def _scaled(vectors: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return vectors with a largest number between 0.5 and 1, and their squared lengths, which can then be computed.
+    """Return vectors scaled to a largest number between 0.5 and 1, and their squared lengths.
 
-    By powers of 2, which changes no digit.
+    Scaling by powers of 2 is exact, and the squares then neither overflow nor underflow.
     """
     largest = np.abs(vectors).max(axis=1, initial=0, keepdims=True)
     scaled = np.ldexp(vectors.astype(np.float64), -np.frexp(largest)[1])
@@ -267,10 +275,10 @@ def _units(vectors: Floats) -> npt.NDArray[np.float32]:
 
 
 def _cosines(left: Floats, right: Floats) -> npt.NDArray[np.float64]:
-    """Return the cosine of each row on the left with the same row on the right (or with the one there is): (n,)."""
-    # sum() adds up each row in the same order whatever the number of rows, which a matrix product does not.
+    """Return the cosine of each left row with the right row of the same index, or with the only one: shape (n,)."""
+    # sum() adds the numbers of a row in the same order for any number of rows; a matrix product does not.
     (left, left_squares), (right, right_squares) = _scaled(left), _scaled(right)
     lengths = np.sqrt(left_squares * right_squares)
     cosines = (left * right).sum(axis=1) / np.where(lengths > 0, lengths, 1)
-    inside: npt.NDArray[np.float64] = np.clip(cosines, -1, 1)
-    return inside
+    clipped: npt.NDArray[np.float64] = np.clip(cosines, -1, 1)
+    return clipped

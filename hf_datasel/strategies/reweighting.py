@@ -1,4 +1,4 @@
-"""Weights of clusters that follow what a model makes of the rows chosen from them: the update of iterative kMQ.
+"""Update of the cluster weights in iterative kMQ, from the quality of the model's responses in each cluster.
 
 Source: Yu et al. 2024, "Diversify and Conquer: Diversity-Centric Data Selection with Iterative Refinement"
 (arXiv:2409.11378), Eq. 5 and 6.
@@ -11,95 +11,100 @@ import numpy.typing as npt
 
 from hf_datasel.errors import SelectionError
 
-__all__ = ["Update", "cluster_means", "effective_number", "reweighted"]
+__all__ = ["Update", "cluster_means", "effective_number", "update_weights"]
 
 Update = Literal["exponential", "softmax", "paper"]
 Doubles = npt.NDArray[np.float64]
 
-_LEAST = 1e-300  # of a weight, so that a cluster can come up again, and gives its rows when all others are used up
+_LOWEST_WEIGHT = (
+    1e-300  # above 0, so that the rows of a cluster can still be sampled when all other clusters are exhausted
+)
 
 
 def cluster_means(member: npt.ArrayLike, values: npt.ArrayLike, clusters: int) -> Doubles:
-    """Mean value of the rows of each cluster (Eq. 5).
+    """Compute the mean value of the rows of each cluster (Eq. 5).
 
     Args:
-        member: The place of each row's cluster, 0 to `clusters - 1`, shape (n,); below 0 for none.
-        values: One number per row, shape (n,). Rows whose value is NaN, None or infinite do not count.
-        clusters: How many there are.
+        member: Index of each row's cluster, 0 to `clusters - 1`, shape (n,); negative for no cluster.
+        values: One number per row, shape (n,). Rows whose value is NaN, None or infinite are ignored.
+        clusters: Number of clusters.
 
     Returns:
-        float64 of shape (clusters,), NaN where no row counts.
+        float64 of shape (clusters,), NaN for clusters without a value.
 
     >>> cluster_means([0, 0, 2, 2], [1.0, 2.0, np.nan, 5.0], clusters=3)
     array([1.5, nan, 5. ])
     """
-    places, numbers = np.asarray(member, dtype=np.int64), np.asarray(values, dtype=np.float64)
-    counted = np.isfinite(numbers) & (places >= 0)
-    rows = np.bincount(places[counted], minlength=clusters)
-    sums = np.bincount(places[counted], numbers[counted], minlength=clusters)
+    indices, numbers = np.asarray(member, dtype=np.int64), np.asarray(values, dtype=np.float64)
+    counted_rows = np.isfinite(numbers) & (indices >= 0)
+    rows = np.bincount(indices[counted_rows], minlength=clusters)
+    sums = np.bincount(indices[counted_rows], numbers[counted_rows], minlength=clusters)
     return np.where(rows > 0, sums / np.maximum(rows, 1), np.nan)
 
 
-def reweighted(
+def update_weights(
     weights: npt.ArrayLike, means: npt.ArrayLike, update: Update = "exponential", temperature: float = 1.0
 ) -> Doubles:
-    """Weights of clusters in the next round, from those of this one and the mean gap of each.
+    """Compute the cluster weights of the next round from the weights and the mean reward gap of this round.
 
-    A cluster without a mean keeps its weight. The others divide what they had together: by `"exponential"` in
-    proportion to w exp(s / temperature), by `"softmax"` to exp(s / temperature) alone, and by `"paper"` to w s, which
-    is Eq. 6 normalised. A constant added to all means changes nothing, but for `"paper"`.
+    A cluster without a mean keeps its weight. The total weight of the others is divided in proportion to
+    w exp(s / temperature) for `"exponential"`, exp(s / temperature) for `"softmax"`, and w s for `"paper"`, which is
+    Eq. 6 normalized. Adding a constant to all means changes nothing, except for `"paper"`.
 
     Args:
-        weights: Above 0, shape (k,).
-        means: Shape (k,); NaN where a cluster has none.
-        update: As above.
-        temperature: Above 0. Lower: nearer to the highest mean taking all. Not for `"paper"`.
+        weights: Weights above 0, shape (k,).
+        means: Mean gap of each cluster, shape (k,); NaN for none.
+        update: Update rule, see above.
+        temperature: Above 0. Lower values give more weight to the highest means. Ignored by `"paper"`.
 
     Returns:
-        float64 of shape (k,), with the sum of `weights`, and each of them above 0: at least 1e-300.
+        float64 of shape (k,), each at least 1e-300, with the same sum as `weights`.
 
     Raises:
-        SelectionError: An update that does not exist, or means that `"paper"` cannot use: with one below 0 it gives a
-            negative weight, and without any above 0 no weight at all.
+        SelectionError: The update is unknown, or `"paper"` cannot use the means: a mean below 0 would give a negative
+            weight, and without any mean above 0 all weights would be 0.
 
-    >>> reweighted([0.5, 0.25, 0.25], [2.0, 1.0, np.nan], update="paper")
+    >>> update_weights([0.5, 0.25, 0.25], [2.0, 1.0, np.nan], update="paper")
     array([0.6 , 0.15, 0.25])
     """
-    before, gaps = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
+    current, gaps = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
     if update not in get_args(Update):
-        raise SelectionError(f"reweighted: update={update!r} is not one of {', '.join(map(repr, get_args(Update)))}.")
-    known = np.isfinite(gaps)
-    if not known.any():
-        return before.copy()
-    old, mean = before[known], gaps[known]
+        raise SelectionError(
+            f"update_weights: update={update!r} is not one of {', '.join(map(repr, get_args(Update)))}."
+        )
+    finite = np.isfinite(gaps)
+    result = current.copy()
+    if not finite.any():
+        return result
+    old_weights, finite_means = current[finite], gaps[finite]
     if update == "paper":
-        shares = _literally(old, mean)
+        shares = _paper_shares(old_weights, finite_means)
     else:
-        with np.errstate(over="ignore"):  # to -inf: far below the highest
-            logs = (mean - mean.max()) / temperature
-        logs += np.log(old) if update == "exponential" else 0
+        with np.errstate(over="ignore"):  # overflows to -inf, far below the highest mean
+            logs = (finite_means - finite_means.max()) / temperature
+        logs += np.log(old_weights) if update == "exponential" else 0
         shares = np.exp(logs - logs.max())
-    after = before.copy()
-    after[known] = np.maximum(old.sum() * (shares / shares.sum()), _LEAST)
-    return after
+    result[finite] = np.maximum(old_weights.sum() * (shares / shares.sum()), _LOWEST_WEIGHT)
+    return result
 
 
-def _literally(weights: Doubles, means: Doubles) -> Doubles:
-    """Eq. 6, up to a factor."""
+def _paper_shares(weights: Doubles, means: Doubles) -> Doubles:
+    """Return the new weights of Eq. 6, up to a factor."""
     below = int((means < 0).sum())
     shares: Doubles = weights * means
     if below or not shares.sum() > 0:
-        found = f"{below:,} of {len(means):,} are below it, the lowest {means.min():.4g}"
+        problem = f"{below:,} of {len(means):,} are below 0, the lowest {means.min():.4g}" if below else "all are 0"
         raise SelectionError(
-            "update='paper' multiplies the weight of each cluster by its mean gap (Eq. 6), which makes weights only "
-            f"where no mean is below 0, and one is above: {found if below else 'all are 0'}. update='exponential' "
-            "takes any."
+            "update='paper' multiplies the weight of each cluster by its mean gap (Eq. 6), which requires that no "
+            f"mean is below 0 and at least one is above, but {problem}. update='exponential' accepts any means."
         )
     return shares
 
 
 def effective_number(weights: npt.ArrayLike) -> float:
-    """How many clusters of equal weight would be as evenly spread: the exponential of the entropy.
+    """Compute the effective number of clusters: the exponential of the entropy of the weights.
+
+    k clusters of equal weight have the effective number k.
 
     >>> effective_number([0.25, 0.25, 0.25, 0.25, 0.0])
     4.0

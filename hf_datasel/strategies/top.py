@@ -1,4 +1,4 @@
-"""The highest scores first."""
+"""Selection of the highest scores."""
 
 from typing import SupportsIndex
 
@@ -13,8 +13,8 @@ def top(scores: npt.ArrayLike, budget: SupportsIndex) -> npt.NDArray[np.int64]:
     """Return the positions of the `budget` highest scores, best first.
 
     Args:
-        scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never chosen.
-        budget: How many positions to return, from 0 to the number of finite scores.
+        scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never selected.
+        budget: Number of positions to return, from 0 to the number of finite scores.
 
     Returns:
         int64 positions, shape (budget,), by descending score; equal scores in the order of their positions.
@@ -27,12 +27,12 @@ def top(scores: npt.ArrayLike, budget: SupportsIndex) -> npt.NDArray[np.int64]:
     array([2, 0, 3])
     """
     values = np.asarray(scores)
-    if values.dtype == object:  # a list with None, which is how a null reads
+    if values.dtype == object:  # a list with None, as nulls are read
         values = values.astype(np.float64)
     if values.ndim != 1:
         raise SelectionError(f"top takes one score per row, shape (n,), but got shape {values.shape}.")
     candidates = np.flatnonzero(np.isfinite(values))
     budget = check_budget("top", budget, available=len(candidates), total=len(values), without="a finite score")
-    # Sorted back to front and turned round, rather than negated: unsigned and boolean scores would not survive that.
-    backwards = np.argsort(values[candidates][::-1], kind="stable")[::-1]
-    return candidates[len(candidates) - 1 - backwards[:budget]].astype(np.int64, copy=False)
+    # Reversed before and after sorting instead of negated: unsigned and boolean scores cannot be negated.
+    descending = np.argsort(values[candidates][::-1], kind="stable")[::-1]
+    return candidates[len(candidates) - 1 - descending[:budget]].astype(np.int64, copy=False)

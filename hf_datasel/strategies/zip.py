@@ -1,10 +1,10 @@
-"""Greedy choice of the texts that compress worst together: the strategy of ZIP.
+"""Greedy selection of texts with a low joint compression ratio: the strategy of ZIP.
 
-The compression ratio of a set of texts is its bytes over its bytes compressed by zlib: the lower, the less its texts
-repeat themselves and each other. Sources: Yin et al. 2024, "Entropy Law" (arXiv:2407.06645), and Eq. 9 of Xia et al.
-2024, "Rethinking Data Selection at Scale" (arXiv:2410.09335).
+The compression ratio of a set of texts is its size in bytes divided by its size compressed with zlib. A low ratio
+means little repetition within and between texts. Sources: Yin et al. 2024, "Entropy Law" (arXiv:2407.06645), and Eq. 9
+of Xia et al. 2024, "Rethinking Data Selection at Scale" (arXiv:2410.09335).
 
-The form of the texts, the level and the build of zlib decide which rows are chosen: record all three (`zlib_build`).
+The selection depends on the form of the texts and on the level and the build of zlib: record all three (`zlib_build`).
 """
 
 import os
@@ -19,18 +19,23 @@ import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies._checks import Floats, Ints, check_budget
-from hf_datasel.strategies._topk import smallest_as_torch
+from hf_datasel.strategies._topk import topk_smallest
 
 Frame = tuple[bytes, bytes, bytes]
 
 _LIST: Frame = (b"[", b", ", b"]")
-_ROWS_AT_ONCE = 4096
-_MOST_THREADS = 8
+_ROWS_PER_BLOCK = 4096
+_MAX_THREADS = 8
 _PROBE = repr(list(range(5000))).encode()
 
 
 class ZlibBuild(TypedDict):
-    """What tells whether two machines compress alike."""
+    """Identification of a zlib build.
+
+    Attributes:
+        version: Version of zlib at run time.
+        probe: Compressed length of a fixed text, which differs between builds that compress differently.
+    """
 
     version: str
     probe: int
@@ -48,43 +53,47 @@ def zip_greedy(
     progress: Callable[[int], object] | None = None,
     threads: int | None = None,
 ) -> Ints:
-    """Choose rows that compress badly together, `k3` at a step, each step in three stages.
+    """Select rows with a low joint compression ratio, `k3` rows per step.
 
-    1. The `k1` rows with the lowest ratio known so far: that of the row alone or, once the row has been tried in
-       stage 2, the one found when it was last tried. The more is chosen, the higher are the ratios found, so that rows
-       not yet tried mostly come first.
-    2. Each of them is tried with everything chosen before: the ratio of (all chosen rows, then the row) becomes its
-       known ratio. The `k2` lowest stay.
-    3. From these a set is built that begins empty: one at a time, the row with which its ratio is lowest. Its first
-       `k3` rows are chosen, in this order; the others can be tried again in the next step.
+    Each step has three stages:
 
-    What rows are tried with is compressed once, and the state of the compressor copied for each of them: the lengths
-    are those of compressing everything anew, but a try costs the same however much has been chosen.
+    1. Take the `k1` rows with the lowest stored ratio: the ratio of the row alone or, if stage 2 has evaluated the row
+       before, its last ratio there. Ratios increase with the number of selected rows, so rows that stage 2 has not
+       evaluated yet mostly come first.
+    2. For each of them, compute and store the ratio of (all selected rows, then the row), and keep the `k2` lowest.
+    3. From these, build a new set, starting empty, by adding the row with the lowest ratio of (set, then the row). The
+       first `k3` rows of the set are selected, in this order; the others can be selected in later steps.
+
+    The selected rows are compressed once, and the state of the compressor is copied for each row to evaluate. The
+    lengths equal those of compressing everything again, and the cost per row does not depend on the number of selected
+    rows.
 
     Args:
-        texts: n texts as bytes, read by position, a few thousand at a time. Every one is read at the beginning, and
-            each again whenever it is tried.
-        budget: Rows to choose, at most n.
-        k1: Rows that stage 1 leaves; where fewer are left, all of them.
-        k2: Rows that stage 2 leaves, at most k1.
-        k3: Rows chosen in a step, at most k2. The last step chooses what is missing.
-        frame: What stands before the texts of a set, between two of them, and after them. With the default a set of
-            texts `str(row).encode()` is Python's `str` of the list of rows, which is the published form.
-        compat: Choose what the published code chooses: ratios in float32, equal ones in the order that `torch.topk`
-            has on a CPU under Linux, and the k2 - k3 rows that stage 3 leaves are never tried again.
-        level: Of zlib, 1 to 9.
-        progress: Called after each row with the number of rows chosen so far.
-        threads: Threads that compress; they do not change what is chosen. When not given, one for each core, up to 8.
+        texts: n texts as bytes. They are read by position, a few thousand at a time: all of them at the start, and a
+            row again whenever it is evaluated.
+        budget: Number of rows to select, at most n.
+        k1: Number of rows after stage 1; all remaining rows if they are fewer.
+        k2: Number of rows after stage 2, at most k1.
+        k3: Number of rows selected per step, at most k2. The last step selects the missing rows.
+        frame: Bytes before the texts of a set, between two texts, and after them. With the default, a set of texts
+            `str(row).encode()` equals Python's `str` of the list of rows, which is the published form.
+        compat: Whether to select the same rows as the published code: ratios in float32, equal ratios in the order of
+            `torch.topk` on a CPU under Linux, and the k2 - k3 rows that stage 3 does not select are excluded from
+            later steps.
+        level: Compression level of zlib, 1 to 9.
+        progress: Called after each selected row with the number of rows selected so far.
+        threads: Number of threads for compression, which does not change the selection. By default one per core, up
+            to 8.
 
     Returns:
-        int64 positions in order of choice, shape (budget,). Without `compat`, equal ratios in the order of their
-        positions.
+        int64 positions in order of selection, shape (budget,). Without `compat`, equal ratios are in the order of
+        their positions.
 
     Raises:
-        SelectionError: The budget is more than n; a setting is outside its range; a text is not bytes; or, with
-            `compat`, a step would begin with fewer than k1 rows, where the published code stops with an error or
-            begins to choose rows a second time.
-        Interrupted: Ctrl-C; it has the positions chosen by then.
+        SelectionError: The budget is more than n; a setting is out of range; a text is not bytes; or, with `compat`,
+            a step would start with fewer than k1 rows, where the published code stops with an error or selects rows a
+            second time.
+        Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> texts = [b"many green pears, many red pears", b"few green pears, many red plums", b"Sphinx of black quartz!"]
     >>> zip_greedy(texts, budget=3, k1=3, k2=3, k3=3)
@@ -95,20 +104,28 @@ def zip_greedy(
     budget = check_budget("zip_greedy", budget, available=len(texts), total=len(texts), without="a text")
     if compat:
         _check_published_steps(len(texts), budget, k1, k2, k3)
-    chosen: list[int] = []
+    selected: list[int] = []
     try:
         with _Trials(texts, frame, level, threads) as trials:
-            for position in islice(_choices(trials, len(texts), (k1, k2, k3), compat), budget):
-                chosen.append(position)
+            for position in islice(_positions_in_order(trials, len(texts), (k1, k2, k3), compat), budget):
+                selected.append(position)
                 if progress is not None:
-                    progress(len(chosen))
+                    progress(len(selected))
     except KeyboardInterrupt:
-        raise Interrupted(np.array(chosen, dtype=np.int64)) from None
-    return np.array(chosen, dtype=np.int64)
+        raise Interrupted(np.array(selected, dtype=np.int64)) from None
+    return np.array(selected, dtype=np.int64)
 
 
 def compression_ratio(texts: Iterable[bytes], frame: Frame = _LIST, level: int = 9) -> float:
-    """Bytes of a set of texts, framed as in `zip_greedy`, over its bytes compressed by zlib.
+    """Compute the compression ratio of a set of texts: its size in bytes divided by its size compressed with zlib.
+
+    Args:
+        texts: Texts as bytes.
+        frame: As in `zip_greedy`.
+        level: As in `zip_greedy`.
+
+    Raises:
+        SelectionError: A setting is out of range.
 
     >>> compression_ratio([b"pears"] * 99) > compression_ratio([b"pears", b"plums"])
     True
@@ -120,18 +137,18 @@ def compression_ratio(texts: Iterable[bytes], frame: Frame = _LIST, level: int =
 
 def ratios_with(
     texts: Sequence[bytes],
-    chosen: npt.ArrayLike,
+    selected: npt.ArrayLike,
     positions: npt.ArrayLike,
     frame: Frame = _LIST,
     level: int = 9,
     threads: int | None = None,
 ) -> npt.NDArray[np.float64]:
-    """Return the ratio of (all chosen rows, then the row) for each of some rows: what stage 2 of ZIP compares.
+    """Compute the compression ratio of (all selected rows, then the row) for some rows, as in stage 2 of ZIP.
 
     Args:
         texts: n texts as bytes.
-        chosen: Positions of the rows that stand before, in order; none for the ratio of each row alone.
-        positions: Rows to try, shape (m,).
+        selected: Positions of the selected rows, in order; empty for the ratio of each row alone.
+        positions: Positions of the rows to evaluate, shape (m,).
         frame: As in `zip_greedy`.
         level: As in `zip_greedy`.
         threads: As in `zip_greedy`.
@@ -140,35 +157,34 @@ def ratios_with(
         float64 ratios, shape (m,).
 
     Raises:
-        SelectionError: A setting is outside its range, a position is none of the n, or a text is not bytes.
+        SelectionError: A setting or a position is out of range, or a text is not bytes.
 
     >>> texts = [b"green pears and red plums", b"green pears or red plums", b"Sphinx of black quartz!"]
-    >>> ratios_with(texts, chosen=[0], positions=[1, 2]).round(1)
+    >>> ratios_with(texts, selected=[0], positions=[1, 2]).round(1)
     array([1.2, 0.9])
     """
-    before, rows = (np.atleast_1d(np.asarray(part, dtype=np.int64)) for part in (chosen, positions))
-    every = np.concatenate([before, rows])
-    wrong = every[(every < 0) | (every >= len(texts))]
-    if len(wrong):
-        raise SelectionError(f"ratios_with: position {wrong[0]} is none of the {len(texts):,} texts.")
+    selected_rows, candidates = (np.atleast_1d(np.asarray(part, dtype=np.int64)) for part in (selected, positions))
+    all_positions = np.concatenate([selected_rows, candidates])
+    invalid = all_positions[(all_positions < 0) | (all_positions >= len(texts))]
+    if len(invalid):
+        raise SelectionError(f"ratios_with: position {invalid[0]} is none of the {len(texts):,} texts.")
     with _Trials(texts, frame, level, threads) as trials:
-        together = trials.empty_set()
-        for position in before.tolist():
-            together.add(trials.text(position))
-        return trials.ratios(together, rows)
+        text_set = trials.empty_set()
+        for position in selected_rows.tolist():
+            text_set.add(trials.text(position))
+        return trials.ratios(text_set, candidates)
 
 
 def zlib_build() -> ZlibBuild:
-    """Describe the zlib in use, for the record of a choice: another one may compress to other lengths.
+    """Return the version of zlib and the length of a compressed probe text, to be recorded with a selection.
 
-    `version` alone does not tell, since builds that compress differently can have the same; so `probe` is the length
-    that one known text is compressed to, 11164 by the classic zlib.
+    Builds with the same version can compress differently. `probe` tells them apart; it is 11164 for the classic zlib.
     """
     return {"version": zlib.ZLIB_RUNTIME_VERSION, "probe": len(zlib.compress(_PROBE, 9))}
 
 
 class _Compressed:
-    """A set of texts that grows at its end, compressed as far as it stands."""
+    """A set of texts, compressed as they are added."""
 
     def __init__(self, frame: Frame, level: int):
         self._before, self._between, self._after = frame
@@ -182,22 +198,22 @@ class _Compressed:
         self._before = self._between
 
     def ratio_with(self, text: bytes) -> float:
-        """Return the ratio of the set with this text at its end, which is not added."""
+        """Return the ratio of the set followed by this text, without adding it."""
         piece = self._before + text + self._after
         trial = self._compressor.copy()
-        written = len(trial.compress(piece)) + len(trial.flush())
-        return (self._read + len(piece)) / (self._written + written)
+        trial_bytes = len(trial.compress(piece)) + len(trial.flush())
+        return (self._read + len(piece)) / (self._written + trial_bytes)
 
 
 class _Trials:
-    """The texts, tried at the end of sets by several threads: zlib needs no interpreter lock while it compresses."""
+    """Evaluation of ratios in several threads; zlib releases the interpreter lock while it compresses."""
 
     def __init__(self, texts: Sequence[bytes], frame: Frame, level: int, threads: int | None):
         _check_form(frame, level)
         if threads is not None and threads < 1:
-            raise SelectionError(f"threads={threads!r} must be 1 or more, or None for one a core.")
+            raise SelectionError(f"threads={threads!r} must be 1 or more, or None for one per core.")
         self._texts, self._frame, self._level = texts, frame, level
-        self._threads = threads or min(os.cpu_count() or 1, _MOST_THREADS)
+        self._threads = threads or min(os.cpu_count() or 1, _MAX_THREADS)
         self._pool = ThreadPoolExecutor(self._threads)
 
     def __enter__(self) -> "_Trials":
@@ -218,66 +234,67 @@ class _Trials:
             )
         return text
 
-    def ratios(self, together: _Compressed, positions: Ints) -> npt.NDArray[np.float64]:
-        """Return the ratio of the set with each of these rows at its end."""
-        found = np.empty(len(positions))
-        for start in range(0, len(positions), _ROWS_AT_ONCE):
-            texts = [self.text(position) for position in positions[start : start + _ROWS_AT_ONCE].tolist()]
-            found[start : start + len(texts)] = self.ratios_of(together, texts)
-        return found
+    def ratios(self, text_set: _Compressed, positions: Ints) -> npt.NDArray[np.float64]:
+        """Return the ratio of the set followed by each of these rows."""
+        ratios = np.empty(len(positions))
+        for start in range(0, len(positions), _ROWS_PER_BLOCK):
+            texts = [self.text(position) for position in positions[start : start + _ROWS_PER_BLOCK].tolist()]
+            ratios[start : start + len(texts)] = self.ratios_of(text_set, texts)
+        return ratios
 
-    def ratios_of(self, together: _Compressed, texts: list[bytes]) -> npt.NDArray[np.float64]:
-        found = np.empty(len(texts))
+    def ratios_of(self, text_set: _Compressed, texts: list[bytes]) -> npt.NDArray[np.float64]:
+        """Return the ratio of the set followed by each of these texts."""
+        ratios = np.empty(len(texts))
         shares = [texts[thread :: self._threads] for thread in range(self._threads)]
-        tried = self._pool.map(lambda share: [together.ratio_with(text) for text in share], shares)
-        for thread, ratios in enumerate(tried):
-            found[thread :: self._threads] = ratios
-        return found
+        results = self._pool.map(lambda share: [text_set.ratio_with(text) for text in share], shares)
+        for thread, values in enumerate(results):
+            ratios[thread :: self._threads] = values
+        return ratios
 
 
-def _choices(trials: _Trials, n: int, sizes: tuple[int, int, int], compat: bool) -> Iterator[int]:
-    """Yield positions in the order of choice, until no row is left."""
+def _positions_in_order(trials: _Trials, n: int, sizes: tuple[int, int, int], compat: bool) -> Iterator[int]:
+    """Yield positions in the order of selection, until no rows remain."""
     k1, k2, k3 = sizes
-    lowest = smallest_as_torch if compat else _smallest
-    everything, left = trials.empty_set(), n
-    known: Floats = trials.ratios(everything, np.arange(n))
+    smallest = topk_smallest if compat else _smallest
+    selected_set, num_remaining = trials.empty_set(), n
+    known_ratios: Floats = trials.ratios(selected_set, np.arange(n))
     if compat:
-        known = known.astype(np.float32)
-    while left:
-        candidates = lowest(known, min(k1, left))
-        known[candidates] = trials.ratios(everything, candidates)
-        shortlist = candidates[lowest(known[candidates], min(k2, left))]
+        known_ratios = known_ratios.astype(np.float32)
+    while num_remaining:
+        candidates = smallest(known_ratios, min(k1, num_remaining))
+        known_ratios[candidates] = trials.ratios(selected_set, candidates)
+        shortlist = candidates[smallest(known_ratios[candidates], min(k2, num_remaining))]
         step = []
-        for position in _best_together(trials, shortlist, min(k3, left), lowest, known.dtype):
+        for position in _best_together(trials, shortlist, min(k3, num_remaining), smallest, known_ratios.dtype):
             yield position
             step.append(position)
         for position in step:
-            everything.add(trials.text(position))
-        gone = shortlist if compat else step
-        known[gone] = np.inf
-        left -= len(gone)
+            selected_set.add(trials.text(position))
+        removed = shortlist if compat else step
+        known_ratios[removed] = np.inf
+        num_remaining -= len(removed)
 
 
 def _best_together(
-    trials: _Trials, shortlist: Ints, size: int, lowest: Callable[[Floats, int], Ints], dtype: np.dtype[Any]
+    trials: _Trials, shortlist: Ints, size: int, smallest: Callable[[Floats, int], Ints], dtype: np.dtype[Any]
 ) -> Iterator[int]:
-    """Yield the rows of a set that grows, from nothing, by the row with which its ratio is lowest: stage 3."""
-    together, texts = trials.empty_set(), [trials.text(position) for position in shortlist.tolist()]
-    left = list(range(len(texts)))
+    """Yield the rows of a new set, adding the row with the lowest ratio each time (stage 3)."""
+    text_set, texts = trials.empty_set(), [trials.text(position) for position in shortlist.tolist()]
+    remaining = list(range(len(texts)))
     ratios: Floats = np.full(len(texts), np.inf, dtype=dtype)
     for _ in range(size):
-        ratios[left] = trials.ratios_of(together, [texts[place] for place in left])
-        best = int(lowest(ratios, 1)[0])
+        ratios[remaining] = trials.ratios_of(text_set, [texts[index] for index in remaining])
+        best = int(smallest(ratios, 1)[0])
         yield int(shortlist[best])
-        together.add(texts[best])
-        left.remove(best)
+        text_set.add(texts[best])
+        remaining.remove(best)
         ratios[best] = np.inf
 
 
 def _smallest(values: Floats, k: int) -> Ints:
-    """Return the positions of the k smallest values, the first among equals, in ascending order of position."""
-    limit = np.partition(values, k - 1)[k - 1]
-    below, equal = np.flatnonzero(values < limit), np.flatnonzero(values == limit)
+    """Return the ascending positions of the k smallest values; of equal values the lower positions."""
+    threshold = np.partition(values, k - 1)[k - 1]
+    below, equal = np.flatnonzero(values < threshold), np.flatnonzero(values == threshold)
     return np.sort(np.concatenate([below, equal[: k - len(below)]]))
 
 
@@ -292,10 +309,10 @@ def _check_form(frame: Frame, level: int) -> None:
 
 def _check_published_steps(n: int, budget: int, k1: int, k2: int, k3: int) -> None:
     steps = max(-(-budget // k3), 1)
-    left = n - (steps - 1) * k2
-    if budget and left < k1:
+    num_remaining = n - (steps - 1) * k2
+    if budget and num_remaining < k1:
         raise SelectionError(
-            f"zip_greedy: with compat=True each step needs k1={k1:,} rows and takes k2={k2:,} away, but of {n:,} rows"
-            f" {max(left, 0):,} are left for step {steps:,}: there the published code stops with an error or chooses"
-            " rows a second time. Lower k1 or the budget, or leave compat out."
+            f"zip_greedy: with compat=True each step needs k1={k1:,} rows and removes k2={k2:,}, but of {n:,} rows "
+            f"{max(num_remaining, 0):,} remain for step {steps:,}, where the published code stops with an error or "
+            "selects rows a second time. Lower k1 or the budget, or use compat=False."
         )

@@ -1,4 +1,4 @@
-"""The contract that every score and selector keeps, as a test for ours and for yours.
+"""Contract tests for scores and selectors: of this package, and for authors of other ones.
 
     from hf_datasel.testing import contract
 
@@ -6,14 +6,14 @@
     def test_contract(check, selector, rows):
         check(selector, rows)
 
-For scores the parameter is called `score`. `rows` is a small dataset that the object can work on, of four rows or
-more; the checks add a row that cannot be used. `model`, a third argument, is a local path for objects whose own
-`model` is None: `check(score, rows, model)`.
+For scores the parameter is called `score`. `rows` is a small dataset of at least four rows with the columns that the
+score or selector needs; the checks add a row that cannot be used. For objects whose own `model` is None, pass the path
+of a local model as the third argument: `check(score, rows, model)`.
 
-A selector that plans several rounds plays them all, without training between them: `rows` have to be enough for a
-plan. Rounds after one that is planned with checkpoints are not played.
+If a selector plans several rounds, all of them are run, without training between them, so `rows` need as many rows as
+the plan. Rounds after one that is planned with `checkpoints=True` are not run.
 
-A class that cannot keep a part of the contract says which and why, and that check is then not run:
+If a class cannot pass a check, it names the check and the reason. That check is then skipped:
 
     contract_exceptions: ClassVar[dict[str, str]] = {"no_network": "Asks a judge behind an API."}
 """

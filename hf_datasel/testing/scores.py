@@ -1,4 +1,4 @@
-"""What every score is checked for."""
+"""Contract checks of scores."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import pyarrow as pa
 
 from hf_datasel.errors import DataselError
 from hf_datasel.scoring.base import ModelScore, Score
-from hf_datasel.scoring.models import KEPT, Loading
+from hf_datasel.scoring.models import MAP_MODELS, Loading
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.testing.guards import (
-    alike,
-    modes_kept,
-    offline,
-    random_state_kept,
+    equal_values,
+    no_network,
     require,
     require_round_trip,
+    unchanged_modes,
+    unchanged_random_state,
     with_model,
     with_unusable_row,
 )
@@ -32,21 +32,21 @@ __all__ = ["CHECKS"]
 
 
 def _columns(subject: Score, rows: Dataset, model: str | None) -> None:
-    """Appends exactly its declared columns, with their types; rows, order and other columns stay as they are."""
+    """Check that exactly the declared columns are added, with their types, and that nothing else changes."""
     declared = _names(subject)
     data = with_unusable_row(rows.select_columns([name for name in rows.column_names if name not in declared]))
-    wanted = [*data.column_names, *declared]
+    expected = [*data.column_names, *declared]
     for how in ("score", "map"):
         scored = _scored(subject, data, model) if how == "score" else _mapped(subject, data, model, len(data))
-        require(scored.column_names == wanted, f"{how} gives columns {scored.column_names} and not {wanted}")
+        require(scored.column_names == expected, f"{how} gives columns {scored.column_names} and not {expected}")
         types = {name: scored.features.arrow_schema.field(name).type for name in declared}
         require(types == declared, f"{how} gives types {types}, and declared are {declared}")
-        kept = scored.select_columns(data.column_names)
-        require(repr(kept[:]) == repr(data[:]), f"{how} changes rows, their order or other columns")
+        original = scored.select_columns(data.column_names)
+        require(repr(original[:]) == repr(data[:]), f"{how} changes rows, their order or other columns")
 
 
 def _values(subject: Score, rows: Dataset, model: str | None) -> None:
-    """Every number is finite or null, a reason is never null, and a row without any number has a reason."""
+    """Check that numbers are finite or null, reasons are never null, and a row without any number has a reason."""
     scored = _scored(subject, with_unusable_row(rows), model)
     reasons = [name for name in _names(subject) if name.endswith("_reason")]
     numbers = [name for name in _names(subject) if name not in reasons]
@@ -61,21 +61,21 @@ def _values(subject: Score, rows: Dataset, model: str | None) -> None:
 
 
 def _batch_size(subject: Score, rows: Dataset, model: str | None) -> None:
-    """In batches of one, of three, or all at once: the same numbers to 1e-5."""
+    """Check that batches of one, of three and of all rows give the same numbers up to 1e-5."""
     data = with_unusable_row(rows.select(range(min(len(rows), 8))))
-    whole = _scored(subject, data, model)
+    expected = _scored(subject, data, model)
     for size in (1, 3):
-        _require_same(subject, whole, _mapped(subject, data, model, size), f"in batches of {size}")
+        _require_same(subject, expected, _mapped(subject, data, model, size), f"in batches of {size}")
 
 
 def _repeatable(subject: Score, rows: Dataset, model: str | None) -> None:
-    """The same numbers twice."""
+    """Check that a second run gives the same numbers."""
     first, second = _scored(subject, rows, model), _scored(subject, rows, model)
     _require_same(subject, first, second, "the second time", tolerance=0.0)
 
 
 def _order(subject: Score, rows: Dataset, model: str | None) -> None:
-    """Permuted rows give the permuted numbers."""
+    """Check that permuted rows give the permuted numbers."""
     data = with_unusable_row(rows)
     order = np.random.default_rng(0).permutation(len(data))
     _require_same(
@@ -87,15 +87,15 @@ def _order(subject: Score, rows: Dataset, model: str | None) -> None:
 
 
 def _round_trips(subject: Score, rows: Dataset, model: str | None) -> None:
-    """Pickle, and settings through JSON, give the same score; the spec is JSON and holds every setting."""
+    """Check that the score survives pickling and JSON, and that its spec is JSON with every setting."""
     require_round_trip(subject, type(subject)(**json.loads(json.dumps(subject.settings()))), "settings through JSON")
     spec = json.loads(json.dumps(subject.spec()))
     lost = set(subject.settings()) - set(spec)
-    require(not lost, f"the spec leaves out the settings {sorted(lost)}")
+    require(not lost, f"the spec lacks the settings {sorted(lost)}")
 
 
 def _empty(subject: Score, rows: Dataset, model: str | None) -> None:
-    """An empty dataset: an error that says so, or no rows."""
+    """Check that an empty dataset gives no rows, or an error that says that it is empty."""
     try:
         scored = _scored(subject, rows.select([]), model)
     except DataselError as error:
@@ -105,41 +105,41 @@ def _empty(subject: Score, rows: Dataset, model: str | None) -> None:
 
 
 def _one_row(subject: Score, rows: Dataset, model: str | None) -> None:
-    """A dataset of one row: what that row has among others."""
-    whole, alone = _scored(subject, rows, model), _scored(subject, rows.select([0]), model)
-    _require_same(subject, whole.select([0]), alone, "in a dataset of one row")
+    """Check that a row has the same numbers alone as among other rows."""
+    expected, alone = _scored(subject, rows, model), _scored(subject, rows.select([0]), model)
+    _require_same(subject, expected.select([0]), alone, "in a dataset of one row")
 
 
 def _global_state(subject: Score, rows: Dataset, model: str | None) -> None:
-    """The random state of torch, numpy and Python, and the mode of every module of a live model, stay as they are."""
-    _scored(subject, rows.select([0]), model)  # libraries that are imported for the first time draw numbers
+    """Check that global random states and the train or eval mode of a model's modules do not change."""
+    _scored(subject, rows.select([0]), model)  # some libraries draw random numbers when first imported
     live, tokenizer = None, None
     if subject.needs_tokenizer and model is not None and getattr(subject, "model", "none taken") is None:
         loading = replace(subject, model=model).loading() if isinstance(subject, ModelScore) else Loading(model)
-        live, tokenizer = KEPT.get(loading), loading.tokenizer()
-    with random_state_kept(), nullcontext() if live is None else modes_kept(live):
+        live, tokenizer = MAP_MODELS.get(loading), loading.tokenizer()
+    with unchanged_random_state(), nullcontext() if live is None else unchanged_modes(live):
         score(rows, [subject], live, tokenizer, on_summary=str)
         _mapped(subject, rows, model, len(rows))
 
 
 def _no_network(subject: Score, rows: Dataset, model: str | None) -> None:
-    """No connection to another machine."""
-    with offline():
+    """Check that no other machine is connected to."""
+    with no_network():
         _scored(subject, rows, model)
 
 
 def _names(subject: Score) -> dict[str, pa.DataType]:
-    """The declared columns, prefixed, and their types."""
+    """Return the declared columns with their prefix, and their types."""
     return {f"{subject.column_prefix}{name}": kind for name, kind in subject.columns().items()}
 
 
 def _scored(subject: Score, rows: Dataset, model: str | None) -> Dataset:
-    """By the engine."""
+    """Compute the score with `hf_datasel.score`."""
     return score(rows, [with_model(subject, model)], on_summary=str)
 
 
 def _mapped(subject: Score, rows: Dataset, model: str | None, batch_size: int) -> Dataset:
-    """By `Dataset.map`."""
+    """Compute the score with `Dataset.map`."""
     called = with_model(subject, model)
     return rows.map(
         called,
@@ -151,11 +151,12 @@ def _mapped(subject: Score, rows: Dataset, model: str | None, batch_size: int) -
     )
 
 
-def _require_same(subject: Score, expected: Dataset, found: Dataset, where: str, tolerance: float = 1e-5) -> None:
-    """Every declared column has the same values in both."""
+def _require_same(subject: Score, expected: Dataset, actual: Dataset, condition: str, tolerance: float = 1e-5) -> None:
+    """Check that every declared column has the same values in both datasets."""
     for name in _names(subject):
-        for at, (left, right) in enumerate(zip(expected[name][:], found[name][:], strict=True)):
-            require(alike(left, right, tolerance), f"{name} of row {at} is {right} {where}, and {left} otherwise")
+        for row, (left, right) in enumerate(zip(expected[name][:], actual[name][:], strict=True)):
+            message = f"{name} of row {row} is {right} {condition}, and {left} otherwise"
+            require(equal_values(left, right, tolerance), message)
 
 
 CHECKS = {

@@ -1,4 +1,4 @@
-"""Tokens of pool rows, exactly as `SFTTrainer` makes them: the only tokenising code in the package."""
+"""Tokenization of rows, equal to that of `SFTTrainer`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from hf_datasel._lazy import lazy_imports
 if TYPE_CHECKING:
     from hf_datasel.tokens.rows import TokenRows as TokenRows, Tokens as Tokens
     from hf_datasel.tokens.sequences import Sequences as Sequences
-    from hf_datasel.tokens.training import Prepared as Prepared, TokenSettings as TokenSettings, prepare as prepare
+    from hf_datasel.tokens.training import (
+        PreparedDataset as PreparedDataset,
+        TokenSettings as TokenSettings,
+        prepare_dataset as prepare_dataset,
+    )
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

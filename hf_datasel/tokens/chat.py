@@ -1,4 +1,4 @@
-"""Whole rows as the tokens that some other model reads, also with another answer in them."""
+"""Tokenization of complete rows for models other than the one in training, also with another response."""
 
 from __future__ import annotations
 
@@ -12,43 +12,50 @@ import numpy as np
 from hf_datasel.formats import Row, Turn
 from hf_datasel.tokens.turns import common_prefix
 
-__all__ = ["Chats", "ending_tokens", "task_and_answer", "with_answer"]
+__all__ = ["ChatTokenizer", "end_token_ids", "prompt_and_response", "replace_response"]
 
 
-class Chats:
-    """Whole rows as tokens: through the tokenizer's chat template, else as text with its own special tokens.
+class ChatTokenizer:
+    """Tokenizes complete rows with the chat template, or as text with special tokens if there is no template.
 
     Args:
-        tokenizer: of the model that reads them. It stays as it is.
-        max_length: tokens that a row may have.
+        tokenizer: Tokenizer of the model that reads the rows. It is not modified.
+        max_length: Maximum number of tokens per row.
     """
 
     def __init__(self, tokenizer: Any, max_length: int | None = None):
         self.tokenizer = _without_limits(tokenizer)
         self.max_length = max_length
 
-    def tokens(self, rows: Sequence[Row]) -> tuple[list[np.ndarray | None], list[str]]:
-        """The tokens of each row, int64, and "" or the reason why there are none.
+    def encode(self, rows: Sequence[Row]) -> tuple[list[np.ndarray | None], list[str]]:
+        """Tokenize rows.
 
-        A row that is too long loses the end of its last response; what the template puts behind a response is kept.
+        Rows that are too long are truncated at the end of their last response; the tokens that the template adds after
+        the response are kept.
+
+        Args:
+            rows: Rows without a reason.
+
+        Returns:
+            Token ids of each row, int64, or None; and the reason why a row has none, or "".
         """
         texts = [self._text(row) for row in rows]
-        shown = [text for text in texts if text is not None]
-        encoded = iter(self._encode(shown) if shown else [])
-        found: list[np.ndarray | None] = []
+        rendered = [text for text in texts if text is not None]
+        encoded = iter(self._encode(rendered) if rendered else [])
+        results: list[np.ndarray | None] = []
         reasons = []
         for row, text in zip(rows, texts, strict=True):
             ids = next(encoded) if text is not None else None
             reason = "template_refuses" if ids is None else "" if ids else "empty_text"
             if ids and self.max_length is not None and len(ids) > self.max_length:
-                ids = self._shortened(row, ids, self.max_length)
+                ids = self._truncated(row, ids, self.max_length)
                 reason = "" if ids is not None else "prompt_fills_window"
-            found.append(np.array(ids, dtype=np.int64) if ids is not None and not reason else None)
+            results.append(np.array(ids, dtype=np.int64) if ids is not None and not reason else None)
             reasons.append(reason)
-        return found, reasons
+        return results, reasons
 
     def _text(self, row: Row) -> str | None:
-        """The row as text; None where the template refuses to show it."""
+        """Return the row as text, or None if the template cannot render it."""
         from jinja2 import TemplateError
 
         if self.tokenizer.chat_template is None:
@@ -60,36 +67,42 @@ class Chats:
             return None
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
-        special = self.tokenizer.chat_template is None  # a template writes them itself
+        special = self.tokenizer.chat_template is None  # a chat template adds its own special tokens
         return list(self.tokenizer(texts, add_special_tokens=special, verbose=False)["input_ids"])
 
-    def _shortened(self, row: Row, ids: list[int], max_length: int) -> list[int] | None:
-        span = self.answer_span(row, ids)
+    def _truncated(self, row: Row, ids: list[int], max_length: int) -> list[int] | None:
+        span = self.response_span(row, ids)
         if span is None:
             return None
-        start, behind = span
-        kept = max_length - behind
-        return ids[:kept] + ids[len(ids) - behind :] if kept > start else None
+        start, num_after = span
+        stop = max_length - num_after
+        return ids[:stop] + ids[len(ids) - num_after :] if stop > start else None
 
-    def answer_span(self, row: Row, ids: list[int]) -> tuple[int, int] | None:
-        """Where the last response starts in the row's tokens, and how many tokens stand behind it.
+    def response_span(self, row: Row, ids: list[int]) -> tuple[int, int] | None:
+        """Find the last response in the tokens of a row, by comparing renderings with two other responses.
 
-        Told by two other responses in its place; None where the template does not show them.
+        Args:
+            row: The row.
+            ids: Its token ids.
+
+        Returns:
+            Index of the first token of the response, and number of tokens after the response; None if the template
+            does not render the response.
         """
-        texts = [self._text(with_answer(row, answer)) for answer in "AB"]
+        texts = [self._text(replace_response(row, answer)) for answer in "AB"]
         if None in texts:
             return None
-        one, other = self._encode([text for text in texts if text is not None])
-        if one == other:
+        first, second = self._encode([text for text in texts if text is not None])
+        if first == second:
             return None
-        behind = common_prefix(one[::-1], other[::-1])
-        if behind and ids[-behind:] != one[-behind:]:
-            behind = 0
-        return min(common_prefix(ids, one), common_prefix(ids, other)), behind
+        num_after = common_prefix(first[::-1], second[::-1])
+        if num_after and ids[-num_after:] != first[-num_after:]:
+            num_after = 0
+        return min(common_prefix(ids, first), common_prefix(ids, second)), num_after
 
 
 def _without_limits(tokenizer: Any) -> Any:
-    """The tokenizer, or a copy of it where its file says to cut or pad: switching that off would change it."""
+    """Return the tokenizer, or a copy without truncation and padding if its file sets them."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or (backend.truncation is None and backend.padding is None):
         return tokenizer
@@ -99,27 +112,30 @@ def _without_limits(tokenizer: Any) -> Any:
     return plain
 
 
-def ending_tokens(tokenizer: Any) -> set[int]:
-    """The tokens that end an answer: EOS, and what the chat template puts right behind one, if that is special."""
-    found = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
+def end_token_ids(tokenizer: Any) -> set[int]:
+    """Return the ids of the tokens that end a response.
+
+    These are EOS and the token that the chat template adds directly after a response, if it is a special token.
+    """
+    end_ids = set() if tokenizer.eos_token_id is None else {int(tokenizer.eos_token_id)}
     if tokenizer.chat_template is None:
-        return found
-    chats, row = Chats(tokenizer), Row((Turn("user", "Hello"), Turn("assistant", "Hi there")))
-    [ids], _ = chats.tokens([row])
-    span = chats.answer_span(row, ids.tolist()) if ids is not None else None
+        return end_ids
+    chats, row = ChatTokenizer(tokenizer), Row((Turn("user", "Hello"), Turn("assistant", "Hi there")))
+    [ids], _ = chats.encode([row])
+    span = chats.response_span(row, ids.tolist()) if ids is not None else None
     if ids is None or span is None or not span[1]:
-        return found
-    special = {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return found | ({int(ids[-span[1]])} & (special | set(tokenizer.all_special_ids)))
+        return end_ids
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return end_ids | ({int(ids[-span[1]])} & (special | set(tokenizer.all_special_ids)))
 
 
-def with_answer(row: Row, answer: str) -> Row:
-    """The row with this text as its last response."""
-    return replace(row, turns=(*row.turns[:-1], Turn(row.turns[-1].role, answer)))
+def replace_response(row: Row, response: str) -> Row:
+    """Return the row with this text as its last response."""
+    return replace(row, turns=(*row.turns[:-1], Turn(row.turns[-1].role, response)))
 
 
-def task_and_answer(row: Row) -> tuple[str, str]:
-    """What stands before the last response, and that response; of several turns, each with its role."""
+def prompt_and_response(row: Row) -> tuple[str, str]:
+    """Return the text before the last response, with role names if it has several turns, and the response."""
     *before, last = row.turns
     if len(before) == 1:
         return before[0].content, last.content

@@ -1,7 +1,8 @@
-"""The tokens that published IFD code scores, followed to the letter."""
+"""Tokens that the published IFD implementations score, reproduced exactly."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,37 +16,37 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "preset_tokens"]
 
 _VERSION = 1
-"""Raised when these tokens change, so that no cached ones are taken for them."""
+"""Version of these tokens, part of the fingerprint in the cache of `datasets`."""
 
-Pair = tuple[list[int], int, list[int], int, int]
-"""Ids with the instruction, where the answer starts in them, ids without it, where the answer starts there, and how
-many of the latter are kept."""
+TokenPair = tuple[list[int], int, list[int], int, int]
+"""Token ids with the instruction, start of the response in them, token ids without the instruction (the prior), start
+of the response in them, and maximum length of the prior."""
 
 
-def _superfiltering(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
-    """Li et al. 2024 (2402.00530): instruction, input and answer a line each; the prior is the bare answer."""
+def _superfiltering(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenPair:
+    """Tokenize as Li et al. 2024 (2402.00530): instruction, input and response on lines; the prior is the response."""
     prompt = f"{row.instruction}\n{row.input}\n" if row.input.strip() else f"{row.instruction}\n"
-    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"]
+    full = tokenizer(prompt + row.response, verbose=False)["input_ids"]
     start = len(tokenizer(prompt, verbose=False)["input_ids"])
     prior = tokenizer(row.response, verbose=False)["input_ids"]
-    return whole, start, prior, 1, max_length - start + 1
+    return full, start, prior, 1, max_length - start + 1
 
 
-def _cherry(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
-    """Li et al. 2024 (2308.12032): Alpaca prompt and answer encoded together, the prior behind `### Response:`."""
+def _cherry(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenPair:
+    """Tokenize as Li et al. 2024 (2308.12032): Alpaca prompt and response; the prior follows `### Response:`."""
     prompt = alpaca_prompt(row.instruction, row.input)
     start = len(tokenizer(prompt, verbose=False)["input_ids"])
-    whole = tokenizer(prompt + row.response, verbose=False)["input_ids"]
+    full = tokenizer(prompt + row.response, verbose=False)["input_ids"]
     header = "### Response:"
     prior = tokenizer(header + row.response, verbose=False)["input_ids"]
-    return whole, start, prior, len(tokenizer(header)["input_ids"]), max_length - start + 4
+    return full, start, prior, len(tokenizer(header)["input_ids"]), max_length - start + 4
 
 
-def _iterit(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pair:
-    """Jia et al. 2024 (2412.17365): chat template with a system message; the prior has an empty one, and no user."""
+def _iterit(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenPair:
+    """Tokenize as Jia et al. 2024 (2412.17365): chat template; the prior has an empty system message and no user."""
     user = f"{row.instruction}\nInput: {row.input}" if row.input.strip() else row.instruction
-    asked = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": user}]
-    unasked = [{"role": "system", "content": ""}]
+    with_user = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": user}]
+    without_user = [{"role": "system", "content": ""}]
     answer = [{"role": "assistant", "content": row.response}]
 
     def ids(messages: list[dict[str, str]], prompt: bool = False) -> list[int]:
@@ -54,22 +55,36 @@ def _iterit(row: Row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Pa
         )
         return list(rendered["input_ids"])
 
-    start, prior_start = len(ids(asked, prompt=True)), len(ids(unasked, prompt=True))
-    return ids(asked + answer), start, ids(unasked + answer), prior_start, prior_start + max_length - start
+    start, prior_start = len(ids(with_user, prompt=True)), len(ids(without_user, prompt=True))
+    return ids(with_user + answer), start, ids(without_user + answer), prior_start, prior_start + max_length - start
 
 
-PRESETS: dict[str, tuple[Callable[[Row, PreTrainedTokenizerBase, int], Pair], int]] = {
+PRESETS: dict[str, tuple[Callable[[Row, PreTrainedTokenizerBase, int], TokenPair], int]] = {
     "iterit": (_iterit, 1024),
     "superfiltering": (_superfiltering, 1024),
     "cherry": (_cherry, 512),
 }
-"""Each convention's tokens, and the length its authors cut at."""
+"""Tokenization function of each convention, and the maximum length that its authors use."""
 
 
-def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: str, max_length: int) -> Dataset:
-    """`input_ids`, `spans`, `prior_ids`, `prior_spans` and `reason` of every pool row, under a published convention.
+def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: str, max_length: int | None) -> Dataset:
+    """Tokenize every row of a pool under a published convention.
 
-    Rows that are not one question and one answer have no tokens here: the published prompts leave them undefined.
+    Rows that are not one user turn and one assistant turn get a reason instead of tokens, because the published
+    prompts are not defined for them.
+
+    Args:
+        pool: The pool.
+        tokenizer: Tokenizer of the model that scores.
+        convention: A key of `PRESETS`.
+        max_length: Maximum number of tokens; None for no truncation.
+
+    Returns:
+        Dataset with one row per pool row and the columns `pool_row`, `reason`, `input_ids`, `spans`, `prior_ids` and
+        `prior_spans`.
+
+    Raises:
+        ModelError: The tokenizer cannot render the prompts of the convention.
     """
     if convention == "iterit":
         _check_template(tokenizer)
@@ -79,10 +94,10 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         batched=True,
         with_indices=True,
         fn_kwargs={
-            "format": pool.format,
+            "row_format": pool.format,
             "tokenizer": tokenizer,
             "convention": convention,
-            "max_length": max_length,
+            "max_length": sys.maxsize if max_length is None else max_length,
             "version": _VERSION,
         },
         remove_columns=pool.columns,
@@ -92,21 +107,21 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse a tokenizer that cannot render the prompts of IterIT, its prior with no user turn above all."""
+    """Raise `ModelError` if the tokenizer cannot render the prompts of IterIT, such as the prior without a user."""
     from jinja2 import TemplateError
 
-    otherwise = "Use convention='superfiltering' or 'cherry', or another model's tokenizer."
+    hint = "Use convention='superfiltering' or 'cherry', or another model's tokenizer."
     if tokenizer.chat_template is None:
         raise ModelError(
             f"convention='iterit' renders rows with a chat template, and the tokenizer of {tokenizer.name_or_path!r} "
-            f"has none. {otherwise}"
+            f"has none. {hint}"
         )
     try:
         _iterit(Row(instruction="Hello"), tokenizer, 1024)
     except TemplateError as error:
         raise ModelError(
             f"The chat template of {tokenizer.name_or_path!r} cannot render the prompts of convention='iterit' "
-            f"({error}). {otherwise}"
+            f"({error}). {hint}"
         ) from error
 
 
@@ -129,23 +144,23 @@ def _features() -> Any:
 def _tokenize_batch(
     batch: Any,
     indices: list[int],
-    format: str,
+    row_format: str,
     tokenizer: PreTrainedTokenizerBase,
     convention: str,
     max_length: int,
     version: int,
 ) -> dict[str, list[Any]]:
-    make = PRESETS[convention][0]
-    out: dict[str, list[Any]] = {name: [] for name in _features()}
-    for at, row in zip(indices, canonical_rows(batch, format), strict=True):
+    tokenize = PRESETS[convention][0]
+    columns: dict[str, list[Any]] = {name: [] for name in _features()}
+    for index, row in zip(indices, canonical_rows(batch, row_format), strict=True):
         reason = row.reason or ("" if row.single_turn else "not_single_turn")
-        whole, start, prior, prior_start, limit = ([], 0, [], 0, 0) if reason else make(row, tokenizer, max_length)
-        if not reason and (start >= len(whole) or prior_start >= len(prior)):
+        full, start, prior, prior_start, limit = ([], 0, [], 0, 0) if reason else tokenize(row, tokenizer, max_length)
+        if not reason and (start >= len(full) or prior_start >= len(prior)):
             reason = "no_response_token"
-        whole, prior = whole[:max_length], prior[: max(limit, 0)]
-        if not reason and (start >= len(whole) or prior_start >= len(prior)):
+        full, prior = full[:max_length], prior[: max(limit, 0)]
+        if not reason and (start >= len(full) or prior_start >= len(prior)):
             reason = "prompt_fills_window"
-        values = at, reason, whole, [start, len(whole)], prior, [prior_start, len(prior)]
-        for name, value in zip(out, values, strict=True):
-            out[name].append(value)
-    return out
+        values = index, reason, full, [start, len(full)], prior, [prior_start, len(prior)]
+        for name, value in zip(columns, values, strict=True):
+            columns[name].append(value)
+    return columns

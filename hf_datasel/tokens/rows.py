@@ -1,4 +1,4 @@
-"""Pool rows with their tokens, under whichever convention a score asks for."""
+"""Rows of a pool with their tokens, under the convention that a score requires."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_datasel.errors import FormatError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens.presets import preset_tokens
-from hf_datasel.tokens.sequences import Sequences, ragged
-from hf_datasel.tokens.training import Prepared, PriorContext, TokenSettings, prepare, prior_prefix
+from hf_datasel.tokens.sequences import Sequences, list_column
+from hf_datasel.tokens.training import PreparedDataset, PriorContext, TokenSettings, prepare_dataset, prior_prefix
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,12 +23,12 @@ __all__ = ["TokenRows", "Tokens"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """The token sequences of some rows under one convention.
+    """Token sequences of some rows under one convention.
 
-    Attributes:
-        conditional: each row as training sees it, its response marked.
-        prior: each response without its instruction.
-        reasons: why a row has no sequence, strings of shape (rows,); empty where it has one.
+    Args:
+        conditional: Sequences of the responses given their instructions, as in training.
+        prior: Sequences of the responses without their instructions.
+        reasons: Reason why a row has no sequence, strings of shape (rows,); empty for rows with a sequence.
     """
 
     conditional: Sequences
@@ -37,15 +37,15 @@ class Tokens:
 
 
 class TokenRows:
-    """Rows of a pool and their tokens. What a score computes from, and aligned with what it returns.
+    """Rows of a pool with their tokens, the input of `Score.compute`.
 
     Args:
-        pool: the dataset, read as instruction rows.
-        tokenizer: of the model that scores.
-        settings: how training cuts and labels rows.
-        prepared: the trainer's own tokenised rows; made here where they are not given.
-        indices: pool rows to score, in this order; all by default. `pool` and `indices` of the object then number
-            these rows alone, unless `prepared` is given.
+        pool: The pool.
+        tokenizer: Tokenizer of the model that scores.
+        settings: How training truncates and labels rows.
+        prepared: Rows tokenized by the trainer; tokenized on first use by default.
+        indices: Pool rows to score, in this order; all rows by default. Without `prepared`, the attributes `pool` and
+            `indices` refer to these rows only.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TokenRows:
         pool: Pool,
         tokenizer: PreTrainedTokenizerBase | None,
         settings: TokenSettings | None = None,
-        prepared: Prepared | None = None,
+        prepared: PreparedDataset | None = None,
         indices: np.ndarray | None = None,
     ):
         if prepared is None and indices is not None:
@@ -62,26 +62,34 @@ class TokenRows:
         self.tokenizer: Any = tokenizer
         self.settings = settings or TokenSettings()
         self.indices = np.arange(len(pool)) if indices is None else np.asarray(indices, dtype=np.int64)
-        self._given = prepared
+        self._passed = prepared
         self._tokens: dict[tuple[str, ...], Tokens] = {}
 
     def __len__(self) -> int:
         return len(self.indices)
 
     @cached_property
-    def _prepared(self) -> Prepared:
-        if self._given is not None:
-            return self._given
-        rows = converted(self.pool, chat_template=self.tokenizer.chat_template is not None)
-        return Prepared(prepare(rows, self.tokenizer, self.settings), self.tokenizer, self.settings)
+    def _prepared(self) -> PreparedDataset:
+        if self._passed is not None:
+            return self._passed
+        rows = convert_pool(self.pool, chat_template=self.tokenizer.chat_template is not None)
+        return PreparedDataset(prepare_dataset(rows, self.tokenizer, self.settings), self.tokenizer, self.settings)
 
     @property
     def prepared(self) -> Dataset:
-        """`input_ids` and `labels` of the pool rows that training can use, with their `pool_row`."""
+        """Dataset with `input_ids`, `labels` and `pool_row` of the rows that can be trained on."""
         return self._prepared.data
 
     def training(self, prior_context: PriorContext = "generation-prompt", end_token: bool = True) -> Tokens:
-        """The tokens of `SFTTrainer`, and the same response tokens behind the context of the prior."""
+        """Return the tokens of `SFTTrainer`, and the same response tokens after the context of the prior.
+
+        Args:
+            prior_context: Context of the prior, see `hf_datasel.tokens.training.prior_prefix`.
+            end_token: Whether to score the tokens that end a response.
+
+        Raises:
+            FormatError: The rows have only a text column.
+        """
         key = ("sft", prior_context, str(end_token))
         if key not in self._tokens:
             self._tokens[key] = self._training(prior_context, end_token)
@@ -90,27 +98,28 @@ class TokenRows:
     def _training(self, prior_context: PriorContext, end_token: bool) -> Tokens:
         if self.pool.format == "text":
             raise FormatError(
-                "Rows with only a text column have no response to score. Make prompt and completion columns of them."
+                "Rows with only a text column have no response to score. Split the text into prompt and completion "
+                "columns."
             )
         reasons = self.pool.reasons[self.indices].astype(object)
         if not (reasons == "").any():
-            return _nothing(reasons)
+            return _empty_tokens(reasons)
         prepared = self._prepared
-        at = np.full(len(self.pool), -1, dtype=np.int64)
-        at[self.indices] = np.arange(len(self))
-        wanted = np.flatnonzero(at[prepared.rows] >= 0)
-        owner = at[prepared.rows[wanted]]
+        position = np.full(len(self.pool), -1, dtype=np.int64)
+        position[self.indices] = np.arange(len(self))
+        selected = np.flatnonzero(position[prepared.rows] >= 0)
+        owner = position[prepared.rows[selected]]
         missing = np.ones(len(self), dtype=bool)
         missing[owner] = False
         reasons[missing & (reasons == "")] = "prompt_fills_window"
-        if wanted.size == 0:
-            return _nothing(reasons)
+        if selected.size == 0:
+            return _empty_tokens(reasons)
         prefix = prior_prefix(self.tokenizer, prepared.conversational, prior_context)
         skip = prefix.size == 0
-        data = prepared.marked(end_token).select(wanted)
+        data = prepared.with_spans(end_token).select(selected)
         with_span = _scorable(data, skip)
-        found = np.array(data["reason"][:], dtype=object)
-        reasons[owner] = np.where((found == "") & ~with_span, "no_response_token", found)
+        span_reasons = np.array(data["reason"][:], dtype=object)
+        reasons[owner] = np.where((span_reasons == "") & ~with_span, "no_response_token", span_reasons)
         data, owner = data.select(np.flatnonzero(with_span)), owner[with_span]
         return Tokens(
             Sequences(data, owner, skip_first=skip),
@@ -118,12 +127,17 @@ class TokenRows:
             reasons.astype(np.str_),
         )
 
-    def preset(self, convention: str, max_length: int) -> Tokens:
-        """The tokens of a published convention."""
+    def preset(self, convention: str, max_length: int | None) -> Tokens:
+        """Return the tokens of a published convention, see `hf_datasel.tokens.presets.PRESETS`.
+
+        Args:
+            convention: Name of the convention.
+            max_length: Maximum number of tokens; None for no truncation.
+        """
         key = (convention, str(max_length))
         if key not in self._tokens:
-            part = self.pool if self._given is None else Pool(self.pool.dataset.select(self.indices))
-            data = preset_tokens(part, self.tokenizer, convention, max_length)
+            pool = self.pool if self._passed is None else Pool(self.pool.dataset.select(self.indices))
+            data = preset_tokens(pool, self.tokenizer, convention, max_length)
             reasons = np.array(data["reason"][:], dtype=np.str_)
             owner = np.flatnonzero(reasons == "")
             data = data.select(owner)
@@ -133,16 +147,16 @@ class TokenRows:
 
 
 def _scorable(data: Dataset, skip_first: bool) -> np.ndarray:
-    """Whether each row has a stretch with a token left to score."""
+    """Return whether each row has a span with a token to score."""
     view = data.select_columns(["spans"]).with_format("arrow")
     flags = [
-        np.array([(np.diff(row.reshape(-1, 2)) > skip_first).any() for row in ragged(table, "spans")])
+        np.array([(np.diff(row.reshape(-1, 2)) > skip_first).any() for row in list_column(table, "spans")])
         for table in view.iter(batch_size=10_000)
     ]
     return np.concatenate([np.empty(0, dtype=bool), *flags])
 
 
-def _nothing(reasons: np.ndarray) -> Tokens:
+def _empty_tokens(reasons: np.ndarray) -> Tokens:
     from datasets import Dataset
 
     empty = Sequences(Dataset.from_dict({"input_ids": [], "spans": []}), np.empty(0, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Token sequences with marked positions, read batch by batch from Arrow."""
+"""Token sequences with scored positions, read in batches from Arrow."""
 
 from __future__ import annotations
 
@@ -9,26 +9,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from hf_datasel._lazy import pc
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["Ragged", "Sequence", "Sequences", "ragged"]
+__all__ = ["RaggedArray", "Sequence", "Sequences", "list_column"]
 
-_READ = 10_000
+_READ_BATCH_SIZE = 10_000
 
 
 @dataclass(frozen=True)
 class Sequence:
-    """Token ids of shape (length,), and the positions in them that are scored, each at least 1."""
+    """One token sequence.
+
+    Args:
+        ids: Token ids, int64 of shape (length,).
+        scored: Positions of the scored tokens, each at least 1.
+    """
 
     ids: np.ndarray
     scored: np.ndarray
 
 
-def ragged(table: pa.Table, column: str) -> list[np.ndarray]:
-    """A list column of an Arrow table as one numpy array a row, without Python lists."""
+def list_column(table: pa.Table, column: str) -> list[np.ndarray]:
+    """Return a list column of an Arrow table as one numpy array per row, without creating Python lists."""
     lists = table.column(column).combine_chunks()
     lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
     return np.split(lists.flatten().to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])
@@ -36,14 +42,20 @@ def ragged(table: pa.Table, column: str) -> list[np.ndarray]:
 
 @dataclass(eq=False)
 class Sequences:
-    """Sequences to score, in no particular order; `owner` says which output row each one belongs to.
+    """Token sequences to score, in any order.
+
+    Args:
+        data: Dataset with a column of token ids and a column of scored spans, flattened as (start, stop, start, stop,
+            ...), at least one span per row.
+        owner: Output row of each row of `data`, int64 of shape (len(data),); after construction, of each sequence.
+        ids: Name of the column of token ids.
+        spans: Name of the column of spans.
+        skip_first: Whether to exclude the first token of each span, because it has no context.
+        prefix: If set, each span becomes a separate sequence after these tokens: the prior of a turn.
 
     Attributes:
-        data: rows with a column `ids` of token ids and a column `spans` of scored stretches, flattened
-            (start, stop, start, stop, ...), at least one a row.
-        owner: output row of each row of `data`, int64 of shape (len(data),).
-        skip_first: leave the first token of each stretch out, for lack of anything before it.
-        prefix: if given, each stretch becomes a sequence of its own behind these tokens: the prior of a turn.
+        lengths: Number of tokens in each sequence, int64.
+        scored: Number of tokens in the spans of each sequence, int64.
     """
 
     data: Dataset
@@ -53,28 +65,26 @@ class Sequences:
     skip_first: bool = False
     prefix: np.ndarray | None = None
     lengths: np.ndarray = field(init=False)
-    """Tokens in each sequence, int64."""
     scored: np.ndarray = field(init=False)
-    """Tokens in the scored stretches of each sequence, int64."""
 
     def __post_init__(self) -> None:
         self._view = self.data.select_columns([self.ids, self.spans]).with_format("arrow")
         rows, turns, lengths, scored = [], [], [], []
         start = 0
-        for table in self._view.iter(batch_size=_READ):
+        for table in self._view.iter(batch_size=_READ_BATCH_SIZE):
             n_spans = pc.list_value_length(table.column(self.spans)).to_numpy() // 2
-            stretches = np.concatenate(ragged(table, self.spans)).reshape(-1, 2).astype(np.int64)
-            inside = stretches[:, 1] - stretches[:, 0]
+            all_spans = np.concatenate(list_column(table, self.spans)).reshape(-1, 2).astype(np.int64)
+            span_lengths = all_spans[:, 1] - all_spans[:, 0]
             if self.prefix is None:
                 rows.append(np.arange(start, start + len(n_spans)))
                 turns.append(np.zeros(len(n_spans), dtype=np.int64))
                 lengths.append(pc.list_value_length(table.column(self.ids)).to_numpy().astype(np.int64))
-                scored.append(np.add.reduceat(inside, np.cumsum(n_spans) - n_spans))
+                scored.append(np.add.reduceat(span_lengths, np.cumsum(n_spans) - n_spans))
             else:
                 rows.append(np.repeat(np.arange(start, start + len(n_spans)), n_spans))
                 turns.append(np.concatenate([np.arange(n) for n in n_spans]))
-                lengths.append(inside + len(self.prefix))
-                scored.append(inside)
+                lengths.append(span_lengths + len(self.prefix))
+                scored.append(span_lengths)
             start += len(n_spans)
         empty = np.empty(0, dtype=np.int64)
         self._rows, self._turns = np.concatenate([empty, *rows]), np.concatenate([empty, *turns])
@@ -84,30 +94,30 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def fetch(self, at: np.ndarray) -> list[Sequence]:
-        """The sequences at these positions: the only place where tokens are read."""
-        rows, inverse = np.unique(self._rows[at], return_inverse=True)
+    def fetch(self, indices: np.ndarray) -> list[Sequence]:
+        """Read the sequences at these indices."""
+        rows, inverse = np.unique(self._rows[indices], return_inverse=True)
         table = self._view[rows]
-        ids = [row.astype(np.int64) for row in ragged(table, self.ids)]
-        spans = [row.reshape(-1, 2) for row in ragged(table, self.spans)]
-        make = self._whole if self.prefix is None else self._turn
-        return [make(ids[row], spans[row], turn) for row, turn in zip(inverse, self._turns[at], strict=True)]
+        ids = [row.astype(np.int64) for row in list_column(table, self.ids)]
+        spans = [row.reshape(-1, 2) for row in list_column(table, self.spans)]
+        build = self._full_row if self.prefix is None else self._turn
+        return [build(ids[row], spans[row], turn) for row, turn in zip(inverse, self._turns[indices], strict=True)]
 
     def digests(self) -> np.ndarray:
-        """16 bytes that stand for each sequence's tokens and scored positions, uint8 of shape (sequences, 16)."""
-        found = bytearray()
-        for start in range(0, len(self), _READ):
-            for each in self.fetch(np.arange(start, min(start + _READ, len(self)))):
-                whole = hashlib.blake2b(each.ids.astype("<i8").tobytes(), digest_size=16)
-                whole.update(b"scored")
-                whole.update(each.scored.astype("<i8").tobytes())
-                found += whole.digest()
-        return np.frombuffer(bytes(found), dtype=np.uint8).reshape(-1, 16)
+        """Return a digest of the tokens and scored positions of each sequence, uint8 of shape (sequences, 16)."""
+        digests = bytearray()
+        for start in range(0, len(self), _READ_BATCH_SIZE):
+            for sequence in self.fetch(np.arange(start, min(start + _READ_BATCH_SIZE, len(self)))):
+                digest = hashlib.blake2b(sequence.ids.astype("<i8").tobytes(), digest_size=16)
+                digest.update(b"scored")
+                digest.update(sequence.scored.astype("<i8").tobytes())
+                digests += digest.digest()
+        return np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 16)
 
     def _first(self, start: int) -> int:
         return max(start + 1, 1) if self.skip_first else max(start, 1)
 
-    def _whole(self, ids: np.ndarray, spans: np.ndarray, turn: int) -> Sequence:
+    def _full_row(self, ids: np.ndarray, spans: np.ndarray, turn: int) -> Sequence:
         return Sequence(ids, np.concatenate([np.arange(self._first(start), stop) for start, stop in spans]))
 
     def _turn(self, ids: np.ndarray, spans: np.ndarray, turn: int) -> Sequence:
@@ -118,11 +128,14 @@ class Sequences:
         return Sequence(sequence, np.arange(len(self.prefix) + unscored, len(sequence)))
 
 
-class Ragged:
-    """Token ids of many texts in one flat array, 4 bytes each.
+class RaggedArray:
+    """Token ids of many texts in one flat array of int32.
+
+    Args:
+        parts: Batches of texts as token ids.
 
     Attributes:
-        lengths: tokens of each text, int64.
+        lengths: Number of tokens of each text, int64.
     """
 
     def __init__(self, parts: Iterable[SequenceOf[SequenceOf[int] | np.ndarray]]):
@@ -137,12 +150,13 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __getitem__(self, at: int) -> np.ndarray:
-        """The ids of one text, int64."""
-        start = self._starts[at]
-        return self._flat[start : start + self.lengths[at]].astype(np.int64)
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return the token ids of one text, int64."""
+        start = self._starts[index]
+        return self._flat[start : start + self.lengths[index]].astype(np.int64)
 
     def digests(self) -> np.ndarray:
-        """16 bytes that stand for the tokens of each text, uint8 of shape (texts, 16)."""
-        found = [hashlib.blake2b(self[at].astype("<i8").tobytes(), digest_size=16).digest() for at in range(len(self))]
-        return np.frombuffer(b"".join(found), dtype=np.uint8).reshape(-1, 16)
+        """Return a digest of the tokens of each text, uint8 of shape (texts, 16)."""
+        texts = (self[index].astype("<i8").tobytes() for index in range(len(self)))
+        digests = b"".join(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
+        return np.frombuffer(digests, dtype=np.uint8).reshape(-1, 16)

@@ -1,4 +1,4 @@
-"""The tokens that `SFTTrainer` trains on, made outside a trainer, and where in them the responses are."""
+"""Tokenization of `SFTTrainer` outside a trainer, and the positions of the responses in the tokens."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Prepared", "PriorContext", "TokenSettings", "mark_responses", "prepare", "prior_prefix"]
+__all__ = ["PreparedDataset", "PriorContext", "TokenSettings", "add_response_spans", "prepare_dataset", "prior_prefix"]
 
 PriorContext = Literal["generation-prompt", "bos", "none"]
 
-_MARK_VERSION = 1
-"""Raised when `mark_responses` starts giving other spans, so that no cached ones are taken for them."""
+_SPANS_VERSION = 1
+"""Version of `add_response_spans`, part of the fingerprint in the cache of `datasets`."""
 
 
 @dataclass(frozen=True)
 class TokenSettings:
-    """The fields of `SFTConfig` that decide a row's tokens and labels, with the same meaning and defaults."""
+    """The fields of `SFTConfig` that determine tokens and labels, with the same meaning and defaults.
+
+    Args:
+        max_length: Maximum number of tokens per row; None for no truncation.
+        truncation_mode: Part of a row that truncation keeps, `"keep_start"` or `"keep_end"`.
+        completion_only_loss: Whether to train on the completion only; None if the dataset has prompts and completions.
+        assistant_only_loss: Whether to train on the assistant turns only.
+        dataset_text_field: Name of the text column.
+        dataset_num_proc: Number of processes for tokenization.
+    """
 
     max_length: int | None = 1024
     truncation_mode: str = "keep_start"
@@ -36,31 +45,35 @@ class TokenSettings:
     dataset_num_proc: int | None = None
 
     def resolve(self, columns: list[str]) -> TokenSettings:
-        """With `completion_only_loss` decided from the columns, as `SFTTrainer` decides it."""
+        """Return settings with `completion_only_loss` determined from the columns, as in `SFTTrainer`.
+
+        Args:
+            columns: Column names of the dataset.
+        """
         if self.completion_only_loss is not None:
             return self
         return replace(self, completion_only_loss="prompt" in columns and "completion" in columns)
 
 
 def is_conversational(dataset: Dataset) -> bool:
-    """Whether the rows are lists of messages, so that a chat template is needed."""
+    """Return whether the rows are lists of messages, which require a chat template."""
     row = dataset[0] if len(dataset) else {}
     return isinstance(row.get("messages", row.get("prompt")), list)
 
 
-def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Dataset:
-    """Tokenise converted rows with `SFTTrainer._prepare_dataset` itself, run on a stand-in for the trainer.
+def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Dataset:
+    """Tokenize converted rows with `SFTTrainer._prepare_dataset`, called on a stand-in for the trainer.
 
     Args:
-        dataset: rows as `hf_datasel.formats.converted` gives them.
-        tokenizer: with a chat template, if the rows are conversational.
-        settings: as in the `SFTConfig` of the training run.
+        dataset: Rows as returned by `hf_datasel.formats.convert_pool`.
+        tokenizer: Tokenizer, with a chat template if the rows are conversational.
+        settings: Settings of the training run.
 
     Returns:
-        The dataset with `input_ids` and `labels`; rows that truncation leaves without a label are gone.
+        The dataset with `input_ids` and `labels`, without the rows that have no label after truncation.
 
     Raises:
-        ModelError: conversational rows, and a tokenizer without a chat template.
+        ModelError: The rows are conversational, and the tokenizer has no chat template.
     """
     from trl import SFTTrainer
 
@@ -68,8 +81,8 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
     if chat and tokenizer.chat_template is None:
         raise ModelError(
             f"The rows are conversations, and the tokenizer of {tokenizer.name_or_path!r} has no chat template. "
-            "Take an instruction-tuned model's tokenizer, set tokenizer.chat_template (chat_template_path in "
-            "SFTConfig), or turn the rows into text columns prompt and completion."
+            "Use the tokenizer of an instruction-tuned model, set tokenizer.chat_template (chat_template_path in "
+            "SFTConfig), or convert the rows into text columns prompt and completion."
         )
     settings = settings.resolve(dataset.column_names)
     trainer = SimpleNamespace(
@@ -95,7 +108,7 @@ def prepare(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: Toke
 
 
 def _training_template(tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> str | None:
-    """What `SFTTrainer` renders with where the tokenizer's own template has no generation markers and needs them."""
+    """Return the chat template that `SFTTrainer` uses if the tokenizer's own lacks the generation markers it needs."""
     from trl.chat_template_utils import get_training_chat_template, has_generation_markers
 
     if not settings.assistant_only_loss or has_generation_markers(tokenizer.chat_template or ""):
@@ -104,11 +117,18 @@ def _training_template(tokenizer: PreTrainedTokenizerBase, settings: TokenSettin
     return template
 
 
-class Prepared:
-    """Tokenised rows of a pool, and where their responses are, found once and kept.
+class PreparedDataset:
+    """Tokenized rows of a pool, with a cache of the positions of their responses.
 
     Args:
-        data: as `prepare` or the trainer made it, with `pool_row` and the text columns still there.
+        data: Dataset as returned by `prepare_dataset` or prepared by the trainer, with `pool_row` and the text
+            columns.
+        tokenizer: Tokenizer of the rows.
+        settings: Settings with which the rows were tokenized.
+
+    Attributes:
+        rows: Pool row number of each row, int64.
+        conversational: Whether the rows are lists of messages.
     """
 
     def __init__(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings):
@@ -116,27 +136,34 @@ class Prepared:
         self.tokenizer = tokenizer
         self.settings = settings
         self.rows = np.asarray(data.with_format("numpy")[POOL_ROW][:], dtype=np.int64)
-        """The pool row number of each, int64."""
         self.conversational = is_conversational(data)
-        self._marked: dict[bool, Dataset] = {}
+        self._with_spans: dict[bool, Dataset] = {}
 
-    def marked(self, end_token: bool) -> Dataset:
-        """`pool_row`, `input_ids` and `spans` of each row; see `mark_responses`."""
-        if end_token not in self._marked:
-            self._marked[end_token] = mark_responses(self.data, self.tokenizer, self.settings, end_token)
-        return self._marked[end_token]
+    def with_spans(self, end_token: bool) -> Dataset:
+        """Return `pool_row`, `input_ids`, `spans` and `reason` of each row; see `add_response_spans`.
+
+        Args:
+            end_token: Whether the spans include the tokens that end a response.
+        """
+        if end_token not in self._with_spans:
+            self._with_spans[end_token] = add_response_spans(self.data, self.tokenizer, self.settings, end_token)
+        return self._with_spans[end_token]
 
 
-def mark_responses(
+def add_response_spans(
     prepared: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, end_token: bool = True
 ) -> Dataset:
-    """Add `spans`: where the response tokens of each prepared row are, flattened (start, stop, start, stop, ...).
-
-    A row without one has a `reason`: its response was cut away, or cannot be told from the rest.
+    """Add the positions of the response tokens of each row.
 
     Args:
-        prepared: as `prepare` or the trainer made it, with the text columns still there.
-        end_token: keep the tokens that end a response (EOS, end of turn), which training sees too.
+        prepared: Dataset as returned by `prepare_dataset` or prepared by the trainer, with the text columns.
+        tokenizer: Tokenizer of the rows.
+        settings: Settings with which the rows were tokenized.
+        end_token: Whether to include the tokens that end a response (EOS, end of turn), which are trained on too.
+
+    Returns:
+        Dataset with `pool_row`, `input_ids`, `spans`, flattened as (start, stop, start, stop, ...), and `reason`. A
+        row without spans has a reason: its response was truncated, or cannot be located.
     """
     from datasets import Features, List, Value
 
@@ -147,17 +174,17 @@ def mark_responses(
             "settings": settings.resolve(prepared.column_names),
             "template": _training_template(tokenizer, settings),
             "special": None if end_token else _special_ids(tokenizer),
-            "version": _MARK_VERSION,
+            "version": _SPANS_VERSION,
         },
         remove_columns=[name for name in prepared.column_names if name not in (POOL_ROW, "input_ids")],
-        features=Features(  # given, since the first thousand rows may all be without a span
+        features=Features(  # explicit, since the first thousand rows may all have no spans
             {
                 **{name: prepared.features[name] for name in (POOL_ROW, "input_ids")},
                 "spans": List(Value("int32")),
                 "reason": Value("string"),
             }
         ),
-        desc="Finding the responses",
+        desc="Locating the responses",
     )
 
 
@@ -172,26 +199,26 @@ def _spans_of(
     ids = row["input_ids"]
     full, spans = _response_spans(row, tokenizer, settings, template)
     shift = len(full) - len(ids) if settings.truncation_mode == "keep_end" else 0
-    if spans is None or full[shift : shift + len(ids)] != ids:  # or rendered otherwise than the trainer did
+    if spans is None or full[shift : shift + len(ids)] != ids:  # the trainer rendered the row differently
         return {"spans": [], "reason": "response_not_found"}
     spans = _after_truncation(spans, shift, len(ids))
     if not spans:
         return {"spans": [], "reason": "prompt_fills_window"}
     if special is not None:
         spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
-    scored = [(start, stop) for start, stop in spans if stop > max(start, 1)]  # nothing stands before the first token
-    edges = [edge for span in scored for edge in span]
-    return {"spans": edges, "reason": "" if edges else "no_response_token"}
+    # The first token of a sequence has no context and is not scored.
+    flat = [position for start, stop in spans if stop > max(start, 1) for position in (start, stop)]
+    return {"spans": flat, "reason": "" if flat else "no_response_token"}
 
 
 def _response_spans(
     row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, template: str | None
 ) -> tuple[list[int], list[tuple[int, int]] | None]:
-    """All tokens of the row before truncation, and where the responses are; of a lone completion, the labels say."""
+    """Return the tokens of the row before truncation, and its response spans, from the labels if possible."""
     ids, labels = row["input_ids"], row["labels"]
     several = isinstance(row.get("completion"), list) and len(row["completion"]) > 1
     if "completion" in row and settings.completion_only_loss and not settings.assistant_only_loss and not several:
-        start = next((at for at, label in enumerate(labels) if label != -100), len(ids))
+        start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
         return ids, [(start, len(ids))]
     if "messages" in row or isinstance(row.get("prompt"), list):
         conversation = Conversation(tokenizer, row, template)
@@ -200,34 +227,41 @@ def _response_spans(
     return full, [(common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
 
 
-def _after_truncation(spans: list[tuple[int, int]], shift: int, kept: int) -> list[tuple[int, int]]:
-    clipped = [(max(start - shift, 0), min(stop - shift, kept)) for start, stop in spans]
+def _after_truncation(spans: list[tuple[int, int]], shift: int, length: int) -> list[tuple[int, int]]:
+    clipped = [(max(start - shift, 0), min(stop - shift, length)) for start, stop in spans]
     return [(start, stop) for start, stop in clipped if stop > start]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return sorted(added | set(tokenizer.all_special_ids))
+    added_ids = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(added_ids | set(tokenizer.all_special_ids))
 
 
 def _without_end(ids: list[int], start: int, stop: int, special: list[int], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Stop before the last special token, if nothing but white space follows it."""
-    for at in range(stop - 1, max(start, stop - 4) - 1, -1):
-        if ids[at] in special:
-            return at
-        if tokenizer.decode(ids[at : at + 1]).strip():
+    """Return the position of the last special token, if only white space follows it; otherwise `stop`."""
+    for index in range(stop - 1, max(start, stop - 4) - 1, -1):
+        if ids[index] in special:
+            return index
+        if tokenizer.decode(ids[index : index + 1]).strip():
             return stop
     return stop
 
 
 def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorContext) -> np.ndarray:
-    """The tokens that stand before a response when it is scored without its instruction, int64.
+    """Return the token ids before a response when it is scored without its instruction.
 
-    `"generation-prompt"`: BOS (else EOS), then what the chat template puts before an answer. `"bos"`: BOS (else EOS).
-    `"none"`: nothing, so that the first response token is scored in neither term.
+    Args:
+        tokenizer: Tokenizer of the model that scores.
+        chat: Whether the rows are conversational.
+        context: `"generation-prompt"` is BOS (or EOS if there is none) and the generation prompt of the chat template;
+            `"bos"` is BOS (or EOS) alone; `"none"` is no token, so that the first response token is not scored, with
+            or without the instruction.
+
+    Returns:
+        Token ids, int64.
 
     Raises:
-        ScoreError: the tokenizer has neither BOS nor EOS, or its template has no fixed generation prompt.
+        ScoreError: The tokenizer has neither BOS nor EOS, or its chat template has no fixed generation prompt.
     """
     if context == "none":
         return np.empty(0, dtype=np.int64)
@@ -235,7 +269,7 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
     if first is None:
         raise ScoreError(
             f"The tokenizer of {tokenizer.name_or_path!r} has neither a BOS nor an EOS token to put before the "
-            "response. Pass prior_context='none' to leave its first token out of both terms."
+            "response. Pass prior_context='none' to exclude the first token of the response from both terms."
         )
     if context == "bos" or not chat:
         return np.array([first], dtype=np.int64)
@@ -243,14 +277,14 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
     if len(prompts) > 1:
         raise ScoreError(
             f"The chat template of {tokenizer.name_or_path!r} renders a question differently with a generation "
-            "prompt, so that the prompt cannot be told from it. Pass prior_context='bos'."
+            "prompt, so that the generation prompt cannot be determined. Pass prior_context='bos'."
         )
     return np.array([first, *prompts.pop()], dtype=np.int64)
 
 
 def _generation_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> tuple[int, ...]:
-    """What the chat template puts behind a question for the model to answer."""
+    """Return the generation prompt that the chat template adds after a question."""
     messages = [{"role": "user", "content": question}]
-    alone = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
-    asked = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
-    return tuple(asked["input_ids"][common_prefix(alone, asked["input_ids"]) :])
+    without_prompt = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)["input_ids"]
+    with_prompt = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, add_generation_prompt=True)
+    return tuple(with_prompt["input_ids"][common_prefix(without_prompt, with_prompt["input_ids"]) :])

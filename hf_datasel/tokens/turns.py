@@ -1,4 +1,4 @@
-"""Where in a rendered conversation the assistant's turns are."""
+"""Positions of the assistant turns in a rendered conversation."""
 
 from __future__ import annotations
 
@@ -14,22 +14,26 @@ Span = tuple[int, int]
 
 
 def common_prefix(ids: list[int], others: list[int]) -> int:
-    """Number of leading tokens that the two have in common."""
+    """Return the number of leading tokens that two sequences have in common."""
     length = 0
-    for one, other in zip(ids, others, strict=False):
-        if one != other:
+    for first, second in zip(ids, others, strict=False):
+        if first != second:
             break
         length += 1
     return length
 
 
 class Conversation:
-    """A row of messages as a chat template renders it.
+    """A conversation as a chat template renders it.
 
     Args:
-        row: with `messages`, or conversational `prompt` and `completion`, and `tools` and `chat_template_kwargs`
-            where the dataset has them.
-        template: instead of the tokenizer's own.
+        tokenizer: Tokenizer with a chat template.
+        row: Row with `messages`, or conversational `prompt` and `completion`, and optionally `tools` and
+            `chat_template_kwargs`.
+        template: Chat template to use instead of the tokenizer's own.
+
+    Attributes:
+        ids: Token ids of the rendered conversation.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], template: str | None):
@@ -48,46 +52,53 @@ class Conversation:
         return list(rendered["input_ids"])
 
     def spans(self) -> list[Span] | None:
-        """Start and stop of each response with the tokens that end it; None where the template does not let one tell.
+        """Return start and stop of each response, including the tokens that end it.
 
-        A response starts behind the generation prompt. It ends where the conversation up to it ends, unless the
-        template shows a turn differently once others follow (reasoning models drop earlier thoughts, for example).
+        A response starts after the generation prompt. It ends where the conversation up to this turn ends, unless the
+        template renders a turn differently once others follow (for example, reasoning models drop earlier thoughts).
+
+        Returns:
+            One (start, stop) per response, or None if the responses cannot be located in the rendered conversation.
         """
-        found = []
-        for at in range(self.context, len(self.messages)):
-            if self.messages[at]["role"] != "assistant":
+        spans = []
+        for index in range(self.context, len(self.messages)):
+            if self.messages[index]["role"] != "assistant":
                 continue
-            prompt = self._render(self.messages[:at], prompt=True)
+            prompt = self._render(self.messages[:index], prompt=True)
             start = common_prefix(prompt, self.ids)
-            if start < len(prompt) and start < len(self._render(self.messages[:at])):
-                return None  # what comes before the turn is shown differently here
-            stop = self._stop(at)
+            if start < len(prompt) and start < len(self._render(self.messages[:index])):
+                return None  # the template renders the earlier turns differently here
+            stop = self._stop(index)
             if stop is None or stop < start:
                 return None
-            found.append((start, stop))
-        return found
+            spans.append((start, stop))
+        return spans
 
-    def _stop(self, at: int) -> int | None:
-        if at == len(self.messages) - 1:
+    def _stop(self, index: int) -> int | None:
+        if index == len(self.messages) - 1:
             return len(self.ids)
-        upto = self._render(self.messages[: at + 1])
-        if upto == self.ids[: len(upto)]:
-            return len(upto)
-        content = self._content_stop(self.messages, at, self.ids)
-        last = max(each for each, message in enumerate(self.messages) if message["role"] == "assistant")
-        ended = self._content_stop(self.messages, last, self.ids)
-        if content is None or ended is None:
+        ids_to_turn = self._render(self.messages[: index + 1])
+        if ids_to_turn == self.ids[: len(ids_to_turn)]:
+            return len(ids_to_turn)
+        content_stop = self._content_stop(self.messages, index, self.ids)
+        last = max(position for position, message in enumerate(self.messages) if message["role"] == "assistant")
+        last_content_stop = self._content_stop(self.messages, last, self.ids)
+        if content_stop is None or last_content_stop is None:
             return None
-        end = self.ids[ended:]  # what the template puts behind the last response, the end of the text perhaps included
-        shared = common_prefix(end, self.ids[content:])
-        return content + shared if shared or not end else None
+        ending = self.ids[last_content_stop:]  # the tokens after the last response, possibly including EOS
+        num_shared = common_prefix(ending, self.ids[content_stop:])
+        return content_stop + num_shared if num_shared or not ending else None
 
-    def _content_stop(self, messages: list[dict[str, Any]], at: int, ids: list[int]) -> int | None:
-        """Where the text of a turn ends: two other texts in its place differ up to there, and agree behind it."""
-        one, other = (
-            self._render([*messages[:at], {**messages[at], "content": text}, *messages[at + 1 :]]) for text in "AB"
+    def _content_stop(self, messages: list[dict[str, Any]], index: int, ids: list[int]) -> int | None:
+        """Return where the text of a turn ends, by comparing renderings with two other texts.
+
+        The two renderings differ up to the end of the text and are equal after it.
+        """
+        first, second = (
+            self._render([*messages[:index], {**messages[index], "content": text}, *messages[index + 1 :]])
+            for text in "AB"
         )
-        behind = common_prefix(one[::-1], other[::-1])
-        return (
-            len(ids) - behind if behind <= len(ids) and ids[len(ids) - behind :] == one[len(one) - behind :] else None
-        )
+        num_after = common_prefix(first[::-1], second[::-1])
+        if num_after > len(ids) or ids[len(ids) - num_after :] != first[len(first) - num_after :]:
+            return None
+        return len(ids) - num_after

@@ -1,4 +1,4 @@
-"""Training on rows that are selected while the model trains."""
+"""`SFTTrainer` that selects its training rows with the model being trained."""
 
 from __future__ import annotations
 

@@ -1,117 +1,180 @@
-"""`SFTConfig`, and how rows are selected."""
+"""`SFTConfig` with the settings of the selection."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.selection import wanted_rows
+from hf_datasel.selection import resolve_size
 
-__all__ = ["SelectiveSFTConfig", "default_of"]
+__all__ = ["SelectiveSFTConfig", "data_seed", "without_secrets"]
 
 _STRATEGIES = ("epoch", "steps", "no")
 _DTYPES = (None, "bfloat16", "float16")
 _REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-_SECRET = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
-"""Fields, and arguments of `from_pretrained`, that no file may hold."""
+_SECRETS = ("hub_token", "push_to_hub_token", "token", "use_auth_token")
+"""Fields, and arguments of `from_pretrained`, that are never written to a file."""
 
 
 @dataclass
 class SelectiveSFTConfig(SFTConfig):
-    """`trl.SFTConfig` with the fields of a selection. All fields of `SFTConfig` keep their meaning.
+    r"""Configuration class for the [`SelectiveSFTTrainer`].
+
+    This class includes only the parameters that are specific to the selection of training rows. All parameters of
+    [`~trl.SFTConfig`] and [`~transformers.TrainingArguments`] keep their meaning and their defaults.
+
+    Using [`~transformers.HfArgumentParser`] we can turn this class into
+    [argparse](https://docs.python.org/3/library/argparse#module-argparse) arguments that can be specified on the
+    command line.
 
     Parameters:
-        selector: name of a selector (`hf-datasel list` shows them).
-        selector_kwargs: its settings, such as `{"decay": 0.0}`.
-        selection_size: rows trained on per round; or
-        selection_ratio: share of all rows, rounded down. Without either, 0.05.
-        selection_schedule: rows of each round, where they differ.
-        reselection_strategy: `"epoch"` chooses again before every epoch, if that is how the selector works (IterIT;
-            most others choose once, and some in rounds of their own); `"steps"` every `reselection_steps`; `"no"`
-            chooses once.
-        reselection_steps: optimizer updates of a round with `"steps"`. The run is as long as it is without: of
-            `num_train_epochs` passes over as many rows as a round has, or of `max_steps`. A round longer than a pass
-            over its rows repeats them; of a shorter one, some rows are not trained on. An epoch, in the log and where
-            something happens every epoch, then is a pass over the rows of a round, or the part of it that is trained.
-        scoring_tokens_per_batch: upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else
-            16,384.
-        scoring_dtype: compute scores under autocast in `"bfloat16"` or `"float16"`; by default in the weights' own
-            dtype, which is the more exact of the two.
-        reuse_training_loss: an approximation: a row that was trained on in the round before is not run through the
-            model again for `Loss` and the conditional half of `IFD`. Its loss is that of the training step that saw it
-            last: by the weights before that step's update, with dropout and all other noise of training, in
-            training's precision. A prior is always computed. The selections record how many rows that was, under
-            `reused_training_loss`, and it is logged as `selection_rows_reused`.
-        push_selection: publish the selections of all rounds as a dataset when the trained model is pushed. Pushes of
-            checkpoints on the way leave them out.
-        selection_repo_id: of that dataset; by default the model's, with `-selection` at the end.
+        > Parameters that control which rows are selected
+
+        selector (`str`, *optional*, defaults to `"iterit"`):
+            Name of the selector. `hf-datasel list` prints all names.
+        selector_kwargs (`dict[str, Any]`, *optional*):
+            Settings of the selector, for example `{"decay": 0.0}`.
+        selection_size (`int`, *optional*):
+            Number of rows to train on per round. Cannot be combined with `selection_ratio`.
+        selection_ratio (`float`, *optional*):
+            Share of all rows to train on per round, rounded down to a number of rows. If neither `selection_size` nor
+            `selection_ratio` is set, it is 0.05.
+        selection_schedule (`list[int]`, *optional*):
+            Number of rows of each round, if the rounds differ in size. Replaces `selection_size` and
+            `selection_ratio`.
+
+        > Parameters that control when rows are selected
+
+        reselection_strategy (`str`, *optional*, defaults to `"epoch"`):
+            When rows are selected again with the current model. Possible values are:
+
+            - `"epoch"`: before every epoch, for selectors that use the current model, such as `IterIT`. Most other
+              selectors select once, and some define their own rounds.
+            - `"steps"`: every `reselection_steps` updates.
+            - `"no"`: never. Rows are selected once, before training.
+
+        reselection_steps (`int`, *optional*):
+            Number of optimizer updates between two selections if `reselection_strategy="steps"`. The length of the run
+            does not change: `num_train_epochs` passes over as many rows as a round has, or `max_steps` updates. If a
+            round is longer than one pass over its rows, the rows are repeated; if it is shorter, some rows are not
+            trained on. In the logs and for everything that happens once per epoch, an epoch is one pass over the rows
+            of a round, or the part of the pass that is trained on.
+
+        > Parameters that control scoring
+
+        scoring_tokens_per_batch (`int`, *optional*):
+            Maximum number of tokens in a scoring batch, with padding. If not set, it is 1,024 on a CPU and 16,384
+            on other devices.
+        scoring_dtype (`str`, *optional*):
+            Compute scores under autocast in `"bfloat16"` or `"float16"`. If not set, scores are computed in the dtype
+            of the weights, which is more exact.
+        reuse_training_loss (`bool`, *optional*, defaults to `False`):
+            Whether to reuse the losses of training steps as scores, which saves forward passes but is an
+            approximation. For rows of the previous round, `Loss` and the conditional loss of `IFD` are then taken from
+            the last training step that contained the row: with the weights before the update of that step, with
+            dropout and other randomness of training, and in the precision of training. The loss of the response
+            without its prompt is always computed. The number of these rows is logged as `selection_rows_reused` and
+            saved in the selections as `reused_training_loss`.
+
+        > Parameters that control pushing to the Hub
+
+        push_selection (`bool`, *optional*, defaults to `False`):
+            Whether to publish the selections of all rounds as a dataset when the trained model is pushed. Pushes of
+            checkpoints during training do not include them.
+        selection_repo_id (`str`, *optional*):
+            Repository of that dataset. If not set, it is the repository id of the model with `-selection` appended.
 
     Raises:
-        ConfigError: a field has a value or a type that it cannot have.
+        ConfigError: A field has an invalid value or type.
     """
 
     _is_public = False
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs"]  # noqa: RUF012 (TRL's own declaration)
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs"]  # noqa: RUF012 (declared so by TRL)
 
-    selector: str = field(default="iterit", metadata={"help": "Name of a selector; `hf-datasel list` shows them."})
-    selector_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Settings of the selector, for example {"decay": 0.0}.'}
+    # Parameters that control which rows are selected
+    selector: str = field(
+        default="iterit",
+        metadata={"help": "Name of the selector; `hf-datasel list` prints all names."},
     )
-    selection_size: int | None = field(default=None, metadata={"help": "Rows trained on per round."})
+    selector_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Settings of the selector, for example {"decay": 0.0}.'},
+    )
+    selection_size: int | None = field(
+        default=None,
+        metadata={"help": "Number of rows to train on per round."},
+    )
     selection_ratio: float | None = field(
-        default=None, metadata={"help": "Share of all rows trained on per round; 0.05 without selection_size."}
+        default=None,
+        metadata={"help": "Share of all rows to train on per round; 0.05 if selection_size is not set either."},
     )
     selection_schedule: list[int] | None = field(
-        default=None, metadata={"help": "Rows of each round, where they differ."}
+        default=None,
+        metadata={"help": "Number of rows of each round, if the rounds differ in size."},
     )
+
+    # Parameters that control when rows are selected
     reselection_strategy: str = field(
         default="epoch",
         metadata={
-            "help": "'epoch': choose again every epoch, if the selector does so (IterIT); 'steps': every "
-            "reselection_steps; 'no': choose once.",
+            "help": "When rows are selected again with the current model: 'epoch' (before every epoch, for "
+            "selectors that use the current model, such as IterIT), 'steps' (every reselection_steps updates) or "
+            "'no'.",
             "choices": list(_STRATEGIES),
         },
     )
     reselection_steps: int | None = field(
-        default=None, metadata={"help": "Optimizer updates of a round with reselection_strategy 'steps'."}
+        default=None,
+        metadata={"help": "Optimizer updates between two selections if reselection_strategy is 'steps'."},
     )
+
+    # Parameters that control scoring
     scoring_tokens_per_batch: int | None = field(
         default=None,
         metadata={
-            "help": "Upper bound on the padded tokens of a scoring batch; by default 1,024 on a CPU, else 16,384."
+            "help": "Maximum number of tokens in a scoring batch, with padding; by default 1,024 on a CPU and 16,384 "
+            "on other devices."
         },
     )
     scoring_dtype: str | None = field(
         default=None,
-        metadata={"help": "Score under autocast in 'bfloat16' or 'float16'; by default in the weights' own dtype."},
+        metadata={
+            "help": "Compute scores under autocast in 'bfloat16' or 'float16'; by default in the dtype of the weights."
+        },
     )
     reuse_training_loss: bool = field(
         default=False,
         metadata={
-            "help": "An approximation that saves forward passes: score rows of the round before by the loss that they "
-            "had when they were trained on, with dropout and the weights of that step."
+            "help": "Reuse the losses of training steps as scores of the rows of the previous round. This saves "
+            "forward passes, but is an approximation: they are computed with dropout and with the weights of that "
+            "step."
         },
     )
+
+    # Parameters that control pushing to the Hub
     push_selection: bool = field(
         default=False,
         metadata={"help": "Publish the selections of all rounds as a dataset when the model is pushed."},
     )
     selection_repo_id: str | None = field(
         default=None,
-        metadata={"help": "Where they are published; by default the model's repo id with '-selection' at the end."},
+        metadata={
+            "help": "Repository of the published selections; by default that of the model with '-selection' appended."
+        },
     )
 
     def __post_init__(self) -> None:
-        self._given = self._values()
+        self._user_values = self._values()
         super().__post_init__()
-        self.settle()
-        wanted_rows(1, self.selection_size, self.selection_ratio, ("selection_size", "selection_ratio"))
+        self.mark_derived()
+        resolve_size(1, self.selection_size, self.selection_ratio, ("selection_size", "selection_ratio"))
         if self.selection_schedule is not None:
             self._check_schedule(self.selection_schedule)
         if self.reselection_strategy not in _STRATEGIES:
@@ -129,26 +192,34 @@ class SelectiveSFTConfig(SFTConfig):
         if repo_id is not None and not (isinstance(repo_id, str) and _REPO_ID.fullmatch(repo_id)):
             raise ConfigError(f"selection_repo_id={repo_id!r} has to be 'name' or 'namespace/name'.")
 
-    def given(self) -> dict[str, Any]:
-        """Values of the fields as they were passed, or assigned later: without what TRL and transformers made of them.
+    def user_values(self) -> dict[str, Any]:
+        """Return the values of the fields as the user passed or later assigned them, without secrets.
 
-        Secrets are left out.
+        Values that TRL and transformers derive from them in `__post_init__` are not included.
         """
-        settled = self._settled
+        derived = self._derived_values
         return {
-            name: self._given[name] if value is settled[name] or value == settled[name] else value
+            name: self._user_values[name] if value is derived[name] or value == derived[name] else value
             for name, value in self._values().items()
         }
 
-    def settle(self, given: dict[str, Any] | None = None) -> None:
-        """Take the values as they are now for what was made of those given, by default of those passed."""
-        if given is not None:
-            self._given = given
-        self._settled = self._values()
+    def mark_derived(self, user_values: dict[str, Any] | None = None) -> None:
+        """Record that the current values were derived from those of the user.
+
+        Args:
+            user_values: Values of the user; None: those recorded before.
+        """
+        if user_values is not None:
+            self._user_values = user_values
+        self._derived_values = self._values()
 
     @contextmanager
-    def without_secrets(self) -> Iterator[None]:
-        """In the meantime pickles of it, such as training_args.bin, hold no token. It keeps its own, to push with."""
+    def hidden_secrets(self) -> Iterator[None]:
+        """Exclude tokens from pickles such as training_args.bin inside the context.
+
+        Yields:
+            None. The config itself keeps its tokens, to push with.
+        """
         before, self._is_public = self._is_public, True
         try:
             yield
@@ -157,53 +228,56 @@ class SelectiveSFTConfig(SFTConfig):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
-        if not state.pop("_is_public", False):  # a copy made to work with
+        if not state.pop("_is_public", False):  # a copy for use in this process
             return state
-        read = {name: each for name, each in self._settled.items() if isinstance(each, dict)}
-        as_json = [name for name in read if isinstance(self._given[name], str)]
-        state["_given"] = self._given | {name: read[name] for name in as_json}
-        return {name: None if name in _SECRET else public(value) for name, value in state.items()}
+        parsed = {name: value for name, value in self._derived_values.items() if isinstance(value, dict)}
+        as_json = [name for name in parsed if isinstance(self._user_values[name], str)]
+        state["_user_values"] = self._user_values | {name: parsed[name] for name in as_json}
+        return {name: None if name in _SECRETS else without_secrets(value) for name, value in state.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """As `SFTConfig.to_dict`, for logs and trackers; it hides the tokens in `model_init_kwargs` too."""
-        return {name: public(value) for name, value in super().to_dict().items()}
+        """Return the fields as `SFTConfig.to_dict` does, without the tokens in `model_init_kwargs`."""
+        return {name: without_secrets(value) for name, value in super().to_dict().items()}
 
     def _values(self) -> dict[str, Any]:
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _SECRET}
+        names = [setting.name for setting in dataclasses.fields(self) if setting.name not in _SECRETS]
+        return {name: getattr(self, name) for name in names}
 
     def _check_steps(self) -> None:
-        steps, wanted = self.reselection_steps, self.reselection_strategy == "steps"
-        if wanted and (type(steps) is not int or steps < 1):
+        steps, by_steps = self.reselection_steps, self.reselection_strategy == "steps"
+        if by_steps and (type(steps) is not int or steps < 1):
             raise ConfigError(
-                f"reselection_strategy='steps' needs reselection_steps, an int above 0, and it is {steps!r}."
+                f"reselection_strategy='steps' needs reselection_steps, an int above 0, but it is {steps!r}."
             )
-        if steps is not None and not wanted:
+        if steps is not None and not by_steps:
             raise ConfigError(
-                f"reselection_steps={steps!r} needs reselection_strategy='steps', and it is "
+                f"reselection_steps={steps!r} needs reselection_strategy='steps', but it is "
                 f"{self.reselection_strategy!r}."
             )
 
     def _check_schedule(self, schedule: list[int]) -> None:
         if self.selection_size is not None or self.selection_ratio is not None:
-            raise ConfigError("selection_schedule gives the rows of every round: leave selection_size and _ratio out.")
+            raise ConfigError(
+                "selection_schedule sets the number of rows of every round. Remove selection_size and selection_ratio."
+            )
         if not (isinstance(schedule, list) and schedule and all(type(size) is int and size > 0 for size in schedule)):
             raise ConfigError(
-                f"selection_schedule={schedule!r} has to be a list of row numbers above 0, one for each round."
+                f"selection_schedule={schedule!r} has to be a list of numbers of rows above 0, one for each round."
             )
-        for name, given in (("max_steps", self.max_steps > 0), ("reselection_steps", self.reselection_steps)):
-            if given:
-                raise ConfigError(f"selection_schedule says how many rounds there are: leave {name} out.")
+        for name, is_set in (("max_steps", self.max_steps > 0), ("reselection_steps", self.reselection_steps)):
+            if is_set:
+                raise ConfigError(f"selection_schedule sets the number of rounds. Remove {name}.")
 
 
-def public(value: Any) -> Any:
-    """A value of plain dicts and lists, with None for each secret in it."""
+def data_seed(config: SelectiveSFTConfig) -> int:
+    """Return the random seed of the order of rows, which is `seed` if `data_seed` is not set."""
+    return int(config.seed if config.data_seed is None else config.data_seed)
+
+
+def without_secrets(value: Any) -> Any:
+    """Return a value of plain dicts and lists with None in place of each secret."""
     if isinstance(value, dict):
-        return {key: None if key in _SECRET else public(each) for key, each in value.items()}
+        return {key: None if key in _SECRETS else without_secrets(inner) for key, inner in value.items()}
     if type(value) in (list, tuple):
-        return type(value)(public(each) for each in value)
+        return type(value)(without_secrets(inner) for inner in value)
     return value
-
-
-def default_of(each: Field[Any]) -> Any:
-    """What a field of a dataclass is where nothing is given; `MISSING` where something has to be."""
-    return each.default if each.default_factory is MISSING else each.default_factory()

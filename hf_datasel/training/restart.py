@@ -1,4 +1,4 @@
-"""Beginning again from the base model: its weights, kept on disk, and a fresh optimizer."""
+"""Restarts from the base model: its weights, stored on disk, and the initial state of the optimizer."""
 
 from __future__ import annotations
 
@@ -15,92 +15,115 @@ from safetensors.torch import load_file, save_file
 
 from hf_datasel.errors import ResumeError
 
-__all__ = ["Base", "FreshOptimizer", "trainable"]
+__all__ = ["BaseWeights", "OptimizerSnapshot"]
 
-_FOLDER = "_base_weights"  # what begins with "_" is not pushed with the model
+_FOLDER = "_base_weights"  # folders that begin with "_" are not pushed with the model
 _DIGEST = "sha256"
 _BYTES_PER_FILE = 2 << 30
 
 
 @dataclass(frozen=True)
-class Base:
-    """The weights that training changes, as they were before the first update.
+class BaseWeights:
+    """The trainable weights of a run as they were before its first update, in a folder of `output_dir`.
 
-    Attributes:
-        output_dir: of the run, which keeps them in a folder of its own.
+    Args:
+        output_dir: Output folder of the run.
     """
 
     output_dir: str
 
     @property
     def folder(self) -> Path:
-        """Where they are."""
+        """Folder of the weights."""
         return Path(self.output_dir) / _FOLDER
 
     @property
     def digest(self) -> str | None:
-        """Of the names and the weights; None where none are kept."""
+        """SHA-256 of the names and the weights; None if none are stored."""
         path = self.folder / _DIGEST
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def save(self, model: torch.nn.Module) -> None:
-        """Keep the trainable weights; those of an earlier run in the same place go."""
+        """Store the trainable weights of a model in place of those of an earlier run."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
-        part: dict[str, torch.Tensor] = {}
+        shard: dict[str, torch.Tensor] = {}
         size, digest = 0, hashlib.sha256()
-        for name, weight in trainable(model).items():
-            kept = weight.detach().cpu().contiguous()
+        for name, weight in _trainable(model).items():
+            tensor = weight.detach().cpu().contiguous()
             digest.update(name.encode())
-            digest.update(kept.flatten().view(torch.uint8).numpy().data)
+            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
             if size and size + weight.nbytes > _BYTES_PER_FILE:
-                self._write(part)
-                part, size = {}, 0
-            part[name] = kept
+                self._write(shard)
+                shard, size = {}, 0
+            shard[name] = tensor
             size += weight.nbytes
-        self._write(part)
+        self._write(shard)
         (self.folder / _DIGEST).write_text(digest.hexdigest(), encoding="utf-8")
 
-    def _write(self, part: dict[str, torch.Tensor]) -> None:
-        save_file(part, self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors")
+    def _write(self, shard: dict[str, torch.Tensor]) -> None:
+        save_file(shard, self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors")
 
     @classmethod
-    def beside(cls, checkpoint: str | os.PathLike[str], digest: str | None) -> Base:
-        """Those of the run that a checkpoint belongs to.
+    def of_checkpoint(cls, checkpoint: str | os.PathLike[str], digest: str | None) -> BaseWeights:
+        """Return the base weights of the run that a checkpoint belongs to.
 
         Args:
-            checkpoint: its folder.
-            digest: that the checkpoint says they have.
+            checkpoint: Folder of the checkpoint.
+            digest: Digest of the weights that the checkpoint recorded.
 
         Raises:
-            ResumeError: they are gone, or another run has put its own in their place.
+            ResumeError: The weights no longer exist, or another run has replaced them.
         """
-        theirs = cls(str(Path(checkpoint).parent))
-        if theirs.digest is None:
+        weights = cls(str(Path(checkpoint).parent))
+        if weights.digest is None:
             raise ResumeError(
-                f"{str(theirs.folder)!r} is gone: it holds the weights that later rounds begin from. Put it back "
+                f"{str(weights.folder)!r} no longer exists, but later rounds begin from the weights in it. Restore it "
                 "beside the checkpoint, or start without resume_from_checkpoint."
             )
-        if theirs.digest != digest:
+        if weights.digest != digest:
             raise ResumeError(
-                f"{str(theirs.folder)!r} holds the weights that later rounds of another run begin from, and no longer "
-                f"those of the run of {str(checkpoint)!r}. Start without resume_from_checkpoint."
+                f"{str(weights.folder)!r} holds the base weights of another run, which replaced those of the run of "
+                f"{str(checkpoint)!r}. Start without resume_from_checkpoint."
             )
-        return theirs
+        return weights
 
-    def take_over(self, theirs: Base) -> None:
-        """Use those of another folder."""
-        if theirs.folder.resolve() != self.folder.resolve():
+    def copy_from(self, source: BaseWeights) -> None:
+        """Copy the weights of another folder into this one."""
+        if source.folder.resolve() != self.folder.resolve():
             shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.copytree(theirs.folder, self.folder)
+            shutil.copytree(source.folder, self.folder)
 
-    def restore(self, model: torch.nn.Module) -> None:
-        """Put the weights back into the model.
+    def store(
+        self, model: torch.nn.Module, accelerator: Any, should_save: bool, checkpoint: str | None, digest: str | None
+    ) -> None:
+        """Store the base weights of a run that begins or resumes. Every process has to call it.
+
+        Args:
+            model: The unwrapped model.
+            accelerator: Accelerator of the trainer.
+            should_save: Whether this process writes files.
+            checkpoint: Folder of the checkpoint that the run resumes from; None if it begins.
+            digest: Digest of the weights that the checkpoint recorded.
 
         Raises:
-            ResumeError: they are those of another model.
+            ResumeError: The weights of the checkpoint no longer exist.
         """
-        missing = trainable(model)
+        source = None if checkpoint is None else self.of_checkpoint(checkpoint, digest)
+        accelerator.wait_for_everyone()  # every process has read the digest that the main one may replace
+        if should_save and source is not None:
+            self.copy_from(source)
+        elif should_save:
+            self.save(model)
+        accelerator.wait_for_everyone()
+
+    def restore(self, model: torch.nn.Module) -> None:
+        """Load the weights into a model.
+
+        Raises:
+            ResumeError: They are the weights of another model.
+        """
+        missing = _trainable(model)
         for path in sorted(self.folder.glob("*.safetensors")):
             for name, stored in load_file(path).items():
                 weight = missing.pop(name, None)
@@ -113,32 +136,32 @@ class Base:
             )
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """The weights that training changes, by name."""
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
+def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Return the trainable weights by name."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-class FreshOptimizer:
-    """What an optimizer was before its first update.
+class OptimizerSnapshot:
+    """State of an optimizer before its first update, with the scheduler and the gradient scaler.
 
     Args:
-        optimizer: that has made none.
-        scheduler: of the user's own, which is as old; None: it has none yet.
-        scaler: of the gradients under fp16, which has scaled none; None: there is none.
+        optimizer: Optimizer that has made no update.
+        scheduler: Learning-rate scheduler that the user passed; None if the trainer creates one later.
+        scaler: Gradient scaler under fp16; None otherwise.
     """
 
     def __init__(self, optimizer: Any, scheduler: Any = None, scaler: Any = None):
-        self._kept = [
-            None if each is None else copy.deepcopy(each.state_dict()) for each in (optimizer, scheduler, scaler)
+        self._states = [
+            None if part is None else copy.deepcopy(part.state_dict()) for part in (optimizer, scheduler, scaler)
         ]
 
     @property
     def has_scheduler(self) -> bool:
         """Whether the scheduler is the user's own."""
-        return self._kept[1] is not None
+        return self._states[1] is not None
 
     def restore(self, optimizer: Any, scheduler: Any, scaler: Any) -> None:
-        """Make them that again, as far as they were given."""
-        for each, state in zip((optimizer, scheduler, scaler), self._kept, strict=True):
+        """Load the states into the optimizer, and into the scheduler and the scaler if there were any."""
+        for part, state in zip((optimizer, scheduler, scaler), self._states, strict=True):
             if state is not None:
-                each.load_state_dict(copy.deepcopy(state))
+                part.load_state_dict(copy.deepcopy(state))

@@ -1,4 +1,4 @@
-"""What a model whose weights are split over the processes of a run cannot do."""
+"""What cannot be done while the weights of the model are sharded over the processes."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import torch
 from accelerate.utils import DistributedType
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.scoring.base import Columns, ModelScore, Score
+from hf_datasel.spec import spec_name
 
-__all__ = ["check_restarts", "checked_compute", "how_split"]
+__all__ = ["check_restarts", "sharding_name", "with_sharding_check"]
 
 _ZERO_3 = "DeepSpeed ZeRO stage 3"
 
 Compute = Callable[[Score, np.ndarray | None], Columns]
 
 
-def how_split(accelerator: Any, model: Any) -> str | None:
-    """By what the weights of a model are split over the processes; None where every process has all of them.
+def sharding_name(accelerator: Any, model: Any) -> str | None:
+    """Name what shards the weights of a model over the processes; None if every process has all weights.
 
-    DDP and DeepSpeed ZeRO stages 1 and 2 leave the weights whole.
+    DDP and DeepSpeed ZeRO stages 1 and 2 do not shard the weights.
 
     Args:
-        accelerator: of the trainer.
-        model: being trained, wrapped or not.
+        accelerator: Accelerator of the trainer.
+        model: Model being trained, wrapped or not.
     """
     kind = accelerator.distributed_type
     if kind == DistributedType.FSDP:
@@ -37,81 +38,84 @@ def how_split(accelerator: Any, model: Any) -> str | None:
     if kind == DistributedType.DEEPSPEED and accelerator.state.deepspeed_plugin.zero_stage == 3:
         return _ZERO_3
     axes = getattr(accelerator, "parallelism_config", None)
-    for name, said in (("tp", "tensor parallelism"), ("cp", "context parallelism"), ("sp", "sequence parallelism")):
-        if axes is not None and getattr(axes, f"{name}_enabled", False):
-            return said
-    return "tensor parallelism or a DistributedConfig" if _has_parts(model) else None
+    for axis, name in (("tp", "tensor parallelism"), ("cp", "context parallelism"), ("sp", "sequence parallelism")):
+        if axes is not None and getattr(axes, f"{axis}_enabled", False):
+            return name
+    return "tensor parallelism or a DistributedConfig" if _has_dtensors(model) else None
 
 
-def check_restarts(plan: Sequence[RoundPlan], accelerator: Any, model: Any, asker: str) -> None:
-    """Refuse rounds that begin again from the base model where its weights, or the optimizer's copy, are split.
+def check_restarts(plan: Sequence[RoundPlan], accelerator: Any, model: Any, selector: str) -> None:
+    """Raise if rounds restart from the base model while its weights, or the optimizer's copy of them, are sharded.
 
     Args:
-        plan: the rounds of the run.
-        accelerator: of the trainer.
-        model: being trained, wrapped or not.
-        asker: the selector, for the message.
+        plan: Rounds of the run.
+        accelerator: Accelerator of the trainer.
+        model: Model being trained, wrapped or not.
+        selector: Name of the selector, for the message.
 
     Raises:
-        ConfigError: says what to run instead.
+        ConfigError: Says how to run instead.
     """
-    if not any(each.restart for each in plan):
+    if not any(round_plan.restart for round_plan in plan):
         return
-    split = how_split(accelerator, model)
-    if split is None and accelerator.distributed_type == DistributedType.DEEPSPEED:
-        split = "DeepSpeed"  # its optimizer holds a copy of the weights, which would be put back over the base's
-    if split is not None:
+    sharding = sharding_name(accelerator, model)
+    if sharding is None and accelerator.distributed_type == DistributedType.DEEPSPEED:
+        sharding = "DeepSpeed"  # its optimizer has a copy of the weights, which would overwrite the base weights
+    if sharding is not None:
         raise ConfigError(
-            f"{asker} begins rounds again from the base model, which cannot be done under {split}. Train with DDP "
+            f"{selector} restarts rounds from the base model, which is not possible with {sharding}. Train with DDP "
             "(torchrun or accelerate launch without it) or in one process."
         )
 
 
-def checked_compute(compute: Compute, accelerator: Any, model: Any) -> Compute:
-    """`compute`, but with a refusal before any process runs a model that is split over the processes.
+def with_sharding_check(compute: Compute, accelerator: Any, model: Any) -> Compute:
+    """Return `compute`, changed to raise before a process runs a model that is sharded over the processes.
 
-    The processes score different rows, and so not equally often, while each forward pass of such a model needs all of
-    them: they would wait for each other for ever. Every process asks for the same scores, so that all refuse at once.
+    The processes score different numbers of batches, but every forward pass of a sharded model needs all of them, so
+    that they would wait for each other forever. Every process computes the same scores, so that all raise at once.
 
     Args:
-        compute: computes a score, for all rows or for some.
-        accelerator: of the trainer.
-        model: being trained, wrapped or not.
+        compute: Computes a score, for all rows or for some.
+        accelerator: Accelerator of the trainer.
+        model: Model being trained, wrapped or not.
 
     Returns:
-        The function to use; it raises `ConfigError` for a score that cannot be computed here.
+        The function to use. It raises `ConfigError` for a score that cannot be computed.
     """
-    split = how_split(accelerator, model)
-    if split is None:
+    sharding = sharding_name(accelerator, model)
+    if sharding is None:
         return compute
 
     def checked(score: Score, indices: np.ndarray | None) -> Columns:
-        if _runs_split_model(score, split):
+        if _runs_sharded_model(score, sharding):
             name = type(score).__name__
             raise ConfigError(
-                f"{name} cannot be computed while training under {split}: no process has all weights. Compute it once "
-                f"before, by hf-datasel score --scores {name.lower()}, and give the selector that column "
-                "(quality=... for most), or choose by hf-datasel select and train on what it wrote. Or train with DDP "
-                "or DeepSpeed ZeRO stage 1 or 2, which score with the model as it is."
+                f"{name} cannot be computed while training with {sharding}: no process has all weights. Train with "
+                "DDP or DeepSpeed ZeRO stage 1 or 2.",
+                hint=f"Or compute the score before training, with hf_datasel.score(dataset, {name}(...)), and pass "
+                "its column to the selector (quality=... for most); or train on the rows of hf_datasel.select(...).",
+                cli_hint=f"Or compute the score before training, with hf-datasel score --scores {spec_name(score)}, "
+                "and pass its column to the selector (quality for most); or train on the rows of hf-datasel select "
+                "--save_subset true.",
             )
         return compute(score, indices)
 
     return checked
 
 
-def _runs_split_model(score: Score, split: str) -> bool:
-    """Whether a score runs a model that is split.
+def _runs_sharded_model(score: Score, sharding: str) -> bool:
+    """Return whether a score runs a sharded model.
 
-    It is the live model in every case; under ZeRO stage 3 those loaded by name are split as well.
+    The model being trained always is; with ZeRO stage 3, models that are loaded by name are as well.
     """
     if not isinstance(score, ModelScore):
         return False
-    return split == _ZERO_3 or (score.needs_tokenizer and score.model is None)
+    return sharding == _ZERO_3 or (score.needs_tokenizer and score.model is None)
 
 
-def _has_parts(model: Any) -> bool:
+def _has_dtensors(model: Any) -> bool:
     if not torch.distributed.is_available():
         return False
     from torch.distributed.tensor import DTensor
 
-    return any(isinstance(each, DTensor) for each in model.parameters())
+    return any(isinstance(weight, DTensor) for weight in model.parameters())

@@ -1,59 +1,134 @@
-"""`SFTTrainer` that chooses its training rows with the model as it is at that moment."""
+"""`SFTTrainer` that selects its training rows with the model as it is at that moment."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import logging
-import math
+import os
 import time
-from dataclasses import replace
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+import transformers
+import trl
+from datasets import Dataset, IterableDataset
+from huggingface_hub import EvalResult
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from trl import SFTTrainer, pack_dataset
+from transformers.trainer_utils import PredictionOutput
+from trl import SFTTrainer
 
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.cards.push import check_push, push_selections
+from hf_datasel.cards.sections.training import training_facts
+from hf_datasel.errors import ConfigError, PublishError
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.run import check_budget
-from hf_datasel.rounds.selector import Selector
-from hf_datasel.scoring.eval_mode import preserved_rng
+from hf_datasel.scoring.eval_mode import preserve_rng_state
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import without_paths
-from hf_datasel.tokens import Prepared
-from hf_datasel.training.arguments import check_private_names, check_tokenizer, mixed_seed, prepared_arguments
-from hf_datasel.training.checkpoint_state import Memory, SelectionState, places_digest, saved_selections, tokens_digest
-from hf_datasel.training.checkpoints import KeepCheckpoints, cast_back, last_whole, set_epoch
-from hf_datasel.training.choosing import ChoosingSFTTrainer
-from hf_datasel.training.loss_cache import TrainingLosses
-from hf_datasel.training.planning import asked_for, planned_rounds, rows_per_round
-from hf_datasel.training.restart import Base, FreshOptimizer
-from hf_datasel.training.schedule import Schedule, following, updates_in, updates_of
+from hf_datasel.selection.provenance import origin, without_paths
+from hf_datasel.training.arguments import SelectorLike, check_processing_class, evaluation_rows, prepare_arguments
+from hf_datasel.training.checkpoint_state import (
+    CarriedState,
+    CheckpointCallback,
+    SelectionState,
+    last_complete_checkpoint,
+    load_selections,
+    remove_stale_files,
+    restore_dtypes,
+    run_identity,
+    save_selection,
+)
+from hf_datasel.training.config import SelectiveSFTConfig, data_seed
+from hf_datasel.training.loss_cache import LossCache
+from hf_datasel.training.model_card import card_results, evaluation_results, extend_card, training_data_section
+from hf_datasel.training.restart import BaseWeights, OptimizerSnapshot
+from hf_datasel.training.round_data import TokenizedPool, epoch_seed, release_dataloader, set_epoch
+from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
+from hf_datasel.training.run_config import run_settings
+from hf_datasel.training.schedule import (
+    Schedule,
+    build_schedule,
+    planned_rounds,
+    requested_by,
+    rows_per_round,
+    scale_lr_lambda,
+    updates_per_pass,
+)
 from hf_datasel.training.sharding import check_restarts
 
 __all__ = ["SelectiveSFTTrainer"]
 
 logger = logging.getLogger(__name__)
 
+PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
+    "_prepare_dataset": ("dataset", "processing_class", "args", "packing", "formatting_func", "dataset_name"),
+    "set_initial_training_values": ("args", "dataloader"),
+    "_init_training_state": (
+        "max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial",
+    ),
+    "_run_epoch": ("epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch"),
+    "create_scheduler": ("num_training_steps", "optimizer"),
+    "_get_train_sampler": ("train_dataset",),
+    "save_model": ("output_dir", "_internal_call"),
+    "_save": ("output_dir", "state_dict"),
+    "_push_from_checkpoint": ("checkpoint_folder",),
+    "log": ("logs", "start_time"),
+    "evaluate": ("eval_dataset", "ignore_keys", "metric_key_prefix"),
+    "predict": ("test_dataset", "ignore_keys", "metric_key_prefix"),
+    "create_model_card": ("model_name", "dataset_name", "tags"),
+    "init_hf_repo": ("token",),
+    "push_to_hub": ("commit_message", "blocking", "token", "revision"),
+}  # fmt: skip
+"""Methods of `SFTTrainer` and `Trainer` that are overridden, and the parameters that the overrides rely on."""
 
-class SelectiveSFTTrainer(ChoosingSFTTrainer):
-    """`trl.SFTTrainer` that trains each round on the rows a selector chooses with the current model.
 
-    Takes what `SFTTrainer` takes, and a `selector`. `train_dataset` is the pool, in any supported row format; from the
-    first step of a round on, `trainer.train_dataset` is that round's rows, in dataset order. Choosing leaves training
-    untouched: the same rows train the same weights, whether they were chosen here or given. Resuming from any
-    checkpoint gives the weights of an uninterrupted run, and does not score the round under way again. Where rounds
-    begin from the base model again, its trainable weights are kept in `output_dir/_base_weights`, which is not pushed.
+def check_private_names(trainer_class: type) -> None:
+    """Raise if the installed TRL and transformers lack a method that is overridden, or one of its parameters.
 
-    Each finished choice is in `trainer.selections`, and saved to `output_dir/selections/round-K`. Per round the
+    Args:
+        trainer_class: The trainer, for the message.
+
+    Raises:
+        ConfigError: Names what is missing.
+    """
+    for name, parameters in PRIVATE_NAMES.items():
+        method = next((vars(base)[name] for base in SFTTrainer.__mro__ if name in vars(base)), None)
+        present = () if method is None else inspect.signature(method).parameters
+        missing = [parameter for parameter in parameters if parameter not in present]
+        if missing:
+            raise ConfigError(
+                f"{trainer_class.__name__} does not fit trl {trl.__version__} with transformers "
+                f"{transformers.__version__}: {name} has no {', '.join(missing)}. Install the versions named in "
+                "constraints.txt."
+            )
+
+
+class SelectiveSFTTrainer(SFTTrainer):
+    """`trl.SFTTrainer` that trains each round on the rows a selector selects with the current model.
+
+    Takes the arguments of `SFTTrainer` and a `selector`. `train_dataset` is the pool, in any supported row format.
+    From the first step of a round on, `trainer.train_dataset` contains the rows of that round, in the order of the
+    pool.
+
+    Selecting does not influence training otherwise: `SFTTrainer` gives the same weights when it trains on the same
+    rows. Resuming from any checkpoint gives the weights of an uninterrupted run, and does not score the current round
+    again. If rounds restart from the base model, its trainable weights are stored in `output_dir/_base_weights`, which
+    is not pushed.
+
+    Each selection is appended to `trainer.selections` and saved to `output_dir/selections/round-K`. Per round the
     trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_<score>_mean`,
-    `selection_overlap` (Jaccard with the round before), `selection_seconds` and `selection_time_share`.
+    `selection_overlap` (Jaccard similarity with the previous round), `selection_seconds` and `selection_time_share`.
 
-    `push_to_hub` pushes the model as TRL does, with a card that says how its rows were chosen, and with
-    `push_selection=True` in `args` the selections too. The card's metadata holds the last evaluation; append to
-    `trainer.evaluation_results` what else was measured, for example with `evaluate`:
+    `push_to_hub` pushes the model as TRL does, with a card that says how its rows were selected, and with
+    `push_selection=True` in `args` the selections as well. The metadata of the card contains the last evaluation.
+    Other results, for example of `evaluate`, can be appended to `trainer.evaluation_results`:
 
         accuracy = evaluate.load("accuracy").compute(predictions=predictions, references=references)["accuracy"]
         trainer.evaluation_results.append(
@@ -61,148 +136,147 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         )
 
     Args:
-        selector: such as `IterIT(decay=0.1)`; by default the one that `args` names.
-        *args, **kwargs: as for `SFTTrainer`. `args` may be an `SFTConfig`, which means the default selection.
+        *args: Positional arguments of `SFTTrainer`. Its `args` may be an `SFTConfig`, which means the default
+            selection.
+        selector: A selector such as `IterIT(decay=0.1)`, its name (`"iterit"`), or its name with settings
+            (`{"iterit": {"decay": 0.1}}`); by default the one that `args` names.
+        **kwargs: Keyword arguments of `SFTTrainer`.
+
+    Attributes:
+        selections: The selection of each round, in order.
+        evaluation_results: Results to add to the metadata of the model card.
 
     Raises:
-        ConfigError: settings that contradict each other, a pool that cannot be numbered (streaming, images,
-            `formatting_func`, `skip_prepare_dataset`), or versions of TRL and transformers that do not fit.
-        FormatError: rows in no supported format, or none that can be trained on.
+        ConfigError: Settings that contradict each other; a pool that has no row numbers or tokens (streaming, images,
+            `formatting_func`, `skip_prepare_dataset`); or unsupported versions of TRL and transformers.
+        FormatError: Rows in no supported format, or none that can be trained on.
     """
 
-    _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (TRL's own declaration)
+    _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (declared so by TRL)
 
+    args: SelectiveSFTConfig
+    data_collator: Any
     lr_scheduler: Any
     _budget: int
-    _entered: int
-    _base_kept: bool
-    _keep: KeepCheckpoints
+    _data: TokenizedPool
+    _carried: CarriedState
+    _losses: LossCache
+    _runner: RoundRunner
+    _base_weights: BaseWeights
+    _has_base_weights: bool
+    _optimizer_snapshot: OptimizerSnapshot | None
+    _checkpoint_callback: CheckpointCallback
+    _current_round: int
+    _loader: Any  # of the current round
+    _length_generator: torch.Generator | None
+    _selection_seconds: float
+    _train_start: float
 
-    def __init__(self, *args: Any, selector: Selector | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, selector: SelectorLike | None = None, **kwargs: Any) -> None:
         check_private_names(type(self))
+        self.selections: list[Selection] = []
+        self.evaluation_results: list[EvalResult] = []
+        self._evaluated: dict[str, dict[str, str]] = {}  # prefix of metrics -> origin of the rows, of `evaluate`
+        self._published_at: str | None = None  # repository of the selections of this run
         self._candidates: Dataset | None = None
         self._schedule = Schedule((), [])
-        self.selections: list[Selection] = []
-        arguments, self._pool, self._selector, self._record = prepared_arguments(
+        arguments, self._pool, self._selector, self._run_config = prepare_arguments(
             SFTTrainer, self, args, kwargs, selector
         )
-        self._check_push(arguments["args"])
-        given = arguments["args"].given()
+        config: SelectiveSFTConfig = arguments["args"]
+        self._check_push(config)
+        user_values = config.user_values()
         super().__init__(**arguments)
-        self.args.settle(given)
+        self.args.mark_derived(user_values)
         assert self._candidates is not None
         self._budget = rows_per_round(self.args, len(self._pool))
-        self._eligible = np.zeros(len(self._pool), dtype=bool)
-        self._prepared = Prepared(self._candidates, self._tokenizer, self._token_settings())
-        self._eligible[self._prepared.rows] = True
-        self._tokens_digest: str | None = None
-        self._memory = Memory()
-        self._losses = TrainingLosses(self, lambda: self._schedule)
-        self._base_kept = False
-        self._fresh_optimizer: FreshOptimizer | None = None
-        self._loader: Any = None
-        self._entered = -1
-        self._length_generator: torch.Generator | None = None
+        self._data = TokenizedPool(self._pool, self._candidates, self._tokenizer, self.args, self.completion_only_loss)
+        self._carried = CarriedState()
+        self._losses = LossCache(self, lambda: self._schedule)
+        self._runner = RoundRunner(self._selector, self._data, self._losses, self.args, self.accelerator)
+        self._base_weights = BaseWeights(self.args.output_dir)
+        self._has_base_weights = False
+        self._optimizer_snapshot = None
+        self._loader = None
+        self._current_round = -1
+        self._length_generator = None
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
-        plan = self._planned_rounds(self.args.num_train_epochs)  # one that cannot be is refused before anything starts
+        plan = self._planned_rounds(self.args.num_train_epochs)  # raises before anything starts
         check_restarts(plan, self.accelerator, self.model, type(self._selector).__name__)
-        self._keep = KeepCheckpoints(self._asked_to_keep)
-        self.add_callback(self._keep)
+        self._checkpoint_callback = CheckpointCallback(self._needs_checkpoint)
+        self.add_callback(self._checkpoint_callback)
 
-    # ---- the pool ----
-
+    # -- overrides, in the order in which training calls them -------------------------------------------------------
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, packing: bool, formatting_func: Any, dataset_name: str
     ) -> Any:
+        """Override `SFTTrainer._prepare_dataset` to tokenize the pool without shuffling or packing it.
+
+        Rounds are shuffled and packed separately, in `TokenizedPool.dataset`. `use_liger_kernel` is off here because
+        some versions of TRL then drop the text columns, which scores need.
+        """
         if dataset_name != "train" or self._candidates is not None:
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
-        check_tokenizer(processing_class)  # loaded with the model, where none was given
+        check_processing_class(processing_class)  # loaded with the model if none was passed
         plain = copy.copy(args)
         plain.shuffle_dataset = plain.packing = plain.use_liger_kernel = False
-        if packing and args.packing_strategy != "bfd":  # these split long rows where the others cut them
+        if packing and args.packing_strategy != "bfd":  # the other strategies split long rows instead of truncating
             plain.max_length = None
         self._candidates = super()._prepare_dataset(
             dataset, processing_class, plain, False, formatting_func, dataset_name
         )
         return self._candidates
 
-    def _rows_dataset(self, rows: np.ndarray) -> Dataset:
-        """The tokenised rows of these pool rows, in dataset order, shuffled and packed as `SFTTrainer` would."""
-        assert self._candidates is not None
-        subset = self._candidates.select(np.flatnonzero(np.isin(self._prepared.rows, rows)))
-        if not self.args.packing:
-            return subset.shuffle(seed=self.args.seed) if self.args.shuffle_dataset else subset
-        subset = subset.select_columns(["input_ids", "labels"])
-        if self.args.shuffle_dataset:
-            subset = subset.shuffle(seed=self.args.seed)
-        packed = pack_dataset(subset, self.args.max_length, self.args.packing_strategy, {"keep_in_memory": True})
-        return packed.shuffle(seed=self.args.seed) if self.args.shuffle_dataset else packed
-
-    # ---- the plan ----
-
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As `SFTTrainer.train`; every call selects anew, unless it resumes. True: from the last whole checkpoint."""
+        """Override `Trainer.train` to start the selection again, and to resume from a complete checkpoint only.
+
+        Args:
+            resume_from_checkpoint: Folder of a checkpoint, or True for the last complete one in `output_dir`. Without
+                it, rows are selected again in every call.
+            *args: Further arguments of `Trainer.train`.
+            **kwargs: Further keyword arguments of `Trainer.train`.
+        """
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         self._published_at = None
-        self._base_kept = False
-        first = self._planned_rounds(self.args.num_train_epochs)[0].budget
-        self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:first])  # as long as the first round
+        self._has_base_weights = False
+        # Trainer counts steps on a dataset that is as long as that of the first round
+        self.train_dataset = self._data.first_rows(self._planned_rounds(self.args.num_train_epochs)[0].budget)
         model = self.accelerator.unwrap_model(self.model)
-        self._dtypes = {name: each.dtype for name, each in model.named_parameters()}
+        self._dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole(self.args.output_dir) or True  # of none at all Trainer speaks
-        with self._losses.watching(model):
+            # without any checkpoint, Trainer raises
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
+        with self._losses.hooked(model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
-    def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
-        plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(self._eligible.sum()))
-        for each in plan:
-            asked = asked_for(self.args, each.budget, len(self._pool))
-            check_budget(each.budget, self._pool, self._eligible, asked)
-        return plan
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        """Override `Trainer._get_train_sampler` to seed `LengthGroupedSampler`.
+
+        Without a seed it differs between processes and cannot be resumed.
+        """
+        sampler = super()._get_train_sampler(train_dataset)
+        self._length_generator = None
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.generator = self._length_generator = torch.Generator()
+            self._length_generator.manual_seed(data_seed(self.args))
+        return sampler
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
-        """Steps and epochs of the whole run: those of its rounds, each counted on a dataloader of its size."""
-        if self._loader is not None:  # a smaller batch size starts over, maybe in the middle of a later round
-            dataloader = self._loader_of(self._planned_rounds(args.num_train_epochs)[0].budget)
-        self.selections, self._entered, self._loader = [], -1, None
-        values = list(super().set_initial_training_values(args, dataloader))
-        self._schedule = self._new_schedule(args, values[1])
-        # where the run is bounded the rounds are as many as it takes, and each may turn out shorter than planned
-        values[0], values[6] = self._schedule.epochs, self._schedule.max_steps
-        values[3] = values[6] * values[4] if self._schedule.bounded else self._schedule.rows
-        return tuple(values)
+        """Override `Trainer.set_initial_training_values` to count the steps and epochs of all rounds.
 
-    def _new_schedule(self, args: Any, updates: int) -> Schedule:
-        """The planned rounds, none of which has begun.
-
-        Args:
-            updates: of a pass over the rows of the first round.
+        `Trainer` multiplies those of one dataset, while rounds may differ in size.
         """
-        epochs = args.num_train_epochs if args.max_steps <= 0 else max(math.ceil(args.max_steps / updates), 1)
-        plan, every = self._planned_rounds(epochs), args.reselection_steps
-        if every is not None:
-            total = args.max_steps if args.max_steps > 0 else updates_in(updates, epochs)
-            return Schedule(plan, [every], total, every)
-        per_pass = {} if args.packing else {plan[0].budget: updates}
-        for size in {each.budget for each in plan} - set(per_pass):
-            per_pass[size] = updates_of(len(self._loader_of(size)), self.args.gradient_accumulation_steps)
-        planned = [updates_in(per_pass[each.budget], each.epochs) for each in plan]
-        return Schedule(plan, planned, args.max_steps if args.max_steps > 0 else None)
-
-    def _loader_of(self, size: int) -> Any:
-        """A dataloader of so many rows, to count with."""
-        before = self.train_dataset
-        with preserved_rng():
-            self.train_dataset = self._rows_dataset(np.flatnonzero(self._eligible)[:size])
-            loader = self.get_train_dataloader()
-            self._forget(loader)
-        self.train_dataset = before
-        return loader
-
-    # ---- resuming ----
+        if self._loader is not None:  # auto_find_batch_size starts again, maybe from the middle of a later round
+            dataloader = self._counting_loader(self._planned_rounds(args.num_train_epochs)[0].budget)
+        self.selections, self._current_round, self._loader = [], -1, None
+        values = list(super().set_initial_training_values(args, dataloader))
+        self._schedule = build_schedule(args, self._planned_rounds, self._count_updates, updates=values[1])
+        # a bounded run has as many rounds as it takes, each of which may be shorter than planned
+        values[0], values[6] = self._schedule.epochs, self._schedule.max_steps
+        values[3] = values[6] * values[4] if self._schedule.bounded else self._schedule.num_samples
+        return tuple(values)
 
     def _init_training_state(
         self,
@@ -212,100 +286,71 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
         resume_from_checkpoint: str | None,
         trial: Any,
     ) -> tuple[int, int]:
-        at: tuple[int, int] = super()._init_training_state(
+        """Override `Trainer._init_training_state` to resume the rounds of a checkpoint.
+
+        `Trainer` computes the position in the run from epochs of equal length. It is replaced by the actual one.
+        """
+        position: tuple[int, int] = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
         self.state.num_train_epochs = self._schedule.epochs
-        self._memory = Memory()
-        self._losses.forget()
+        self._carried = CarriedState()
+        self._losses.clear()
         if resume_from_checkpoint is None:
-            self._keep_base(None)
-            return at
-        cast_back(self.accelerator.unwrap_model(self.model), self._dtypes)
-        state = SelectionState.load(resume_from_checkpoint, self._run_identity(), self._pool.dataset)
-        self._schedule.restore(state.records)
-        self._keep_base(resume_from_checkpoint, state.base)
-        self._memory = state.memory
-        self._losses.restore(state.losses)
-        self._update_max_steps()
-        self.selections = saved_selections(self.args.output_dir, state.records)
+            self._store_base_weights(None, None)
+            return position
+        restore_dtypes(self.accelerator.unwrap_model(self.model), self._dtypes)
+        saved = SelectionState.load(resume_from_checkpoint, self._identity(), self._pool.dataset)
+        self._schedule.restore(saved.records)
+        self._store_base_weights(resume_from_checkpoint, saved.base)
+        self._carried = saved.carried
+        self._losses.restore(saved.losses)
+        self.state.max_steps = self._schedule.max_steps
+        self.selections = load_selections(self.args.output_dir, saved.records)
         if len(self._schedule.records) < len(self._schedule.plan):
-            self._memory.check_checkpoints()
-        position = self._schedule.position(self.state.global_step, state.pass_ended)
-        skipped = 0 if self.args.ignore_data_skip else position.update * self.args.gradient_accumulation_steps
-        return position.epoch, skipped
+            self._carried.check_checkpoints()
+        resumed = self._schedule.position(self.state.global_step, saved.pass_ended)
+        batches = 0 if self.args.ignore_data_skip else resumed.update * self.args.gradient_accumulation_steps
+        return resumed.epoch, batches
 
-    def _keep_base(self, resume_from_checkpoint: str | None, digest: str | None = None) -> None:
-        """Keep the weights that later rounds restart from, once a run."""
-        if not self._schedule.restarts_ahead or self._base_kept:
-            return
-        base = Base(self.args.output_dir)
-        theirs = None if resume_from_checkpoint is None else Base.beside(resume_from_checkpoint, digest)
-        self.accelerator.wait_for_everyone()  # all of them have looked at what one may replace
-        if self.args.should_save and theirs is not None:
-            base.take_over(theirs)
-        elif self.args.should_save:
-            base.save(self.accelerator.unwrap_model(self.model))
-        self._base_kept = True
-        self.accelerator.wait_for_everyone()
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Override `Trainer.create_scheduler` to compute the learning rate from the progress through the rounds.
 
-    def _run_identity(self) -> dict[str, Any]:
-        """What has to be equal for a checkpoint to be gone on from."""
-        assert self._candidates is not None
-        if self._tokens_digest is None:
-            self._tokens_digest = tokens_digest(self._candidates)
-        return {
-            "pool": {"id": self._pool.id, "rows": len(self._pool)},
-            "tokens": self._tokens_digest,
-            "selector": without_paths(self._selector.spec()),  # it is pushed with the model
-            "places": places_digest(self._selector.spec()),
-            "rows_per_round": self.args.selection_schedule or self._budget,
-            "reselection": [self.args.reselection_strategy, self.args.reselection_steps],
-            "packing": self.args.packing and self.args.packing_strategy,
-            "rows_per_update": self.get_total_train_batch_size(self.args),
-            "scoring": [self.args.scoring_dtype, self.args.scoring_tokens_per_batch],
-            "reuse_training_loss": self.args.reuse_training_loss,
-            "seed": [self.args.seed, self._data_seed()],
-        }
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As `Trainer.save_model`, and the state of the selection beside the weights."""
-        if _internal_call and output_dir is not None:
-            self._clear(output_dir)
-        super().save_model(output_dir, _internal_call)
-        if _internal_call and output_dir is not None:  # a checkpoint, by all processes
-            if self._keep.asked and output_dir not in self._memory.checkpoints:
-                self._memory.checkpoints.append(output_dir)
-            self._losses.gather()
-        if self.args.should_save and self._schedule.records:
-            base = Base(self.args.output_dir).digest if self._base_kept else None
-            records, losses, ended = self._schedule.records, self._losses.arrays(), self.control.should_epoch_stop
-            later = len(records) < len(self._schedule.plan)
-            memory = self._memory if later else replace(self._memory, checkpoints=[])  # nothing reads them any more
-            state = SelectionState(self._run_identity(), records, memory, losses, ended, base)
-            state.save(output_dir or self.args.output_dir)
-
-    # ---- the rounds ----
+        A round may be shorter or longer than planned, and where rounds restart from the base model the learning rate
+        restarts as well.
+        """
+        is_new = self.lr_scheduler is None
+        if self._schedule.restarts and optimizer is None:
+            if self._optimizer_snapshot is None:
+                own = None if is_new else self.lr_scheduler
+                self._optimizer_snapshot = OptimizerSnapshot(self.optimizer, own, self.accelerator.scaler)
+            num_training_steps = self._schedule.segment_updates
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and isinstance(scheduler, LambdaLR):
+            scheduler.lr_lambdas = [
+                scale_lr_lambda(lambda: self._schedule, lr_lambda) for lr_lambda in scheduler.lr_lambdas
+            ]
+        return scheduler
 
     def _run_epoch(self, **kwargs: Any) -> None:
+        """Override `Trainer._run_epoch` to train on the rows of the current round, which it selects if it begins."""
         epoch = kwargs["epoch"]
         index, number = self._schedule.round_of(epoch)
         if kwargs["train_dataloader"] is not self._loader:
-            self._forget(kwargs["train_dataloader"])  # made before the rows were known
+            release_dataloader(self, kwargs["train_dataloader"])  # created before the rows were known
         finished = self.state.global_step >= self.state.max_steps  # resumed from the end of a run
-        if finished or (index != self._entered and not self._enter(index)):
+        if finished or (index != self._current_round and not self._begin_round(index)):
             self.control.should_training_stop = True
             return
         self._schedule.begin_pass(index, number, self.state.global_step)
-        self._update_max_steps()
-        record = self._schedule.records[index]
-        updates, batches = record.per_pass, len(self._loader)
-        within = self._schedule.updates_in_pass(index, number)
-        last = not self._schedule.bounded and epoch + 1 == self._schedule.epochs
-        if within < updates and not last:  # a part of an epoch; the very last one is ended by max_steps
-            updates, batches = within, within * self.args.gradient_accumulation_steps
+        self.state.max_steps = self._schedule.max_steps
+        updates, batches = self._schedule.records[index].per_pass, len(self._loader)
+        updates_in_pass = self._schedule.updates_in_pass(index, number)
+        is_last = not self._schedule.bounded and epoch + 1 == self._schedule.epochs
+        if updates_in_pass < updates and not is_last:  # a part of an epoch; max_steps ends the last one of a run
+            updates, batches = updates_in_pass, updates_in_pass * self.args.gradient_accumulation_steps
         if self._length_generator is not None:
-            self._length_generator.manual_seed(mixed_seed(self._data_seed(), epoch))
+            self._length_generator.manual_seed(epoch_seed(data_seed(self.args), epoch))
         set_epoch(self._loader, epoch)
         kwargs |= {
             "train_dataloader": self._loader,
@@ -313,90 +358,311 @@ class SelectiveSFTTrainer(ChoosingSFTTrainer):
             "num_update_steps_per_epoch": updates,
         }
         super()._run_epoch(**kwargs)
-        self._keep.asked = False
+        self._checkpoint_callback.requested = False
         stopped = self.control.should_training_stop and self.state.global_step < self.state.max_steps
         if stopped and self._schedule.round_plan(index).kind == "warm-up":
             logger.warning(
-                "A callback stopped training in round %d, a warm-up: no rows were chosen, and the model is the one "
-                "warmed up. To go on, resume from the last checkpoint without that callback.",
+                "A callback stopped training in round %d, which is a warm-up: no rows were selected after it, and the "
+                "model is the warmed-up one. To continue, resume from the last checkpoint without that callback.",
                 index,
             )
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """As `SFTTrainer.training_step`; the losses of its rows may be read."""
-        with self._losses.reading():
+        """Override `SFTTrainer.training_step` to record the losses of its rows if they are reused."""
+        with self._losses.recording():
             return super().training_step(*args, **kwargs)
 
-    def _asked_to_keep(self) -> bool:
-        """Whether the plan asks for a checkpoint after each epoch of the round under way."""
-        return self._schedule.round_plan(self._entered).checkpoints
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Override `SFTTrainer.log` to add the share of the time of selecting to the last entry of a run."""
+        if runtime := logs.get("train_runtime"):
+            logs["selection_time_share"] = round(self._selection_seconds / runtime, 4)
+        super().log(logs, start_time)
 
-    def _enter(self, index: int) -> bool:
-        """Make a round the current one: choose its rows if it has not begun yet, and build its dataloader."""
-        known = index < len(self._schedule.records)
-        rows = self._schedule.records[index].rows if known else self._select(index)
+    def evaluate(
+        self,
+        eval_dataset: Dataset | dict[str, Dataset] | str | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Override `SFTTrainer.evaluate` to accept rows in any supported format.
+
+        The origin of the rows is recorded for the model card.
+        """
+        if isinstance(eval_dataset, Dataset):
+            self._evaluated[metric_key_prefix] = origin(eval_dataset)
+        elif not isinstance(eval_dataset, Mapping):
+            self._evaluated.pop(metric_key_prefix, None)
+        rows = self._evaluation_rows(eval_dataset)
+        metrics: dict[str, float] = super().evaluate(rows, ignore_keys, metric_key_prefix)
+        return metrics
+
+    def predict(
+        self, test_dataset: Dataset, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Override `Trainer.predict` to accept rows in any supported format, in their order and without packing.
+
+        Rows that could not be trained on, and rows that `max_length` leaves without a label, have no prediction.
+        """
+        rows = self._evaluation_rows(test_dataset)
+        if isinstance(rows, Dataset | IterableDataset) and "input_ids" not in (rows.column_names or []):
+            ordered = copy.copy(self.args)
+            ordered.shuffle_dataset = False
+            rows = self._prepare_dataset(rows, self.processing_class, ordered, False, None, "test")
+        collator = self.data_collator
+        if getattr(collator, "padding_free", False):  # it concatenates the rows of a batch
+            self.data_collator = dataclasses.replace(collator, padding_free=False)
+        try:
+            return super().predict(rows, ignore_keys, metric_key_prefix)
+        finally:
+            self.data_collator = collator
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Override `Trainer.save_model` to save the state of the selection beside the weights."""
+        checkpoint = output_dir if _internal_call else None
+        if checkpoint is not None and self.args.should_save:
+            remove_stale_files(checkpoint)
+        super().save_model(output_dir, _internal_call)
+        if checkpoint is not None:  # all processes save
+            if self._checkpoint_callback.requested and checkpoint not in self._carried.checkpoints:
+                self._carried.checkpoints.append(checkpoint)
+            self._losses.gather()
+        if self.args.should_save and self._schedule.records:
+            records = self._schedule.records
+            carried = self._carried
+            if len(records) == len(self._schedule.plan):  # no later round reads the checkpoints
+                carried = dataclasses.replace(carried, checkpoints=[])
+            SelectionState(
+                self._identity(),
+                records,
+                carried,
+                losses=self._losses.arrays(),
+                pass_ended=self.control.should_epoch_stop,
+                base=self._base_weights.digest if self._has_base_weights else None,
+            ).save(output_dir or self.args.output_dir)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Override `Trainer._save` to leave tokens out of training_args.bin, which is pushed with the model."""
+        with self.args.hidden_secrets():
+            super()._save(output_dir, state_dict)
+
+    # -- overrides for the Hub ----------------------------------------------------------------------------------------
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Override `Trainer._push_from_checkpoint` to leave tokens out of training_args.bin, which it writes again."""
+        with self.args.hidden_secrets():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
+        """Override `Trainer.init_hf_repo` to silence a warning of `huggingface_hub` about data files.
+
+        The scores of the selections are data files that belong into the repository of the model.
+        """
+        warnings.filterwarnings("ignore", r"It seems that you are about to commit a data file \(selections/round-")
+        super().init_hf_repo(*args, **kwargs)
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Override `create_model_card` of TRL to add the selection, the datasets and the evaluation results."""
+        parent = self._run_config.parent.get("name")
+        super().create_model_card(model_name, dataset_name or parent, tags)
+        path = Path(self.args.output_dir) / "README.md"
+        if not self.is_world_process_zero() or not path.is_file():
+            return
+        section = training_data_section(
+            self.selections,
+            self._run_config.parent,
+            len(self._pool),
+            self._selector,
+            self._published_at,
+            time_share=training_facts(self.state.log_history, {})["selection_time_share"],
+            run=run_settings(self.args),
+        )
+        extend_card(
+            path,
+            section=section,
+            datasets=[name for name in (dataset_name, parent, self._published_at) if name is not None],
+            results=self._results(),
+            name=model_name or os.path.basename(self.hub_model_id or os.path.abspath(self.args.output_dir)),
+        )
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Override `Trainer.push_to_hub` to publish the selections as well, if `push_selection` is on.
+
+        They are pushed to a dataset repository of their own. The model is pushed also if that fails.
+
+        Args:
+            commit_message: As for `Trainer.push_to_hub`.
+            blocking: As for `Trainer.push_to_hub`.
+            token: As for `Trainer.push_to_hub`.
+            revision: As for `Trainer.push_to_hub`.
+            private: Whether new repositories are private; by default as `hub_private_repo` says.
+            **kwargs: Further keyword arguments of `Trainer.push_to_hub`.
+
+        Raises:
+            PublishError: The selections cannot be published. The model has been pushed nevertheless.
+        """
+        if self.hub_model_id is None:
+            if private is not None:  # an argument of init_hf_repo only in some versions of transformers
+                self.args.hub_private_repo = private
+            self.init_hf_repo(token=token if token is not None else self.args.hub_token)
+        problem = None
+        if self.args.push_selection:
+            self.save_model(_internal_call=True)  # before anything that may take long or fail
+        if self.args.push_selection and self.is_world_process_zero():
+            try:
+                self._push_selections(token, private)
+            except Exception as error:  # any error: the trained model is more important
+                problem = error
+        try:
+            pushed = super().push_to_hub(commit_message, blocking, token, revision, **kwargs)
+        except Exception as error:
+            if problem is not None:
+                error.add_note(f"The selections were not published either: {problem}")
+            raise
+        if problem is not None:
+            raise problem
+        return pushed
+
+    # -- rounds -------------------------------------------------------------------------------------------------------
+    def _planned_rounds(self, num_epochs: float) -> tuple[RoundPlan, ...]:
+        eligible = self._data.eligible
+        plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(eligible.sum()))
+        for round_plan in plan:
+            requested = requested_by(self.args, round_plan.budget, len(self._pool))
+            check_budget(round_plan.budget, self._pool, eligible, requested)
+        return plan
+
+    def _counting_loader(self, size: int) -> Any:
+        """Return a dataloader of so many rows, to count its batches."""
+        before = self.train_dataset
+        with preserve_rng_state():
+            self.train_dataset = self._data.first_rows(size)
+            loader = self.get_train_dataloader()
+            release_dataloader(self, loader)
+        self.train_dataset = before
+        return loader
+
+    def _count_updates(self, size: int) -> int:
+        return updates_per_pass(len(self._counting_loader(size)), self.args.gradient_accumulation_steps)
+
+    def _begin_round(self, index: int) -> bool:
+        """Make a round the current one: select its rows if it has not begun yet, and create its dataloader."""
+        is_new = index == len(self._schedule.records)
+        rows = self._select(index) if is_new else self._schedule.records[index].rows
         if rows.size == 0:
-            logger.warning("Round %d: no row is left to train on, so that training ends here.", index)
+            logger.warning("Round %d: there are no rows left to train on, so training ends here.", index)
             return False
-        with preserved_rng():
-            self.train_dataset = self._rows_dataset(rows)
+        with preserve_rng_state():
+            self.train_dataset = self._data.dataset(rows)
             if self._loader is not None:
-                self._forget(self._loader)
+                release_dataloader(self, self._loader)
             self._loader = None
             self._loader = self.get_train_dataloader()
         self.callback_handler.train_dataloader = self._loader
-        self._entered = index
-        if not known:
-            per_pass = updates_of(len(self._loader), self.args.gradient_accumulation_steps)
+        self._current_round = index
+        if is_new:
+            per_pass = updates_per_pass(len(self._loader), self.args.gradient_accumulation_steps)
             self._schedule.begin(rows, per_pass, self.state.global_step)
-            self._update_max_steps()
+            self.state.max_steps = self._schedule.max_steps
             if self._schedule.round_plan(index).restart and index:
                 self._restart()
         return True
 
+    def _select(self, index: int) -> np.ndarray:
+        """Select the rows of a round that begins now; save and log the selection."""
+        start = time.perf_counter()
+        with preserve_rng_state():
+            rows, context = self._runner.run(index, self._schedule, self._carried, self.model, self.optimizer)
+        seconds = time.perf_counter() - start
+        self._selection_seconds += seconds
+        if rows.size:
+            model = self.accelerator.unwrap_model(self.model)
+            selection = Selection.from_round(
+                context,
+                self._selector,
+                rows,
+                seconds=seconds,
+                model=model_state(model, self._schedule, self.state.global_step),
+                training=self._run_config.provenance(self.args, model.config),
+            )
+            selection.provenance = without_paths(selection.provenance)  # it may be pushed with the model
+            previous = self._schedule.records[-1].rows if self._schedule.records else None
+            share = self._selection_seconds / (time.perf_counter() - self._train_start)
+            # not SFTTrainer.log, which would flush the training metrics accumulated so far
+            Trainer.log(self, round_logs(context, selection, previous, seconds, share))
+            self.selections.append(selection)
+            if self.args.should_save:
+                save_selection(selection, self.args.output_dir, index)
+        return rows
+
+    def _needs_checkpoint(self) -> bool:
+        """Return whether the current round needs a checkpoint after each epoch."""
+        return self._schedule.round_plan(self._current_round).checkpoints
+
     def _restart(self) -> None:
-        """Begin again from the base model, with the optimizer and the learning rate as they were then."""
-        assert self._fresh_optimizer is not None
-        Base(self.args.output_dir).restore(self.accelerator.unwrap_model(self.model))
-        self._fresh_optimizer.restore(self.optimizer, self.lr_scheduler, self.accelerator.scaler)
-        if not self._fresh_optimizer.has_scheduler:
+        """Restore the base weights, and restart the optimizer and the learning rate."""
+        assert self._optimizer_snapshot is not None
+        self._base_weights.restore(self.accelerator.unwrap_model(self.model))
+        self._optimizer_snapshot.restore(self.optimizer, self.lr_scheduler, self.accelerator.scaler)
+        if not self._optimizer_snapshot.has_scheduler:
             self.lr_scheduler = None
             self.create_scheduler(self._schedule.segment_updates)
             self.callback_handler.lr_scheduler = self.lr_scheduler
-        # the best model is that of the training that goes on, and not of one that was given up
+        # the best model is one of the training that continues, not of that before the restart
         self.state.best_metric = self.state.best_global_step = self.state.best_model_checkpoint = None
 
-    def _data_seed(self) -> int:
-        return int(self.args.seed if self.args.data_seed is None else self.args.data_seed)
+    def _store_base_weights(self, checkpoint: str | None, digest: str | None) -> None:
+        """Store the weights that later rounds restart from, once per run."""
+        if self._schedule.restarts_ahead and not self._has_base_weights:
+            model = self.accelerator.unwrap_model(self.model)
+            self._base_weights.store(model, self.accelerator, self.args.should_save, checkpoint, digest)
+            self._has_base_weights = True
 
-    # ---- what the loop looks at ----
+    def _identity(self) -> dict[str, Any]:
+        updates = self.get_total_train_batch_size(self.args)
+        return run_identity(self.args, self._pool, self._data.digest, self._selector, self._budget, updates)
 
-    def _update_max_steps(self) -> None:
-        self.state.max_steps = self._schedule.max_steps
+    # -- evaluation and the Hub ---------------------------------------------------------------------------------------
+    def _evaluation_rows(self, rows: Any) -> Any:
+        chat = self.processing_class.chat_template is not None
+        return evaluation_rows(rows, chat, self.args.dataset_text_field)
 
-    def _forget(self, loader: Any) -> None:
-        """The accelerator keeps every dataloader it prepared, and with it that loader's workers."""
-        self.accelerator._dataloaders[:] = [each for each in self.accelerator._dataloaders if each is not loader]
-        if self.callback_handler.train_dataloader is loader:
-            self.callback_handler.train_dataloader = None
+    def _results(self) -> list[EvalResult]:
+        """Return the results of the last (or the best) evaluation, and those that the user appended."""
+        evaluated = {prefix: rows for prefix, rows in self._evaluated.items() if prefix.startswith("eval")}
+        best = self.state.best_global_step if self.args.load_best_model_at_end else None
+        origins = self._run_config.evaluation | evaluated
+        return [*evaluation_results(self.state.log_history, origins, best), *self.evaluation_results]
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """As `Trainer.create_scheduler`, with the learning rate a function of progress through the rounds."""
-        created = self.lr_scheduler is None
-        if self._schedule.restarts and optimizer is None:
-            own = None if created else self.lr_scheduler
-            scaler = self.accelerator.scaler
-            self._fresh_optimizer = self._fresh_optimizer or FreshOptimizer(self.optimizer, own, scaler)
-            num_training_steps = self._schedule.segment_updates
-        scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if created and isinstance(scheduler, LambdaLR):
-            scheduler.lr_lambdas = [following(lambda: self._schedule, each) for each in scheduler.lr_lambdas]
-        return scheduler
+    def _check_push(self, config: SelectiveSFTConfig) -> None:
+        """Raise if the selections could not be published, before any work is done."""
+        if config.push_selection and config.push_to_hub and config.process_index == 0:
+            model = config.hub_model_id or Path(config.output_dir).absolute().name
+            repo_id = config.selection_repo_id or f"{model}-selection"
+            check_push(repo_id, self._pool.dataset, private=config.hub_private_repo, token=config.hub_token)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        sampler = super()._get_train_sampler(train_dataset)
-        self._length_generator = None
-        if isinstance(sampler, LengthGroupedSampler):  # unseeded, it differs between ranks and cannot be resumed
-            sampler.generator = self._length_generator = torch.Generator()
-            self._length_generator.manual_seed(self._data_seed())
-        return sampler
+    def _push_selections(self, token: str | None, private: bool | None) -> None:
+        if not self.selections:
+            raise PublishError("No rows have been selected yet, so there is no selection to publish. Train first.")
+        self._published_at = None
+        published = push_selections(
+            self.selections,
+            self.args.selection_repo_id or f"{self.hub_model_id}-selection",
+            self._pool.dataset,
+            private=private if private is not None else self.args.hub_private_repo,
+            token=token if token is not None else self.args.hub_token,
+            results=card_results(self._results()),
+            training=training_facts(self.state.log_history, self.selections[-1].provenance),
+        )
+        self._published_at = published.repo_url.repo_id

@@ -15,16 +15,16 @@
 # %% [markdown]
 # # Fine-tune with IterIT and QLoRA on a free T4
 #
-# [IterIT](https://arxiv.org/abs/2412.17365) chooses the training rows again before every epoch, with the model as it
-# is by then: rows that are still hard for it, and that say something the others do not. QLoRA trains a small adapter
-# on a model in 4 bits, which is what lets it fit on a small GPU.
+# [IterIT](https://arxiv.org/abs/2412.17365) selects the training rows again before every epoch, with the current
+# model: rows that are still hard for it, and whose n-grams the other rows do not have. QLoRA trains a small adapter on a
+# model in 4 bits, so that it fits on a small GPU.
 #
-# **At the end you have** an adapter for Qwen3-0.6B on the Hub, a dataset beside it with the rows of every round, and
-# an honest comparison with random rows: the same model, steps and settings.
+# **Result:** an adapter for Qwen3-0.6B on the Hub, a dataset with the rows of every round, and a comparison with random
+# rows: the same model, steps and settings.
 #
-# **What it costs.** An account on [huggingface.co](https://huggingface.co/join) and the free T4 of Colab (menu
-# *Runtime*, *Change runtime type*). Neither time nor memory has been measured on a T4 yet, so none is promised. The
-# table of rounds shows how many seconds each choice took; `pool_rows` is the number to lower if that is too long, and
+# **Cost:** an account on [huggingface.co](https://huggingface.co/join) and the free T4 of Colab (menu
+# *Runtime*, *Change runtime type*). Neither time nor memory has been measured on a T4 yet. The
+# table of rounds shows how many seconds each selection took; lower `pool_rows` if that is too long, and
 # `batch_size` if memory runs out.
 
 # %% [markdown]
@@ -74,20 +74,20 @@ hub_model_id = "qwen3-0.6b-alpaca-iterit"
 private = True
 
 # %% [markdown]
-# ## Rows to choose from, and rows to measure on
+# ## Rows to select from, and rows to measure on
 #
 # The second part is never trained on.
 
 # %%
 pool = load_dataset(dataset_name, split=f"train[:{pool_rows}]")
 held_out = load_dataset(dataset_name, split=f"train[{pool_rows}:{pool_rows + eval_rows}]")
-print(f"{len(pool):,} rows to choose from, {len(held_out):,} to measure on")
+print(f"{len(pool):,} rows to select from, {len(held_out):,} to measure on")
 
 # %% [markdown]
 # ## The model in 4 bits, and its adapter
 #
-# A T4 computes in float16 and has no bfloat16 of its own. Where there is no GPU at all, as when this notebook is only
-# tried out with a tiny model, everything is computed in float32.
+# A T4 computes in float16 and has no bfloat16 of its own. Without a GPU, for example to try this notebook with a
+# tiny model, everything is computed in float32.
 
 # %%
 on_gpu = torch.cuda.is_available()
@@ -106,7 +106,7 @@ adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all
 #
 # `SelectiveSFTTrainer` is TRL's `SFTTrainer` with a `selector`; every other argument is TRL's own. One detail is for
 # the T4: TRL keeps the adapter of a 4-bit model in bfloat16, which the gradient scaler of float16 training does not
-# take. The adapter is small, so it is trained in float32.
+# support. The adapter is small, so it is trained in float32.
 
 
 # %%
@@ -150,14 +150,14 @@ def make_trainer(selector, name, seed=0):
 # %% [markdown]
 # ## Train with IterIT
 #
-# In the first round IterIT scores the whole pool; after that it scores a shortlist of three times the budget.
+# In the first round IterIT scores the whole pool; after that it scores a window of three times the budget.
 
 # %%
 trainer = make_trainer(IterIT(), "iterit")
 trainer.train()
 
 # %% [markdown]
-# The loss on the held-out rows, with the adapter switched off (that is the model as it was before) and with it.
+# The loss on the held-out rows, with the adapter disabled (the model before training) and enabled.
 
 # %%
 with trainer.model.disable_adapter():
@@ -169,19 +169,19 @@ pd.DataFrame(losses)
 # %% [markdown]
 # ## The rounds
 #
-# `selection_ifd_mean` is of the rows chosen, by the model of that round. `selection_overlap` is the Jaccard similarity
-# with the round before: at 1 choosing again changed nothing, and you could have chosen once. `selection_time_share` is
-# the part of the time so far that went into choosing rather than training; it is the price of the method.
+# `selection_ifd_mean` is of the rows selected, by the model of that round. `selection_overlap` is the Jaccard similarity
+# with the previous round: at 1 reselecting changed nothing, and you could have selected once. `selection_time_share` is
+# the share of the time so far that was spent on selecting rather than training.
 
 # %%
 rounds = pd.DataFrame([entry for entry in trainer.state.log_history if "selection_round" in entry])
 rounds.filter(like="selection_")
 
 # %% [markdown]
-# On the left of each round the rows that were scored, on the right those that were chosen. The first round scores the
-# whole pool, later ones only the shortlist, so their left halves differ for that reason too. If the shortlist moves
-# down from round to round, the model is learning what was hard. If chosen and scored look alike, the score hardly
-# separates these rows any more.
+# On the left of each round the rows that were scored, on the right those that were selected. The first round scores the
+# whole pool, later ones only the window, so their left halves differ for that reason too. If the window moves down from
+# round to round, the model is learning what was hard. If selected and scored rows look alike, the score hardly separates
+# these rows any more.
 
 # %%
 plt.figure(figsize=(7, 3.5), layout="constrained")
@@ -201,8 +201,8 @@ trainer.selections[-1].apply(pool).select(range(min(5, selection_size))).to_pand
 # %% [markdown]
 # ## Measure before you believe
 #
-# The same model, steps and settings on random rows, once for each seed. One draw may be lucky, so look at how far the
-# draws are from each other before you make something of a difference from IterIT.
+# The same model, steps and settings on random rows, once for each seed. Compare the difference between two draws with
+# the difference between random rows and IterIT: a smaller one may be chance.
 
 # %%
 for seed in random_seeds:
@@ -214,18 +214,18 @@ pd.DataFrame(losses)
 # %% [markdown]
 # **How to read this.** Lower is better, at predicting the answers of *this* dataset. That is not the same as answering
 # well, and it favours random rows: they look like the held-out rows, which are a part of the same dataset, while
-# IterIT seeks out the unusual ones. If IterIT is ahead all the same, that is a good sign. If it is not, nothing is
-# decided yet: measure both on the task you care about. On a dataset without many bad rows, random rows are hard to
+# IterIT selects unusual ones. If IterIT is better nevertheless, that is a good sign. If it is not, nothing is decided
+# yet: measure both on the task you care about. On a dataset without many bad rows, random rows are hard to
 # beat, and cheaper.
 #
-# What is compared are equal steps, not equal time: IterIT has also spent the seconds in the table of rounds. And it
-# saw different rows in each round, where the random rows were drawn once.
+# The steps are equal, the time is not: IterIT also spent the seconds in the table of rounds. And it trained on different
+# rows in each round, while the random rows were drawn once.
 
 # %% [markdown]
 # ## Push the model and the selections
 #
 # `push_selection=True` in the settings publishes the rows of every round as a dataset, named like the model with
-# `-selection` at the end. The model's card says how its rows were chosen, links to them, and shows the evaluation
+# `-selection` at the end. The model's card says how its rows were selected, links to them, and shows the evaluation
 # loss.
 
 # %%

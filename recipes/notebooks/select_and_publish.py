@@ -15,14 +15,14 @@
 # %% [markdown]
 # # Select a subset of a dataset and publish it
 #
-# An instruction dataset is a long list of questions with answers. Not all of them teach a model something. This
-# notebook lets a small model score every row, keeps a twentieth of them, looks at what was kept, and publishes it.
+# An instruction dataset is a long list of questions with answers. Not all of them teach a model something. This notebook
+# scores every row with a small model, selects a twentieth of the rows, looks at them, and publishes them.
 #
-# **At the end you have** a dataset repository on the Hub with the chosen rows, the scores of all rows, the row
-# numbers, how they were chosen, and a card with plots that says so.
+# **Result:** a dataset repository on the Hub with the selected rows, the scores of all rows, the row numbers, and a card
+# with plots that documents the selection.
 #
-# **What it costs.** An account on [huggingface.co](https://huggingface.co/join) and a GPU: the free T4 of Colab will
-# do (menu *Runtime*, *Change runtime type*). Nearly all the time goes into scoring. How long that takes depends on the
+# **Cost:** an account on [huggingface.co](https://huggingface.co/join) and a GPU: the free T4 of Colab is
+# enough (menu *Runtime*, *Change runtime type*). Nearly all the time goes into scoring. How long that takes depends on the
 # rows and on the GPU, so the notebook times a few hundred rows first and tells you what to expect of the rest.
 
 # %% [markdown]
@@ -55,9 +55,8 @@ notebook_login()
 
 # %% [markdown]
 # These are the names to change for a dataset, a model or a budget of your own. Any dataset with `instruction` and
-# `output`, `prompt` and `completion`, `messages` or `conversations` works. `convention` says in which words the row is
-# put before the scoring model; `"superfiltering"` are those of the paper that scores with GPT-2. For a quick look
-# first, set `split = "train[:2000]"`.
+# `output`, `prompt` and `completion`, `messages` or `conversations` works. `convention` is the prompt with which the
+# model scores a row; `"superfiltering"` is that of the paper that scores with GPT-2. For a quick test, set `split = "train[:2000]"`.
 
 # %% tags=["parameters"]
 dataset_name = "tatsu-lab/alpaca"
@@ -80,10 +79,10 @@ rows.select(range(3)).to_pandas()
 # %% [markdown]
 # ## Score and select
 #
-# The score is **IFD**, instruction-following difficulty. The model reads each answer twice, once after its instruction
-# and once without. IFD is the perplexity of the first reading over that of the second:
+# The score is **IFD**, instruction-following difficulty: the perplexity of the answer given the instruction, divided by
+# its perplexity without the instruction:
 #
-# - near 0: with the instruction, the answer is easy to guess; there is little to learn from it;
+# - near 0: with the instruction, the answer is easy to predict; there is little to learn from it;
 # - just below 1: the instruction hardly helps; the model does not know yet how to follow it;
 # - 1 and above: the instruction makes the answer *less* likely; often the two do not belong together.
 #
@@ -105,7 +104,7 @@ minutes = seconds / len(sample) * len(rows) / 60
 print(f"{len(sample):,} rows took {seconds:.1f} s, so all {len(rows):,} will take about {minutes:.1f} min")
 
 # %% [markdown]
-# Then all rows. `select` scores them on the way and remembers with which model, so that the card can say so.
+# Then all rows. `select` scores them and records the model, which the card names.
 
 # %%
 selection = select(rows, Superfiltering(model=scoring_model, convention=convention), ratio=ratio)
@@ -114,34 +113,34 @@ print(selection)
 # %% [markdown]
 # ## Look at the scores
 #
-# Grey is the whole dataset, blue what was chosen, each as a share of its own rows. The choice is a band just below 1.
-# The grey to the right of it are the rows that Superfiltering refuses. A heap of grey close to 1 would mean that the
-# budget cuts through rows that differ by very little, and that another model or seed could have cut elsewhere.
+# Grey is the whole dataset, blue the selected rows, each as a share of its own rows. The selection is a band just below 1.
+# The grey to the right of it are the rows that Superfiltering excludes. Many grey rows close to 1 would mean that the
+# budget separates rows that differ very little, and that another model could have selected others.
 
 # %%
 ifd = selection.scores("ifd")
-draw_scores(distribution("ifd", {"all rows": ifd, "chosen": ifd[selection.indices]}))
+draw_scores(distribution("ifd", {"all rows": ifd, "selected": ifd[selection.indices]}))
 
 # %% [markdown]
-# Rows without a score, or with one of 1 and more, are counted, never dropped in silence:
+# Rows without a score, or with one of 1 and more, are counted, never dropped silently:
 
 # %%
 print("cannot be trained on:", selection.provenance["not_eligible"])
-print("not considered:", selection.provenance["left_out"])
+print("not considered:", selection.provenance["exclusions"])
 
 # %% [markdown]
-# Scores are numbers; read some rows too. Here are the first ones chosen, best first:
+# Scores are numbers; read some rows too. Here are the first ones selected, best first:
 
 # %%
-chosen = selection.apply(rows)
-chosen.select(range(min(5, len(chosen)))).to_pandas()
+selected = selection.apply(rows)
+selected.select(range(min(5, len(selected)))).to_pandas()
 
 # %% [markdown]
-# ## Compare with other ways to choose
+# ## Compare with other ways to select
 #
-# With the scores as a column, other methods need no model any more. **IterIT** weighs IFD against the words that the
-# rows chosen so far already have (in a trainer it also chooses again every epoch). **Longest** and **Random** look at
-# no score at all; they are what a cleverer method has to beat.
+# With the scores as a column, other methods need no model any more. **IterIT** multiplies IFD by the weights of the
+# n-grams that no selected row has yet (in a trainer it also reselects every epoch). **Longest** and **Random** use no
+# score; they are the baselines that other methods have to beat.
 
 # %%
 scored = rows.add_column("ifd", ifd)
@@ -153,14 +152,14 @@ selections = {
 }
 
 # %% [markdown]
-# How many rows do two choices share? The line below the matrix says what two random draws would share. A pair well
-# above it chooses alike, for whatever reason.
+# How many rows do two selections share? The line below the matrix shows what two random draws would share. A pair well
+# above it selects similar rows.
 
 # %%
 draw_overlaps(overlaps({name: each.indices for name, each in selections.items()}, pool_rows=len(rows)))
 
 # %% [markdown]
-# And do they choose long answers or short ones? This matters: a model trained on longer answers gives longer answers,
+# And do they select long answers or short ones? This matters: a model trained on longer answers gives longer answers,
 # and longer answers often win comparisons for their length alone.
 
 # %%
@@ -171,7 +170,7 @@ draw_lengths(distribution("words in the response", {"all rows": words, **lengths
 # %%
 pd.DataFrame(
     [
-        {"chosen by": name, "rows": len(each.indices), "shared with Superfiltering": each.overlap(selection)}
+        {"selected by": name, "rows": len(each.indices), "shared with Superfiltering": each.overlap(selection)}
         for name, each in selections.items()
     ]
 )
@@ -180,8 +179,8 @@ pd.DataFrame(
 # ## Publish
 #
 # One call, one commit: rows, scores, row numbers, card and plots. The repository is private until you open it on its
-# settings page. Licence and languages of the original dataset are carried over; whether its licence lets you publish a
-# part of it is for you to check.
+# settings page. License and languages are those of the original dataset; check yourself whether its license lets you
+# publish a part of it.
 
 # %%
 commit = selection.push_to_hub(repo_id, private=private)
@@ -191,7 +190,7 @@ print("The card:", commit.repo_url)
 # %% [markdown]
 # ## Load it back
 #
-# Anybody who may read the repository gets the rows with plain `datasets`:
+# Everyone with access to the repository gets the rows with plain `datasets`:
 
 # %%
 subset = load_dataset(published, split="train")
@@ -205,7 +204,8 @@ all_scores = load_dataset(published, "scores", split="train")
 print(all_scores)
 
 # %% [markdown]
-# And `Selection.from_hub` gives the selection itself. It applies to the original dataset, and refuses any other rows.
+# And `Selection.from_hub` returns the selection itself. It applies to the original dataset, and raises an error for any
+# other rows.
 
 # %%
 again = Selection.from_hub(published)
@@ -214,9 +214,8 @@ assert again.apply(rows)[:] == subset[:]
 print(again)
 
 # %% [markdown]
-# ## What this does not tell you
+# ## What this does not show
 #
-# That a row has a high score does not show that training on it helps. Nothing here was trained, and the card says that
-# too. Before you rely on the subset, train on it and on as many random rows, with the same settings, and measure both
-# on the task you care about; `iterit_qlora_t4.ipynb` does so on one free GPU, and `compare_selectors.ipynb` looks
-# closer at what each method takes and leaves. On clean data, random rows are hard to beat.
+# A high score does not show that training on a row helps. No model was trained here, and the card says so. Before you rely on the subset, train on it and on as many random rows, with the same settings, and measure both
+# on the task you care about; `iterit_qlora_t4.ipynb` does so on one free GPU, and `compare_selectors.ipynb` compares
+# which rows each method selects and excludes. On clean data, random rows are hard to beat.

@@ -1,4 +1,4 @@
-"""Train the base model of the closed world from scratch: about a minute on one core.
+"""Train the base model of the quickstart from scratch: about a minute on one CPU core.
 
 Run: python recipes/quickstart/make_base.py
 """
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def new_model(tok: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Build a Llama of about a quarter of a million random weights."""
+    """Return a randomly initialized Llama with about 250,000 parameters."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tok),
@@ -35,7 +35,7 @@ def new_model(tok: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, steps: int, seed: int, batch_size: int = 128) -> None:
-    """Next-word prediction on freshly drawn lines, with a linear warm-up and decay."""
+    """Train on randomly drawn lines, with a linear warm-up and decay of the learning rate."""
     started = time.perf_counter()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -56,7 +56,7 @@ def train(model: LlamaForCausalLM, tok: PreTrainedTokenizerFast, steps: int, see
 
 
 def main() -> None:
-    """Train, say how well it answers before any fine-tuning, and save in half precision."""
+    """Train the base model, print its exact match before fine-tuning, and save it in half precision."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, default=HERE / "base")
     parser.add_argument("--steps", type=int, default=900)

@@ -1,10 +1,11 @@
-"""A closed world of made-up people: everything there is to know fits a model that trains in a minute.
+"""Synthetic data of the quickstart: invented people, small enough for a model that trains in a minute.
 
-Sixty-four people have eight attributes each. The base model (`make_base.py`) has read every fact as a statement, but
-has been asked only about the two easy relations. The pool asks about all eight and has the faults of real data: rows
-answered "I do not know.", copies, and much that the model can do already. Fine-tuning has to bring out the six hard
-relations; `exact_match` says how far it got. Test prompts are never in the pool, but a chosen row does state the fact
-it asks for, so part of a gain is facts told again and only the rest is the skill of answering.
+Each of 64 people has eight attributes. The base model (`make_base.py`) is trained on every fact as a statement, but on
+questions about the two easy relations only. The pool has questions about all eight relations and the faults of real
+data: rows answered "I do not know.", copies, and questions that the model can already answer. Fine-tuning teaches the
+model to answer questions about the six hard relations, which `exact_match` measures. Test prompts are never in the
+pool, but a selected row states the fact that it asks for, so part of a gain comes from repeated facts and only the
+remaining part from a better ability to answer.
 """
 
 import random
@@ -61,14 +62,14 @@ SMALL_TALK += ["{n} and I do not talk.", "{v}.", "{v}, please."]
 
 
 def names() -> list[str]:
-    """Sixty-four invented names, always the same."""
+    """Return 64 invented names, always the same."""
     starts = ["Ba", "De", "Fo", "Gu", "Ka", "Li", "Mo", "Ne"]
     ends = ["bor", "dal", "fin", "lem", "mir", "nak", "rus", "vet"]
     return [start + end for start, end in product(starts, ends)]
 
 
 def facts(seed: int = WORLD_SEED) -> dict[Fact, str]:
-    """Map (name, relation) to a value; every value of a relation belongs to eight people."""
+    """Return the value of each (name, relation); every value of a relation belongs to eight people."""
     rng = random.Random(f"facts {seed}")
     world: dict[Fact, str] = {}
     for relation, values in VALUES.items():
@@ -78,37 +79,38 @@ def facts(seed: int = WORLD_SEED) -> dict[Fact, str]:
     return world
 
 
-def prompts(asked: Iterable[Fact]) -> dict[str, Fact]:
-    """Map every way to ask for each (name, relation) back to it."""
+def prompts(facts_to_ask: Iterable[Fact]) -> dict[str, Fact]:
+    """Return all prompts that ask for these facts, with the (name, relation) of each."""
     return {
         f"{opener}{question.format(n=name)} Answer:": (name, relation)
-        for name, relation in asked
+        for name, relation in facts_to_ask
         for question in QUESTIONS[relation]
         for opener in OPENERS
     }
 
 
 def questions() -> list[tuple[str, str]]:
-    """List the 512 test prompts, one for each fact, with their answers; no pool has these prompts."""
+    """Return the 512 test prompts, one per fact, with their answers. No pool contains them."""
     return [(f"{QUESTIONS[fact[1]][0].format(n=fact[0])} Answer:", f" {value}.") for fact, value in facts().items()]
 
 
 def statements(seed: int, count: int) -> list[str]:
-    """Draw what the base model reads: three quarters facts, the rest easy questions and small talk.
+    """Draw training lines of the base model: 75 % facts, the others easy questions and small talk.
 
-    Among the questions are some about strangers, answered "I do not know.".
+    Some of the questions are about unknown people and answered "I do not know.".
     """
     rng, world = random.Random(f"statements {seed}"), facts()
-    told = [text.format(n=name, v=v) for (name, r), v in world.items() for text in [*STATEMENTS[r], BACKWARD]]
-    answered = [f"{prompt} {world[fact]}." for prompt, fact in prompts(world).items() if fact[1] in EASY]
-    in_vain = [prompt + UNKNOWN for prompt in prompts(product(STRANGERS, EASY))]
+    fact_lines = [text.format(n=name, v=v) for (name, r), v in world.items() for text in [*STATEMENTS[r], BACKWARD]]
+    easy_lines = [f"{prompt} {world[fact]}." for prompt, fact in prompts(world).items() if fact[1] in EASY]
+    unknown_lines = [prompt + UNKNOWN for prompt in prompts(product(STRANGERS, EASY))]
     values = [value for group in VALUES.values() for value in group]
-    talk = [text.format(n=name, v=value) for text in SMALL_TALK for name in names() for value in values]
-    return [rng.choice(lines) for lines in rng.choices([told, answered, in_vain, talk], [75, 12, 3, 10], k=count)]
+    small_talk = [text.format(n=name, v=value) for text in SMALL_TALK for name in names() for value in values]
+    groups = [fact_lines, easy_lines, unknown_lines, small_talk]
+    return [rng.choice(lines) for lines in rng.choices(groups, [75, 12, 3, 10], k=count)]
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word or punctuation mark; `<bos>` is put in front, `<eos>` is left to the trainer."""
+    """Return a tokenizer with one token per word or punctuation mark. It adds `<bos>`; the trainer adds `<eos>`."""
     templates = [text for group in (STATEMENTS, QUESTIONS) for texts in group.values() for text in texts]
     values = [value for group in VALUES.values() for value in group]
     texts = [*templates, *OPENERS, *SMALL_TALK, BACKWARD, UNKNOWN, "Answer:", *names(), *STRANGERS, *values]
@@ -133,60 +135,62 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def pool(seed: int, size: int = 8000, unknown: float = 0.5, wrong_labels: float = 0.0) -> Dataset:
-    """Make the rows to choose from, in TRL's prompt-completion format.
+    """Return the rows to select from, in TRL's prompt-completion format.
 
     A share `unknown` of the rows is answered "I do not know.". The other rows are two fifths hard questions, two
-    fifths easy ones (fewer where these run out) and the rest copies of the easy ones. A share `wrong_labels` of all
-    rows gets a wrong value of the right relation, spread over the rows that are answered with a value.
+    fifths easy ones (fewer if there are not enough) and otherwise copies of the easy ones. A share `wrong_labels` of
+    all rows gets a wrong value of the correct relation; they are drawn from the rows that are answered with a value.
     """
     rng, world = random.Random(f"pool {seed}"), facts()
-    asked = prompts(world)
-    free = sorted(asked.keys() - {prompt for prompt, _ in questions()})
-    rng.shuffle(free)
+    fact_of_prompt = prompts(world)
+    unused = sorted(fact_of_prompt.keys() - {prompt for prompt, _ in questions()})
+    rng.shuffle(unused)
     answered = size - round(size * unknown)
     share = round(answered * 0.4)
-    hard = [prompt for prompt in free if asked[prompt][1] not in EASY][:share]
-    easy = [prompt for prompt in free if asked[prompt][1] in EASY][:share]
+    hard = [prompt for prompt in unused if fact_of_prompt[prompt][1] not in EASY][:share]
+    easy = [prompt for prompt in unused if fact_of_prompt[prompt][1] in EASY][:share]
     copies = rng.choices(easy, k=answered - len(hard) - len(easy))
-    rows = [(prompt, f" {world[asked[prompt]]}.") for prompt in hard + easy + copies]
+    rows = [(prompt, f" {world[fact_of_prompt[prompt]]}.") for prompt in hard + easy + copies]
     for index in rng.sample(range(answered), round(size * wrong_labels)):
-        prompt, right = rows[index]
-        others = [f" {value}." for value in VALUES[asked[prompt][1]] if f" {value}." != right]
+        prompt, correct = rows[index]
+        others = [f" {value}." for value in VALUES[fact_of_prompt[prompt][1]] if f" {value}." != correct]
         rows[index] = (prompt, rng.choice(others))
     used = {*hard, *easy}
-    rows += [(prompt, UNKNOWN) for prompt in free if prompt not in used][: size - answered]
+    rows += [(prompt, UNKNOWN) for prompt in unused if prompt not in used][: size - answered]
     rng.shuffle(rows)
     return Dataset.from_dict({"prompt": [prompt for prompt, _ in rows], "completion": [text for _, text in rows]})
 
 
 def kinds(rows: Dataset) -> list[str]:
-    """Say what each row of a pool is: "hard", "easy", "copy", "wrong" or "unknown". For looking at a choice only."""
-    world, found, seen = facts(), [], set()
-    asked = prompts(world)
+    """Return the kind of each row of a pool: "hard", "easy", "copy", "wrong" or "unknown". Only for display."""
+    world, row_kinds, seen = facts(), [], set()
+    fact_of_prompt = prompts(world)
     for row in zip(rows["prompt"], rows["completion"], strict=True):
-        fact = asked[row[0]]
+        fact = fact_of_prompt[row[0]]
         kind = "easy" if fact[1] in EASY else "hard"
         if row[1] != f" {world[fact]}.":
             kind = "unknown" if row[1] == UNKNOWN else "wrong"
-        found.append("copy" if row in seen else kind)
+        row_kinds.append("copy" if row in seen else kind)
         seen.add(row)
-    return found
+    return row_kinds
 
 
 @torch.no_grad()
 def exact_match(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[tuple[str, str]], batch_size: int = 512
 ) -> float:
-    """Share of the questions that greedy decoding answers word for word."""
-    was_training, right = model.training, 0
+    """Return the share of the questions that greedy decoding answers with an exact match."""
+    was_training, num_correct = model.training, 0
     model.eval()
     for start in range(0, len(questions), batch_size):
-        asked, answers = zip(*questions[start : start + batch_size], strict=True)
-        batch = tokenizer(list(asked), padding=True, padding_side="left", return_tensors="pt").to(model.device)
-        wanted = [[*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in answers]
-        longest = max(map(len, wanted))
+        batch_prompts, answers = zip(*questions[start : start + batch_size], strict=True)
+        batch = tokenizer(list(batch_prompts), padding=True, padding_side="left", return_tensors="pt").to(model.device)
+        references = [
+            [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for text in answers
+        ]
+        longest = max(map(len, references))
         output = model.generate(**batch, max_new_tokens=longest, do_sample=False, pad_token_id=tokenizer.pad_token_id)
-        given = output[:, batch.input_ids.shape[1] :].tolist()
-        right += sum(reply[: len(ids)] == ids for reply, ids in zip(given, wanted, strict=True))
+        predictions = output[:, batch.input_ids.shape[1] :].tolist()
+        num_correct += sum(reply[: len(ids)] == ids for reply, ids in zip(predictions, references, strict=True))
     model.train(was_training)
-    return right / len(questions)
+    return num_correct / len(questions)

@@ -11,7 +11,7 @@ from hf_datasel.analysis import (
     cluster_quality,
     distribution,
     distribution_by_round,
-    draw_cluster_choice,
+    draw_cluster_fits,
     draw_cluster_quality,
     draw_lengths,
     draw_loss,
@@ -23,20 +23,18 @@ from hf_datasel.analysis import (
     overlaps,
     plots,
 )
-from hf_datasel.analysis.clusters import ClusterChoice
-from hf_datasel.analysis.plots.clusters import named_ks
-from hf_datasel.analysis.plots.spreads import bin_shares, few_whole
-from hf_datasel.analysis.plots.theme import log_ticks, plain_number, printable, settings, shortened, theme_of
+from hf_datasel.analysis.clusters import ClusterFits
+from hf_datasel.analysis.plots.clusters import labelled_ks
+from hf_datasel.analysis.plots.spreads import bin_shares, integer_bins
+from hf_datasel.analysis.plots.theme import format_number, log_ticks, printable, shortened, theme_of, theme_settings
 from hf_datasel.errors import DataselError
 
 POOL = np.random.default_rng(0).lognormal(3, 1, 300)
-GROUPS = {"pool": POOL, "chosen": POOL[POOL > 60], "Random": POOL[:30], "Longest": np.sort(POOL)[-30:]}
+GROUPS = {"pool": POOL, "selected": POOL[POOL > 60], "Random": POOL[:30], "Longest": np.sort(POOL)[-30:]}
 
 KS = [64, 128, 256, 512, 1024, 2048, 4096]
 SILHOUETTES, INERTIAS = [0.17, 0.16, 0.14, 0.17, 0.18, 0.2, 0.19], [0.7, 0.6, 0.52, 0.46, 0.42, 0.4, 0.39]
-CHOICE = ClusterChoice(
-    ks=KS, silhouette=SILHOUETTES, inertia=INERTIAS, best=2048, elbow=512, rows=50_000, sample=10_000
-)
+FITS = ClusterFits(ks=KS, silhouette=SILHOUETTES, inertia=INERTIAS, best=2048, elbow=512, rows=50_000, sample=10_000)
 QUALITY = cluster_quality({2: np.array([0, 0, 1, 1]), 4: np.arange(4)}, np.array([0.1, 0.2, 0.2, 0.9]))
 
 
@@ -44,10 +42,10 @@ def texts(figure) -> list[str]:
     """List all that is written in a figure and is seen."""
     from matplotlib.text import Text
 
-    return [each.get_text() for each in figure.findobj(Text) if each.get_visible() and each.get_text().strip()]
+    return [item.get_text() for item in figure.findobj(Text) if item.get_visible() and item.get_text().strip()]
 
 
-def test_shares_are_of_each_group_alone():
+def test_bin_shares_per_group():
     for log in (False, True):
         summary = distribution("x", GROUPS, log=log)
         for group in summary["groups"]:
@@ -57,19 +55,19 @@ def test_shares_are_of_each_group_alone():
     assert density == pytest.approx(1 / np.diff(np.log(words["edges"])) * density[0] * np.log(words["edges"][1] * 2))
 
 
-def test_scores_say_rows_medians_and_what_is_left_out():
-    summary = distribution("ifd", {"pool": POOL, "chosen": POOL[:1]})
+def test_draw_scores_labels():
+    summary = distribution("ifd", {"pool": POOL, "selected": POOL[:1]})
     figure = draw_scores(summary, "The title")
-    said = texts(figure)
-    assert "The title" in said
-    assert f"pool: 300 rows, median {np.median(POOL):.3g}" in said
-    assert f"chosen: 1 row, median {POOL[0]:.3g}" in said
-    assert "ifd (not shown: 6 of pool)" in said
+    shown = texts(figure)
+    assert "The title" in shown
+    assert f"pool: 300 rows, median {np.median(POOL):.3g}" in shown
+    assert f"selected: 1 row, median {POOL[0]:.3g}" in shown
+    assert "ifd (not shown: 6 of pool)" in shown
     [axes] = figure.axes
     assert {line.get_xdata()[0] for line in axes.lines} == {group["quantiles"][2] for group in summary["groups"]}
 
 
-def test_lengths_are_named_one_by_one():
+def test_draw_lengths_labels():
     summary = distribution("response_words", GROUPS, log=True)
     figure = draw_lengths(summary)
     labels = [label.get_text().split("\n") for label in figure.axes[0].get_yticklabels()]
@@ -77,30 +75,30 @@ def test_lengths_are_named_one_by_one():
     assert figure.axes[0].get_xscale() == "log"
 
 
-def test_overlaps_show_each_pair_once():
-    named = {f"choice {at}": np.arange(at, at + 20) for at in range(4)}
+def test_draw_overlaps_shows_each_pair_once():
+    named = {f"selection {index}": np.arange(index, index + 20) for index in range(4)}
     figure = draw_overlaps(overlaps(named, 400))
-    numbers = [each for each in texts(figure) if each.startswith("0.") or each == "1.00"]
+    numbers = [item for item in texts(figure) if item.startswith("0.") or item == "1.00"]
     assert sorted(numbers) == ["0.74", "0.82", "0.82", "0.90", "0.90", "0.90"]
-    assert "Jaccard (rows in both / rows in either); two random draws from the pool: 0.026" in texts(figure)
+    assert "Jaccard (rows in both / rows in either); two random selections from the pool: 0.026" in texts(figure)
 
 
-def test_overlaps_of_a_shortlist_say_both_levels_of_chance():
-    named = {f"round {at}": np.arange(at, at + 20) for at in range(2)} | {"Random": np.arange(0, 400, 20)}
+def test_draw_overlaps_with_shortlist():
+    named = {f"round {index}": np.arange(index, index + 20) for index in range(2)} | {"Random": np.arange(0, 400, 20)}
     figure = draw_overlaps(overlaps(named, 400, (["round 0", "round 1"], 60)))
-    said = [each for each in texts(figure) if each.startswith("Jaccard")]
-    assert said == [
-        "Jaccard (rows in both / rows in either); two random draws from the pool: 0.026,\n"
+    shown = [item for item in texts(figure) if item.startswith("Jaccard")]
+    assert shown == [
+        "Jaccard (rows in both / rows in either); two random selections from the pool: 0.026,\n"
         "from the 60 rows that round 0 and round 1 are all from: 0.20"
     ]
-    inside(figure)
+    check_inside(figure)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_few_whole_numbers_have_a_bar_each(dark):
+def test_few_integers_have_a_bar_each(dark):
     words = np.array([1] * 50 + [4] * 50)
-    summary = distribution("response_words", {"pool": words, "chosen": np.array([1, 1, 4])}, log=True)
-    assert few_whole(summary) == [1, 2, 3, 4]
+    summary = distribution("response_words", {"pool": words, "selected": np.array([1, 1, 4])}, log=True)
+    assert integer_bins(summary) == [1, 2, 3, 4]
     figure = draw_lengths(summary, dark=dark)
     [axes] = figure.axes
     assert axes.get_xscale() == "linear"
@@ -111,35 +109,35 @@ def test_few_whole_numbers_have_a_bar_each(dark):
         assert len({round(bar.get_width(), 9) for bar in bars}) == 1
         heights = np.array([bar.get_height() for bar in bars])
         assert heights / heights.sum() == pytest.approx(np.array(shares) / sum(shares))
-    inside(figure)
+    check_inside(figure)
     assert draw_scores(summary).axes[0].get_xticks().tolist() == [1, 2, 3, 4]
 
 
-def test_many_whole_numbers_keep_their_axis():
+def test_many_integers_on_a_log_axis():
     summary = distribution("response_words", {"pool": np.arange(1, 60)}, log=True)
-    assert few_whole(summary) == []
+    assert integer_bins(summary) == []
     assert draw_lengths(summary).axes[0].get_xscale() == "log"
 
 
-def test_what_is_not_1_is_not_written_as_1():
-    said = [plain_number(each) for each in (1.0, 1.003, 0.9996, 0.99996, -1.0004, 0.964, 1.01, 1.0000001)]
-    assert said == ["1", "1.003", "0.9996", "0.99996", "-1.0004", "0.964", "1.01", "1"]
+def test_format_number_near_1():
+    shown = [format_number(item) for item in (1.0, 1.003, 0.9996, 0.99996, -1.0004, 0.964, 1.01, 1.0000001)]
+    assert shown == ["1", "1.003", "0.9996", "0.99996", "-1.0004", "0.964", "1.01", "1"]
 
 
 @pytest.mark.parametrize("count", [2, 12])
-def test_few_and_many_choices(count):
-    named = {f"a rather long name of a method, {at}": np.arange(at, at + 20) for at in range(count)}
+def test_draw_overlaps_of_few_and_many_selections(count):
+    named = {f"a rather long name of a method, {index}": np.arange(index, index + 20) for index in range(count)}
     figure = draw_overlaps(overlaps(named, 400), dark=True)
-    assert len([each for each in texts(figure) if each.startswith("0.")]) == count * (count - 1) / 2
-    inside(figure)
+    assert len([item for item in texts(figure) if item.startswith("0.")]) == count * (count - 1) / 2
+    check_inside(figure)
 
 
-def test_a_map_marks_the_cells_with_chosen_rows():
+def test_draw_map_discs():
     vectors = np.random.default_rng(0).normal(size=(300, 4))
     summary = embedding_map("embedding", vectors, np.arange(20), bins=10)
     figure = draw_map(summary)
-    [discs] = [each for each in figure.axes[0].collections if type(each).__name__ == "PathCollection"]
-    cells = np.argwhere(np.array(summary["chosen"]))
+    [discs] = [item for item in figure.axes[0].collections if type(item).__name__ == "PathCollection"]
+    cells = np.argwhere(np.array(summary["selected"]))
     x, y = (np.convolve(summary[axis], [0.5, 0.5], "valid") for axis in ("x", "y"))
     assert np.asarray(discs.get_offsets()) == pytest.approx(
         np.stack([x[cells[:, 1]], y[cells[:, 0]]], axis=1), abs=1e-4
@@ -149,15 +147,15 @@ def test_a_map_marks_the_cells_with_chosen_rows():
 
 
 @pytest.mark.parametrize("count", [1, 4, 30])
-def test_rounds_name_as_many_as_fit(count):
-    rounds = [(at, POOL + at, POOL[:30] + at) for at in range(count)]
+def test_draw_rounds_labels(count):
+    rounds = [(index, POOL + index, POOL[:30] + index) for index in range(count)]
     figure = draw_rounds(distribution_by_round("ifd", rounds, log=True))
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert len(labels) == {1: 1, 4: 4, 30: 10}[count]
     assert labels[-1].startswith({1: "round 0\n", 4: "round 3\n", 30: "27"}[count])
 
 
-def test_loss_leaves_out_what_is_not_finite():
+def test_draw_loss_skips_nan():
     figure = draw_loss([(1, 3.0), (2, float("nan")), (3, 2.0)], [(3, 2.5)])
     training, evaluation = figure.axes[0].lines
     assert training.get_xydata().tolist() == [[1, 3], [3, 2]]
@@ -165,11 +163,11 @@ def test_loss_leaves_out_what_is_not_finite():
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_silhouette_and_elbow_stand_side_by_side(dark):
-    figure = draw_cluster_choice(CHOICE, "How many", dark)
+def test_draw_cluster_fits(dark):
+    figure = draw_cluster_fits(FITS, "How many", dark)
     left, right = figure.axes
-    assert left.lines[0].get_xydata().tolist() == [list(each) for each in zip(KS, SILHOUETTES, strict=True)]
-    assert right.lines[0].get_xydata().tolist() == [list(each) for each in zip(KS, INERTIAS, strict=True)]
+    assert left.lines[0].get_xydata().tolist() == [list(item) for item in zip(KS, SILHOUETTES, strict=True)]
+    assert right.lines[0].get_xydata().tolist() == [list(item) for item in zip(KS, INERTIAS, strict=True)]
     assert [left.lines[-1].get_xydata().tolist(), right.lines[-1].get_xydata().tolist()] == [
         [[2048, 0.2]],
         [[512, 0.46]],
@@ -178,37 +176,37 @@ def test_silhouette_and_elbow_stand_side_by_side(dark):
     for ax in figure.axes:
         boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
         assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
-    inside(figure)
+    check_inside(figure)
 
 
 @pytest.mark.parametrize("ks", [[50], [2, 3], [1000, 1001, 1002], list(range(2, 400))])
-def test_any_k_is_drawn(ks):
-    summary = ClusterChoice(CHOICE, ks=ks, silhouette=[0.5] * len(ks), inertia=[9.0] * len(ks), best=ks[0], elbow=None)
-    figure = draw_cluster_choice(summary)
+def test_draw_cluster_fits_with_any_k(ks):
+    summary = ClusterFits(FITS, ks=ks, silhouette=[0.5] * len(ks), inertia=[9.0] * len(ks), best=ks[0], elbow=None)
+    figure = draw_cluster_fits(summary)
     assert "no elbow" in texts(figure)
     labels = figure.axes[0].get_xticklabels()
     assert f"{ks[0]:,}" in [label.get_text() for label in labels]
     boxes = [label.get_window_extent() for label in labels]
     assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
-    inside(figure)
+    check_inside(figure)
 
 
-def test_the_marked_k_is_always_named():
+def test_marked_k_is_labelled():
     for marked in KS:
-        assert marked in named_ks(KS, marked, 1.0)
-    assert named_ks(KS, None, 20.0) == KS
+        assert marked in labelled_ks(KS, marked, 1.0)
+    assert labelled_ks(KS, None, 20.0) == KS
 
 
-def test_shares_of_low_clusters():
+def test_draw_cluster_quality():
     figure = draw_cluster_quality(QUALITY)
     [line] = figure.axes[0].lines
     assert line.get_xydata().tolist() == [[2, 0.5], [4, 0.75]]
     assert "mean quality below 0.3" in texts(figure)
     assert {"share of clusters", "0%", "80%"} <= set(texts(figure))
-    inside(figure)
+    check_inside(figure)
 
 
-def inside(figure) -> None:
+def check_inside(figure) -> None:
     """Check that nothing sticks out of the image."""
     figure.canvas.draw()
     box = figure.get_tightbbox()
@@ -217,16 +215,16 @@ def inside(figure) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_nothing_sticks_out_and_text_stands_out(dark):
+def test_layout_and_contrast(dark):
     theme = theme_of(dark)
-    for colour in (theme.ink, theme.muted, theme.chosen, *theme.others):
-        assert contrast(colour, theme.ground) > 4.5
+    for colour in (theme.ink, theme.muted, theme.selected, *theme.others):
+        assert contrast(colour, theme.background) > 4.5
     for colour in (theme.pool, *theme.density):
-        assert contrast(theme.chosen, colour) > 2
+        assert contrast(theme.selected, colour) > 2
     name = "W" * 500
-    figure = draw_scores(distribution(name, {name: POOL, "chosen": POOL[:9]}), name, dark)
-    assert matplotlib.colors.to_hex(figure.get_facecolor()) == theme.ground
-    inside(figure)
+    figure = draw_scores(distribution(name, {name: POOL, "selected": POOL[:9]}), name, dark)
+    assert matplotlib.colors.to_hex(figure.get_facecolor()) == theme.background
+    check_inside(figure)
 
 
 def contrast(one: str, other: str) -> float:
@@ -239,9 +237,9 @@ def contrast(one: str, other: str) -> float:
     return max(lights) / min(lights)
 
 
-def test_settings_of_others_are_neither_used_nor_changed():
-    ours = {"font.family": ["serif"], "axes.facecolor": "red", "font.size": 30.0, "text.usetex": False}
-    with matplotlib.rc_context(ours):
+def test_rcparams_are_neither_used_nor_changed():
+    settings = {"font.family": ["serif"], "axes.facecolor": "red", "font.size": 30.0, "text.usetex": False}
+    with matplotlib.rc_context(settings):
         before = dict(matplotlib.rcParams)
         figure = draw_lengths(distribution("x", GROUPS))
         assert dict(matplotlib.rcParams) == before
@@ -251,14 +249,14 @@ def test_settings_of_others_are_neither_used_nor_changed():
 
 
 @pytest.mark.parametrize("draw", [getattr(plots, name) for name in plots.__all__ if name.startswith("draw_")])
-def test_without_matplotlib_the_extra_is_named(draw, monkeypatch):
+def test_without_matplotlib(draw, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     arguments = {
         "draw_map": embedding_map("x", np.eye(3), np.array([0])),
         "draw_overlaps": overlaps({"a": np.array([0]), "b": np.array([1])}, 2),
         "draw_rounds": distribution_by_round("x", [(0, POOL, POOL)]),
         "draw_loss": [(1, 2.0)],
-        "draw_cluster_choice": CHOICE,
+        "draw_cluster_fits": FITS,
         "draw_cluster_quality": QUALITY,
     }
     with pytest.raises(
@@ -267,31 +265,31 @@ def test_without_matplotlib_the_extra_is_named(draw, monkeypatch):
         draw(arguments.get(draw.__name__, distribution("x", GROUPS)))
 
 
-# -- text of other people --------------------------------------------------------------------------------------------
-def test_text_is_one_short_line():
+# -- text of other people ---------------------------------------------------------------------------------------------
+def test_shortened():
     assert shortened("a\tb\u2028c\x00d\u202ee") == "a b c d e"
     assert shortened("x" * 500, 10) == "x" * 9 + "…"
     assert shortened("") == ""
 
 
-def test_characters_that_the_font_lacks_are_boxes():
+def test_printable_replaces_missing_characters():
     pytest.importorskip("matplotlib")
     assert printable("naïve 日本") == "naïve □□"
 
 
-def test_mathematics_is_left_as_it_is():
+def test_math_text_is_not_parsed():
     figure = draw_scores(distribution("$x^2$", {"$a_b$": POOL, "_c": POOL[:9]}), r"\frac $\alpha$")
-    said = " ".join(texts(figure))
-    for each in ("$x^2$", "$a_b$", "_c", r"\frac $\alpha$"):
-        assert each in said
-    with settings(theme_of(False)):
+    shown = " ".join(texts(figure))
+    for item in ("$x^2$", "$a_b$", "_c", r"\frac $\alpha$"):
+        assert item in shown
+    with theme_settings(theme_of(False)):
         assert matplotlib.rcParams["text.parse_math"] is False
-    assert not any(each.get_parse_math() for each in figure.findobj(matplotlib.text.Text))
+    assert not any(item.get_parse_math() for item in figure.findobj(matplotlib.text.Text))
 
 
 @pytest.mark.parametrize("low", [1e-9, 0.2, 0.9, 1, 37, 1e6])
 @pytest.mark.parametrize("factor", [1.0000001, 1.01, 1.2, 3, 9, 40, 2000, 1e9, 1e30])
-def test_ticks_are_few_and_inside(low, factor):
+def test_log_ticks(low, factor):
     ticks = log_ticks(low, low * factor)
     assert 1 < len(ticks) <= 8
     assert sorted(ticks) == ticks

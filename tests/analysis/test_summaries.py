@@ -17,11 +17,11 @@ def scores() -> np.ndarray:
     return values
 
 
-def test_spreads_are_those_of_numpy(scores):
-    chosen = scores[100:120]
-    summary = distribution("ifd", {"pool": scores, "chosen": chosen}, bins=7, limits=(0.25, 2))
+def test_distribution_equals_numpy(scores):
+    selected = scores[100:120]
+    summary = distribution("ifd", {"pool": scores, "selected": selected}, bins=7, limits=(0.25, 2))
     assert json.loads(json.dumps(summary)) == summary
-    for spread, values in zip(summary["groups"], (scores, chosen), strict=True):
+    for spread, values in zip(summary["groups"], (scores, selected), strict=True):
         values = values[~np.isnan(values)]
         assert spread["rows"] == values.size
         assert spread["mean"] == pytest.approx(values.mean(), rel=1e-5)
@@ -31,12 +31,12 @@ def test_spreads_are_those_of_numpy(scores):
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_default_limits_cut_the_tails_of_large_groups_alone(scores, log):
+def test_default_limits(scores, log):
     scores[7] = 300.0
-    chosen = np.sort(scores)[:3]
-    summary = distribution("ifd", {"pool": scores, "chosen": chosen}, log=log)
+    selected = np.sort(scores)[:3]
+    summary = distribution("ifd", {"pool": scores, "selected": selected}, log=log)
     pool, few = summary["groups"]
-    assert summary["edges"][0] <= chosen[0]
+    assert summary["edges"][0] <= selected[0]
     assert summary["edges"][-1] == pytest.approx(np.nanpercentile(scores, 99), rel=1e-5)
     assert sum(few["counts"]) == few["rows"] == 3
     assert 0.98 * pool["rows"] < sum(pool["counts"]) < pool["rows"]
@@ -47,53 +47,53 @@ def test_default_limits_cut_the_tails_of_large_groups_alone(scores, log):
 @pytest.mark.parametrize("bins", [1, 2, 40])
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("scale", [1e-9, 1.0, 1e12])
-def test_edges_rise_and_hold_every_value(bins, log, scale):
+def test_edges_include_all_values(bins, log, scale):
     values = (1 + np.random.default_rng(1).random(60)) * scale
     near = 1e6 * scale + values
-    for each in (values, near):
-        summary = distribution("x", {"pool": each}, bins, (each.min(), each.max()), log)
+    for item in (values, near):
+        summary = distribution("x", {"pool": item}, bins, (item.min(), item.max()), log)
         assert (np.diff(summary["edges"]) > 0).all()
         assert sum(summary["groups"][0]["counts"]) == 60
         assert len(summary["edges"]) == bins + 1
 
 
-def test_numbers_are_short(scores):
-    assert len(json.dumps(distribution("ifd", {"pool": scores, "chosen": scores[1:9]}))) < 1000
+def test_json_is_short(scores):
+    assert len(json.dumps(distribution("ifd", {"pool": scores, "selected": scores[1:9]}))) < 1000
 
 
-def test_whole_numbers_lie_between_edges():
+def test_integer_bins():
     ratings = np.array([1, 2, 2, 3, 5, 5, 5])
-    summary = distribution("rating", {"pool": ratings, "chosen": ratings[4:]})
+    summary = distribution("rating", {"pool": ratings, "selected": ratings[4:]})
     assert summary["edges"] == [0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
     assert [group["counts"] for group in summary["groups"]] == [[1, 2, 1, 0, 3], [0, 0, 0, 0, 3]]
     words = np.arange(1, 1000)
     for log in (False, True):
-        wide = distribution("words", {"pool": words, "chosen": words[[0, -1]]}, log=log)
+        wide = distribution("words", {"pool": words, "selected": words[[0, -1]]}, log=log)
         assert {edge % 1 for edge in wide["edges"]} == {0.5}
         assert sum(wide["groups"][0]["counts"]) == 999
         assert 20 < len(wide["edges"]) <= 41
 
 
 @pytest.mark.parametrize("value", [0.5, 0.0, -3.25, 7, 1e30, 1e-30])
-def test_one_value_gets_a_bin_of_some_width(value):
+def test_single_value(value):
     for log in (False, True) if value > 0 else (False,):
-        summary = distribution("x", {"pool": np.full(5, value), "chosen": np.full(1, value)}, log=log)
+        summary = distribution("x", {"pool": np.full(5, value), "selected": np.full(1, value)}, log=log)
         assert summary["edges"][0] < value < summary["edges"][-1]
         counts = summary["groups"][0]["counts"]
         assert counts[len(counts) // 2] == 5
 
 
-def test_values_that_are_not_finite_are_ignored():
+def test_nan_and_inf_are_ignored():
     summary = distribution("x", {"pool": np.array([np.inf, 0.25, np.nan, -np.inf, 0.75])})
     assert summary["groups"][0]["rows"] == 2
     assert summary["groups"][0]["mean"] == 0.5
 
 
-def test_distributions_that_cannot_be():
+def test_invalid_distributions():
     with pytest.raises(SelectionError, match="needs at least one group"):
         distribution("ifd", {})
-    with pytest.raises(SelectionError, match="No row of 'chosen' has a value of 'ifd'"):
-        distribution("ifd", {"pool": np.ones(2), "chosen": np.array([np.nan])})
+    with pytest.raises(SelectionError, match="No row of 'selected' has a value of 'ifd'"):
+        distribution("ifd", {"pool": np.ones(2), "selected": np.array([np.nan])})
     with pytest.raises(SelectionError, match=r"cannot show -0\.98"):
         distribution("ifd", {"pool": np.array([-1.0, 1])}, log=True)
     with pytest.raises(ConfigError, match="bins=0"):
@@ -102,16 +102,16 @@ def test_distributions_that_cannot_be():
         distribution("ifd", {"pool": np.ones(2)}, limits=(2, 1))
 
 
-def test_rounds_share_their_bins(scores):
+def test_distribution_by_round(scores):
     summary = distribution_by_round("ifd", [(0, scores, scores[1:9]), (2, scores / 2, scores[1:9] / 2)])
     names = [group["name"] for group in summary["groups"]]
-    assert names == ["round 0: scored", "round 0: chosen", "round 2: scored", "round 2: chosen"]
+    assert names == ["round 0: scored", "round 0: selected", "round 2: scored", "round 2: selected"]
     both = np.concatenate([scores, scores / 2])
     low, high = np.nanpercentile(both, [1, 99])
     assert summary["edges"][0] == pytest.approx(min(low, scores[1:9].min() / 2), rel=1e-5)
     assert summary["edges"][-1] == pytest.approx(max(high, scores[1:9].max()), rel=1e-5)
-    for chosen in summary["groups"][1::2]:
-        assert sum(chosen["counts"]) == chosen["rows"] == 8
+    for selected in summary["groups"][1::2]:
+        assert sum(selected["counts"]) == selected["rows"] == 8
     with pytest.raises(SelectionError, match="No scored row of round 1"):
         distribution_by_round("ifd", [(1, scores[:1], scores)])
     with pytest.raises(SelectionError, match="at least one round"):
@@ -121,11 +121,11 @@ def test_rounds_share_their_bins(scores):
 @pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize("bins", [2, 7, 40])
 @pytest.mark.parametrize("scale", [0.3, 1.0, 1e6])
-def test_no_bin_holds_values_on_both_sides_of_a_threshold(scores, log, bins, scale):
-    pool, chosen = scores * scale, np.array([0.35, 0.98, 0.999]) * scale
+def test_threshold_is_an_edge(scores, log, bins, scale):
+    pool, selected = scores * scale, np.array([0.35, 0.98, 0.999]) * scale
     for summary in (
-        distribution("ifd", {"pool": pool, "chosen": chosen}, bins, log=log, threshold=scale),
-        distribution_by_round("ifd", [(0, pool, chosen), (1, pool, chosen)], bins, log=log, threshold=scale),
+        distribution("ifd", {"pool": pool, "selected": selected}, bins, log=log, threshold=scale),
+        distribution_by_round("ifd", [(0, pool, selected), (1, pool, selected)], bins, log=log, threshold=scale),
     ):
         edges = np.array(summary["edges"])
         assert scale in edges
@@ -139,14 +139,14 @@ def test_no_bin_holds_values_on_both_sides_of_a_threshold(scores, log, bins, sca
         assert sum(summary["groups"][0]["counts"]) > 400
 
 
-def test_a_threshold_outside_changes_nothing(scores):
+def test_threshold_outside_the_limits(scores):
     plain = distribution("ifd", {"pool": scores})
     assert distribution("ifd", {"pool": scores}, threshold=50.0) == plain
     assert distribution("ifd", {"pool": scores}, threshold=-1.0) == plain
 
 
-def test_thresholds_are_those_that_selections_record():
-    rounds = [{"left_out": {}}, {"left_out": {"with loss < 2": 3, "with ifd >= 1": 19, "with a(b >= 0.25": 2}}]
+def test_threshold_of():
+    rounds = [{"exclusions": {}}, {"exclusions": {"with loss < 2": 3, "with ifd >= 1": 19, "with a(b >= 0.25": 2}}]
     assert threshold_of(rounds, "ifd") == 1.0
     assert threshold_of(rounds, "loss") == 2.0
     assert threshold_of(rounds, "a(b") == 0.25
@@ -154,10 +154,10 @@ def test_thresholds_are_those_that_selections_record():
     assert threshold_of(rounds[:1], "ifd") is None
 
 
-# -- overlaps --------------------------------------------------------------------------------------------------------
-def test_overlaps_are_symmetric_and_held_against_chance():
+# -- overlaps ---------------------------------------------------------------------------------------------------------
+def test_overlaps():
     rng = np.random.default_rng(0)
-    named = {f"choice {at}": rng.choice(2000, 200, replace=False) for at in range(5)}
+    named = {f"selection {index}": rng.choice(2000, 200, replace=False) for index in range(5)}
     summary = overlaps(named, 2000)
     matrix = np.array(summary["matrix"])
     assert json.loads(json.dumps(summary)) == summary
@@ -171,16 +171,18 @@ def test_overlaps_are_symmetric_and_held_against_chance():
     assert matrix[np.triu_indices(5, 1)].mean() == pytest.approx(summary["chance"], rel=0.2)
 
 
-def test_a_shortlist_has_a_chance_of_its_own():
+def test_overlaps_with_shortlist():
     rng = np.random.default_rng(0)
-    named = {f"round {at}": rng.choice(780, 260, replace=False) for at in range(3)} | {"Random": np.arange(260) * 20}
+    named = {f"round {index}": rng.choice(780, 260, replace=False) for index in range(3)} | {
+        "Random": np.arange(260) * 20
+    }
     summary = overlaps(named, 5200, (list(named)[:3], 780))
     assert summary["chance"] == pytest.approx(0.0256, rel=0.01)
     assert summary["shortlist"] == {"names": ["round 0", "round 1", "round 2"], "rows": 780, "chance": 0.2}
     assert np.mean([summary["matrix"][1][0], summary["matrix"][2][1]]) == pytest.approx(0.2, rel=0.1)
 
 
-def test_overlaps_of_nothing_much():
+def test_overlaps_of_empty_selections():
     nothing = np.array([], dtype=np.int64)
     assert overlaps({"a": nothing, "b": nothing}, 0) == {
         "names": ["a", "b"],
@@ -195,7 +197,7 @@ def test_overlaps_of_nothing_much():
         overlaps({"a": np.array([0]), "b": np.array([1, 5])}, 5)
 
 
-# -- maps ------------------------------------------------------------------------------------------------------------
+# -- maps -------------------------------------------------------------------------------------------------------------
 def clusters(rows: int, numbers: int) -> np.ndarray:
     """Vectors spread along two directions that are not those of the numbers, with a little noise."""
     rng = np.random.default_rng(0)
@@ -204,24 +206,24 @@ def clusters(rows: int, numbers: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("rows", "numbers"), [(400, 6), (30, 80), (5, 2), (9, 1)])
-def test_counts_add_up_to_the_rows(rows, numbers):
+def test_embedding_map_counts(rows, numbers):
     vectors = clusters(rows, max(numbers, 2))[:, :numbers]
     vectors[3] = np.nan
-    chosen = np.array([0, 3, 4])
-    summary = embedding_map("embedding", vectors, chosen, bins=13)
+    selected = np.array([0, 3, 4])
+    summary = embedding_map("embedding", vectors, selected, bins=13)
     assert json.loads(json.dumps(summary)) == summary
-    pool, ours = np.array(summary["pool"]), np.array(summary["chosen"])
-    assert pool.shape == ours.shape == (13, 13)
+    pool, selected_counts = np.array(summary["pool"]), np.array(summary["selected"])
+    assert pool.shape == selected_counts.shape == (13, 13)
     assert pool.sum() == rows - 1
-    assert ours.sum() == 2
-    assert (ours <= pool).all()
+    assert selected_counts.sum() == 2
+    assert (selected_counts <= pool).all()
     assert summary["explained"] == pytest.approx(1, abs=1e-3)
     for axis in ("x", "y"):
         assert len(summary[axis]) == 14
         assert (np.diff(summary[axis]) > 0).all()
 
 
-def test_axes_are_the_principal_ones():
+def test_principal_axes():
     vectors = clusters(600, 6)
     summary = embedding_map("embedding", vectors, np.array([0]), bins=20)
     centred = vectors - vectors.mean(axis=0)
@@ -235,7 +237,7 @@ def test_axes_are_the_principal_ones():
     assert np.abs(np.histogram2d(clipped[:, 1], clipped[:, 0], [y, x])[0] - summary["pool"]).sum() <= 2
 
 
-def test_a_map_does_not_depend_on_blocks_or_on_order(monkeypatch):
+def test_embedding_map_in_blocks(monkeypatch):
     vectors = clusters(500, 5).astype(np.float32)
     summary = embedding_map("embedding", vectors, np.arange(50))
     assert embedding_map("embedding", vectors, np.arange(50)[::-1]) == summary
@@ -243,7 +245,7 @@ def test_a_map_does_not_depend_on_blocks_or_on_order(monkeypatch):
     assert embedding_map("embedding", vectors, np.arange(50)) == summary
 
 
-def test_axes_are_fitted_on_few_rows(monkeypatch):
+def test_axes_fitted_to_a_sample(monkeypatch):
     vectors = clusters(3000, 5)
     exact = embedding_map("embedding", vectors, np.array([0]))
     monkeypatch.setattr("hf_datasel.analysis.projection._ROWS", 1000)
@@ -253,15 +255,15 @@ def test_axes_are_fitted_on_few_rows(monkeypatch):
     assert rough["x"] == pytest.approx(exact["x"], abs=1.5)
 
 
-def test_vectors_that_are_all_the_same():
+def test_embedding_map_of_equal_vectors():
     summary = embedding_map("embedding", np.full((7, 3), 0.1, dtype=np.float32), np.array([1, 2]), bins=5)
     assert summary["explained"] == 0
     assert summary["pool"][2][2] == 7
-    assert summary["chosen"][2][2] == 2
+    assert summary["selected"][2][2] == 2
 
 
-def test_maps_that_cannot_be():
-    with pytest.raises(SelectionError, match=r"needs numbers of shape \(rows, numbers\), and got float64 of shape"):
+def test_invalid_maps():
+    with pytest.raises(SelectionError, match=r"needs vectors of shape \(rows, dimensions\), and got float64 of shape"):
         embedding_map("embedding", np.zeros(4), np.array([0]))
     with pytest.raises(SelectionError, match="got object"):
         embedding_map("embedding", np.array([[None, 1]]), np.array([0]))

@@ -20,57 +20,67 @@ from hf_datasel.errors import DataselError
 HOSTILE = "$x^2$ {{ 1 }} <script>alert(1)</script> ](x) `a` 日本 😀 \n# " + "y" * 500
 
 
-def facts(**given: Any) -> Facts:
-    """Facts of which only those are there that figures are drawn from."""
-    keys = {"distributions": [], "rounds": [], "lengths": None, "overlap": None, "weights": None, "map": None}
-    return cast(Facts, keys | {"training": None, "choices": []} | given)
+def facts(
+    weights: ClusterWeights | None = None,
+    rounds: Any = None,
+    training: Any = None,
+    round_facts: Any = (),
+    **sections: Any,
+) -> Facts:
+    """Return facts with only the parts that figures are drawn from."""
+    empty = {"distributions": [], "lengths": None, "overlap": None, "embedding_map": None}
+    groups = {"coverage": None, "weights": weights}
+    own = {"groups": groups, "rounds": {"distribution": rounds, "overlap": []}}
+    return cast(Facts, {"sections": empty | own | sections, "training": training, "rounds": list(round_facts)})
 
 
 def everything(name: str = "ifd") -> Facts:
-    """Facts with every figure, with other people's words where there can be some."""
+    """Return facts with every figure, with a name of somebody else wherever there can be one."""
     rng = np.random.default_rng(0)
     scores, rows = rng.lognormal(-0.4, 0.3, 400), np.arange(40)
-    groups = {"pool": scores, "chosen": scores[rows]}
-    words = {"pool": rng.integers(1, 300, 400), "chosen": np.array([5.0]), name: rng.integers(1, 300, 40)}
+    groups = {"pool": scores, "selected": scores[rows]}
+    words = {"pool": rng.integers(1, 300, 400), "selected": np.array([5.0]), name: rng.integers(1, 300, 40)}
     training = {"loss": [(step, 3 / step) for step in range(1, 9)], "eval_loss": [(4, 2.0), (8, 1.5)]}
     return facts(
         distributions=[distribution(name, groups), distribution(f"{name}!", groups, log=True)],
-        rounds=[distribution_by_round(name, [(at, scores / (at + 1), scores[rows]) for at in range(3)], log=True)],
+        rounds=distribution_by_round(
+            name, [(index, scores / (index + 1), scores[rows]) for index in range(3)], log=True
+        ),
         lengths=distribution("response_words", words, log=True),
         overlap=overlaps({"round 0": rows, name: rows + 20, "Random": rows * 3}, 400),
         weights=weights(rng.dirichlet(np.ones(30), size=3)),
-        map=embedding_map(name, rng.normal(size=(400, 8)), rows),
+        embedding_map=embedding_map(name, rng.normal(size=(400, 8)), rows),
         training=training,
     )
 
 
 def weights(values: np.ndarray) -> ClusterWeights:
-    """What runs with these weights of shape (rounds, clusters) have recorded."""
+    """Return the facts of a run with these weights of shape (rounds, clusters)."""
     selections = [
         Selection(
             np.array([0]),
             {
-                "round": at,
+                "round": index,
                 "dataset": {"id": "x"},
-                "notes": {"clusters": list(range(len(each))), "cluster_weights": each.tolist()},
+                "notes": {"clusters": list(range(len(item))), "cluster_weights": item.tolist()},
             },
             pa.table({}),
         )
-        for at, each in enumerate(values)
+        for index, item in enumerate(values)
     ]
     return cluster_weights(selections)
 
 
 def least() -> Facts:
-    """Facts with every figure, of as little as there can be."""
+    """Return facts with every figure, as small as possible."""
     one, same = np.array([0.5]), np.full(9, 0.5)
     return facts(
-        distributions=[distribution("ifd", {"pool": same, "chosen": one})],
-        rounds=[distribution_by_round("ifd", [(0, same, one), (1, one, one)])],
-        lengths=distribution("response_words", {"pool": np.array([3]), "chosen": np.array([3])}, log=True),
-        overlap=overlaps({"chosen": np.array([0]), "Random": np.array([1])}, 2),
+        distributions=[distribution("ifd", {"pool": same, "selected": one})],
+        rounds=distribution_by_round("ifd", [(0, same, one), (1, one, one)]),
+        lengths=distribution("response_words", {"pool": np.array([3]), "selected": np.array([3])}, log=True),
+        overlap=overlaps({"selected": np.array([0]), "Random": np.array([1])}, 2),
         weights=weights(np.ones((2, 1))),
-        map=embedding_map("embedding", np.zeros((2, 3)), np.array([0])),
+        embedding_map=embedding_map("embedding", np.zeros((2, 3)), np.array([0])),
         training={"loss": [(1, 1.0), (2, 1.0)], "eval_loss": []},
     )
 
@@ -79,115 +89,116 @@ NAMES = ["scores-ifd", "scores-ifd-2", "rounds-ifd", "lengths", "overlap", "weig
 
 
 def test_figures_follow_the_facts():
-    assert [each.name for each in figures(everything())] == NAMES
+    assert [item.name for item in figures(everything())] == NAMES
     assert figures(facts()) == []
-    assert figures(facts(overlap=overlaps({"chosen": np.array([0])}, 2))) == []
+    assert figures(facts(overlap=overlaps({"selected": np.array([0])}, 2))) == []
     assert figures(facts(training={"loss": [(1, 2.0), (2, float("nan"))], "eval_loss": []})) == []
 
 
-def choice(kind: str, restart: bool, before: int) -> dict[str, Any]:
-    """Facts of a round, as far as the course of training is told from them."""
+def round_facts(kind: str, restart: bool, before: int) -> dict[str, Any]:
+    """Return the facts of a round that the figure of training is drawn from."""
     return {"step": {"kind": kind, "restart": restart}, "model": {"global_step": before}}
 
 
-def test_the_loss_breaks_where_training_began_again():
+def test_loss_is_interrupted_at_restarts():
     run = {"loss": [(step, float(step)) for step in (2, 4, 6, 8, 10)], "eval_loss": [(4, 2.0), (8, 1.0)]}
-    rounds = [choice("warm-up", False, 0), choice("choice", True, 4), choice("choice", True, 9)]
-    again = facts(training=run, choices=rounds)
+    rounds = [round_facts("warm-up", False, 0), round_facts("selection", True, 4), round_facts("selection", True, 9)]
+    again = facts(training=run, round_facts=rounds)
     [info] = figures(again)
     assert info.alt.endswith(
-        "evaluation loss: 2 at step 4, 1 at step 8. The warm-up ends at step 4. Training began again from the base "
-        "model after step 4, 9, where the lines break."
+        "evaluation loss: 2 at step 4, 1 at step 8. The warm-up ends at step 4. Training started again from the base "
+        "model after step 4, 9, where the lines are interrupted."
     )
     lines = draw(again, "training", dark=False).axes[0].lines
-    drawn = [each.get_xdata().tolist() for each in lines if len(each.get_xdata()) and each.get_linestyle() == "-"]
+    drawn = [item.get_xdata().tolist() for item in lines if len(item.get_xdata()) and item.get_linestyle() == "-"]
     assert drawn == [[2, 4], [6, 8], [10], [4], [8]]
-    assert [each.get_xdata()[0] for each in lines if each.get_linestyle() == ":"] == [4, 9]
+    assert [item.get_xdata()[0] for item in lines if item.get_linestyle() == ":"] == [4, 9]
     assert lines[2].get_marker() == "."
-    legend = [each.get_text() for each in draw(again, "training", dark=True).axes[0].get_legend().get_texts()]
-    assert legend == ["training loss", "evaluation loss", "warm-up", "from the base model again"]
-    plain = facts(training=run, choices=[choice("growing", False, 0), choice("growing", False, 4)])
-    assert "began again" not in figures(plain)[0].alt
+    legend = [item.get_text() for item in draw(again, "training", dark=True).axes[0].get_legend().get_texts()]
+    assert legend == ["training loss", "evaluation loss", "warm-up", "restart from the base model"]
+    plain = facts(training=run, round_facts=[round_facts("growing", False, 0), round_facts("growing", False, 4)])
+    assert "started again" not in figures(plain)[0].alt
     assert len(draw(plain, "training", dark=False).axes[0].lines) == 2
 
 
-def test_facts_come_back_from_json_as_they_were():
+def test_facts_json_roundtrip():
     assert figures(json.loads(json.dumps(everything()))) == figures(everything())
 
 
 def test_figures_need_no_matplotlib(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert [each.name for each in figures(everything())] == NAMES
+    assert [item.name for item in figures(everything())] == NAMES
     with pytest.raises(DataselError, match=r"not installed: pip install 'hf-datasel\[plot\]'"):
         png(everything(), "lengths", dark=False)
 
 
-def test_alternative_texts_hold_the_numbers():
+def test_alt_texts_contain_the_numbers():
     rich = everything()
-    alt = {each.name: each.alt for each in figures(rich)}
-    pool, chosen = rich["distributions"][0]["groups"]
-    assert f"pool, 400 rows: median {pool['quantiles'][2]:.3g}, middle half from" in alt["scores-ifd"]
-    assert f"chosen, 40 rows: median {chosen['quantiles'][2]:.3g}," in alt["scores-ifd"]
-    assert re.search(r"round 2: median [\d.]+ of 400 rows scored, [\d.]+ of 40 rows chosen", alt["rounds-ifd"])
+    alt = {item.name: item.alt for item in figures(rich)}
+    pool, selected = rich["sections"]["distributions"][0]["groups"]
+    assert f"pool, 400 rows: median {pool['quantiles'][2]:.3g}, interquartile range " in alt["scores-ifd"]
+    assert f"selected, 40 rows: median {selected['quantiles'][2]:.3g}," in alt["scores-ifd"]
+    assert re.search(r"round 2: median [\d.]+ of 400 scored rows, [\d.]+ of 40 selected rows", alt["rounds-ifd"])
     assert "the same in all rounds" not in alt["rounds-ifd"]
-    assert "chosen, 1 row: median 5" in alt["lengths"]
+    assert "selected, 1 row: median 5" in alt["lengths"]
     assert "ifd and round 0 0.33" in alt["overlap"]
-    assert "Two random draws from the pool would have 0.053" in alt["overlap"]
-    moved = rich["weights"]["moved"][0]
+    assert "Two random selections from the pool have 0.053" in alt["overlap"]
+    moved_weights = rich["sections"]["groups"]["weights"]
+    moved = moved_weights["moved"][0]
     first, last = moved["weights"][0], moved["weights"][-1]
-    assert f"moved most: cluster {moved['cluster']} from {100 * first:.3g}% to {100 * last:.3g}%;" in alt["weights"]
-    assert "the weights of 30 clusters in 3 rounds. The share" in alt["weights"]
-    assert f"round 2 {rich['weights']['effective'][2]:.3g}." in alt["weights"]
-    assert "40 chosen rows as discs on the density of the pool's 400" in alt["map"]
+    assert f"changed most: cluster {moved['cluster']} from {100 * first:.3g}% to {100 * last:.3g}%;" in alt["weights"]
+    assert "the weights of 30 clusters in 3 rounds. First, the share" in alt["weights"]
+    assert f"round 2 {moved_weights['effective'][2]:.3g}." in alt["weights"]
+    assert "40 selected rows as discs on the density of the 400 rows of the pool" in alt["map"]
     assert "Training loss: 3 at step 1, 0.375 at step 8; evaluation loss: 2 at step 4" in alt["training"]
 
 
-def test_rounds_from_a_shortlist_are_held_against_draws_from_it():
-    named = {f"round {at}": np.arange(at, 26 + at) for at in range(3)} | {"Random": np.arange(26) * 20}
+def test_alt_text_of_a_shortlist():
+    named = {f"round {index}": np.arange(index, 26 + index) for index in range(3)} | {"Random": np.arange(26) * 20}
     [info] = figures(facts(overlap=overlaps(named, 520, (["round 0", "round 1", "round 2"], 78))))
     assert (
-        "Two random draws from the pool would have 0.026; from the 78 rows that round 0, round 1 and round 2 are all "
-        "from, 0.20. round 1 and round 0 0.93"
+        "Two random selections from the pool have 0.026, and from the 78 rows that round 0, round 1 and round 2 were "
+        "selected from 0.20. round 1 and round 0 0.93"
     ) in info.alt
 
 
-def test_few_lengths_are_not_said_to_be_on_a_logarithmic_axis():
+def test_alt_text_of_few_lengths():
     few, many = np.array([1, 4, 4]), np.arange(1, 90)
-    [info] = figures(facts(lengths=distribution("response_words", {"pool": few, "chosen": few}, log=True)))
+    [info] = figures(facts(lengths=distribution("response_words", {"pool": few, "selected": few}, log=True)))
     assert info.alt.startswith("Histograms of response_words, one below")
-    [info] = figures(facts(lengths=distribution("response_words", {"pool": many, "chosen": many}, log=True)))
+    [info] = figures(facts(lengths=distribution("response_words", {"pool": many, "selected": many}, log=True)))
     assert info.alt.startswith("Histograms of response_words on a logarithmic axis, one below")
 
 
-def test_alternative_texts_of_much_stay_short():
-    many = {f"choice {at}": np.arange(at, 2 * at + 3) for at in range(12)}
-    rounds = [(at, np.arange(5.0), np.arange(2.0)) for at in range(40)]
-    crowd = facts(rounds=[distribution_by_round("x", rounds)], overlap=overlaps(many, 30))
-    for each in figures(crowd):
-        assert len(each.alt) < 500
-    assert "in 40 rounds, the first and the last" in figures(crowd)[0].alt
+def test_alt_texts_stay_short():
+    many = {f"selection {index}": np.arange(index, 2 * index + 3) for index in range(12)}
+    rounds = [(index, np.arange(5.0), np.arange(2.0)) for index in range(40)]
+    crowd = facts(rounds=distribution_by_round("x", rounds), overlap=overlaps(many, 30))
+    for item in figures(crowd):
+        assert len(item.alt) < 500
+    assert "in 40 rounds, of which the first and the last are described" in figures(crowd)[0].alt
     assert re.search(r"Lowest: .* 0\.00; highest: .* 0\.\d\d", figures(crowd)[1].alt)
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", NAMES)
-def test_images_of_rich_facts(name, dark):
+def test_images_of_full_facts(name, dark):
     check_image(png(everything(), name, dark), dark)
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("at", range(7))
-def test_drawings_of_the_least_facts(at, dark):
+@pytest.mark.parametrize("index", range(7))
+def test_figures_of_minimal_facts(index, dark):
     poor = least()
-    draw(poor, figures(poor)[at].name, dark)
+    draw(poor, figures(poor)[index].name, dark)
     assert len(figures(poor)) == 7
 
 
-@pytest.mark.parametrize("at", range(8))
-def test_words_of_other_people_are_shown_and_not_obeyed(at):
+@pytest.mark.parametrize("index", range(8))
+def test_foreign_text_in_figures(index):
     wild = everything(HOSTILE)
-    info = figures(wild)[at]
+    info = figures(wild)[index]
     assert len(figures(wild)) == 8
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", info.name)
     assert len(info.name) <= 60
@@ -196,18 +207,18 @@ def test_words_of_other_people_are_shown_and_not_obeyed(at):
     draw(wild, info.name, dark=False)
 
 
-def test_names_differ_even_if_columns_hardly_do():
+def test_figure_names_are_unique():
     columns = ["a!", "a?", "a-2", "日本", "中国", "x" * 300, "x" * 301]
-    names = [each.name for each in figures(facts(distributions=[distribution(c, {"p": np.ones(2)}) for c in columns]))]
+    names = [item.name for item in figures(facts(distributions=[distribution(c, {"p": np.ones(2)}) for c in columns]))]
     assert names[:5] == ["scores-a", "scores-a-2", "scores-a-2-2", "scores", "scores-2"]
     assert len(set(names)) == len(columns)
 
 
-def test_bytes_are_the_same_every_time():
+def test_png_is_deterministic():
     assert png(everything(), "lengths", dark=True) == png(everything(), "lengths", dark=True)
 
 
-def test_bytes_do_not_depend_on_settings_of_others():
+def test_png_ignores_matplotlib_settings():
     import matplotlib
 
     plain = png(least(), "training", dark=False)
@@ -215,7 +226,7 @@ def test_bytes_do_not_depend_on_settings_of_others():
         assert png(least(), "training", dark=False) == plain
 
 
-def test_a_figure_that_is_not_there():
+def test_unknown_figure():
     with pytest.raises(DataselError, match=r"no figure 'length'.*Did you mean 'lengths'\?"):
         draw(everything(), "length", dark=False)
 

@@ -2,7 +2,14 @@ import pytest
 import yaml
 
 from hf_datasel.errors import PublishError
-from hf_datasel.hub.card_yaml import carried_over, data_configs, joined, merged_metadata, split_card, to_yaml
+from hf_datasel.hub.card_yaml import (
+    combined_metadata,
+    data_configs,
+    inherited_metadata,
+    merged_metadata,
+    split_card,
+    to_yaml,
+)
 from hf_datasel.hub.markdown import text
 
 OURS = {
@@ -18,7 +25,7 @@ OURS = {
 }
 
 
-def test_what_the_parent_says_is_carried_over():
+def test_inherited_metadata():
     parent = {
         "license": "cc-by-nc-4.0",
         "license_link": "LICENSE.md",
@@ -28,7 +35,7 @@ def test_what_the_parent_says_is_carried_over():
         "pretty_name": "Not ours",
         "tags": ["x"],
     }
-    assert carried_over(parent, "https://hub/datasets/a/b/blob/main/") == {
+    assert inherited_metadata(parent, "https://hub/datasets/a/b/blob/main/") == {
         "license": "cc-by-nc-4.0",
         "license_name": "Their Own License, 2.0",
         "license_link": "https://hub/datasets/a/b/blob/main/LICENSE.md",
@@ -37,24 +44,24 @@ def test_what_the_parent_says_is_carried_over():
     }
 
 
-def test_nothing_is_made_up():
-    assert carried_over({}) == {}
-    assert carried_over({"license": None, "language": [], "task_categories": "x" * 100}) == {}
+def test_missing_metadata_stays_missing():
+    assert inherited_metadata({}) == {}
+    assert inherited_metadata({"license": None, "language": [], "task_categories": "x" * 100}) == {}
 
 
 @pytest.mark.parametrize(
     "value", ["mit\ntags: [evil]", "<script>", "{{ 7*7 }}", "a: b", "---", 7, {"a": 1}, ["a b", "c\n"]]
 )
-def test_values_that_are_no_words_are_left_out(value):
-    found = carried_over({"license": value, "language": value, "license_link": value}, "https://hub/")
-    assert found.pop("license_as_written", "") == text(value)
-    assert found == {}
+def test_malformed_values_are_dropped(value):
+    result = inherited_metadata({"license": value, "language": value, "license_link": value}, "https://hub/")
+    assert result.pop("license_as_written", "") == text(value)
+    assert result == {}
 
 
-def test_a_link_is_a_link():
-    assert carried_over({"license_link": "javascript:alert(1)"}, "https://hub/") == {}
-    assert carried_over({"license_link": "LICENSE"}) == {}
-    assert carried_over({"license_link": "https://x.org/a?b=c"}) == {"license_link": "https://x.org/a?b=c"}
+def test_license_link():
+    assert inherited_metadata({"license_link": "javascript:alert(1)"}, "https://hub/") == {}
+    assert inherited_metadata({"license_link": "LICENSE"}) == {}
+    assert inherited_metadata({"license_link": "https://x.org/a?b=c"}) == {"license_link": "https://x.org/a?b=c"}
 
 
 def merged(existing, before=None, now=None, replaced=("default",)):
@@ -63,67 +70,67 @@ def merged(existing, before=None, now=None, replaced=("default",)):
     return merged_metadata(existing, before or {}, plain, now["configs"], set(replaced))
 
 
-def test_what_a_person_wrote_stays():
+def test_manual_changes_are_preserved():
     mine = {"pretty_name": "A better name", "license": "apache-2.0", "extra_gated_prompt": "Please"}
-    found = merged({**OURS, **mine, "tags": ["my-tag"]}, before=OURS)
-    assert {key: found[key] for key in mine} == mine
-    assert found["tags"] == ["my-tag", "hf_datasel"]
-    assert found["language"] == ["en"]
+    result = merged({**OURS, **mine, "tags": ["my-tag"]}, before=OURS)
+    assert {key: result[key] for key in mine} == mine
+    assert result["tags"] == ["my-tag", "hf_datasel"]
+    assert result["language"] == ["en"]
 
 
-def test_what_nobody_changed_is_renewed():
+def test_generated_metadata_is_updated():
     now = {**OURS, "license": "cc0-1.0", "source_datasets": ["them/other"]}
     now.pop("language")
-    found = merged({**OURS, "pretty_name": "Mine"}, before=OURS, now=now)
-    assert (found["license"], found["source_datasets"], found["pretty_name"]) == ("cc0-1.0", ["them/other"], "Mine")
-    assert "language" not in found
+    result = merged({**OURS, "pretty_name": "Mine"}, before=OURS, now=now)
+    assert (result["license"], result["source_datasets"], result["pretty_name"]) == ("cc0-1.0", ["them/other"], "Mine")
+    assert "language" not in result
 
 
-def test_a_card_that_was_never_ours_keeps_what_it_says():
-    found = merged({"license": "cc0-1.0"})
-    assert (found["license"], found["language"]) == ("cc0-1.0", ["en"])
+def test_foreign_card_is_preserved():
+    result = merged({"license": "cc0-1.0"})
+    assert (result["license"], result["language"]) == ("cc0-1.0", ["en"])
 
 
-def test_two_selections_have_the_licences_of_both():
+def test_combined_licences():
     other = {**OURS, "license": "cc-by-nc-4.0", "language": ["en", "code"], "source_datasets": ["them/code"]}
-    found = joined([OURS, other])
-    assert found["license"] == ["mit", "cc-by-nc-4.0"]
-    assert found["language"] == ["en", "code"]
-    assert found["source_datasets"] == ["them/parent", "them/code"]
-    assert found["pretty_name"] == "mine"
-    assert joined([OURS, OURS])["license"] == "mit"
+    result = combined_metadata([OURS, other])
+    assert result["license"] == ["mit", "cc-by-nc-4.0"]
+    assert result["language"] == ["en", "code"]
+    assert result["source_datasets"] == ["them/parent", "them/code"]
+    assert result["pretty_name"] == "mine"
+    assert combined_metadata([OURS, OURS])["license"] == "mit"
     named = [{"license_name": "a", "license_link": "x"}, {"license_name": "b", "license_link": "x"}]
-    assert joined(named) == {"license_link": "x"}
+    assert combined_metadata(named) == {"license_link": "x"}
 
 
-def test_other_configurations_stay_and_ours_are_replaced():
+def test_configurations_are_merged():
     other = {"config_name": "k5", "data_files": "data/k5/*"}
     old = {"config_name": "round-7", "data_files": "data/round-7/*"}
-    found = merged({"configs": [old, other]}, replaced={"default", "round-7"})
-    assert [each["config_name"] for each in found["configs"]] == ["k5", "default"]
+    result = merged({"configs": [old, other]}, replaced={"default", "round-7"})
+    assert [item["config_name"] for item in result["configs"]] == ["k5", "default"]
 
 
-def test_there_is_one_default():
-    with pytest.raises(PublishError, match=r"The configuration 'mine' is the repository's default already"):
+def test_second_default_is_refused():
+    with pytest.raises(PublishError, match=r"The configuration 'mine' is the default of this repository already"):
         merged({"configs": [{"config_name": "mine", "data_files": [], "default": True}]})
     beside = {**OURS, "configs": [{"config_name": "k5", "data_files": []}]}
-    found = merged({"configs": OURS["configs"]}, now=beside, replaced={"k5"})
-    assert [each.get("default", False) for each in found["configs"]] == [True, False]
+    result = merged({"configs": OURS["configs"]}, now=beside, replaced={"k5"})
+    assert [item.get("default", False) for item in result["configs"]] == [True, False]
 
 
-def test_words_that_yaml_once_took_for_booleans():
+def test_yaml_booleans():
     metadata = split_card("---\nlanguage: [no, en]\nflag: true\n---\n")[0]
     assert metadata == {"language": ["no", "en"], "flag": True}
     assert split_card(to_yaml(metadata))[0] == metadata
-    assert carried_over(metadata) == {"language": ["no", "en"]}
+    assert inherited_metadata(metadata) == {"language": ["no", "en"]}
 
 
-def test_a_card_that_begins_with_a_byte_order_mark():
+def test_byte_order_mark():
     assert split_card("\ufeff---\nlicense: mit\n---\n# Title") == ({"license": "mit"}, "# Title")
 
 
 @pytest.mark.parametrize("configs", ["default", ["default"], {"a": 1}])
-def test_configurations_of_another_form_are_refused(configs):
+def test_malformed_configurations_are_refused(configs):
     with pytest.raises(PublishError, match="has to be a list of mappings"):
         data_configs(to_yaml({"configs": configs}))
 
@@ -138,17 +145,17 @@ def test_configurations_of_another_form_are_refused(configs):
         ("", {}, ""),
     ],
 )
-def test_splits_a_card(card, metadata, body):
+def test_split_card(card, metadata, body):
     assert split_card(card) == (metadata, body)
 
 
 @pytest.mark.parametrize("head", ["a: [", "- a\n- b", "just words"])
-def test_metadata_that_cannot_be_read_is_refused(head):
-    with pytest.raises(PublishError, match="The metadata of the card that is there"):
+def test_invalid_metadata_is_refused(head):
+    with pytest.raises(PublishError, match="The metadata of the existing card"):
         split_card(f"---\n{head}\n---\n")
 
 
-def test_lists_the_files_of_configurations():
+def test_data_configs():
     configs = [
         {"config_name": "a", "data_files": "a/*.parquet"},
         {"config_name": "b", "data_files": ["b/1", "b/2"]},

@@ -10,20 +10,22 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import Selection, select
 from hf_datasel.cards import report
-from hf_datasel.cards.build import described, gather
+from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import card, page
-from hf_datasel.cards.methods import method
-from hf_datasel.cards.recipe import recipe
 from hf_datasel.cards.report import read_facts, write_report
-from hf_datasel.cards.sections.reasons import is_drawn, is_ranked, long_reason
+from hf_datasel.cards.sections.exclusions import long_reason
+from hf_datasel.cards.sections.method import describe_method, describe_score
+from hf_datasel.cards.sections.reproduce import recipe
+from hf_datasel.cards.selector_traits import draws_rows, is_ranked
 from hf_datasel.errors import Interrupted
-from hf_datasel.formats import Pool, converted
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.run import ask
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.run import run_selector
 from hf_datasel.scores import IFD, Cluster, Embedding, Length, Loss
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.score_rows import score
-from hf_datasel.selection.display import compact, in_words, method_name, models_of
+from hf_datasel.selection.display import describe_setting, method_name, model_names
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
     KMQ,
@@ -35,16 +37,17 @@ from hf_datasel.selectors import (
     KMClosest,
     KMRandom,
     Longest,
-    NoNearCopies,
+    NoNearDuplicates,
     Random,
     Superfiltering,
     Top,
     Within,
-    available,
-    by_name,
+    get_selector,
+    list_selectors,
     per_source,
     within_clusters,
 )
+from hf_datasel.spec import compact
 
 SETTINGS = {
     "cherry": {"clusters": "cluster_id", "warmup_size": 4},
@@ -54,7 +57,10 @@ SETTINGS = {
     },
     "diverse_evol": {"vectors": "embedding", "rounds": 2},
     "graphfilter": {"quality": "ifd"},
-    "iterative_kmq": {"quality": "reward", "gap": {"score": "rewardgap", "scorer": "perplexity", "max_new_tokens": 2}},
+    "iterative_kmq": {
+        "quality": "reward",
+        "gap": {"score": "reward_gap", "scorer": "perplexity", "max_new_tokens": 2},
+    },
     "iterit": {"quality": "ifd"},
     "kmq": {"quality": "reward"},
     "less": {"warmup_size": 4, "warmup_epochs": 1, "projection_dim": 16},
@@ -66,8 +72,8 @@ SETTINGS = {
 """Of the selectors that cannot be made without any, or would run a model."""
 HOW = {
     "cherry": " after a warm-up of the model",
-    "diverse_evol": ", some before each of 2 rounds of training",
-    "iterative_kmq": ", some before each of 3 rounds of training",
+    "diverse_evol": " in 2 rounds of training, each of which added rows",
+    "iterative_kmq": " in 3 rounds of training, each of which added rows",
     "less": " after a warm-up of the model",
 }
 UNCITED = {"all", "chain", "random", "top"}
@@ -78,12 +84,14 @@ NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", 
 def rows(pool_rows):
     """Give the pool with a column for whatever a selector reads."""
     rng = np.random.default_rng(0)
-    made = pool_rows
+    selections = pool_rows
     for name in NUMBERS:
-        made = made.add_column(name, np.round(rng.uniform(0.1, 0.9, len(pool_rows)), 3).tolist())
-    made = made.add_column("cluster_id", (np.arange(len(pool_rows)) % 3).tolist())
-    made = made.add_column("source", [["sky", "sea"][at % 4 == 0] for at in range(len(pool_rows))])
-    return made.add_column("embedding", list(rng.normal(size=(len(pool_rows), 4)).astype(np.float32)))
+        selections = selections.add_column(name, np.round(rng.uniform(0.1, 0.9, len(pool_rows)), 3).tolist())
+    selections = selections.add_column("cluster_id", (np.arange(len(pool_rows)) % 3).tolist())
+    selections = selections.add_column(
+        "source", [["sky", "sea"][position % 4 == 0] for position in range(len(pool_rows))]
+    )
+    return selections.add_column("embedding", list(rng.normal(size=(len(pool_rows), 4)).astype(np.float32)))
 
 
 @pytest.fixture
@@ -96,8 +104,8 @@ def keys_of(bibtex):
 
 
 # -- every selector --------------------------------------------------------------------------------------------------
-def test_no_two_selectors_have_the_same_name():
-    names = [method_name({"selector": name}) for name in available()]
+def test_selector_names_are_unique():
+    names = [method_name({"selector": name}) for name in list_selectors()]
     assert len(set(names)) == len(names)
     assert {"kMQ", "k-Center", "LESS", "DQ", "ZIP", "IterIT", "Cross-entropy"} <= set(names)
 
@@ -110,14 +118,14 @@ def warm_up(tmp_path_factory, rows, tiny_model_dir):
         output_dir=str(folder), max_steps=1, save_steps=1, learning_rate=1e-2, logging_steps=1, report_to="none",
         use_cpu=True, bf16=False, disable_tqdm=True,
     )  # fmt: skip
-    data = converted(Pool(rows.select(range(4))), chat_template=True)
+    data = convert_pool(Pool(rows.select(range(4))), chat_template=True)
     adapter = LoraConfig(r=2, target_modules=["q_proj"])
     SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
     return folder / "checkpoint-1"
 
 
 @pytest.fixture
-def chosen_by(rows, tiny_model_dir, tmp_path, request):
+def selections_by(rows, tiny_model_dir, tmp_path, request):
     """Give a function for the selections of all rounds of a selector, of a model that stays as it is."""
 
     def run(name, size, **more):
@@ -125,215 +133,239 @@ def chosen_by(rows, tiny_model_dir, tmp_path, request):
         if name == "less":
             settings["validation"] = str(tmp_path / "target.jsonl")
             rows.select([1, 7]).to_json(settings["validation"])
-        selector = by_name(name, settings)
+        selector = get_selector(name, settings)
         plan = selector.plan(size, 1.0, len(rows))
         if len(plan) == 1:
             return [select(rows, selector, size=size)]
         pool, state, done = Pool(rows), {}, []
-        saved = [request.getfixturevalue("warm_up")] if any(each.checkpoints for each in plan) else []
-        for index, each in enumerate(plan):
+        saved = [request.getfixturevalue("warm_up")] if any(item.checkpoints for item in plan) else []
+        for index, item in enumerate(plan):
             engine = Engine(pool, str(tiny_model_dir))
             before = np.array(list(dict.fromkeys(row for one in done for row in one.indices)), dtype=np.int64)
             compute, able = engine.compute, pool.reasons == ""
-            round = Round(index, pool, able, each.budget, compute, chosen=before, state=state, plan=plan)
-            round.checkpoints = saved
-            done.append(Selection.from_round(round, selector, ask(selector, round), seconds=1.0))
+            context = RoundContext(
+                RoundCache(pool, compute),
+                budget=item.budget,
+                index=index,
+                eligible=able,
+                selected=before,
+                state=state,
+                plan=plan,
+            )
+            context.checkpoints = saved
+            done.append(Selection.from_round(context, selector, run_selector(selector, context), seconds=1.0))
         return done
 
     return run
 
 
-@pytest.mark.parametrize("name", available())
-def test_its_page_names_the_method_and_the_paper(name, rows, tmp_path, no_drawing, chosen_by):
-    selection = chosen_by(name, 24 if name == "all" else 5)[-1]
-    facts = gather([selection], rows, title="chosen")
+@pytest.mark.parametrize("name", list_selectors())
+def test_page_of_each_selector(name, rows, tmp_path, no_drawing, selections_by):
+    selection = selections_by(name, 24 if name == "all" else 5)[-1]
+    facts = gather([selection], rows, title="selected")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
     text, called = card(facts), method_name(selection.provenance["selector"])
     bare = method_name({"selector": name})
     both = {"chain": "Superfiltering after filters", "within": "Superfiltering within clusters"}
     assert called.startswith(both.get(name, bare))
-    assert f"chosen by {called}{HOW.get(name, '')}.**" in text
+    assert f"selected by {called}{HOW.get(name, '')}.**" in text
     assert f"**{called}.** " in text
-    wanted = keys_of(available()[name].citation)
-    assert wanted or name in UNCITED
-    assert set(wanted) <= set(keys_of(text))
+    expected = keys_of(list_selectors()[name].citation)
+    assert expected or name in UNCITED
+    assert set(expected) <= set(keys_of(text))
     assert f"--selector {name} " in text
     assert "None" not in text
     assert "{'" not in text
 
 
-def test_the_method_within_is_told_and_cited_too(rows):
+def test_nested_method_is_described_and_cited(rows):
     facts = gather([select(rows, within_clusters(Superfiltering(quality="ifd")), size=6)], rows, title="x")
     assert facts["method"]["name"] == "Superfiltering within clusters"
-    assert "Superfiltering: The rows with the highest IFD below 1" in facts["method"]["about"]
+    assert "Superfiltering: Rows with the highest IFD below 1" in facts["method"]["about"]
     assert keys_of(page(facts)) == ["xia2024rethinking", "li2024superfiltering"]
     assert "| `method` | `Superfiltering (quality=ifd)` |" in page(facts)
 
 
-def test_the_filters_of_a_chain_and_what_follows_are_told_and_cited_too(rows, tmp_path, no_drawing):
+def test_chain_is_described_and_cited(rows, tmp_path, no_drawing):
     inside = within_clusters(Superfiltering(quality="ifd"))
-    chain = Chain([InRange("loss", low=0.15, high=0.8), NoNearCopies(threshold=0.8, by="reward")], inside)
+    chain = Chain([InRange("loss", low=0.15, high=0.8), NoNearDuplicates(threshold=0.8, by="reward")], inside)
     selection = select(rows, chain, size=6)
     facts = gather([selection], rows, title="x")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
     assert facts["method"]["name"] == "Superfiltering within clusters after filters"
-    for said in ("in_range: Rows with `low <= value < high`", "no_near_copies: Of rows", "Superfiltering: The rows"):
-        assert said in facts["method"]["about"]
+    for expected_text in (
+        "in_range: Rows with `low <= value < high`",
+        "no_near_duplicates: Of rows",
+        "Superfiltering: Rows",
+    ):
+        assert expected_text in facts["method"]["about"]
     text = page(facts)
     assert keys_of(text) == ["liu2024deita", "xia2024rethinking", "li2024superfiltering"]
-    filters = "in_range (by=loss, low=0.15, high=0.8), no_near_copies (threshold=0.8, by=reward)"
+    filters = "in_range (by=loss, low=0.15, high=0.8), no_near_duplicates (threshold=0.8, by=reward)"
     assert f"| `filters` | `{filters}` |" in text
     assert "| `then` | `Superfiltering within clusters` |" in text
-    assert (facts["groups"]["column"], facts["groups"]["pool"]) == ("cluster_id", 3)
-    left_out = selection.provenance["left_out"]
-    assert sum(left_out[name] for name in ("with loss >= 0.8",)) > 0
-    assert f"{left_out['near copies by embedding']} near copies by embedding" in text.replace("| ", "")
-    keys = facts["recipe"]
-    again = by_name(keys["selector"], json.loads(json.dumps(keys["selector_kwargs"])))
+    coverage = facts["sections"]["groups"]["coverage"]
+    assert (coverage["column"], coverage["pool"]) == ("cluster_id", 3)
+    exclusions = selection.provenance["exclusions"]
+    assert sum(exclusions[name] for name in ("with loss >= 0.8",)) > 0
+    assert f"{exclusions['near-duplicates by embedding']} near-duplicates by embedding" in text.replace("| ", "")
+    keys = facts["sections"]["reproduce"]["recipe"]
+    again = get_selector(keys["selector"], json.loads(json.dumps(keys["selector_kwargs"])))
     assert select(rows, again, size=6).indices.tolist() == selection.indices.tolist()
 
 
-def test_rows_that_a_chain_draws_are_not_called_the_best(rows):
+def test_chain_of_drawn_rows_is_not_ranked(rows):
     drawn = gather([select(rows, Chain([InRange("loss")], Random()), size=5)], rows, title="x")
     ranked = gather([select(rows, Chain([InRange("loss")], Chain([], Top(by="loss"))), size=5)], rows, title="x")
-    assert (is_drawn(drawn), is_ranked(drawn)) == (True, False)
-    assert (is_drawn(ranked), is_ranked(ranked)) == (False, True)
+    assert (draws_rows(drawn), is_ranked(drawn)) == (True, False)
+    assert (draws_rows(ranked), is_ranked(ranked)) == (False, True)
 
 
-def test_a_filter_of_somebody_else_and_models_in_filters(rows):
+def test_recipe_with_outside_filter_and_models_in_filters(rows):
     provenance = select(rows, Chain([InRange("loss")], Random()), size=5).provenance
     parent = gather([select(rows, Random(), size=5)], title="x")["parent"]
     assert "allow_imports" not in recipe(provenance, parent)[1]
     scored = {"filter": "in_range", "by": {"score": "loss", "model": "g/h"}, "low": 1}
     provenance["selector"]["filters"] = [{"filter": "lab.mine:Mine", "width": 3}, scored]
-    provenance["scores"] = [{"score": "Loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"}]
+    provenance["scores"] = [{"score": "loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"}]
     keys = recipe(provenance, parent)[1]
     assert keys["allow_imports"] is True
     assert keys["selector_kwargs"]["filters"][1]["by"] == {"score": "loss", "model": "g/h", "revision": "3" * 40}
 
 
-def test_rows_that_the_model_was_asked_about_are_not_taken_for_the_candidates(rows, chosen_by):
-    text = page(gather(chosen_by("iterative_kmq", 6)[-1:], rows, title="x"))
-    assert "were scored for the last round" not in text
-    assert "The other 18 rows could have been chosen, and were not drawn." in text
-    assert "The rows were drawn at random: another seed draws others." in text
+def test_generated_rows_are_no_shortlist(rows, selections_by):
+    text = page(gather(selections_by("iterative_kmq", 6)[-1:], rows, title="x"))
+    assert "were scored in the last round" not in text
+    assert "The other 18 rows could have been selected but were not drawn." in text
+    assert "The rows were drawn at random: another seed gives other rows." in text
     assert "(0 is best)" not in text
 
 
-def test_a_selector_of_somebody_else_goes_by_its_own_name():
-    told = method({"selector": "lab.mine:Mine", "width": 3}, None)
-    assert told == {"name": "Mine", "about": "", "settings": {"width": 3}, "citation": ""}
+def test_outside_selector():
+    assert describe_method({"selector": "lab.mine:Mine", "width": 3}, None) == {
+        "selector": "lab.mine:Mine",
+        "name": "Mine",
+        "about": "(lab.mine:Mine is not part of hf_datasel.)",
+        "settings": {"width": 3},
+        "citation": "",
+    }
 
 
 # -- rounds of their own ----------------------------------------------------------------------------------------------
-def test_rounds_that_grow(rows, chosen_by, tmp_path):
-    made = chosen_by("iterative_kmq", 12)
-    facts = gather(made, rows, title="x")
+def test_growing_rounds(rows, selections_by, tmp_path):
+    selections = selections_by("iterative_kmq", 12)
+    facts = gather(selections, rows, title="x")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
-    assert sorted(each.name for each in (tmp_path / "plots").glob("weights-*")) == [
+    assert sorted(item.name for item in (tmp_path / "plots").glob("weights-*")) == [
         "weights-dark.png",
         "weights-light.png",
     ]
     text = page(facts)
     assert (
-        "12 of the 24 rows of a dataset that is not on the Hub, chosen by Iterative kMQ, some before each of 3" in text
-    )
-    assert "| **kept** | 12 rows, 50.0% of the pool, added in 3 rounds |" in text
-    assert "anew" not in text
-    assert "Jaccard with the round before" not in text
-    assert re.search(r"^\| 2 \| 8 \| 12 \| 0 \|.* \| 4 \|$", text, re.MULTILINE), "its new rows"
-    assert "so that what two rounds share says nothing" in text
-    assert "were trained on for 0.3333 epochs, each with the model of the one before." in text
-    assert facts["overlap"]["names"] == ["chosen", "Random", "Longest"]
-    assert facts["weights"]["rounds"] == [0, 1, 2]
-    assert "the weights of 3 clusters in 3 rounds" in text
-    first, second = (page(gather([each], rows, title="x")) for each in made[:2])
-    assert "4 of the 24 rows of a dataset that is not on the Hub, chosen by Iterative kMQ before the first of" in first
-    assert "chosen by Iterative kMQ, some before each of the first 2 of 3 rounds of training.**" in second
-    assert "4 of these rows are those of the rounds before, and 4 are new: all were trained on for" in second
-    assert "weights-light" not in first + second, "of which nothing has moved"
-
-
-def test_rounds_that_grow_and_begin_again_from_the_base_model(rows, chosen_by):
-    made = chosen_by("iterative_kmq", 12, restart_each_round=True, rounds=2)
-    assert "for 1 epoch, each but the first from the base model again." in page(gather(made, rows, title="x"))
-    assert "for 1 epoch, from the base model again." in page(gather(made[1:], rows, title="x"))
-
-
-def test_a_warm_up_is_called_one(rows, chosen_by):
-    made = chosen_by("cherry", 8)
-    text = page(gather(made, rows, title="x"))
-    assert (
-        "8 of the 24 rows of a dataset that is not on the Hub, chosen by Cherry after a warm-up of the model on 4"
+        "12 of the 24 rows of a dataset that is not on the Hub, selected by Iterative kMQ in 3 rounds of training"
         in text
     )
-    assert "| **kept** | 8 rows, 33.3% of the pool; 4 for the warm-up |" in text
-    assert "| 0 (warm-up) | 24 | 4 |" in text
-    assert "Round 0 was a warm-up: the model was trained on its rows for 1 epoch, and the choice made" in text
-    assert "Round 1 began again from the base model, which was trained on its rows for 1 epoch." in text
-    assert "round 1 and warm-up" in text, "what they share"
-    first = page(gather(made[:1], rows, title="x"))
-    assert "chosen by Cherry to warm the model up before the choice itself.**" in first
-    assert "Round 0 is a warm-up: the model is trained on its rows for 1 epoch before the choice itself is made." in (
-        first
+    assert "| **rows** | 12 rows, 50.0% of the pool, added in 3 rounds |" in text
+    assert "Jaccard with previous round" not in text
+    assert re.search(r"^\| 2 \| 8 \| 12 \| 0 \|.* \| 4 \|$", text, re.MULTILINE), "its new rows"
+    assert "so the overlap of two rounds is not shown" in text
+    assert "for 0.3333 epochs; each round continued with the model of the previous one." in text
+    assert facts["sections"]["overlap"]["names"] == ["selected", "Random", "Longest"]
+    assert facts["sections"]["groups"]["weights"]["rounds"] == [0, 1, 2]
+    assert "the weights of 3 clusters in 3 rounds" in text
+    first, second = (page(gather([item], rows, title="x")) for item in selections[:2])
+    assert (
+        "4 of the 24 rows of a dataset that is not on the Hub, selected by Iterative kMQ before the first of" in first
     )
+    assert "selected by Iterative kMQ in the first 2 of 3 rounds of training, each of which added rows.**" in second
+    assert "4 of these rows are from the previous rounds, and 4 are new. All were trained on for" in second
+    assert "weights-light" not in first + second, "the weights of one round have not changed"
 
 
-def test_a_quality_of_the_first_round_is_not_said_to_be_of_the_last(rows, chosen_by):
-    facts = gather(chosen_by("iterative_kmq", 12, quality={"score": "length"}), rows, title="x")
-    scored, kept = facts["choices"][-1]["means"]["response_words"]
+def test_growing_rounds_with_restarts(rows, selections_by):
+    selections = selections_by("iterative_kmq", 12, restart_each_round=True, rounds=2)
+    assert "for 1 epoch; each round but the first started again from the base model." in page(
+        gather(selections, rows, title="x")
+    )
+    assert "for 1 epoch, starting again from the base model." in page(gather(selections[1:], rows, title="x"))
+
+
+def test_warm_up(rows, selections_by):
+    selections = selections_by("cherry", 8)
+    text = page(gather(selections, rows, title="x"))
+    assert (
+        "8 of the 24 rows of a dataset that is not on the Hub, selected by Cherry after a warm-up of the model on 4"
+        in text
+    )
+    assert "| **rows** | 8 rows, 33.3% of the pool; 4 for the warm-up |" in text
+    assert "| 0 (warm-up) | 24 | 4 |" in text
+    assert "Round 0 was a warm-up: the model was trained on its rows for 1 epoch before it was used" in text
+    assert "Round 1 started again from the base model and trained it on its rows for 1 epoch." in text
+    assert "round 1 and warm-up" in text, "in the overlap"
+    first = page(gather(selections[:1], rows, title="x"))
+    assert "selected by Cherry for the warm-up of the model before the actual selection.**" in first
+    assert "Round 0 is a warm-up: the model is trained on its rows for 1 epoch before the actual selection." in first
+
+
+def test_quality_of_the_first_round(rows, selections_by):
+    facts = gather(selections_by("iterative_kmq", 12, quality={"score": "length"}), rows, title="x")
+    scored, selected = facts["rounds"][-1]["means"]["response_words"]
     text = page(facts)
-    assert f"| **mean** | `response_words` {kept:.4g} of the rows kept, {scored:.4g} of those scored |" in text
-    assert "the rows scored, whose scores are the same in all rounds, on the left" in text
-    assert "response_words of all scored rows and of those chosen, round by round" in text
-    cherry = gather(chosen_by("cherry", 8), rows, title="x")
-    assert " of those scored in the last round |" in page(cherry), "the whole pool, by the model as it is then"
+    assert (
+        f"| **mean score** | `response_words` {selected:.4g} of the selected rows, {scored:.4g} of the scored rows |"
+        in text
+    )
+    assert "scored rows, whose scores are the same in all rounds, on the left" in text
+    assert "response_words of all scored rows and of selected rows by round" in text
+    cherry = gather(selections_by("cherry", 8), rows, title="x")
+    assert " of the scored rows in the last round |" in page(cherry), "the whole pool, by the current model"
 
 
-def steps(made, *before):
-    """The selections of a run, which chose after so many of its steps, as a version recorded them before restarts."""
-    for each, step in zip(made, before, strict=True):
-        each.provenance["model"] = {"name": "them/base", "global_step": step, "dtype": "torch.float32"}
-    return made
+def steps(selections, *before):
+    """Return selections that were made after these steps of a run, as recorded before restarts existed."""
+    for item, step in zip(selections, before, strict=True):
+        item.provenance["model"] = {"name": "them/base", "global_step": step, "dtype": "torch.float32"}
+    return selections
 
 
 def run_of(losses, held_out=(), steps=10):
     return {
         "model": "them/base", "settings": {}, "steps": steps, "epochs": 3.0, "loss": list(losses),
-        "eval_loss": list(held_out), "selecting": None,
+        "eval_loss": list(held_out), "selection_time_share": None,
     }  # fmt: skip
 
 
-def test_the_last_model_of_a_warmed_up_run_is_not_trained_on_the_warm_up(rows, chosen_by):
-    made = steps(chosen_by("cherry", 8), 0, 4)
+def test_training_after_a_warm_up(rows, selections_by):
+    selections = steps(selections_by("cherry", 8), 0, 4)
     logged = run_of([(3, 9.0), (6, 8.0), (9, 7.0)], [(4, 6.0), (10, 5.0)])
-    text = page(gather(made, rows, title="x", training=logged))
-    assert "with `them/base`, as it is after 4 steps of training, seed" in text
+    text = page(gather(selections, rows, title="x", training=logged))
+    assert "with `them/base` after 4 steps of training, seed" in text
     assert (
-        "`them/base` was trained on these rows for 6 steps, from the base model again, ending at a training loss of 7 "
-        "and a loss of 5 on held-out rows. The whole run took 10 steps over 3 epochs, those of the warm-up included."
+        "`them/base` was trained on these rows for 6 steps, starting again from the base model. The last training "
+        "loss was 7 and the last evaluation loss was 5. The whole run took 10 steps over 3 epochs, including the "
+        "warm-up."
     ) in text
-    assert "The warm-up ends at step 4. Training began again from the base model after step 4, where" in text
-    mixed = page(gather(made, rows, title="x", training=run_of([(3, 9.0), (6, 8.0)], [(4, 6.0)])))
-    assert "from the base model again. The whole" in mixed, "no loss is of the last model alone"
-    early = page(gather(made, rows, title="x", training=run_of([(3, 9.0)], steps=4)))
-    assert "was trained for 4 steps over 3 epochs, all of them of the warm-up, and on these rows not yet." in early
+    assert "The warm-up ends at step 4. Training started again from the base model after step 4, where" in text
+    mixed = page(gather(selections, rows, title="x", training=run_of([(3, 9.0), (6, 8.0)], [(4, 6.0)])))
+    assert "starting again from the base model. The whole" in mixed, "no loss is of the last model alone"
+    early = page(gather(selections, rows, title="x", training=run_of([(3, 9.0)], steps=4)))
+    assert "was trained for 4 steps over 3 epochs, all of them in the warm-up, and not yet on these rows." in early
 
 
-def test_steps_of_a_run_without_record_are_counted_from_the_restart(rows, chosen_by):
-    made = steps(chosen_by("iterative_kmq", 12, restart_each_round=True), 0, 2, 7)
-    assert ", as it is after 5 steps of training, seed" in page(gather(made, rows, title="x"))
-    made[-1].provenance["model"]["steps"] = 1
-    assert ", as it is after 1 step of training, seed" in page(gather(made[-1:], rows, title="x"))
+def test_steps_since_the_restart(rows, selections_by):
+    selections = steps(selections_by("iterative_kmq", 12, restart_each_round=True), 0, 2, 7)
+    assert " after 5 steps of training, seed" in page(gather(selections, rows, title="x"))
+    selections[-1].provenance["model"]["steps"] = 1
+    assert " after 1 step of training, seed" in page(gather(selections[-1:], rows, title="x"))
 
 
 @pytest.mark.parametrize("kind", [IFD, Loss])
-def test_scores_of_a_paper_are_cited_with_all_their_authors(kind, rows):
-    spec = {"score": kind.__name__, "computed": {}}
-    cited = described(spec, None)["citation"]
+def test_citations_of_scores(kind, rows):
+    spec = {"score": kind.__name__.lower(), "computed": {}}
+    cited = describe_score(spec, None)["citation"]
     for key in ("title", "author", "year"):
         assert re.search(rf"\b{key}=\{{[^{{}}]+\}}", cited)
     assert cited.count(" and ") == 8 - (kind is Loss)
@@ -341,39 +373,39 @@ def test_scores_of_a_paper_are_cited_with_all_their_authors(kind, rows):
     assert {"IFD": "2308.12032", "Loss": "2410.09335"}[kind.__name__] in cited
 
 
-def test_a_selector_that_can_choose_anew_chose_once_without_training(rows):
+def test_reselection_is_not_mentioned_without_training(rows):
     text = page(gather([select(rows, IterIT(quality="ifd"), size=5)], rows, title="x"))
-    assert "Once, the rows with the highest IFD" in text
-    assert "Before every epoch" not in text
+    assert "Rows with a high IFD" in text
+    assert "reselected every epoch" not in text
 
 
-def test_a_score_of_the_last_round_alone_has_no_plot_by_round(rows, chosen_by):
-    facts = gather(chosen_by("less", 5), rows, title="x")
-    assert facts["rounds"] == []
-    assert [each["column"] for each in facts["distributions"]] == ["influence"]
-    assert "The rows of the first round were drawn at random: another seed draws others" in page(facts)
+def test_score_of_one_round_has_no_plot_by_round(rows, selections_by):
+    facts = gather(selections_by("less", 5), rows, title="x")
+    assert facts["sections"]["rounds"]["distribution"] is None
+    assert [scores["column"] for scores in facts["sections"]["distributions"]] == ["influence"]
+    assert "The rows of the first round were drawn at random: another seed gives other rows" in page(facts)
 
 
-def test_what_filters_left_out_is_no_window(rows, chosen_by):
+def test_filtered_rows_are_no_shortlist(rows, selections_by):
     scored = Chain([InRange("loss", high=0.7)], Top(by=Length()))
     text = page(gather([select(rows, scored, size=5)], rows, title="x"))
-    assert "that an earlier one had ranked" not in text
-    left_out = sum(value >= 0.7 for value in rows["loss"])
-    assert f"The other {24 - left_out - 5} rows could have been chosen, and came after those that were." in text
+    assert "that an earlier round had ranked" not in text
+    exclusions = sum(value >= 0.7 for value in rows["loss"])
+    assert f"The other {24 - exclusions - 5} rows could have been selected but were ranked lower." in text
 
 
-def test_a_run_of_an_earlier_version_is_shown_without_its_plan(rows, chosen_by):
-    made = chosen_by("iterative_kmq", 12)
-    for each in made:
-        del each.provenance["plan"], each.provenance["chosen_before"]
-    text = page(gather(made, rows, title="x"))
-    assert "| Jaccard with the round before |" in text
-    assert "so that what two rounds share" not in text
+def test_run_without_plan(rows, selections_by):
+    selections = selections_by("iterative_kmq", 12)
+    for item in selections:
+        del item.provenance["plan"], item.provenance["selected_before"]
+    text = page(gather(selections, rows, title="x"))
+    assert "| Jaccard with previous round |" in text
+    assert "so the overlap of two rounds" not in text
 
 
 # -- settings in words -----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("selector", "said"),
+    ("selector", "expected_text"),
     [
         (Top(by=Loss("them/model", over="pair")), "Top by loss"),
         (per_source(Random(), "source"), "Random within each source"),
@@ -381,12 +413,12 @@ def test_a_run_of_an_earlier_version_is_shown_without_its_plan(rows, chosen_by):
         (Within(Longest(), Cluster(k=8)), "Longest within clusters"),
     ],
 )
-def test_names(selector, said):
-    assert method_name(selector.spec()) == said
+def test_method_name(selector, expected_text):
+    assert method_name(selector.spec()) == expected_text
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "expected_text"),
     [
         ({"score": "cluster", "k": 64}, "cluster (k=64)"),
         ({"score": "loss"}, "loss"),
@@ -400,71 +432,71 @@ def test_names(selector, said):
         (["x"], ["x"]),
     ],
 )
-def test_settings_in_words(value, said):
-    assert in_words(value) == said
+def test_describe_setting(value, expected_text):
+    assert describe_setting(value) == expected_text
 
 
-def test_models_that_a_score_names():
+def test_models_of():
     spec = {"model": "a/b", "quality_model": "c/d", "reward_model": None, "resolved_model": "a/b@1", "k": 3}
-    assert models_of(spec) == ["a/b", "c/d"]
+    assert model_names(spec) == ["a/b", "c/d"]
 
 
 @pytest.mark.parametrize("path", ["outputs/run/checkpoint-3", "models\\checkpoint-3", "/home/me/checkpoint-3"])
-def test_paths_are_told_from_names_on_the_hub(path):
+def test_paths_and_names_on_the_hub(path):
     record = {"method": {"by": {"checkpoints": (path, "me/model"), "base_url": "http://host/v1/x"}}}
     assert without_paths(record) == {
         "method": {"by": {"checkpoints": ("checkpoint-3", "me/model"), "base_url": "http://host/v1/x"}}
     }
 
 
-def test_what_is_taken_by_default_is_left_out_also_within():
+def test_compact_drops_nested_defaults():
     assert compact(Within(Superfiltering(convention="cherry")).spec()) == {
         "selector": "within",
         "method": {"selector": "superfiltering", "convention": "cherry"},
     }
     for name in ("cross_entropy", "selectit_top", "length_km", "zip", "deita"):
-        assert compact(by_name(name).spec()) == {"selector": name}, name
-    assert compact(by_name("cross_entropy", {"by": {"score": "loss", "over": "pair"}}).spec()) == {
+        assert compact(get_selector(name).spec()) == {"selector": name}, name
+    assert compact(get_selector("cross_entropy", {"by": {"score": "loss", "over": "pair"}}).spec()) == {
         "selector": "cross_entropy",
         "by": {"score": "loss", "over": "pair"},
     }
 
 
 # -- models and files ------------------------------------------------------------------------------------------------
-def test_no_path_of_a_nested_setting_is_shown(pool_rows, tiny_model_dir, tmp_path, no_drawing):
+def test_paths_of_nested_settings_are_hidden(pool_rows, tiny_model_dir, tmp_path, no_drawing):
     folder = tiny_model_dir.parent
     vectors = np.random.default_rng(0).normal(size=(len(pool_rows), 3)).astype(np.float32)
     rows = pool_rows.add_column("embedding", list(vectors))
     fitted = Cluster(k=3).fit(rows, tmp_path / "centroids.npy")
     scored = Superfiltering(model=str(tiny_model_dir))
-    made = {
+    selections = {
         "within": Within(Within(scored, fitted), Cluster(k=2), vectors=Embedding(str(tiny_model_dir), part="prompt")),
         "kmq": KMQ(quality=Loss(str(tiny_model_dir)), clusters=fitted),
         "deita": Deita(by=Loss(str(tiny_model_dir)), threshold=1.0),
     }
-    for name, selector in made.items():
+    for name, selector in selections.items():
         facts = gather([select(rows, selector, size=6)], rows, title="x")
         written = write_report(facts, tmp_path / name)
         text = "".join(path.read_text() for path in written if path.suffix != ".png")
         assert str(folder) not in text
         assert str(tmp_path) not in text
         assert json.dumps(facts).count(tiny_model_dir.name) >= 3, "by its name alone, in settings, score and recipe"
-        assert f"&#39;{tiny_model_dir.name}&#39; is a model in a folder of one machine" in text or (
-            f"'{tiny_model_dir.name}' is a model in a folder of one machine" in text
+        assert f"&#39;{tiny_model_dir.name}&#39; is a model in a local folder" in text or (
+            f"'{tiny_model_dir.name}' is a model in a local folder" in text
         )
-        assert ("'centroids.npy' is a file of one machine" in text) == (name != "deita")
+        assert ("'centroids.npy' is a local file" in text) == (name != "deita")
 
 
-def test_the_models_of_scores_are_named_where_the_page_begins(rows, tiny_model_dir):
+def test_models_of_scores_in_the_overview(rows, tiny_model_dir):
     selection = select(rows, KMQ(quality=Loss(str(tiny_model_dir))), size=5)
     text = page(gather([selection], rows, title="x"))
-    assert f"| **by** | kMQ with `{tiny_model_dir.name}`, seed 0 |" in text
+    assert f"| **method** | kMQ with `{tiny_model_dir.name}`, seed 0 |" in text
     assert f"| `quality` | `loss of {tiny_model_dir.name}` |" in text
-    assert "The scores are those of one model" in text
+    assert "The scores depend on the model and its prompt format" in text
 
 
 # -- recipes ---------------------------------------------------------------------------------------------------------
-def test_the_commits_of_nested_models_are_in_the_recipe(rows):
+def test_recipe_pins_nested_models(rows):
     hub = {"name": "a/b", "revision": None, "config": None, "split": None, "changed": False, "sources": ["a/b"],
            "id": "0" * 64, "rows": 24}  # fmt: skip
     provenance = select(rows, KMQ(quality="reward"), size=5).provenance
@@ -473,7 +505,7 @@ def test_the_commits_of_nested_models_are_in_the_recipe(rows):
     provenance["selector"] = {"selector": "within", "method": within, "groups": "x", "vectors": nested}
     provenance["scores"] = [
         {**nested, "resolved_complexity_model": f"c/d@{'1' * 40}", "resolved_quality_model": f"e/f@{'2' * 40}"},
-        {"score": "Loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"},
+        {"score": "loss", "model": "g/h", "resolved_model": f"g/h@{'3' * 40}"},
     ]
     _, keys, _ = recipe(provenance, hub)
     settings = keys["selector_kwargs"]
@@ -481,7 +513,7 @@ def test_the_commits_of_nested_models_are_in_the_recipe(rows):
     assert settings["vectors"] == {**nested, "complexity_revision": "1" * 40}, "which says main: that stays"
 
 
-def test_somebody_elses_selector_within_needs_allow_imports(rows):
+def test_nested_outside_selector_needs_allow_imports(rows):
     provenance = select(rows, within_clusters(Random()), size=5).provenance
     parent = gather([select(rows, Random(), size=5)], title="x")["parent"]
     assert "allow_imports" not in recipe(provenance, parent)[1]
@@ -491,103 +523,106 @@ def test_somebody_elses_selector_within_needs_allow_imports(rows):
     assert keys["selector_kwargs"] == {"method": {"selector": "lab.mine:Mine", "width": 3}}
 
 
-def test_what_clusters_that_are_known_were_made_of_is_asked_for(rows, tmp_path):
+def test_vectors_of_existing_clusters_are_unsettled(rows, tmp_path):
     clustered = score(
         rows.remove_columns(["cluster_id", "cluster_distance"]), [Cluster(k=3).fit(rows, tmp_path / "c.npy")]
     )
-    missing = gather([select(clustered, KMRandom(), size=5)], clustered, title="x")["not_in_recipe"]
-    assert "the clusters are those of column 'embedding': how that was computed is not recorded" in missing
-    assert not any("c.npy" in each for each in missing), "the column is enough"
+    missing = gather([select(clustered, KMRandom(), size=5)], clustered, title="x")["sections"]["reproduce"][
+        "unsettled"
+    ]
+    assert "The clusters are of the vectors in column 'embedding'. How these were computed is not recorded." in missing
+    assert not any("c.npy" in item for item in missing), "the column is enough"
 
 
-# -- tokens, and choices that were interrupted -----------------------------------------------------------------------
+# -- tokens, and interrupted selections ------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("reason", "said"),
+    ("reason", "expected_text"),
     [
         ("with ifd >= 1", "ifd has to be below 1 for this method"),
         ("with loss < 0.2", "loss has to be at least 0.2 for this method"),
-        ("near copies by embedding", "a row that they are near copies of is kept"),
-        ("without ifd", "there is no value to rank it by"),
-        ("left out by Mine", ""),
+        ("near-duplicates by embedding", "a near-duplicate of the row is kept"),
+        ("without ifd", "there is no value to rank the row by"),
+        ("excluded by Mine", ""),
     ],
 )
-def test_reasons_of_filters_in_words(reason, said):
-    assert long_reason(reason) == said
+def test_long_reason(reason, expected_text):
+    assert long_reason(reason) == expected_text
 
 
-def test_a_budget_in_tokens(rows):
+def test_token_budget(rows):
     counted = rows.remove_columns("num_tokens").add_column("num_tokens", [10] * 24)
     facts = gather([select(counted, Longest(), tokens=75)], counted, title="x")
-    assert facts["choices"][0]["tokens"] == {"budget": 75, "chosen": 70}
-    assert facts["recipe"]["selection_tokens"] == 75
-    assert "selection_size" not in facts["recipe"]
-    assert "7 rows, 29.2% of the pool; 70 tokens, of 75 at most" in page(facts)
+    assert facts["rounds"][0]["tokens"] == {"budget": 75, "selected": 70}
+    keys = facts["sections"]["reproduce"]["recipe"]
+    assert keys["selection_tokens"] == 75
+    assert "selection_size" not in keys
+    assert "7 rows, 29.2% of the pool; 70 of at most 75 tokens" in page(facts)
 
 
-def test_the_model_that_counts_tokens_is_in_the_recipe(pool_rows, tiny_model_dir):
+def test_recipe_has_the_model_that_counts_tokens(pool_rows, tiny_model_dir):
     selection = select(pool_rows, Superfiltering(), tokens=150, model=str(tiny_model_dir))
     selection.provenance["model"] = {"name": "me/model", "resolved": f"me/model@{'b' * 40}"}
-    keys = gather([selection], pool_rows, title="x")["recipe"]
+    keys = gather([selection], pool_rows, title="x")["sections"]["reproduce"]["recipe"]
     assert keys["model_name_or_path"] == "me/model", "not only that of the selector"
     assert keys["selection_tokens"] == 150
 
 
-def test_an_interrupted_choice_is_said_to_be_a_beginning(rows, monkeypatch, tmp_path, no_drawing):
+def test_interrupted_selection(rows, monkeypatch, tmp_path, no_drawing):
     def interrupted(*_, **__):
         raise Interrupted(np.array([3, 1, 4]))
 
     monkeypatch.setattr("hf_datasel.selectors.k_center.farthest_first", interrupted)
-    with pytest.raises(Interrupted, match="3 rows had been chosen") as stopped:
+    with pytest.raises(Interrupted, match="3 rows had been selected") as stopped:
         select(rows, KCenter(), size=9)
     facts = gather([stopped.value.selection], rows, title="x")
     write_report(facts, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
     text = page(facts)
-    assert "chosen by k-Center: the beginning of a choice of 9, which was interrupted.**" in text
-    assert "interrupted when 3 of 9 rows had been chosen" in text
-    assert "- The choice was interrupted: these are 3 of the 9 rows asked for" in text
-    assert "the choice was interrupted after 3 of 9 rows: the command makes the whole of it" in text
-    assert "only 3 could be chosen" not in text
-    assert "came after those that were" not in text
-    assert facts["recipe"]["selection_size"] == 9
+    assert "selected by k-Center (interrupted: 9 rows were requested).**" in text
+    assert "interrupted after 3 of 9 rows; the other rows are missing." in text
+    assert "- The selection was interrupted: it has 3 of the 9 requested rows" in text
+    assert "The selection was interrupted after 3 of 9 rows: the command makes the complete selection." in text
+    assert "only 3 could be selected" not in text
+    assert "but were ranked lower" not in text
+    assert facts["sections"]["reproduce"]["recipe"]["selection_size"] == 9
 
 
 # -- clusters, vectors, order ----------------------------------------------------------------------------------------
-def test_how_many_clusters_are_reached(rows):
+def test_cluster_coverage(rows):
     facts = gather([select(rows, Within(Longest()), size=2)], rows, title="x")
     share = pytest.approx(1 / 3, rel=1e-5)
-    found = facts["groups"]
-    assert (found["column"], found["pool"], found["chosen"], found["largest"]) == ("cluster_id", 3, 2, share)
-    assert "By `cluster_id` the pool falls into 3 groups, and the chosen rows are in 2 of them." in page(facts)
+    result = facts["sections"]["groups"]["coverage"]
+    assert (result["column"], result["pool"], result["selected"], result["largest"]) == ("cluster_id", 3, 2, share)
+    assert "The pool has 3 groups (`cluster_id`), and the selected rows are in 2 of them." in page(facts)
 
 
-def test_groups_with_names_need_the_dataset(rows):
+def test_coverage_of_named_groups_needs_the_dataset(rows):
     selection = select(rows, per_source(Longest(), "source", {"sky": 0.0, "sea": 1.0}), size=4)
-    found = gather([selection], rows, title="x")["groups"]
-    assert found == {"column": "source", "pool": 2, "chosen": 1, "largest": 0.75, "largest_chosen": 0.0}
-    assert gather([selection], title="x")["groups"] is None
-    assert gather([select(rows, Longest(), size=4)], rows, title="x")["groups"] is None
+    result = gather([selection], rows, title="x")["sections"]["groups"]["coverage"]
+    assert result == {"column": "source", "pool": 2, "selected": 1, "largest": 0.75, "largest_selected": 0.0}
+    assert gather([selection], title="x")["sections"]["groups"]["coverage"] is None
+    assert gather([select(rows, Longest(), size=4)], rows, title="x")["sections"]["groups"]["coverage"] is None
 
 
-def test_clusters_that_were_found_for_the_choice(rows):
+def test_coverage_of_computed_clusters(rows):
     facts = gather([select(rows, KMClosest(Cluster(k=4), "equal"), size=8)], rows, title="x")
-    assert (facts["groups"]["pool"], facts["groups"]["chosen"]) == (4, 4)
-    assert list(facts["choices"][0]["means"]) == ["cluster_distance"], "and not the mean of the clusters' numbers"
+    assert [facts["sections"]["groups"]["coverage"][key] for key in ("pool", "selected")] == [4, 4]
+    assert list(facts["rounds"][0]["means"]) == ["cluster_distance"], "and not the mean of the clusters' numbers"
 
 
-def test_quality_goes_before_the_distance_to_a_centre(rows):
+def test_quality_precedes_the_distance_to_a_centroid(rows):
     facts = gather([select(rows, KMQ(quality="reward", clusters=Cluster(k=4)), size=5)], rows, title="x")
-    assert list(facts["choices"][0]["means"]) == ["reward", "cluster_distance"]
+    assert list(facts["rounds"][0]["means"]) == ["reward", "cluster_distance"]
 
 
-def test_vectors_of_the_dataset_are_mapped(rows):
+def test_map_of_vectors_of_the_dataset(rows):
     selection = select(rows, KCenter(), size=5)
-    found = gather([selection], rows, title="x")["map"]
-    assert (found["column"], sum(map(sum, found["pool"])), sum(map(sum, found["chosen"]))) == ("embedding", 24, 5)
-    assert gather([selection], title="x")["map"] is None
+    result = gather([selection], rows, title="x")["sections"]["embedding_map"]
+    assert (result["column"], sum(map(sum, result["pool"])), sum(map(sum, result["selected"]))) == ("embedding", 24, 5)
+    assert gather([selection], title="x")["sections"]["embedding_map"] is None
 
 
-def test_rows_that_were_drawn_are_not_called_the_best(rows):
+def test_drawn_rows_are_not_ranked(rows):
     configs = [
         {"name": "default", "holds": "rows", "splits": {"train": 5}, "files": {"train": "x"}, "bytes": 1,
          "default": True},
@@ -596,4 +631,4 @@ def test_rows_that_were_drawn_are_not_called_the_best(rows):
         facts = {**gather([select(rows, selector, size=5)], rows, title="x"), "repo_id": "me/x", "configs": configs}
         text = page(facts)
         assert ("# best first" in text, "(0 is best)" in text) == (ranked, ranked)
-        assert ("another seed draws others" in text) == (not ranked)
+        assert ("another seed gives other rows" in text) == (not ranked)

@@ -17,7 +17,7 @@ from hf_datasel.selectors import Longest, Random, Top
 
 from .conftest import CARD, parquet
 
-REPO = "tester/chosen"
+REPO = "tester/selected"
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def sent(hub):
 
 def rounds(dataset, count, size=5):
     """Make selections as a run of several rounds leaves them."""
-    made = [select(dataset, Random(), size=size, seed=seed) for seed in range(count)]
-    for at, each in enumerate(made):
-        each.provenance |= {"round": at, "seed": 0}
-    return made
+    selections = [select(dataset, Random(), size=size, seed=seed) for seed in range(count)]
+    for index, item in enumerate(selections):
+        item.provenance |= {"round": index, "seed": 0}
+    return selections
 
 
 # -- what is there afterwards ----------------------------------------------------------------------------------------
@@ -78,7 +78,7 @@ def test_files(hub, selection):
     assert json.loads(files["selections/default/selection.json"])["versions"]["hf-datasel"]
 
 
-def test_scores_of_the_whole_pool_are_there_without_text(hub, parent, selection):
+def test_published_scores_contain_no_text(hub, parent, selection):
     selection.push_to_hub(REPO)
     scores = load_dataset(REPO, "scores", split="train")
     assert scores.column_names == ["row", "row_id", "response_words", "length_reason"]
@@ -87,7 +87,7 @@ def test_scores_of_the_whole_pool_are_there_without_text(hub, parent, selection)
     assert select(
         parent.add_column("words", scores["response_words"][:]), Top(by="words"), size=6
     ).indices.tolist() == (selection.indices.tolist())
-    content = b"".join(each for path, each in hub.files(REPO).items() if not path.startswith("data/"))
+    content = b"".join(item for path, item in hub.files(REPO).items() if not path.startswith("data/"))
     assert b"tin roof all night" not in content
 
 
@@ -95,17 +95,17 @@ def test_metadata(hub, selection):
     selection.push_to_hub(REPO)
     metadata = split_card(card(hub))[0]
     assert {key: metadata[key] for key in metadata if key not in ("configs", "tags")} == {
-        "pretty_name": "chosen",
+        "pretty_name": "selected",
         "license": "cc-by-nc-4.0",
         "language": ["en"],
         "task_categories": ["text-generation"],
         "size_categories": ["n<1K"],
         "source_datasets": ["tester/parent"],
     }
-    assert [each["config_name"] for each in metadata["configs"]] == ["default", "scores"]
+    assert [item["config_name"] for item in metadata["configs"]] == ["default", "scores"]
 
 
-def test_the_card_says_how_to_make_it_again(hub, parent, selection):
+def test_card_reproduces_the_selection(hub, parent, selection):
     selection.push_to_hub(REPO)
     text, revision = card(hub), hub.commits("tester/parent")[-1].oid
     assert f"--dataset_revision {revision}" in text
@@ -116,33 +116,33 @@ def test_the_card_says_how_to_make_it_again(hub, parent, selection):
     assert names["rows"][:] == selection.apply(parent)[:]
 
 
-def test_says_where_the_pool_is_not_the_parent_as_it_is(hub, parent):
+def test_card_of_a_filtered_pool(hub, parent):
     select(parent.select(range(20)), Longest(), size=5).push_to_hub(REPO)
-    assert "the pool is not the parent as it is on the Hub" in card(hub)
+    assert "The pool is not the parent dataset as it is on the Hub" in card(hub)
     assert split_card(card(hub))[0]["source_datasets"] == ["tester/parent"]
 
 
 def test_rounds_are_configurations(hub, parent):
-    made = rounds(parent, 3)
-    push_selections(made, REPO, parent)
-    for at, each in enumerate(made):
-        assert load_dataset(REPO, f"round-{at}", split="train")[:] == each.apply(parent)[:]
-        assert Selection.from_hub(REPO, config_name=f"round-{at}") == each
-    assert load_dataset(REPO, split="train")[:] == made[-1].apply(parent)[:]
-    assert Selection.from_hub(REPO) == made[-1]
+    selections = rounds(parent, 3)
+    push_selections(selections, REPO, parent)
+    for index, item in enumerate(selections):
+        assert load_dataset(REPO, f"round-{index}", split="train")[:] == item.apply(parent)[:]
+        assert Selection.from_hub(REPO, config_name=f"round-{index}") == item
+    assert load_dataset(REPO, split="train")[:] == selections[-1].apply(parent)[:]
+    assert Selection.from_hub(REPO) == selections[-1]
     assert list(load_dataset(REPO, "scores")) == ["round_0", "round_1", "round_2"]
 
 
 def test_rounds_with_different_scores(hub, parent):
-    made = rounds(parent, 2)
+    selections = rounds(parent, 2)
     scored = select(parent, Longest(), size=5)
-    made[1].table = scored.table
-    push_selections(made, REPO, parent)
+    selections[1].table = scored.table
+    push_selections(selections, REPO, parent)
     assert load_dataset(REPO, "scores", split="round_0")["response_words"][:] == [None] * 24
-    assert [Selection.from_hub(REPO, config_name=f"round-{at}") for at in (0, 1)] == made
+    assert [Selection.from_hub(REPO, config_name=f"round-{index}") for index in (0, 1)] == selections
 
 
-def test_a_row_that_was_not_scored_has_no_score(hub, parent):
+def test_unscored_rows_stay_null(hub, parent):
     selection = select(parent, Longest(), size=5)
     values = selection.table.column("response_words").to_pylist()
     column = selection.table.column("response_words").take(pa.array([None if row == 3 else row for row in range(24)]))
@@ -151,14 +151,14 @@ def test_a_row_that_was_not_scored_has_no_score(hub, parent):
     assert load_dataset(REPO, "scores", split="train")["response_words"][:] == [*values[:3], None, *values[4:]]
 
 
-def test_large_data_is_split(hub, parent, selection, monkeypatch):
+def test_sharded_data(hub, parent, selection, monkeypatch):
     monkeypatch.setattr("hf_datasel.cards.repository_files._SHARD", 400)
     selection.push_to_hub(REPO)
     assert len([path for path in hub.files(REPO) if path.startswith("data/default/")]) > 1
     assert load_dataset(REPO, split="train")[:] == selection.apply(parent)[:]
 
 
-def test_a_branch(hub, parent, selection):
+def test_push_to_a_branch(hub, parent, selection):
     selection.push_to_hub(REPO, revision="second")
     assert "README.md" not in hub.files(REPO)
     assert Selection.from_hub(REPO, revision="second") == selection
@@ -166,10 +166,10 @@ def test_a_branch(hub, parent, selection):
     assert "/resolve/second/plots/" in hub.files(REPO, revision="second")["README.md"].decode()
 
 
-def test_the_dataset_is_passed_where_it_is_not_at_hand(hub, parent, selection, tmp_path):
+def test_push_of_a_loaded_selection_needs_the_dataset(hub, parent, selection, tmp_path):
     selection.save(tmp_path)
     loaded = Selection.load(tmp_path)
-    with pytest.raises(PublishError, match=r"does not hold the rows it chose\. Pass the dataset"):
+    with pytest.raises(PublishError, match="does not contain the dataset that it was made from"):
         loaded.push_to_hub(REPO)
     with pytest.raises(DatasetMismatchError, match="24 of 24 rows differ"):
         loaded.push_to_hub(REPO, parent.select(range(23, -1, -1)).map(lambda row: {"output": row["output"] + "!"}))
@@ -178,7 +178,7 @@ def test_the_dataset_is_passed_where_it_is_not_at_hand(hub, parent, selection, t
     assert Selection.from_hub(REPO) == selection
 
 
-def test_paths_of_this_machine_stay_here(hub, parent, tiny_model_dir):
+def test_local_paths_are_not_published(hub, parent, tiny_model_dir):
     from hf_datasel.selectors import Superfiltering
 
     select(parent, Superfiltering(), size=4, model=str(tiny_model_dir)).push_to_hub(REPO)
@@ -187,7 +187,7 @@ def test_paths_of_this_machine_stay_here(hub, parent, tiny_model_dir):
     assert tiny_model_dir.name.encode() in content
 
 
-def test_a_parent_with_capitals(hub, pool_rows):
+def test_parent_name_with_capitals(hub, pool_rows):
     hub.commit("tester/Open-Orca-300K", {"README.md": CARD, "data/train-00000-of-00001.parquet": parquet(pool_rows)})
     rows = load_dataset("tester/Open-Orca-300K", split="train")
     select(rows, Longest(), size=5).push_to_hub(REPO)
@@ -195,7 +195,7 @@ def test_a_parent_with_capitals(hub, pool_rows):
     assert (metadata["source_datasets"], metadata["license"]) == (["tester/Open-Orca-300K"], "cc-by-nc-4.0")
 
 
-def test_a_link_to_a_licence_leads_to_the_parent(hub, pool_rows):
+def test_relative_license_link(hub, pool_rows):
     text = CARD.replace(b"license: cc-by-nc-4.0", b"license: other\nlicense_name: Our Own\nlicense_link: LICENSE")
     hub.commit("tester/parent", {"README.md": text})
     select(load_dataset("tester/parent", split="train"), Longest(), size=5).push_to_hub(REPO)
@@ -204,19 +204,19 @@ def test_a_link_to_a_licence_leads_to_the_parent(hub, pool_rows):
     assert (metadata["license"], metadata["license_name"]) == ("other", "Our Own")
 
 
-def test_a_pool_that_was_changed_is_not_called_the_parent(hub, parent):
+def test_card_of_a_changed_pool(hub, parent):
     changed = parent.map(lambda row: {"output": row["output"].upper()})
     select(changed, Longest(), size=5).push_to_hub(REPO)
-    assert "of the 24 rows of a changed copy of [tester/parent]" in card(hub)
+    assert "of the 24 rows of a modified copy of [tester/parent]" in card(hub)
     more = parent.map(lambda row: {"note": 1})
     select(more, Longest(), size=5).push_to_hub("tester/more")
     assert "of the 24 rows of [tester/parent]" in card(hub, "tester/more")
 
 
-def test_a_large_selection_is_the_same_file_after_it_was_loaded(hub, parent, tmp_path):
+def test_chunked_table_gives_the_same_file(hub, parent, tmp_path):
     selection = select(parent, Longest(), size=6)
     selection.push_to_hub(REPO)
-    pieces = [selection.table.slice(at, 5) for at in range(0, 24, 5)]
+    pieces = [selection.table.slice(index, 5) for index in range(0, 24, 5)]
     selection.table = pa.concat_tables(pieces)
     assert selection.table.column("row_id").num_chunks == 5
     selection.push_to_hub(REPO)
@@ -224,8 +224,8 @@ def test_a_large_selection_is_the_same_file_after_it_was_loaded(hub, parent, tmp
 
 
 @pytest.mark.parametrize("name", ["row", "row_id"])
-def test_columns_with_the_names_of_our_keys(hub, parent, name):
-    rows = parent.add_column(name, [float(at) for at in range(24)])
+def test_columns_with_reserved_names(hub, parent, name):
+    rows = parent.add_column(name, [float(index) for index in range(24)])
     if name == "row_id":
         with pytest.raises(SelectionError, match="a column called 'row_id'"):
             select(rows, Top(by=name), size=5)
@@ -238,7 +238,7 @@ def test_columns_with_the_names_of_our_keys(hub, parent, name):
 
 # -- pushing again ---------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("local_hub", ["lfs", "xet"], indirect=True)
-def test_nothing_changed_uploads_nothing(hub, selection):
+def test_unchanged_push_uploads_nothing(hub, selection):
     first = selection.push_to_hub(REPO)
     hub.requests.clear()
     again = selection.push_to_hub(REPO)
@@ -247,9 +247,9 @@ def test_nothing_changed_uploads_nothing(hub, selection):
     assert len(hub.commits(REPO)) == 2
 
 
-def test_what_a_person_wrote_stays(hub, parent, selection):
+def test_manual_changes_are_preserved(hub, parent, selection):
     selection.push_to_hub(REPO)
-    written = card(hub).replace("pretty_name: chosen", "pretty_name: My rows")
+    written = card(hub).replace("pretty_name: selected", "pretty_name: My rows")
     written = written.replace(
         "<!-- hf_datasel: default: begin", "# Words of mine\n\n---\n\n<!-- hf_datasel: default: begin"
     )
@@ -263,17 +263,17 @@ def test_what_a_person_wrote_stays(hub, parent, selection):
     assert "**6 of the 24 rows" not in text
 
 
-def test_files_of_an_earlier_push_go(hub, parent, selection):
+def test_files_of_an_earlier_push_are_removed(hub, parent, selection):
     push_selections(rounds(parent, 3), REPO, parent)
     hub.commit(REPO, {"data/notes/mine.txt": b"mine", "plots/mine.svg": b"<svg/>"})
     selection.push_to_hub(REPO)
     assert not [path for path in hub.files(REPO) if "round-" in path]
     assert {"data/notes/mine.txt", "plots/mine.svg"} <= set(hub.files(REPO))
-    assert {each["config_name"] for each in split_card(card(hub))[0]["configs"]} == {"default", "scores"}
+    assert {item["config_name"] for item in split_card(card(hub))[0]["configs"]} == {"default", "scores"}
     assert Selection.from_hub(REPO) == selection
 
 
-def test_a_second_selection_beside_the_first(hub, parent, selection):
+def test_second_selection_in_a_repository(hub, parent, selection):
     other = select(parent, Random(), size=4)
     selection.push_to_hub(REPO)
     other.push_to_hub(REPO, config_name="random-4")
@@ -288,7 +288,7 @@ def test_a_second_selection_beside_the_first(hub, parent, selection):
     assert len(hub.commits(REPO)) == 3
 
 
-def test_selections_of_two_parents_have_the_licences_of_both(hub, parent, selection, pool_rows):
+def test_licences_of_two_parents(hub, parent, selection, pool_rows):
     text = CARD.replace(b"cc-by-nc-4.0", b"mit").replace(b"language: en", b"language: code")
     hub.commit("tester/code", {"README.md": text, "data/train-00000-of-00001.parquet": parquet(pool_rows)})
     other = select(load_dataset("tester/code", split="train"), Random(), size=4)
@@ -302,27 +302,27 @@ def test_selections_of_two_parents_have_the_licences_of_both(hub, parent, select
     assert (metadata["license"], metadata["source_datasets"]) == ("mit", ["tester/code"])
 
 
-def test_rounds_under_a_name_of_their_own(hub, parent):
-    made = rounds(parent, 2)
-    push_selections(made, REPO, parent, config_name="run")
-    assert Selection.from_hub(REPO, config_name="run") == made[-1]
-    assert Selection.from_hub(REPO, config_name="run-round-0") == made[0]
+def test_rounds_with_config_name(hub, parent):
+    selections = rounds(parent, 2)
+    push_selections(selections, REPO, parent, config_name="run")
+    assert Selection.from_hub(REPO, config_name="run") == selections[-1]
+    assert Selection.from_hub(REPO, config_name="run-round-0") == selections[0]
 
 
 # -- what is refused, before anything is sent ------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("repo", "more", "message"),
     [
-        (REPO, {"token": "hf_wrong"}, "The Hub does not know this token"),
-        (REPO, {"token": "READ"}, "This token may only read"),
-        ("lap/chosen", {}, "tester cannot publish under 'lap'.*Did you mean 'lab'"),
-        ("tester/no such name", {}, "is no name for a repository"),
-        ("tester/parent", {}, "is the parent itself"),
-        (REPO, {"config_name": "scores"}, "config_name='scores' has to be"),
-        (REPO, {"config_name": "a/b"}, "config_name='a/b' has to be"),
+        (REPO, {"token": "hf_wrong"}, "The Hub rejects this token"),
+        (REPO, {"token": "READ"}, "This token has only read permission"),
+        ("lap/selected", {}, "tester cannot publish under 'lap'.*Did you mean 'lab'"),
+        ("tester/no such name", {}, "is not a valid repository name"),
+        ("tester/parent", {}, "is the parent dataset itself"),
+        (REPO, {"config_name": "scores"}, "config_name='scores' has to consist of"),
+        (REPO, {"config_name": "a/b"}, "config_name='a/b' has to consist of"),
     ],
 )
-def test_refused(hub, selection, repo, more, message):
+def test_invalid_pushes_are_refused(hub, selection, repo, more, message):
     more = {key: hub.read_token if value == "READ" else value for key, value in more.items()}
     with pytest.raises(PublishError, match=message):
         selection.push_to_hub(repo, **more)
@@ -330,9 +330,9 @@ def test_refused(hub, selection, repo, more, message):
 
 
 @pytest.mark.parametrize(("private", "gated", "word"), [(True, False, "private"), (False, "auto", "gated")])
-def test_rows_of_a_closed_parent_do_not_become_public(hub, selection, private, gated, word):
+def test_rows_of_a_private_parent_do_not_become_public(hub, selection, private, gated, word):
     hub.repo("tester/parent").private, hub.repo("tester/parent").gated = private, gated
-    with pytest.raises(PublishError, match=f"'tester/parent' is {word}, and .* would show its rows. .*private=True"):
+    with pytest.raises(PublishError, match=f"'tester/parent' is {word}, but .* would show its rows. .*private=True"):
         selection.push_to_hub(REPO)
     assert not sent(hub)
     selection.push_to_hub(REPO, private=True)
@@ -340,7 +340,7 @@ def test_rows_of_a_closed_parent_do_not_become_public(hub, selection, private, g
     selection.push_to_hub(REPO)  # it is there, and private
 
 
-def test_one_closed_parent_of_a_mixture_is_enough(hub, parent, pool_rows):
+def test_mixture_with_a_private_parent(hub, parent, pool_rows):
     from datasets import concatenate_datasets
 
     hub.commit("tester/secret", {"data/train-00000-of-00001.parquet": parquet(pool_rows)})
@@ -355,12 +355,12 @@ def test_one_closed_parent_of_a_mixture_is_enough(hub, parent, pool_rows):
     assert "48 rows of a mixture of [tester/parent]" in card(hub)
 
 
-def test_rows_of_unknown_origin_are_warned_about(hub, pool_rows, caplog):
+def test_unknown_origin_is_logged(hub, pool_rows, caplog):
     select(pool_rows, Longest(), size=6).push_to_hub(REPO)
-    assert "nobody can tell whether they may be public" in caplog.text
+    assert "it cannot be checked whether they may be public" in caplog.text
 
 
-def test_a_parent_whose_history_was_rewritten(hub, parent, selection):
+def test_parent_with_rewritten_history(hub, parent, selection):
     del hub.repos["dataset", "tester/parent"]
     hub.commit("tester/parent", {"README.md": CARD})
     selection.push_to_hub(REPO)
@@ -368,59 +368,59 @@ def test_a_parent_whose_history_was_rewritten(hub, parent, selection):
 
 
 @pytest.mark.parametrize(("scope", "fine"), [(["tester/other"], False), (["tester"], True), ([REPO], True)])
-def test_a_fine_grained_token(hub, selection, scope, fine):
+def test_fine_grained_token(hub, selection, scope, fine):
     token = hub.add_token("tester", role="fineGrained", scope=scope)
     if fine:
         selection.push_to_hub(REPO, token=token)
         return
-    with pytest.raises(PublishError, match="it is a fine-grained one"):
+    with pytest.raises(PublishError, match="This fine-grained token may not write"):
         selection.push_to_hub(REPO, token=token)
     assert not sent(hub)
 
 
-def test_a_reader_of_an_organisation(hub, selection):
+def test_read_role_in_an_organisation(hub, selection):
     token = hub.add_token("tester", orgs={"press": "read"})
-    with pytest.raises(PublishError, match="may only read in the organisation 'press'"):
-        selection.push_to_hub("press/chosen", token=token)
+    with pytest.raises(PublishError, match="has only read access to the organisation 'press'"):
+        selection.push_to_hub("press/selected", token=token)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [({"token": False}, "publishing needs a token"), ({"repo_id": None}, "repo_id=None is no name")],
+    [({"token": False}, "publishing needs a token"), ({"repo_id": None}, "repo_id=None is not a valid")],
 )
-def test_arguments_of_the_wrong_type(hub, selection, more, message):
+def test_invalid_arguments(hub, selection, more, message):
     with pytest.raises(PublishError, match=message):
         selection.push_to_hub(**{"repo_id": REPO, **more})
 
 
 @pytest.mark.parametrize("token", [True, ""])
-def test_the_token_that_is_logged_in(hub, selection, token):
+def test_token_of_the_login(hub, selection, token):
     selection.push_to_hub(REPO, token=token)
     assert Selection.from_hub(REPO, token=token) == selection
 
 
-def test_something_else_than_a_dataset(hub, parent, selection):
+def test_not_a_dataset(hub, parent, selection):
     for wrong in (parent.to_iterable_dataset(), "tester/parent", {"train": parent}):
         with pytest.raises(FormatError, match=r"has to be a datasets\.Dataset"):
             selection.push_to_hub(REPO, wrong)
 
 
-def test_metadata_that_the_hub_does_not_take(hub, selection):
+def test_rejected_metadata(hub, selection):
     hub.fail("validate-yaml", 400, times=None)
-    with pytest.raises(PublishError, match=r"The Hub does not take the metadata of the card: .*Fault on purpose"):
+    with pytest.raises(PublishError, match=r"The Hub rejects the metadata of the card: .*Fault on purpose"):
         selection.push_to_hub(REPO)
     assert ("dataset", REPO) not in hub.repos
 
 
-def test_a_parent_that_cannot_be_seen(hub, selection):
+def test_inaccessible_parent(hub, selection):
     del hub.repos["dataset", "tester/parent"]
-    with pytest.raises(PublishError, match="is not there or not visible with this token"):
+    with pytest.raises(PublishError, match="does not exist or cannot be accessed with this token"):
         selection.push_to_hub(REPO)
     selection.push_to_hub(REPO, private=True)
     assert "license" not in split_card(card(hub))[0]
 
 
-def test_a_public_repository_does_not_become_private(hub, selection):
+def test_public_repository_does_not_become_private(hub, selection):
     hub.create_repo(REPO)
     with pytest.raises(PublishError, match="is public already, and private=True does not change that"):
         selection.push_to_hub(REPO, private=True)
@@ -451,7 +451,7 @@ def test_a_public_repository_does_not_become_private(hub, selection):
                 "README.md": b"---\nconfigs:\n- config_name: m\n  data_files: m/*\n  default: true\n---\n",
                 "m/a.csv": b"a",
             },
-            "The configuration 'm' is the repository's default already",
+            "The configuration 'm' is the default of this repository already",
         ),
     ],
 )
@@ -462,34 +462,34 @@ def test_another_dataset_is_not_overwritten(hub, selection, files, message):
     assert hub.files(REPO) == files
 
 
-def test_nobody_is_logged_in(hub, selection, monkeypatch):
+def test_not_logged_in(hub, selection, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PublishError, match="Nobody is logged in to the Hub"):
+    with pytest.raises(PublishError, match="Not logged in to the Hub"):
         selection.push_to_hub(REPO)
 
 
-def test_a_namespace_may_be_left_out_or_an_organisation(hub, selection):
-    selection.push_to_hub("chosen")
-    selection.push_to_hub("lab/chosen")
-    assert Selection.from_hub(REPO) == Selection.from_hub("lab/chosen") == selection
+def test_namespace_defaults_to_the_account(hub, selection):
+    selection.push_to_hub("selected")
+    selection.push_to_hub("lab/selected")
+    assert Selection.from_hub(REPO) == Selection.from_hub("lab/selected") == selection
 
 
 # -- what goes wrong on the way --------------------------------------------------------------------------------------
 @pytest.mark.parametrize(("status", "path"), [(503, "commit"), (429, "commit"), (500, "preupload"), (502, "whoami")])
-def test_a_passing_error_is_retried(hub, selection, status, path):
+def test_temporary_error_is_retried(hub, selection, status, path):
     hub.fail(f"/{path}", status, times=2)
     selection.push_to_hub(REPO)
     assert Selection.from_hub(REPO) == selection
 
 
-def test_a_passing_error_does_not_cost_the_licence(hub, selection, monkeypatch, tmp_path):
+def test_temporary_error_keeps_the_licence(hub, selection, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "another"))
     hub.fail("(HEAD|GET) .*tester/parent/resolve/.*/README.md", 503, times=8)
     selection.push_to_hub(REPO)
     assert split_card(card(hub))[0]["license"] == "cc-by-nc-4.0"
 
 
-def test_a_mistake_of_ours_is_not_retried(hub, selection, monkeypatch):
+def test_internal_error_is_not_retried(hub, selection, monkeypatch):
     calls = []
 
     def broken(*_):
@@ -502,11 +502,9 @@ def test_a_mistake_of_ours_is_not_retried(hub, selection, monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_lasting_error_is_said(hub, selection):
+def test_permanent_error(hub, selection):
     hub.fail("POST .*/commit/", 503, times=None)
-    with pytest.raises(
-        PublishError, match=r"did not get through in 6 attempts .*The repository is as it was"
-    ) as caught:
+    with pytest.raises(PublishError, match=r"failed in 6 attempts .*The repository is unchanged") as caught:
         selection.push_to_hub(REPO)
     assert hub.token not in str(caught.getrepr())
     assert len(hub.commits(REPO)) == 1
@@ -521,7 +519,7 @@ def test_a_cut_upload_leaves_the_repository_as_it_was(hub, parent, selection):
     selection.push_to_hub(REPO)
     files = hub.files(REPO)
     hub.cut("PUT ", after=100, times=None)
-    with pytest.raises(PublishError, match="did not get through"):
+    with pytest.raises(PublishError, match="failed in 6 attempts"):
         select(parent, Random(), size=7).push_to_hub(REPO)
     assert hub.files(REPO) == files
     hub.clear_faults()
@@ -529,7 +527,7 @@ def test_a_cut_upload_leaves_the_repository_as_it_was(hub, parent, selection):
     assert Selection.from_hub(REPO).indices.size == 7
 
 
-def test_a_faster_commit_is_kept(hub, selection):
+def test_concurrent_commit_is_preserved(hub, selection):
     selection.push_to_hub(REPO)
     mine = card(hub) + "\nWritten meanwhile.\n"
     hub.before("POST .*/commit/", lambda: hub.commit(REPO, {"README.md": mine.encode(), "notes.md": b"mine"}))
@@ -541,32 +539,32 @@ def test_a_faster_commit_is_kept(hub, selection):
     assert Selection.from_hub(REPO) == other
 
 
-def test_two_pushes_at_once(hub, parent):
+def test_concurrent_pushes(hub, parent):
     from concurrent.futures import ThreadPoolExecutor
 
-    made = {f"size-{size}": select(parent, Longest(), size=size) for size in (3, 4, 5)}
+    selections = {f"size-{size}": select(parent, Longest(), size=size) for size in (3, 4, 5)}
     with ThreadPoolExecutor(3) as threads:
-        pushes = [threads.submit(each.push_to_hub, REPO, config_name=name) for name, each in made.items()]
+        pushes = [threads.submit(item.push_to_hub, REPO, config_name=name) for name, item in selections.items()]
         assert len({push.result().oid for push in pushes}) == 3
-    for name, each in made.items():
-        assert Selection.from_hub(REPO, config_name=name) == each
-        assert load_dataset(REPO, name, split="train")[:] == each.apply(parent)[:]
+    for name, item in selections.items():
+        assert Selection.from_hub(REPO, config_name=name) == item
+        assert load_dataset(REPO, name, split="train")[:] == item.apply(parent)[:]
 
 
-def test_the_token_goes_nowhere(hub, parent, selection, caplog, capfd):
+def test_token_is_not_leaked(hub, parent, selection, caplog, capfd):
     caplog.set_level("DEBUG")
     selection.push_to_hub(REPO, token=hub.token)
     assert hub.token.encode() not in b"".join(hub.files(REPO).values())
     out = capfd.readouterr()
     assert hub.token not in caplog.text + out.out + out.err + repr(selection)
     selection.provenance["selector"]["note"] = f"Bearer {hub.token}"
-    with pytest.raises(PublishError, match="holds the access token") as caught:
+    with pytest.raises(PublishError, match="contains the access token") as caught:
         selection.push_to_hub(REPO)
     assert hub.token not in str(caught.value)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
-def test_what_cannot_be_read(hub, parent, selection):
+def test_unreadable_selections(hub, parent, selection):
     with pytest.raises(PublishError, match="There is no dataset 'tester/nothing'"):
         Selection.from_hub("tester/nothing")
     with pytest.raises(PublishError, match="'tester/parent' holds no selection"):
@@ -578,7 +576,7 @@ def test_what_cannot_be_read(hub, parent, selection):
         Selection.from_hub(REPO, revision="nope")
 
 
-def test_a_push_while_it_is_read(hub, parent, selection):
+def test_push_while_reading(hub, parent, selection):
     selection.push_to_hub(REPO)
     other = select(parent, Random(), size=9)
     hub.before("selections/default/indices", lambda: other.push_to_hub(REPO))
@@ -586,14 +584,16 @@ def test_a_push_while_it_is_read(hub, parent, selection):
     assert Selection.from_hub(REPO) == other
 
 
-def test_files_that_do_not_fit_together(hub, selection):
+def test_inconsistent_files(hub, selection):
     selection.push_to_hub(REPO)
     about = json.loads(hub.files(REPO)["selections/default/selection.json"])
     files = {
-        "later version": {"selections/default/selection.json": json.dumps({**about, "format_version": 99}).encode()},
+        "format_version 99": {
+            "selections/default/selection.json": json.dumps({**about, "format_version": 99}).encode()
+        },
         "no record of a selection": {"selections/default/selection.json": b"[]"},
         "cannot be read": {"selections/default/selection.json": b"{"},
-        "has row numbers that its pool": {"selections/default/indices.npy": npy([99])},
+        "has row numbers beyond its pool": {"selections/default/indices.npy": npy([99])},
         "cannot be read: Object arrays": {"selections/default/indices.npy": npy([{}])},
     }
     for message, content in files.items():
@@ -610,7 +610,7 @@ def npy(values):
     return content.getvalue()
 
 
-def test_selections_that_do_not_belong_together(hub, parent):
+def test_unrelated_selections(hub, parent):
     with pytest.raises(PublishError, match="different selectors or settings"):
         push_selections([select(parent, Random(), size=2), select(parent, Longest(), size=2)], REPO, parent)
     with pytest.raises(PublishError, match="no selection to show or publish"):
@@ -623,7 +623,7 @@ def test_hostile_text(hub, pool_rows):
         "---\nlicense: mit\n---", "{{ 7 * 7 }}{% for x in y %}", "<script>alert(1)</script>", "x" * 1_000_000,
         "<!-- hf_datasel: default: end -->", "\x00\u202e\ud7ff",
     ]  # fmt: skip
-    rows = pool_rows.map(lambda row, at: {"output": evil[at % len(evil)] + str(at)}, with_indices=True)
+    rows = pool_rows.map(lambda row, index: {"output": evil[index % len(evil)] + str(index)}, with_indices=True)
     rows = rows.add_column("<script>{{x}}|---`", np.linspace(0.1, 0.9, 24))
     selection = select(rows, Top(by="<script>{{x}}|---`"), size=8)
     selection.push_to_hub(REPO, rows)
@@ -631,10 +631,10 @@ def test_hostile_text(hub, pool_rows):
     assert len(text) < 20_000
     tokens = MarkdownIt("gfm-like", {"linkify": False}).parse(text.split("---\n", 2)[2])
     html = [
-        each.content for token in tokens for each in (token, *(token.children or [])) if each.type.startswith("html")
+        item.content for token in tokens for item in (token, *(token.children or [])) if item.type.startswith("html")
     ]
     assert html
-    assert not [each for each in html if "<script" in each]
+    assert not [item for item in html if "<script" in item]
     assert split_card(text)[0].keys() == {"pretty_name", "task_categories", "size_categories", "tags", "configs"}
     assert load_dataset(REPO, split="train")[:] == selection.apply(rows)[:]
     selection.push_to_hub(REPO, rows)

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from hf_datasel import Selection, load_pool, select
-from hf_datasel.cards.recipe import as_command, as_yaml, recipe
+from hf_datasel.cards.sections.reproduce import as_command, as_yaml, recipe
 from hf_datasel.cli import main
 from hf_datasel.scores import Cluster, Embedding, Loss
 from hf_datasel.selectors import KMQ, ZIP, CrossEntropy, GraphFilter, IterIT, Random, Superfiltering, Top, Within
@@ -14,11 +14,11 @@ HUB = {"name": "them/parent", "revision": "a" * 40, "config": "plain", "split": 
 LOCAL = {"name": None, "revision": None, "config": None, "split": None, **POOL}
 
 
-def test_names_the_dataset_and_what_differs_from_the_defaults(pool_rows, tiny_model_dir):
+def test_recipe_has_the_changed_settings(pool_rows, tiny_model_dir):
     selection = select(pool_rows, IterIT(decay=0.0, diversity="both"), size=4, seed=3, model=str(tiny_model_dir))
     command, keys, missing = recipe(selection.provenance, HUB)
     assert command == "select"
-    assert [each.split(" is a ")[1].split(" (")[0] for each in missing] == ["model in a folder of one machine"]
+    assert [item.split(" is a ")[1].split(" (")[0] for item in missing] == ["model in a local folder"]
     assert keys == {
         "dataset_name": "them/parent",
         "dataset_config": "plain",
@@ -32,7 +32,7 @@ def test_names_the_dataset_and_what_differs_from_the_defaults(pool_rows, tiny_mo
     }
 
 
-def test_a_model_of_the_hub_is_pinned(pool_rows, tiny_model_dir):
+def test_recipe_pins_the_model(pool_rows, tiny_model_dir):
     selection = select(pool_rows, Superfiltering(), size=4, model=str(tiny_model_dir))
     selection.provenance["model"] = {"name": "me/model", "resolved": f"me/model@{'b' * 40}"}
     keys = recipe(selection.provenance, HUB)[1]
@@ -40,17 +40,17 @@ def test_a_model_of_the_hub_is_pinned(pool_rows, tiny_model_dir):
     assert "model_name_or_path" not in keys
 
 
-def test_says_what_it_does_not_settle(pool_rows, tiny_model_dir):
+def test_unsettled(pool_rows, tiny_model_dir):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     rated = pool_rows.add_column("mine", list(range(len(pool_rows))))
     by_column = recipe(select(rated, Top(by="mine"), size=4).provenance, LOCAL)
-    assert [each.split(":")[0] for each in by_column[2]] == [
-        "the dataset is not on the Hub", "column 'mine' has to be in the dataset",
-    ]  # fmt: skip
+    on_dataset, on_column = by_column[2]
+    assert on_dataset.startswith("The dataset is not on the Hub: replace PATH with the file or folder")
+    assert on_column == "Column 'mine' has to be in the dataset. How it was computed is not recorded."
     live = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     selection = select(
-        pool_rows, Superfiltering(), size=4, model=live, tokenizer=AutoTokenizer.from_pretrained(tiny_model_dir)
+        pool_rows, Superfiltering(), size=4, model=live, processing_class=AutoTokenizer.from_pretrained(tiny_model_dir)
     )
     assert "was an object in a Python program" in recipe(selection.provenance, HUB)[2][0]
 
@@ -68,7 +68,7 @@ def test_says_what_it_does_not_settle(pool_rows, tiny_model_dir):
     ],
     ids=lambda selector: type(selector).__name__,
 )
-def test_the_recipe_makes_the_selection_again(pool_rows, tiny_model_dir, tmp_path, selector):
+def test_recipe_reproduces_the_selection(pool_rows, tiny_model_dir, tmp_path, selector):
     path = tmp_path / "rows.jsonl"
     pool_rows.to_json(path)
     before = select(load_pool(str(path)), selector, size=4, seed=1, model=str(tiny_model_dir))

@@ -44,7 +44,7 @@ TRAINING = {
     "epochs": 2.0,
     "loss": [(1, 4.5), (2, 4.25), (4, 4.0)],
     "eval_loss": [(4, 4.125)],
-    "selecting": 0.25,
+    "selection_time_share": 0.25,
 }
 
 
@@ -96,7 +96,7 @@ def html(folder):
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_page_is_one_file_without_requests(facts, tmp_path, no_drawing):
+def test_html_is_one_file_without_requests(facts, tmp_path, no_drawing):
     paths = write_report(facts, tmp_path)
     assert sorted(paths) == sorted(tmp_path / name for name in files(tmp_path))
     shown = Page(html(tmp_path))
@@ -109,31 +109,31 @@ def test_the_page_is_one_file_without_requests(facts, tmp_path, no_drawing):
             assert attributes[name].startswith("data:"), (tag, name)
     assert "@import" not in html(tmp_path)
     assert "url(" not in html(tmp_path)
-    (policy,) = [each["content"] for each in shown.all("meta") if "http-equiv" in each]
+    (policy,) = [item["content"] for item in shown.all("meta") if "http-equiv" in item]
     assert set(policy.split("; ")) == {
         "default-src 'none'", "style-src 'unsafe-inline'", "img-src data:", "base-uri 'none'", "form-action 'none'",
     }  # fmt: skip
     assert shown.all("html") == [{"lang": "en"}]
 
 
-def test_both_themes_of_every_image_are_in_it(facts, tmp_path):
+def test_images_are_embedded_for_both_themes(facts, tmp_path):
     write_report(facts, tmp_path)
     images = {name: content for name, content in files(tmp_path).items() if name.endswith(".png")}
     shown = Page(html(tmp_path))
-    light = [base64.b64decode(each["src"].partition(",")[2]) for each in shown.all("img")]
-    dark = [base64.b64decode(each["srcset"].partition(",")[2]) for each in shown.all("source")]
+    light = [base64.b64decode(item["src"].partition(",")[2]) for item in shown.all("img")]
+    dark = [base64.b64decode(item["srcset"].partition(",")[2]) for item in shown.all("source")]
     assert light == [images[f"plots/{name}-light.png"] for name in names(facts)]
     assert dark == [images[f"plots/{name}-dark.png"] for name in names(facts)]
     assert len(set(light + dark)) == len(images) == 2 * len(names(facts)) > 4
-    assert all(each["media"] == "(prefers-color-scheme: dark)" for each in shown.all("source"))
-    assert all(len(each["alt"]) > 20 for each in shown.all("img"))
+    assert all(item["media"] == "(prefers-color-scheme: dark)" for item in shown.all("source"))
+    assert all(len(item["alt"]) > 20 for item in shown.all("img"))
 
 
 def names(facts):
-    return [each.name for each in report.figures(facts)]
+    return [item.name for item in report.figures(facts)]
 
 
-def test_the_html_says_what_the_markdown_says(facts, tmp_path, no_drawing):
+def test_html_matches_markdown(facts, tmp_path, no_drawing):
     write_report(facts, tmp_path)
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert markdown == page(facts)
@@ -142,7 +142,7 @@ def test_the_html_says_what_the_markdown_says(facts, tmp_path, no_drawing):
     assert all((tmp_path / name).is_file() for name in re.findall(r'src(?:set)?="(.+?)"', markdown))
 
 
-def test_facts_come_back_as_they_were(facts, tmp_path, no_drawing):
+def test_facts_roundtrip(facts, tmp_path, no_drawing):
     backwards = dict(reversed(facts.items())) | {"method": dict(reversed(facts["method"].items()))}
     write_report(backwards, tmp_path)
     assert read_facts(tmp_path / "facts.json") == facts
@@ -150,16 +150,16 @@ def test_facts_come_back_as_they_were(facts, tmp_path, no_drawing):
     assert list(json.loads(text)) == list(facts)
     assert list(json.loads(text)["method"]) == list(facts["method"])
     assert text.endswith("}\n")
-    counts = facts["distributions"][0]["groups"][0]["counts"]
+    counts = facts["sections"]["distributions"][0]["groups"][0]["counts"]
     assert f'"counts": [{", ".join(map(str, counts))}]' in text
 
 
-def test_facts_are_readable_in_every_script(facts, tmp_path, no_drawing):
+def test_facts_are_not_ascii_escaped(facts, tmp_path, no_drawing):
     write_report({**facts, "title": "最好的六行"}, tmp_path)
     assert '"title": "最好的六行"' in (tmp_path / "facts.json").read_text(encoding="utf-8")
 
 
-def test_a_loss_that_is_no_number_stays_valid_json(facts, tmp_path, no_drawing):
+def test_nan_loss_is_valid_json(facts, tmp_path, no_drawing):
     facts["training"] = {**TRAINING, "loss": [(1, 4.5), (2, math.nan)]}
     write_report(facts, tmp_path)
     content = json.loads((tmp_path / "facts.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
@@ -167,14 +167,15 @@ def test_a_loss_that_is_no_number_stays_valid_json(facts, tmp_path, no_drawing):
     assert math.isnan(read_facts(tmp_path / "facts.json")["training"]["loss"][1][1])
 
 
-def test_the_same_bytes_every_time(facts, tmp_path):
-    facts |= {"lengths": None, "overlap": None, "training": None}  # one figure is enough
+def test_report_is_deterministic(facts, tmp_path):
+    facts["sections"] |= {"lengths": None, "overlap": None}  # one figure is enough
+    facts["training"] = None
     write_report(facts, tmp_path / "a")
     write_report(copy.deepcopy(facts), tmp_path / "b")
     assert files(tmp_path / "a") == files(tmp_path / "b")
 
 
-def test_a_card_is_made_again_from_its_facts(facts, tmp_path, no_drawing):
+def test_card_from_facts(facts, tmp_path, no_drawing):
     write_card({**facts, "images": "https://example.org/"}, tmp_path / "a")
     metadata, body = split_card((tmp_path / "a" / "README.md").read_text(encoding="utf-8"))
     assert metadata["pretty_name"] == "The best six"
@@ -200,50 +201,55 @@ HOSTILE = [
 
 
 def with_words(facts, words):
-    """The facts with these words wherever those of a dataset, a model or a user stand."""
+    """Return the facts with these words for all names of datasets, models and users."""
     facts = copy.deepcopy(facts)
     facts["title"] = words
     facts["parent"] |= {"name": words, "revision": words, "config": words, "split": words, "id": words}
     facts["parent"]["metadata"] = {"license": words}
     facts["method"] = {
+        "selector": words,
         "name": words,
         "about": words,
         "settings": {words: words, "b": [{words: words}]},
         "citation": words,
     }
     facts["scores"] = [{"score": words, words: words}]
-    facts["choices"][0] |= {"model": {"name": words}, "columns_unverified": [words], "means": {words: (0.1, 0.2)}}
-    facts["choices"][0] |= {"not_eligible": {words: 1}, "left_out": {words: 3}}
-    facts["recipe"] = {"dataset_name": words, "selector_kwargs": {words: words}, "list": [words]}
-    facts["not_in_recipe"] = [words]
-    facts["results"] = [{"trained_on": words, "metric": words, "dataset": words, "value": 1.0, "note": words}]
+    facts["rounds"][0] |= {"model": {"name": words}, "columns_unverified": [words], "means": {words: (0.1, 0.2)}}
+    facts["rounds"][0] |= {"not_eligible": {words: 1}, "exclusions": {words: 3}}
+    facts["sections"]["reproduce"] |= {
+        "recipe": {"dataset_name": words, "selector_kwargs": {words: words}, "list": [words]},
+        "unsettled": [words],
+        "versions": {words: words},
+    }
+    facts["sections"]["evaluation"] = [
+        {"trained_on": words, "metric": words, "dataset": words, "value": 1.0, "note": words}
+    ]
     facts["training"]["model"] = words
-    facts["versions"] = {words: words}
-    for summary in facts["distributions"]:
+    for summary in facts["sections"]["distributions"]:
         summary["column"] = words
     return facts
 
 
 @pytest.mark.parametrize("words", HOSTILE)
-def test_words_from_elsewhere_are_shown_and_never_obeyed(words, facts, tmp_path, no_drawing):
+def test_foreign_text_is_escaped(words, facts, tmp_path, no_drawing):
     write_report(with_words(facts, "some words"), tmp_path / "ours")
     write_report(with_words(facts, words), tmp_path / "theirs")
-    ours, theirs = Page(html(tmp_path / "ours")), Page(html(tmp_path / "theirs"))
-    assert {tag for tag, _ in theirs.tags} <= OURS
-    assert theirs.headings == ours.headings
+    own, foreign = Page(html(tmp_path / "ours")), Page(html(tmp_path / "theirs"))
+    assert {tag for tag, _ in foreign.tags} <= OURS
+    assert foreign.headings == own.headings
     for tag in ("a", "table", "tr", "td", "pre", "li", "img", "h1", "style", "meta"):
-        assert len(theirs.all(tag)) == len(ours.all(tag)), tag
-    assert [set(each) for each in theirs.all("img")] == [set(each) for each in ours.all("img")]
-    assert theirs.all("a") == ours.all("a")
-    shown = " ".join("".join(each if each.isprintable() else " " for each in words).split())
-    assert theirs.text.count(shown) >= 20
+        assert len(foreign.all(tag)) == len(own.all(tag)), tag
+    assert [set(item) for item in foreign.all("img")] == [set(item) for item in own.all("img")]
+    assert foreign.all("a") == own.all("a")
+    shown = " ".join("".join(item if item.isprintable() else " " for item in words).split())
+    assert foreign.text.count(shown) >= 20
     assert read_facts(tmp_path / "theirs" / "facts.json")["title"] == words
 
 
 @pytest.mark.parametrize("letter", ["x", "<"])
-def test_a_million_letters_do_not_fill_the_page(letter, facts, tmp_path, no_drawing):
+def test_long_names_are_cut(letter, facts, tmp_path, no_drawing):
     long = letter * 1_000_000
-    facts["title"] = facts["distributions"][0]["column"] = long
+    facts["title"] = facts["sections"]["distributions"][0]["column"] = long
     facts["method"]["settings"] = {long: long}
     write_report(facts, tmp_path)
     assert Page(html(tmp_path)).all("h1") == [{}]
@@ -254,23 +260,25 @@ def test_a_million_letters_do_not_fill_the_page(letter, facts, tmp_path, no_draw
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, "has format_version 2, and this version of hf_datasel reads 1"),
-        ({"title": 3}, r"facts.json\['title'\] has to be text, and is a whole number"),
+        ({"format_version": 1}, "has format_version 1, but this version of hf_datasel reads 2. Write it again"),
+        ({"title": 3}, r"facts.json\['title'\] has to be text, not a whole number"),
         ({"tittle": "x"}, "has an unknown key 'tittle'. Did you mean 'title'?"),
-        ({"choices": {}}, r"facts.json\['choices'\] has to be a list, and is an object"),
-        ({"choices": [{}]}, r"facts.json\['choices'\]\[0\] has no 'config'"),
-        ({"seed": True}, r"facts.json\['seed'\] has to be a whole number, and is true or false"),
-        ({"training": {**TRAINING, "loss": [[1]]}}, r"\['loss'\]\[0\] has to be a list of 2, and is a list"),
-        ({"parent": None}, r"facts.json\['parent'\] has to be an object, and is null"),
+        ({"rounds": {}}, r"facts.json\['rounds'\] has to be a list, not an object"),
+        ({"rounds": [{}]}, r"facts.json\['rounds'\]\[0\] has no 'config'"),
+        ({"sections": {}}, r"facts.json\['sections'\] has no 'distributions'"),
+        ({"sections": {"length": None}}, r"\['sections'\] has an unknown key 'length'. Did you mean 'lengths'"),
+        ({"seed": True}, r"facts.json\['seed'\] has to be a whole number, not true or false"),
+        ({"training": {**TRAINING, "loss": [[1]]}}, r"\['loss'\]\[0\] has to be a list of 2, not a list"),
+        ({"parent": None}, r"facts.json\['parent'\] has to be an object, not null"),
     ],
 )
-def test_facts_that_are_none_are_refused(change, message, facts, tmp_path):
+def test_invalid_facts_are_refused(change, message, facts, tmp_path):
     (tmp_path / "facts.json").write_text(json.dumps({**facts, **change}))
     with pytest.raises(PublishError, match=message):
         read_facts(tmp_path / "facts.json")
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"{", "is no valid JSON"), (b"\xff", "is no valid JSON")])
+@pytest.mark.parametrize(("content", "message"), [(b"{", "is not valid JSON"), (b"\xff", "is not valid JSON")])
 def test_broken_json_is_refused(content, message, tmp_path):
     (tmp_path / "facts.json").write_bytes(content)
     with pytest.raises(PublishError, match=message):
@@ -279,19 +287,19 @@ def test_broken_json_is_refused(content, message, tmp_path):
         read_facts(tmp_path / "nowhere.json")
 
 
-def test_a_publication_that_leaves_the_folder_is_refused(facts, tmp_path, no_drawing):
-    with pytest.raises(PublishError, match=r"publication='../x' has to be letters"):
+def test_publication_outside_the_folder_is_refused(facts, tmp_path, no_drawing):
+    with pytest.raises(PublishError, match=r"publication='../x' has to consist of letters"):
         write_card({**facts, "publication": "../x"}, tmp_path)
     assert files(tmp_path) == {}
 
 
-def test_a_folder_that_cannot_be_written(facts, tmp_path, no_drawing):
+def test_unwritable_folder(facts, tmp_path, no_drawing):
     (tmp_path / "file").write_text("")
     with pytest.raises(PublishError, match=r"Cannot write to .*file"):
         write_report(facts, tmp_path / "file")
 
 
-def test_results_are_read_and_a_note_may_be_left_out(tmp_path):
+def test_note_of_results_is_optional(tmp_path):
     without = {key: value for key, value in RESULT.items() if key != "note"}
     (tmp_path / "results.json").write_text(json.dumps([RESULT, without]))
     assert read_results(tmp_path / "results.json") == [RESULT, {**RESULT, "note": ""}]
@@ -300,15 +308,15 @@ def test_results_are_read_and_a_note_may_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"value": 1}, "has to hold a list of results, and holds an object"),
-        ([1], r"results.json\[0\] has to be an object, and is a whole number"),
-        ([{**RESULT, "value": "high"}], r"results.json\[0\]\['value'\] has to be a number, and is text"),
+        ({"value": 1}, "has to hold a list of results, not an object"),
+        ([1], r"results.json\[0\] has to be an object, not a whole number"),
+        ([{**RESULT, "value": "high"}], r"results.json\[0\]\['value'\] has to be a number, not text"),
         ([RESULT, {**RESULT, "value": None}], r"results.json\[1\]\['value'\] has to be a number"),
         ([{"metric": "loss"}], r"results.json\[0\] has no 'trained_on'"),
         ([{**RESULT, "metrik": "loss"}], "unknown key 'metrik'. Did you mean 'metric'?"),
     ],
 )
-def test_results_that_are_none_are_refused(content, message, tmp_path):
+def test_invalid_results_are_refused(content, message, tmp_path):
     (tmp_path / "results.json").write_text(json.dumps(content))
     with pytest.raises(PublishError, match=message):
         read_results(tmp_path / "results.json")

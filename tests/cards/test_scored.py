@@ -1,4 +1,4 @@
-"""A page about rows that were chosen by a column of `hf-datasel score`: what the score is, and with which model."""
+"""A page about rows that were selected by a column of `hf-datasel score`: what the score is, and with which model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hf_datasel.selectors import Top
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory, pool_rows: Any, tiny_model_dir: Path) -> Facts:
-    """Give the facts of rows chosen by SelectIT in one command after the other."""
+    """Give the facts of rows selected by SelectIT in one command after the other."""
     folder = tmp_path_factory.mktemp("scored")
     pool_rows.to_parquet(folder / "rows.parquet")
     command = ["score", "--dataset_name", str(folder / "rows.parquet"), "--output_dir", str(folder / "out")]
@@ -28,43 +28,43 @@ def facts(tmp_path_factory: pytest.TempPathFactory, pool_rows: Any, tiny_model_d
     assert main([*command, "--scores_kwargs", '{"selectit": {"alpha": 0.4}}']) == 0
     file = str(folder / "out" / "scored.parquet")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hf_datasel.scoring.column_provenance._known", {})  # another process
-        wanted = ["--selector", "top", "--selector_kwargs", '{"by": "selectit"}', "--selection_size", "4"]
-        assert main(["select", "--dataset_name", file, *wanted, "--output_dir", str(folder / "chosen")]) == 0
-    report = ["report", "--selection", str(folder / "chosen"), "--dataset_name", file]
+        patch.setattr("hf_datasel.scoring.column_provenance._specs", {})  # another process
+        expected = ["--selector", "top", "--selector_kwargs", '{"by": "selectit"}', "--selection_size", "4"]
+        assert main(["select", "--dataset_name", file, *expected, "--output_dir", str(folder / "selected")]) == 0
+    report = ["report", "--selection", str(folder / "selected"), "--dataset_name", file]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("hf_datasel.cards.report.png", lambda *_: b"")
         assert main([*report, "--output_dir", str(folder / "report")]) == 0
-    found: Facts = json.loads((folder / "report" / "facts.json").read_text(encoding="utf-8"))
-    assert (folder / "report" / "report.md").read_text(encoding="utf-8") == page(found)
-    return found
+    result: Facts = json.loads((folder / "report" / "facts.json").read_text(encoding="utf-8"))
+    assert (folder / "report" / "report.md").read_text(encoding="utf-8") == page(result)
+    return result
 
 
-def test_the_card_says_what_the_score_is_and_with_which_model(facts, tiny_model_dir):
+def test_card_describes_the_score(facts, tiny_model_dir):
     text = card(facts)
-    settings = text.split("Scores computed for it:")[1].split("## What was left out")[0]
-    assert "`SelectIT`: The rating that a model gives to a row" in settings
+    settings = text.split("Computed scores:")[1].split("## Excluded rows")[0]
+    assert "`selectit`: The rating that a model gives to a row" in settings
     assert f"| `model` | `{tiny_model_dir.name}` |" in settings
     assert "| `level` | `sentence` |" in settings
     assert "| `alpha` | `0.4` |" in settings
-    assert "Loss" not in settings, "a column that the choice did not read"
+    assert "Loss" not in settings, "a column that the selection did not read"
     assert "Uncertainty-Aware Self-Reflection" in text.split("## Citation")[1]
-    assert "The scores are those of one model" in text
-    assert "has to be in the dataset: `hf-datasel score` writes it" in text
-    assert "no row was scored" not in text
+    assert "The scores depend on the model" in text
+    assert "has to be in the dataset: compute it with `hf-datasel score`" in text
+    assert "no rows were scored" not in text
 
 
-def test_no_path_of_this_machine_reaches_the_card(facts, tiny_model_dir):
+def test_card_contains_no_local_path(facts, tiny_model_dir):
     for text in (card(facts), json.dumps(facts)):
         assert str(tiny_model_dir.parent) not in text
         assert "/tmp" not in text
 
 
-def test_a_score_that_is_computed_in_the_choice_is_cited_too(pool_rows, tiny_model_dir):
+def test_computed_score_is_cited(pool_rows, tiny_model_dir):
     scored = score(pool_rows, [SelectIT(str(tiny_model_dir), level="token")])
-    found = gather([select(scored, Top(by="selectit"), size=3)], title="t")
-    assert [each["model"] for each in found["scores"]] == [tiny_model_dir.name]
-    assert page(found).count("@inproceedings{liu2024selectit") == 1
+    result = gather([select(scored, Top(by="selectit"), size=3)], title="t")
+    assert [item["model"] for item in result["scores"]] == [tiny_model_dir.name]
+    assert page(result).count("@inproceedings{liu2024selectit") == 1
 
 
 @pytest.mark.parametrize(
@@ -102,16 +102,16 @@ def test_a_score_that_is_computed_in_the_choice_is_cited_too(pool_rows, tiny_mod
             {"model": "Qwen/Qwen3-0.6B", "models": (("other", 2.0), ("Qwen/Qwen3-4B", 4))},
         ),
     ],
-    ids=lambda each: type(each).__name__ if not isinstance(each, dict) else "",
+    ids=lambda item: type(item).__name__ if not isinstance(item, dict) else "",
 )
-def test_settings_that_hold_paths_and_names(score, left):
+def test_without_paths(score, left):
     shown = without_paths(score.settings())
     assert {key: shown[key] for key in left} == left
     assert "me/" not in json.dumps(shown).replace("me/tasks", "")
 
 
-def test_a_column_of_a_score_is_known_from_the_file_it_is_written_to(tmp_path, pool_rows, tiny_model_dir):
+def test_column_provenance_in_a_file(tmp_path, pool_rows, tiny_model_dir):
     score(pool_rows, [SelectIT(level="token")], model=tiny_model_dir).to_parquet(tmp_path / "rows.parquet")
-    found = gather([select(load_pool(str(tmp_path / "rows.parquet")), Top(by="selectit"), size=3)], title="t")
-    assert found["choices"][0]["columns_unverified"] == []
-    assert "which is not recorded" not in page(found)
+    result = gather([select(load_pool(str(tmp_path / "rows.parquet")), Top(by="selectit"), size=3)], title="t")
+    assert result["rounds"][0]["columns_unverified"] == []
+    assert "is not recorded" not in page(result)

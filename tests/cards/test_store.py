@@ -24,18 +24,18 @@ def filled(tmp_path, tiny_model_dir, pool_rows):
     return store
 
 
-def test_nothing_is_computed_again(local_hub, tmp_path, filled, tiny_model_dir, pool_rows, monkeypatch):
+def test_pulled_store_is_used(local_hub, tmp_path, filled, tiny_model_dir, pool_rows, monkeypatch):
     expected = score(pool_rows, [Loss(), SelectIT(level="token")], model=tiny_model_dir)
     info = filled.push_to_hub(REPO)
     assert info.commit_message == "Add scores: 48 entries"
-    there = ScoreStore.from_hub(REPO, tmp_path / "theirs")
-    assert [each["rows"] for each in there.tables()] == [24, 24]
-    monkeypatch.setattr(forward.Forwards, "hidden", None)  # no pass can be run
-    found = score(pool_rows, [Loss(), SelectIT(level="token")], model=tiny_model_dir, store=there)
-    assert found.to_dict() == expected.to_dict()
+    existing = ScoreStore.from_hub(REPO, tmp_path / "theirs")
+    assert [item["rows"] for item in existing.tables()] == [24, 24]
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", None)  # no pass can be run
+    result = score(pool_rows, [Loss(), SelectIT(level="token")], model=tiny_model_dir, store=existing)
+    assert result.to_dict() == expected.to_dict()
 
 
-def test_what_others_pushed_stays_and_nothing_is_sent_twice(local_hub, tmp_path, filled, tiny_model_dir, pool_rows):
+def test_stores_are_merged(local_hub, tmp_path, filled, tiny_model_dir, pool_rows):
     first = filled.push_to_hub(REPO)
     assert filled.push_to_hub(REPO).oid == first.oid
     other = ScoreStore(tmp_path / "other")
@@ -46,7 +46,7 @@ def test_what_others_pushed_stays_and_nothing_is_sent_twice(local_hub, tmp_path,
     assert len(parts) == 3
 
 
-def test_the_repository_can_be_loaded_and_says_what_it_is(local_hub, filled):
+def test_card_of_a_store(local_hub, filled):
     filled.push_to_hub(REPO)
     folder = filled.tables()[0]["folder"]
     assert load_dataset(REPO, folder, split="train").num_rows == 24
@@ -55,7 +55,7 @@ def test_the_repository_can_be_loaded_and_says_what_it_is(local_hub, filled):
     assert f"`{folder}`: 24 entries" in card
 
 
-def test_a_card_by_somebody_else_stays(local_hub, filled):
+def test_foreign_card_is_preserved(local_hub, filled):
     api = HfApi()
     api.create_repo(REPO, repo_type="dataset")
     api.upload_file(path_or_fileobj=b"Mine.\n", path_in_repo="README.md", repo_id=REPO, repo_type="dataset")
@@ -63,7 +63,7 @@ def test_a_card_by_somebody_else_stays(local_hub, filled):
     assert Path(api.hf_hub_download(REPO, "README.md", repo_type="dataset")).read_text() == "Mine.\n"
 
 
-def test_files_that_are_not_ours_are_left(local_hub, tmp_path, filled):
+def test_other_files_are_not_pulled(local_hub, tmp_path, filled):
     api = HfApi()
     filled.push_to_hub(REPO)
     for path in ("nll-0123456789abcdef/evil.py", "notes.parquet"):
@@ -74,7 +74,7 @@ def test_files_that_are_not_ours_are_left(local_hub, tmp_path, filled):
     assert "notes.parquet" not in names
 
 
-def test_an_empty_store_and_a_repository_without_scores(local_hub, tmp_path):
+def test_empty_stores(local_hub, tmp_path):
     with pytest.raises(PublishError, match="holds no scores yet"):
         ScoreStore(tmp_path).push_to_hub(REPO)
     HfApi().create_repo(REPO, repo_type="dataset")

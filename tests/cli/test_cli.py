@@ -1,4 +1,4 @@
-"""The command line as a user types it: what it writes, and what it says to a typo."""
+"""Commands of the command line: their output and their errors."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ TRAINING = ["--bf16", "false", "--report_to", "none", "--use_cpu", "true", "--ma
 TRAINING += ["true", "--per_device_train_batch_size", "4", "--learning_rate", "1e-2"]
 
 
-def test_list_names_every_selector_and_score(capsys):
+def test_list(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
     assert all(f"\n  {name}\n" in printed for name in ("iterit", "graphfilter", "random", "ifd", "length"))
     assert "by=Length(unit='tokens')" in printed
 
 
-def test_list_marks_what_trains_between_its_rounds_and_has_the_filters_of_chain(capsys):
+def test_list_marks_training_selectors_and_includes_filters(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    entries = [each for each in printed.split("\n\n") if each.startswith("  ")]
-    marked = {each.split()[0] for each in entries if "trains between its rounds: hf-datasel train" in each}
+    entries = [item for item in printed.split("\n\n") if item.startswith("  ")]
+    marked = {item.split()[0] for item in entries if "trains between its rounds: hf-datasel train" in item}
     assert marked == {"cherry", "diverse_evol", "iterative_kmq", "less"}
     filters = printed.split("Filters of chain\n")[1].split("Scores\n")[0]
     assert "  in_range\n" in filters
     assert "settings: by (required), low=None, high=None" in filters
-    assert "  no_near_copies\n" in filters
+    assert "  no_near_duplicates\n" in filters
 
 
 @pytest.mark.parametrize("command", ["train", "select"])
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("value", "message"),
     [
         ('{"rounds":3', "has to be JSON on the command line, such as --selector_kwargs '{\"NAME\": VALUE}', and is"),
         (
@@ -57,34 +57,34 @@ def test_list_marks_what_trains_between_its_rounds_and_has_the_filters_of_chain(
         ),
     ],
 )
-def test_settings_that_are_no_json_mapping_name_their_flag(capsys, command, given, message):
-    for arguments in (["--selector_kwargs", given], [f"--selector_kwargs={given}"]):
+def test_invalid_json_names_the_flag(capsys, command, value, message):
+    for arguments in (["--selector_kwargs", value], [f"--selector_kwargs={value}"]):
         assert main([command, *arguments]) == 2
         assert f"hf-datasel {command}: error: --selector_kwargs {message}" in capsys.readouterr().err
 
 
-def test_settings_in_a_file_that_are_no_json(tmp_path, capsys):
+def test_invalid_json_in_a_file(tmp_path, capsys):
     (tmp_path / "recipe.yaml").write_text("selector_kwargs: '{\"rounds\":3'\n")
     assert main(["train", "--config", str(tmp_path / "recipe.yaml")]) == 2
     assert """'{"rounds":3' is no valid JSON: Expecting ',' delimiter""" in capsys.readouterr().err
 
 
-def test_several_rounds_are_sent_to_train(rows_file, tmp_path, capsys):
+def test_select_several_rounds_suggests_train(rows_file, tmp_path, capsys):
     command = ["select", "--dataset_name", str(rows_file), "--output_dir", str(tmp_path / "out")]
     assert main([*command, "--selector", "diverse_evol", "--selection_size", "12"]) == 2
-    said = capsys.readouterr().err
-    assert "use it in SelectiveSFTTrainer, or on the command line with hf-datasel train." in said
+    output = capsys.readouterr().err
+    assert "with training between them. Use it with hf-datasel train." in output
 
 
-def test_env_names_the_versions(capsys):
+def test_env(capsys):
     assert main(["env"]) == 0
     assert "- trl: " in capsys.readouterr().out
 
 
-def test_select_saves_a_selection_that_applies_to_the_file(rows_file, tmp_path, capsys):
+def test_select(rows_file, tmp_path, capsys):
     command = ["select", "--dataset_name", str(rows_file), "--selector", "longest", "--selection_size", "5"]
     assert main([*command, "--output_dir", str(tmp_path / "out"), "--save_subset"]) == 0
-    assert "Left out: 1 empty_response." in capsys.readouterr().out
+    assert "Excluded: 1 empty_response." in capsys.readouterr().out
     selection = Selection.load(tmp_path / "out")
     subset = selection.apply(load_pool(str(rows_file)))
     lengths = [len(text.split()) for text in subset["output"]]
@@ -92,7 +92,7 @@ def test_select_saves_a_selection_that_applies_to_the_file(rows_file, tmp_path, 
     assert load_pool(str(tmp_path / "out" / "subset.parquet"))["output"][:] == subset["output"][:]
 
 
-def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model_dir, tmp_path, capsys):
+def test_train_with_recipe_and_flag(rows_file, tiny_model_dir, tmp_path, capsys):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"model_name_or_path: {tiny_model_dir}\ndataset_name: {rows_file}\noutput_dir: {tmp_path / 'run'}\n"
@@ -100,34 +100,34 @@ def test_train_from_a_recipe_with_a_flag_that_overrides_it(rows_file, tiny_model
     )
     assert main(["train", "--config", str(recipe), "--num_train_epochs", "2", *TRAINING]) == 0
     table = capsys.readouterr().out
-    assert "overlap with rounds before" in table
+    assert "overlap with earlier rounds" in table
     selections = [Selection.load(tmp_path / "run" / "selections" / f"round-{index}") for index in range(2)]
     assert not (tmp_path / "run" / "selections" / "round-2").exists()
     assert selections[0].provenance["selector"]["decay"] == 0.0
     assert f"{selections[1].overlap(selections[0]):.3f}" in table
-    assert all((each.scores("ifd")[each.indices] < 1).all() for each in selections)
+    assert all((item.scores("ifd")[item.indices] < 1).all() for item in selections)
     assert (tmp_path / "run" / "model.safetensors").is_file()
     assert (tmp_path / "run" / "trainer_state.json").is_file()
     card = (tmp_path / "run" / "README.md").read_text(encoding="utf-8")  # also of a run that saved no checkpoint
     assert "of the wall time of the run" in card
 
 
-def test_resuming_a_run_that_ended_before_its_first_checkpoint(rows_file, tiny_model_dir, tmp_path, capsys):
+def test_resume_without_checkpoint(rows_file, tiny_model_dir, tmp_path, capsys):
     command = ["train", "--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir), *TRAINING]
     run = tmp_path / "run"
     (run / "selections" / "round-0").mkdir(parents=True)
     assert main([*command, "--output_dir", str(run), "--resume_from_checkpoint", "true"]) == 2
-    assert "holds no checkpoint: its run ended before the first one was saved. Leave" in capsys.readouterr().err
+    assert "has no checkpoint: its run ended before the first one was saved. Remove" in capsys.readouterr().err
 
 
-def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monkeypatch):
+def test_train_with_own_selector(rows_file, tiny_model_dir, tmp_path, monkeypatch):
     (tmp_path / "users_file.py").write_text(
         "from dataclasses import dataclass\n"
         "import numpy as np\n"
         "from hf_datasel.selectors import Selector\n\n\n"
         "@dataclass(frozen=True)\n"
         "class Last(Selector):\n"
-        "    def choose(self, round):\n"
+        "    def select(self, round):\n"
         "        return np.flatnonzero(round.eligible)[-round.budget :]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
@@ -147,7 +147,7 @@ def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monke
         ("select --selector iterrit --dataset_name ROWS", "There is no selector 'iterrit'. Did you mean 'iterit'?"),
         ("select --selector top --selector_kwargs {'by':1 --dataset_name ROWS", "selector_kwargs has to be JSON"),
         ("select --selector longest --selection_size 25 --dataset_name ROWS", "is more than the 24 of 25 rows"),
-        ("select --selector longest --dataset_name EMPTY", "holds no rows"),
+        ("select --selector longest --dataset_name EMPTY", "has no rows"),
         (
             "select --selector longest --dataset_name no/such/file.json",
             "There is no file or folder 'no/such/file.json'",
@@ -166,7 +166,7 @@ def test_a_selector_from_a_users_file(rows_file, tiny_model_dir, tmp_path, monke
         ("list all", "list takes no arguments"),
     ],
 )
-def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file, tiny_model_dir, tmp_path, capsys):
+def test_errors_are_one_line(command, message, rows_file, tiny_model_dir, tmp_path, capsys):
     files = {"EMPTY": "", "TYPO": "selektor: iterit\n", "BROKEN": "a: [1\n"}
     for name, content in files.items():
         (tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}").write_text(content)
@@ -178,14 +178,14 @@ def test_mistakes_get_one_line_that_says_what_to_do(command, message, rows_file,
     assert printed.startswith("hf-datasel")
 
 
-def test_a_missing_column_names_the_command_that_adds_it(rows_file, capsys):
+def test_missing_column(rows_file, capsys):
     assert main(["select", "--dataset_name", str(rows_file), "--selector_kwargs", '{"quality": "ifd"}']) == 2
     assert (
         "IterIT needs column 'ifd', but the dataset has ['instruction', 'input', 'output']" in capsys.readouterr().err
     )
 
 
-def test_scored_file_selects_as_the_columns_say(tmp_path, pool_rows):
+def test_select_by_scored_column(tmp_path, pool_rows):
     scored = pool_rows.add_column("ifd", np.linspace(0.1, 1.3, len(pool_rows)).astype(np.float32))
     assert isinstance(scored, Dataset)
     scored.to_parquet(tmp_path / "scored.parquet")

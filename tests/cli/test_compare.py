@@ -1,4 +1,4 @@
-"""`hf-datasel compare` as a user types it: methods chosen, killed, failed and found again, and saved selections."""
+"""`hf-datasel compare`: selecting with methods, reuse of selections, failures, and saved selections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from hf_datasel import Selection, load_pool, select
 from hf_datasel.cli import main
-from hf_datasel.selection import Selecting
+from hf_datasel.selection import SelectionSession
 from hf_datasel.selectors import Longest, Random
 
 
@@ -46,30 +46,30 @@ def compare(scored_file, tmp_path):
 
 @pytest.fixture
 def runs(monkeypatch):
-    """Count the choices that are made."""
-    made, choose = [], Selecting.select
+    """Count the selections that are made."""
+    calls, select = [], SelectionSession.select
 
-    def counted(self, selector, *rest, **more):
-        made.append(selector)
-        return choose(self, selector, *rest, **more)
+    def counted(self, selector, *args, **more):
+        calls.append(selector)
+        return select(self, selector, *args, **more)
 
-    monkeypatch.setattr(Selecting, "select", counted)
-    return made
+    monkeypatch.setattr(SelectionSession, "select", counted)
+    return calls
 
 
 def facts(tmp_path):
     return json.loads((tmp_path / "out" / "compare.json").read_text(encoding="utf-8"))
 
 
-def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, capsys):
+def test_methods(compare, tmp_path, scored_file, capsys):
     methods = ["random", {"random": {"seed": 7}}, "longest", {"top": {"by": "ifd"}}, {"top": {"by": "loss"}}]
     assert compare(methods) == 0
     names = ["Random (seed=0)", "Random (seed=7)", "Longest", "Top by ifd", "Top by loss"]
-    found = facts(tmp_path)
-    assert [each["name"] for each in found["selections"]] == names
-    assert [each["seed"] for each in found["selections"]] == [0, 7, 0, 0, 0]
-    assert found["overlap"]["matrix"][3][4] == 0
-    assert [each["column"] for each in found["scores"]] == ["ifd", "loss"]
+    result = facts(tmp_path)
+    assert [item["name"] for item in result["selections"]] == names
+    assert [item["seed"] for item in result["selections"]] == [0, 7, 0, 0, 0]
+    assert result["overlap"]["matrix"][3][4] == 0
+    assert [item["column"] for item in result["scores"]] == ["ifd", "loss"]
     data = load_pool(str(scored_file))
     top = Selection.load(tmp_path / "out" / "top-by-ifd")
     assert top.indices.tolist() == [23, 22, 21, 20, 19]
@@ -79,41 +79,41 @@ def test_methods_are_run_saved_and_compared(compare, tmp_path, scored_file, caps
     lines = [line for line in printed.splitlines() if line.startswith("Top by ifd ")]
     assert lines[0].split()[3] == "5"
     assert "4 Top by ifd" in printed
-    assert "Two random choices of these sizes would have 0.12." in printed  # 5 of 24: 5 / 43
+    assert "Two random selections of these sizes would have 0.12." in printed  # 5 of 24: 5 / 43
 
 
 def test_methods_on_the_command_line(scored_file, tmp_path):
     command = ["compare", "--dataset_name", str(scored_file), "--output_dir", str(tmp_path / "out")]
     assert main([*command, "--methods", "random", '{"top": {"by": "ifd"}}', "--selection_ratio", "0.25"]) == 0
-    assert [(each["name"], each["rows"]) for each in facts(tmp_path)["selections"]] == [
+    assert [(item["name"], item["rows"]) for item in facts(tmp_path)["selections"]] == [
         ("Random", 6),
         ("Top by ifd", 6),
     ]
 
 
-def test_what_failed_is_named_and_the_others_are_there(compare, tmp_path, capsys):
+def test_failed_method(compare, tmp_path, capsys):
     assert compare(["random", {"top": {"by": "idf"}}, "longest"]) == 2
     printed = capsys.readouterr()
     last = printed.err.strip().splitlines()[-1]
-    assert last == "hf-datasel compare: error: 1 of 3 methods made no selection: Top by idf. See above."
-    assert "Top by idf: no selection. Top needs column 'idf'" in printed.out
-    found = facts(tmp_path)
-    assert [each["name"] for each in found["selections"]] == ["Random", "Longest"]
-    [failed] = found["failed"]
+    assert last == "hf-datasel compare: error: 1 of 3 methods failed: Top by idf. See above."
+    assert "Top by idf: failed. Top needs column 'idf'" in printed.out
+    result = facts(tmp_path)
+    assert [item["name"] for item in result["selections"]] == ["Random", "Longest"]
+    [failed] = result["failures"]
     assert (failed["name"], failed["selector"]) == ("Top by idf", {"selector": "top", "by": "idf"})
     assert "Did you mean 'ifd'?" in failed["error"]
-    assert "What made no selection" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
+    assert "Failed methods" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
-def test_if_all_fail_one_line_says_why(compare, tmp_path, capsys):
+def test_all_methods_fail(compare, tmp_path, capsys):
     assert compare(["random", "longest"], "--selection_size", "25") == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "None of the methods made a selection. Random: size=25 is more than the 24 of 24 rows" in last
+    assert "None of the methods selected rows. Random: size=25 is more than the 24 of 24 rows" in last
     assert not (tmp_path / "out" / "compare.html").exists()
 
 
 # -- going on ---------------------------------------------------------------------------------------------------------
-def test_a_second_run_chooses_nothing(compare, runs, tmp_path):
+def test_second_run_reuses_selections(compare, runs, tmp_path):
     methods = ["random", {"random": {"seed": 1}}, {"top": {"by": "ifd"}}, "all"]
     assert compare(methods) == 0
     assert len(runs) == 4
@@ -126,21 +126,21 @@ def test_a_second_run_chooses_nothing(compare, runs, tmp_path):
     assert facts(tmp_path)["selections"][0]["name"] == "Top by loss"
 
 
-def test_a_run_that_was_interrupted_goes_on(compare, runs, monkeypatch, capsys):
-    choose = Longest.choose
-    monkeypatch.setattr(Longest, "choose", lambda self, round: (_ for _ in ()).throw(KeyboardInterrupt))
+def test_interrupted_run_continues(compare, runs, monkeypatch, capsys):
+    select = Longest.select
+    monkeypatch.setattr(Longest, "select", lambda self, round: (_ for _ in ()).throw(KeyboardInterrupt))
     assert compare(["random", "longest"]) == 130
-    assert "Stopped. The same command goes on with what is in" in capsys.readouterr().err
-    monkeypatch.setattr(Longest, "choose", choose)
+    assert "Interrupted. Run the same command again to continue with what is in" in capsys.readouterr().err
+    monkeypatch.setattr(Longest, "select", select)
     assert compare(["random", "longest"]) == 0
-    assert [type(each).__name__ for each in runs] == ["Random", "Longest", "Longest"]
+    assert [type(item).__name__ for item in runs] == ["Random", "Longest", "Longest"]
 
 
 @pytest.mark.parametrize(
     ("more", "again"),
     [(["--selection_size", "6"], 2), (["--seed", "3"], 2), (["--selection_ratio", "0.21"], 2), (["--seed", "0"], 0)],
 )
-def test_what_was_made_in_another_way_is_made_again(compare, runs, more, again, tmp_path, scored_file):
+def test_changed_budget_or_seed(compare, runs, more, again, tmp_path, scored_file):
     methods = ["random", {"top": {"by": "ifd"}}]
     assert compare(methods) == 0
     if "--selection_ratio" in more:
@@ -153,14 +153,14 @@ def test_what_was_made_in_another_way_is_made_again(compare, runs, more, again, 
     assert len(runs) == 2 + again
 
 
-def test_other_values_in_a_column_are_another_choice(compare, runs, scored_file, tmp_path):
+def test_changed_column(compare, runs, scored_file, tmp_path):
     assert compare(["random", {"top": {"by": "ifd"}}]) == 0
     data = load_pool(str(scored_file))
     changed = data.remove_columns("ifd").add_column("ifd", np.linspace(0.9, 0.1, 24))
     changed.to_parquet(tmp_path / "new.parquet")
     (tmp_path / "new.parquet").replace(scored_file)
     assert compare(["random", {"top": {"by": "ifd"}}]) == 0
-    assert [type(each).__name__ for each in runs] == ["Random", "Top", "Top"]
+    assert [type(item).__name__ for item in runs] == ["Random", "Top", "Top"]
     assert Selection.load(tmp_path / "out" / "top-by-ifd").indices.tolist() == [0, 1, 2, 3, 4]
 
 
@@ -174,7 +174,7 @@ def test_other_values_in_a_column_are_another_choice(compare, runs, scored_file,
     ],
     ids=["setting", "score", "nested", "tokenizer"],
 )
-def test_other_weights_at_the_same_path_are_another_choice(method, compare, runs, tiny_model_dir, tmp_path):
+def test_changed_weights(method, compare, runs, tiny_model_dir, tmp_path):
     model = shutil.copytree(tiny_model_dir, tmp_path / "model")
     methods = json.loads(json.dumps([method]).replace("MODEL", str(model)))
     for _ in range(2):
@@ -187,7 +187,7 @@ def test_other_weights_at_the_same_path_are_another_choice(method, compare, runs
     assert len(runs) == 2
 
 
-def test_other_centroids_and_anchors_in_the_same_files_are_another_choice(pool_rows, runs, tiny_model_dir, tmp_path):
+def test_changed_centroids_and_anchors(pool_rows, runs, tiny_model_dir, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(24, 3)).astype(np.float32)
     pool_rows.add_column("embedding", vectors.tolist()).to_parquet(tmp_path / "rows.parquet")
     clusters = {"score": "cluster", "k": 2, "centroids": str(tmp_path / "centroids.npy")}
@@ -199,15 +199,15 @@ def test_other_centroids_and_anchors_in_the_same_files_are_another_choice(pool_r
         np.save(tmp_path / "centroids.npy", vectors[first : first + 2])
         pool_rows.select(range(first, first + 2)).to_json(tmp_path / "anchors.jsonl")
         assert main([*command, "--output_dir", str(tmp_path / "out")]) == 0
-    assert [type(each).__name__ for each in runs] == ["KMRandom", "NuggetsTop"] * 2
+    assert [type(item).__name__ for item in runs] == ["KMRandom", "NuggetsTop"] * 2
 
 
-def test_other_code_of_somebody_elses_selector_is_another_choice(compare, runs, tmp_path, monkeypatch):
+def test_changed_code_of_own_selector(compare, runs, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for first in (0, 0, 6):
         (tmp_path / "their_lab.py").write_text(
             "from dataclasses import dataclass\nimport numpy as np\nfrom hf_datasel.selectors import Selector\n"
-            "@dataclass(frozen=True)\nclass Mine(Selector):\n    def choose(self, round):\n"
+            "@dataclass(frozen=True)\nclass Mine(Selector):\n    def select(self, round):\n"
             f"        return np.arange({first}, {first} + round.budget)\n"
         )
         sys.modules.pop("their_lab", None)
@@ -217,7 +217,7 @@ def test_other_code_of_somebody_elses_selector_is_another_choice(compare, runs, 
     assert Selection.load(tmp_path / "out" / "mine").indices.tolist() == [6, 7, 8, 9, 10]
 
 
-def test_a_score_that_is_not_computed_need_not_be_there(compare, runs, tmp_path):
+def test_unused_score_with_missing_model(compare, runs, tmp_path):
     vectors = {"score": "embedding", "model": str(tmp_path / "nowhere")}
     method = {"within": {"method": {"selector": "random"}, "groups": "topic", "vectors": vectors}}
     for _ in range(2):
@@ -225,17 +225,17 @@ def test_a_score_that_is_not_computed_need_not_be_there(compare, runs, tmp_path)
     assert len(runs) == 1
 
 
-def test_a_budget_of_tokens_follows_the_column_that_counts_them(pool_rows, runs, tmp_path):
+def test_changed_token_counts(pool_rows, runs, tmp_path):
     for tokens, expected in ((5, 4), (10, 2), (10, 2)):
         pool_rows.add_column("num_tokens", [tokens] * 24).to_parquet(tmp_path / "rows.parquet")
         command = ["compare", "--dataset_name", str(tmp_path / "rows.parquet"), "--output_dir", str(tmp_path / "out")]
         assert main([*command, "--methods", "random", "--selection_tokens", "20"]) == 0
-        [chosen] = facts(tmp_path)["selections"]
-        assert (chosen["rows"], chosen["size"]) == (expected, 20)
+        [selected] = facts(tmp_path)["selections"]
+        assert (selected["rows"], selected["size"]) == (expected, 20)
     assert len(runs) == 2
 
 
-def test_a_record_that_is_half_written_is_not_relied_on(compare, runs, tmp_path):
+def test_incomplete_record(compare, runs, tmp_path):
     assert compare(["random"]) == 0
     (tmp_path / "out" / "random" / "made_from.json").write_text("{")
     assert compare(["random"]) == 0
@@ -244,7 +244,7 @@ def test_a_record_that_is_half_written_is_not_relied_on(compare, runs, tmp_path)
     assert len(runs) == 3
 
 
-def test_a_folder_is_not_taken_from_another_method(compare, tmp_path):
+def test_folders_are_not_shared(compare, tmp_path):
     assert compare([{"top": {"by": "ifd"}}]) == 0
     assert compare([{"random": {"seed": 2}}, {"top": {"by": "ifd"}}, "random"]) == 0
     assert Selection.load(tmp_path / "out" / "top-by-ifd").provenance["selector"]["by"] == "ifd"
@@ -261,20 +261,20 @@ def saved(tmp_path, scored_file):
     return [str(tmp_path / "Random"), str(tmp_path / "Longest")]
 
 
-def test_saved_selections_with_and_without_their_dataset(saved, scored_file, tmp_path, capsys):
+def test_saved_selections(saved, scored_file, tmp_path, capsys):
     command = ["compare", "--selections", *saved, "--output_dir", str(tmp_path / "out")]
     assert main(command) == 0
-    assert "Without --dataset_name there are no response lengths" in capsys.readouterr().out
+    assert "Without --dataset_name it has no response lengths" in capsys.readouterr().out
     assert facts(tmp_path)["lengths"] is None
     assert main([*command, "--dataset_name", str(scored_file), "--scores", "loss", "--title", "Mine & yours"]) == 0
     assert "Without --dataset_name" not in capsys.readouterr().out
-    found = facts(tmp_path)
-    assert [group["name"] for group in found["lengths"]["groups"]] == ["pool", "Random", "Longest"]
-    assert found["scores"][0]["column"] == "loss"
+    result = facts(tmp_path)
+    assert [group["name"] for group in result["lengths"]["groups"]] == ["pool", "Random", "Longest"]
+    assert result["scores"][0]["column"] == "loss"
     assert "<title>Mine &amp; yours</title>" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
-def test_selections_of_another_dataset(saved, rows_file, tmp_path, capsys):
+def test_dataset_mismatch(saved, rows_file, tmp_path, capsys):
     lines = rows_file.read_text().splitlines()
     rows_file.write_text("\n".join(lines[:-1]))
     command = ["compare", "--selections", *saved, "--output_dir", str(tmp_path / "out")]
@@ -298,12 +298,12 @@ def test_selections_of_another_dataset(saved, rows_file, tmp_path, capsys):
         ("--methods random --dataset_name ROWS --selection_ratio 2", "selection_ratio=2.0 has to be a share"),
         ("--methods random --dataset_name ROWS --selection_tokens 9 --selection_size 2", "Pass one of them"),
         ("--methods random --dataset_name ROWS --clusters theme", "There is no column 'theme'"),
-        ("--methods lab:Mine --dataset_name ROWS", "Pass --allow-imports if you trust it"),
+        ("--methods lab:Mine --dataset_name ROWS", "Permit it with --allow_imports if you trust it"),
         ("--selections nowhere", "'nowhere' holds no selection"),
-        ("--selections RUN", "is a run with 11 rounds, and each is a selection of its own: name "),
+        ("--selections RUN", "is a run with 11 rounds, each with its own selection: name one, as "),
     ],
 )
-def test_mistakes_get_one_line(command, message, rows_file, tmp_path, capsys):
+def test_errors_are_one_line(command, message, rows_file, tmp_path, capsys):
     (tmp_path / "typo.yaml").write_text("metods: [random]\n")
     (tmp_path / "one.yaml").write_text(f"methods: {{top: {{by: ifd}}}}\ndataset_name: {rows_file}\n")
     for number in range(11):
@@ -318,15 +318,15 @@ def test_mistakes_get_one_line(command, message, rows_file, tmp_path, capsys):
     assert not (tmp_path / "out" / "compare.html").exists()
 
 
-def test_what_earlier_comparisons_left(compare, tmp_path, capsys):
+def test_leftovers_of_earlier_comparisons(compare, tmp_path, capsys):
     assert compare([{"top": {"by": "ifd"}}, "longest"], "--scores", "ifd") == 0
-    assert "of earlier comparisons" not in capsys.readouterr().out
+    assert "from earlier comparisons" not in capsys.readouterr().out
     plots = tmp_path / "out" / "plots"
     assert {"overlap-light.png", "overlap-dark.png"} < {path.name for path in plots.iterdir()}
     (plots / "mine-light.png").write_bytes(b"mine")
     assert compare(["random"]) == 0
-    left = "of earlier comparisons and not part of this one: longest, top-by-ifd."
-    assert f"Also in {tmp_path / 'out'}, {left}\n" in capsys.readouterr().out
+    message = "from earlier comparisons and not part of this one: longest, top-by-ifd."
+    assert f"Also in {tmp_path / 'out'}, {message}\n" in capsys.readouterr().out
     assert not list(plots.glob("overlap-*"))
     assert (plots / "mine-light.png").is_file()
     assert (tmp_path / "out" / "longest" / "selection.json").is_file(), "it is found again where it is compared again"

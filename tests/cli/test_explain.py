@@ -10,7 +10,7 @@ from hf_datasel.selectors import KCenter
 
 
 @pytest.fixture
-def chosen(tmp_path, pool_rows):
+def selected(tmp_path, pool_rows):
     data = pool_rows.select(range(12)).add_column("ifd", [0.05 * row for row in range(12)])
     data.to_parquet(tmp_path / "rows.parquet")
     flags = ["--dataset_name", str(tmp_path / "rows.parquet")]
@@ -33,21 +33,21 @@ def chosen(tmp_path, pool_rows):
     return [*flags, "--selection", str(tmp_path / "s")]
 
 
-def test_rows_in_words(chosen, capsys):
+def test_text(selected, capsys):
     capsys.readouterr()
-    assert main(["explain", "11", "0", *chosen]) == 0
+    assert main(["explain", "11", "0", *selected]) == 0
     out = capsys.readouterr().out
-    assert "Row 11 was taken: number " in out
-    assert "ifd: 0.55, place 1 of 12; those taken have " in out
+    assert "Row 11 was selected: rank " in out
+    assert "ifd: 0.55, rank 1 of 12; selected rows have " in out
     assert "Its heaviest n-grams: " in out
-    assert "Row 0 was not taken; 3 others were.\n  ifd: 0, place 12 of 12" in out
+    assert "Row 0 was not selected; 3 other rows were.\n  ifd: 0, rank 12 of 12" in out
 
 
-def test_rows_as_json(chosen, capsys):
+def test_json(selected, capsys):
     capsys.readouterr()
-    assert main(["explain", "11", "2", *chosen, "--json", "true"]) == 0
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(each["row"], each["taken"]) for each in found] == [(11, True), (2, False)]
+    assert main(["explain", "11", "2", *selected, "--json", "true"]) == 0
+    result = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(item["row"], item["selected"]) for item in result] == [(11, True), (2, False)]
 
 
 @pytest.mark.parametrize(
@@ -60,8 +60,8 @@ def test_rows_as_json(chosen, capsys):
         (["1", "--selektion", "x"], "Unknown flag --selektion. Did you mean '--selection'?"),
     ],
 )
-def test_what_is_asked_wrongly(chosen, capsys, arguments, message):
-    assert main(["explain", *arguments, *(chosen if "--selektion" not in arguments else [])]) == 2
+def test_errors_are_one_line(selected, capsys, arguments, message):
+    assert main(["explain", *arguments, *(selected if "--selektion" not in arguments else [])]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -70,20 +70,20 @@ def test_no_selection(capsys):
     assert "No selection is named" in capsys.readouterr().err
 
 
-def test_a_run_is_told_which_of_its_selections_to_name(chosen, tmp_path, capsys):
+def test_folder_of_a_run(selected, tmp_path, capsys):
     run = tmp_path / "run"
     for number in (0, 1, 9, 10):
         shutil.copytree(tmp_path / "s", run / "selections" / f"round-{number}")
     for folder in (run, run / "selections"):
-        assert main(["explain", "3", *chosen[:2], "--selection", str(folder)]) == 2
-        said = capsys.readouterr().err
-        assert f"{str(folder)!r} is a run with 4 rounds" in said
-        assert said.endswith(f"name {run / 'selections' / 'round-10'}.\n")
-    assert main(["explain", "3", *chosen[:2], "--selection", str(run / "selections" / "round-9")]) == 0
+        assert main(["explain", "3", *selected[:2], "--selection", str(folder)]) == 2
+        output = capsys.readouterr().err
+        assert f"{str(folder)!r} is a run with 4 rounds" in output
+        assert output.endswith(f"name one, as {run / 'selections' / 'round-10'}.\n")
+    assert main(["explain", "3", *selected[:2], "--selection", str(run / "selections" / "round-9")]) == 0
 
 
 @pytest.mark.parametrize("saved", [False, True])
-def test_the_checkpoint_to_pass_is_named(tmp_path, pool_rows, tiny_model_dir, monkeypatch, capsys, saved):
+def test_checkpoint_hint(tmp_path, pool_rows, tiny_model_dir, monkeypatch, capsys, saved):
     pool_rows.to_parquet(tmp_path / "rows.parquet")
     selection = select(pool_rows, KCenter(vectors=Embedding()), size=3, model=str(tiny_model_dir))
     selection.provenance["model"] = {"name": "tiny", "global_step": 6}
@@ -93,10 +93,10 @@ def test_the_checkpoint_to_pass_is_named(tmp_path, pool_rows, tiny_model_dir, mo
     monkeypatch.chdir(tmp_path)
     command = ["explain", str(selection.indices[1]), "--dataset_name", "rows.parquet"]
     assert main([*command, "--selection", "run/selections/round-1"]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert "Embedding was that of 'tiny' after 6 updates of training. Pass the checkpoint-6 of the run" in said[-2]
-    wanted = "It is there: --model_name_or_path run/checkpoint-6." if saved else "There is no run/checkpoint-6."
-    assert said[-1].strip() == wanted
+    output = capsys.readouterr().out.splitlines()
+    assert "Embedding was that of 'tiny' after 6 updates of training. Pass the checkpoint-6 of the run" in output[-2]
+    expected = "Pass --model_name_or_path run/checkpoint-6." if saved else "There is no run/checkpoint-6."
+    assert output[-1].strip() == expected
     monkeypatch.chdir(tmp_path / "run" / "selections" / "round-1")
     assert main([*command[:2], "--dataset_name", str(tmp_path / "rows.parquet"), "--selection", "."]) == 0
     assert f"{tmp_path / 'run' / 'checkpoint-6'}" in capsys.readouterr().out

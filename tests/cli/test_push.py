@@ -18,7 +18,7 @@ def no_drawing(monkeypatch):
     monkeypatch.setattr("hf_datasel.cards.repository_files.png", lambda facts, name, dark: f"{name} {dark}".encode())
 
 
-def test_push_publishes_once(local_hub, selection, rows_file, tmp_path, capsys):
+def test_push(local_hub, selection, rows_file, tmp_path, capsys):
     result = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
     (tmp_path / "results.json").write_text(json.dumps([result]))
     config = tmp_path / "push.yaml"
@@ -35,24 +35,24 @@ def test_push_publishes_once(local_hub, selection, rows_file, tmp_path, capsys):
     assert Selection.from_hub("tester/longest").indices.tolist() == Selection.load(selection).indices.tolist()
 
     assert main(command) == 0
-    assert capsys.readouterr().out.strip() == f"Nothing is new, and nothing was uploaded: {url}"
+    assert capsys.readouterr().out.strip() == f"Nothing has changed, and nothing was uploaded: {url}"
     assert local_hub.commits("tester/longest")[-1] == commit
 
 
-def test_push_publishes_every_round_of_a_run(local_hub, rows_file, pool_rows, tmp_path):
-    for at in range(2):
-        chosen = select(pool_rows, Random(), size=6, seed=at)
-        chosen.provenance |= {"round": at, "seed": 0}
-        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+def test_push_rounds_of_a_run(local_hub, rows_file, pool_rows, tmp_path):
+    for index in range(2):
+        selected = select(pool_rows, Random(), size=6, seed=index)
+        selected.provenance |= {"round": index, "seed": 0}
+        selected.save(tmp_path / "run" / "selections" / f"round-{index}")
     command = ["push", "--selection", str(tmp_path / "run"), "--repo_id", "rounds", "--dataset_name", str(rows_file)]
     assert main([*command, "--revision", "trial"]) == 0
     last = Selection.load(tmp_path / "run" / "selections" / "round-1")
     rows = load_dataset("tester/rounds", split="train", revision="trial")
-    assert rows["output"][:] == [pool_rows["output"][at] for at in last.indices]
+    assert rows["output"][:] == [pool_rows["output"][index] for index in last.indices]
     assert Selection.from_hub("tester/rounds", config_name="round-0", revision="trial").provenance["round"] == 0
 
 
-def test_the_help_names_the_login_and_no_token(capsys):
+def test_help_names_the_login(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["push", "--help"])
     printed = " ".join(capsys.readouterr().out.split())
@@ -71,14 +71,12 @@ def test_the_help_names_the_login_and_no_token(capsys):
         ("--selection NOWHERE --repo_id tester/x --dataset_name ROWS", "nowhere"),
         ("--selection SELECTION --repo_id tester/x --dataset_name SHORT", "this dataset has 23"),
         ("--selection SELECTION --repo_id else/x --dataset_name ROWS", "tester cannot publish under 'else'"),
-        ("--selection SELECTION --repo_id tester/x/y --dataset_name ROWS", "is no name for a repository"),
+        ("--selection SELECTION --repo_id tester/x/y --dataset_name ROWS", "is not a valid repository name"),
         ("--selection SELECTION --repo_id tester/x --dataset_name ROWS --config_name scores", "config_name='scores'"),
         ("--selection SELECTION --repo_id tester/x --dataset_name ROWS --private maybe", "private"),
     ],
 )
-def test_mistakes_get_one_line_and_nothing_is_sent(
-    command, message, local_hub, selection, rows_file, tmp_path, capsys
-):
+def test_errors_are_one_line(command, message, local_hub, selection, rows_file, tmp_path, capsys):
     (tmp_path / "short.jsonl").write_text("\n".join(rows_file.read_text().splitlines()[:-1]))
     places = {"SELECTION": selection, "ROWS": rows_file, "SHORT": tmp_path / "short.jsonl"}
     places["NOWHERE"] = tmp_path / "nowhere"
@@ -90,14 +88,14 @@ def test_mistakes_get_one_line_and_nothing_is_sent(
     assert not local_hub.repos
 
 
-def test_nobody_is_logged_in(local_hub, selection, rows_file, capsys):
+def test_not_logged_in(local_hub, selection, rows_file, capsys):
     local_hub.accounts.clear()
     command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
     assert main(command) == 2
-    assert "The Hub does not know this token." in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "The Hub rejects this token." in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_a_hub_that_cannot_be_reached(local_hub, selection, rows_file, monkeypatch, capsys):
+def test_unreachable_hub(local_hub, selection, rows_file, monkeypatch, capsys):
     transport = HfHubHTTPError.__bases__[0]
 
     def refuse(self):
@@ -108,11 +106,11 @@ def test_a_hub_that_cannot_be_reached(local_hub, selection, rows_file, monkeypat
     command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
     assert main(command) == 2
     printed = capsys.readouterr().err.strip().splitlines()
-    assert printed[-1].startswith("hf-datasel push: error: The Hub does not answer")
+    assert printed[-1].startswith("hf-datasel push: error: The Hub cannot be reached")
     assert printed[-1].endswith("Connection refused")
 
 
-def test_what_is_replaced_is_said(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
+def test_replaced_selection_is_printed(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
     command = ["push", "--repo_id", "tester/x", "--dataset_name", str(rows_file), "--selection"]
     assert main([*command, str(selection)]) == 0
     assert "Replaces" not in capsys.readouterr().out
@@ -120,8 +118,8 @@ def test_what_is_replaced_is_said(local_hub, selection, rows_file, pool_rows, tm
     assert main([*command, str(tmp_path / "random"), "--config_name", "random"]) == 0
     assert "Replaces" not in capsys.readouterr().out
     assert main([*command, str(tmp_path / "random")]) == 0
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said == "Replaces Longest, 6 rows, in tester/x; another --config_name puts it beside that."
+    output = capsys.readouterr().out.splitlines()[0]
+    assert output == "Replaces Longest, 6 rows, in tester/x; pass another --config_name to keep both."
     assert main([*command, str(selection), "--revision", "trial"]) == 0
     assert "Replaces" not in capsys.readouterr().out, "the branch is new"
     result = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 0.75}
@@ -130,11 +128,11 @@ def test_what_is_replaced_is_said(local_hub, selection, rows_file, pool_rows, tm
     assert capsys.readouterr().out.startswith("Published: "), "the same rows with more on the card replace nothing"
 
 
-def test_rounds_that_are_replaced_are_counted(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
-    for at in range(2):
-        chosen = select(pool_rows, Random(), size=4 + at, seed=at)
-        chosen.provenance |= {"round": at, "seed": 0}
-        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+def test_replaced_rounds_are_counted(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
+    for index in range(2):
+        selected = select(pool_rows, Random(), size=4 + index, seed=index)
+        selected.provenance |= {"round": index, "seed": 0}
+        selected.save(tmp_path / "run" / "selections" / f"round-{index}")
     command = ["push", "--repo_id", "tester/x", "--dataset_name", str(rows_file), "--selection"]
     assert main([*command, str(tmp_path / "run")]) == 0
     capsys.readouterr()
@@ -145,12 +143,12 @@ def test_rounds_that_are_replaced_are_counted(local_hub, selection, rows_file, p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--repo_id", "tester/x/y"], "repo_id='tester/x/y' is no name for a repository"),
+        (["--repo_id", "tester/x/y"], "repo_id='tester/x/y' is not a valid repository name"),
         (["--repo_id", "tester/x", "--dataset_name", "SHORT"], "this dataset has 23"),
-        (["--repo_id", "tester/x"], "Nobody is logged in to the Hub. Run `hf auth login`, or set HF_TOKEN."),
+        (["--repo_id", "tester/x"], "Not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN."),
     ],
 )
-def test_names_and_rows_are_looked_at_before_the_login(
+def test_name_and_rows_are_checked_before_the_login(
     words, message, local_hub, selection, rows_file, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr("huggingface_hub.HfApi.whoami", _nobody)

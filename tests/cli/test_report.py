@@ -1,4 +1,4 @@
-"""`hf-datasel report` as a user types it."""
+"""`hf-datasel report`: output files, plots and errors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ RESULT = {"trained_on": "this selection", "metric": "exact match", "dataset": "s
 @pytest.fixture
 def run_folder(tmp_path, pool_rows):
     """Give the folder of a training run, as far as its selections go."""
-    for at in range(2):
-        chosen = select(pool_rows, Random(), size=6, seed=at)
-        chosen.provenance |= {"round": at, "seed": 0}
-        chosen.save(tmp_path / "run" / "selections" / f"round-{at}")
+    for index in range(2):
+        selected = select(pool_rows, Random(), size=6, seed=index)
+        selected.provenance |= {"round": index, "seed": 0}
+        selected.save(tmp_path / "run" / "selections" / f"round-{index}")
     return tmp_path / "run"
 
 
-def test_a_report_of_a_selection(selection, rows_file, tmp_path, capsys):
+def test_report_of_a_selection(selection, rows_file, tmp_path, capsys):
     (tmp_path / "results.json").write_text(json.dumps([RESULT]))
     command = ["report", "--selection", str(selection), "--dataset_name", str(rows_file)]
     command += ["--results", str(tmp_path / "results.json"), "--output_dir", str(tmp_path / "out")]
@@ -42,30 +42,30 @@ def test_a_report_of_a_selection(selection, rows_file, tmp_path, capsys):
     ]
     facts = read_facts(tmp_path / "out" / "facts.json")
     assert facts["title"] == "Longest on rows"
-    assert facts["results"] == [{**RESULT, "note": ""}]
-    assert [each["name"] for each in facts["lengths"]["groups"]] == ["pool", "chosen", "Random"]
+    assert facts["sections"]["evaluation"] == [{**RESULT, "note": ""}]
+    assert [item["name"] for item in facts["sections"]["lengths"]["groups"]] == ["pool", "selected", "Random"]
     assert "exact match" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("inner", [".", "selections"])
-def test_a_report_of_a_run_has_all_rounds(inner, run_folder, tmp_path):
+def test_report_of_a_run(inner, run_folder, tmp_path):
     config = tmp_path / "report.yaml"
     config.write_text(f"selection: {run_folder / inner}\noutput_dir: {tmp_path / 'out'}\ntitle: Two rounds\n")
     assert main(["report", "--config", str(config), "--title", "Both rounds"]) == 0
     facts = read_facts(tmp_path / "out" / "facts.json")
     assert facts["title"] == "Both rounds"
-    assert [each["config"] for each in facts["choices"]] == ["round-0", "round-1"]
-    assert facts["overlap"]["names"] == ["round 0", "round 1"]
+    assert [item["config"] for item in facts["rounds"]] == ["round-0", "round-1"]
+    assert facts["sections"]["overlap"]["names"] == ["round 0", "round 1"]
 
 
-def test_without_a_dataset_it_says_what_is_missing(selection, tmp_path, capsys):
+def test_without_dataset(selection, tmp_path, capsys):
     assert main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out.strip().splitlines()
     assert len(printed) == 2
-    assert printed[0].startswith("Without --dataset_name there are no response lengths and no baselines")
+    assert printed[0].startswith("Without --dataset_name it has no response lengths and no baselines")
     facts = read_facts(tmp_path / "out" / "facts.json")
     assert facts["title"] == "Longest on 24 rows"
-    assert facts["lengths"] is None
+    assert facts["sections"]["lengths"] is None
 
 
 @pytest.mark.parametrize(
@@ -77,23 +77,23 @@ def test_without_a_dataset_it_says_what_is_missing(selection, tmp_path, capsys):
         ("--selection SELECTION --dataset_name OTHER", "1 of 24 rows differ (the first that differs is row 3)"),
         ("--selection SELECTION --dataset_name SHORT", "was made from 24 rows, and this dataset has 23"),
         ("--selection SELECTION --results NOWHERE", "Cannot read"),
-        ("--selection SELECTION --results BROKEN", "[0]['value'] has to be a number, and is text"),
-        ("--selection SELECTION --output_dir ROWS", "cannot be made"),
+        ("--selection SELECTION --results BROKEN", "[0]['value'] has to be a number, not text"),
+        ("--selection SELECTION --output_dir ROWS", "cannot be created"),
         ("--config TYPO", "unknown key 'dataset_nam'. Did you mean 'dataset_name'?"),
     ],
 )
-def test_mistakes_get_one_line_and_write_nothing(command, message, selection, rows_file, tmp_path, capsys):
+def test_errors_are_one_line(command, message, selection, rows_file, tmp_path, capsys):
     lines = rows_file.read_text().splitlines()
     changed = json.dumps({**json.loads(lines[3]), "output": "Something else."})
-    made = {
+    files = {
         "OTHER": ("other.jsonl", "\n".join([*lines[:3], changed, *lines[4:]])),
         "SHORT": ("short.jsonl", "\n".join(lines[:-1])),
         "BROKEN": ("broken.json", json.dumps([{**RESULT, "value": "high"}])),
         "TYPO": ("typo.yaml", "dataset_nam: x\n"),
     }
-    for name, content in made.values():
+    for name, content in files.values():
         (tmp_path / name).write_text(content)
-    places = {key: tmp_path / name for key, (name, _) in made.items()}
+    places = {key: tmp_path / name for key, (name, _) in files.items()}
     places |= {"SELECTION": selection, "ROWS": rows_file, "NOWHERE": tmp_path / "nowhere"}
     words = [str(places.get(word, word)) for word in command.split()]
     if "--output_dir" not in words:
@@ -106,7 +106,7 @@ def test_mistakes_get_one_line_and_write_nothing(command, message, selection, ro
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_without_matplotlib_one_line_says_so(selection, rows_file, tmp_path, monkeypatch, capsys):
+def test_without_matplotlib(selection, rows_file, tmp_path, monkeypatch, capsys):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -116,7 +116,7 @@ def test_without_matplotlib_one_line_says_so(selection, rows_file, tmp_path, mon
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_the_selection_is_left_as_it_was(selection, tmp_path, monkeypatch):
+def test_selection_is_unchanged(selection, tmp_path, monkeypatch):
     monkeypatch.setattr("hf_datasel.cards.report.png", lambda facts, name, dark: b"")
     before = {path.name: path.read_bytes() for path in Path(selection).iterdir()}
     main(["report", "--selection", str(selection), "--output_dir", str(tmp_path / "out")])
@@ -124,13 +124,13 @@ def test_the_selection_is_left_as_it_was(selection, tmp_path, monkeypatch):
     assert len(Selection.load(selection).indices) == 6
 
 
-def test_plots_of_an_earlier_selection_go_and_others_stay(selection, rows_file, run_folder, tmp_path, capsys):
+def test_stale_plots_are_removed(selection, rows_file, run_folder, tmp_path, capsys):
     command, folder = ["report", "--output_dir", str(tmp_path / "out")], tmp_path / "out" / "plots"
     assert main([*command, "--selection", str(selection), "--dataset_name", str(rows_file)]) == 0
     assert (folder / "scores-response-words-light.png").is_file()
     (folder / "mine-light.png").write_bytes(b"mine")
     assert main([*command, "--selection", str(run_folder)]) == 0
-    there = {path.name for path in folder.iterdir()} - {"mine-light.png"}
-    assert len(there) < len(list(folder.iterdir()))
-    assert not any(name.startswith(("scores-response-words", "lengths")) for name in there)
-    assert f"{len(there)} images in plots/." in capsys.readouterr().out.strip().splitlines()[-1]
+    names = {path.name for path in folder.iterdir()} - {"mine-light.png"}
+    assert len(names) < len(list(folder.iterdir()))
+    assert not any(name.startswith(("scores-response-words", "lengths")) for name in names)
+    assert f"{len(names)} images in plots/." in capsys.readouterr().out.strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""`hf-datasel score`: several scores in one command, killed and started again, on disk and on the Hub."""
+"""`hf-datasel score`: several scores in one command, interruptions, files and the Hub."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def command(rows_file, tiny_model_dir, tmp_path):
     return ["score", *data, "--output_dir", str(tmp_path / "out")]
 
 
-def test_writes_the_columns_and_counts_what_has_none(command, tmp_path, capsys):
-    wanted = ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
-    assert main([*command, *wanted]) == 0
+def test_score(command, tmp_path, capsys):
+    flags = ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
+    assert main([*command, *flags]) == 0
     printed = capsys.readouterr().out
     assert "ifd: 24 of 25 rows scored, 1 without: 1 empty_response" in printed
     scored = load_pool(str(tmp_path / "out" / "scored.parquet"))
@@ -50,7 +50,7 @@ def test_writes_the_columns_and_counts_what_has_none(command, tmp_path, capsys):
     assert min(scored["response_words"][:24]) == 1
 
 
-def test_a_config_with_several_scores_and_one_of_them_twice(command, tmp_path, tiny_model_dir, pool_rows, capsys):
+def test_config_with_several_scores(command, tmp_path, tiny_model_dir, pool_rows, capsys):
     config = tmp_path / "scores.yaml"
     scores = ["loss", {"ifd": {"convention": "iterit", "column_prefix": "iterit_"}}, "cluster", "embedding"]
     scores += [{"loss": {"reduction": "sum", "over": "pair"}}, {"length": {"unit": "tokens"}}, "ifd"]
@@ -66,20 +66,20 @@ def test_a_config_with_several_scores_and_one_of_them_twice(command, tmp_path, t
     np.testing.assert_allclose(scored["iterit_ifd"][:24], expected, rtol=1e-6)
 
 
-def test_prints_and_draws_how_each_column_is_spread(command, tmp_path, pool_rows, capsys):
+def test_table_and_histograms(command, tmp_path, pool_rows, capsys):
     assert main([*command, "--scores", "length", "loss"]) == 0
     table = capsys.readouterr().out.split("column", 1)[1].splitlines()
     words = next(line for line in table if line.startswith("response_words"))
     counts = sorted(len(text.split()) for text in pool_rows["output"])
-    middle = (counts[11] + counts[12]) / 2
-    assert [words.split()[at] for at in (1, 2, 4, 6)] == ["1", str(counts[0]), f"{middle:g}", str(counts[-1])]
+    median = (counts[11] + counts[12]) / 2
+    assert [words.split()[index] for index in (1, 2, 4, 6)] == ["1", str(counts[0]), f"{median:g}", str(counts[-1])]
     drawn = json.loads((tmp_path / "out" / "histograms.json").read_text())
     assert sum(drawn["loss"]["groups"][0]["counts"]) >= 22  # without the last hundredth at either end
     pictures = sorted(path.name for path in (tmp_path / "out" / "histograms").iterdir())
     assert pictures == ["loss.png", "response_words.png"]
 
 
-def test_columns_without_any_number_and_with_one():
+def test_table_of_null_and_constant_columns():
     data = Dataset.from_dict({"none": [None, None], "one": [2.0, 2.0], "text": ["a", "b"]})
     data = data.cast_column("none", data.features["one"])
     lines = column_table(data, ["none", "one", "text"]).splitlines()
@@ -88,38 +88,38 @@ def test_columns_without_any_number_and_with_one():
     assert len(lines) == 3
 
 
-def test_a_second_run_computes_nothing(command, tmp_path, monkeypatch):
-    wanted = ["--scores", "ifd", "selectit", "--scores_kwargs", '{"selectit": {"level": "token"}}']
-    assert main([*command, *wanted]) == 0
+def test_second_run_computes_nothing(command, tmp_path, monkeypatch):
+    flags = ["--scores", "ifd", "selectit", "--scores_kwargs", '{"selectit": {"level": "token"}}']
+    assert main([*command, *flags]) == 0
     first = (tmp_path / "out" / "scored.parquet").read_bytes()
-    monkeypatch.setattr(forward.Forwards, "hidden", None)  # no pass can be run
-    assert main([*command, *wanted]) == 0
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", None)  # no pass can be run
+    assert main([*command, *flags]) == 0
     assert (tmp_path / "out" / "scored.parquet").read_bytes() == first
 
 
-def test_rows_that_were_added_are_all_that_is_computed(command, rows_file, monkeypatch, tmp_path):
+def test_only_new_rows_are_computed(command, rows_file, monkeypatch, tmp_path):
     assert main([*command, "--scores", "loss"]) == 0
     with rows_file.open("a") as file:
         file.write(json.dumps({"instruction": "Is it new?", "input": "", "output": "Yes."}) + "\n")
-    seen, whole = [], forward.Forwards.hidden
+    seen, original = [], forward.LogprobRunner.hidden
 
     def counted(self, batch):
         seen.append(len(batch))
-        return whole(self, batch)
+        return original(self, batch)
 
-    monkeypatch.setattr(forward.Forwards, "hidden", counted)
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", counted)
     assert main([*command, "--scores", "loss"]) == 0
     assert sum(seen) <= 2  # and once more for the trial of the head
     assert load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][25] > 0
 
 
-def test_killed_and_started_again(command, tmp_path):
+def test_killed_run_continues(command, tmp_path):
     slow = "import time; from hf_datasel.scoring.store.segment_log import SegmentWriter as S; append = S.append\n"
     slow += "S.append = lambda self, *args: (append(self, *args), time.sleep(0.2))[0]\n"
     slow += "import sys; from hf_datasel.cli import main; main(sys.argv[1:])"
-    wanted = [*command[1:], "--scores", "ifd", "--scoring_tokens_per_batch", "100"]
+    flags = [*command[1:], "--scores", "ifd", "--scoring_tokens_per_batch", "100"]
     with subprocess.Popen(
-        [sys.executable, "-c", slow, "score", *wanted],
+        [sys.executable, "-c", slow, "score", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=dict(os.environ),
@@ -130,31 +130,31 @@ def test_killed_and_started_again(command, tmp_path):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out" / "scored.parquet").exists()
-    assert main([command[0], *wanted]) == 0
+    assert main([command[0], *flags]) == 0
     assert len(load_pool(str(tmp_path / "out" / "scored.parquet"))) == 25
 
 
-def test_another_store(command, tmp_path):
+def test_store_folder(command, tmp_path):
     assert main([*command, "--scores", "loss", "--store", str(tmp_path / "shared")]) == 0
     assert list((tmp_path / "shared").glob("nll-*/*.parquet"))
     assert not (tmp_path / "out" / "store").exists()
 
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
-def test_how_the_model_is_loaded(command, tmp_path):
+def test_model_loading(command, tmp_path):
     assert main([*command, "--scores", "loss", "--dtype", "bfloat16"]) == 0
     four_bit = (
         '{"quantization_config": {"load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}, "device_map": {"": "cpu"}}'
     )
     assert main([*command, "--scores", "loss", "--model_init_kwargs", four_bit]) == 0
     specs = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("store/*/spec.json")]
-    assert {each["weights_dtype"] for each in specs} == {"torch.bfloat16", "torch.float32"}
-    loaded = [each["model"]["init_kwargs"] for each in specs]
+    assert {item["weights_dtype"] for item in specs} == {"torch.bfloat16", "torch.float32"}
+    loaded = [item["model"]["init_kwargs"] for item in specs]
     assert {"quantization_config": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}} in loaded
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("flags", "message"),
     [
         (["--scores", "lss"], "There is no score 'lss'. Did you mean 'loss'?"),
         (["--scores", "judge"], "judge needs the setting 'model'"),
@@ -164,24 +164,24 @@ def test_how_the_model_is_loaded(command, tmp_path):
         (["--scors", "loss"], "Unknown flag --scors. Did you mean '--scores'?"),
     ],
 )
-def test_typos(command, wanted, message, capsys):
-    assert main([*command, *wanted]) != 0
+def test_typos(command, flags, message, capsys):
+    assert main([*command, *flags]) != 0
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("scores", ["loss", [], [3], [{"loss": {}, "ifd": {}}], [{"loss": 3}]])
-def test_lists_of_scores_that_cannot_be(command, tmp_path, scores, capsys):
+def test_invalid_lists_of_scores(command, tmp_path, scores, capsys):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({"scores": scores}))
     assert main([*command, "--config", str(tmp_path / "c.yaml")]) != 0
     assert "scores" in capsys.readouterr().err
 
 
-def test_pushed_to_the_hub_with_what_the_columns_are(local_hub, command, tmp_path, tiny_model_dir, capsys):
+def test_push_to_the_hub(local_hub, command, tmp_path, tiny_model_dir, capsys):
     for _ in range(2):
         assert main([*command, "--scores", "loss", "length", "--repo_id", "tester/scored"]) == 0
         assert "Published: " in capsys.readouterr().out
-    there = load_dataset("tester/scored", split="train", cache_dir=str(tmp_path / "cache"))
-    assert there["loss"][:] == load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][:]
+    pushed = load_dataset("tester/scored", split="train", cache_dir=str(tmp_path / "cache"))
+    assert pushed["loss"][:] == load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][:]
     api = HfApi()
     card = Path(api.hf_hub_download("tester/scored", "README.md", repo_type="dataset")).read_text()
     assert card.count("## Scores") == 1
@@ -194,7 +194,7 @@ def test_pushed_to_the_hub_with_what_the_columns_are(local_hub, command, tmp_pat
     assert load_dataset("tester/scored", split="train").features["loss"].dtype == "float32"
 
 
-def test_text_on_a_card_that_is_there_stays(local_hub, command):
+def test_existing_card_text_is_preserved(local_hub, command):
     api = HfApi()
     api.create_repo("tester/scored", repo_type="dataset")
     text = b"# Mine\n\nWords of a person.\n"
@@ -205,60 +205,62 @@ def test_text_on_a_card_that_is_there_stays(local_hub, command):
     assert "## Scores" in card
 
 
-def test_a_repository_that_cannot_be_written_is_found_first(local_hub, command, tmp_path, capsys):
+def test_repository_is_checked_first(local_hub, command, tmp_path, capsys):
     assert main([*command, "--scores", "loss", "--repo_id", "stranger/scored"]) == 2
     assert "tester cannot publish under 'stranger'" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("store/*"))
 
 
-def test_stopped_by_hand(command, tmp_path, monkeypatch, capsys):
-    whole, seen = forward.Forwards.hidden, []
+def test_keyboard_interrupt(command, tmp_path, monkeypatch, capsys):
+    original, seen = forward.LogprobRunner.hidden, []
 
     def stopped(self, batch):
         seen.append(len(batch))
         if len(seen) == 6:
             raise KeyboardInterrupt
-        return whole(self, batch)
+        return original(self, batch)
 
-    wanted = ["--scores", "loss", "--scoring_tokens_per_batch", "100"]
+    flags = ["--scores", "loss", "--scoring_tokens_per_batch", "100"]
     with monkeypatch.context() as patch:
-        patch.setattr(forward.Forwards, "hidden", stopped)
-        assert main([*command, *wanted]) == 130
+        patch.setattr(forward.LogprobRunner, "hidden", stopped)
+        assert main([*command, *flags]) == 130
     printed = capsys.readouterr()
-    assert f"What was computed is in {tmp_path / 'out' / 'store'}: the same command goes on from there." in printed.err
+    assert (
+        f"Computed batches are in {tmp_path / 'out' / 'store'}: run the same command again to continue." in printed.err
+    )
     assert printed.err.endswith("hf-datasel score: interrupted.\n")
-    assert main([*command, *wanted]) == 0
+    assert main([*command, *flags]) == 0
 
 
-def test_a_log_file_has_no_progress_bars(command, capfd):
+def test_no_progress_bars_in_a_log_file(command, capfd):
     assert main([*command, "--scores", "loss", "ifd"]) == 0
     printed = capfd.readouterr()
     assert "loss: 24 of 25 rows scored" in printed.out
     assert "%|" not in printed.err
 
 
-def test_a_folder_that_cannot_be_written_is_found_first(command, tmp_path, capsys):
+def test_output_folder_is_checked_first(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main([*command, "--scores", "loss", "--output_dir", str(tmp_path / "file" / "out")]) == 2
-    assert "cannot be made or written to" in capsys.readouterr().err
+    assert "cannot be created or written to" in capsys.readouterr().err
 
 
-def test_a_json_file_beside_the_rows_is_not_ours(pool_rows, tmp_path, capsys):
+def test_unrelated_json_file(pool_rows, tmp_path, capsys):
     pool_rows.to_parquet(tmp_path / "train.parquet")
     pool_rows.to_json(tmp_path / "train.json")
     data = ["--dataset_name", str(tmp_path / "train.parquet"), "--output_dir", str(tmp_path / "out")]
     assert main(["score", *data, "--scores", "length"]) == 0
-    assert "does not say where columns come from" not in capsys.readouterr().err
+    assert "counts as unverified" not in capsys.readouterr().err
 
 
-def test_columns_of_an_earlier_run_that_go_are_named(command, capsys):
+def test_replaced_columns_are_printed(command, capsys):
     assert main([*command, "--scores", "length", "compressibility"]) == 0
-    assert "is replaced" not in capsys.readouterr().out
+    assert "Replaces" not in capsys.readouterr().out
     assert main([*command, "--scores", "length"]) == 0
-    assert "It had compressibility, compressibility_reason too" in capsys.readouterr().out
+    assert "of an earlier run, which also had compressibility, compressibility_reason." in capsys.readouterr().out
 
 
-def test_pictures_of_columns_that_are_gone_go_and_others_stay(command, tmp_path):
+def test_stale_histograms_are_removed(command, tmp_path):
     pytest.importorskip("matplotlib")
     folder = tmp_path / "out" / "histograms"
     folder.mkdir(parents=True)
@@ -270,7 +272,7 @@ def test_pictures_of_columns_that_are_gone_go_and_others_stay(command, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["[", "[1]", '{"../mine": {}}'])
-def test_a_histograms_json_of_somebody_else_removes_nothing(text, command, tmp_path):
+def test_unrelated_histograms_json(text, command, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.png").write_bytes(b"mine")
     (tmp_path / "out" / "histograms.json").write_text(text)

@@ -1,4 +1,4 @@
-"""What `hf-datasel select` says to what it cannot do."""
+"""Errors of `hf-datasel select`."""
 
 from __future__ import annotations
 
@@ -28,19 +28,17 @@ def command(rows_file, tmp_path):
         (["--selector", "longest", "--selector_kwargs", '{"unit": "tokens"}'], "Length has no model to run."),
     ],
 )
-def test_the_command_that_is_named_adds_the_tokens(
-    method, message, command, rows_file, tiny_model_dir, tmp_path, capsys
-):
+def test_suggested_command_adds_the_tokens(method, message, command, rows_file, tiny_model_dir, tmp_path, capsys):
     assert main([*command, *method]) == 2
-    said = capsys.readouterr().err
-    assert message in said
-    named = re.search(r"by hf-datasel (score .*) --model_name_or_path MODEL, and choose from the file", said)
-    assert named is not None
+    output = capsys.readouterr().err
+    assert message in output
+    match = re.search(r"with hf-datasel (score .*) --model_name_or_path MODEL, and select from the file", output)
+    assert match is not None
     more = ["--dataset_name", str(rows_file), "--model_name_or_path", str(tiny_model_dir)]
-    assert main([*shlex.split(named[1]), *more, "--output_dir", str(tmp_path / "scored")]) == 0
+    assert main([*shlex.split(match[1]), *more, "--output_dir", str(tmp_path / "scored")]) == 0
     scored = ["--dataset_name", str(tmp_path / "scored" / "scored.parquet"), "--selector", "top"]
     assert main([*command, *scored, "--selector_kwargs", '{"by": "num_tokens"}', "--selection_tokens", "300"]) == 0
-    assert Selection.load(tmp_path / "out").provenance["tokens"]["chosen"] <= 300
+    assert Selection.load(tmp_path / "out").provenance["tokens"]["selected"] <= 300
 
 
 @pytest.mark.parametrize("settings", [[], ["--selector_kwargs", '{"no_such": 1}'], ["--selection_size", "2"]])
@@ -53,28 +51,26 @@ def test_the_command_that_is_named_adds_the_tokens(
         ("diverse_evol", "DiverseEvol", 11),
     ],
 )
-def test_what_trains_between_its_rounds_is_sent_to_train_first(
-    name, kind, rounds, settings, command, tmp_path, capsys
-):
+def test_training_selectors_suggest_train(name, kind, rounds, settings, command, tmp_path, capsys):
     assert main([*command, "--selector", name, *settings]) == 2
     assert capsys.readouterr().err == (
-        f"hf-datasel select: error: {kind} chooses in {rounds} rounds with training between them: use it in "
-        "SelectiveSFTTrainer, or on the command line with hf-datasel train.\n"
+        f"hf-datasel select: error: {kind} selects in {rounds} rounds with training between them. Use it "
+        "with hf-datasel train.\n"
     )
     assert not (tmp_path / "out").exists()
 
 
-def test_a_single_round_needs_no_training(command, tmp_path):
+def test_single_round(command, tmp_path):
     one = ["--selector", "diverse_evol", "--selector_kwargs", '{"rounds": 1}', "--selection_size", "3"]
     assert main([*command, *one]) == 0
     assert len(Selection.load(tmp_path / "out").indices) == 3
 
 
-def test_columns_are_added_by_a_command(command, pool_rows, tmp_path, capsys):
+def test_missing_column_suggests_a_command(command, pool_rows, tmp_path, capsys):
     pool_rows.add_column("ifd", np.linspace(0, 1, 24)).to_parquet(tmp_path / "scored.parquet")
     scored = ["--dataset_name", str(tmp_path / "scored.parquet"), "--selector", "top", "--selector_kwargs"]
     assert main([*command, *scored, '{"by": "idf"}']) == 2
-    assert capsys.readouterr().err.endswith("Did you mean 'ifd'? Scores are added by hf-datasel score.\n")
+    assert capsys.readouterr().err.endswith("Did you mean 'ifd'? Scores are added with hf-datasel score.\n")
     assert main([*command, *scored, '{"by": "response_words"}']) == 2
-    way = "It is added with hf-datasel score --scores length (and what it needs: see hf-datasel list).\n"
+    way = "It is added with hf-datasel score --scores length (see hf-datasel list for its settings).\n"
     assert capsys.readouterr().err.endswith(way)

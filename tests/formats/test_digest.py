@@ -22,7 +22,7 @@ from hf_datasel.formats.digest import column_digest
     ],
     ids=["numbers", "nulls", "lists", "empty", "texts", "text", "bool", "struct"],
 )
-def test_a_digest_of_a_column_is_that_of_its_values_in_order(values, other):
+def test_column_digest(values, other):
     rows = Dataset.from_dict({"x": values})
     digest = column_digest(rows, "x")
     assert column_digest(concatenate_datasets([rows, rows]).select([3, 4, 5]), "x") == digest

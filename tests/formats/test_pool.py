@@ -22,7 +22,7 @@ ROWS = {
 }
 
 
-def test_unusable_rows_are_kept_and_counted_in_one_line():
+def test_summary():
     pool = Pool(Dataset.from_dict(ROWS))
     assert len(pool) == 4
     assert pool.reasons.tolist() == ["", "", "empty_response", "empty_response"]
@@ -35,36 +35,38 @@ def test_unusable_rows_are_kept_and_counted_in_one_line():
     [Pool, lambda rows: select(rows, Longest(), size=1), lambda rows: score(rows, [Length()])],
     ids=["pool", "select", "score"],
 )
-def test_rows_shown_through_a_function_are_refused_by_everything_that_reads_them(use):
+def test_transformed_dataset_is_an_error(use):
     plain = Dataset.from_dict({"prompt": ["Is it slow?"], "completion": ["No."]})
-    shown = plain.with_transform(lambda batch: {name: [each.upper() for each in batch[name]] for name in batch})
+    shown = plain.with_transform(lambda batch: {name: [text.upper() for text in batch[name]] for name in batch})
     assert shown[0]["completion"] == "NO."
-    with pytest.raises(FormatError, match=r"given to with_transform .* Store what it makes of them: dataset\."):
+    with pytest.raises(
+        FormatError, match=r"passed to with_transform .* Apply the function to the stored rows instead: dataset\."
+    ):
         use(shown)
     assert Pool(shown.with_format(None)).texts("response") == ["No."]
 
 
-def test_reasons_are_counted_most_frequent_first():
+def test_reason_counts():
     messages = [None, None, [{"role": "wizard", "content": "a"}]]
     assert Pool(Dataset.from_dict({"messages": messages})).summary() == (
         "3 rows (messages), 3 of them unusable: 2 wrong_type, 1 unknown_role"
     )
 
 
-def test_columns_of_the_wrong_type_and_null_columns_are_read_as_malformed_rows():
+def test_wrong_types_and_nulls_are_malformed_rows():
     assert Pool(Dataset.from_dict({"prompt": ["a", "b"], "completion": [1, 2]})).reasons.tolist() == ["wrong_type"] * 2
     assert Pool(Dataset.from_dict({"prompt": ["a"], "completion": [None]})).reasons.tolist() == ["empty_response"]
     assert Pool(Dataset.from_dict({"conversations": [None]})).reasons.tolist() == ["wrong_type"]
 
 
-def test_rows_keep_the_order_of_the_indices():
+def test_rows_order():
     pool = Pool(Dataset.from_dict(ROWS))
     assert pool.texts("response", [1, 0]) == ["13", "Blue."]
     assert pool.texts("prompt", np.array([1])) == ["Add.\n\n4 and 9"]
     assert pool.texts("both", [0]) == ["Name a colour.\nBlue."]
 
 
-def test_row_ids_are_equal_in_every_file_format(tmp_path):
+def test_row_ids_across_file_formats(tmp_path):
     data = Dataset.from_dict(ROWS)
     data.to_json(tmp_path / "rows.jsonl")
     data.to_json(tmp_path / "rows.json", lines=False)
@@ -78,7 +80,7 @@ def test_row_ids_are_equal_in_every_file_format(tmp_path):
     assert np.array_equal(usable, Pool(data).row_ids[:2])
 
 
-def test_row_ids_do_not_see_other_columns_formats_and_fingerprints():
+def test_row_ids_ignore_other_columns():
     data = Dataset.from_dict(ROWS)
     pool = Pool(data)
     more = data.add_column("ifd", [0.1] * 4).add_column("text", ["x"] * 4).with_format("numpy")
@@ -88,7 +90,7 @@ def test_row_ids_do_not_see_other_columns_formats_and_fingerprints():
     assert np.array_equal(Pool(data.select([2, 0])).row_ids, pool.row_ids[[2, 0]])
 
 
-def test_row_ids_are_equal_across_formats():
+def test_row_ids_across_row_formats():
     question, answer = "Name a colour.", "Blue."
     ids = {
         Pool(Dataset.from_dict({name: [value] for name, value in columns.items()})).id
@@ -103,7 +105,7 @@ def test_row_ids_are_equal_across_formats():
     assert len(ids) == 1
 
 
-def test_large_strings_and_other_columns_are_read():
+def test_large_strings():
     data = Dataset.from_dict({"prompt": ["a"], "completion": ["b"], "score": [0.5]})
     assert Pool(data.cast_column("completion", Value("large_string"))).texts("response") == ["b"]
 
@@ -113,12 +115,12 @@ def test_large_strings_and_other_columns_are_read():
     [
         (DatasetDict({"train": Dataset.from_dict(ROWS)}), r"DatasetDict with splits \['train'\]"),
         (IterableDataset.from_generator(lambda: iter([{"text": "a"}])), "IterableDataset.*streaming=False"),
-        ([{"text": "a"}], "has to be a datasets.Dataset, and this is list"),
+        ([{"text": "a"}], "has to be a datasets.Dataset, but this is list"),
         (Dataset.from_dict({"messages": [[]], "image": [None]}), "Rows with images"),
-        (Dataset.from_dict({"question": ["a"], "response": ["b"]}), "make none of the formats"),
+        (Dataset.from_dict({"question": ["a"], "response": ["b"]}), "match none of the supported formats"),
     ],
 )
-def test_what_is_no_pool_is_refused(dataset, message):
+def test_invalid_pool(dataset, message):
     with pytest.raises(FormatError, match=message):
         Pool(dataset)
 
@@ -132,7 +134,7 @@ def test_text_rows_have_no_response():
 
 
 @pytest.mark.parametrize(
-    ("name", "format", "rows", "reasons"),
+    ("name", "row_format", "rows", "reasons"),
     [
         ("alpaca_random_5200.json", "alpaca", 5200, {"empty_response": 2}),
         ("code_alpaca_2017.json", "alpaca", 2017, {"empty_response": 2}),
@@ -141,15 +143,15 @@ def test_text_rows_have_no_response():
         ("dpo_300.json", "preference", 300, {}),
     ],
 )
-def test_the_reference_files_load_with_one_call(shared, name, format, rows, reasons):
+def test_load_reference_files(shared, name, row_format, rows, reasons):
     data = load_pool(str(shared / "data" / name))
     pool = Pool(data)
-    assert (pool.format, len(pool)) == (format, rows)
-    found, counts = np.unique(pool.reasons[pool.reasons != ""], return_counts=True)
-    assert dict(zip(found.tolist(), counts.tolist(), strict=True)) == reasons
+    assert (pool.format, len(pool)) == (row_format, rows)
+    names, counts = np.unique(pool.reasons[pool.reasons != ""], return_counts=True)
+    assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == reasons
 
 
-def test_a_folder_with_splits(tmp_path):
+def test_load_folder_with_splits(tmp_path):
     DatasetDict({"train": Dataset.from_dict(ROWS), "test": Dataset.from_dict(ROWS).select([0])}).save_to_disk(tmp_path)
     assert len(load_pool(str(tmp_path))) == 4
     assert len(load_pool(str(tmp_path), split="test")) == 1
@@ -157,7 +159,7 @@ def test_a_folder_with_splits(tmp_path):
         load_pool(str(tmp_path), split="valid")
 
 
-def test_slices_of_a_file(tmp_path):
+def test_load_slice(tmp_path):
     Dataset.from_dict(ROWS).to_json(tmp_path / "rows.jsonl")
     assert len(load_pool(str(tmp_path / "rows.jsonl"), split="train[:3]")) == 3
 
@@ -168,28 +170,28 @@ def test_slices_of_a_file(tmp_path):
         ("rows.xlsx", "a", r"the ending has to be one of \.json, \.jsonl"),
         ("rows.json", "{not json", r"Cannot load .*rows\.json.*split 'train'"),
         ("rows.parquet", "no parquet", r"Cannot load .*rows\.parquet"),
-        ("rows.jsonl", "", r"rows\.jsonl' is empty: it holds no rows"),
-        ("rows.csv", "prompt,completion\n", r"rows\.csv.*holds no rows"),
+        ("rows.jsonl", "", r"rows\.jsonl' is empty: it has no rows"),
+        ("rows.csv", "prompt,completion\n", r"rows\.csv.*has no rows"),
     ],
 )
-def test_files_that_cannot_be_read(tmp_path, name, content, message):
+def test_load_unreadable_file(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(FormatError, match=message):
         load_pool(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["no/such/folder/rows.json", "typo.json", "./rows", "a/b/c"])
-def test_a_path_where_nothing_is_does_not_ask_the_hub(name):
+def test_load_missing_path_makes_no_request(name):
     with pytest.raises(FormatError, match=rf"There is no file or folder '{name}'"):
         load_pool(name)
 
 
-def test_a_dataset_that_cannot_be_had():
+def test_load_unavailable_dataset():
     with pytest.raises(FormatError, match="Cannot load 'nobody/no-such-dataset'"):
         load_pool("nobody/no-such-dataset")
 
 
-def test_another_split_of_a_single_file(tmp_path):
+def test_load_missing_split(tmp_path):
     (tmp_path / "rows.json").write_text(json.dumps([{"text": "a"}]))
     with pytest.raises(FormatError, match=r"Cannot load .*split 'test'"):
         load_pool(str(tmp_path / "rows.json"), split="test")

@@ -21,7 +21,7 @@ def row_of(**columns):
     return row
 
 
-def said(*turns):
+def sharegpt(*turns):
     """Turns of ShareGPT from alternating names and texts."""
     return [{"from": name, "value": text} for name, text in zip(turns[::2], turns[1::2], strict=True)]
 
@@ -43,11 +43,11 @@ SAME = {
         ]
     },
     "messages, fields that others have": {"messages": [{**USER, "tool_calls": None, "name": None}, ANSWER]},
-    "sharegpt": {"conversations": said("human", "Is it slow?", "gpt", "Yes.")},
+    "sharegpt": {"conversations": sharegpt("human", "Is it slow?", "gpt", "Yes.")},
     "sharegpt, fields of messages": {"conversations": [USER, ANSWER]},
     "LIMA": {"conversations": ["Is it slow?", "Yes."]},
     "preference, sharegpt": {
-        "conversations": said("human", "Is it slow?"), "chosen": said("gpt", "Yes.")[0], "rejected": None,
+        "conversations": sharegpt("human", "Is it slow?"), "chosen": sharegpt("gpt", "Yes.")[0], "rejected": None,
     },
     "preference, text": {"prompt": "Is it slow?", "chosen": "Yes.", "rejected": "No."},
     "preference, conversational": {"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER]},
@@ -55,7 +55,7 @@ SAME = {
 
 
 @pytest.mark.parametrize("columns", SAME.values(), ids=SAME.keys())
-def test_one_row_in_every_format(columns):
+def test_one_row_in_all_formats(columns):
     row = row_of(**columns)
     assert (row.turns, row.reason) == (TURNS, "")
     assert (row.prompt, row.response, row.text("both")) == ("Is it slow?", "Yes.", "Is it slow?\nYes.")
@@ -63,17 +63,17 @@ def test_one_row_in_every_format(columns):
     assert row.digest() == row_of(**SAME["alpaca"]).digest()
 
 
-def test_alpaca_input_follows_the_instruction_after_a_blank_line():
+def test_alpaca_input():
     row = row_of(instruction="Add.", input="4 and 9", output="13")
     assert (row.prompt, row.instruction, row.input) == ("Add.\n\n4 and 9", "Add.", "4 and 9")
     assert row.digest() != row_of(instruction="Add. 4 and 9", input="", output="13").digest()
 
 
-def test_white_space_in_input_is_no_input():
+def test_alpaca_whitespace_input():
     assert row_of(instruction="Add.", input=" \n", output="13").prompt == "Add."
 
 
-def test_every_assistant_turn_is_a_response():
+def test_multi_turn_responses():
     row = row_of(messages=[SYSTEM, USER, ANSWER, *MORE])
     assert row.reason == ""
     assert row.response == "Yes.\nIt is old."
@@ -81,14 +81,14 @@ def test_every_assistant_turn_is_a_response():
     assert not row.single_turn
 
 
-def test_assistant_turns_of_the_prompt_are_no_responses():
+def test_assistant_turns_in_prompt():
     row = row_of(prompt=[USER, ANSWER, MORE[0]], completion=[MORE[1]])
     assert row.response == "It is old."
     assert row.prompt == "Is it slow?\nYes.\nWhy?"
     assert row.digest() != row_of(messages=[USER, ANSWER, *MORE]).digest()
 
 
-def test_the_same_words_as_another_turn_are_another_row():
+def test_digest_depends_on_roles():
     one, other = row_of(prompt="a b", completion="c"), row_of(prompt="a", completion="b c")
     assert one.digest() != other.digest()
 
@@ -97,8 +97,8 @@ def test_the_same_words_as_another_turn_are_another_row():
     ("name", "role"),
     [("gpt", "assistant"), ("model", "assistant"), ("chatgpt", "assistant"), ("bot", "assistant")],
 )
-def test_names_of_the_assistant(name, role):
-    assert row_of(conversations=said("human", "Hi", name, "Hello")).turns[1] == Turn(role, "Hello")
+def test_assistant_role_names(name, role):
+    assert row_of(conversations=sharegpt("human", "Hi", name, "Hello")).turns[1] == Turn(role, "Hello")
 
 
 def test_tool_turns():
@@ -113,7 +113,7 @@ def test_tool_turns():
 
 
 def test_tool_turns_of_sharegpt():
-    turns = said("human", "Time?", "function_call", "now()", "observation", "12:04", "gpt", "Four past noon.")
+    turns = sharegpt("human", "Time?", "function_call", "now()", "observation", "12:04", "gpt", "Four past noon.")
     assert [turn.role for turn in row_of(conversations=turns).turns] == ["user", "assistant", "tool", "assistant"]
 
 
@@ -121,7 +121,7 @@ def test_developer_and_system_turns_come_first():
     assert row_of(messages=[{"role": "developer", "content": "x"}, SYSTEM, USER, ANSWER]).reason == ""
 
 
-def test_text_rows_have_text_and_no_response():
+def test_text_row():
     row = row_of(text="Once upon a time")
     assert (row.reason, row.response, row.prompt) == ("", "", "Once upon a time")
 
@@ -177,26 +177,26 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize(("columns", "reason"), MALFORMED.values(), ids=MALFORMED.keys())
-def test_malformed_rows_are_kept_with_a_reason(columns, reason):
+def test_malformed_row_reason(columns, reason):
     row = row_of(**columns)
     assert row.reason == reason
     assert row.response == ""
     assert len(row.digest()) == 32
 
 
-def test_one_malformed_row_leaves_the_others_alone():
+def test_malformed_row_among_others():
     rows = canonical_rows({"instruction": ["a", None, "c"], "output": ["x", "y", ""]})
     assert [row.reason for row in rows] == ["", "wrong_type", "empty_response"]
     assert rows[0].response == "x"
 
 
-def test_malformed_rows_differ_by_what_they_hold():
+def test_malformed_row_digest():
     digests = Counter(row.digest() for row in canonical_rows({"instruction": ["a", "b", "a"], "output": [""] * 3}))
     assert sorted(digests.values()) == [1, 2]
 
 
 @pytest.mark.parametrize(
-    ("columns", "format"),
+    ("columns", "row_format"),
     [
         (["instruction", "input", "output", "text"], "alpaca"),
         (["prompt", "completion", "messages"], "prompt-completion"),
@@ -207,10 +207,12 @@ def test_malformed_rows_differ_by_what_they_hold():
         (["text", "label"], "text"),
     ],
 )
-def test_format_is_found_from_the_columns(columns, format):
-    assert detect_format(columns) == format
+def test_detect_format(columns, row_format):
+    assert detect_format(columns) == row_format
 
 
-def test_unknown_columns_say_what_can_be_read_and_what_may_be_misspelt():
-    with pytest.raises(FormatError, match=r"\['promt', 'answer'\] make none.*Did you mean 'prompt'\?.*rename_columns"):
+def test_unknown_columns_have_hint():
+    with pytest.raises(
+        FormatError, match=r"\['promt', 'answer'\] match none.*Did you mean 'prompt'\?.*rename_columns"
+    ):
         detect_format(["promt", "answer"])

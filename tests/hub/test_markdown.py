@@ -36,30 +36,30 @@ def plain(rendered: str) -> str:
 
 
 def readable(value: str) -> str:
-    return " ".join("".join(each if each.isprintable() else " " for each in value).split())
+    return " ".join("".join(item if item.isprintable() else " " for item in value).split())
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_words_are_shown_as_they_are(value):
+def test_text_roundtrip(value):
     assert plain(text(value)) == readable(value)
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_code_is_shown_as_it_is(value):
+def test_code_roundtrip(value):
     assert plain(code(value)) == readable(value)
 
 
 @pytest.mark.parametrize("value", HOSTILE)
-def test_a_table_keeps_its_cells(value):
+def test_table_keeps_its_cells(value):
     rendered = MarkdownIt("gfm-like", {"linkify": False}).parse(table(["name", "value"], [(value, code(value))] * 2))
     assert [token.type for token in rendered].count("td_open") == 4
     assert [token.type for token in rendered].count("tr_open") == 3
 
 
 @pytest.mark.parametrize("value", [*HOSTILE, "```\n<b>out</b>\n````\n# out"])
-def test_a_fence_holds_its_content(value):
+def test_fence_keeps_its_content(value):
     blocks = MarkdownIt().parse(fence(value, "yaml"))
-    seen = "".join(each if each.isprintable() or each in "\n\t" else "\ufffd" for each in value)
+    seen = "".join(item if item.isprintable() or item in "\n\t" else "\ufffd" for item in value)
     seen = seen.replace("<!--", "<\ufffd--")
     assert [(token.type, token.content) for token in blocks] == [("fence", f"{seen.rstrip()}\n")]
 
@@ -69,16 +69,16 @@ def test_long_values_are_cut():
     assert text("x" * 1_000_000).endswith("…")
 
 
-def test_markdown_is_left_alone():
+def test_markdown_is_not_escaped():
     assert text(Markdown("**bold**")) == "**bold**"
 
 
-def test_links_are_made_of_names_alone():
+def test_links_of_valid_names_only():
     assert link("me/a-b.c") == "[me/a-b.c](https://huggingface.co/datasets/me/a-b.c)"
     assert link("me/x](http://evil)") == "`me/x](http://evil)`"
 
 
-def test_code_shows_plain_values():
+def test_code_of_plain_values():
     assert [code(value) for value in (0.1, None, True, ["a", 1], {"a": 1})] == [
         "`0.1`", "`null`", "`true`", '`["a", 1]`', '`{"a": 1}`',
     ]  # fmt: skip

@@ -30,16 +30,16 @@ def answer(hub: LocalHub, request: Request) -> Reply:
             return general(Call(hub, request))
         if parts[0] == "api" and len(parts) >= 4 and parts[1] in KINDS:
             action = parts[4] if len(parts) > 4 else ""
-            if found := OF_REPO.get((method, action)):
+            if matches := OF_REPO.get((method, action)):
                 call = Call(hub, request)
-                call.open_repo(KINDS[parts[1]], "/".join(parts[2:4]), found[1])
-                call.rest = parts[5:]
-                return found[0](call)
+                call.open_repo(KINDS[parts[1]], "/".join(parts[2:4]), matches[1])
+                call.segments = parts[5:]
+                return matches[0](call)
         kind = KINDS[parts.pop(0)] if parts[0] in KINDS else "model"
         if parts[2:3] == ["resolve"] and method == "GET" and len(parts) > 4:
             call = Call(hub, request)
             call.open_repo(kind, "/".join(parts[:2]), "read")
-            call.rest = parts[3:]
+            call.segments = parts[3:]
             return resolve(call)
         if len(parts) > 2 and parts[1].endswith(".git") and (found_lfs := LFS.get("/".join(parts[2:]))):
             call = Call(hub, request)
@@ -90,11 +90,11 @@ def create(call: Call) -> Reply:
     repo_type, repo_id = _named(call)
     call.require_write(repo_id)
     asked = call.request.json()
-    known = call.hub.repos.get((repo_type, repo_id))
+    existing = call.hub.repos.get((repo_type, repo_id))
     private = asked.get("visibility") == "private" or bool(asked.get("private"))
-    repo = known or call.hub.create_repo(repo_id, repo_type=repo_type, private=private)
+    repo = existing or call.hub.create_repo(repo_id, repo_type=repo_type, private=private)
     body = {"url": f"{call.hub.url}/{repo.path}", "name": repo_id, "id": repo_id}
-    if known:
+    if existing:
         return Reply({**body, "error": f"You already created this {repo_type} repo"}, 409)
     return Reply(body)
 
@@ -114,14 +114,14 @@ def settings(call: Call) -> Reply:
 
 
 def auth_check(call: Call) -> Reply:
-    if call.rest == ["write"]:
+    if call.segments == ["write"]:
         call.require_write(call.repo.repo_id)
     call.require_content()
     return Reply({})
 
 
 def info(call: Call) -> Reply:
-    repo, commit = call.repo, call.commit(call.rest[0] if call.rest else "main")
+    repo, commit = call.repo, call.commit(call.segments[0] if call.segments else "main")
     siblings: list[dict[str, Any]] = [{"rfilename": path} for path in commit.files]
     if call.request.flag("blobs"):
         siblings = [
@@ -133,8 +133,8 @@ def info(call: Call) -> Reply:
         **{"sha": commit.oid, "lastModified": commit.date, "createdAt": repo.created, "siblings": siblings},
         **{"private": repo.private, "gated": repo.gated, "disabled": False, "downloads": 0, "likes": 0, "tags": []},
     }
-    wanted = call.request.query.get("expand")
-    return Reply({name: full[name] for name in full if not wanted or name in ("_id", "id", *wanted)})
+    requested = call.request.query.get("expand")
+    return Reply({name: full[name] for name in full if not requested or name in ("_id", "id", *requested)})
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -162,11 +162,13 @@ def _entry(call: Call, line: list[Commit], path: str, expand: bool) -> dict[str,
 
 
 def tree(call: Call) -> Reply:
-    line, folder = call.line(call.rest[0]), "/".join(call.rest[1:]).strip("/")
+    line, folder = call.line(call.segments[0]), "/".join(call.segments[1:]).strip("/")
     commit, depth = line[-1], folder.count("/") + 1 if folder else 0
     paths = [path for path in (*commit.folders(), *commit.files) if path.startswith(f"{folder}/" if folder else "")]
     if folder and not paths:
-        raise HubError(404, f"{folder} does not exist on {call.rest[0]}", "EntryNotFound", **_commit_header(commit))
+        raise HubError(
+            404, f"{folder} does not exist on {call.segments[0]}", "EntryNotFound", **_commit_header(commit)
+        )
     if not call.request.flag("recursive"):
         paths = [path for path in paths if path.count("/") == depth]
     expand = call.request.flag("expand")
@@ -177,12 +179,12 @@ def paths_info(call: Call) -> Reply:
     body = call.request.body.decode()
     asked = json.loads(body) if body.startswith("{") else parse_qs(body)
     expand = str(asked.get("expand", "")).strip("[']").lower() == "true"
-    found = (_entry(call, call.line(call.rest[0]), path.strip("/"), expand) for path in asked["paths"])
-    return Reply([entry for entry in found if entry])
+    matches = (_entry(call, call.line(call.segments[0]), path.strip("/"), expand) for path in asked["paths"])
+    return Reply([entry for entry in matches if entry])
 
 
 def resolve(call: Call) -> Reply:
-    commit, path = call.commit(call.rest[0]), "/".join(call.rest[1:])
+    commit, path = call.commit(call.segments[0]), "/".join(call.segments[1:])
     headers = _commit_header(commit)
     call.require_content()
     file = commit.files.get(path)
@@ -204,12 +206,12 @@ def _commit_header(commit: Commit) -> dict[str, str]:
 
 # -- uploads ----------------------------------------------------------------------------------------------------------
 def preupload(call: Call) -> Reply:
-    files = call.commit(call.rest[0]).files
+    files = call.commit(call.segments[0]).files
     modes = []
     for asked in call.request.json()["files"]:
-        path, known = asked["path"], files.get(asked["path"])
+        path, existing = asked["path"], files.get(asked["path"])
         mode = "lfs" if is_large(path, asked["size"]) else "regular"
-        oid = known.etag if known else None
+        oid = existing.etag if existing else None
         modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
     return Reply({"files": modes})
 
@@ -262,9 +264,9 @@ def commit(call: Call) -> Reply:
         number = 1 + sum(name.startswith("refs/pr/") for name in repo.branches)
         extra["pullRequestUrl"] = f"{call.hub.url}/{repo.path}/discussions/{number}"
         repo.branches[branch := f"refs/pr/{number}"] = list(repo.branches[call.branch()])
-    made = repo.add(branch, files, header["summary"], header.get("description", ""), account.name)
-    url = f"{call.hub.url}/{repo.path}/commit/{made.oid}"
-    return Reply({"success": True, "commitOid": made.oid, "commitUrl": url, "hookOutput": "", **extra})
+    new_commit = repo.add(branch, files, header["summary"], header.get("description", ""), account.name)
+    url = f"{call.hub.url}/{repo.path}/commit/{new_commit.oid}"
+    return Reply({"success": True, "commitOid": new_commit.oid, "commitUrl": url, "hookOutput": "", **extra})
 
 
 def _apply(call: Call, files: dict[str, File], key: str, value: dict[str, Any]) -> None:
@@ -312,15 +314,15 @@ def commits(call: Call) -> Reply:
                 **{"id": commit.oid, "title": commit.title, "message": commit.message, "date": commit.date},
                 "authors": [{"user": commit.author}],
             }
-            for commit in reversed(call.line(call.rest[0]))
+            for commit in reversed(call.line(call.segments[0]))
         ]
     )
 
 
 def create_branch(call: Call) -> Reply:
-    if call.rest[0] in call.repo.branches:
-        raise HubError(409, f"Reference already exists: refs/heads/{call.rest[0]}")
-    call.repo.branches[call.rest[0]] = [*call.line(call.request.json().get("startingPoint") or "main")]
+    if call.segments[0] in call.repo.branches:
+        raise HubError(409, f"Reference already exists: refs/heads/{call.segments[0]}")
+    call.repo.branches[call.segments[0]] = [*call.line(call.request.json().get("startingPoint") or "main")]
     return Reply({})
 
 
@@ -335,13 +337,13 @@ def create_tag(call: Call) -> Reply:
     tag = call.request.json()["tag"]
     if tag in call.repo.tags:
         raise HubError(409, f"Reference already exists: refs/tags/{tag}")
-    call.repo.tags[tag] = call.commit(call.rest[0])
+    call.repo.tags[tag] = call.commit(call.segments[0])
     return Reply({})
 
 
 def delete_tag(call: Call) -> Reply:
-    if call.repo.tags.pop(call.rest[0], None) is None:
-        raise HubError(404, f"Tag {call.rest[0]} does not exist", "RevisionNotFound")
+    if call.repo.tags.pop(call.segments[0], None) is None:
+        raise HubError(404, f"Tag {call.segments[0]} does not exist", "RevisionNotFound")
     return Reply({})
 
 

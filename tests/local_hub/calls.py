@@ -17,7 +17,7 @@ class Call:
     def __init__(self, hub: LocalHub, request: Request) -> None:
         self.hub, self.request = hub, request
         self.account = self._authenticate()
-        self.rest: list[str] = []
+        self.segments: list[str] = []
 
     def _authenticate(self) -> Account | None:
         header = self.request.headers.get("Authorization")
@@ -61,7 +61,7 @@ class Call:
         return line
 
     def branch(self) -> str:
-        branch = self.rest[0].removeprefix("refs/heads/")
+        branch = self.segments[0].removeprefix("refs/heads/")
         if branch not in self.repo.branches:
             raise HubError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
         return branch

@@ -98,9 +98,9 @@ def _point_children(patch: pytest.MonkeyPatch, hub: LocalHub, home: Path, *, xet
     """
     for name in (*PROXIES, *map(str.upper, PROXIES), "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_DATASETS_OFFLINE"):
         patch.delenv(name, raising=False)
-    wanted = hub.environment(home, xet=xet, token=token)
+    variables = hub.environment(home, xet=xet, token=token)
     for name in ("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET"):
-        if name in wanted:
-            patch.setenv(name, wanted[name])
+        if name in variables:
+            patch.setenv(name, variables[name])
     patch.setenv("HF_HUB_CACHE", str(home / "hub"))
     patch.setenv("HF_DATASETS_CACHE", str(home / "datasets"))

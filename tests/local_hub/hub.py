@@ -52,7 +52,7 @@ class LocalHub:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
 
@@ -167,16 +167,16 @@ class LocalHub:
 
         Every address but the loopback goes through this Hub as a proxy, where it is refused at once.
         """
-        left_out = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE")
-        kept = {
+        exclusions = ("HF_", "HUGGING", "TRANSFORMERS_OFFLINE")
+        inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(left_out) and name.lower() not in PROXIES
+            if not name.startswith(exclusions) and name.lower() not in PROXIES
         }
         token = self.token if token == "" else token
         proxies = {"http_proxy": self.url, "https_proxy": self.url, "no_proxy": "127.0.0.1,localhost"}
         return {
-            **kept,
+            **inherited,
             **proxies,
             **({"HF_TOKEN": token} if token else {}),
             "HF_ENDPOINT": self.url,

@@ -131,13 +131,13 @@ class Repo:
 
     def last_change(self, line: list[Commit], path: str) -> Commit:
         """Find the commit that wrote the file or folder as it stands at the end of the line."""
-        wanted = {name: file.oid for name, file in line[-1].files.items() if f"{name}/".startswith(f"{path}/")}
-        found = line[-1]
+        expected = {name: file.oid for name, file in line[-1].files.items() if f"{name}/".startswith(f"{path}/")}
+        latest = line[-1]
         for commit in reversed(line):
-            if {name: commit.files[name].oid for name in wanted if name in commit.files} != wanted:
+            if {name: commit.files[name].oid for name in expected if name in commit.files} != expected:
                 break
-            found = commit
-        return found
+            latest = commit
+        return latest
 
     def _snapshot(self, files: Mapping[str, File], parent: str, title: str, message: str, author: str) -> Commit:
         date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"

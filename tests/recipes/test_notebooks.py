@@ -74,8 +74,8 @@ def test_a_notebook_is_ready_for_colab(path):
     assert badge.startswith("[![Open in Colab](")
     assert badge.endswith(f"({HOME}/{path.name})")
     assert opening.startswith("# ")
-    assert "**At the end you have**" in opening
-    assert "**What it costs.**" in opening
+    assert "**Result:**" in opening
+    assert "**Cost:**" in opening
     assert made.metadata.accelerator == "GPU"
     assert made.metadata.colab == {"gpuType": "T4"}
     install, login = tagged(made, "skip-execution")
@@ -134,7 +134,7 @@ def run(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_DATA_DIR", "JUPYTER_CONFIG_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(tmp_path / name.lower()))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    monkeypatch.delenv("MPLBACKEND")  # as in a notebook, where the kernel chooses
+    monkeypatch.delenv("MPLBACKEND")  # as in a notebook, where the kernel sets the backend
     kernel = {
         "argv": [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
         "display_name": "Test",
@@ -186,7 +186,7 @@ def card(hub: Any, repo_id: str, repo_type: str = "dataset") -> tuple[dict[str, 
 
 
 def test_select_and_publish(run, hub):
-    notebook, (indices, left_out, overlap, repo) = run(
+    notebook, (indices, exclusions, overlap, repo) = run(
         "select_and_publish",
         {
             "dataset_name": "lab/alpaca",
@@ -220,7 +220,7 @@ def test_select_and_publish(run, hub):
     assert "Nothing was measured" in text
     assert f"/datasets/{repo}" in printed(next(each for each in notebook.cells if "push_to_hub" in each.source))
     assert len(indices) == 12
-    assert left_out == {"empty_response": 1}
+    assert exclusions == {"empty_response": 1}
     assert 0 <= overlap < 1
 
 
@@ -273,8 +273,8 @@ def test_iterit_qlora_t4(run, hub):
     metadata, text = card(hub, selection)
     assert {"round-0", "round-1", "scores"} == {each["config_name"] for each in metadata["configs"]}
     assert metadata["license"] == "cc-by-nc-4.0"
-    chosen = json.loads(hub.files(selection)["selections/round-1/selection.json"])
-    assert chosen["selector"]["selector"] == "iterit"
+    selected = json.loads(hub.files(selection)["selections/round-1/selection.json"])
+    assert selected["selector"]["selector"] == "iterit"
     assert printed(notebook.cells[-2]).endswith("\n"), "an answer"
 
 
@@ -289,8 +289,8 @@ def test_compare_selectors(run, hub):
             "convention": "superfiltering",
             "size": 12,
         },
-        "{name: len(at) for name, at in chosen.items()}",
-        "overlaps(chosen, pool_rows=len(rows))['chance']",
+        "{name: len(at) for name, at in selected.items()}",
+        "overlaps(selected, pool_rows=len(rows))['chance']",
         "table.to_dict('index')",
         "len(above)",
     )
@@ -306,8 +306,8 @@ def test_compare_selectors(run, hub):
     assert chance == pytest.approx(12 / (2 * 110 - 12), rel=1e-4)
     assert list(rows) == names
     for name, row in rows.items():
-        assert row["chosen"] + row["refused"] + row["ranked lower"] == 109, name
+        assert row["selected"] + row["refused"] + row["ranked lower"] == 109, name
     assert rows["Superfiltering"]["refused"] == rows["IterIT"]["refused"] == above > 0
-    assert rows["Superfiltering"]["chosen with IFD of 1 or more"] == 0
+    assert rows["Superfiltering"]["selected with IFD of 1 or more"] == 0
     assert rows["Longest"]["median words"] > rows["Random"]["median words"]
     assert {key: len(repo.branches["main"]) for key, repo in hub.repos.items()} == commits, "nothing is published"

@@ -25,9 +25,9 @@ from hf_datasel.cli.compare import CompareArguments
 from hf_datasel.cli.score import ScoreArguments
 from hf_datasel.cli.select import SelectArguments
 from hf_datasel.cli.train import TrainArguments
-from hf_datasel.scores import by_name as score_by_name
+from hf_datasel.scores import get_score
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import available, by_name
+from hf_datasel.selectors import get_selector, list_selectors
 from tests.recipes.toys import (
     COLUMNS,
     ELIGIBLE,
@@ -90,14 +90,14 @@ def run(
 
 
 def wanted(keys: dict[str, Any]) -> int:
-    """The rows that a recipe chooses among the toy rows."""
+    """The rows that a recipe selects among the toy rows."""
     if keys["selector"] == "all":
         return ELIGIBLE
     return 7 if "selection_size" in keys else int(keys["selection_ratio"] * ROWS)
 
 
 @each_recipe
-def test_the_comment_says_what_and_how(recipe):
+def test_recipe_comments(recipe):
     lines = recipe.read_text().splitlines()
     comment = [line for line in lines if line.startswith("#")]
     assert lines[: len(comment)] == comment, "the comment is at the top"
@@ -118,20 +118,20 @@ def test_every_key_arrives(recipe):
     assert not different
     assert arrived["output_dir"] == f"outputs/{recipe.stem}", "no recipe writes into the folder of another"
     if "selector" in keys:
-        by_name(keys["selector"], keys.get("selector_kwargs"), keys.get("allow_imports", False))
+        get_selector(keys["selector"], keys.get("selector_kwargs"), keys.get("allow_imports", False))
     for each in keys.get("methods", []):
         name, settings = next(iter(each.items())) if isinstance(each, dict) else (each, {})
-        by_name(name, {key: value for key, value in settings.items() if (name, key) != ("random", "seed")})
+        get_selector(name, {key: value for key, value in settings.items() if (name, key) != ("random", "seed")})
     if "scores_kwargs" in keys:
         for name, settings in keys["scores_kwargs"].items():
-            score_by_name(name, settings)
+            get_score(name, settings)
 
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
 @only("train")
-def test_train_recipes_choose_train_and_save(recipe, run, models):
+def test_train_recipes(recipe, run, models):
     _, keys = read(recipe)
-    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
+    meant = get_selector(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
     folder, printed = run(recipe)
     rounds = sorted((folder / "selections").iterdir(), key=lambda path: path.name)
     selections = [Selection.load(path) for path in rounds]
@@ -156,7 +156,9 @@ def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files, 
     assert len(selection.indices) == wanted(keys)
     assert f"{wanted(keys)} of {ROWS} rows" in printed
     assert ELIGIBLE not in selection.indices, "the row without an answer"
-    meant = by_name(keys["selector"], on_toys(keys.get("selector_kwargs"), models), keys.get("allow_imports", False))
+    meant = get_selector(
+        keys["selector"], on_toys(keys.get("selector_kwargs"), models), keys.get("allow_imports", False)
+    )
     assert selection.provenance["selector"] == meant.spec()
     if "convention" in keys.get("selector_kwargs", {}):
         assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
@@ -174,11 +176,11 @@ def named(value: Any) -> list[str]:
 
 def test_every_selector_has_a_recipe():
     there = {name for path in RECIPES for name in named(read(path)[1])}
-    assert available().keys() - there == {"top"}, "which the comments of the recipes that score are about"
+    assert list_selectors().keys() - there == {"top"}, "which the comments of the recipes that score are about"
 
 
 @pytest.mark.parametrize("recipe", [path for path in RECIPES if "scored.parquet" in str(read(path)[1])], ids=str)
-def test_a_second_step_says_which_is_the_first_and_reads_its_columns(recipe, run):
+def test_second_step_reads_columns_of_first(recipe, run):
     command, keys = read(recipe)
     found = SCORED.fullmatch(keys["dataset_name"])
     assert found is not None
@@ -190,26 +192,26 @@ def test_a_second_step_says_which_is_the_first_and_reads_its_columns(recipe, run
         assert set(selection.provenance["columns_unverified"]) <= set(COLUMNS[found[1]])
 
 
-def test_the_comparison_chooses_by_every_method(run, monkeypatch):
+def test_comparison_runs_every_method(run, monkeypatch):
     monkeypatch.setattr("hf_datasel.cards.comparison.png_of", lambda *_: b"")  # no plots, which take the longest
     recipe = FOLDER / "alpaca-compare.yaml"
     _, keys = read(recipe)
     folder, _ = run(recipe)
     comparison = json.loads((folder / "compare.json").read_text())
-    assert comparison["failed"] == []
+    assert comparison["failures"] == []
     assert len(comparison["selections"]) == len(keys["methods"])
     assert {each["rows"] for each in comparison["selections"]} == {int(keys["selection_ratio"] * ROWS)}
     scoring = {each["selector"]["selector"] for each in comparison["selections"] if each["rows_scored"]}
     assert scoring == {"longest", "length_km"}, "the others go by columns"
-    chosen = {tuple(np.load(path).tolist()) for path in folder.glob("*/indices.npy")}
-    assert len(chosen) > len(keys["methods"]) - 4, "hardly any two choose alike"
+    selected = {tuple(np.load(path).tolist()) for path in folder.glob("*/indices.npy")}
+    assert len(selected) > len(keys["methods"]) - 4, "hardly any two select alike"
 
 
-def test_superfiltering_trains_on_what_its_select_recipe_chooses(run):
+def test_superfiltering_recipes_agree(run):
     trained, _ = run(FOLDER / "alpaca-superfiltering.yaml")
     rows = Selection.load(trained / "selections" / "round-0").indices
-    chosen, _ = run(FOLDER / "alpaca-superfiltering-select.yaml")
-    assert Selection.load(chosen).indices.tolist() == rows.tolist()
+    selected, _ = run(FOLDER / "alpaca-superfiltering-select.yaml")
+    assert Selection.load(selected).indices.tolist() == rows.tolist()
 
 
 @pytest.mark.parametrize("method", ["superfiltering", "graphfilter", "random", "all"])
@@ -227,11 +229,13 @@ def test_the_flags_of_iterits_ablations_are_read_and_differ():
     for flags in re.findall(r"^\|[^|]+\| `(--[^`]+)` \|", section, re.MULTILINE):
         words = ["--config", str(FOLDER / "alpaca-iterit.yaml"), *ON_CPU, *shlex.split(flags)]
         config = parse(KINDS["train"], words, "train")[1]
-        selector = by_name(config.selector, config.selector_kwargs)
+        selector = get_selector(config.selector, config.selector_kwargs)
         found.append((selector, config.selection_ratio, config.reselection_strategy))
     assert len(found) == len(set(found)) == 8
     _, usual = read(FOLDER / "alpaca-iterit.yaml")
-    assert (by_name("iterit"), usual["selection_ratio"], "epoch") in found, "one of them is the method itself"
+    assert (get_selector("iterit", usual["selector_kwargs"]), usual["selection_ratio"], "epoch") in found, (
+        "one of them is the method itself"
+    )
 
 
 @pytest.mark.parametrize("name", ["small-iterit", "small-superfiltering"])
@@ -244,7 +248,7 @@ def test_the_comment_of_a_small_recipe_counts_right(name):
     assert f"{int(keys['selection_ratio'] * int(split[1]))} of" in recipe.read_text()
 
 
-def test_every_row_of_the_table_says_what_it_needs():
+def test_table_lists_requirements():
     rows = [line.split(" | ") for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| `")]
     needs = {name: each[2] for each in rows for name in re.findall(r"`([\w-]+\.yaml)`", each[0])}
     assert not [name for name, need in needs.items() if need.startswith("the same")]

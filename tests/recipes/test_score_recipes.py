@@ -48,13 +48,13 @@ def server() -> Iterator[EndpointServer]:
 @pytest.fixture
 def passes(monkeypatch) -> list[int]:
     """Give a list of how many rows went through a causal model in each forward pass."""
-    rows, whole = [], forward.Forwards.hidden
+    rows, whole = [], forward.LogprobRunner.hidden
 
     def counted(self: Any, batch: Any) -> Any:
         rows.append(len(batch))
         return whole(self, batch)
 
-    monkeypatch.setattr(forward.Forwards, "hidden", counted)
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", counted)
     return rows
 
 
@@ -67,7 +67,7 @@ def run(tmp_path, toy_files, models, request, capsys) -> Callable[[Path], Datase
         settings = json.loads(json.dumps(keys["scores_kwargs"]))
         for name, own in settings.items():
             own |= {key: models[value] for key, value in own.items() if key.endswith("model") and value in models}
-            small = {"cluster": {"k": [2, 3]}, "nuggets": {"anchors": 5}, "rewardgap": {"max_new_tokens": 4}}
+            small = {"cluster": {"k": [2, 3]}, "nuggets": {"anchors": 5}, "reward_gap": {"max_new_tokens": 4}}
             own |= small.get(name, {})
         if "judge" in settings:
             settings["judge"]["base_url"] = request.getfixturevalue("server").url
@@ -121,24 +121,24 @@ def check_what_it_chooses(words: list[str], name: str, scored: Dataset, folder: 
     """The command that a comment suggests takes the highest values, and knows where they come from."""
     assert f"outputs/{name}/scored.parquet" in words
     assert main([word.replace("outputs/", f"{folder}/") for word in words]) == 0
-    chosen = Selection.load(folder / f"{name}-top")
-    by = chosen.provenance["selector"]["by"]
+    selected = Selection.load(folder / f"{name}-top")
+    by = selected.provenance["selector"]["by"]
     values = scored[by][:]
     assert by in COLUMNS[name]
-    assert [values[at] for at in chosen.indices] == sorted(values[:ELIGIBLE], reverse=True)[:6]
-    assert chosen.provenance["columns_unverified"] == []
+    assert [values[at] for at in selected.indices] == sorted(values[:ELIGIBLE], reverse=True)[:6]
+    assert selected.provenance["columns_unverified"] == []
 
 
 def test_columns_that_comments_suggest_to_select_by_quality(run, tmp_path):
     run(FOLDER / "alpaca-ifd.yaml")
     file = str(tmp_path / "alpaca-ifd" / "scored.parquet")
-    command = ["select", "--dataset_name", file, "--output_dir", str(tmp_path / "chosen")]
+    command = ["select", "--dataset_name", file, "--output_dir", str(tmp_path / "selected")]
     assert main([*command, "--selector", "superfiltering", "--selector_kwargs", '{"quality": "ifd"}']) == 0
-    chosen = Selection.load(tmp_path / "chosen")
-    assert (chosen.scores("ifd")[chosen.indices] < 1).all()
+    selected = Selection.load(tmp_path / "selected")
+    assert (selected.scores("ifd")[selected.indices] < 1).all()
 
 
-def test_the_judge_is_asked_once_a_row_and_the_key_is_nowhere(run, server, tmp_path):
+def test_judge_one_request_per_row_without_stored_key(run, server, tmp_path):
     scored = run(FOLDER / "alpaca-judge.yaml")
     assert len(server.asked) == ELIGIBLE
     assert sorted(scored["judge"][:ELIGIBLE]) == sorted(float(rating_of(text)) for text in server.asked)
@@ -159,7 +159,7 @@ def test_the_judge_stops_at_its_budget_and_goes_on(run, server, tmp_path, toy_fi
         assert reasons.count("budget_spent") == ELIGIBLE - asked
 
 
-def test_the_warm_up_is_as_long_as_the_influence_recipe_says():
+def test_influence_warmup_length():
     _, influence = read(FOLDER / "alpaca-influence.yaml")
     _, warm_up = read(FOLDER / "alpaca-influence-warmup.yaml")
     update = warm_up["per_device_train_batch_size"] * warm_up["gradient_accumulation_steps"]

@@ -7,10 +7,11 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.incremental_selector import GrowingSelector, _say_less_than_an_epoch
-from hf_datasel.rounds.run import ask, run_round
-from hf_datasel.rounds.state import from_first
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.incremental_selector import IncrementalSelector, _warn_less_than_one_epoch
+from hf_datasel.rounds.run import run_round, run_selector
+from hf_datasel.rounds.state import first_round_values
 from hf_datasel.scores import RewardGap
 from hf_datasel.scoring.base import Score
 from hf_datasel.selectors import DiverseEvol, IterativeKMQ, Within
@@ -18,7 +19,7 @@ from hf_datasel.testing import contract
 
 
 @dataclass(frozen=True)
-class Growing(GrowingSelector):
+class Growing(IncrementalSelector):
     """The first rows that are left."""
 
     rounds: int = field(default=3, kw_only=True)
@@ -27,8 +28,8 @@ class Growing(GrowingSelector):
     def __post_init__(self):
         self.check_rounds()
 
-    def add(self, round, rows):
-        return np.setdiff1d(np.flatnonzero(round.eligible), round.chosen)[:rows]
+    def add(self, context, rows):
+        return np.setdiff1d(np.flatnonzero(context.eligible), context.selected)[:rows]
 
 
 @contract(Growing(), Growing(rounds=5, restart_each_round=True))
@@ -37,30 +38,30 @@ def test_contract(check, selector, full):
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 7, 10])
-def test_all_rounds_add_as_much_to_within_a_row_and_all_of_it_together(rounds):
+def test_budget_is_divided_evenly(rounds):
     for budget in range(rounds, 60):
-        totals = [each.budget for each in Growing(rounds=rounds).plan(budget, 3.0, 1000)]
+        totals = [step.budget for step in Growing(rounds=rounds).plan(budget, 3.0, 1000)]
         new = np.diff(totals, prepend=0)
         assert totals[-1] == budget
         assert len(totals) == rounds
         assert set(new) <= {budget // rounds, -(-budget // rounds)}
 
 
-def test_trained_on_the_rounds_share_the_epochs():
+def test_rounds_share_epochs():
     plan = Growing(rounds=3).plan(10, 3.0, 100)
-    assert [(each.budget, each.epochs, each.restart) for each in plan] == [(3, 1.0, 0), (6, 1.0, 0), (10, 1.0, 0)]
-    assert [each.epochs for each in Growing(rounds=4).plan(10, 1.0, 100)] == [0.25] * 4
-    assert [each.epochs for each in Growing(rounds=3).plan(10, 1.1, 100)] == [0.366666667] * 3
+    assert [(step.budget, step.epochs, step.restart) for step in plan] == [(3, 1.0, 0), (6, 1.0, 0), (10, 1.0, 0)]
+    assert [step.epochs for step in Growing(rounds=4).plan(10, 1.0, 100)] == [0.25] * 4
+    assert [step.epochs for step in Growing(rounds=3).plan(10, 1.1, 100)] == [0.366666667] * 3
 
 
-def test_trained_anew_each_round_has_all_epochs():
+def test_restarted_rounds_have_all_epochs():
     plan = Growing(rounds=3, restart_each_round=True).plan(10, 2.5, 100)
-    assert [(each.epochs, each.restart) for each in plan] == [(2.5, False), (2.5, True), (2.5, True)]
-    assert not any(each.checkpoints for each in plan)
+    assert [(step.epochs, step.restart) for step in plan] == [(2.5, False), (2.5, True), (2.5, True)]
+    assert not any(step.checkpoints for step in plan)
 
 
 @pytest.mark.parametrize(
-    "made",
+    "selector_class",
     [
         Growing,
         lambda **more: DiverseEvol(**{"rounds": 3, "restart_each_round": False, **more}),
@@ -68,48 +69,60 @@ def test_trained_anew_each_round_has_all_epochs():
     ],
     ids=["Growing", "DiverseEvol", "IterativeKMQ"],
 )
-def test_less_than_an_epoch_a_round_is_said_once(caplog, made):
-    _say_less_than_an_epoch.cache_clear()
+def test_less_than_one_epoch_warns_once(caplog, selector_class):
+    _warn_less_than_one_epoch.cache_clear()
     for settings, epochs in (({}, 3.0), ({"restart_each_round": True}, 1.0), ({"rounds": 1}, 0.5)):
-        made(**settings).plan(9, epochs, 20)
+        selector_class(**settings).plan(9, epochs, 20)
     assert caplog.messages == []
     for _ in range(2):
-        made().plan(9, 2.5, 20)
-    [said] = caplog.messages
-    assert said.startswith(f"{type(made()).__name__}: num_train_epochs=2.5 is less than the 3 rounds, so that ")
-    assert "some are chosen and never trained on" in said
-    assert "Raise num_train_epochs to 3," in said
+        selector_class().plan(9, 2.5, 20)
+    [sentences] = caplog.messages
+    assert sentences.startswith(
+        f"{type(selector_class()).__name__}: num_train_epochs=2.5 is less than the 3 rounds, so that "
+    )
+    assert "some are selected and never trained on" in sentences
+    assert "Raise num_train_epochs to 3," in sentences
 
 
-def test_fewer_rows_than_rounds():
-    with pytest.raises(ConfigError, match=r"Growing\(rounds=3\) adds at least one row a round, and the budget is 2\."):
+def test_fewer_rows_than_rounds_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"Growing\(rounds=3\) adds at least one row in each round, and the budget is 2\."
+    ):
         Growing().plan(2, 3.0, 100)
-    assert [each.budget for each in Growing().plan(3, 3.0, 100)] == [1, 2, 3]
+    assert [step.budget for step in Growing().plan(3, 3.0, 100)] == [1, 2, 3]
 
 
-def test_without_training_it_cannot_be_used(full):
-    with pytest.raises(SelectionError, match="Growing chooses in 3 rounds with training between them"):
+def test_select_is_refused(full):
+    with pytest.raises(SelectionError, match="Growing selects in 3 rounds with training between them"):
         select(full, Growing(), size=6)
     assert select(full, Growing(rounds=1), size=6).indices.tolist() == list(range(6))
 
 
-def a_round(full, budget, chosen=(), index=1, eligible=None, compute=None, state=None, **more):
+def a_round(full, budget, selected=(), index=1, eligible=None, compute=None, state=None, **more):
     usable = np.ones(len(full), dtype=bool) if eligible is None else eligible
-    chosen = np.array(chosen, dtype=np.int64)
-    kept = {} if state is None else state
-    return Round(index, Pool(full), usable, budget, compute, chosen=chosen, state=kept, **more)
+    selected = np.array(selected, dtype=np.int64)
+    saved_state = {} if state is None else state
+    return RoundContext(
+        RoundCache(Pool(full), compute),
+        budget=budget,
+        index=index,
+        eligible=usable,
+        selected=selected,
+        state=saved_state,
+        **more,
+    )
 
 
 @pytest.mark.parametrize(
     ("budget", "expected"), [(5, [7, 4, 0, 1, 2]), (3, [7, 4, 0]), (2, [7, 4]), (1, [7])], ids="budget {}".format
 )
-def test_earlier_rows_come_first_and_the_budget_of_the_round_decides(full, budget, expected):
-    round = a_round(full, budget, [7, 4])
-    assert ask(Growing(), round).tolist() == expected
-    assert round.notes["rows_before"] == min(budget, 2)
+def test_earlier_rows_come_first(full, budget, expected):
+    context = a_round(full, budget, [7, 4])
+    assert run_selector(Growing(), context).tolist() == expected
+    assert context.record.notes["rows_before"] == min(budget, 2)
 
 
-def test_what_is_left_where_that_is_less(full, caplog):
+def test_shortfall_selects_remaining_rows(full, caplog):
     few = np.arange(12) < 5
     assert run_round(Growing(), a_round(full, 9, [3], eligible=few), strict=False).tolist() == [3, 0, 1, 2, 4]
     assert "A budget of 9 is more than the 5 of 12 rows that can be selected" in caplog.text
@@ -119,14 +132,14 @@ def test_what_is_left_where_that_is_less(full, caplog):
 
 @dataclass(frozen=True)
 class Stopped(Growing):
-    def add(self, round, rows):
+    def add(self, context, rows):
         raise Interrupted(np.array([5, 1]))
 
 
-def test_an_interruption_keeps_the_rows_of_the_rounds_before(full):
-    with pytest.raises(Interrupted, match="4 rows had been chosen") as stop:
-        Stopped().choose(a_round(full, 9, [3, 8]))
-    assert stop.value.chosen.tolist() == [3, 8, 5, 1]
+def test_interruption_keeps_earlier_rows(full):
+    with pytest.raises(Interrupted, match="4 rows had been selected") as stop:
+        Stopped().select(a_round(full, 9, [3, 8]))
+    assert stop.value.selected.tolist() == [3, 8, 5, 1]
 
 
 @dataclass(frozen=True)
@@ -136,7 +149,7 @@ class Half(Score):
     def columns(self):
         return {"half": pa.float32(), "half_reason": pa.string()}
 
-    def compute(self, rows, context):
+    def compute(self, rows, runner):
         raise AssertionError("the test computes it")
 
 
@@ -150,39 +163,39 @@ def computed(calls):
     return compute
 
 
-def test_numbers_of_the_first_round_are_computed_once_and_recorded_in_all(full):
+def test_first_round_values(full):
     calls, state, expected = [], {}, np.array([np.nan if row == 2 else row / 2 for row in range(12)])
     for index in range(3):
-        round = a_round(full, 3, index=index, compute=computed(calls), state=state)
-        found = from_first(round, "half", pa.float32(), lambda round=round: round.values(Half()))
-        np.testing.assert_array_equal(found, expected)
-        rows, recorded = round.scored["half"]
+        context = a_round(full, 3, index=index, compute=computed(calls), state=state)
+        result = first_round_values(context, "half", pa.float32(), lambda context=context: context.values(Half()))
+        np.testing.assert_array_equal(result, expected)
+        rows, recorded = context.record.scored["half"]
         assert rows.tolist() == list(range(12))
         assert recorded.type == pa.float32()
         assert recorded.to_pylist() == [None if row == 2 else row / 2 for row in range(12)]
-        assert round.specs == [Half().spec()]
-        assert sum(round.left_out.values()) == 1
+        assert context.record.score_specs == [Half().spec()]
+        assert sum(context.record.exclusions.values()) == 1
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize("rounds", [0, 1.5, True, "3"])
-def test_impossible_rounds_are_found_at_once(rounds):
+def test_invalid_rounds(rounds):
     with pytest.raises(ConfigError, match=r"Growing\(rounds=.*\): it has to be an int of at least 1"):
         Growing(rounds=rounds)
 
 
-def test_within_groups_each_grows_by_itself(full):
-    selector, state, chosen = Within(DiverseEvol("embedding", rounds=3), "cluster_id", "equal"), {}, []
+def test_groups_grow_separately(full):
+    selector, state, selected = Within(DiverseEvol("embedding", rounds=3), "cluster_id", "equal"), {}, []
     ids = np.array(full["cluster_id"][:])
     plan = selector.plan(9, 1.0, 12)
-    for index, each in enumerate(plan):
-        round = a_round(full, each.budget, chosen, index=index, state=state, plan=plan)
-        rows = ask(selector, round).tolist()
-        assert set(chosen) <= set(rows)
+    for index, step in enumerate(plan):
+        context = a_round(full, step.budget, selected, index=index, state=state, plan=plan)
+        rows = run_selector(selector, context).tolist()
+        assert set(selected) <= set(rows)
         assert all((ids[rows] == group).sum() >= index + 1 for group in (0, 1))
-        assert len(rows) == each.budget
-        chosen = rows
-    round.notes.clear()
-    said = selector.explain(round, np.array(chosen), chosen[0])
-    assert len(said) == 1
-    assert said[0].startswith("Group ")
+        assert len(rows) == step.budget
+        selected = rows
+    context.record.notes.clear()
+    sentences = selector.explain(context, np.array(selected), selected[0])
+    assert len(sentences) == 1
+    assert sentences[0].startswith("Group ")

@@ -6,16 +6,18 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round, RoundPlan
-from hf_datasel.rounds.run import ask
-from hf_datasel.rounds.warmup_selector import WarmedSelector
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.run import run_selector
+from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scoring.engine import Engine
-from hf_datasel.selectors import Longest, Random, by_name
+from hf_datasel.selectors import Longest, Random, get_selector
 from hf_datasel.testing import contract
 
 
 @dataclass(frozen=True)
-class Warm(WarmedSelector):
+class Warm(WarmupSelector):
     """Random rows, then the longest."""
 
     rows: int = field(default=4, kw_only=True)
@@ -23,10 +25,10 @@ class Warm(WarmedSelector):
     def warmup_budget(self, pool_size):
         return self.rows
 
-    def warmup(self, round):
+    def warmup(self, context):
         return Random()
 
-    def final(self, round):
+    def final(self, context):
         return Longest()
 
 
@@ -35,47 +37,50 @@ def test_contract(check, selector, rows):
     check(selector, rows)
 
 
-def test_a_warm_up_and_then_one_choice_from_the_base_model():
+def test_plan():
     assert Warm(warmup_epochs=2.5).plan(260, 3.0, 5200) == (
         RoundPlan(4, 2.5, kind="warm-up"),
         RoundPlan(260, 3.0, restart=True),
     )
 
 
-def test_each_round_has_a_chooser_of_its_own(rows):
+def test_each_round_has_its_selector(rows):
     pool, eligible = Pool(rows), np.ones(12, dtype=bool)
     compute = Engine(pool).compute
-    first = Round(0, pool, eligible, 4, compute)
-    drawn = ask(Warm(), first)
-    assert drawn.tolist() == ask(Random(), Round(0, pool, eligible, 4, compute)).tolist()
-    second = Round(1, pool, eligible, 6, compute, chosen=drawn)
-    chosen = ask(Warm(), second)
-    assert chosen.tolist() == select(rows, Longest(), size=6).indices.tolist()
-    assert set(chosen.tolist()) & set(drawn.tolist()), "which may be chosen again"
-    assert second.specs, "what the second round rests on is its own"
-    assert not first.specs
-    said = Warm().explain(first, drawn, int(drawn[0]))
-    assert said == ["These are the rows of the warm-up.", *Random().explain(first, drawn, int(drawn[0]))]
-    row = int(chosen[-1])
-    assert Warm().explain(second, chosen, row) == Longest().explain(second, chosen, row)
+    first = RoundContext(RoundCache(pool, compute), budget=4, eligible=eligible)
+    drawn = run_selector(Warm(), first)
+    assert (
+        drawn.tolist()
+        == run_selector(Random(), RoundContext(RoundCache(pool, compute), budget=4, eligible=eligible)).tolist()
+    )
+    second = RoundContext(RoundCache(pool, compute), budget=6, index=1, eligible=eligible, selected=drawn)
+    selected = run_selector(Warm(), second)
+    assert selected.tolist() == select(rows, Longest(), size=6).indices.tolist()
+    assert set(selected.tolist()) & set(drawn.tolist()), "which may be selected again"
+    assert second.record.score_specs, "what the second round rests on is its own"
+    assert not first.record.score_specs
+    sentences = Warm().explain(first, drawn, int(drawn[0]))
+    assert sentences == ["These are the rows of the warm-up.", *Random().explain(first, drawn, int(drawn[0]))]
+    row = int(selected[-1])
+    assert Warm().explain(second, selected, row) == Longest().explain(second, selected, row)
 
 
-def test_a_warm_up_above_the_pool_is_refused_with_both_figures():
+def test_warmup_larger_than_pool_is_refused():
     with pytest.raises(ConfigError, match=r"Warm warms up on 4 rows, and only 3 can be trained on\. Lower"):
         Warm().plan(2, 1.0, 3)
 
 
-def test_there_is_no_training_between_the_rounds_of_select(rows):
-    with pytest.raises(SelectionError, match="Warm chooses in 2 rounds with training between them"):
+def test_select_is_refused(rows):
+    with pytest.raises(SelectionError, match="Warm selects in 2 rounds with training between them"):
         select(rows, Warm(), size=3)
 
 
 @pytest.mark.parametrize("epochs", [0, -1.0, float("inf"), "1", True])
-def test_epochs_that_cannot_be(epochs):
+def test_invalid_epochs(epochs):
     with pytest.raises(ConfigError, match=r"Warm\(warmup_epochs=.*\): it has to be a number above 0"):
         Warm(warmup_epochs=epochs)
 
 
-def test_the_base_is_no_selector_by_name():
+def test_base_class_is_not_listed():
     with pytest.raises(ConfigError, match="There is no selector 'warmed'"):
-        by_name("warmed")
+        get_selector("warmed")

@@ -166,7 +166,7 @@ def alpaca(path: Path) -> tuple[Any, list[Row]]:
             row["instruction"],
             row["input"],
         )
-        for row in ({"input": "", **each} for each in read)
+        for row in ({"input": "", **item} for item in read)
     ]
     return Dataset.from_list([{"instruction": row.instruction, "input": row.input, "output": row.turns[1][1]}
                               for row in rows]), rows  # fmt: skip

@@ -33,7 +33,7 @@ class Reply:
 
 
 def completion(text: Any, finish: str = "stop", tokens: int | None = 10) -> dict[str, Any]:
-    """A chat completion with one choice, which costs so many tokens; None is not said."""
+    """A chat completion with one choice. `tokens` is its usage; None omits it."""
     usage = None if tokens is None else {"prompt_tokens": tokens - 1, "completion_tokens": 1, "total_tokens": tokens}
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
@@ -89,7 +89,7 @@ class EndpointServer(ThreadingHTTPServer):
             fault = self.faults.pop(0) if self.faults else None
         reply = self.reply(asked) if fault is None else fault
         choices = reply.body.get("choices") if reply is not CUT and isinstance(reply.body, dict) else None
-        if isinstance(choices, list) and all(isinstance(each, dict) for each in choices):
+        if isinstance(choices, list) and all(isinstance(choice, dict) for choice in choices):
             with self.lock:
                 self.answered[asked] += 1
         return reply
@@ -168,6 +168,6 @@ def serving(token: str | None = None) -> Iterator[EndpointServer]:
 
 def between(text: str, mark: str) -> str:
     """What stands between the marks of the default prompt."""
-    found = re.search(rf"<{mark}>\n(.*?)\n</{mark}>", text, re.DOTALL)
-    assert found is not None
-    return found[1]
+    result = re.search(rf"<{mark}>\n(.*?)\n</{mark}>", text, re.DOTALL)
+    assert result is not None
+    return result[1]

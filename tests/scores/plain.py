@@ -62,7 +62,7 @@ class Plain:
     def _scores(self, ids: tuple[int, ...]) -> np.ndarray:
         """The NLL of each token; NaN of the first."""
         chances = self.logits(ids).log_softmax(dim=-1)
-        return np.array([np.nan, *(-chances[at - 1, ids[at]].item() for at in range(1, len(ids)))])
+        return np.array([np.nan, *(-chances[number - 1, ids[number]].item() for number in range(1, len(ids)))])
 
     def losses(self, ids: tuple[int, ...], spans: list[tuple[int, int]]) -> np.ndarray:
         """The NLL of the tokens in the spans."""
@@ -121,7 +121,7 @@ def shown(turns: Turns, ask: bool = False) -> str:
 
 
 def shared(ids: tuple[int, ...], others: tuple[int, ...]) -> int:
-    return next((at for at in range(len(ids)) if ids[: at + 1] != others[: at + 1]), len(ids))
+    return next((number for number in range(len(ids)) if ids[: number + 1] != others[: number + 1]), len(ids))
 
 
 def alpaca_prompt(instruction: str, input: str) -> str:
@@ -147,13 +147,13 @@ class Tokens:
     ends: int
 
 
-def whole(model: Plain, row: Row) -> Tokens:
+def full_tokens(model: Plain, row: Row) -> Tokens:
     """The row's tokens, however many they are."""
     if row.chat and model.template:
         ids = model.ids(shown(row.turns))
         spans = [
-            (shared(model.ids(shown(row.turns[:at], ask=True)), ids), len(model.ids(shown(row.turns[: at + 1]))))
-            for at, (role, _) in enumerate(row.turns)
+            (shared(model.ids(shown(row.turns[:index], ask=True)), ids), len(model.ids(shown(row.turns[: index + 1]))))
+            for index, (role, _) in enumerate(row.turns)
             if role == "assistant"
         ]
         return Tokens(ids, spans, model.ids("<s><|im_start|>assistant\n"), 2)
@@ -169,17 +169,17 @@ def trained(model: Plain, row: Row, ends: bool = True, window: int = WINDOW) -> 
     """The row's tokens that training sees, and the scored ones among them."""
     if row.reason:
         return row.reason
-    tokens = whole(model, row)
-    kept = tokens.ids[:window]
-    if not any(start < len(kept) for start, _ in tokens.spans):
+    tokens = full_tokens(model, row)
+    stored = tokens.ids[:window]
+    if not any(start < len(stored) for start, _ in tokens.spans):
         return "prompt_fills_window"
-    stops = [stop if ends or stop > len(kept) else stop - tokens.ends for _, stop in tokens.spans]
-    spans = [(start, min(stop, len(kept))) for (start, _), stop in zip(tokens.spans, stops, strict=True)]
+    stops = [stop if ends or stop > len(stored) else stop - tokens.ends for _, stop in tokens.spans]
+    spans = [(start, min(stop, len(stored))) for (start, _), stop in zip(tokens.spans, stops, strict=True)]
     scored = [(start, stop) for start, stop in spans if stop > max(start, 1)]
-    return Tokens(kept, scored, tokens.before, tokens.ends) if scored else "no_response_token"
+    return Tokens(stored, scored, tokens.before, tokens.ends) if scored else "no_response_token"
 
 
-def given(spans: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
+def spans_from(spans: list[tuple[int, int]], first: int) -> list[tuple[int, int]]:
     """The spans without a token that nothing stands before."""
     return [(max(start, first), stop) for start, stop in spans]
 
@@ -190,7 +190,7 @@ def loss(world: World, row: Row, over: str, name: str, model: str = "chat") -> F
     tokens = trained(plain, row)
     if isinstance(tokens, str):
         return tokens
-    spans = [(1, len(tokens.ids))] if over == "pair" else given(tokens.spans, 1)
+    spans = [(1, len(tokens.ids))] if over == "pair" else spans_from(tokens.spans, 1)
     losses = plain.losses(tokens.ids, spans)
     return {name: losses.sum() if name.endswith("sum") else losses.mean()}
 
@@ -224,9 +224,9 @@ def prompt_loss(world: World, row: Row, model: str = "chat") -> Found:
 
 def published_prompt_loss(world: World, row: Row) -> Found:
     """By the prompt of Cherry."""
-    found = published_ifd(world, row, "cherry")
+    result = published_ifd(world, row, "cherry")
     plain = world.plain("chat")
-    return found if isinstance(found, str) else _prompt_loss(plain, plain.ids(_cherry_prompt(row), True))
+    return result if isinstance(result, str) else _prompt_loss(plain, plain.ids(_cherry_prompt(row), True))
 
 
 def _cherry_prompt(row: Row) -> str:
@@ -267,8 +267,8 @@ def published_ifd(world: World, row: Row, convention: str) -> Found:
     return _ifd(plain.losses(ids, [(start, len(ids))]), plain.losses(prior, [(first, len(prior))]))
 
 
-def _ifd(given: np.ndarray, alone: np.ndarray) -> Values:
-    return {"loss": given.mean(), "loss_prior": alone.mean(), "ifd": np.exp(given.mean() - alone.mean())}
+def _ifd(conditional: np.ndarray, alone: np.ndarray) -> Values:
+    return {"loss": conditional.mean(), "loss_prior": alone.mean(), "ifd": np.exp(conditional.mean() - alone.mean())}
 
 
 # -- text -------------------------------------------------------------------------------------------------------------
@@ -283,11 +283,11 @@ def words(world: World, row: Row) -> Found:
 
 
 def tokens(world: World, row: Row) -> Found:
-    found = trained(world.plain("chat"), row)
-    if isinstance(found, str):
-        return found
-    response = sum(stop - start for start, stop in found.spans)
-    total = len(found.ids)
+    result = trained(world.plain("chat"), row)
+    if isinstance(result, str):
+        return result
+    response = sum(stop - start for start, stop in result.spans)
+    total = len(result.ids)
     return {"prompt_tokens": total - response, "response_tokens": response, "num_tokens": total}
 
 
@@ -303,7 +303,7 @@ def embedding(world: World, row: Row, part: str = "both", pooling: str = "mean")
         return row.reason
     texts = parts(row)
     text = "\n".join(
-        texts[each] for each in (["prompt", "response"] if part == "both" else [part]) if texts[each].strip()
+        texts[item] for item in (["prompt", "response"] if part == "both" else [part]) if texts[item].strip()
     )
     plain = world.plain("chat")
     return {"embedding": _pooled(plain.states(plain.ids(text, True)[:WINDOW]), pooling)} if text else "empty_text"
@@ -311,12 +311,12 @@ def embedding(world: World, row: Row, part: str = "both", pooling: str = "mean")
 
 def embedding_as_trained(world: World, row: Row, part: str, pooling: str = "mean", model: str = "chat") -> Found:
     plain = world.plain(model)
-    found = trained(plain, row)
-    if isinstance(found, str):
-        return found
-    response = [at for start, stop in given(found.spans, 1) for at in range(start, stop)]
-    at = {"response": response, "both": range(len(found.ids)), "prompt": range(found.spans[0][0])}[part]
-    return {"embedding": _pooled(plain.states(found.ids)[list(at)], pooling)} if len(at) else "empty_text"
+    result = trained(plain, row)
+    if isinstance(result, str):
+        return result
+    response = [number for start, stop in spans_from(result.spans, 1) for number in range(start, stop)]
+    index = {"response": response, "both": range(len(result.ids)), "prompt": range(result.spans[0][0])}[part]
+    return {"embedding": _pooled(plain.states(result.ids)[list(index)], pooling)} if len(index) else "empty_text"
 
 
 def _pooled(states: np.ndarray, pooling: str) -> np.ndarray:
@@ -325,10 +325,10 @@ def _pooled(states: np.ndarray, pooling: str) -> np.ndarray:
 
 
 def cluster(world: World, row: Row) -> Found:
-    found = embedding(world, row)
-    if isinstance(found, str):
+    result = embedding(world, row)
+    if isinstance(result, str):
         return "no_vector"
-    distances = np.linalg.norm(np.load(world.centroids) - found["embedding"], axis=1)
+    distances = np.linalg.norm(np.load(world.centroids) - result["embedding"], axis=1)
     return {"cluster_id": int(distances.argmin()), "cluster_distance": distances.min()}
 
 
@@ -401,14 +401,14 @@ def deita(world: World, row: Row, turns: str = "sum") -> Any:
     ratings = np.arange(1, 7)
     if any(len(question_ids(question)) > WINDOW for question, _ in pairs):
         return "prompt_fills_window"
-    complexity = np.array([by_question.chances(question_ids(each), 6) @ ratings for each, _ in pairs])
-    long = [at for at, pair in enumerate(pairs) if len(answer_ids(*pair)) > WINDOW]
+    complexity = np.array([by_question.chances(question_ids(item), 6) @ ratings for item, _ in pairs])
+    long = [index for index, pair in enumerate(pairs) if len(answer_ids(*pair)) > WINDOW]
     assert len(long) < 2
 
     def values(cut: str) -> Values:
         quality = np.array([
-            by_answer.chances(answer_ids(question, cut if at in long else answer), 6) @ ratings
-            for at, (question, answer) in enumerate(pairs)
+            by_answer.chances(answer_ids(question, cut if index in long else answer), 6) @ ratings
+            for index, (question, answer) in enumerate(pairs)
         ])  # fmt: skip
         products = complexity * quality
         total = products.sum() if turns == "sum" else products.mean()
@@ -429,10 +429,10 @@ def judge(world: World, row: Row) -> Found:
 def _reward(plain: Plain, turns: Turns) -> float | None:
     start, ids = len(plain.ids(shown(turns[:-1], ask=True))), plain.ids(shown(turns))
     if len(ids) > WINDOW:
-        kept = WINDOW - 2
-        if kept <= start:
+        stored = WINDOW - 2
+        if stored <= start:
             return None
-        ids = ids[:kept] + plain.ids("<|im_end|>\n")
+        ids = ids[:stored] + plain.ids("<|im_end|>\n")
     with torch.no_grad():
         return float(plain.model(input_ids=torch.tensor([ids])).logits.item())
 
@@ -440,15 +440,15 @@ def _reward(plain: Plain, turns: Turns) -> float | None:
 def reward(world: World, row: Row) -> Found:
     if row.reason:
         return row.reason
-    found = _reward(world.plain("reward"), row.turns)
-    return "prompt_fills_window" if found is None else {"reward": found}
+    result = _reward(world.plain("reward"), row.turns)
+    return "prompt_fills_window" if result is None else {"reward": result}
 
 
 def answered(plain: Plain, row: Row) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] | str:
     """The tokens before the last response, those of the response, and the model's own answer."""
     if row.reason:
         return row.reason
-    tokens = whole(plain, row)
+    tokens = full_tokens(plain, row)
     start, stop = tokens.spans[-1]
     if start >= WINDOW or start > WINDOW - NEW:
         return "prompt_fills_window"
@@ -457,7 +457,7 @@ def answered(plain: Plain, row: Row) -> tuple[tuple[int, ...], tuple[int, ...], 
     if start == 0:
         return "empty_prompt"
     ids, answer = tokens.ids[:start], list[int]()
-    ends = {plain.tokenizer.convert_tokens_to_ids(each) for each in ("</s>", "<|im_end|>")}
+    ends = {plain.tokenizer.convert_tokens_to_ids(item) for item in ("</s>", "<|im_end|>")}
     while len(answer) < NEW and not (answer and answer[-1] in ends):
         answer.append(int(plain.logits((*ids, *answer))[-1].argmax()))
     if answer[-1] in ends:
@@ -468,24 +468,24 @@ def answered(plain: Plain, row: Row) -> tuple[tuple[int, ...], tuple[int, ...], 
 
 def gap_by_perplexity(world: World, row: Row) -> Found:
     plain = world.plain("chat")
-    found = answered(plain, row)
-    if isinstance(found, str):
-        return found
-    asked, response, answer = found
+    result = answered(plain, row)
+    if isinstance(result, str):
+        return result
+    asked, response, answer = result
     if not answer:
         return "empty_generation"
-    own, written = (plain.losses(asked + each, [(1, len(asked + each))]).mean() for each in (response, answer))
+    own, written = (plain.losses(asked + item, [(1, len(asked + item))]).mean() for item in (response, answer))
     return {"reward_gap": own - written}
 
 
 def gap_by_reward(world: World, row: Row) -> Found:
     plain = world.plain("chat")
-    found = answered(plain, row)
-    if isinstance(found, str):
-        return found
-    written = plain.tokenizer.decode(list(found[2]), skip_special_tokens=True).strip()
+    result = answered(plain, row)
+    if isinstance(result, str):
+        return result
+    written = plain.tokenizer.decode(list(result[2]), skip_special_tokens=True).strip()
     *before, (role, response) = row.turns
-    own, other = (_reward(world.plain("reward"), [*before, (role, each)]) for each in (response.strip(), written))
+    own, other = (_reward(world.plain("reward"), [*before, (role, item)]) for item in (response.strip(), written))
     return "prompt_fills_window" if own is None or other is None else {"reward_gap": own - other}
 
 
@@ -497,8 +497,8 @@ def nuggets(world: World, row: Row) -> Found:
     question, answer = task(row)
     example = plain.ids(f"{shown([('user', question), ('assistant', answer)])}<|im_start|>user")
     wins, lengths = 0, []
-    for asked, wanted in world.anchors:
-        alone, scored = plain.ids(shown([("user", asked)], ask=True)), plain.ids(wanted)
+    for asked, expected in world.anchors:
+        alone, scored = plain.ids(shown([("user", asked)], ask=True)), plain.ids(expected)
         behind = plain.ids(f"\n{asked}<|im_end|>\n<|im_start|>assistant\n")
         lengths.append(len(behind) + len(scored))
         if len(example) + lengths[-1] <= WINDOW:

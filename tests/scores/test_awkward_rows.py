@@ -30,7 +30,7 @@ from hf_datasel.scores import (
     Reward,
     RewardGap,
     SelectIT,
-    available,
+    list_scores,
 )
 from hf_datasel.scores.influence import Influence
 from hf_datasel.scoring.base import Score
@@ -79,9 +79,9 @@ CASES = {
     "loss of pairs": of(Loss(over="pair"), plain.loss, "pair", "loss_pair"),
     "loss of pairs summed": of(Loss(over="pair", reduction="sum"), plain.loss, "pair", "loss_pair_sum"),
     "loss of text": of_text(Loss(), plain.loss, "response", "loss"),
-    "promptloss": of(PromptLoss(), plain.prompt_loss),
-    "promptloss of cherry": of(PromptLoss(convention="cherry"), plain.published_prompt_loss),
-    "promptloss of text": of_text(PromptLoss(), plain.prompt_loss),
+    "prompt_loss": of(PromptLoss(), plain.prompt_loss),
+    "prompt_loss of cherry": of(PromptLoss(convention="cherry"), plain.published_prompt_loss),
+    "prompt_loss of text": of_text(PromptLoss(), plain.prompt_loss),
     "length": of(Length(), plain.words),
     "length in tokens": of(Length("tokens"), plain.tokens),
     "compressibility": of(Compressibility(), plain.compressibility),
@@ -103,8 +103,8 @@ CASES = {
     "deita": Case(lambda world: DeitaScore(complexity_model=world.chat, quality_model=world.text), plain.deita),
     "judge": Case(lambda world: Judge("m", base_url=world.url, prompt=plain.JUDGE, timeout=5.0), plain.judge),
     "reward": Case(lambda world: Reward(world.reward), plain.reward),
-    "rewardgap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),
-    "rewardgap of rewards": Case(
+    "reward_gap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),
+    "reward_gap of rewards": Case(
         lambda world: RewardGap(reward_model=world.reward, max_new_tokens=plain.NEW), plain.gap_by_reward
     ),
     "nuggets": Case(lambda world: Nuggets(anchor_file=world.anchor_file), plain.nuggets),
@@ -116,8 +116,8 @@ RELATIVE = {"ifd": 1e-4, "reward_gap": 1e-4}
 """Of a column, where it is not 1e-5: these are of differences."""
 
 
-def test_every_score_is_here():
-    assert {name.replace(",", "").split()[0] for name in CASES} == set(available())
+def test_all_scores_are_tested():
+    assert {name.replace(",", "").split()[0] for name in CASES} == set(list_scores())
 
 
 # -- the world --------------------------------------------------------------------------------------------------------
@@ -162,14 +162,14 @@ def _warmed_up(model: str, folder: Any, rows: Dataset) -> tuple[str, ...]:
     from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    from hf_datasel.formats import Pool, converted
+    from hf_datasel.formats import Pool, convert_pool
 
     config = SFTConfig(
         output_dir=str(folder), max_steps=1, per_device_train_batch_size=2, save_steps=1, learning_rate=1e-2,
         logging_steps=1, report_to="none", use_cpu=True, bf16=False, disable_tqdm=True,
     )  # fmt: skip
     adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj"])
-    data = converted(Pool(rows.select(range(4))), chat_template=True)
+    data = convert_pool(Pool(rows.select(range(4))), chat_template=True)
     SFTTrainer(model=model, args=config, train_dataset=data, peft_config=adapter).train()
     return (str(folder / "checkpoint-1"),)
 
@@ -180,12 +180,12 @@ def prefix(name: str) -> str:
 
 def scored(world: World, data: Dataset, names: list[str]) -> Dataset:
     """The columns of these cases, each behind its name."""
-    made = [replace(CASES[name].score(world), column_prefix=prefix(name)) for name in names]
-    return score(data, made, model=world.chat, on_summary=str)
+    created = [replace(CASES[name].score(world), column_prefix=prefix(name)) for name in names]
+    return score(data, created, model=world.chat, on_summary=str)
 
 
 @pytest.fixture(scope="module")
-def found(world, request):
+def dataset_of(world, request):
     """Give a function for the scored rows, and what they say: all scores in one call for each dataset."""
 
     @functools.cache
@@ -200,8 +200,8 @@ def found(world, request):
 
 
 # -- every score on every row -----------------------------------------------------------------------------------------
-def require_same(world: World, found: tuple[Dataset, list[awkward.Row]], name: str) -> None:
-    data, rows = found
+def require_same(world: World, loaded: tuple[Dataset, list[awkward.Row]], name: str) -> None:
+    data, rows = loaded
     columns = CASES[name].score(world).columns()
     [reason] = [column for column in columns if column.endswith("_reason")]
     for values, row in zip(data, rows, strict=True):
@@ -221,12 +221,14 @@ def require_same(world: World, found: tuple[Dataset, list[awkward.Row]], name: s
             continue
         assert why == "", where
         possible = [expected] if isinstance(expected, dict) else expected
-        assert any(near(here, each) for each in possible), (where, here, expected)
+        assert any(near(here, item) for item in possible), (where, here, expected)
 
 
-def near(found: dict[str, Any], expected: dict[str, Any]) -> bool:
+def near(actual: dict[str, Any], expected: dict[str, Any]) -> bool:
     return all(
-        np.allclose(found[name], value, rtol=RELATIVE.get(name, 1e-5), atol=1e-5 if around_zero(name, value) else 1e-6)
+        np.allclose(
+            actual[name], value, rtol=RELATIVE.get(name, 1e-5), atol=1e-5 if around_zero(name, value) else 1e-6
+        )
         for name, value in expected.items()
     )
 
@@ -237,18 +239,18 @@ def around_zero(name: str, value: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_pairs(world, found, name):
-    require_same(world, found("pairs"), name)
+def test_pairs(world, dataset_of, name):
+    require_same(world, dataset_of("pairs"), name)
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].chats])
-def test_chats(world, found, name):
-    require_same(world, found("chats"), name)
+def test_chats(world, dataset_of, name):
+    require_same(world, dataset_of("chats"), name)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_published_rows(world, found, shared, name):
-    require_same(world, found("edge"), name)
+def test_published_rows(world, dataset_of, shared, name):
+    require_same(world, dataset_of("edge"), name)
 
 
 # -- alone and among others -------------------------------------------------------------------------------------------
@@ -265,61 +267,61 @@ def test_published_rows(world, found, shared, name):
         ("chats", "None"),
     ],
 )
-def test_alone_as_among_others(world, found, kind, name):
-    at = list({"pairs": awkward.PAIRS, "chats": awkward.CHATS}[kind]).index(name)
-    data, _ = found(kind)
-    names = [each for each in CASES if kind != "chats" or CASES[each].chats]
-    whole = data.select([at])
+def test_single_row_equals_batch(world, dataset_of, kind, name):
+    index = list({"pairs": awkward.PAIRS, "chats": awkward.CHATS}[kind]).index(name)
+    data, _ = dataset_of(kind)
+    names = [item for item in CASES if kind != "chats" or CASES[item].chats]
+    selection = data.select([index])
     own = list({"pairs": ["prompt", "completion"], "chats": ["messages"]}[kind])
-    alone = scored(world, whole.select_columns(own), names)
+    alone = scored(world, selection.select_columns(own), names)
     for column in set(alone.column_names) - set(own):
-        one, other = alone[column][0], whole[column][0]
+        one, other = alone[column][0], selection[column][0]
         if isinstance(one, str) or one is None:
             assert one == other, column
         else:
             np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6, err_msg=column)
 
 
-def test_clusters_where_no_row_has_a_vector(world):
+def test_clusters_without_vectors(world):
     data = Dataset.from_dict(
         {"prompt": ["a"], "completion": [None], "embedding": [None]},
         features=Features(
             {"prompt": Value("string"), "completion": Value("string"), "embedding": List(Value("float32"))}
         ),
     )
-    found = score(data, [Cluster(k=2, centroids=world.centroids)], on_summary=str)
-    assert (found["cluster_id"][0], found["cluster_reason"][0]) == (None, "no_vector")
+    result = score(data, [Cluster(k=2, centroids=world.centroids)], on_summary=str)
+    assert (result["cluster_id"][0], result["cluster_reason"][0]) == (None, "no_vector")
 
 
-# -- a turn that the template leaves out ------------------------------------------------------------------------------
+# -- a turn that the template does not render -----------------------------------------------------------------------
 def call(content):
     """A turn that calls a tool, which the small models' template does not show."""
     calls = [{"type": "function", "function": {"name": "weather", "arguments": {"day": 1}}}]
     return {"role": "assistant", "content": content, "tool_calls": calls}
 
 
-def said(role, content):
+def turn_of(role, content):
     return {"role": role, "content": content, "tool_calls": None}
 
 
-def test_a_gap_behind_a_call_that_the_template_leaves_out(world):
-    turns = [said("user", "Is it warm?"), call(None), said("tool", "3"), said("assistant", "No.")]
-    several = [said("user", "Hi"), said("assistant", "Hello!"), said("user", "Is it warm?"), call(None)]
+def test_gap_after_tool_call_without_template_support(world):
+    turns = [turn_of("user", "Is it warm?"), call(None), turn_of("tool", "3"), turn_of("assistant", "No.")]
+    several = [turn_of("user", "Hi"), turn_of("assistant", "Hello!"), turn_of("user", "Is it warm?"), call(None)]
     data = Dataset.from_dict({"messages": [turns, several]})
     gap = RewardGap(scorer="perplexity", max_new_tokens=plain.NEW)
     expected = plain.gap_by_perplexity(
         world, awkward.Row([(turn["role"], turn["content"] or "") for turn in turns], chat=True)
     )
     for truncation in (1024, 100):
-        found = score(data, [replace(gap, max_length=truncation)], model=world.chat, on_summary=str)
-        assert found["reward_gap_reason"][:] == ["", "no_response_token"]
-        np.testing.assert_allclose(found["reward_gap"][0], expected["reward_gap"], rtol=1e-4)
+        result = score(data, [replace(gap, max_length=truncation)], model=world.chat, on_summary=str)
+        assert result["reward_gap_reason"][:] == ["", "no_response_token"]
+        np.testing.assert_allclose(result["reward_gap"][0], expected["reward_gap"], rtol=1e-4)
 
 
 # -- text that is none ------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("made", [Length(), Compressibility(), Loss()], ids=repr)
-def test_text_that_is_not_utf_8(world, made):
+@pytest.mark.parametrize("subject", [Length(), Compressibility(), Loss()], ids=repr)
+def test_invalid_utf_8(world, subject):
     broken = pa.Array.from_buffers(pa.string(), 1, pa.array([b"a\xed\xa0\xbdb"]).buffers())
     data = Dataset(pa.table({"prompt": broken, "completion": pa.array(["b"])}))
-    with pytest.raises(FormatError, match="A row of the dataset holds text that is not UTF-8"):
-        score(data, [made], model=world.chat)
+    with pytest.raises(FormatError, match="A row of the dataset contains text that is not UTF-8"):
+        score(data, [subject], model=world.chat)

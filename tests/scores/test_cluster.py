@@ -14,14 +14,14 @@ from datasets import Dataset, Features, LargeList, List, Value
 
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scores import Cluster, Embedding, cluster
 from hf_datasel.scoring import kmeans, vectors
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.kmeans import silhouettes
 from hf_datasel.testing import contract
-from hf_datasel.testing.guards import random_state_kept
-from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
+from hf_datasel.testing.guards import unchanged_random_state
+from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings, prepare_dataset
 
 VECTORS = np.random.default_rng(3).normal(size=(24, 5)).astype(np.float32)
 CENTRES = VECTORS[:4] + 0.1
@@ -49,31 +49,31 @@ def test_contract(check, score, rows, centroids):
     check(replace(score, centroids=centroids), rows.select(range(8)))
 
 
-def test_ids_and_distances_by_hand(rows, centroids):
-    found = score(rows, [Cluster(k=4, centroids=centroids)])
+def test_ids_and_distances(rows, centroids):
+    scored = score(rows, [Cluster(k=4, centroids=centroids)])
     distances = np.array([[np.sqrt(((row - centroid) ** 2).sum()) for centroid in CENTRES] for row in VECTORS])
-    assert found["cluster_id"][:] == distances.argmin(axis=1).tolist()
-    np.testing.assert_allclose(found["cluster_distance"], distances.min(axis=1), rtol=1e-5)
-    assert found["cluster_id"][:4] == [0, 1, 2, 3]
-    assert found.features["cluster_id"] == Value("int32")
+    assert scored["cluster_id"][:] == distances.argmin(axis=1).tolist()
+    np.testing.assert_allclose(scored["cluster_distance"], distances.min(axis=1), rtol=1e-5)
+    assert scored["cluster_id"][:4] == [0, 1, 2, 3]
+    assert scored.features["cluster_id"] == Value("int32")
 
 
-def test_fit_equals_scikit_learn_and_finds_groups(rows, tmp_path):
+def test_fit_equals_scikit_learn(rows, tmp_path):
     from sklearn.cluster import KMeans
 
     plain = KMeans(3, init="random", n_init=1, max_iter=20, random_state=7).fit(VECTORS)
-    made = Cluster(k=3, seed=7).fit(rows, tmp_path / "a.npy")
-    assert made == Cluster(k=3, seed=7, centroids=str(tmp_path / "a.npy"))
+    created = Cluster(k=3, seed=7).fit(rows, tmp_path / "a.npy")
+    assert created == Cluster(k=3, seed=7, centroids=str(tmp_path / "a.npy"))
     np.testing.assert_allclose(np.load(tmp_path / "a.npy"), plain.cluster_centers_, atol=1e-6)
-    assert score(rows, [made])["cluster_id"][:] == plain.predict(VECTORS).tolist()
+    assert score(rows, [created])["cluster_id"][:] == plain.predict(VECTORS).tolist()
     apart = np.concatenate([VECTORS[:12], VECTORS[12:] + 100])
     data = rows.remove_columns("embedding").add_column("embedding", apart.tolist())
     ids = score(data, [Cluster(k=2).fit(data, tmp_path / "b.npy")])["cluster_id"][:]
     assert ids in ([0] * 12 + [1] * 12, [1] * 12 + [0] * 12)
 
 
-def test_the_seed_decides(rows, tmp_path):
-    with random_state_kept():
+def test_seed(rows, tmp_path):
+    with unchanged_random_state():
         for name, seed in (("a", 1), ("b", 1), ("c", 2)):
             Cluster(k=6, seed=seed).fit(rows, tmp_path / f"{name}.npy")
     a, b, c = (np.load(tmp_path / f"{name}.npy") for name in "abc")
@@ -81,117 +81,121 @@ def test_the_seed_decides(rows, tmp_path):
     assert a.tolist() != c.tolist()
 
 
-def test_a_dataset_and_its_vectors_fit_the_same(rows, tmp_path):
+def test_fit_of_dataset_equals_fit_of_vectors(rows, tmp_path):
     Cluster(k=6).fit(rows, tmp_path / "a.npy")
     Cluster(k=6).fit(VECTORS, tmp_path / "b.npy")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
-def test_large_data_are_fitted_to_a_sample(monkeypatch, rows, tmp_path):
-    monkeypatch.setattr(cluster, "_SAMPLE", 6)
-    monkeypatch.setattr(vectors, "ROWS_AT_ONCE", 5)
-    made = Cluster(k=6, seed=1).fit(rows, tmp_path / "a.npy")
+def test_fit_samples_large_data(monkeypatch, rows, tmp_path):
+    monkeypatch.setattr(cluster, "_MAX_FIT_ROWS", 6)
+    monkeypatch.setattr(vectors, "ROWS_PER_BLOCK", 5)
+    created = Cluster(k=6, seed=1).fit(rows, tmp_path / "a.npy")
     # as many centroids as rows in the sample: those rows
-    found = np.load(tmp_path / "a.npy")
-    distances = np.linalg.norm(found[:, None] - VECTORS[None], axis=-1)
+    result = np.load(tmp_path / "a.npy")
+    distances = np.linalg.norm(result[:, None] - VECTORS[None], axis=-1)
     assert distances.min(axis=1).max() < 1e-5
     assert len(set(distances.argmin(axis=1).tolist())) == 6
     Cluster(k=6, seed=1).fit(VECTORS, tmp_path / "b.npy")
-    assert np.load(tmp_path / "b.npy").tolist() == found.tolist()
-    in_parts = score(rows, [made])
+    assert np.load(tmp_path / "b.npy").tolist() == result.tolist()
+    in_parts = score(rows, [created])
     monkeypatch.undo()
-    assert score(rows, [made])["cluster_id"][:] == in_parts["cluster_id"][:]
+    assert score(rows, [created])["cluster_id"][:] == in_parts["cluster_id"][:]
 
 
-def test_some_rows_of_a_pool(rows, centroids, tokenizer):
-    whole = score(rows, [Cluster(k=4, centroids=centroids)])["cluster_id"][:]
+def test_subset_of_rows(rows, centroids, tokenizer):
+    full = score(rows, [Cluster(k=4, centroids=centroids)])["cluster_id"][:]
     some = np.array([20, 3, 11])
     fitted, pool = Cluster(k=4, centroids=centroids), Pool(rows)
-    found = Engine(pool).compute(fitted, some)
-    assert found["cluster_id"].to_pylist() == [whole[at] for at in some]
+    result = Engine(pool).compute(fitted, some)
+    assert result["cluster_id"].to_pylist() == [full[index] for index in some]
     settings = TokenSettings()
-    prepared = Prepared(prepare(converted(pool, True), tokenizer, settings), tokenizer, settings)
-    found = fitted.compute(TokenRows(pool, tokenizer, settings, prepared, some), None)
-    assert found["cluster_id"].to_pylist() == [whole[at] for at in some]
+    prepared = PreparedDataset(prepare_dataset(convert_pool(pool, True), tokenizer, settings), tokenizer, settings)
+    result = fitted.compute(TokenRows(pool, tokenizer, settings, prepared, some), None)
+    assert result["cluster_id"].to_pylist() == [full[index] for index in some]
 
 
-def test_of_embeddings(pool_rows, model, tokenizer, tmp_path):
-    data = score(pool_rows, [Embedding(column_prefix="my_")], model=model, tokenizer=tokenizer)
-    found = score(data, [Cluster(k=5, column="my_embedding").fit(data, tmp_path / "a.npy")])
-    assert sorted(set(found["cluster_id"])) == [0, 1, 2, 3, 4]
-    assert set(found["cluster_reason"]) == {""}
+def test_clusters_of_embeddings(pool_rows, model, tokenizer, tmp_path):
+    data = score(pool_rows, [Embedding(column_prefix="my_")], model=model, processing_class=tokenizer)
+    scored = score(data, [Cluster(k=5, column="my_embedding").fit(data, tmp_path / "a.npy")])
+    assert sorted(set(scored["cluster_id"])) == [0, 1, 2, 3, 4]
+    assert set(scored["cluster_reason"]) == {""}
 
 
 @pytest.mark.parametrize(
     "kind",
     [List(Value("float32"), length=5), List(Value("float64")), LargeList(Value("float16")), List(Value("int64"))],
 )
-def test_any_list_of_numbers(rows, centroids, kind):
-    whole = [(VECTORS[at] * 2**25).round().tolist() for at in range(4)] if "int" in str(kind) else VECTORS[:4].tolist()
+def test_vector_column_types(rows, centroids, kind):
+    full = (
+        [(VECTORS[number] * 2**25).round().tolist() for number in range(4)]
+        if "int" in str(kind)
+        else VECTORS[:4].tolist()
+    )
     data = rows.select(range(6)).remove_columns("embedding")
-    data = data.add_column("embedding", [None, *whole, None], feature=kind)
-    found = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
-    expected = [np.linalg.norm(np.float32(row) - CENTRES, axis=1).min() for row in whole]
-    np.testing.assert_allclose(found["cluster_distance"][1:5], expected, rtol=1e-2)
-    assert found["cluster_reason"][:] == ["no_vector", "", "", "", "", "no_vector"]
+    data = data.add_column("embedding", [None, *full, None], feature=kind)
+    scored = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
+    expected = [np.linalg.norm(np.float32(row) - CENTRES, axis=1).min() for row in full]
+    np.testing.assert_allclose(scored["cluster_distance"][1:5], expected, rtol=1e-2)
+    assert scored["cluster_reason"][:] == ["no_vector", "", "", "", "", "no_vector"]
 
 
 def test_rows_without_a_vector(rows, centroids, tmp_path):
     vectors = [[0.0] * 5, None, [float("nan")] * 5, [None] * 5, [float("inf")] * 5, [1.0] * 5]
     data = rows.select(range(6)).remove_columns("embedding").add_column("embedding", vectors)
-    found = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
-    assert found["cluster_reason"][:] == ["", "no_vector", "not_finite", "not_finite", "not_finite", ""]
-    assert [value is None for value in found["cluster_id"]] == [False, True, True, True, True, False]
-    assert found["cluster_distance"][1:5] == [None] * 4
+    scored = score(data, [Cluster(k=4, centroids=centroids)], on_summary=str)
+    assert scored["cluster_reason"][:] == ["", "no_vector", "not_finite", "not_finite", "not_finite", ""]
+    assert [value is None for value in scored["cluster_id"]] == [False, True, True, True, True, False]
+    assert scored["cluster_distance"][1:5] == [None] * 4
     Cluster(k=2).fit(data, tmp_path / "a.npy")
     assert sorted(np.load(tmp_path / "a.npy").tolist()) == [[0.0] * 5, [1.0] * 5]
 
 
-def test_other_centroids_at_the_same_path_are_another_score(rows, tmp_path):
-    made = Cluster(k=3, seed=1).fit(rows, tmp_path / "a.npy")
-    spec, pickled, before = made.spec(), pickle.dumps(made), score(rows, [made])["cluster_id"][:]
+def test_changed_centroids_file_changes_identity(rows, tmp_path):
+    created = Cluster(k=3, seed=1).fit(rows, tmp_path / "a.npy")
+    spec, pickled, before = created.spec(), pickle.dumps(created), score(rows, [created])["cluster_id"][:]
     again = Cluster(k=3, seed=2).fit(rows, tmp_path / "a.npy")
-    assert again.centroids == made.centroids
-    assert made.spec()["resolved_centroids"] != spec["resolved_centroids"]
-    assert pickle.dumps(made) != pickled
-    assert score(rows, [made])["cluster_id"][:] != before
+    assert again.centroids == created.centroids
+    assert created.spec()["resolved_centroids"] != spec["resolved_centroids"]
+    assert pickle.dumps(created) != pickled
+    assert score(rows, [created])["cluster_id"][:] != before
 
 
 # -- several k --------------------------------------------------------------------------------------------------------
 def silhouette_by_hand(vectors, row, ids):
     """The definition, word for word."""
-    distances = [float(np.linalg.norm(np.float64(vectors[row]) - each)) for each in vectors]
-    own = [distances[at] for at in range(len(ids)) if ids[at] == ids[row] and at != row]
-    others = [np.mean([distances[at] for at in np.flatnonzero(ids == each)]) for each in set(ids) - {ids[row]}]
+    distances = [float(np.linalg.norm(np.float64(vectors[row]) - vector)) for vector in vectors]
+    own = [distances[number] for number in range(len(ids)) if ids[number] == ids[row] and number != row]
+    others = [np.mean([distances[index] for index in np.flatnonzero(ids == item)]) for item in set(ids) - {ids[row]}]
     if not own:
         return 0.0
     return (min(others) - np.mean(own)) / max(min(others), np.mean(own))
 
 
-def test_silhouettes_by_hand(monkeypatch):
+def test_silhouettes(monkeypatch):
     from sklearn.metrics import silhouette_samples
 
     rng = np.random.default_rng(1)
     groups = [rng.integers(0, 3, 24), np.append(rng.integers(0, 2, 23) * 5, 3)]  # the latter: empty ones, one alone
     rows = np.array([23, 0, 5, 11])
-    whole = silhouettes(VECTORS, rows, groups)
-    for ids, found in zip(groups, whole, strict=True):
-        assert found == pytest.approx([silhouette_by_hand(VECTORS, row, ids) for row in rows], abs=1e-6)
-        assert found == pytest.approx(silhouette_samples(VECTORS, ids)[rows], abs=1e-6)
-    assert whole[1][0] == 0
+    full = silhouettes(VECTORS, rows, groups)
+    for ids, result in zip(groups, full, strict=True):
+        assert result == pytest.approx([silhouette_by_hand(VECTORS, row, ids) for row in rows], abs=1e-6)
+        assert result == pytest.approx(silhouette_samples(VECTORS, ids)[rows], abs=1e-6)
+    assert full[1][0] == 0
     monkeypatch.setattr(kmeans, "_BLOCK", 60)
-    np.testing.assert_allclose(silhouettes(VECTORS, rows, groups), whole, atol=1e-6)
+    np.testing.assert_allclose(silhouettes(VECTORS, rows, groups), full, atol=1e-6)
 
 
-def test_equal_vectors_far_from_zero_have_a_silhouette():
+def test_silhouette_of_equal_vectors():
     vectors = np.repeat(np.float32([[1e4, 1e4], [1e4, 1e4 + 1]]), 5, axis=0)
-    [found] = silhouettes(vectors, np.arange(10), [np.repeat([0, 1], 5)])
-    assert found.tolist() == [1.0] * 10
-    [found] = silhouettes(vectors[:4], np.arange(4), [np.array([0, 0, 1, 1])])
-    assert found.tolist() == [0.0] * 4
+    [result] = silhouettes(vectors, np.arange(10), [np.repeat([0, 1], 5)])
+    assert result.tolist() == [1.0] * 10
+    [result] = silhouettes(vectors[:4], np.arange(4), [np.array([0, 0, 1, 1])])
+    assert result.tolist() == [0.0] * 4
 
 
-def test_fits_are_those_of_each_k_alone(rows, tmp_path):
+def test_fits_equal_single_fits(rows, tmp_path):
     from sklearn.metrics import silhouette_score
 
     fits = Cluster(k=(6, 3), seed=1).fits(rows)
@@ -204,28 +208,28 @@ def test_fits_are_those_of_each_k_alone(rows, tmp_path):
         assert fit.inertia == pytest.approx((distances.min(axis=1) ** 2).mean(), rel=1e-5)
 
 
-def test_the_silhouette_of_a_sample_is_near_that_of_all_rows():
+def test_sampled_silhouette():
     from sklearn.metrics import silhouette_score
 
     vectors = np.random.default_rng(2).normal(size=(600, 4)).astype(np.float32)
     cluster = Cluster(k=(100,), init="k-means++")
-    [whole], [some] = cluster.fits(vectors), cluster.fits(vectors, sample=200)
-    assert some.silhouette != whole.silhouette
-    assert some.silhouette == pytest.approx(whole.silhouette, abs=0.03)
+    [full], [some] = cluster.fits(vectors), cluster.fits(vectors, sample=200)
+    assert some.silhouette != full.silhouette
+    assert some.silhouette == pytest.approx(full.silhouette, abs=0.03)
     assert cluster.fits(vectors, sample=200)[0].silhouette == some.silhouette
     # which the rows of the sample among themselves do not tell: two of them a group
-    ids = np.linalg.norm(vectors[:200, None] - whole.centroids[None], axis=-1).argmin(axis=1)
-    assert silhouette_score(vectors[:200], ids) < whole.silhouette - 0.06
+    ids = np.linalg.norm(vectors[:200, None] - full.centroids[None], axis=-1).argmin(axis=1)
+    assert silhouette_score(vectors[:200], ids) < full.silhouette - 0.06
 
 
-def test_fit_takes_the_k_of_highest_silhouette(tmp_path, caplog):
+def test_fit_selects_highest_silhouette(tmp_path, caplog):
     several = Cluster(k=(9, 5, 3), init="k-means++")
     with caplog.at_level("INFO", logger="hf_datasel"):
-        made = several.fit(BLOBS, tmp_path / "a.npy")
+        created = several.fit(BLOBS, tmp_path / "a.npy")
     three, five, nine = (f"{fit.k}: {fit.silhouette:.3f}" for fit in several.fits(BLOBS))
     assert caplog.messages == [f"Silhouette by k: {three}, {five}, {nine}"]
-    assert made == replace(several, k=5, centroids=str(tmp_path / "a.npy"))
-    assert made.spec()["k"] == 5
+    assert created == replace(several, k=5, centroids=str(tmp_path / "a.npy"))
+    assert created.spec()["k"] == 5
     Cluster(k=5, init="k-means++").fit(BLOBS, tmp_path / "b.npy")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     distances = np.linalg.norm(np.load(tmp_path / "a.npy")[:, None] - MIDDLES[None], axis=-1)
@@ -233,7 +237,7 @@ def test_fit_takes_the_k_of_highest_silhouette(tmp_path, caplog):
     assert distances.min(axis=1).max() < 1
 
 
-def test_several_k_are_settings():
+def test_multiple_k():
     several = Cluster(k=[4, 8])
     assert several == Cluster(k=(4, 8))
     assert hash(several) == hash(Cluster(k=(4, 8)))
@@ -244,18 +248,18 @@ def test_several_k_are_settings():
 
 # -- faiss ------------------------------------------------------------------------------------------------------------
 @pytest.mark.skipif(importlib.util.find_spec("faiss") is None, reason="faiss is not installed")
-def test_faiss_fits_as_well(rows, tmp_path, capfd):
+def test_faiss_backend(rows, tmp_path, capfd):
     vectors = np.random.default_rng(2).normal(size=(3000, 8)).astype(np.float32)
-    [ours] = Cluster(k=(10,)).fits(vectors)
-    [theirs] = Cluster(k=(10,), backend="faiss").fits(vectors)
-    assert theirs.inertia == pytest.approx(ours.inertia, rel=0.02)
-    assert theirs.centroids.tolist() != ours.centroids.tolist()
-    with random_state_kept():
-        made = Cluster(k=6, backend="faiss", seed=2**40).fit(rows, tmp_path / "a.npy")
+    [own_fit] = Cluster(k=(10,)).fits(vectors)
+    [reference] = Cluster(k=(10,), backend="faiss").fits(vectors)
+    assert reference.inertia == pytest.approx(own_fit.inertia, rel=0.02)
+    assert reference.centroids.tolist() != own_fit.centroids.tolist()
+    with unchanged_random_state():
+        created = Cluster(k=6, backend="faiss", seed=2**40).fit(rows, tmp_path / "a.npy")
     Cluster(k=6, backend="faiss", seed=2**40).fit(VECTORS, tmp_path / "b.npy")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
-    assert made.spec()["backend"] == "faiss"
-    assert set(score(rows, [made])["cluster_id"]) == set(range(6))
+    assert created.spec()["backend"] == "faiss"
+    assert set(score(rows, [created])["cluster_id"]) == set(range(6))
     # one step moves each centroid to the mean of its rows: all 3,000 of them, and not 256
     one = Cluster(k=1, backend="faiss").fit(vectors, tmp_path / "c.npy")
     np.testing.assert_allclose(np.load(one.centroids)[0], vectors.mean(axis=0), atol=1e-5)
@@ -264,9 +268,9 @@ def test_faiss_fits_as_well(rows, tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_without_faiss_nothing_else_is_fitted(rows, tmp_path, monkeypatch):
+def test_missing_faiss(rows, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ScoreError, match=r"backend='faiss'\) is fitted with faiss, .*pip install faiss-cpu"):
+    with pytest.raises(ScoreError, match=r"backend='faiss'\) needs faiss, .*pip install faiss-cpu"):
         Cluster(k=3, backend="faiss").fit(rows, tmp_path / "a.npy")
     assert not (tmp_path / "a.npy").exists()
 
@@ -281,7 +285,7 @@ def test_not_fitted(rows):
         Cluster(k=(4, 9))(rows[:2])
 
 
-def test_files_that_hold_no_centroids(rows, centroids, tmp_path):
+def test_invalid_centroids_files(rows, centroids, tmp_path):
     with pytest.raises(ScoreError, match=r"There is no file '.*missing.npy' with the centroids of Cluster\(k=4\)"):
         score(rows, [Cluster(k=4, centroids=str(tmp_path / "missing.npy"))])
     with pytest.raises(ScoreError, match=r"shape \(4, 5\), and not 3 centroids"):
@@ -293,7 +297,7 @@ def test_files_that_hold_no_centroids(rows, centroids, tmp_path):
         Cluster(k=3).fit(rows, "a.txt")
 
 
-def test_data_that_cannot_be_fitted(rows, tmp_path):
+def test_unfittable_data(rows, tmp_path):
     path = tmp_path / "a.npy"
     with pytest.raises(ScoreError, match=r"Cluster\(k=25\) has only 24 vectors to fit to"):
         Cluster(k=25).fit(rows, path)
@@ -314,7 +318,7 @@ def test_data_that_cannot_be_fitted(rows, tmp_path):
     assert not path.exists()
 
 
-def test_columns_that_hold_no_vectors(rows, centroids):
+def test_columns_without_vectors(rows, centroids):
     with pytest.raises(ColumnError, match=r"needs column 'embeding'.*Did you mean 'embedding'\?"):
         score(rows, [Cluster(k=4, column="embeding", centroids=centroids)])
     with pytest.raises(ColumnError, match=r"'output' holds string, and vectors are lists of numbers"):
@@ -341,26 +345,26 @@ def test_columns_that_hold_no_vectors(rows, centroids):
         ({"k": (4, 8), "centroids": "a.npy"}, r"Cluster\(k=\(4, 8\), centroids='a.npy'\): centroids are of one k"),
         ({"init": "kmeans"}, r"Cluster\(init='kmeans'\): it has to be one of 'random', 'k-means\+\+'"),
         ({"backend": "Faiss"}, r"Cluster\(backend='Faiss'\): it has to be one of 'sklearn', 'faiss'"),
-        ({"backend": "faiss", "init": "k-means++"}, r"backend='faiss'\) starts from random rows: leave out init"),
+        ({"backend": "faiss", "init": "k-means++"}, r"backend='faiss'\) starts from random rows: remove init"),
         ({"seed": -1}, r"Cluster\(seed=-1\): it has to be an int of at least 0"),
         ({"column": ""}, r"Cluster\(column=''\): it has to be the name of a column"),
         ({"centroids": 3}, r"Cluster\(centroids=3\): it has to be the path of a file"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Cluster(**settings)
 
 
 # -- in one command ---------------------------------------------------------------------------------------------------
-def test_score_fits_where_there_is_a_store(tmp_path, tiny_model_dir, pool_rows):
+def test_score_fits_with_a_store(tmp_path, tiny_model_dir, pool_rows):
     scores = [Cluster(k=3), Embedding(as_trained=True)]
-    found = score(pool_rows, scores, model=tiny_model_dir, store=tmp_path)
+    scored = score(pool_rows, scores, model=tiny_model_dir, store=tmp_path)
     (file,) = tmp_path.glob("centroids-*.npy")
     vectors = score(pool_rows, [Embedding(as_trained=True)], model=tiny_model_dir)
     again = score(vectors, [Cluster(k=3, centroids=str(file))])
-    assert found["cluster_id"][:] == again["cluster_id"][:]
-    assert [name for name in found.column_names if "cl" in name or "emb" in name] == [
+    assert scored["cluster_id"][:] == again["cluster_id"][:]
+    assert [name for name in scored.column_names if "cl" in name or "emb" in name] == [
         "cluster_id",
         "cluster_distance",
         "cluster_reason",

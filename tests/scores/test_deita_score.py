@@ -17,7 +17,7 @@ from hf_datasel.scores import deita_score as deita
 from hf_datasel.scores.deita_score import COMPLEXITY_PROMPT, QUALITY_PROMPT, DeitaScore
 from hf_datasel.scoring import logprobs as forward, models
 from hf_datasel.testing import contract
-from hf_datasel.tokens.prompts import started
+from hf_datasel.tokens.prompts import encode_prompts
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +61,18 @@ def plain(score, question, answer):
     return plain_rating(score.complexity_model, complexity), plain_rating(score.quality_model, quality)
 
 
-def test_ratings_equal_a_plain_softmax(named, rows):
-    found = score(rows, [named])
+def test_ratings_equal_softmax(named, rows):
+    scored = score(rows, [named])
     expected = []
     for row in rows:
         question = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
         expected.append(plain(named, question, row["output"]))
-    np.testing.assert_allclose(found["complexity"], [each[0] for each in expected], rtol=1e-5)
-    np.testing.assert_allclose(found["quality"], [each[1] for each in expected], rtol=1e-5)
-    np.testing.assert_allclose(found["deita"], [each[0] * each[1] for each in expected], rtol=1e-5)
-    assert np.ptp(found["deita"][:]) > 0.1
-    assert set(found["deita_reason"]) == {""}
-    assert found.features["deita"] == Value("float32")
+    np.testing.assert_allclose(scored["complexity"], [item[0] for item in expected], rtol=1e-5)
+    np.testing.assert_allclose(scored["quality"], [item[1] for item in expected], rtol=1e-5)
+    np.testing.assert_allclose(scored["deita"], [item[0] * item[1] for item in expected], rtol=1e-5)
+    assert np.ptp(scored["deita"][:]) > 0.1
+    assert set(scored["deita_reason"]) == {""}
+    assert scored.features["deita"] == Value("float32")
 
 
 def chat(*turns):
@@ -85,76 +85,78 @@ SYSTEM, FIRST, SECOND = ("system", "Be brief."), [("user", "Hi"), ("assistant", 
 @pytest.mark.parametrize("turns", ["sum", "mean"])
 def test_several_turns(named, turns):
     data = Dataset.from_dict({"messages": [chat(SYSTEM, *FIRST, *SECOND, ("assistant", "Bye.")), chat(*FIRST)]})
-    found = score(data, [replace(named, turns=turns)])
+    scored = score(data, [replace(named, turns=turns)])
     first, second = plain(named, "Hi", "Hello!"), plain(named, "And now?", "Bye.")
     products = [first[0] * first[1], second[0] * second[1]]
     assert products[0] != pytest.approx(products[1])
-    np.testing.assert_allclose(found["deita"], [sum(products) / (2 if turns == "mean" else 1), products[0]], rtol=1e-5)
-    np.testing.assert_allclose(found["complexity"], [(first[0] + second[0]) / 2, first[0]], rtol=1e-5)
-    np.testing.assert_allclose(found["quality"], [(first[1] + second[1]) / 2, first[1]], rtol=1e-5)
+    np.testing.assert_allclose(
+        scored["deita"], [sum(products) / (2 if turns == "mean" else 1), products[0]], rtol=1e-5
+    )
+    np.testing.assert_allclose(scored["complexity"], [(first[0] + second[0]) / 2, first[0]], rtol=1e-5)
+    np.testing.assert_allclose(scored["quality"], [(first[1] + second[1]) / 2, first[1]], rtol=1e-5)
 
 
-def test_earlier_answers_in_the_prompt_are_not_rated(named):
+def test_context_answers_are_not_rated(named):
     data = Dataset.from_dict({"prompt": [chat(*FIRST, *SECOND)], "completion": [chat(("assistant", "Bye."))]})
     complexity, quality = plain(named, "And now?", "Bye.")
     assert score(data, [named])["deita"][0] == pytest.approx(complexity * quality, rel=1e-5)
 
 
-def test_an_answer_to_a_tool(named):
+def test_answer_to_tool(named):
     turns = [("user", "How warm?"), ("assistant", "call()"), ("tool", "20"), ("assistant", "Mild.")]
-    found = score(Dataset.from_dict({"messages": [chat(*turns)]}), [replace(named, turns="mean")])
-    each = [plain(named, "How warm?", "call()"), plain(named, "20", "Mild.")]
-    assert found["deita"][0] == pytest.approx(np.mean([one * other for one, other in each]), rel=1e-5)
+    scored = score(Dataset.from_dict({"messages": [chat(*turns)]}), [replace(named, turns="mean")])
+    item = [plain(named, "How warm?", "call()"), plain(named, "20", "Mild.")]
+    assert scored["deita"][0] == pytest.approx(np.mean([one * other for one, other in item]), rel=1e-5)
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
 def test_braces_in_rows_are_text(named):
     question, answer = "Fill {output} and {instruction} in {0} {x!r} {", r"\1 {instruction} \g<0> }}"
     data = Dataset.from_dict({"prompt": [question], "completion": [answer]})
-    found = score(data, [named])
+    scored = score(data, [named])
     np.testing.assert_allclose(
-        [found["complexity"][0], found["quality"][0]], plain(named, question, answer), rtol=1e-5
+        [scored["complexity"][0], scored["quality"][0]], plain(named, question, answer), rtol=1e-5
     )
 
 
-def test_a_long_answer_loses_its_end_and_a_long_question_has_no_score(named):
+def test_long_turns(named):
     long = "word " * 400
     data = Dataset.from_dict({"prompt": ["Say it.", long, "Say it."], "completion": [long, "Yes.", "Yes."]})
-    found = score(data, [replace(named, max_length=300)], on_summary=str)
-    assert found["deita_reason"][:] == ["", "prompt_fills_window", ""]
-    assert [each is None for each in found["deita"]] == [False, True, False]
-    assert found["complexity"][0] == found["complexity"][2]
+    scored = score(data, [replace(named, max_length=300)], on_summary=str)
+    assert scored["deita_reason"][:] == ["", "prompt_fills_window", ""]
+    assert [item is None for item in scored["deita"]] == [False, True, False]
+    assert scored["complexity"][0] == scored["complexity"][2]
     tokenizer = AutoTokenizer.from_pretrained(named.quality_model)
-    [cut] = deita._Request(tokenizer, QUALITY_PROMPT, 300).contexts([("Say it.", long)])
+    [cut] = deita._PromptTemplate(tokenizer, QUALITY_PROMPT, 300).encode_rows([("Say it.", long)])
     assert 280 <= len(cut) <= 300
     text = tokenizer.decode(cut)
     assert text.endswith(" \n##Quality: ")
     assert "#Question#:\nSay it.\n#Response#:\nword word" in text
 
 
-def test_one_turn_too_long_leaves_the_row_without_a_score(named):
+def test_one_long_turn_excludes_the_row(named):
     data = Dataset.from_dict({"messages": [chat(*FIRST, ("user", "word " * 2000), ("assistant", "No."))]})
-    found = score(data, [named], on_summary=str)
-    assert (found["deita"][0], found["deita_reason"][0]) == (None, "prompt_fills_window")
+    scored = score(data, [named], on_summary=str)
+    assert (scored["deita"][0], scored["deita_reason"][0]) == (None, "prompt_fills_window")
 
 
-def test_rows_are_read_in_parts(monkeypatch, named, rows):
-    whole = score(rows, [named])["deita"][:]
-    monkeypatch.setattr(deita, "_ROWS_AT_ONCE", 3)
-    np.testing.assert_allclose(score(rows, [named])["deita"], whole, rtol=1e-5)
+def test_rows_are_read_in_chunks(monkeypatch, named, rows):
+    full = score(rows, [named])["deita"][:]
+    monkeypatch.setattr(deita, "_CHUNK_ROWS", 3)
+    np.testing.assert_allclose(score(rows, [named])["deita"], full, rtol=1e-5)
 
 
-def test_rows_without_a_response(named):
+def test_rows_without_response(named):
     data = Dataset.from_dict({"prompt": ["Is it slow?"] * 2, "completion": ["  ", None]})
-    found = score(data, [named], on_summary=str)
-    assert found["deita_reason"][:] == ["empty_response"] * 2
-    assert found["deita"][:] == [None, None]
+    scored = score(data, [named], on_summary=str)
+    assert scored["deita_reason"][:] == ["empty_response"] * 2
+    assert scored["deita"][:] == [None, None]
     with pytest.raises(FormatError, match="only a text column have no response to rate"):
         score(Dataset.from_dict({"text": ["a"]}), [named])
 
 
 # -- tokenizers and models --------------------------------------------------------------------------------------------
-def test_a_rating_without_a_token():
+def test_rating_without_token():
     from tests.scores.test_selectit import word_tokenizer
 
     assert deita._rating_tokens(word_tokenizer(list("123456"))).tolist() == [1, 2, 3, 4, 5, 6]
@@ -162,37 +164,37 @@ def test_a_rating_without_a_token():
         deita._rating_tokens(word_tokenizer(["1", "2", "3", " 4", "5", "66"]))
 
 
-def test_an_end_that_the_tokenizer_adds_is_not_read():
+def test_tokenizer_end_token_is_ignored():
     from tests.scores.test_selectit import word_tokenizer
 
     ending = word_tokenizer(["a", "1", "</s>"], ending="</s>")
-    assert started(ending, ["a", "1"]) == [[1], [2]]
-    assert started(word_tokenizer(["a", "1"]), ["a"]) == [[1]]
+    assert encode_prompts(ending, ["a", "1"]) == [[1], [2]]
+    assert encode_prompts(word_tokenizer(["a", "1"]), ["a"]) == [[1]]
 
 
-def test_a_window_beyond_what_the_scorer_takes(named, rows):
+def test_max_length_above_scorer_limit(named, rows):
     with pytest.raises(ModelError, match=r"DeitaScore\(max_length=5000\) is more than the 1,024 tokens"):
         score(rows, [replace(named, max_length=5000)])
 
 
-def test_one_scorer_is_held_at_a_time(monkeypatch, named, rows):
-    read, asked = models.read_model, []
-    monkeypatch.setattr(models, "read_model", lambda loading: asked.append(loading.name) or read(loading))
+def test_one_scorer_in_memory(monkeypatch, named, rows):
+    read, asked = models.load_model, []
+    monkeypatch.setattr(models, "load_model", lambda loading: asked.append(loading.name) or read(loading))
     score(rows, [named])
     assert asked == [named.complexity_model, named.quality_model]
 
 
-def test_a_second_run_finds_all_in_the_store(monkeypatch, named, rows, tmp_path):
+def test_second_run_reads_the_store(monkeypatch, named, rows, tmp_path):
     first = score(rows, [named], store=tmp_path)["deita"][:]
 
     def refuse(*args):
         raise AssertionError("a forward pass is run")
 
-    monkeypatch.setattr(forward.Forwards, "hidden", refuse)
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", refuse)
     assert score(rows, [named], store=tmp_path)["deita"][:] == first
 
 
-def test_the_spec_and_the_pickle_know_both_scorers(named):
+def test_spec_and_pickle_hold_both_scorers(named):
     spec = json.loads(json.dumps(named.spec()))
     assert spec["resolved_complexity_model"][:6] == spec["resolved_quality_model"][:6] == "files:"
     assert spec["resolved_complexity_model"] != spec["resolved_quality_model"]
@@ -212,6 +214,6 @@ def test_the_spec_and_the_pickle_know_both_scorers(named):
         ({"max_length": 1}, "max_length has to be an int of at least 2"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         DeitaScore(**settings)

@@ -10,13 +10,13 @@ from transformers import AutoTokenizer, BertConfig, BertModel, T5Config, T5Model
 
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.scores import Embedding, Length, Loss, embedding
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import load_tokenizer
 from hf_datasel.testing import contract
-from hf_datasel.tokens import Prepared, TokenSettings, prepare
+from hf_datasel.tokens import PreparedDataset, TokenSettings, prepare_dataset
 
 
 @pytest.fixture(scope="module")
@@ -84,38 +84,38 @@ def pooled(states, pooling, normalize):
 
 @pytest.mark.parametrize("part", ["prompt", "response", "both"])
 @pytest.mark.parametrize(("pooling", "normalize"), [("mean", True), ("mean", False), ("last", True), ("last", False)])
-def test_an_encoder_equals_a_plain_forward(encoder_dir, rows, part, pooling, normalize):
+def test_encoder_equals_reference(encoder_dir, rows, part, pooling, normalize):
     backbone, tokenizer = BertModel.from_pretrained(encoder_dir).eval(), AutoTokenizer.from_pretrained(encoder_dir)
-    found = score(rows, [Embedding(encoder_dir, part=part, pooling=pooling, normalize=normalize)])
+    scored = score(rows, [Embedding(encoder_dir, part=part, pooling=pooling, normalize=normalize)])
     texts = Pool(rows).texts(part)
     assert texts[2] == TEXTS[part]
     expected = [pooled(plain_states(backbone, tokenizer, text), pooling, normalize) for text in texts]
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-5)
-    assert found.features["embedding"] == List(Value("float32"))
-    assert found["embedding_reason"][:] == [""] * len(rows)
+    np.testing.assert_allclose(scored["embedding"], expected, atol=1e-5)
+    assert scored.features["embedding"] == List(Value("float32"))
+    assert scored["embedding_reason"][:] == [""] * len(rows)
     assert np.ptp(expected, axis=0).max() > 1e-2
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_the_live_model_equals_a_plain_forward(model, tokenizer, rows, pooling):
-    found = score(rows, [Embedding(pooling=pooling)], model=model, tokenizer=tokenizer)["embedding"]
+def test_live_model_equals_reference(model, tokenizer, rows, pooling):
+    result = score(rows, [Embedding(pooling=pooling)], model=model, processing_class=tokenizer)["embedding"]
     texts = Pool(rows).texts("both")
     expected = [pooled(plain_states(model.base_model, tokenizer, text, 1024), pooling, True) for text in texts]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
-def test_a_named_causal_model_is_the_live_one(tiny_model_dir, model, tokenizer, rows):
+def test_named_model_equals_live_model(tiny_model_dir, model, tokenizer, rows):
     named = score(rows, [Embedding(str(tiny_model_dir))])["embedding"]
-    live = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+    live = score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
     np.testing.assert_allclose(named, live, atol=1e-6)
 
 
-def test_adapters_of_the_live_model_count(model, tokenizer, rows):
+def test_live_adapters_are_used(model, tokenizer, rows):
     from peft import LoraConfig, get_peft_model
 
-    before = np.array(score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"])
+    before = np.array(score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"])
     tuned = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
-    after = np.array(score(rows, [Embedding()], model=tuned, tokenizer=tokenizer)["embedding"])
+    after = np.array(score(rows, [Embedding()], model=tuned, processing_class=tokenizer)["embedding"])
     expected = [
         pooled(plain_states(tuned.get_base_model().base_model.eval(), tokenizer, text, 1024), "mean", True)
         for text in Pool(rows).texts("both")
@@ -124,7 +124,7 @@ def test_adapters_of_the_live_model_count(model, tokenizer, rows):
     assert np.abs(after - before).max() > 1e-3
 
 
-def test_pooling_leaves_padding_out():
+def test_pooling_excludes_padding():
     class Padded(torch.nn.Module):
         def forward(self, input_ids, attention_mask):
             states = input_ids[..., None].float().repeat(1, 1, 2)
@@ -133,47 +133,48 @@ def test_pooling_leaves_padding_out():
 
     ids = [np.array([2, 4, 9]), np.array([6]), np.array([1, 2])]
     for pooling, expected in (("mean", [5.0, 6.0, 1.5]), ("last", [9.0, 6.0, 2.0])):
-        made = object.__new__(embedding._Encoder)
-        made.backbone, made.device, made.padding = Padded(), torch.device("cpu"), 0
-        made.pooling = pooling
-        assert made.pooled(ids).tolist() == [[value, value] for value in expected]
+        created = object.__new__(embedding._Encoder)
+        created.backbone, created.device, created.padding = Padded(), torch.device("cpu"), 0
+        created.pooling = pooling
+        assert created.pooled(ids).tolist() == [[value, value] for value in expected]
 
 
-def test_batches_do_not_matter(encoder_dir, model, tokenizer, pool_rows):
+def test_batch_size_invariance(encoder_dir, model, tokenizer, pool_rows):
     for inputs in ({"model": model, "tokenizer": tokenizer}, {"model": encoder_dir}):
         one, many = (
-            score(pool_rows, [Embedding()], tokens_per_batch=tokens, **inputs)["embedding"] for tokens in (1, 10**6)
+            score(pool_rows, [Embedding()], scoring_tokens_per_batch=tokens, **inputs)["embedding"]
+            for tokens in (1, 10**6)
         )
         np.testing.assert_allclose(one, many, atol=1e-5)
 
 
-def test_rows_are_read_in_parts(monkeypatch, model, tokenizer, rows):
-    whole = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
-    monkeypatch.setattr(embedding, "_ROWS_AT_ONCE", 3)
-    found = score(rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
-    np.testing.assert_allclose(found, whole, atol=1e-5)
+def test_rows_are_read_in_chunks(monkeypatch, model, tokenizer, rows):
+    full = score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
+    monkeypatch.setattr(embedding, "_CHUNK_ROWS", 3)
+    result = score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
+    np.testing.assert_allclose(result, full, atol=1e-5)
 
 
-def test_some_rows_of_a_pool_as_a_selector_gets_them(model, tokenizer, pool_rows):
-    whole = score(pool_rows, [Embedding()], model=model, tokenizer=tokenizer)["embedding"]
+def test_subset_of_rows(model, tokenizer, pool_rows):
+    full = score(pool_rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
     some = np.array([20, 3, 11])
     pool, settings = Pool(pool_rows), TokenSettings(max_length=96)
-    prepared = Prepared(prepare(converted(pool, True), tokenizer, settings), tokenizer, settings)
-    for made in (None, prepared):
+    prepared = PreparedDataset(prepare_dataset(convert_pool(pool, True), tokenizer, settings), tokenizer, settings)
+    for created in (None, prepared):
         # training cuts rows at another length, which is no matter for texts
-        engine = Engine(pool, model, tokenizer, settings=settings, prepared=made)
-        found = as_numpy(engine.compute(Embedding(max_length=512), some)["embedding"])
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, np.array(whole)[some], atol=1e-5)
+        engine = Engine(pool, model, tokenizer, settings=settings, prepared=created)
+        result = as_numpy(engine.compute(Embedding(max_length=512), some)["embedding"])
+        assert result.dtype == np.float32
+        np.testing.assert_allclose(result, np.array(full)[some], atol=1e-5)
 
 
 def test_map_infers_float32(encoder_dir, rows):
-    found = rows.map(Embedding(encoder_dir), batched=True, batch_size=3, load_from_cache_file=False)
-    assert found.features["embedding"] == List(Value("float32"))
-    np.testing.assert_allclose(found["embedding"], score(rows, [Embedding(encoder_dir)])["embedding"], atol=1e-5)
+    result = rows.map(Embedding(encoder_dir), batched=True, batch_size=3, load_from_cache_file=False)
+    assert result.features["embedding"] == List(Value("float32"))
+    np.testing.assert_allclose(result["embedding"], score(rows, [Embedding(encoder_dir)])["embedding"], atol=1e-5)
 
 
-def test_the_tokenizer_stays_as_it_is(encoder_dir, rows):
+def test_tokenizer_is_unchanged(encoder_dir, rows):
     tokenizer = load_tokenizer(encoder_dir)
     before = tokenizer.backend_tokenizer.to_str()
     assert tokenizer.backend_tokenizer.truncation["max_length"] == 16
@@ -184,11 +185,15 @@ def test_the_tokenizer_stays_as_it_is(encoder_dir, rows):
 # -- the row as training sees it --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("part", ["prompt", "response", "both"])
 @pytest.mark.parametrize("pooling", ["mean", "last"])
-def test_as_trained_pools_the_tokens_of_training(part, pooling, model, tokenizer, rows):
-    found = score(rows, [Embedding(part=part, pooling=pooling, as_trained=True)], model=model, tokenizer=tokenizer)
+def test_as_trained_pools_training_tokens(part, pooling, model, tokenizer, rows):
+    scored = score(
+        rows, [Embedding(part=part, pooling=pooling, as_trained=True)], model=model, processing_class=tokenizer
+    )
     settings = TokenSettings()
-    trained = Prepared(prepare(converted(Pool(rows), True), tokenizer, settings), tokenizer, settings).marked(True)
-    for vector, ids, (start, stop) in zip(found["embedding"], trained["input_ids"], trained["spans"], strict=True):
+    trained = PreparedDataset(
+        prepare_dataset(convert_pool(Pool(rows), True), tokenizer, settings), tokenizer, settings
+    ).with_spans(True)
+    for vector, ids, (start, stop) in zip(scored["embedding"], trained["input_ids"], trained["spans"], strict=True):
         with torch.no_grad():
             states = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         part_of = {"prompt": states[:start], "response": states[start:stop], "both": states}[part]
@@ -196,7 +201,7 @@ def test_as_trained_pools_the_tokens_of_training(part, pooling, model, tokenizer
         np.testing.assert_allclose(vector, expected / expected.norm(), atol=1e-5)
 
 
-def test_as_trained_shares_the_pass_of_the_losses(model, tokenizer, rows):
+def test_as_trained_shares_forward_pass(model, tokenizer, rows):
     live = {"model": model, "tokenizer": tokenizer}
     seen = []
     model.base_model.layers[0].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
@@ -209,12 +214,12 @@ def test_as_trained_shares_the_pass_of_the_losses(model, tokenizer, rows):
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
-def test_rows_without_text_are_null_with_a_reason(encoder_dir):
+def test_rows_without_text(encoder_dir):
     data = Dataset.from_dict({"prompt": ["Is it slow?", "a", " ", None], "completion": ["Yes.", " ", "No.", "x"]})
-    found = score(data, [Embedding(encoder_dir, part="prompt")], on_summary=str)
-    assert [value is None for value in found["embedding"]] == [False, True, True, True]
-    assert found["embedding_reason"][:3] == ["", "empty_response", "empty_text"]
-    assert found["embedding_reason"][3]
+    scored = score(data, [Embedding(encoder_dir, part="prompt")], on_summary=str)
+    assert [value is None for value in scored["embedding"]] == [False, True, True, True]
+    assert scored["embedding_reason"][:3] == ["", "empty_response", "empty_text"]
+    assert scored["embedding_reason"][3]
     none = score(data.select([1, 2]), [Embedding(encoder_dir, part="prompt")], on_summary=str)
     assert none["embedding"][:] == [None, None]
     response = score(data.select([2]), [Embedding(encoder_dir)], on_summary=str)["embedding"]
@@ -222,28 +227,28 @@ def test_rows_without_text_are_null_with_a_reason(encoder_dir):
     np.testing.assert_allclose(response, alone, atol=1e-6)  # an empty prompt leaves no newline
 
 
-def test_text_has_no_parts(encoder_dir):
+def test_text_rows_have_no_parts(encoder_dir):
     with pytest.raises(FormatError, match=r"have no response to embed. Embedding\(part='both'\)"):
         score(Dataset.from_dict({"text": ["a"]}), [Embedding(encoder_dir, part="response")])
 
 
-def test_long_texts_are_cut(encoder_dir):
+def test_long_texts_are_truncated(encoder_dir):
     data = Dataset.from_dict({"text": ["word " * 400]})
     backbone, tokenizer = BertModel.from_pretrained(encoder_dir).eval(), AutoTokenizer.from_pretrained(encoder_dir)
     for limit in (None, 9):
         expected = pooled(plain_states(backbone, tokenizer, data[0]["text"], limit or 128), "mean", True)
-        found = score(data, [Embedding(encoder_dir, max_length=limit)])["embedding"]
-        np.testing.assert_allclose(found, [expected], atol=1e-5)
+        result = score(data, [Embedding(encoder_dir, max_length=limit)])["embedding"]
+        np.testing.assert_allclose(result, [expected], atol=1e-5)
     with pytest.raises(ModelError, match=r"Embedding\(max_length=129\) is more than the 128 tokens"):
         score(data, [Embedding(encoder_dir, max_length=129)])
 
 
-def test_numbers_that_are_not_finite(model, tokenizer, rows):
+def test_non_finite_values(model, tokenizer, rows):
     with torch.no_grad():
         model.base_model.norm.weight[0] = float("nan")
-    found = score(rows, [Embedding()], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["embedding"][:] == [None] * len(rows)
-    assert set(found["embedding_reason"]) == {"not_finite"}
+    scored = score(rows, [Embedding()], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["embedding"][:] == [None] * len(rows)
+    assert set(scored["embedding_reason"]) == {"not_finite"}
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -257,12 +262,12 @@ def test_numbers_that_are_not_finite(model, tokenizer, rows):
         ({"model": 3}, r"Embedding\(model=\.\.\.\) has to be a name or a path"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Embedding(**settings)
 
 
-def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
+def test_invalid_models(tmp_path, rows, model, tokenizer):
     with pytest.raises(ScoreError, match=r"Embedding\(\) has no model to run in map"):
         Embedding()(rows[:2])
     with pytest.raises(ScoreError, match="Embedding has no model to run"):
@@ -278,17 +283,17 @@ def test_models_that_cannot_be(tmp_path, rows, model, tokenizer):
         Engine(Pool(rows)).compute(Embedding(str(t5)), np.empty(0, dtype=np.int64))
 
 
-def test_an_adapter_by_name(tmp_path, rows, model, tokenizer):
+def test_named_adapter(tmp_path, rows, model, tokenizer):
     from peft import LoraConfig, get_peft_model
 
     tuned = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
     tuned.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    expected = score(rows, [Embedding()], model=tuned, tokenizer=tokenizer)["embedding"]
+    expected = score(rows, [Embedding()], model=tuned, processing_class=tokenizer)["embedding"]
     np.testing.assert_allclose(score(rows, [Embedding(str(tmp_path))])["embedding"], expected, atol=1e-5)
 
 
-def test_more_vectors_than_a_column_holds():
-    embedding._check_room(67_108_863, 32)
+def test_too_many_vectors():
+    embedding._check_size(67_108_863, 32)
     with pytest.raises(ScoreError, match=r"embed at most 67,108,863 rows at once"):
-        embedding._check_room(67_108_864, 32)
+        embedding._check_size(67_108_864, 32)

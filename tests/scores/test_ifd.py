@@ -24,7 +24,7 @@ COLUMNS = {  # of the published numbers: losses or perplexities with the instruc
 def losses_of(table, convention):
     """Published losses with the instruction and without; NaN where the published code has none."""
     numbers = [pd.to_numeric(table[name], errors="coerce").to_numpy() for name in COLUMNS[convention][:2]]
-    return numbers if convention == "iterit" else [np.log(each) for each in numbers]
+    return numbers if convention == "iterit" else [np.log(number) for number in numbers]
 
 
 # -- published numbers ------------------------------------------------------------------------------------------------
@@ -38,19 +38,19 @@ def published(shared):
 @pytest.mark.parametrize("convention", COLUMNS)
 def test_published_numbers(published, convention):
     rows, table, model = published
-    found = score(rows, [IFD(model, convention=convention)])
-    assert set(found["ifd_reason"]) == {""}
+    result = score(rows, [IFD(model, convention=convention)])
+    assert set(result["ifd_reason"]) == {""}
     for name, expected in zip(("loss", "loss_prior"), losses_of(table, convention), strict=True):
-        np.testing.assert_allclose(found[name], expected, rtol=1e-4)
-    np.testing.assert_allclose(found["ifd"], table[COLUMNS[convention][2]], rtol=1e-4)
-    assert np.array_equal(np.array(found["ifd"]) < 1, table[COLUMNS[convention][2]] < 1)
+        np.testing.assert_allclose(result[name], expected, rtol=1e-4)
+    np.testing.assert_allclose(result["ifd"], table[COLUMNS[convention][2]], rtol=1e-4)
+    assert np.array_equal(np.array(result["ifd"]) < 1, table[COLUMNS[convention][2]] < 1)
 
 
 def test_published_loss_ratio(published):
     rows, table, model = published
-    found = score(rows, [IFD(model, convention="cherry", ratio="loss")])
-    np.testing.assert_allclose(found["ifd_loss_ratio"], table["cherry_alpaca_ifd_loss_ratio"], rtol=1e-4)
-    assert "ifd" not in found.column_names
+    result = score(rows, [IFD(model, convention="cherry", ratio="loss")])
+    np.testing.assert_allclose(result["ifd_loss_ratio"], table["cherry_alpaca_ifd_loss_ratio"], rtol=1e-4)
+    assert "ifd" not in result.column_names
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +65,17 @@ def edge(shared):
 @pytest.mark.parametrize("convention", COLUMNS)
 def test_awkward_rows(edge, convention):
     names, data, table, model = edge
-    found = score(data, [IFD(model, convention=convention)]).to_pandas()
-    without = {names[at]: reason for at, reason in enumerate(found["ifd_reason"]) if reason}
+    result = score(data, [IFD(model, convention=convention)]).to_pandas()
+    without = {names[index]: reason for index, reason in enumerate(result["ifd_reason"]) if reason}
     assert without == {"empty_output": "empty_response", "long_prompt": "prompt_fills_window"}
-    assert found.loc[found["ifd_reason"] != "", ["ifd", "loss", "loss_prior"]].isna().all(axis=None)
+    assert result.loc[result["ifd_reason"] != "", ["ifd", "loss", "loss_prior"]].isna().all(axis=None)
     for name, expected in zip(("loss", "loss_prior"), losses_of(table, convention), strict=True):
         right = np.isfinite(expected)
         assert right.sum() >= 13
-        np.testing.assert_allclose(found[name][right], expected[right], rtol=1e-4)
+        np.testing.assert_allclose(result[name][right], expected[right], rtol=1e-4)
 
 
-def test_white_space_that_the_template_trims_changes_nothing(edge):
+def test_white_space_trimmed_by_the_template(edge):
     names, data, table, model = edge
     variants = ["leading_space", "leading_newline", "trailing_newline"]
     rows = data.select([names.index(name) for name in variants])
@@ -92,7 +92,7 @@ END = "<|im_end|>\n"
 
 
 def messages(*contents):
-    return [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(contents)]
+    return [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(contents)]
 
 
 def encode(tokenizer, text):
@@ -109,7 +109,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("settings", "before", "end_token"), SETTINGS.values(), ids=SETTINGS.keys())
-def test_equals_a_plain_computation(model, tokenizer, plain_losses, settings, before, end_token):
+def test_equals_reference(model, tokenizer, plain_losses, settings, before, end_token):
     answers = ["Hello, it is lovely to see you!", "A fox.", "13"]
     data = Dataset.from_dict({"messages": [messages("Say hello.", answer) for answer in answers]})
     expected = []
@@ -119,76 +119,82 @@ def test_equals_a_plain_computation(model, tokenizer, plain_losses, settings, be
         scored = response if end_token else encode(tokenizer, answer)
         first = 0 if before else 1
         prefix = encode(tokenizer, before)
-        given = plain_losses(model, prompt + response, range(len(prompt) + first, len(prompt) + len(scored)))
+        passed = plain_losses(model, prompt + response, range(len(prompt) + first, len(prompt) + len(scored)))
         alone = plain_losses(model, prefix + response, range(len(prefix) + first, len(prefix) + len(scored)))
-        assert len(given) == len(alone)
-        expected.append((given.mean(), alone.mean()))
-    found = score(data, [IFD(**settings)], model=model, tokenizer=tokenizer)
+        assert len(passed) == len(alone)
+        expected.append((passed.mean(), alone.mean()))
+    result = score(data, [IFD(**settings)], model=model, processing_class=tokenizer)
     loss, prior = np.array(expected).T
-    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
-    np.testing.assert_allclose(found["loss_prior"], prior, rtol=1e-5)
-    np.testing.assert_allclose(found["ifd"], np.exp(loss - prior), rtol=1e-4)
-    ratio = score(data, [IFD(ratio="loss", **settings)], model=model, tokenizer=tokenizer)
+    np.testing.assert_allclose(result["loss"], loss, rtol=1e-5)
+    np.testing.assert_allclose(result["loss_prior"], prior, rtol=1e-5)
+    np.testing.assert_allclose(result["ifd"], np.exp(loss - prior), rtol=1e-4)
+    ratio = score(data, [IFD(ratio="loss", **settings)], model=model, processing_class=tokenizer)
     np.testing.assert_allclose(ratio["ifd_loss_ratio"], loss / prior, rtol=1e-4)
 
 
-def test_several_turns_are_averaged_over_their_tokens_and_have_priors_of_their_own(model, tokenizer, plain_losses):
+def test_multiple_turns_have_own_priors(model, tokenizer, plain_losses):
     turns = messages("Hi", "Hello!", "Tell a story.", "A fox found a lantern.")
-    found = score(Dataset.from_dict({"messages": [turns]}), [IFD()], model=model, tokenizer=tokenizer)
+    result = score(Dataset.from_dict({"messages": [turns]}), [IFD()], model=model, processing_class=tokenizer)
     prefix = encode(tokenizer, "<s><|im_start|>assistant\n")
     alone = [
         plain_losses(model, prefix + response, range(len(prefix), len(prefix) + len(response)))
-        for response in (encode(tokenizer, turns[at]["content"] + END) for at in (1, 3))
+        for response in (encode(tokenizer, turns[index]["content"] + END) for index in (1, 3))
     ]
-    assert found["loss_prior"][0] == pytest.approx(np.concatenate(alone).mean(), rel=1e-5)
+    assert result["loss_prior"][0] == pytest.approx(np.concatenate(alone).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("convention", ["sft", "iterit", "superfiltering", "cherry"])
-def test_batches_do_not_matter(model, tokenizer, pool_rows, convention):
+def test_batch_size_invariance(model, tokenizer, pool_rows, convention):
     one, many = (
-        score(pool_rows, [IFD(convention=convention)], model=model, tokenizer=tokenizer, tokens_per_batch=tokens)
+        score(
+            pool_rows,
+            [IFD(convention=convention)],
+            model=model,
+            processing_class=tokenizer,
+            scoring_tokens_per_batch=tokens,
+        )
         for tokens in (1, 100_000)
     )
     np.testing.assert_allclose(one["ifd"], many["ifd"], rtol=1e-5)
 
 
 def test_plain_text_model(tiny_text_model_dir, pool_rows):
-    found = score(pool_rows, [IFD(str(tiny_text_model_dir))])
-    assert set(found["ifd_reason"]) == {""}
+    result = score(pool_rows, [IFD(str(tiny_text_model_dir))])
+    assert set(result["ifd_reason"]) == {""}
     same = Dataset.from_dict({
         "prompt": [f"{alpaca_prompt(row['instruction'], row['input'])}\n" for row in pool_rows],
         "completion": pool_rows["output"],
     })  # fmt: skip
-    assert score(same, [IFD(str(tiny_text_model_dir))])["ifd"][:] == found["ifd"][:]
+    assert score(same, [IFD(str(tiny_text_model_dir))])["ifd"][:] == result["ifd"][:]
 
 
-def test_the_loss_is_that_of_the_loss_score(model, tokenizer, pool_rows):
-    loss = score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
-    assert score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)["loss"][:] == loss
-    bos = score(pool_rows, [IFD(prior_context="bos")], model=model, tokenizer=tokenizer)
+def test_loss_equals_loss_score(model, tokenizer, pool_rows):
+    loss = score(pool_rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:]
+    assert score(pool_rows, [IFD()], model=model, processing_class=tokenizer)["loss"][:] == loss
+    bos = score(pool_rows, [IFD(prior_context="bos")], model=model, processing_class=tokenizer)
     np.testing.assert_allclose(bos["loss"], loss, rtol=1e-5)
 
 
 def test_conventions_differ(model, tokenizer, pool_rows):
-    ranks = [
-        np.argsort(score(pool_rows, [IFD(convention=each)], model=model, tokenizer=tokenizer)["ifd"]).tolist()
-        for each in ("sft", "iterit", "superfiltering", "cherry")
+    processes = [
+        np.argsort(score(pool_rows, [IFD(convention=item)], model=model, processing_class=tokenizer)["ifd"]).tolist()
+        for item in ("sft", "iterit", "superfiltering", "cherry")
     ]
-    assert len({tuple(each) for each in ranks}) == 4
+    assert len({tuple(processe) for processe in processes}) == 4
 
 
 def test_scores_are_float32(model, tokenizer, pool_rows):
-    found = score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)
-    assert [found.features[name] for name in ("ifd", "loss", "loss_prior")] == [Value("float32")] * 3
-    assert found.features["ifd_reason"] == Value("string")
-    assert len(set(found["ifd"])) == 24
+    result = score(pool_rows, [IFD()], model=model, processing_class=tokenizer)
+    assert [result.features[name] for name in ("ifd", "loss", "loss_prior")] == [Value("float32")] * 3
+    assert result.features["ifd_reason"] == Value("string")
+    assert len(set(result["ifd"])) == 24
 
 
-def test_a_single_token_has_no_score_without_something_before_it(tiny_text_model_dir):
+def test_single_token_without_context(tiny_text_model_dir):
     data = Dataset.from_dict({"instruction": ["a", "a"], "output": ["b", "bc"]})
-    found = score(data, [IFD(str(tiny_text_model_dir), prior_context="none", end_token=False)])
-    assert found["ifd_reason"][0] == "no_response_token"
-    assert found["ifd"][0] is None
+    result = score(data, [IFD(str(tiny_text_model_dir), prior_context="none", end_token=False)])
+    assert result["ifd_reason"][0] == "no_response_token"
+    assert result["ifd"][0] is None
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -214,12 +220,12 @@ def test_settings_are_recorded(tiny_model_dir):
         ({"max_length": 0.5}, "max_length has to be an int of at least 2"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         IFD(**settings)
 
 
-def test_a_live_model_is_no_setting(model):
+def test_live_model_is_not_a_setting(model):
     with pytest.raises(ConfigError, match=r"IFD\(model=\.\.\.\) has to be a name or a path.*LlamaForCausalLM.*model="):
         IFD(model)
 

@@ -22,7 +22,7 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scores import influence
 from hf_datasel.scores.influence import Influence
 from hf_datasel.testing import contract
@@ -53,7 +53,7 @@ def train(tmp_path_factory, tiny_model_dir, pool_rows):
             bf16=False,
             disable_tqdm=True,
         )
-        data = converted(Pool(pool_rows.select(range(8))), chat_template=True)
+        data = convert_pool(Pool(pool_rows.select(range(8))), chat_template=True)
         SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, **more).train()
         return (str(folder / "checkpoint-2"), str(folder / "checkpoint-4"))
 
@@ -80,8 +80,8 @@ def validation(tmp_path_factory, pool_rows):
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered():
-    influence._MEMORY.clear()
+def empty_cache():
+    influence._CACHE.clear()
 
 
 @pytest.fixture
@@ -104,17 +104,17 @@ def plain_gradients(folder, rows):
     """The gradient of each row's mean loss over its response, by autograd on the row alone, as {name: (rows, n)}."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     adapter = any("lora" in name for name, _ in model.named_parameters())
-    wanted = {name: each for name, each in model.named_parameters() if not adapter or "lora" in name}
-    for each in wanted.values():
-        each.requires_grad_(True)
-    found = []
+    requested = {name: item for name, item in model.named_parameters() if not adapter or "lora" in name}
+    for entry in requested.values():
+        entry.requires_grad_(True)
+    result = []
     sequences = TokenRows(Pool(rows), tokenizer).training().conditional
     for row in sequences.fetch(np.arange(len(sequences))):
         labels = torch.full((1, len(row.ids)), -100)
         labels[0, row.scored] = torch.from_numpy(row.ids[row.scored])
         loss = model(input_ids=torch.from_numpy(row.ids)[None], labels=labels).loss
-        found.append([each.flatten().numpy() for each in torch.autograd.grad(loss, list(wanted.values()))])
-    return {name: np.stack(each) for name, each in zip(wanted, zip(*found, strict=True), strict=True)}
+        result.append([item.flatten().numpy() for item in torch.autograd.grad(loss, list(requested.values()))])
+    return {name: np.stack(item) for name, item in zip(requested, zip(*result, strict=True), strict=True)}
 
 
 def plain_steps(folder, gradients):
@@ -122,8 +122,8 @@ def plain_steps(folder, gradients):
     state = torch.load(f"{folder}/optimizer.pt", weights_only=True)
     ordered = sorted(gradients, key=lambda name: "norm" in name)  # those without weight decay come last
     steps = {}
-    for at, name in enumerate(ordered):
-        m, v = (state["state"][at][key].flatten().numpy() for key in ("exp_avg", "exp_avg_sq"))
+    for index, name in enumerate(ordered):
+        m, v = (state["state"][index][key].flatten().numpy() for key in ("exp_avg", "exp_avg_sq"))
         g = gradients[name]
         steps[name] = (0.8 * m + 0.2 * g) / np.sqrt(0.999 * v + 0.001 * g**2 + 1e-8)
     return {name: steps[name] for name in gradients}
@@ -142,14 +142,14 @@ def plain_influence(folders, weights, rows, valid, tasks, aggregate):
     for folder, weight in zip(folders, weights, strict=True):
         steps = unit(joined(plain_steps(folder, plain_gradients(folder, rows))))
         towards = joined(plain_gradients(folder, valid))
-        found = []
+        result = []
         for task in sorted(set(tasks)):
-            of_task = towards[[each == task for each in tasks]]
+            of_task = towards[[item == task for item in tasks]]
             if aggregate == "paper":
-                found.append(steps @ unit(of_task.mean(axis=0)))
+                result.append(steps @ unit(of_task.mean(axis=0)))
             else:
-                found.append((steps @ unit(of_task).T).mean(axis=1))
-        total = total + weight * np.stack(found, axis=1)
+                result.append((steps @ unit(of_task).T).mean(axis=1))
+        total = total + weight * np.stack(result, axis=1)
     return total.max(axis=1)
 
 
@@ -157,7 +157,7 @@ def plain_influence(folders, weights, rows, valid, tasks, aggregate):
 @pytest.mark.parametrize(
     ("aggregate", "subtask"), [("code", "task"), ("paper", "task"), ("mean", None), ("code", None)]
 )
-def test_equals_a_plain_computation(request, pool_rows, validation, kind, aggregate, subtask):
+def test_equals_reference(request, pool_rows, validation, kind, aggregate, subtask):
     folders, rows, valid = request.getfixturevalue(kind), pool_rows.select(range(6)), pool_rows.select(range(16, 21))
     subject = Influence(
         checkpoints=folders, validation=validation, subtask=subtask, aggregate=aggregate, projection_dim=1 << 30
@@ -166,33 +166,33 @@ def test_equals_a_plain_computation(request, pool_rows, validation, kind, aggreg
     weights = np.array([0.00875, 0.00375]) / 0.0125
     tasks = list("babab") if subtask else [""] * 5
     expected = plain_influence(folders, weights, rows, valid, tasks, aggregate)
-    found = score(rows, [subject])
-    assert found.column_names == [*rows.column_names, "influence", "influence_reason"]
-    assert found.features["influence"] == Value("float32")
-    np.testing.assert_allclose(found["influence"], expected, atol=2e-6)
-    given = replace(subject, learning_rates=[1, 3])
+    scored = score(rows, [subject])
+    assert scored.column_names == [*rows.column_names, "influence", "influence_reason"]
+    assert scored.features["influence"] == Value("float32")
+    np.testing.assert_allclose(scored["influence"], expected, atol=2e-6)
+    passed = replace(subject, learning_rates=[1, 3])
     expected = plain_influence(folders, [0.25, 0.75], rows, valid, tasks, aggregate)
-    np.testing.assert_allclose(score(rows, [given])["influence"], expected, atol=2e-6)
+    np.testing.assert_allclose(score(rows, [passed])["influence"], expected, atol=2e-6)
 
 
 def test_aggregates_differ(pool_rows, validation, adapters):
     rows = pool_rows.select(range(6))
     subject = Influence(checkpoints=adapters, validation=validation, projection_dim=1 << 30)
-    found = [
+    result = [
         score(rows, [replace(subject, aggregate=aggregate, subtask=subtask)])["influence"][:]
         for aggregate, subtask in [("code", "task"), ("paper", "task"), ("mean", None)]
     ]
-    assert len({round(each[0], 4) for each in found}) == 3
-    assert found[2] == score(rows, [subject])["influence"][:]
+    assert len({round(item[0], 4) for item in result}) == 3
+    assert result[2] == score(rows, [subject])["influence"][:]
 
 
-def test_a_projection_is_near_the_exact_cosines(pool_rows, validation, adapters):
+def test_projection_approximates_cosines(pool_rows, validation, adapters):
     subject = Influence(checkpoints=adapters, validation=validation, projection_dim=640)
     exact = np.array(score(pool_rows, [replace(subject, projection_dim=1 << 30)])["influence"])
     near, other = (np.array(score(pool_rows, [replace(subject, seed=seed)])["influence"]) for seed in (0, 1))
-    for each in (near, other):
-        assert 1e-4 < np.abs(each - exact).max() < 4 / 640**0.5
-        assert np.corrcoef(each, exact)[0, 1] > 0.7
+    for item in (near, other):
+        assert 1e-4 < np.abs(item - exact).max() < 4 / 640**0.5
+        assert np.corrcoef(item, exact)[0, 1] > 0.7
     assert not np.allclose(near, other, atol=1e-4)
 
 
@@ -212,7 +212,7 @@ def test_contract(check, score, pool_rows, adapters, validation):
 
 
 @contract(replace(NAMED, gradients="to be named"))
-def test_contract_with_kept_gradients(check, score, pool_rows, models, validation, tmp_path):
+def test_contract_with_stored_gradients(check, score, pool_rows, models, validation, tmp_path):
     named = replace(score, checkpoints=models[1:], validation=validation, gradients=str(tmp_path / "kept"))
     check(named, pool_rows.select(range(4)))
 
@@ -223,13 +223,13 @@ def subject(adapters, validation):
     return Influence(checkpoints=adapters, validation=validation, subtask="task", projection_dim=32)
 
 
-def test_a_store_goes_on_where_it_was(pool_rows, subject, tmp_path, passes):
+def test_store_resumes(pool_rows, subject, tmp_path, passes):
     expected = score(pool_rows, [subject])["influence"][:]
-    influence._MEMORY.clear()
+    influence._CACHE.clear()
     assert score(pool_rows.select(range(9)), [subject], store=tmp_path)["influence"][:] == pytest.approx(
         expected[:9], abs=1e-5
     )
-    influence._MEMORY.clear()
+    influence._CACHE.clear()
     passes.clear()
     assert score(pool_rows, [subject], store=tmp_path)["influence"][:] == pytest.approx(expected, abs=1e-5)
     assert sum(passes) == 2 * (24 - 9 + CHECKED)
@@ -237,38 +237,38 @@ def test_a_store_goes_on_where_it_was(pool_rows, subject, tmp_path, passes):
     assert score(pool_rows, [subject], store=tmp_path)["influence"][:] == pytest.approx(expected, abs=1e-5)
     assert passes == []
     other = replace(subject, seed=1)
-    found = score(pool_rows, [other], store=tmp_path)["influence"][:]
-    assert found == score(pool_rows, [other])["influence"][:]
-    assert found != pytest.approx(expected, abs=1e-3)
+    result = score(pool_rows, [other], store=tmp_path)["influence"][:]
+    assert result == score(pool_rows, [other])["influence"][:]
+    assert result != pytest.approx(expected, abs=1e-3)
 
 
-def test_another_validation_set_takes_the_kept_gradients(pool_rows, subject, tmp_path, passes):
-    kept = replace(subject, gradients=str(tmp_path / "kept"))
-    first = score(pool_rows, [kept])["influence"][:]
+def test_stored_gradients_are_reused(pool_rows, subject, tmp_path, passes):
+    remaining = replace(subject, gradients=str(tmp_path / "kept"))
+    first = score(pool_rows, [remaining])["influence"][:]
     assert first == pytest.approx(score(pool_rows, [subject])["influence"][:], abs=1e-3)
     other = tmp_path / "other.jsonl"
     pool_rows.select(range(3)).to_json(other)
     passes.clear()
-    found = score(pool_rows, [replace(kept, validation=str(other), subtask=None)])["influence"][:]
+    result = score(pool_rows, [replace(remaining, validation=str(other), subtask=None)])["influence"][:]
     assert sum(passes) == 2 * (3 + CHECKED)
     fresh = replace(subject, validation=str(other), subtask=None)
-    assert found == pytest.approx(score(pool_rows, [fresh])["influence"][:], abs=1e-3)
+    assert result == pytest.approx(score(pool_rows, [fresh])["influence"][:], abs=1e-3)
     passes.clear()
-    assert score(pool_rows, [kept])["influence"][:] == first
+    assert score(pool_rows, [remaining])["influence"][:] == first
     assert passes == []  # both are known
 
 
 def test_damaged_gradients_are_computed_again(pool_rows, subject, tmp_path, passes, caplog):
-    kept = replace(subject, checkpoints=subject.checkpoints[:1], gradients=str(tmp_path))
+    remaining = replace(subject, checkpoints=subject.checkpoints[:1], gradients=str(tmp_path))
     rows = pool_rows.select(range(6))
-    first = score(rows, [kept])["influence"][:]
+    first = score(rows, [remaining])["influence"][:]
     [file] = tmp_path.glob("*/part-*.features.npy")
     stored = np.load(file, mmap_mode="r+")
     stored[2, 5] += 1
     stored.flush()
     passes.clear()
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        assert score(rows, [kept])["influence"][:] == pytest.approx(first, abs=1e-3)
+        assert score(rows, [remaining])["influence"][:] == pytest.approx(first, abs=1e-3)
     assert passes == [1]
     assert "A feature in" in caplog.text
 
@@ -279,27 +279,27 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores.influence import Influence
-from hf_datasel.scoring.distributed import Ranks
+from hf_datasel.scoring.distributed import Processes
 disable_progress_bars()
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
 found = score(rows, [Influence(**settings)], tokens_per_batch=200, store=f"{folder}/store", on_summary=str)
-ranks = Ranks.current()
-with open(f"{folder}/result-{ranks.size}-{ranks.index}.json", "w") as file:
+processes = Processes.current()
+with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(found["influence"][:], file)
 PartialState().destroy_process_group()
 """
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_numbers(pool_rows, subject, tmp_path, passes):
+def test_two_processes(pool_rows, subject, tmp_path, passes):
     (tmp_path / "script.py").write_text(_SCRIPT)
     rows = pool_rows.select(range(10))
     rows.to_parquet(tmp_path / "rows.parquet")
-    kept = replace(subject, gradients=str(tmp_path / "kept"))
+    remaining = replace(subject, gradients=str(tmp_path / "kept"))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*launcher, str(tmp_path / "script.py"), str(tmp_path), json.dumps(kept.settings())],
+        [*launcher, str(tmp_path / "script.py"), str(tmp_path), json.dumps(remaining.settings())],
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
@@ -309,24 +309,24 @@ def test_two_processes_give_the_same_numbers(pool_rows, subject, tmp_path, passe
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"result-2-{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    found = score(rows, [kept])["influence"][:]
+    result = score(rows, [remaining])["influence"][:]
     assert sum(passes) == 2 * (5 + CHECKED)  # the validation rows: what both processes kept is found
-    assert found == pytest.approx(first, abs=1e-5)
+    assert result == pytest.approx(first, abs=1e-5)
 
 
 # -- rows without a score ---------------------------------------------------------------------------------------------
-def test_rows_without_a_score_are_null_with_a_reason(subject):
+def test_rows_without_score(subject):
     data = Dataset.from_dict(
         {"prompt": ["Hi?", "a", None, "a long question " * 9], "completion": ["Yo.", " ", "x", "No"]}
     )
-    found = score(data, [replace(subject, max_length=64)], on_summary=str)
-    assert [value is None for value in found["influence"]] == [False, True, True, True]
-    assert found["influence_reason"][:] == ["", "empty_response", "wrong_type", "prompt_fills_window"]
+    scored = score(data, [replace(subject, max_length=64)], on_summary=str)
+    assert [value is None for value in scored["influence"]] == [False, True, True, True]
+    assert scored["influence_reason"][:] == ["", "empty_response", "wrong_type", "prompt_fills_window"]
     nothing = score(data.select([1, 2]), [subject], on_summary=str)
     assert nothing["influence"][:] == [None, None]
 
 
-def test_validation_rows_that_cannot_be_used_are_left_out(pool_rows, subject, tmp_path, caplog):
+def test_unusable_validation_rows(pool_rows, subject, tmp_path, caplog):
     rows = [
         {"prompt": row["instruction"], "completion": row["output"], "task": "a"} for row in pool_rows.select([3, 4])
     ]
@@ -335,13 +335,13 @@ def test_validation_rows_that_cannot_be_used_are_left_out(pool_rows, subject, tm
     data = pool_rows.select(range(4))
     expected = score(data, [replace(subject, validation=str(tmp_path / "good.jsonl"))])["influence"][:]
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        found = score(data, [replace(subject, validation=str(tmp_path / "mixed.jsonl"))])["influence"][:]
-    assert found == expected
+        result = score(data, [replace(subject, validation=str(tmp_path / "mixed.jsonl"))])["influence"][:]
+    assert result == expected
     assert "1 of the 3 validation rows" in caplog.text
     assert "1 empty_response. Subtasks without any row: none." in caplog.text
 
 
-def test_validation_rows_that_are_no_use_are_an_error(pool_rows, subject, tmp_path):
+def test_no_usable_validation_rows(pool_rows, subject, tmp_path):
     def fails(rows, error, match, **more):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
         path.write_text("\n".join(json.dumps(row) for row in rows))
@@ -358,7 +358,7 @@ def test_validation_rows_that_are_no_use_are_an_error(pool_rows, subject, tmp_pa
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
-def test_the_spec_follows_the_files(adapters, validation, pool_rows, tmp_path):
+def test_spec_depends_on_files(adapters, validation, pool_rows, tmp_path):
     point = tmp_path / "checkpoint-2"
     shutil.copytree(adapters[0], point)
     rows = tmp_path / "rows.jsonl"
@@ -379,12 +379,12 @@ def test_the_spec_follows_the_files(adapters, validation, pool_rows, tmp_path):
 def test_map_computes_validation_gradients_once(pool_rows, subject, passes):
     once = replace(subject, checkpoints=subject.checkpoints[:1])
     rows = pool_rows.select(range(4))
-    found = rows.map(once, batched=True, batch_size=2, load_from_cache_file=False, keep_in_memory=True)
+    result = rows.map(once, batched=True, batch_size=2, load_from_cache_file=False, keep_in_memory=True)
     assert sum(passes) == 5 + 4 + 2 * CHECKED  # the checkpoint is looked at anew for the second batch
-    assert found["influence"][:] == pytest.approx(score(rows, [once])["influence"][:], abs=1e-5)
+    assert result["influence"][:] == pytest.approx(score(rows, [once])["influence"][:], abs=1e-5)
 
 
-def test_checkpoints_of_two_runs_are_an_error(adapters, validation, pool_rows, tmp_path):
+def test_checkpoints_of_two_runs(adapters, validation, pool_rows, tmp_path):
     point = tmp_path / "checkpoint-2"
     shutil.copytree(adapters[0], point)
     (point / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
@@ -393,7 +393,7 @@ def test_checkpoints_of_two_runs_are_an_error(adapters, validation, pool_rows, t
         score(pool_rows, [subject])
 
 
-def test_a_checkpoint_without_optimizer_is_an_error(adapters, validation, pool_rows, tmp_path):
+def test_checkpoint_without_optimizer(adapters, validation, pool_rows, tmp_path):
     point = tmp_path / "checkpoint-2"
     shutil.copytree(adapters[0], point, ignore=shutil.ignore_patterns("optimizer.pt"))
     with pytest.raises(ModelError, match=r"has no optimizer\.pt.*save_only_model=False"):
@@ -403,19 +403,19 @@ def test_a_checkpoint_without_optimizer_is_an_error(adapters, validation, pool_r
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"model": "x"}, "leave model and revision out"),
+        ({"model": "x"}, "remove model and revision"),
         ({"checkpoints": "x"}, "has to be a list of folders"),
         ({"checkpoints": ()}, "at least one"),
         ({"checkpoints": ("x", "x")}, "names a folder twice"),
         ({"validation": ""}, r"validation=''\): it has to be a text"),
         ({"aggregate": "papr"}, r"Did you mean 'paper'\?"),
-        ({"aggregate": "mean", "subtask": "task"}, "leave subtask out"),
+        ({"aggregate": "mean", "subtask": "task"}, "remove subtask"),
         ({"projection_dim": 0}, "projection_dim=0"),
         ({"seed": -1}, "seed=-1"),
         ({"learning_rates": (1.0, 2.0)}, "one number of at least 0 for each of the 1 checkpoints"),
         ({"learning_rates": (0,)}, "not all of them 0"),
     ],
 )
-def test_what_it_refuses(settings, match):
+def test_errors(settings, match):
     with pytest.raises(ConfigError, match=match):
         replace(NAMED, **settings)

@@ -16,7 +16,7 @@ from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scores.judge import JUDGE_PROMPT, Judge, read_rating
 from hf_datasel.scoring.engine import Engine
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.testing import contract
 from tests.scores.endpoint_server import CUT, Reply, between, completion, rating_of, serving
@@ -27,8 +27,8 @@ PLAIN = "{prompt}|{response}|{ratings}"
 
 @pytest.fixture
 def server():
-    with serving(SECRET) as found:
-        yield found
+    with serving(SECRET) as result:
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +50,19 @@ def test_contract(check, score, rows, tiny_model_dir, server):
 
 
 # -- what is asked ----------------------------------------------------------------------------------------------------
-def test_what_is_asked(server, rows):
-    found = score(rows, [judge(server)])
+def test_request_text(server, rows):
+    scored = score(rows, [judge(server)])
     asked = {between(text, "task"): (between(text, "answer"), text) for text in server.asked}
-    for row in found:
+    for row in scored:
         task = f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"]
         response, text = asked[task]
         assert response == row["output"]
         assert row["judge"] == rating_of(text)
         assert "from 1 (worst) to 10 (best)" in text
-    assert found.features["judge"] == Value("float32")
-    assert set(found["judge_reason"]) == {""}
-    wanted = {"model": "m", "max_tokens": 512, "temperature": 0.0}
-    assert {name: server.bodies[0][name] for name in wanted} == wanted
+    assert scored.features["judge"] == Value("float32")
+    assert set(scored["judge_reason"]) == {""}
+    expected = {"model": "m", "max_tokens": 512, "temperature": 0.0}
+    assert {name: server.bodies[0][name] for name in expected} == expected
 
 
 def test_braces_in_rows_and_prompts(server):
@@ -71,36 +71,36 @@ def test_braces_in_rows_and_prompts(server):
     assert server.asked == [r'{response} {0} {x!r}|{ratings} {prompt} \1 {}|10 as {"rating": 1}']
 
 
-def test_of_several_turns_the_last_response_is_judged(server):
+def test_last_response_is_judged(server):
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
     chat = [{"role": role, "content": content} for role, content in turns]
     score(Dataset.from_dict({"messages": [chat]}), [judge(server, prompt=PLAIN)])
     assert server.asked == ["System: Be brief.\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Bye|Ciao.|10"]
 
 
-def test_equal_rows_are_asked_about_once(server, rows):
+def test_equal_rows_share_a_request(server, rows):
     twice = Dataset.from_dict({name: rows[name][:] * 3 for name in rows.column_names})
-    found = score(twice, [judge(server)])
+    scored = score(twice, [judge(server)])
     assert set(server.answered.values()) == {1}
     assert len(server.asked) == len(rows)
-    assert found["judge"][:8] == found["judge"][8:16] == found["judge"][16:]
+    assert scored["judge"][:8] == scored["judge"][8:16] == scored["judge"][16:]
 
 
-def test_rows_without_a_response(server):
+def test_rows_without_response(server):
     data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
-    found = score(data, [judge(server)], on_summary=str)
-    assert found["judge_reason"][:] == ["", "empty_response", "empty_response"]
+    scored = score(data, [judge(server)], on_summary=str)
+    assert scored["judge_reason"][:] == ["", "empty_response", "empty_response"]
     assert len(server.asked) == 1
     assert score(data.select([1, 2]), [judge(server)], on_summary=str)["judge"][:] == [None, None]
 
 
-def test_text_has_no_response(server):
+def test_text_rows_are_rejected(server):
     with pytest.raises(FormatError, match="only a text column have no response to judge"):
         score(Dataset.from_dict({"text": ["a"]}), [judge(server)])
 
 
 @pytest.mark.parametrize("name", ["NO_SUCH_KEY", "A_KEY"])
-def test_of_no_rows_the_token_is_asked_for_and_nothing_is_sent(server, rows, monkeypatch, name):
+def test_empty_rows_check_token_only(server, rows, monkeypatch, name):
     monkeypatch.setenv("A_KEY", SECRET)
     none, engine = np.empty(0, dtype=np.int64), Engine(Pool(rows))
     if name == "A_KEY":
@@ -113,7 +113,7 @@ def test_of_no_rows_the_token_is_asked_for_and_nothing_is_sent(server, rows, mon
 
 def test_pairs(server):
     pairs = [("a", "b"), ("ab", ""), ("a", "b"), ("", "ab")]
-    ratings, reasons = judge(server, prompt=PLAIN).rate(pairs, ModelContext(progress=False))
+    ratings, reasons = judge(server, prompt=PLAIN).rate(pairs, ModelRunner(progress=False))
     assert ratings.tolist() == [rating_of(f"{prompt}|{response}|10") for prompt, response in pairs]
     assert reasons == [""] * 4
     assert sorted(server.asked) == ["ab||10", "a|b|10", "|ab|10"]
@@ -122,15 +122,15 @@ def test_pairs(server):
 
 
 # -- faults -----------------------------------------------------------------------------------------------------------
-def test_each_row_is_answered_once_whatever_goes_wrong(server, pool_rows):
+def test_one_answer_per_row_despite_failures(server, pool_rows):
     server.faults = [
         *[Reply({}, 429, {"Retry-After": "0.1"}), Reply({}, 500), CUT, Reply(b"<html>"), Reply([]), Reply(b"{")] * 2,
         Reply({}, 503),
     ]
     plain = server.reply
     server.reply = lambda text: replace(plain(text), seconds=0.05)
-    found = score(pool_rows, [judge(server, concurrency=3)])
-    assert set(found["judge_reason"]) == {""}
+    scored = score(pool_rows, [judge(server, concurrency=3)])
+    assert set(scored["judge_reason"]) == {""}
     assert set(server.answered.values()) == {1}
     assert len(server.answered) == len(pool_rows)
     assert len(server.asked) == len(pool_rows) + 13
@@ -150,21 +150,21 @@ ANSWERS = {
 def test_unreadable_answers(server):
     data = Dataset.from_dict({"prompt": list(ANSWERS), "completion": ["x"] * len(ANSWERS)})
     server.reply = lambda text: Reply(completion(text.split("|")[0]))
-    found = score(data, [judge(server, prompt=PLAIN)], on_summary=str)
-    assert found["judge"][:] == list(ANSWERS.values())
-    assert found["judge_reason"][:] == ["", *["unreadable_answer"] * 5]
+    scored = score(data, [judge(server, prompt=PLAIN)], on_summary=str)
+    assert scored["judge"][:] == list(ANSWERS.values())
+    assert scored["judge_reason"][:] == ["", *["unreadable_answer"] * 5]
     assert set(server.answered.values()) == {1}
 
 
 @pytest.mark.parametrize("body", [{"choices": []}, completion(None), completion("Rating: 1", finish="length")])
 def test_answers_without_a_rating(server, rows, body):
     server.reply = lambda text: Reply(body)
-    found = score(rows, [judge(server)], on_summary=str)
-    assert set(found["judge_reason"]) == {"unreadable_answer"}
+    scored = score(rows, [judge(server)], on_summary=str)
+    assert set(scored["judge_reason"]) == {"unreadable_answer"}
     assert len(server.asked) == len(rows)
 
 
-def test_a_wrong_token_is_no_null(server, pool_rows, caplog):
+def test_wrong_token_raises(server, pool_rows, caplog):
     caplog.set_level(logging.DEBUG)
     server.reply = lambda text: Reply({"error": {"message": f"Incorrect API key: {SECRET}"}}, 401)
     one = judge(server, concurrency=2)
@@ -178,15 +178,15 @@ def test_a_wrong_token_is_no_null(server, pool_rows, caplog):
 
 
 # -- runs that go on --------------------------------------------------------------------------------------------------
-def test_a_further_run_asks_what_is_missing(server, pool_rows, tmp_path, caplog):
+def test_later_run_requests_missing_rows(server, pool_rows, tmp_path, caplog):
     plain = server.reply
     answers = {2: Reply(completion("no number")), 3: Reply({}, 500), 4: CUT, 5: Reply({"error": "too long"}, 400)}
-    faulty = {pool_rows[at]["output"]: reply for at, reply in answers.items()}
+    faulty = {pool_rows[index]["output"]: reply for index, reply in answers.items()}
     server.reply = lambda text: faulty.get(between(text, "answer")) or plain(text)
     one = judge(server, concurrency=4)
     first = score(pool_rows, [one], store=tmp_path, on_summary=str)
     assert first["judge_reason"][:6] == ["", "", "unreadable_answer", "no_answer", "no_answer", "refused"]
-    assert caplog.text.count("has left 2 no_answer, 1 refused") == 1
+    assert caplog.text.count("left without an answer: 2 no_answer, 1 refused") == 1
     server.asked.clear()
     server.reply = plain
     second = score(pool_rows, [replace(one, concurrency=2, timeout=9.0)], store=tmp_path, on_summary=str)
@@ -200,14 +200,14 @@ def test_a_further_run_asks_what_is_missing(server, pool_rows, tmp_path, caplog)
 
 
 @pytest.mark.parametrize("settings", [{"ratings": 9}, {"max_tokens": 9}, {"temperature": None}, {"prompt": PLAIN}])
-def test_other_settings_ask_anew(server, rows, tmp_path, settings):
+def test_changed_settings_request_again(server, rows, tmp_path, settings):
     score(rows, [judge(server)], store=tmp_path)
     score(rows, [judge(server, **settings)], store=tmp_path, on_summary=str)
     assert len(server.asked) == 2 * len(rows)
 
 
 @pytest.mark.parametrize("count", [14, 24])  # the end is among the last requests that are sent together, or before
-def test_what_was_answered_before_an_end_is_kept(server, pool_rows, tmp_path, count):
+def test_answers_before_interrupt_are_stored(server, pool_rows, tmp_path, count):
     rows = pool_rows.select(range(count))
     plain = server.reply
     left = [*range(10)]
@@ -216,8 +216,8 @@ def test_what_was_answered_before_an_end_is_kept(server, pool_rows, tmp_path, co
     with pytest.raises(ScoreError, match=r"answers 401 to 'm' \(expired\)"):
         score(rows, [one], store=tmp_path)
     server.reply = plain
-    found = score(rows, [one], store=tmp_path)
-    assert set(found["judge_reason"]) == {""}
+    scored = score(rows, [one], store=tmp_path)
+    assert set(scored["judge_reason"]) == {""}
     assert set(server.answered.values()) == {1}
     assert len(server.asked) == len(rows) + 1
 
@@ -226,20 +226,20 @@ def test_budget(server, pool_rows, tmp_path):
     one = judge(server, concurrency=2, max_tokens_spent=95)
     reasons = []
     for _ in range(3):
-        found = score(pool_rows, [one], store=tmp_path, on_summary=str)
-        reasons.append(found["judge_reason"][:].count("budget_spent"))
-        assert set(found["judge_reason"]) <= {"", "budget_spent"}
+        scored = score(pool_rows, [one], store=tmp_path, on_summary=str)
+        reasons.append(scored["judge_reason"][:].count("budget_spent"))
+        assert set(scored["judge_reason"]) <= {"", "budget_spent"}
     assert 13 <= reasons[0] <= 14
     assert reasons[1] < reasons[0]
     assert reasons[2] == 0
     assert len(server.asked) == len(pool_rows)
 
 
-def test_a_live_model_is_nothing_to_the_judge(server, tmp_path, model):
+def test_live_model_is_ignored(server, tmp_path, model):
     one = judge(server, prompt=PLAIN)
-    context = ModelContext(model, store=ScoreStore(tmp_path), progress=False)
-    first = one.rate([("a", "b")], context)
-    again = one.rate([("a", "b")], context)
+    runner = ModelRunner(model, store=ScoreStore(tmp_path), progress=False)
+    first = one.rate([("a", "b")], runner)
+    again = one.rate([("a", "b")], runner)
     assert first[0].tolist() == again[0].tolist()
     assert len(server.asked) == 1
 
@@ -257,7 +257,7 @@ def test_a_live_model_is_nothing_to_the_judge(server, tmp_path, model):
         *["Rating: 3? No.</think>\n\nRating: 4", "<THINK>Rating: 3</THINK>Rating: 4", "rating" + "*" * 20_000 + ": 4"],
     ],
 )
-def test_answers_that_can_be_read(text):
+def test_readable_answers(text):
     assert read_rating(text, 5) == 4
 
 
@@ -278,23 +278,23 @@ def test_answers_that_can_be_read(text):
         *["<think>Rating: 4", "³", "nan", "[[N/A]] for 4 reasons", "Rating: 4 5", "Clear score: 3, deep score: 4"],
     ],
 )
-def test_answers_that_cannot_be_read(text):
+def test_ambiguous_answers(text):
     assert read_rating(text, 5) is None
 
 
-def test_an_answer_that_is_cut_off():
+def test_truncated_answer():
     assert [read_rating(text, 10, cut=True) for text in ("Rating: 1", "Rating: [[1]]", "1")] == [None, 1, None]
 
 
-def test_halves_can_be_read():
+def test_half_ratings():
     assert read_rating("Rating: 7.5/10", 10) == 7.5
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
-def test_the_spec_says_what_decides_the_numbers():
+def test_spec():
     one = Judge("m", base_url="http://localhost/v1", ratings=5, api_key_env="MY_KEY")
     spec = json.loads(json.dumps(one.spec()))
-    assert spec["score"] == "Judge"
+    assert spec["score"] == "judge"
     assert (spec["model"], spec["base_url"], spec["prompt"], spec["ratings"]) == (
         *("m", "http://localhost/v1"),
         *(JUDGE_PROMPT, 5),
@@ -315,11 +315,11 @@ def test_the_spec_says_what_decides_the_numbers():
         ({"concurrency": 0}, "concurrency=0 has to be an int from 1 to 100"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Judge(**{"model": "m", **settings})
 
 
-def test_a_row_more_or_less_does_not_matter_to_the_rest(server, rows):
-    whole = score(rows, [judge(server)])["judge"]
-    np.testing.assert_array_equal(score(rows.select([5]), [judge(server)])["judge"], [whole[5]])
+def test_rows_are_independent(server, rows):
+    full = score(rows, [judge(server)])["judge"]
+    np.testing.assert_array_equal(score(rows.select([5]), [judge(server)])["judge"], [full[5]])

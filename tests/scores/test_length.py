@@ -10,29 +10,29 @@ from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.scores import Length
 
 
-def test_words_of_every_response_turn():
+def test_words_of_all_responses():
     turns = [{"from": name, "value": text} for name, text in [("human", "a b"), ("gpt", "c  d\ne"), ("human", "f")]]
     data = Dataset.from_dict({"conversations": [[*turns, {"from": "gpt", "value": "g"}], turns[:2], turns, None]})
-    found = score(data, [Length()])
-    assert found["response_words"][:] == [4, 3, None, None]
-    assert found.features["response_words"] == Value("int32")
+    scored = score(data, [Length()])
+    assert scored["response_words"][:] == [4, 3, None, None]
+    assert scored.features["response_words"] == Value("int32")
 
 
-def test_tokens_as_training_sees_them(tiny_model_dir, tokenizer):
+def test_tokens_equal_training(tiny_model_dir, tokenizer):
     data = Dataset.from_dict({"prompt": ["Hi?\n", "a" * 50, "b"], "completion": ["Hello.", "c", ""]})
-    found = score(data, [Length("tokens", str(tiny_model_dir))])
+    scored = score(data, [Length("tokens", str(tiny_model_dir))])
     prompt, response = (len(tokenizer(text)["input_ids"]) for text in ("Hi?\n", "Hello."))
-    assert found[0] == {
+    assert scored[0] == {
         **data[0], "prompt_tokens": prompt, "response_tokens": response, "num_tokens": prompt + response,
         "length_reason": "",
     }  # fmt: skip
-    assert found["response_tokens"][1] == 2  # the letter and the end token
-    assert (found["num_tokens"][2], found["length_reason"][2]) == (None, "empty_response")
+    assert scored["response_tokens"][1] == 2  # the letter and the end token
+    assert (scored["num_tokens"][2], scored["length_reason"][2]) == (None, "empty_response")
 
 
-def test_tokens_of_a_live_model(model, tokenizer, tiny_model_dir, pool_rows):
+def test_tokens_with_live_model(model, tokenizer, tiny_model_dir, pool_rows):
     by_name = score(pool_rows, [Length("tokens", str(tiny_model_dir))])
-    live = score(pool_rows, [Length("tokens")], model=model, tokenizer=tokenizer)
+    live = score(pool_rows, [Length("tokens")], model=model, processing_class=tokenizer)
     assert live.to_dict() == by_name.to_dict()
 
 
@@ -43,7 +43,7 @@ def test_in_map(tiny_model_dir, pool_rows):
     assert mapped.features["num_tokens"] == Value("int32")
 
 
-def test_what_it_refuses(model, pool_rows):
+def test_errors(model, pool_rows):
     with pytest.raises(ConfigError, match=r"Length\(unit='letters'\): it has to be 'words' or 'tokens'"):
         Length("letters")
     with pytest.raises(

@@ -14,7 +14,7 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import score
 from hf_datasel.errors import ConfigError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scores import IFD, Loss
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.testing import contract
@@ -48,99 +48,101 @@ def test_equals_the_eval_loss_of_sfttrainer(request, pool_rows, tmp_path, folder
     config = SFTConfig(
         output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, max_length=max_length, disable_tqdm=True
     )
-    data = converted(Pool(rows), chat)
+    data = convert_pool(Pool(rows), chat)
     trainer = SFTTrainer(model=model, args=config, train_dataset=data, eval_dataset=data, processing_class=tokenizer)
-    ours = score(rows, [Loss(max_length=max_length)], model=model, tokenizer=tokenizer)["loss"]
-    theirs = [trainer.evaluate(data.select([row]))["eval_loss"] for row in range(6)]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    own = score(rows, [Loss(max_length=max_length)], model=model, processing_class=tokenizer)["loss"]
+    reference = [trainer.evaluate(data.select([row]))["eval_loss"] for row in range(6)]
+    np.testing.assert_allclose(own, reference, rtol=1e-5)
 
 
-def test_several_turns_are_averaged_over_their_tokens(model, tokenizer, plain_losses):
+def test_multiple_turns_average_over_tokens(model, tokenizer, plain_losses):
     turns = ["Hi", "Hello!", "Tell a story.", "A fox found a lantern. It lit the way home."]
-    messages = [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(turns)]
+    messages = [{"role": "assistant" if index % 2 else "user", "content": text} for index, text in enumerate(turns)]
     data = Dataset.from_dict({"messages": [messages, messages[:2]]})
     ends = [len(tokenizer.apply_chat_template(messages[:n], return_dict=True)["input_ids"]) for n in range(1, 5)]
     prompt = len(
         tokenizer.apply_chat_template(messages[:1], return_dict=True, add_generation_prompt=True)["input_ids"]
     )
     header = prompt - ends[0]
-    whole = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
+    full = tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"]
     positions = [*range(ends[0] + header, ends[1]), *range(ends[2] + header, ends[3])]
-    losses = plain_losses(model, whole, positions)
+    losses = plain_losses(model, full, positions)
     first = losses[: ends[1] - ends[0] - header]
-    found = score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"]
-    np.testing.assert_allclose(found, [losses.mean(), first.mean()], rtol=1e-5)
+    result = score(data, [Loss()], model=model, processing_class=tokenizer)["loss"]
+    np.testing.assert_allclose(result, [losses.mean(), first.mean()], rtol=1e-5)
     assert losses.mean() != pytest.approx((first.mean() + losses[len(first) :].mean()) / 2, rel=1e-3)
 
 
-def test_rows_without_a_score_are_null_with_a_reason_and_counted(model, tokenizer, caplog):
+def test_rows_without_score(model, tokenizer, caplog):
     data = Dataset.from_dict({
         "prompt": ["Hi?", "a", None, "a long question " * 9, "b"],
         "completion": ["Hello.", " ", "x", "No.", None],
     })  # fmt: skip
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        found = score(data, [Loss(max_length=32)], model=model, tokenizer=tokenizer)
-    assert [value is None for value in found["loss"]] == [False, True, True, True, True]
+        scored = score(data, [Loss(max_length=32)], model=model, processing_class=tokenizer)
+    assert [value is None for value in scored["loss"]] == [False, True, True, True, True]
     reasons = ["", "empty_response", "wrong_type", "prompt_fills_window", "empty_response"]
-    assert found["loss_reason"][:] == reasons
-    assert found.features["loss"] == Value("float32")
+    assert scored["loss_reason"][:] == reasons
+    assert scored.features["loss"] == Value("float32")
     line = "loss: 1 of 5 rows scored, 4 without: 2 empty_response, 1 prompt_fills_window, 1 wrong_type"
     assert line in caplog.text
     lines = []
-    score(data, [Loss(max_length=32)], model=model, tokenizer=tokenizer, on_summary=lines.append)
+    score(data, [Loss(max_length=32)], model=model, processing_class=tokenizer, on_summary=lines.append)
     assert lines == [line]
 
 
-def test_a_row_whose_loss_is_not_finite_is_null_and_the_others_are_not(model, tokenizer):
+def test_non_finite_row_is_null(model, tokenizer):
     data = Dataset.from_dict({"prompt": ["Hi?", "Hi?"], "completion": ["Hello.", "A zebra."]})
     [token] = tokenizer("z", add_special_tokens=False)["input_ids"]
-    expected = score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"][0]
+    expected = score(data, [Loss()], model=model, processing_class=tokenizer)["loss"][0]
     with torch.no_grad():
         model.get_input_embeddings().weight[token] = float("nan")
-    found = score(data, [Loss()], model=model, tokenizer=tokenizer)
-    assert found["loss"][:] == [pytest.approx(expected, rel=1e-5), None]
-    assert found["loss_reason"][:] == ["", "not_finite"]
+    scored = score(data, [Loss()], model=model, processing_class=tokenizer)
+    assert scored["loss"][:] == [pytest.approx(expected, rel=1e-5), None]
+    assert scored["loss_reason"][:] == ["", "not_finite"]
 
 
-def test_token_zero_and_padding_in_the_response_are_scored(model, tokenizer, plain_losses):
+def test_token_zero_and_padding_token_in_response(model, tokenizer, plain_losses):
     assert tokenizer.pad_token_id == 0
     data = Dataset.from_dict({"prompt": ["Hi?\n", "Hi?\n"], "completion": ["a<pad>b", "a long answer to nothing"]})
     tokens = TokenRows(Pool(data), tokenizer).training().conditional
     rows = tokens.fetch(np.array([0, 1]))
     assert 0 in rows[0].ids[rows[0].scored]
     expected = [plain_losses(model, row.ids, row.scored).mean() for row in rows]
-    np.testing.assert_allclose(score(data, [Loss()], model=model, tokenizer=tokenizer)["loss"], expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        score(data, [Loss()], model=model, processing_class=tokenizer)["loss"], expected, rtol=1e-5
+    )
 
 
-def test_end_token_counts_where_padding_is_the_end_token(model, tokenizer, pool_rows):
+def test_end_token_equal_to_padding(model, tokenizer, pool_rows):
     rows = Dataset.from_dict({"prompt": pool_rows["instruction"], "completion": pool_rows["output"]})
-    expected = score(rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
+    expected = score(rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:]
     tokenizer.pad_token = tokenizer.eos_token
     model.config.pad_token_id = tokenizer.eos_token_id
-    assert score(rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:] == expected
+    assert score(rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:] == expected
 
 
 def random_state():
     return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
 
 
-def test_scoring_leaves_no_trace(tiny_model_dir, tokenizer, pool_rows):
+def test_scoring_preserves_state(tiny_model_dir, tokenizer, pool_rows):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.5)
     model.train()
     model.model.layers[0].eval()
     modes = [module.training for module in model.modules()]
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     before = random_state()
-    first = score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
+    first = score(pool_rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:]
     assert random_state() == before
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None and weight.requires_grad for weight in model.parameters())
-    assert score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:] == first
-    assert score(pool_rows, [Loss()], model=model.eval(), tokenizer=tokenizer)["loss"][:] == first
+    assert score(pool_rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:] == first
+    assert score(pool_rows, [Loss()], model=model.eval(), processing_class=tokenizer)["loss"][:] == first
 
 
-def test_the_mode_comes_back_after_an_error(model, tokenizer, pool_rows):
+def test_mode_is_restored_after_error(model, tokenizer, pool_rows):
     model.train()
 
     def stop(*_):
@@ -148,17 +150,17 @@ def test_the_mode_comes_back_after_an_error(model, tokenizer, pool_rows):
 
     model.model.register_forward_hook(stop)
     with pytest.raises(RuntimeError, match="out of memory"):
-        score(pool_rows, [Loss()], model=model, tokenizer=tokenizer)
+        score(pool_rows, [Loss()], model=model, processing_class=tokenizer)
     assert all(module.training for module in model.modules())
 
 
 def losses_of(model, ids, positions):
     """Plain cross-entropy of each token at `positions`, given all before it."""
     losses = []
-    for at in positions:
+    for position in positions:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids[:at]])).logits[0, -1]
-        losses.append(torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[at])).item())
+            logits = model(input_ids=torch.tensor([ids[:position]])).logits[0, -1]
+        losses.append(torch.nn.functional.cross_entropy(logits.double(), torch.tensor(ids[position])).item())
     return losses
 
 
@@ -171,7 +173,7 @@ CHAT = [
 
 
 @pytest.mark.parametrize(("name", "over", "reduction"), SETTINGS)
-def test_each_setting_equals_a_plain_loop(model, tokenizer, name, over, reduction):
+def test_settings_equal_reference(model, tokenizer, name, over, reduction):
     def render(messages, prompt=False):
         return tokenizer.apply_chat_template(messages, return_dict=True, add_generation_prompt=prompt)["input_ids"]
 
@@ -180,66 +182,73 @@ def test_each_setting_equals_a_plain_loop(model, tokenizer, name, over, reductio
         ids = render(messages)
         positions = list(range(1, len(ids)))
         if over == "response":
-            turns = [(len(render(messages[:at], True)), len(render(messages[: at + 1]))) for at in (1, 3)]
-            positions = [at for start, stop in turns[: len(messages) // 2] for at in range(start, stop)]
+            turns = [(len(render(messages[:index], True)), len(render(messages[: index + 1]))) for index in (1, 3)]
+            positions = [number for start, stop in turns[: len(messages) // 2] for number in range(start, stop)]
         losses = losses_of(model, ids, positions)
         expected.append(sum(losses) / (len(losses) if reduction == "mean" else 1))
     subject = Loss(reduction=reduction, over=over)
-    found = score(Dataset.from_dict({"messages": [CHAT, CHAT[:2]]}), [subject], model=model, tokenizer=tokenizer)
-    assert found.column_names == ["messages", name, f"{name}_reason"]
+    scored = score(
+        Dataset.from_dict({"messages": [CHAT, CHAT[:2]]}), [subject], model=model, processing_class=tokenizer
+    )
+    assert scored.column_names == ["messages", name, f"{name}_reason"]
     assert subject.column == name
-    np.testing.assert_allclose(found[name], expected, rtol=1e-5)
+    np.testing.assert_allclose(scored[name], expected, rtol=1e-5)
 
 
-def test_a_pair_is_the_row_that_training_sees_with_its_end_token(model, tokenizer):
+def test_pair_equals_training_row(model, tokenizer):
     data = Dataset.from_dict({"prompt": ["Hi?\n", "a long question " * 9], "completion": ["Hello.", "No."]})
-    found = score(data, [Loss(over="pair", max_length=32)], model=model, tokenizer=tokenizer, on_summary=str)
+    scored = score(data, [Loss(over="pair", max_length=32)], model=model, processing_class=tokenizer, on_summary=str)
     ids = tokenizer("Hi?\nHello.")["input_ids"] + [tokenizer.eos_token_id]
-    assert found["loss_pair"][:] == [pytest.approx(np.mean(losses_of(model, ids, range(1, len(ids)))), rel=1e-5), None]
-    assert found["loss_pair_reason"][:] == ["", "prompt_fills_window"]
+    assert scored["loss_pair"][:] == [
+        pytest.approx(np.mean(losses_of(model, ids, range(1, len(ids)))), rel=1e-5),
+        None,
+    ]
+    assert scored["loss_pair_reason"][:] == ["", "prompt_fills_window"]
 
 
-def test_a_first_token_in_the_response_has_no_loss(model, tokenizer):
+def test_first_token_has_no_loss(model, tokenizer):
     data = Dataset.from_dict({"prompt": ["Hi?", "Hi?"], "completion": ["a long answer to nothing", "Yes."]})
     settings = TokenSettings(max_length=9, truncation_mode="keep_end")
     engine = Engine(Pool(data), model, tokenizer, settings=settings, progress=False)
-    found = {name: column.to_pylist() for each in ALL for name, column in engine.compute(each).items()}
+    result = {name: column.to_pylist() for item in ALL for name, column in engine.compute(item).items()}
     ids = tokenizer("Hi?a long answer to nothing")["input_ids"] + [tokenizer.eos_token_id]
     losses = losses_of(model, ids[-9:], range(1, 9))  # the prompt is cut off
-    assert [found[name][0] for name, *_ in SETTINGS] == pytest.approx([np.mean(losses), sum(losses)] * 2, rel=1e-5)
-    assert found["loss_sum"][1] < found["loss_pair_sum"][1]
+    assert [result[name][0] for name, *_ in SETTINGS] == pytest.approx([np.mean(losses), sum(losses)] * 2, rel=1e-5)
+    assert result["loss_sum"][1] < result["loss_pair_sum"][1]
 
 
-def test_settings_share_passes_with_each_other_and_with_ifd(model, tokenizer, pool_rows):
+def test_shared_forward_passes(model, tokenizer, pool_rows):
     calls = []
     model.model.register_forward_hook(lambda *_: calls.append(1))
 
     def run(scores):
         before = len(calls)
-        return score(pool_rows, scores, model=model, tokenizer=tokenizer, tokens_per_batch=512), len(calls) - before
+        return score(pool_rows, scores, model=model, processing_class=tokenizer, scoring_tokens_per_batch=512), len(
+            calls
+        ) - before
 
-    alone = [run([each]) for each in (*ALL, IFD())]
+    alone = [run([item]) for item in (*ALL, IFD())]
     together, passes = run([*ALL, IFD()])
-    for found, _ in alone:
-        added = [name for name in found.column_names if name not in pool_rows.column_names]
-        assert together.select_columns(added).to_dict() == found.select_columns(added).to_dict()
+    for result, _ in alone:
+        added = [name for name in result.column_names if name not in pool_rows.column_names]
+        assert together.select_columns(added).to_dict() == result.select_columns(added).to_dict()
     ifd, pair = alone[4][1], alone[2][1]
-    # a backend is chosen once instead of in each call, on the ends of two rows: hidden states and a whole pass each
+    # the backend is selected once, not in each call, with two passes for each of two rows: hidden states and logits
     assert passes == ifd + pair - 4
     assert run([ALL[2], ALL[3]])[1] == pair
 
 
-def test_rows_without_a_sum_are_null_with_a_reason(model, tokenizer):
+def test_rows_without_sum(model, tokenizer):
     data = Dataset.from_dict({"prompt": ["Hi?", "a", None], "completion": ["Hello.", " ", "x"]})
-    found = score(data, ALL, model=model, tokenizer=tokenizer, on_summary=str)
+    scored = score(data, ALL, model=model, processing_class=tokenizer, on_summary=str)
     for name, *_ in SETTINGS:
-        assert [value is None for value in found[name]] == [False, True, True]
-        assert found[f"{name}_reason"][:] == ["", "empty_response", "wrong_type"]
-        nothing = score(data.select([1, 2]), ALL, model=model, tokenizer=tokenizer, on_summary=str)
+        assert [value is None for value in scored[name]] == [False, True, True]
+        assert scored[f"{name}_reason"][:] == ["", "empty_response", "wrong_type"]
+        nothing = score(data.select([1, 2]), ALL, model=model, processing_class=tokenizer, on_summary=str)
         assert nothing[name][:] == [None, None]
 
 
-def test_what_it_refuses():
+def test_errors():
     with pytest.raises(ConfigError, match=r"Loss\(reduction='summ'\).*'mean', 'sum'.*Did you mean 'sum'\?"):
         Loss(reduction="summ")
     with pytest.raises(ConfigError, match=r"Loss\(over='prompt'\): it has to be one of \['response', 'pair'\]"):

@@ -50,10 +50,10 @@ def test_other_columns_and_formatted_datasets(path, pool_rows):
     assert set(more.map(Loss(path), batched=True).column_names) == {*more.column_names, "loss", "loss_reason"}
 
 
-def test_plain_columns_in_plain_columns_out(path):
-    found = Loss(path)({"prompt": [QUESTION, "a"], "completion": [ANSWER, ""]})
-    assert [type(value) for value in found["loss"]] == [np.float32, type(None)]
-    assert found["loss_reason"] == ["", "empty_response"]
+def test_plain_columns(path):
+    result = Loss(path)({"prompt": [QUESTION, "a"], "completion": [ANSWER, ""]})
+    assert [type(value) for value in result["loss"]] == [np.float32, type(None)]
+    assert result["loss_reason"] == ["", "empty_response"]
 
 
 def test_streaming(path, pool_rows):
@@ -65,10 +65,10 @@ def test_streaming(path, pool_rows):
 
 
 @pytest.mark.parametrize(
-    "made",
+    "make_score",
     [Loss, Embedding, lambda path: Embedding(path, as_trained=True), lambda path: SelectIT(path, level="token")],
 )
-def test_streaming_needs_no_more_than_a_batch(path, pool_rows, made):
+def test_streaming_reads_one_batch(path, pool_rows, make_score):
     asked = []
 
     def rows():
@@ -76,11 +76,11 @@ def test_streaming_needs_no_more_than_a_batch(path, pool_rows, made):
             asked.append(row["output"])
             yield row
 
-    streamed = IterableDataset.from_generator(rows).map(made(path), batched=True, batch_size=4)
+    streamed = IterableDataset.from_generator(rows).map(make_score(path), batched=True, batch_size=4)
     first = next(iter(streamed))
     assert len(asked) <= 5  # a batch, and one row that says whether there is another
-    expected = score(pool_rows, [made(path)])
-    name = next(iter(made(path).columns()))
+    expected = score(pool_rows, [make_score(path)])
+    name = next(iter(make_score(path).columns()))
     np.testing.assert_allclose(first[name], expected[name][0], rtol=1e-4, atol=1e-6)
 
 
@@ -88,11 +88,11 @@ def test_features_of_a_streaming_dataset(path, pool_rows):
     streamed = pool_rows.to_iterable_dataset()
     assert Loss(path).features(streamed) == Loss(path).features(pool_rows)
     unknown = IterableDataset.from_generator(lambda: iter(pool_rows))
-    with pytest.raises(ScoreError, match="streaming dataset does not know its features"):
+    with pytest.raises(ScoreError, match="features of this streaming dataset are unknown"):
         Loss(path).features(unknown)
 
 
-def test_streaming_with_a_batch_that_has_no_score(path):
+def test_streaming_batch_without_scores(path):
     rows = list(pairs(["", "", ANSWER]).to_iterable_dataset().map(Loss(path), batched=True, batch_size=2))
     assert [row["loss_reason"] for row in rows] == ["empty_response", "empty_response", ""]
     assert rows[2]["loss"] > 0
@@ -120,7 +120,7 @@ def test_score_after_3000_nulls_with_features(path):
         assert mapped[name][0] is None
 
 
-def test_score_after_3000_nulls_without_features_says_what_to_pass(path, caplog):
+def test_score_after_3000_nulls_without_features(path, caplog):
     data = pairs([""] * MANY + [ANSWER])
     with caplog.at_level(logging.WARNING, "hf_datasel"), pytest.raises(TypeError, match="null"):
         data.map(IFD(path), batched=True)
@@ -128,7 +128,7 @@ def test_score_after_3000_nulls_without_features_says_what_to_pass(path, caplog)
     assert "features=IFD(...).features(dataset) to map, or use hf_datasel.score" in caplog.text
 
 
-def test_features_are_those_of_the_dataset_and_the_new_columns(pool_rows):
+def test_features(pool_rows):
     features = IFD(column_prefix="mine_").features(pool_rows)
     assert list(features) == [
         *pool_rows.features, "mine_ifd", "mine_loss", "mine_loss_prior", "mine_ifd_reason",
@@ -146,7 +146,7 @@ def test_column_prefix(path, pool_rows):
 
 
 # -- pickles and cache keys -------------------------------------------------------------------------------------------
-def test_pickles_hold_settings_and_never_weights(path, pool_rows):
+def test_pickles_hold_no_weights(path, pool_rows):
     scores = IFD(path, convention="cherry", ratio="loss", column_prefix="x_")
     before = pickle.dumps(scores)
     scores(pool_rows[:2])
@@ -180,7 +180,7 @@ print(json.dumps(found))
 """
 
 
-def test_a_new_process_finds_what_was_computed_and_nothing_else(tiny_model_dir, pool_rows, tmp_path):
+def test_map_cache_across_processes(tiny_model_dir, pool_rows, tmp_path):
     model, rows, cache = tmp_path / "model", str(tmp_path / "rows.json"), str(tmp_path / "cache")
     shutil.copytree(tiny_model_dir, model)
     pool_rows.to_json(rows)
@@ -192,10 +192,10 @@ def test_a_new_process_finds_what_was_computed_and_nothing_else(tiny_model_dir, 
         cwd=Path(hf_datasel.__file__).parents[1], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    found = {name: tuple(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
-    assert found["again"] == first
-    assert found["words"] == words
-    others = {found["setting"][0], found["version"][0]}
+    result = {name: tuple(value) for name, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    assert result["again"] == first
+    assert result["words"] == words
+    others = {result["setting"][0], result["version"][0]}
     assert len(others | {first[0]}) == 3
 
     weights = bytearray((model / "model.safetensors").read_bytes())

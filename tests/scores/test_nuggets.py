@@ -26,11 +26,11 @@ from hf_datasel.formats import alpaca_prompt, canonical_rows
 from hf_datasel.scores import Embedding, nuggets
 from hf_datasel.scores.nuggets import Nuggets
 from hf_datasel.scoring import logprobs as forward, prefix_cache as oneshot
-from hf_datasel.scoring.few_shot_prompts import Anchor, OneShotTokens
-from hf_datasel.scoring.prefix_cache import OneShot
+from hf_datasel.scoring.few_shot_prompts import AnchorTokens, OneShotPrompts
+from hf_datasel.scoring.prefix_cache import PrefixCacheRunner
 from hf_datasel.scoring.task_sets import read_anchors
 from hf_datasel.testing import contract
-from hf_datasel.testing.guards import random_state_kept
+from hf_datasel.testing.guards import unchanged_random_state
 
 VECTORS = np.random.default_rng(3).normal(size=(24, 5)).astype(np.float32)
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 300}
@@ -64,36 +64,38 @@ def plain(model, before, answer):
     ids = np.concatenate([before, answer])
     with torch.no_grad():
         chances = model(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0].double().log_softmax(dim=-1)
-    return sum(chances[at - 1, ids[at]].item() for at in range(len(before), len(ids)))
+    return sum(chances[number - 1, ids[number]].item() for number in range(len(before), len(ids)))
 
 
-def made(tokenizer, rows, anchor_file):
+def encode_examples(tokenizer, rows, anchor_file):
     """Examples and anchors as tokens."""
-    tokens = OneShotTokens(tokenizer)
+    tokens = OneShotPrompts(tokenizer)
     read, format = read_anchors(nuggets.Path(anchor_file))
     return tokens.examples(list(canonical_rows(rows[:])), "alpaca"), [tokens.anchor(row, format) for row in read]
 
 
 def require_plain(model, examples, anchors, tokens_per_batch=700, keeps=True):
     """Log-probabilities behind each example are those of whole sequences, one at a time."""
-    shots = OneShot(model, anchors, tokens_per_batch)
+    shots = PrefixCacheRunner(model, anchors, tokens_per_batch)
     every = np.arange(len(anchors))
     with torch.no_grad():
-        found = [shots.scores(each, every) for each in examples]
-        some = shots.scores(examples[0], every[::-2])
-    expected = [[plain(model, np.concatenate([each, a.behind]), a.answer) for a in anchors] for each in examples]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+        result = [shots.answer_logprobs(example, every) for example in examples]
+        some = shots.answer_logprobs(examples[0], every[::-2])
+    expected = [
+        [plain(model, np.concatenate([example, a.after_example]), a.answer) for a in anchors] for example in examples
+    ]
+    np.testing.assert_allclose(result, expected, rtol=0, atol=1e-4)
     np.testing.assert_allclose(some, expected[0][::-2], rtol=0, atol=1e-4)
-    assert np.ptp(found, axis=0).min() > 1e-3
-    assert shots.keeps is keeps
+    assert np.ptp(result, axis=0).min() > 1e-3
+    assert shots.uses_cache is keeps
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 700, 100_000])
 @pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_text_model_dir"])
-def test_kept_examples_equal_whole_sequences(request, rows, anchor_file, folder, tokens_per_batch):
+def test_cached_examples_equal_full_sequences(request, rows, anchor_file, folder, tokens_per_batch):
     folder = request.getfixturevalue(folder)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    require_plain(model, *made(tokenizer, rows, anchor_file), tokens_per_batch)
+    require_plain(model, *encode_examples(tokenizer, rows, anchor_file), tokens_per_batch)
 
 
 @pytest.mark.parametrize(
@@ -121,26 +123,26 @@ def test_kept_examples_equal_whole_sequences(request, rows, anchor_file, folder,
     ],
     ids=["sliding", "softcap and both", "learnt positions", "positions by length", "state space"],
 )
-def test_other_kinds_of_model(config, keeps, tokenizer, rows, anchor_file, caplog):
+def test_other_architectures(config, keeps, tokenizer, rows, anchor_file, caplog):
     torch.manual_seed(0)
     config.initializer_range = 0.2
     config.pad_token_id = 0
     model = AutoModelForCausalLM.from_config(config).eval()
-    examples, anchors = made(tokenizer, rows, anchor_file)
+    examples, anchors = encode_examples(tokenizer, rows, anchor_file)
     require_plain(model, examples[:2], anchors[:4], keeps=keeps)
-    assert ("An example cannot be kept for all anchors behind it by" in caplog.text) is not keeps
+    assert ("cannot cache an example for all anchors" in caplog.text) is not keeps
 
 
-def test_an_adapter(model, tokenizer, rows, anchor_file):
+def test_adapter(model, tokenizer, rows, anchor_file):
     from peft import LoraConfig, get_peft_model
 
-    examples, anchors = made(tokenizer, rows, anchor_file)
+    examples, anchors = encode_examples(tokenizer, rows, anchor_file)
     torch.manual_seed(0)
     adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)).eval()
     require_plain(adapted, examples[:2], anchors[:3])
 
 
-def test_logits_that_are_more_than_the_heads(model, tokenizer, rows, anchor_file, caplog):
+def test_scaled_logits(model, tokenizer, rows, anchor_file, caplog):
     forward = type(model).forward
 
     class Scaled(type(model)):
@@ -150,30 +152,30 @@ def test_logits_that_are_more_than_the_heads(model, tokenizer, rows, anchor_file
             return out
 
     model.__class__ = Scaled
-    examples, anchors = made(tokenizer, rows, anchor_file)
+    examples, anchors = encode_examples(tokenizer, rows, anchor_file)
     require_plain(model, examples[:2], anchors[:3], keeps=False)
-    assert "more than its LM head's" in caplog.text
+    assert "not only its LM head's" in caplog.text
 
 
-def test_a_cache_that_changes_the_numbers_is_not_used(monkeypatch, model, tokenizer, rows, anchor_file, caplog):
-    whole = oneshot.expanded
+def test_inexact_cache_is_not_used(monkeypatch, model, tokenizer, rows, anchor_file, caplog):
+    full = oneshot.expand_cache
 
     def shifted(cache, count):
-        grown = whole(cache, count)
+        grown = full(cache, count)
         grown.layers[0].values = grown.layers[0].values + 1
         return grown
 
-    monkeypatch.setattr(oneshot, "expanded", shifted)
-    examples, anchors = made(tokenizer, rows, anchor_file)
+    monkeypatch.setattr(oneshot, "expand_cache", shifted)
+    examples, anchors = encode_examples(tokenizer, rows, anchor_file)
     require_plain(model, examples[:2], anchors[:3], keeps=False)
-    assert "behind a kept example differ from those of whole sequences by up to" in caplog.text
+    assert "with a cached example differ from those of complete sequences by up to" in caplog.text
 
 
-def test_an_expanded_cache_leaves_the_first_one_as_it_is(model, tokenizer):
+def test_expanded_cache_is_a_copy(model, tokenizer):
     with torch.no_grad():
         cache = model(input_ids=torch.tensor([[5, 6, 7]]), use_cache=True).past_key_values
         before = copy.deepcopy(cache)
-        grown = oneshot.expanded(cache, 3)
+        grown = oneshot.expand_cache(cache, 3)
         assert grown.layers[0].keys.data_ptr() == cache.layers[0].keys.data_ptr()
         model(input_ids=torch.tensor([[8, 9]] * 3), past_key_values=grown, use_cache=True)
     assert grown.get_seq_length() == 5
@@ -182,66 +184,72 @@ def test_an_expanded_cache_leaves_the_first_one_as_it_is(model, tokenizer):
         assert torch.equal(one.keys, other.keys)
 
 
-def test_batches_are_split_where_memory_is_short(monkeypatch, model, tokenizer, rows, anchor_file):
-    examples, anchors = made(tokenizer, rows, anchor_file)
-    expected = OneShot(model, anchors, 100_000)
-    short, sizes = OneShot(model, anchors, 100_000), []
-    behind = OneShot._behind
+def test_out_of_memory_splits_batches(monkeypatch, model, tokenizer, rows, anchor_file):
+    examples, anchors = encode_examples(tokenizer, rows, anchor_file)
+    expected = PrefixCacheRunner(model, anchors, 100_000)
+    short, sizes = PrefixCacheRunner(model, anchors, 100_000), []
+    behind = PrefixCacheRunner._losses_after_cache
 
-    def limited(self, cache, at):
-        sizes.append(len(at))
-        if len(at) > 4:
+    def limited(self, cache, indices):
+        sizes.append(len(indices))
+        if len(indices) > 4:
             raise torch.OutOfMemoryError("no memory for so many")
-        return behind(self, cache, at)
+        return behind(self, cache, indices)
 
     every = np.arange(len(anchors))
     with torch.no_grad():
-        wanted = [expected.scores(each, every) for each in examples[:2]]
-        monkeypatch.setattr(OneShot, "_behind", limited)
-        found = [short.scores(each, every) for each in examples[:2]]
-    np.testing.assert_allclose(found, wanted, atol=1e-4)
+        requested = [expected.answer_logprobs(example, every) for example in examples[:2]]
+        monkeypatch.setattr(PrefixCacheRunner, "_losses_after_cache", limited)
+        result = [short.answer_logprobs(example, every) for example in examples[:2]]
+    np.testing.assert_allclose(result, requested, atol=1e-4)
     assert sizes.count(7) == 1  # and then no more than fit
 
 
 # -- wins -------------------------------------------------------------------------------------------------------------
 def wins_by_hand(model, examples, anchors):
     zero = [plain(model, a.alone, a.answer) for a in anchors]
-    one = [[plain(model, np.concatenate([each, a.behind]), a.answer) for a in anchors] for each in examples]
+    one = [
+        [plain(model, np.concatenate([example, a.after_example]), a.answer) for a in anchors] for example in examples
+    ]
     return (np.array(one) > np.array(zero)).mean(axis=1)
 
 
 @pytest.mark.parametrize("folder", ["tiny_model_dir", "tiny_text_model_dir"])
-def test_wins_by_hand(request, pool_rows, anchor_file, folder):
+def test_wins(request, pool_rows, anchor_file, folder):
     folder = request.getfixturevalue(folder)
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    expected = wins_by_hand(model, *made(tokenizer, pool_rows, anchor_file))
-    found = score(pool_rows, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)
-    np.testing.assert_allclose(found["golden"], expected, atol=1e-6)
-    assert len(set(found["golden"])) > 2
-    assert found.features["golden"] == Value("float32")
-    assert set(found["golden_reason"]) == {""}
+    expected = wins_by_hand(model, *encode_examples(tokenizer, pool_rows, anchor_file))
+    scored = score(pool_rows, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer)
+    np.testing.assert_allclose(scored["golden"], expected, atol=1e-6)
+    assert len(set(scored["golden"])) > 2
+    assert scored.features["golden"] == Value("float32")
+    assert set(scored["golden_reason"]) == {""}
 
 
-def test_equal_is_no_win(monkeypatch, model, tokenizer, rows, anchor_file):
-    monkeypatch.setattr(nuggets, "_zero_shot", lambda anchors, context: np.zeros(len(anchors)))
-    monkeypatch.setattr(OneShot, "scores", lambda self, example, at: np.where(at == 2, 1e-9, 0.0))
-    found = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)
-    np.testing.assert_allclose(found["golden"], [1 / 7] * len(rows))
+def test_tie_is_not_a_win(monkeypatch, model, tokenizer, rows, anchor_file):
+    monkeypatch.setattr(nuggets, "_zero_shot", lambda anchors, runner: np.zeros(len(anchors)))
+    monkeypatch.setattr(
+        PrefixCacheRunner, "answer_logprobs", lambda self, example, index: np.where(index == 2, 1e-9, 0.0)
+    )
+    scored = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer)
+    np.testing.assert_allclose(scored["golden"], [1 / 7] * len(rows))
 
 
 @pytest.mark.parametrize("where", ["zero", "one"])
-def test_numbers_that_are_not_finite(monkeypatch, model, tokenizer, rows, anchor_file, where):
+def test_non_finite_values(monkeypatch, model, tokenizer, rows, anchor_file, where):
     spoilt = np.array([0.0] * 6 + [np.nan])
-    monkeypatch.setattr(nuggets, "_zero_shot", lambda anchors, context: spoilt if where == "zero" else np.zeros(7))
-    monkeypatch.setattr(OneShot, "scores", lambda self, example, at: spoilt if where == "one" else np.ones(7))
-    found = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["golden"][:] == [None] * len(rows)
-    assert set(found["golden_reason"]) == {"not_finite"}
+    monkeypatch.setattr(nuggets, "_zero_shot", lambda anchors, runner: spoilt if where == "zero" else np.zeros(7))
+    monkeypatch.setattr(
+        PrefixCacheRunner, "answer_logprobs", lambda self, example, index: spoilt if where == "one" else np.ones(7)
+    )
+    scored = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["golden"][:] == [None] * len(rows)
+    assert set(scored["golden_reason"]) == {"not_finite"}
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
-def test_an_example_is_an_earlier_turn(tokenizer, rows, anchor_file):
-    [example, *_], [anchor, *_] = made(tokenizer, rows, anchor_file)
+def test_example_is_an_earlier_turn(tokenizer, rows, anchor_file):
+    [example, *_], [anchor, *_] = encode_examples(tokenizer, rows, anchor_file)
     read, _ = read_anchors(nuggets.Path(anchor_file))
     task = {"role": "user", "content": read[0].turns[0].content}
     earlier = [
@@ -250,86 +258,86 @@ def test_an_example_is_an_earlier_turn(tokenizer, rows, anchor_file):
     ]
     for messages, pieces in (
         ([task], [anchor.alone, anchor.answer]),
-        ([*earlier, task], [example, anchor.behind, anchor.answer]),
+        ([*earlier, task], [example, anchor.after_example, anchor.answer]),
     ):
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) + read[0].response
         assert tokenizer(text, add_special_tokens=False)["input_ids"] == np.concatenate(pieces).tolist()
 
 
-def test_without_a_chat_template_an_example_is_text_and_a_blank_line(tiny_text_model_dir, pool_rows):
-    tokens = OneShotTokens(AutoTokenizer.from_pretrained(tiny_text_model_dir))
+def test_example_without_chat_template(tiny_text_model_dir, pool_rows):
+    tokens = OneShotPrompts(AutoTokenizer.from_pretrained(tiny_text_model_dir))
     first, second = canonical_rows(pool_rows.select([2, 3])[:])
     [example], anchor = tokens.examples([first], "alpaca"), tokens.anchor(second, "alpaca")
     asked = [alpaca_prompt(row.instruction, row.input) for row in (first, second)]
     decode = tokens.tokenizer.decode
-    assert decode(np.concatenate([example, anchor.behind, anchor.answer])) == (
+    assert decode(np.concatenate([example, anchor.after_example, anchor.answer])) == (
         f"{asked[0]}\n{first.response}\n\n{asked[1]}\n{second.response}"
     )
     assert decode(anchor.alone) == f"{asked[1]}\n"
 
 
-def test_a_first_token_is_put_first_once(tokenizer, pool_rows):
+def test_single_bos_token(tokenizer, pool_rows):
     tokenizer.chat_template = None  # this one puts <s> before text
-    tokens = OneShotTokens(tokenizer)
+    tokens = OneShotPrompts(tokenizer)
     row = canonical_rows(pool_rows[:1])[0]
     [example], anchor = tokens.examples([row], "alpaca"), tokens.anchor(row, "alpaca")
     first = tokenizer.bos_token_id
-    assert [ids[0] == first for ids in (example, anchor.alone, anchor.behind)] == [True, True, False]
-    assert first not in [*example[1:], *anchor.alone[1:], *anchor.behind, *anchor.answer]
+    assert [ids[0] == first for ids in (example, anchor.alone, anchor.after_example)] == [True, True, False]
+    assert first not in [*example[1:], *anchor.alone[1:], *anchor.after_example, *anchor.answer]
 
 
-def test_prompts_and_completions_are_joined_as_they_are(tiny_text_model_dir):
-    tokens = OneShotTokens(AutoTokenizer.from_pretrained(tiny_text_model_dir))
+def test_prompt_completion_is_concatenated(tiny_text_model_dir):
+    tokens = OneShotPrompts(AutoTokenizer.from_pretrained(tiny_text_model_dir))
     data = {"prompt": ["Q: slow?\nA:", "Slow?", ""], "completion": [" Yes.", "Yes.", " Yes."]}
     examples = tokens.examples(canonical_rows(data), "prompt-completion")
     assert [tokens.tokenizer.decode(ids) for ids in examples] == ["Q: slow?\nA: Yes.", "Slow?\nYes.", "\n Yes."]
 
 
-def test_several_turns_are_one_question(tokenizer):
+def test_multiple_turns_are_one_question(tokenizer):
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
     row = canonical_rows({"messages": [[{"role": role, "content": content} for role, content in turns]]})[0]
-    anchor = OneShotTokens(tokenizer).anchor(row, "messages")
+    anchor = OneShotPrompts(tokenizer).anchor(row, "messages")
     assert "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Bye" in tokenizer.decode(anchor.alone)
     assert tokenizer.decode(anchor.answer) == "Ciao."
 
 
 def test_hostile_text(model, tokenizer, anchor_file):
     data = Dataset.from_dict({"prompt": ["{x} the question itself", "%s \\1"], "completion": ["{0}", "Hello Hi {}"]})
-    found = score(data, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)
-    examples = OneShotTokens(tokenizer).examples(canonical_rows(data[:]), "prompt-completion")
+    scored = score(data, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer)
+    examples = OneShotPrompts(tokenizer).examples(canonical_rows(data[:]), "prompt-completion")
     assert "{x} the question itself<|im_end|>\n<|im_start|>assistant\n{0}" in tokenizer.decode(examples[0])
-    assert None not in found["golden"][:]
+    assert None not in scored["golden"][:]
 
 
 @pytest.mark.parametrize(
     ("template", "message"),
     [
         ("{{ raise_exception('one question at most') }}", "one question at most"),
-        ("{{ messages[0]['content'] }}", "it leaves the question out"),
+        ("{{ messages[0]['content'] }}", "it omits the question"),
         ("{% for m in messages %}{{ m['content'] ~ messages[-1]['content'] }}{% endfor %}", "differently"),
     ],
 )
-def test_a_template_that_shows_no_example(tokenizer, pool_rows, template, message):
+def test_template_without_example(tokenizer, pool_rows, template, message):
     tokenizer.chat_template = template
-    with pytest.raises(ModelError, match=f"cannot show a question behind an example.*{message}"):
-        OneShotTokens(tokenizer).anchor(canonical_rows(pool_rows[:1])[0], "alpaca")
+    with pytest.raises(ModelError, match=f"cannot render a question after an example.*{message}"):
+        OneShotPrompts(tokenizer).anchor(canonical_rows(pool_rows[:1])[0], "alpaca")
 
 
 # -- windows ----------------------------------------------------------------------------------------------------------
 LONG = "word " * 60
 
 
-def test_an_anchor_without_room_is_left_out_for_all_rows(model, tokenizer, rows, tmp_path, caplog):
+def test_long_anchor_is_excluded(model, tokenizer, rows, tmp_path, caplog):
     tasks = [{"prompt": f"Say {number}.", "completion": f"{number}, {number}!"} for number in ("one", "two", "three")]
     for name, more in (("few", []), ("many", [{"prompt": LONG, "completion": "Yes."}])):
-        lines = [json.dumps(each) for each in (*tasks, *more)]
+        lines = [json.dumps(item) for item in (*tasks, *more)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
     few, many = (
         score(
             rows,
             [Nuggets(anchor_file=str(tmp_path / f"{name}.jsonl"), max_length=180)],
             model=model,
-            tokenizer=tokenizer,
+            processing_class=tokenizer,
         )
         for name in ("few", "many")
     )
@@ -337,52 +345,60 @@ def test_an_anchor_without_room_is_left_out_for_all_rows(model, tokenizer, rows,
     assert caplog.text.count("1 of 4 anchors do not fit into 180 tokens even without an example") == 1
     with pytest.raises(ScoreError, match=r"None of the 3 anchors in .* fits into 12 tokens"):
         score(
-            rows, [Nuggets(anchor_file=str(tmp_path / "few.jsonl"), max_length=12)], model=model, tokenizer=tokenizer
+            rows,
+            [Nuggets(anchor_file=str(tmp_path / "few.jsonl"), max_length=12)],
+            model=model,
+            processing_class=tokenizer,
         )
 
 
-def test_an_anchor_without_room_behind_an_example_is_not_won(model, tokenizer, tmp_path, caplog):
+def test_anchor_without_room_is_not_won(model, tokenizer, tmp_path, caplog):
     tasks = [{"prompt": "Say one.", "completion": "One!"}, {"prompt": "word " * 20, "completion": "Yes."}]
     (tmp_path / "anchors.json").write_text(json.dumps(tasks))
     data = Dataset.from_dict({"prompt": ["Say two.", LONG, LONG * 4], "completion": ["Two!"] * 3})
-    tokens = OneShotTokens(tokenizer)
+    tokens = OneShotPrompts(tokenizer)
     examples = tokens.examples(canonical_rows(data[:]), "prompt-completion")
     anchors = [tokens.anchor(row, "prompt-completion") for row in canonical_rows({
         name: [task[name] for task in tasks] for name in tasks[0]
     })]  # fmt: skip
-    room = len(examples[1]) + len(anchors[0].behind) + len(anchors[0].answer)
+    room = len(examples[1]) + len(anchors[0].after_example) + len(anchors[0].answer)
     subject = Nuggets(anchor_file=str(tmp_path / "anchors.json"), max_length=room)
-    found = score(data, [subject], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["golden_reason"][:] == ["", "", "prompt_fills_window"]
-    assert found["golden"][2] is None
-    won = plain(model, np.concatenate([examples[1], anchors[0].behind]), anchors[0].answer)
-    assert found["golden"][1] == (0.5 if won > plain(model, anchors[0].alone, anchors[0].answer) else 0.0)
-    assert found["golden"][0] == wins_by_hand(model, examples[:1], anchors)[0]
-    assert "behind 1 rows not every anchor fits" in caplog.text
+    scored = score(data, [subject], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["golden_reason"][:] == ["", "", "prompt_fills_window"]
+    assert scored["golden"][2] is None
+    won = plain(model, np.concatenate([examples[1], anchors[0].after_example]), anchors[0].answer)
+    assert scored["golden"][1] == (0.5 if won > plain(model, anchors[0].alone, anchors[0].answer) else 0.0)
+    assert scored["golden"][0] == wins_by_hand(model, examples[:1], anchors)[0]
+    assert "after 1 rows not every anchor fits" in caplog.text
 
 
-def test_rows_that_cannot_be_examples(model, tokenizer, anchor_file):
+def test_unusable_examples(model, tokenizer, anchor_file):
     data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
-    found = score(data, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["golden_reason"][:] == ["", "empty_response", "empty_response"]
+    scored = score(data, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["golden_reason"][:] == ["", "empty_response", "empty_response"]
     none = score(
-        data.select([1]), [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer, on_summary=str
+        data.select([1]), [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer, on_summary=str
     )
     assert none["golden"][:] == [None]
     with pytest.raises(FormatError, match="cannot be examples"):
-        score(Dataset.from_dict({"text": ["a"]}), [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)
+        score(
+            Dataset.from_dict({"text": ["a"]}),
+            [Nuggets(anchor_file=anchor_file)],
+            model=model,
+            processing_class=tokenizer,
+        )
 
 
-def test_rows_are_read_in_parts(monkeypatch, model, tokenizer, rows, anchor_file):
-    whole = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)["golden"][:]
-    monkeypatch.setattr(nuggets, "_ROWS_AT_ONCE", 4)
-    found = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, tokenizer=tokenizer)["golden"][:]
-    assert found == whole
+def test_rows_are_read_in_chunks(monkeypatch, model, tokenizer, rows, anchor_file):
+    full = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer)["golden"][:]
+    monkeypatch.setattr(nuggets, "_CHUNK_ROWS", 4)
+    result = score(rows, [Nuggets(anchor_file=anchor_file)], model=model, processing_class=tokenizer)["golden"][:]
+    assert result == full
 
 
-def test_a_window_beyond_what_the_model_takes(model, tokenizer, rows, anchor_file):
+def test_max_length_above_model_limit(model, tokenizer, rows, anchor_file):
     with pytest.raises(ModelError, match=r"Nuggets\(max_length=5000\) is more than the 1,024 tokens"):
-        score(rows, [Nuggets(anchor_file=anchor_file, max_length=5000)], model=model, tokenizer=tokenizer)
+        score(rows, [Nuggets(anchor_file=anchor_file, max_length=5000)], model=model, processing_class=tokenizer)
 
 
 # -- the store --------------------------------------------------------------------------------------------------------
@@ -390,22 +406,22 @@ def refuse_forwards(monkeypatch):
     def refuse(*args):
         raise AssertionError("a forward pass is run")
 
-    monkeypatch.setattr(forward.Forwards, "hidden", refuse)
-    monkeypatch.setattr(OneShot, "scores", refuse)
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", refuse)
+    monkeypatch.setattr(PrefixCacheRunner, "answer_logprobs", refuse)
 
 
-def test_a_second_run_finds_all_in_the_store(monkeypatch, rows, anchor_file, tiny_model_dir, tmp_path):
+def test_second_run_reads_the_store(monkeypatch, rows, anchor_file, tiny_model_dir, tmp_path):
     subject = Nuggets(anchor_file=anchor_file)
     first = score(rows, [subject], model=str(tiny_model_dir), store=tmp_path)["golden"][:]
     specs = [json.loads(path.read_text()) for path in tmp_path.rglob("spec.json")]
-    [run] = [each for each in specs if each["computed"] == "one_shot_wins"]
+    [run] = [spec for spec in specs if spec["computed"] == "one_shot_wins"]
     assert (run["number"], run["left_out"], run["window"]) == (7, 0, 1024)
     monkeypatch.undo()
     refuse_forwards(monkeypatch)
     assert score(rows, [subject], model=str(tiny_model_dir), store=tmp_path)["golden"][:] == first
 
 
-def test_anchors_are_picked_into_the_store(monkeypatch, pool_rows, tiny_model_dir, tmp_path):
+def test_anchors_are_selected_into_the_store(monkeypatch, pool_rows, tiny_model_dir, tmp_path):
     some, asked = pool_rows.select(range(10)), [Nuggets(anchors=3), Embedding(part="prompt")]
     first = score(some, asked, model=str(tiny_model_dir), store=tmp_path)
     [file] = tmp_path.glob("anchors*")
@@ -429,7 +445,7 @@ def numbers(fitted):
     return [json.loads(line)["pool_row"] for line in lines]
 
 
-def test_anchors_are_the_rows_nearest_to_centres(pool_rows, tmp_path):
+def test_anchors_are_nearest_to_centroids(pool_rows, tmp_path):
     middles = np.array([[0, 0], [50, 0], [0, 50]])
     offsets = np.array([[3, 0], [1, 0], [-2, 0], [0, 2], [0, -3], [-1, 0], [0, 1], [0, -1]])
     vectors = (middles[:, None] + offsets).reshape(24, 2)
@@ -437,53 +453,53 @@ def test_anchors_are_the_rows_nearest_to_centres(pool_rows, tmp_path):
     nearest = [8 * group + int(((vectors - centres) ** 2).sum(axis=1)[8 * group :][:8].argmin()) for group in range(3)]
     data = with_vectors(pool_rows, vectors.astype(np.float32))
     for seed in range(20):  # some starts find other groups
-        found = numbers(Nuggets(anchors=3, seed=seed).fit(data, tmp_path / "a.jsonl"))
-        assert found == sorted(set(found))
-        if found == nearest:
+        result = numbers(Nuggets(anchors=3, seed=seed).fit(data, tmp_path / "a.jsonl"))
+        assert result == sorted(set(result))
+        if result == nearest:
             break
     else:
         raise AssertionError(f"no start finds {nearest}")
 
 
-def test_equal_rows_give_way_to_the_next_nearest(pool_rows, tmp_path):
+def test_equal_rows_are_replaced_by_the_next(pool_rows, tmp_path):
     data = with_vectors(
         pool_rows.select([0] * 6 + list(range(1, 7))), np.repeat(VECTORS[:1], 12, axis=0) + VECTORS[12]
     )
     spread = data.remove_columns("embedding")
     spread = with_vectors(spread, VECTORS[:12])
-    found = Nuggets(anchors=7).fit(spread, tmp_path / "a.jsonl")
+    result = Nuggets(anchors=7).fit(spread, tmp_path / "a.jsonl")
     rows, _ = read_anchors(tmp_path / "a.jsonl")
-    assert len({row.digest() for row in rows}) == len(numbers(found)) == 7
-    with pytest.raises(ScoreError, match="8 anchors are asked for, and there are only 7 rows"):
+    assert len({row.digest() for row in rows}) == len(numbers(result)) == 7
+    with pytest.raises(ScoreError, match="8 anchors are requested, and only 7 usable rows"):
         Nuggets(anchors=8).fit(spread, tmp_path / "b.jsonl")
     with pytest.raises(ScoreError, match="Lower k"):
         Nuggets(anchors=3).fit(data, tmp_path / "c.jsonl")
 
 
-def test_fitting_twice_gives_the_same_file(pool_rows, tmp_path):
+def test_fit_is_deterministic(pool_rows, tmp_path):
     data = with_vectors(pool_rows, VECTORS)
     for by in ("kmeans", "random"):
-        with random_state_kept():
+        with unchanged_random_state():
             fits = [
                 Nuggets(anchors=5, by=by, seed=seed).fit(data, tmp_path / f"{name}.jsonl")
                 for name, seed in (("a", 1), ("b", 1), ("c", 2))
             ]
-        a, b, c = (nuggets.Path(each.anchor_file).read_bytes() for each in fits)
+        a, b, c = (nuggets.Path(fit.anchor_file).read_bytes() for fit in fits)
         assert a == b != c
         assert fits[0] == Nuggets(anchors=5, by=by, seed=1, anchor_file=str(tmp_path / "a.jsonl"))
 
 
 def test_random_anchors_differ_in_their_text(pool_rows, tmp_path):
     data = pool_rows.select([0] * 20 + [1, 2])
-    found = Nuggets(anchors=3, by="random").fit(data, tmp_path / "a.jsonl")
-    assert numbers(found) == [0, 20, 21]
-    with pytest.raises(ScoreError, match="4 anchors are asked for, and there are only 3 rows"):
+    result = Nuggets(anchors=3, by="random").fit(data, tmp_path / "a.jsonl")
+    assert numbers(result) == [0, 20, 21]
+    with pytest.raises(ScoreError, match="4 anchors are requested, and only 3 usable rows"):
         Nuggets(anchors=4, by="random").fit(data, tmp_path / "a.jsonl")
 
 
-def test_rows_that_cannot_be_used_are_no_anchors(pool_rows, tmp_path):
+def test_unusable_rows_are_not_anchors(pool_rows, tmp_path):
     data = with_vectors(pool_rows, VECTORS).map(
-        lambda row, at: {"output": "" if at % 2 else row["output"]}, with_indices=True
+        lambda row, index: {"output": "" if index % 2 else row["output"]}, with_indices=True
     )
     for by in ("kmeans", "random"):
         assert not any(row % 2 for row in numbers(Nuggets(anchors=12, by=by).fit(data, tmp_path / "a.jsonl")))
@@ -492,13 +508,13 @@ def test_rows_that_cannot_be_used_are_no_anchors(pool_rows, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[], [1, 1], [-1], [24], [0.5], [[1]]])
-def test_rows_that_name_no_anchors(pool_rows, tmp_path, rows):
+def test_invalid_anchor_rows(pool_rows, tmp_path, rows):
     with pytest.raises(ScoreError, match="ow numbers"):
         Nuggets().fit(pool_rows, tmp_path / "a.jsonl", rows=rows)
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
-def test_files_of_anchors(pool_rows, tmp_path, ending):
+def test_anchor_files(pool_rows, tmp_path, ending):
     awkward = Dataset.from_dict({"prompt": ["a\u2028b\n{}", "ü"], "completion": ["\x85 x", "y"], "other": [1, 2]})
     path = tmp_path / f"anchors.{ending}"
     assert Nuggets().fit(awkward, path, rows=[1, 0]).anchors == 2
@@ -514,35 +530,35 @@ def test_files_of_anchors(pool_rows, tmp_path, ending):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "Each row in|make none of the formats"),
+        ("", "Each row in|match none of the supported formats"),
         ("{", "cannot be read as a file of anchors"),
-        ("[1]", "a row has no names"),
+        ("[1]", "a row is not a JSON object"),
         ('{"prompt": "a", "completion": ""}', "row 0: empty_response"),
         ('{"text": "a"}', "has to hold a question and an answer"),
         ('{"promt": "a", "completion": "b"}', "Did you mean 'prompt'"),
     ],
 )
-def test_files_that_hold_no_anchors(tmp_path, content, message):
+def test_invalid_anchor_files(tmp_path, content, message):
     (tmp_path / "anchors.jsonl").write_text(content)
     with pytest.raises((ScoreError, FormatError), match=message):
         read_anchors(tmp_path / "anchors.jsonl")
 
 
-def test_without_anchors(model, tokenizer, pool_rows, tmp_path):
+def test_missing_anchors(model, tokenizer, pool_rows, tmp_path):
     with pytest.raises(ScoreError, match=r"Nuggets is not fitted"):
-        score(pool_rows, [Nuggets(anchors=5)], model=model, tokenizer=tokenizer)
+        score(pool_rows, [Nuggets(anchors=5)], model=model, processing_class=tokenizer)
     with pytest.raises(ScoreError, match=r"There is no file 'nowhere\.jsonl'"):
-        score(pool_rows, [Nuggets(anchor_file="nowhere.jsonl")], model=model, tokenizer=tokenizer)
+        score(pool_rows, [Nuggets(anchor_file="nowhere.jsonl")], model=model, processing_class=tokenizer)
     with pytest.raises(ColumnError, match="needs column 'embedding'"):
         Nuggets(anchors=5).fit(pool_rows, tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match=r"ends in .jsonl, .json, .parquet, and not .*csv"):
         Nuggets(by="random").fit(pool_rows, tmp_path / "a.csv")
 
 
-def test_the_anchors_are_in_the_spec_and_the_pickle(pool_rows, anchor_file, tmp_path):
+def test_spec_and_pickle_hold_anchors(pool_rows, anchor_file, tmp_path):
     other = Nuggets().fit(pool_rows, tmp_path / "a.jsonl", rows=[1, 2])
-    specs = [each.spec()["resolved_anchors"] for each in (other, Nuggets(anchor_file=anchor_file))]
-    assert [each[:5] for each in specs] == ["file:"] * 2
+    specs = [item.spec()["resolved_anchors"] for item in (other, Nuggets(anchor_file=anchor_file))]
+    assert [spec[:5] for spec in specs] == ["file:"] * 2
     assert specs[0] != specs[1]
     assert specs[0] in other._identity()
     assert Nuggets().spec()["resolved_anchors"] is None
@@ -550,9 +566,13 @@ def test_the_anchors_are_in_the_spec_and_the_pickle(pool_rows, anchor_file, tmp_
     assert other.reads == Nuggets(by="random").reads == ()
 
 
-def test_tokens_that_swap_places_have_another_digest():
+def test_digest_depends_on_token_order():
     one, two = np.array([1, 2]), np.array([3])
-    digests = {Anchor(one, two, two).digest(), Anchor(two, one, two).digest(), Anchor(two, two, one).digest()}
+    digests = {
+        AnchorTokens(one, two, two).digest(),
+        AnchorTokens(two, one, two).digest(),
+        AnchorTokens(two, two, one).digest(),
+    }
     assert len(digests) == 3
 
 
@@ -566,6 +586,6 @@ def test_tokens_that_swap_places_have_another_digest():
         ({"anchor_file": 3}, "path of a file"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Nuggets(**settings)

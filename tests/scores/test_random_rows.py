@@ -54,14 +54,14 @@ MAYBE = st.one_of(TEXTS, TEXTS, TEXTS, st.none())
 PAIRS = st.tuples(MAYBE, MAYBE)
 ROLE = st.sampled_from(["user", "assistant", "user", "assistant", "system", "tool", "wizard"])
 ORDERLY = st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=3).map(
-    lambda turns: [each for question, answer in turns for each in (("user", question), ("assistant", answer))]
+    lambda turns: [item for question, answer in turns for item in (("user", question), ("assistant", answer))]
 )
 CHATS = st.one_of(ORDERLY, ORDERLY, st.lists(st.tuples(ROLE, MAYBE), max_size=5), st.none())
 
 
 def of_pairs(rows):
     return Dataset.from_dict(
-        {"prompt": [each[0] for each in rows], "completion": [each[1] for each in rows]},
+        {"prompt": [row[0] for row in rows], "completion": [row[1] for row in rows]},
     )
 
 
@@ -73,15 +73,15 @@ def of_chats(rows):
 # -- scores -----------------------------------------------------------------------------------------------------------
 def scored(data: Dataset, folder: str) -> list[dict]:
     """The new columns of each row, each behind the name of its score."""
-    made = [replace(each, column_prefix=f"{name}_") for name, each in SCORES.items()]
-    made[list(SCORES).index("tokens")] = Length("tokens", folder, column_prefix="tokens_")
-    found = score(data, made, model=folder, on_summary=str)
-    return list(found.remove_columns(data.column_names))
+    created = [replace(item, column_prefix=f"{name}_") for name, item in SCORES.items()]
+    created[list(SCORES).index("tokens")] = Length("tokens", folder, column_prefix="tokens_")
+    result = score(data, created, model=folder, on_summary=str)
+    return list(result.remove_columns(data.column_names))
 
 
 def require_number_or_reason(row: dict) -> None:
-    for name, each in SCORES.items():
-        values = {column: row[f"{name}_{column}"] for column in each.columns()}
+    for name, item in SCORES.items():
+        values = {column: row[f"{name}_{column}"] for column in item.columns()}
         why = next(value for column, value in values.items() if column.endswith("_reason"))
         numbers = [value for column, value in values.items() if not column.endswith("_reason")]
         assert isinstance(why, str)
@@ -102,12 +102,12 @@ def require_same(one: dict, other: dict) -> None:
 
 
 def require_invariants(make, rows, order, alone, folder):
-    found = scored(make(rows), folder)
-    for row in found:
+    result = scored(make(rows), folder)
+    for row in result:
         require_number_or_reason(row)
-    for at, row in zip(order, scored(make([rows[at] for at in order]), folder), strict=True):
-        require_same(found[at], row)
-    require_same(found[alone], scored(make([rows[alone]]), folder)[0])
+    for position, row in zip(order, scored(make([rows[index] for index in order]), folder), strict=True):
+        require_same(result[position], row)
+    require_same(result[alone], scored(make([rows[alone]]), folder)[0])
 
 
 def with_order(rows):
@@ -166,7 +166,7 @@ COLUMNS = [
 
 @examples(150)
 @given(names=st.sampled_from(COLUMNS), data=st.data())
-def test_rows_of_any_values_are_read(names, data):
+def test_random_values(names, data):
     batch = {name: data.draw(st.lists(ANYTHING, min_size=2, max_size=2), label=name) for name in names}
     rows = canonical_rows(batch)
     for row in rows:
@@ -179,7 +179,7 @@ def test_rows_of_any_values_are_read(names, data):
 
 @examples(40)
 @given(names=st.sampled_from(COLUMNS), data=st.data())
-def test_a_dataset_of_any_values_is_scored_or_refused_in_a_sentence(names, data):
+def test_random_datasets_score_or_raise(names, data):
     columns = {name: data.draw(st.lists(ANYTHING, min_size=1, max_size=3), label=name) for name in names}
     length = min(map(len, columns.values()))
     try:
@@ -187,16 +187,16 @@ def test_a_dataset_of_any_values_is_scored_or_refused_in_a_sentence(names, data)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError, TypeError, UnicodeError):
         assume(False)  # values that no Dataset can hold
     try:
-        found = score(rows, [Length(), Compressibility()], on_summary=str)
+        result = score(rows, [Length(), Compressibility()], on_summary=str)
     except DataselError as error:
         assert str(error)[0].isupper() and str(error).endswith(".")
         return
-    for row in found:
+    for row in result:
         assert (row["response_words"] is None) == bool(row["length_reason"])
         assert (row["compressibility"] is None) == bool(row["compressibility_reason"])
 
 
 @pytest.mark.parametrize("role", [["user"], {"name": "user"}, 3, None])
-def test_a_role_that_is_no_text(role):
+def test_role_is_not_text(role):
     rows = canonical_rows({"messages": [[{"role": role, "content": "Hi"}, {"role": "assistant", "content": "Yes."}]]})
     assert [row.reason for row in rows] == ["unknown_role"]

@@ -24,11 +24,11 @@ from transformers import (
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows
-from hf_datasel.scores.reward import Reward, RewardForwards
+from hf_datasel.scores.reward import Reward, RewardRunner
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenSettings
-from hf_datasel.tokens.chat import Chats, ending_tokens, task_and_answer, with_answer
+from hf_datasel.tokens.chat import ChatTokenizer, end_token_ids, prompt_and_response, replace_response
 
 
 @pytest.fixture(scope="module")
@@ -124,67 +124,67 @@ def turns_of(row):
 
 
 @pytest.mark.parametrize("padding", ["own", "eos", "last", "none"])
-def test_batches_equal_the_models_own_output(reward_dirs, rows, padding, caplog):
+def test_batches_equal_model_output(reward_dirs, rows, padding, caplog):
     folder = reward_dirs[padding]
-    found = score(rows, [Reward(folder)], tokens_per_batch=400)
+    scored = score(rows, [Reward(folder)], scoring_tokens_per_batch=400)
     expected = [own_output(folder, shown(folder, turns_of(row))) for row in canonical_rows(rows[:])]
-    np.testing.assert_allclose(found["reward"], expected, atol=1e-5)
-    assert found.features["reward"] == Value("float32")
-    assert set(found["reward_reason"]) == {""}
+    np.testing.assert_allclose(scored["reward"], expected, atol=1e-5)
+    assert scored.features["reward"] == Value("float32")
+    assert set(scored["reward_reason"]) == {""}
     assert np.ptp(expected) > 1e-2
     assert "one row at a time" not in caplog.text
 
 
 @pytest.mark.parametrize("padding", ["own", "eos"])
-def test_rows_whose_tokens_are_the_padding_token(reward_dirs, padding):
+def test_rows_of_padding_tokens(reward_dirs, padding):
     folder = reward_dirs[padding]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = None
     end = tokenizer.decode([AutoModelForSequenceClassification.from_pretrained(folder).config.pad_token_id])
     texts = ["Yes." + end, "Yes.", "It" + end + "is.", "A longer answer than the others" + end + end]
-    chats = Chats(tokenizer)
+    chats = ChatTokenizer(tokenizer)
     data = canonical_rows({"prompt": ["Is it?"] * 4, "completion": texts})
-    ids, _ = chats.tokens(data)
+    ids, _ = chats.encode(data)
     assert ids[0].tolist()[-1] == tokenizer.convert_tokens_to_ids(end)
     engine = Engine(Pool(Dataset.from_dict({"prompt": ["a"], "completion": ["b"]})), folder)
-    _, context = engine._inputs(Reward(folder), None)
-    found, reasons = Reward(folder).rate([data], tokenizer, context)
+    _, runner = engine._inputs(Reward(folder), None)
+    result, reasons = Reward(folder).rate([data], tokenizer, runner)
     assert reasons.tolist() == [""] * 4
-    np.testing.assert_allclose(found, [own_output(folder, each) for each in ids], atol=1e-5)
+    np.testing.assert_allclose(result, [own_output(folder, token) for token in ids], atol=1e-5)
 
 
-def test_the_head_is_run_on_the_last_token_where_there_is_no_padding_token(reward_dirs, rows):
+def test_head_runs_on_last_token_without_padding_token(reward_dirs, rows):
     engine = Engine(Pool(rows), reward_dirs["none"])
-    _, context = engine._inputs(Reward(reward_dirs["none"]), None)
-    forwards = RewardForwards(context, Reward(reward_dirs["none"]))
+    _, runner = engine._inputs(Reward(reward_dirs["none"]), None)
+    forwards = RewardRunner(runner, Reward(reward_dirs["none"]))
     with torch.no_grad():
-        found = forwards([np.array([5, 6, 7, 8]), np.array([9, 3])])
-    assert forwards._backend == forwards._by_head
+        result = forwards([np.array([5, 6, 7, 8]), np.array([9, 3])])
+    assert forwards._backend == forwards._run_head
     expected = [own_output(reward_dirs["none"], ids) for ids in ([5, 6, 7, 8], [9, 3])]
-    np.testing.assert_allclose(found[:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(result[:, 0], expected, atol=1e-5)
 
 
 def test_a_padding_token_outside_the_vocabulary(reward_dirs, rows):
     model = LlamaForSequenceClassification.from_pretrained(reward_dirs["own"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
-    plain = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"][:]
+    plain = score(rows, [Reward()], model=model, processing_class=tokenizer)["reward"][:]
     model.config.pad_token_id = -1
-    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
-    np.testing.assert_allclose(found, plain, atol=1e-5)
+    result = score(rows, [Reward()], model=model, processing_class=tokenizer)["reward"]
+    np.testing.assert_allclose(result, plain, atol=1e-5)
 
 
-def test_an_encoder_equals_its_own_output(bert_dir, rows, caplog):
+def test_encoder_equals_model_output(bert_dir, rows, caplog):
     tokenizer = AutoTokenizer.from_pretrained(bert_dir)
-    found = score(rows, [Reward(bert_dir)])
+    scored = score(rows, [Reward(bert_dir)])
     texts = [f"{row.turns[0].content}\n{row.response}" for row in canonical_rows(rows[:])]
-    expected = [own_output(bert_dir, tokenizer(each, truncation=False, padding=False)["input_ids"]) for each in texts]
-    np.testing.assert_allclose(found["reward"], expected, atol=1e-5)
+    expected = [own_output(bert_dir, tokenizer(text, truncation=False, padding=False)["input_ids"]) for text in texts]
+    np.testing.assert_allclose(scored["reward"], expected, atol=1e-5)
     assert np.ptp(expected) > 1e-2
     assert "one row at a time" not in caplog.text
 
 
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_deberta_equals_its_own_output(tiny_text_model_dir, rows, relative, caplog):
+def test_deberta_equals_model_output(tiny_text_model_dir, rows, relative, caplog):
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
     sizes = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = DebertaV2Config(
@@ -200,16 +200,16 @@ def test_a_deberta_equals_its_own_output(tiny_text_model_dir, rows, relative, ca
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
         model = DebertaV2ForSequenceClassification(config).eval()
-    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
+    result = score(rows, [Reward()], model=model, processing_class=tokenizer)["reward"]
     texts = [f"{row.turns[0].content}\n{row.response}" for row in canonical_rows(rows[:])]
     with torch.no_grad():
-        expected = [model(torch.tensor([tokenizer(each)["input_ids"]])).logits.item() for each in texts]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+        expected = [model(torch.tensor([tokenizer(text)["input_ids"]])).logits.item() for text in texts]
+    np.testing.assert_allclose(result, expected, atol=1e-5)
     assert np.ptp(expected) > 1e-2
     assert "one row at a time" not in caplog.text
 
 
-def test_a_model_that_padding_changes_is_run_one_row_at_a_time(reward_dirs, rows, caplog):
+def test_padding_sensitive_model_runs_unbatched(reward_dirs, rows, caplog):
     class Counting(LlamaForSequenceClassification):
         def forward(self, input_ids=None, attention_mask=None, **inputs):
             out = super().forward(input_ids=input_ids, attention_mask=attention_mask, **inputs)
@@ -218,46 +218,46 @@ def test_a_model_that_padding_changes_is_run_one_row_at_a_time(reward_dirs, rows
 
     model = Counting.from_pretrained(reward_dirs["own"]).eval()
     tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
-    found = score(rows, [Reward()], model=model, tokenizer=tokenizer)["reward"]
+    result = score(rows, [Reward()], model=model, processing_class=tokenizer)["reward"]
     ids = [shown(reward_dirs["own"], turns_of(row)) for row in canonical_rows(rows[:])]
-    expected = [own_output(reward_dirs["own"], each) + len(each) for each in ids]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    expected = [own_output(reward_dirs["own"], token) + len(token) for token in ids]
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
     assert "it is run one row at a time" in caplog.text
 
 
-def test_a_live_reward_model_and_a_name_as_the_model_of_score(reward_dirs, rows):
+def test_live_and_named_reward_model(reward_dirs, rows):
     folder = reward_dirs["own"]
     named = score(rows, [Reward(folder)])["reward"]
     of_score = score(rows, [Reward()], model=folder)["reward"]
     live = AutoModelForSequenceClassification.from_pretrained(folder).train()
-    alive = score(rows, [Reward()], model=live, tokenizer=AutoTokenizer.from_pretrained(folder))["reward"]
+    alive = score(rows, [Reward()], model=live, processing_class=AutoTokenizer.from_pretrained(folder))["reward"]
     np.testing.assert_allclose(of_score, named, atol=1e-6)
     np.testing.assert_allclose(alive, named, atol=1e-6)
     assert live.training
 
 
-def test_several_turns_are_rated_whole(reward_dirs):
+def test_multiple_turns(reward_dirs):
     folder = reward_dirs["own"]
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
     chat = [{"role": role, "content": content} for role, content in turns]
-    found = score(Dataset.from_dict({"messages": [chat]}), [Reward(folder)])["reward"]
-    np.testing.assert_allclose(found, [own_output(folder, shown(folder, turns))], atol=1e-5)
+    result = score(Dataset.from_dict({"messages": [chat]}), [Reward(folder)])["reward"]
+    np.testing.assert_allclose(result, [own_output(folder, shown(folder, turns))], atol=1e-5)
 
 
-def test_one_of_several_outputs(tmp_path, reward_dirs, rows):
+def test_label(tmp_path, reward_dirs, rows):
     tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
     folder = save_llama(tmp_path / "three", tokenizer, tokenizer.pad_token_id, labels=3)
     with pytest.raises(ModelError, match="has 3 outputs, and a reward model has one"):
         score(rows, [Reward(folder)])
     with pytest.raises(ModelError, match="label=3 is not among the 3 outputs"):
         score(rows, [Reward(folder, label=3)])
-    found = score(rows, [Reward(folder, label=2)])["reward"]
+    result = score(rows, [Reward(folder, label=2)])["reward"]
     expected = [own_output(folder, shown(folder, turns_of(row)), 2) for row in canonical_rows(rows[:])]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("label", [None, 1, 3])
-def test_what_is_no_reward_model_is_told_by_its_configuration(tmp_path, tiny_model_dir, rows, label):
+def test_non_reward_models_are_rejected_by_config(tmp_path, tiny_model_dir, rows, label):
     tokenizer, none = AutoTokenizer.from_pretrained(tiny_model_dir), np.empty(0, dtype=np.int64)
     engine = Engine(Pool(rows))
     folder = Path(save_llama(tmp_path / "three", tokenizer, tokenizer.pad_token_id, labels=3))
@@ -271,7 +271,7 @@ def test_what_is_no_reward_model_is_told_by_its_configuration(tmp_path, tiny_mod
         engine.compute(Reward(str(tiny_model_dir), label=label), none)
 
 
-def test_an_adapter_may_hold_the_head(tmp_path, tiny_model_dir, rows):
+def test_adapter_with_head(tmp_path, tiny_model_dir, rows):
     base = AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1)
     get_peft_model(base, LoraConfig(r=2, task_type="SEQ_CLS")).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path)
@@ -281,51 +281,51 @@ def test_an_adapter_may_hold_the_head(tmp_path, tiny_model_dir, rows):
 
 
 # -- rows that are too long -------------------------------------------------------------------------------------------
-def test_a_long_response_loses_its_end_and_the_turn_still_ends(reward_dirs):
+def test_long_response_is_truncated_before_turn_end(reward_dirs):
     folder, long = reward_dirs["own"], "word " * 400
     data = Dataset.from_dict({"prompt": ["Say it.", long, "Say it."], "completion": [long, "Yes.", "word"]})
-    found = score(data, [Reward(folder, max_length=60)], on_summary=str)
-    assert found["reward_reason"][:] == ["", "prompt_fills_window", ""]
-    whole = shown(folder, [("user", "Say it."), ("assistant", long)])
+    scored = score(data, [Reward(folder, max_length=60)], on_summary=str)
+    assert scored["reward_reason"][:] == ["", "prompt_fills_window", ""]
+    full = shown(folder, [("user", "Say it."), ("assistant", long)])
     tail = shown(folder, [("user", "Say it."), ("assistant", "")])[-2:]
     assert AutoTokenizer.from_pretrained(folder).decode(tail) == "<|im_end|>\n"
-    cut = [*whole[:58], *tail]
+    cut = [*full[:58], *tail]
     short = shown(folder, [("user", "Say it."), ("assistant", "word")])
     np.testing.assert_allclose(
-        [found["reward"][0], found["reward"][2]], [own_output(folder, cut), own_output(folder, short)], atol=1e-5
+        [scored["reward"][0], scored["reward"][2]], [own_output(folder, cut), own_output(folder, short)], atol=1e-5
     )
 
 
-def test_the_window_ends_where_the_response_begins(tokenizer):
+def test_prompt_fills_window(tokenizer):
     [row] = canonical_rows({"prompt": ["Say it."], "completion": ["Boats float."]})
-    [ids], _ = Chats(tokenizer).tokens([row])
-    start, behind = Chats(tokenizer).answer_span(row, ids.tolist())
+    [ids], _ = ChatTokenizer(tokenizer).encode([row])
+    start, behind = ChatTokenizer(tokenizer).response_span(row, ids.tolist())
     assert tokenizer.decode(ids[start : len(ids) - behind]) == "Boats float."
-    assert Chats(tokenizer, start + behind).tokens([row]) == ([None], ["prompt_fills_window"])
-    [cut], reasons = Chats(tokenizer, start + behind + 1).tokens([row])
+    assert ChatTokenizer(tokenizer, start + behind).encode([row]) == ([None], ["prompt_fills_window"])
+    [cut], reasons = ChatTokenizer(tokenizer, start + behind + 1).encode([row])
     assert reasons == [""]
     assert cut.tolist() == [*ids[: start + 1], *ids[len(ids) - behind :]]
 
 
-def test_text_is_cut_before_its_last_special_tokens():
+def test_truncation_keeps_special_tokens():
     from tests.scores.test_selectit import word_tokenizer
 
     tokenizer = word_tokenizer(["a", " b", " c", "\na", "\nA", "\nB", "</s>"], ending="</s>")
     [row] = canonical_rows({"prompt": ["a b c"], "completion": ["a b c"]})
-    [cut], reasons = Chats(tokenizer, 6).tokens([row])
+    [cut], reasons = ChatTokenizer(tokenizer, 6).encode([row])
     assert reasons == [""]
     assert tokenizer.convert_ids_to_tokens(cut) == ["a", " b", " c", "\na", " b", "</s>"]
-    assert Chats(tokenizer, 4).tokens([row]) == ([None], ["prompt_fills_window"])
+    assert ChatTokenizer(tokenizer, 4).encode([row]) == ([None], ["prompt_fills_window"])
 
 
-def test_the_length_is_that_of_training_where_the_model_takes_it(reward_dirs, bert_dir):
+def test_max_length_of_training(reward_dirs, bert_dir):
     long = Dataset.from_dict({"prompt": ["Say it."], "completion": ["word " * 800]})
     read = []
 
     def lengths(folder, settings, **more):
         engine = Engine(Pool(long), folder, settings=settings)
-        rows, context = engine._inputs(Reward(folder, **more), None)
-        Reward(folder, **more).compute(rows, counting(context, read))
+        rows, runner = engine._inputs(Reward(folder, **more), None)
+        Reward(folder, **more).compute(rows, counting(runner, read))
         return read.pop()
 
     assert lengths(reward_dirs["own"], TokenSettings(max_length=200)) == 200
@@ -336,30 +336,30 @@ def test_the_length_is_that_of_training_where_the_model_takes_it(reward_dirs, be
         score(long, [Reward(bert_dir, max_length=257)])
 
 
-def counting(context, read):
-    run = context.run
+def counting(runner, read):
+    run = runner.run
 
     def counted(compute, lengths, width, **more):
         read.extend(lengths.tolist())
         return run(compute, lengths, width, **more)
 
-    context.run = counted
-    return context
+    runner.run = counted
+    return runner
 
 
 # -- rows without a reward --------------------------------------------------------------------------------------------
-def test_rows_without_a_response(reward_dirs):
+def test_rows_without_response(reward_dirs):
     data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
-    found = score(data, [Reward(reward_dirs["own"])], on_summary=str)
-    assert found["reward_reason"][:] == ["", "empty_response", "empty_response"]
-    assert [value is None for value in found["reward"]] == [False, True, True]
+    scored = score(data, [Reward(reward_dirs["own"])], on_summary=str)
+    assert scored["reward_reason"][:] == ["", "empty_response", "empty_response"]
+    assert [value is None for value in scored["reward"]] == [False, True, True]
     none = score(data.select([1, 2]), [Reward(reward_dirs["own"])], on_summary=str)
     assert none["reward"][:] == [None, None]
     with pytest.raises(FormatError, match="only a text column have no response to rate"):
         score(Dataset.from_dict({"text": ["a"]}), [Reward(reward_dirs["own"])])
 
 
-def test_a_template_that_refuses_some_rows(tmp_path, reward_dirs):
+def test_template_error_for_some_rows(tmp_path, reward_dirs):
     tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
     tokenizer.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
@@ -370,23 +370,23 @@ def test_a_template_that_refuses_some_rows(tmp_path, reward_dirs):
         [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}],
         [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y"}],
     ]
-    found = score(Dataset.from_dict({"messages": chats}), [Reward(folder)], on_summary=str)
-    assert found["reward_reason"][:] == ["", "template_refuses"]
+    scored = score(Dataset.from_dict({"messages": chats}), [Reward(folder)], on_summary=str)
+    assert scored["reward_reason"][:] == ["", "template_refuses"]
 
 
-def test_numbers_that_are_not_finite(reward_dirs, rows):
+def test_non_finite_values(reward_dirs, rows):
     model = AutoModelForSequenceClassification.from_pretrained(reward_dirs["own"])
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
     tokenizer = AutoTokenizer.from_pretrained(reward_dirs["own"])
-    found = score(rows, [Reward()], model=model, tokenizer=tokenizer, on_summary=str)
-    assert set(found["reward_reason"]) == {"not_finite"}
+    scored = score(rows, [Reward()], model=model, processing_class=tokenizer, on_summary=str)
+    assert set(scored["reward_reason"]) == {"not_finite"}
 
 
 # -- models that are none ---------------------------------------------------------------------------------------------
-def test_a_causal_model_is_no_reward_model(model, tokenizer, tiny_model_dir, rows):
-    with pytest.raises(ScoreError, match=r"Reward\(\) needs a reward model, and the model it is given is a LlamaForC"):
-        score(rows, [Reward()], model=model, tokenizer=tokenizer)
+def test_causal_model_is_rejected(model, tokenizer, tiny_model_dir, rows):
+    with pytest.raises(ScoreError, match=r"Reward\(\) needs a reward model, and this model is a LlamaForC"):
+        score(rows, [Reward()], model=model, processing_class=tokenizer)
     for settings in ({}, {"label": 0}, {"model_init_kwargs": {"num_labels": 1}}):
         with pytest.raises(ModelError, match="is a LlamaForCausalLM without the head of a reward model"):
             score(rows, [Reward(str(tiny_model_dir), **settings)])
@@ -397,13 +397,13 @@ def test_a_causal_model_is_no_reward_model(model, tokenizer, tiny_model_dir, row
 
 
 @pytest.mark.parametrize("label", [-1, True, 1.0, "0"])
-def test_labels_that_cannot_be(label):
+def test_invalid_labels(label):
     with pytest.raises(ConfigError, match=r"Reward\(label=.*\): it has to be an int of at least 0, or None"):
         Reward("x", label=label)
 
 
 # -- the store, the tokenizer and batches -----------------------------------------------------------------------------
-def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, reward_dirs, rows):
+def test_second_run_reads_the_store(monkeypatch, tmp_path, reward_dirs, rows):
     calls = []
     forward = LlamaForSequenceClassification.forward
     monkeypatch.setattr(
@@ -420,7 +420,7 @@ def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, rew
     assert calls == []
 
 
-def test_the_tokenizer_stays_as_it_is(bert_dir, rows):
+def test_tokenizer_is_unchanged(bert_dir, rows):
     from hf_datasel.scoring.models import load_tokenizer
 
     tokenizer = load_tokenizer(bert_dir)
@@ -430,9 +430,11 @@ def test_the_tokenizer_stays_as_it_is(bert_dir, rows):
     assert tokenizer.backend_tokenizer.to_str() == before
 
 
-def test_batches_do_not_matter(reward_dirs, bert_dir, pool_rows):
+def test_batch_size_invariance(reward_dirs, bert_dir, pool_rows):
     for folder in (reward_dirs["last"], reward_dirs["none"], bert_dir):
-        one, many = (score(pool_rows, [Reward(folder)], tokens_per_batch=size)["reward"] for size in (1, 10**6))
+        one, many = (
+            score(pool_rows, [Reward(folder)], scoring_tokens_per_batch=size)["reward"] for size in (1, 10**6)
+        )
         np.testing.assert_allclose(one, many, atol=1e-5)
 
 
@@ -442,14 +444,14 @@ def test_task_and_answer_of_rows():
     messages = [[{"role": role, "content": content} for role, content in chat]]
     [several] = canonical_rows({"messages": messages})
     [one] = canonical_rows({"prompt": ["Hi"], "completion": ["Hello!"]})
-    assert task_and_answer(several) == ("System: Be brief.\n\nUser: Hi", "Hello!")
-    assert task_and_answer(with_answer(one, "Ciao.")) == ("Hi", "Ciao.")
+    assert prompt_and_response(several) == ("System: Be brief.\n\nUser: Hi", "Hello!")
+    assert prompt_and_response(replace_response(one, "Ciao.")) == ("Hi", "Ciao.")
 
 
-def test_tokens_that_end_an_answer(tokenizer, tiny_text_model_dir):
-    assert tokenizer.decode(sorted(ending_tokens(tokenizer))) == "</s><|im_end|>"
-    assert ending_tokens(AutoTokenizer.from_pretrained(tiny_text_model_dir)) == {tokenizer.eos_token_id}
+def test_end_tokens(tokenizer, tiny_text_model_dir):
+    assert tokenizer.decode(sorted(end_token_ids(tokenizer))) == "</s><|im_end|>"
+    assert end_token_ids(AutoTokenizer.from_pretrained(tiny_text_model_dir)) == {tokenizer.eos_token_id}
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
-    assert ending_tokens(tokenizer) == {tokenizer.eos_token_id}  # a newline is an end for nobody
+    assert end_token_ids(tokenizer) == {tokenizer.eos_token_id}  # a newline is an end for nobody
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    assert ending_tokens(tokenizer) == {tokenizer.eos_token_id}
+    assert end_token_ids(tokenizer) == {tokenizer.eos_token_id}

@@ -15,18 +15,18 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Llam
 
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, ModelError, ScoreError
-from hf_datasel.formats import Pool, canonical_rows, converted
+from hf_datasel.formats import Pool, canonical_rows, convert_pool
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.reward import Reward
 from hf_datasel.scores.reward_gap import RewardGap, log_perplexities
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
-from hf_datasel.scoring.logprobs import Forwards
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.logprobs import LogprobRunner
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.testing import contract
-from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
-from hf_datasel.tokens.chat import task_and_answer
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings, prepare_dataset
+from hf_datasel.tokens.chat import prompt_and_response
+from hf_datasel.tokens.sequences import RaggedArray
 
 NEW = 8
 PERPLEXITY = RewardGap(scorer="perplexity", max_new_tokens=NEW)
@@ -71,10 +71,10 @@ def test_contract_with_a_reward_model(check, score, rows, tiny_model_dir, reward
 # -- by hand ----------------------------------------------------------------------------------------------------------
 def own_answers(model, tokenizer, data):
     """The rows' prompts and the model's answers to them, as tokens and as text."""
-    prompts = Prompts.of(TokenRows(Pool(data), tokenizer))
-    generator = Generator(ModelContext(model, progress=False), tokenizer, Decoding(NEW))
-    answers = generator.answers(prompts.asked)
-    return prompts, [answers[at] for at in range(len(answers))], list(generator.texts(answers))
+    prompts = Prompts.from_rows(TokenRows(Pool(data), tokenizer))
+    generator = Generator(ModelRunner(model, progress=False), tokenizer, Decoding(NEW))
+    answers = generator.answers(prompts.prompt_ids)
+    return prompts, [answers[number] for number in range(len(answers))], list(generator.texts(answers))
 
 
 def perplexity(model, ids):
@@ -86,14 +86,17 @@ def perplexity(model, ids):
 
 def test_perplexity_is_equation_7(model, tokenizer, rows):
     prompts, answers, _ = own_answers(model, tokenizer, rows)
-    found = score(rows, [PERPLEXITY], model=model, tokenizer=tokenizer)
+    scored = score(rows, [PERPLEXITY], model=model, processing_class=tokenizer)
     expected = [
-        -np.log(perplexity(model, [*prompts.asked[at], *answers[at]]) / perplexity(model, prompts.answered[at]))
-        for at in range(len(rows))
+        -np.log(
+            perplexity(model, [*prompts.prompt_ids[number], *answers[number]])
+            / perplexity(model, prompts.full_ids[number])
+        )
+        for number in range(len(rows))
     ]
-    np.testing.assert_allclose(found["reward_gap"], expected, atol=1e-5)
-    assert found.features["reward_gap"] == Value("float32")
-    assert set(found["reward_gap_reason"]) == {""}
+    np.testing.assert_allclose(scored["reward_gap"], expected, atol=1e-5)
+    assert scored.features["reward_gap"] == Value("float32")
+    assert set(scored["reward_gap_reason"]) == {""}
     assert np.mean(expected) > 0  # the model expects its own answers more than the rows'
 
 
@@ -101,11 +104,11 @@ def test_log_perplexities_of_a_known_model(monkeypatch, model):
     """Losses of 1, 2, ... nats: the mean over n - 1 tokens is n / 2."""
 
     def losses(self, forward):
-        return [torch.arange(1, len(each.scored) + 1).float() for each in forward.batch]
+        return [torch.arange(1, len(item.scored) + 1).float() for item in forward.batch]
 
-    monkeypatch.setattr(Forwards, "losses", losses)
-    texts = Ragged([[np.arange(length) for length in (2, 5, 9)]])
-    assert log_perplexities(ModelContext(model, progress=False), texts, "x").tolist() == [1.0, 2.5, 4.5]
+    monkeypatch.setattr(LogprobRunner, "losses", losses)
+    texts = RaggedArray([[np.arange(length) for length in (2, 5, 9)]])
+    assert log_perplexities(ModelRunner(model, progress=False), texts, "x").tolist() == [1.0, 2.5, 4.5]
 
 
 def own_reward(folder, row, answer):
@@ -119,119 +122,125 @@ def own_reward(folder, row, answer):
         return model(input_ids=torch.tensor([ids])).logits.item()
 
 
-def test_rewards_of_both_by_hand(model, tokenizer, rows, reward_dir):
+def test_gap_of_rewards(model, tokenizer, rows, reward_dir):
     _, _, texts = own_answers(model, tokenizer, rows)
-    found = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    scored = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, processing_class=tokenizer)
     expected = [
         own_reward(reward_dir, row, row.response) - own_reward(reward_dir, row, text)
         for row, text in zip(canonical_rows(rows[:]), texts, strict=True)
     ]
-    np.testing.assert_allclose(found["reward_gap"], expected, atol=1e-5)
+    np.testing.assert_allclose(scored["reward_gap"], expected, atol=1e-5)
     assert np.abs(expected).min() > 1e-4
 
 
-def test_the_response_has_the_reward_of_the_row(monkeypatch, model, tokenizer, rows, reward_dir):
+def test_response_reward_equals_row_reward(monkeypatch, model, tokenizer, rows, reward_dir):
     monkeypatch.setattr(Generator, "texts", lambda self, answers: ["Constant."] * len(answers))
-    found = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)["reward_gap"]
+    result = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, processing_class=tokenizer)[
+        "reward_gap"
+    ]
     rewards = np.array(score(rows, [Reward(reward_dir)])["reward"][:])
     constant = [own_reward(reward_dir, row, "Constant.") for row in canonical_rows(rows[:])]
-    np.testing.assert_allclose(found, rewards - constant, atol=1e-5)
+    np.testing.assert_allclose(result, rewards - constant, atol=1e-5)
 
 
 def test_a_judge_rates_both(monkeypatch, model, tokenizer, rows):
     asked = []
 
-    def rate(self, pairs, context):
+    def rate(self, pairs, runner):
         asked.append((self, list(pairs)))
         ratings = np.array([float(len(response) % 7) for _, response in pairs])
         ratings[2] = np.nan
         ratings[len(pairs) // 2 + 3] = np.nan
-        return ratings, ["refused" if at == 2 else "no_answer" if np.isnan(each) else "" for at, each in
+        return ratings, ["refused" if index == 2 else "no_answer" if np.isnan(item) else "" for index, item in
                          enumerate(ratings)]  # fmt: skip
 
     monkeypatch.setattr(Judge, "rate", rate)
     _, _, texts = own_answers(model, tokenizer, rows)
-    found = score(rows, [JUDGE], model=model, tokenizer=tokenizer, on_summary=str)
+    scored = score(rows, [JUDGE], model=model, processing_class=tokenizer, on_summary=str)
     read = canonical_rows(rows[:])
     [(judge, pairs)] = asked
     assert judge == Judge("j", base_url="http://localhost:1/v1")
-    assert pairs == [task_and_answer(row) for row in read] + [
+    assert pairs == [prompt_and_response(row) for row in read] + [
         (row.turns[0].content, text) for row, text in zip(read, texts, strict=True)
     ]
     expected = [len(row.response) % 7 - len(text) % 7 for row, text in zip(read, texts, strict=True)]
-    assert found["reward_gap"][:] == [*expected[:2], None, None, *expected[4:]]
-    assert found["reward_gap_reason"][:] == ["", "", "refused", "no_answer", "", ""]
+    assert scored["reward_gap"][:] == [*expected[:2], None, None, *expected[4:]]
+    assert scored["reward_gap_reason"][:] == ["", "", "refused", "no_answer", "", ""]
 
 
 # -- equal answers, and none ------------------------------------------------------------------------------------------
 def answer_with(monkeypatch, tokenizer, responses):
     """Let the model answer with these texts, one a row."""
     ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in responses]
-    monkeypatch.setattr(Generator, "answers", lambda self, prompts, *args: Ragged([ids]))
+    monkeypatch.setattr(Generator, "answers", lambda self, prompts, *args: RaggedArray([ids]))
 
 
-def test_an_answer_equal_to_the_response_has_a_gap_of_0(monkeypatch, model, tokenizer, rows, reward_dir):
+def test_equal_answer_has_gap_0(monkeypatch, model, tokenizer, rows, reward_dir):
     answer_with(monkeypatch, tokenizer, rows["output"])
-    for each in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
-        found = score(rows, [each], model=model, tokenizer=tokenizer)["reward_gap"]
-        np.testing.assert_allclose(found, 0, atol=1e-6)
+    for item in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
+        result = score(rows, [item], model=model, processing_class=tokenizer)["reward_gap"]
+        np.testing.assert_allclose(result, 0, atol=1e-6)
 
 
-def test_an_answer_without_a_token(monkeypatch, model, tokenizer, rows, reward_dir):
+def test_empty_answer(monkeypatch, model, tokenizer, rows, reward_dir):
     answer_with(monkeypatch, tokenizer, ["", "It is."])
     two = rows.select([0, 1])
-    found = score(two, [PERPLEXITY], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["reward_gap_reason"][:] == ["empty_generation", ""]
-    assert [value is None for value in found["reward_gap"]] == [True, False]
-    rated = score(two, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    scored = score(two, [PERPLEXITY], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["reward_gap_reason"][:] == ["empty_generation", ""]
+    assert [value is None for value in scored["reward_gap"]] == [True, False]
+    rated = score(two, [replace(REWARD, reward_model=reward_dir)], model=model, processing_class=tokenizer)
     row = canonical_rows(two[:])[0]
     expected = own_reward(reward_dir, row, row.response) - own_reward(reward_dir, row, "")
     np.testing.assert_allclose(rated["reward_gap"][0], expected, atol=1e-5)
 
 
-def test_no_answer_has_a_token(monkeypatch, model, tokenizer, rows):
+def test_all_answers_empty(monkeypatch, model, tokenizer, rows):
     answer_with(monkeypatch, tokenizer, [""] * 6)
-    found = score(rows, [PERPLEXITY], model=model, tokenizer=tokenizer, on_summary=str)
-    assert set(found["reward_gap_reason"]) == {"empty_generation"}
+    scored = score(rows, [PERPLEXITY], model=model, processing_class=tokenizer, on_summary=str)
+    assert set(scored["reward_gap_reason"]) == {"empty_generation"}
 
 
-def test_rows_without_a_response_or_without_room(model, tokenizer, reward_dir):
+def test_rows_without_response_or_room(model, tokenizer, reward_dir):
     data = Dataset.from_dict({"prompt": ["Is it slow?", "a", "word " * 300], "completion": ["Yes.", None, "No."]})
-    for each in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
-        found = score(data, [replace(each, max_length=200)], model=model, tokenizer=tokenizer, on_summary=str)
-        assert found["reward_gap_reason"][:] == ["", "empty_response", "prompt_fills_window"]
-        none = score(data.select([1]), [each], model=model, tokenizer=tokenizer, on_summary=str)
+    for item in (PERPLEXITY, replace(REWARD, reward_model=reward_dir)):
+        scored = score(data, [replace(item, max_length=200)], model=model, processing_class=tokenizer, on_summary=str)
+        assert scored["reward_gap_reason"][:] == ["", "empty_response", "prompt_fills_window"]
+        none = score(data.select([1]), [item], model=model, processing_class=tokenizer, on_summary=str)
         assert none["reward_gap"][:] == [None]
-    found = score(data, [replace(PERPLEXITY, max_new_tokens=1020)], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["reward_gap_reason"][0] == "prompt_fills_window"  # 1,024 positions
+    scored = score(
+        data, [replace(PERPLEXITY, max_new_tokens=1020)], model=model, processing_class=tokenizer, on_summary=str
+    )
+    assert scored["reward_gap_reason"][0] == "prompt_fills_window"  # 1,024 positions
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
-def test_some_rows_of_a_pool_with_the_model_of_a_trainer(model, tokenizer, pool_rows):
-    whole = score(pool_rows, [PERPLEXITY], model=model, tokenizer=tokenizer)["reward_gap"][:]
+def test_subset_with_trainer_model(model, tokenizer, pool_rows):
+    full = score(pool_rows, [PERPLEXITY], model=model, processing_class=tokenizer)["reward_gap"][:]
     pool, some = Pool(pool_rows), np.array([20, 3, 11])
-    prepared = Prepared(prepare(converted(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings())
+    prepared = PreparedDataset(
+        prepare_dataset(convert_pool(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings()
+    )
     model.train()
-    for made in (None, prepared):
-        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=made)
-        found = engine.compute(PERPLEXITY, some)["reward_gap"].to_numpy()
-        np.testing.assert_allclose(found, np.array(whole)[some], atol=1e-5)
+    for created in (None, prepared):
+        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=created)
+        result = engine.compute(PERPLEXITY, some)["reward_gap"].to_numpy()
+        np.testing.assert_allclose(result, np.array(full)[some], atol=1e-5)
     assert model.training
 
 
-def test_the_live_model_stays_and_the_reward_model_goes(monkeypatch, model, tokenizer, rows, reward_dir):
+def test_reward_model_is_freed(monkeypatch, model, tokenizer, rows, reward_dir):
     from hf_datasel.scoring import models
 
-    read, held = models.read_model, []
-    monkeypatch.setattr(models, "read_model", lambda loading: held.append(weakref.ref(got := read(loading))) or got)
-    first = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
-    again = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, tokenizer=tokenizer)
+    read, memory = models.load_model, []
+    monkeypatch.setattr(models, "load_model", lambda loading: memory.append(weakref.ref(got := read(loading))) or got)
+    first = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, processing_class=tokenizer)
+    again = score(rows, [replace(REWARD, reward_model=reward_dir)], model=model, processing_class=tokenizer)
     assert first["reward_gap"][:] == again["reward_gap"][:]
     gc.collect()
-    assert [each() for each in held] == [None, None]
+    assert [item() for item in memory] == [None, None]
 
 
-def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, tiny_model_dir, rows, reward_dir):
+def test_second_run_reads_the_store(monkeypatch, tmp_path, tiny_model_dir, rows, reward_dir):
     from transformers import LlamaForCausalLM, LlamaModel
 
     calls = []
@@ -253,7 +262,7 @@ def test_a_second_run_takes_everything_from_the_store(monkeypatch, tmp_path, tin
         assert second[name][:] == first[name][:]
 
 
-def test_both_models_are_in_the_spec_and_the_pickle(tiny_model_dir, reward_dir):
+def test_spec_and_pickle_hold_both_models(tiny_model_dir, reward_dir):
     gap = replace(REWARD, model=str(tiny_model_dir), reward_model=reward_dir)
     spec = json.loads(json.dumps(gap.spec()))
     assert spec["resolved_reward_model"][:6] == spec["resolved_model"][:6] == "files:"
@@ -261,9 +270,9 @@ def test_both_models_are_in_the_spec_and_the_pickle(tiny_model_dir, reward_dir):
     assert spec["resolved_reward_model"] in gap._identity()
 
 
-def test_a_causal_model_is_no_reward_model(model, tokenizer, rows, tiny_model_dir):
+def test_causal_model_is_rejected(model, tokenizer, rows, tiny_model_dir):
     with pytest.raises(ModelError, match="is a LlamaForCausalLM without the head of a reward model"):
-        score(rows, [replace(REWARD, reward_model=str(tiny_model_dir))], model=model, tokenizer=tokenizer)
+        score(rows, [replace(REWARD, reward_model=str(tiny_model_dir))], model=model, processing_class=tokenizer)
     with pytest.raises(ScoreError, match="RewardGap has no model to run"):
         score(rows, [PERPLEXITY])
 
@@ -285,6 +294,6 @@ def test_a_causal_model_is_no_reward_model(model, tokenizer, rows, tiny_model_di
         ({"reward_model": 3}, "has to be a name or a path"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         RewardGap(**settings)

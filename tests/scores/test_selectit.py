@@ -14,16 +14,16 @@ from datasets import Dataset, Value
 
 from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
-from hf_datasel.formats import Pool, canonical_rows, converted
+from hf_datasel.formats import Pool, canonical_rows, convert_pool
 from hf_datasel.scores import Loss, SelectIT, selectit
 from hf_datasel.scores.selectit import model_scores, rating_probabilities, sentence_scores, token_scores
 from hf_datasel.scoring import models
 from hf_datasel.scoring.engine import Engine
-from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingLogits, RatingRequest
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingPrompts, RatingRunner
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.testing import contract
-from hf_datasel.tokens import Prepared, TokenSettings, prepare
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens import PreparedDataset, TokenSettings, prepare_dataset
+from hf_datasel.tokens.sequences import RaggedArray
 
 SHORT = ("Good? 1 to {ratings}.", "Useful? 1 to {ratings}.")
 SEVERAL = SelectIT(level="model", parameters=1, models=[("to be named", 3)], prompts=SHORT)
@@ -62,16 +62,16 @@ def best(scores, count=8):
 
 
 def test_published_token_level(published):
-    found = token_scores(rating_probabilities(published["score_token_logits"]))[0, :, 0]
-    np.testing.assert_allclose(found, published["token_level_model0_prompt0"], atol=1e-6)
-    assert best(found) == published["order_token"].tolist()
+    result = token_scores(rating_probabilities(published["score_token_logits"]))[0, :, 0]
+    np.testing.assert_allclose(result, published["token_level_model0_prompt0"], atol=1e-6)
+    assert best(result) == published["order_token"].tolist()
 
 
 def test_published_sentence_level(published):
     tokens = token_scores(rating_probabilities(published["score_token_logits"]))
-    found = sentence_scores(tokens, alpha=0.2)
-    np.testing.assert_allclose(found, published["sentence_level"], atol=1e-6)
-    assert best(found[0]) == published["order_sentence_model0"].tolist()
+    result = sentence_scores(tokens, alpha=0.2)
+    np.testing.assert_allclose(result, published["sentence_level"], atol=1e-6)
+    assert best(result[0]) == published["order_sentence_model0"].tolist()
     assert np.abs(sentence_scores(tokens, alpha=0.0) - published["sentence_level"]).max() > 0.01
 
 
@@ -80,18 +80,18 @@ def test_published_model_level(published):
     np.testing.assert_allclose(model_scores(sentences, [7, 13, 70]), published["model_level_paper_weights"], atol=1e-6)
     # the weights of the published script, which sum to 1.78: the same order comes from sizes in that proportion
     script = [7 / 20, 13 / 20, 70 / 90]
-    found = model_scores(sentences, script)
-    np.testing.assert_allclose(found * sum(script), published["model_level_code_weights"], atol=1e-6)
-    assert best(found) == published["order_model"].tolist()
+    result = model_scores(sentences, script)
+    np.testing.assert_allclose(result * sum(script), published["model_level_code_weights"], atol=1e-6)
+    assert best(result) == published["order_model"].tolist()
 
 
-def test_other_tokens_do_not_matter(published):
+def test_only_rating_tokens_count(published):
     ratings, other = published["score_token_logits"], published["other_token_logit"]
-    whole = torch.from_numpy(np.concatenate([ratings, other[..., None]], axis=-1)).log_softmax(dim=-1).numpy()
-    np.testing.assert_allclose(rating_probabilities(whole[..., :5]), rating_probabilities(ratings), atol=1e-6)
+    full = torch.from_numpy(np.concatenate([ratings, other[..., None]], axis=-1)).log_softmax(dim=-1).numpy()
+    np.testing.assert_allclose(rating_probabilities(full[..., :5]), rating_probabilities(ratings), atol=1e-6)
 
 
-def test_the_arithmetic_by_hand():
+def test_arithmetic():
     e = np.e
     np.testing.assert_allclose(token_scores(np.array([0.0, 0.0, 1.0])), 3 * (e - 1) / (e + 2))
     assert token_scores(np.full((2, 5), 0.2)).tolist() == [0.0, 0.0]
@@ -119,37 +119,37 @@ def asked(prompt, response, question):
     )
 
 
-def test_probabilities_equal_a_plain_forward(model, tokenizer, rows):
-    request = RatingRequest(tokenizer, 5)
+def test_probabilities_equal_reference(model, tokenizer, rows):
+    request = RatingPrompts(tokenizer, 5)
     read = canonical_rows(rows[:])
-    contexts = [each for prompt in RATING_PROMPTS for each in request.contexts(read, prompt, None)[0]]
-    rater = RatingLogits(ModelContext(model, tokens_per_batch=900), request.tokens)
-    found = rating_probabilities(rater.rate(Ragged([contexts]), "ratings"))
-    assert rater._backend == rater._head_only  # not one row at a time
+    contexts = [item for prompt in RATING_PROMPTS for item in request.encode_rows(read, prompt, None)[0]]
+    rater = RatingRunner(ModelRunner(model, tokens_per_batch=900), request.tokens)
+    result = rating_probabilities(rater.rate(RaggedArray([contexts]), "ratings"))
+    assert rater._backend == rater._by_head  # not one row at a time
     expected = [
         plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, prompt))
         for prompt in RATING_PROMPTS
         for row in read
     ]
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    assert np.ptp(found, axis=0).min() > 1e-3
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+    assert np.ptp(result, axis=0).min() > 1e-3
 
 
-def test_scores_equal_a_plain_computation(model, tokenizer, rows):
+def test_scores_equal_reference(model, tokenizer, rows):
     chances = np.array([
-        [plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, each)) for each in RATING_PROMPTS]
+        [plain_chances(model, tokenizer, asked(row.turns[0].content, row.response, item)) for item in RATING_PROMPTS]
         for row in canonical_rows(rows[:])
     ])  # fmt: skip
     tokens = token_scores(chances)
     for level, expected in (("token", tokens[:, 0]), ("sentence", sentence_scores(tokens, 0.2))):
-        found = score(rows, [SelectIT(level=level)], model=model, tokenizer=tokenizer)
-        np.testing.assert_allclose(found["selectit"], expected, rtol=1e-4)
-        assert found.features["selectit"] == Value("float32")
-        assert set(found["selectit_reason"]) == {""}
+        scored = score(rows, [SelectIT(level=level)], model=model, processing_class=tokenizer)
+        np.testing.assert_allclose(scored["selectit"], expected, rtol=1e-4)
+        assert scored.features["selectit"] == Value("float32")
+        assert set(scored["selectit_reason"]) == {""}
 
 
-def test_a_model_whose_logits_are_more_than_its_heads(model, tokenizer, rows, caplog):
-    plain = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"][:]
+def test_model_with_scaled_logits(model, tokenizer, rows, caplog):
+    plain = score(rows, [SelectIT()], model=model, processing_class=tokenizer)["selectit"][:]
     forward = type(model).forward
 
     class Scaled(type(model)):
@@ -159,16 +159,16 @@ def test_a_model_whose_logits_are_more_than_its_heads(model, tokenizer, rows, ca
             return out
 
     model.__class__ = Scaled
-    found = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"][:]
-    assert "more than its LM head's" in caplog.text
-    assert not np.allclose(found, plain, rtol=1e-2)
+    result = score(rows, [SelectIT()], model=model, processing_class=tokenizer)["selectit"][:]
+    assert "not only its LM head's" in caplog.text
+    assert not np.allclose(result, plain, rtol=1e-2)
     row = canonical_rows(rows[:1])[0]
-    text = [asked(row.turns[0].content, row.response, each) for each in RATING_PROMPTS]
-    chances = np.array([plain_chances(model, tokenizer, each) for each in text])
-    np.testing.assert_allclose(found[0], sentence_scores(token_scores(chances), 0.2), rtol=1e-4)
+    text = [asked(row.turns[0].content, row.response, item) for item in RATING_PROMPTS]
+    chances = np.array([plain_chances(model, tokenizer, item) for item in text])
+    np.testing.assert_allclose(result[0], sentence_scores(token_scores(chances), 0.2), rtol=1e-4)
 
 
-def test_without_a_chat_template_the_rating_follows_a_space(tiny_text_model_dir, rows):
+def test_rating_after_space_without_chat_template(tiny_text_model_dir, rows):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model = AutoModelForCausalLM.from_pretrained(tiny_text_model_dir).eval()
@@ -177,116 +177,126 @@ def test_without_a_chat_template_the_rating_follows_a_space(tiny_text_model_dir,
     question = RATING_PROMPTS[0].replace("{ratings}", "5")
     text = f"### Task\n{row.prompt}\n\n### Answer\n{row.response}\n\n### Question\n{question}\n\nRating:"
     spaced = [tokenizer(f" {rating}")["input_ids"] for rating in range(1, 6)]
-    assert {len(each) for each in spaced} == {2}  # the space is a token of its own here
+    assert {len(item) for item in spaced} == {2}  # the space is a token of its own here
     chances = plain_chances(model, tokenizer, f"{text} ")
-    found = score(rows.select([0]), [SelectIT(level="token")], model=model, tokenizer=tokenizer)
-    np.testing.assert_allclose(found["selectit"], [token_scores(chances)], rtol=1e-4)
+    scored = score(rows.select([0]), [SelectIT(level="token")], model=model, processing_class=tokenizer)
+    np.testing.assert_allclose(scored["selectit"], [token_scores(chances)], rtol=1e-4)
 
 
 @pytest.mark.parametrize("level", ["token", "sentence"])
-def test_batches_do_not_matter(model, tokenizer, pool_rows, level):
+def test_batch_size_invariance(model, tokenizer, pool_rows, level):
     one, many = (
-        score(pool_rows, [SelectIT(level=level)], model=model, tokenizer=tokenizer, tokens_per_batch=tokens)
+        score(
+            pool_rows,
+            [SelectIT(level=level)],
+            model=model,
+            processing_class=tokenizer,
+            scoring_tokens_per_batch=tokens,
+        )
         for tokens in (1, 100_000)
     )
     np.testing.assert_allclose(one["selectit"], many["selectit"], rtol=1e-5)
 
 
-def test_rows_are_read_in_parts(monkeypatch, model, tokenizer, rows):
-    whole = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
-    monkeypatch.setattr(selectit, "_ROWS_AT_ONCE", 3)
-    found = score(rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
-    np.testing.assert_allclose(found, whole, rtol=1e-5)
+def test_rows_are_read_in_chunks(monkeypatch, model, tokenizer, rows):
+    full = score(rows, [SelectIT()], model=model, processing_class=tokenizer)["selectit"]
+    monkeypatch.setattr(selectit, "_CHUNK_ROWS", 3)
+    result = score(rows, [SelectIT()], model=model, processing_class=tokenizer)["selectit"]
+    np.testing.assert_allclose(result, full, rtol=1e-5)
 
 
-def test_some_rows_of_a_pool(model, tokenizer, pool_rows):
-    whole = score(pool_rows, [SelectIT()], model=model, tokenizer=tokenizer)["selectit"]
+def test_subset_of_rows(model, tokenizer, pool_rows):
+    full = score(pool_rows, [SelectIT()], model=model, processing_class=tokenizer)["selectit"]
     pool, some = Pool(pool_rows), np.array([20, 3, 11])
-    prepared = Prepared(prepare(converted(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings())
-    for made in (None, prepared):
-        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=made)
-        found = engine.compute(SelectIT(), some)["selectit"].to_numpy()
-        np.testing.assert_allclose(found, np.array(whole)[some], rtol=1e-5)
+    prepared = PreparedDataset(
+        prepare_dataset(convert_pool(pool, True), tokenizer, TokenSettings()), tokenizer, TokenSettings()
+    )
+    for created in (None, prepared):
+        engine = Engine(pool, model, tokenizer, settings=TokenSettings(), prepared=created)
+        result = engine.compute(SelectIT(), some)["selectit"].to_numpy()
+        np.testing.assert_allclose(result, np.array(full)[some], rtol=1e-5)
 
 
-def test_the_token_level_asks_the_first_prompt_alone(model, tokenizer, rows):
+def test_token_level_uses_first_prompt(model, tokenizer, rows):
     both = [
-        score(rows, [SelectIT(level="token", prompts=prompts)], model=model, tokenizer=tokenizer)["selectit"][:]
+        score(rows, [SelectIT(level="token", prompts=prompts)], model=model, processing_class=tokenizer)["selectit"][:]
         for prompts in (RATING_PROMPTS, RATING_PROMPTS[:1])
     ]
     assert both[0] == both[1]
 
 
 # -- several models ---------------------------------------------------------------------------------------------------
-def test_several_models_are_weighed_by_size(tiny_model_dir, tiny_text_model_dir, rows):
+def test_models_are_weighted_by_size(tiny_model_dir, tiny_text_model_dir, rows):
     names = [str(tiny_model_dir), str(tiny_text_model_dir)]
     alone = [score(rows, [SelectIT(name)])["selectit"] for name in names]
     both = score(rows, [SelectIT(names[0], level="model", parameters=1e9, models=[(names[1], 3e9)])])
     np.testing.assert_allclose(both["selectit"], 0.25 * np.array(alone[0]) + 0.75 * np.array(alone[1]), rtol=1e-5)
 
 
-def test_one_model_is_held_at_a_time(monkeypatch, tiny_model_dir, tiny_text_model_dir, rows):
+def test_one_model_in_memory(monkeypatch, tiny_model_dir, tiny_text_model_dir, rows):
     names = [str(tiny_model_dir), str(tiny_text_model_dir)]
-    read, held = models.read_model, []
+    read, memory = models.load_model, []
 
     def counted(loading):
         gc.collect()
-        assert [each for each in held if each() is not None] == []
-        held.append(weakref.ref(model := read(loading)))
+        assert [item for item in memory if item() is not None] == []
+        memory.append(weakref.ref(model := read(loading)))
         return model
 
-    monkeypatch.setattr(models, "read_model", counted)
+    monkeypatch.setattr(models, "load_model", counted)
     score(rows, [Loss(names[1]), SelectIT(names[0], level="model", parameters=1, models=((names[1], 3),))])
-    assert len(held) == 3
+    assert len(memory) == 3
 
 
-def test_several_models_are_in_the_spec_and_the_pickle(tiny_model_dir, tiny_text_model_dir):
+def test_spec_and_pickle_hold_all_models(tiny_model_dir, tiny_text_model_dir):
     both = SelectIT(str(tiny_model_dir), level="model", parameters=1, models=((str(tiny_text_model_dir), 3),))
     spec = both.spec()
-    assert [spec["resolved_model"][:6], *(each[:6] for each in spec["resolved_models"])] == ["files:"] * 2
+    assert [spec["resolved_model"][:6], *(item[:6] for item in spec["resolved_models"])] == ["files:"] * 2
     assert spec["resolved_model"] != spec["resolved_models"][0]
     assert spec["resolved_models"][0] in both._identity()
     assert json.loads(json.dumps(spec))["prompts"] == list(RATING_PROMPTS)
 
 
 # -- rows -------------------------------------------------------------------------------------------------------------
-def test_rows_without_a_response(model, tokenizer):
+def test_rows_without_response(model, tokenizer):
     data = Dataset.from_dict({"prompt": ["Is it slow?"] * 3, "completion": ["Yes.", "  ", None]})
-    found = score(data, [SelectIT()], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["selectit_reason"][:] == ["", "empty_response", "empty_response"]
-    assert [value is None for value in found["selectit"]] == [False, True, True]
-    none = score(data.select([1, 2]), [SelectIT()], model=model, tokenizer=tokenizer, on_summary=str)
+    scored = score(data, [SelectIT()], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["selectit_reason"][:] == ["", "empty_response", "empty_response"]
+    assert [value is None for value in scored["selectit"]] == [False, True, True]
+    none = score(data.select([1, 2]), [SelectIT()], model=model, processing_class=tokenizer, on_summary=str)
     assert none["selectit"][:] == [None, None]
 
 
-def test_a_long_response_loses_its_end_and_a_long_prompt_has_no_score(model, tokenizer):
+def test_long_rows(model, tokenizer):
     long = "word " * 400
     data = Dataset.from_dict({"prompt": ["Say it.", long], "completion": [long, "Yes."]})
     limit = 300
-    found = score(data, [SelectIT(max_length=limit)], model=model, tokenizer=tokenizer, on_summary=str)
-    assert found["selectit_reason"][:] == ["", "prompt_fills_window"]
-    assert found["selectit"][0] is not None
-    request = RatingRequest(tokenizer, 5)
-    [whole], _ = request.contexts(canonical_rows(data[:1]), RATING_PROMPTS[0], None)
-    [cut], reasons = request.contexts(canonical_rows(data[:1]), RATING_PROMPTS[0], limit)
+    scored = score(data, [SelectIT(max_length=limit)], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["selectit_reason"][:] == ["", "prompt_fills_window"]
+    assert scored["selectit"][0] is not None
+    request = RatingPrompts(tokenizer, 5)
+    [full], _ = request.encode_rows(canonical_rows(data[:1]), RATING_PROMPTS[0], None)
+    [cut], reasons = request.encode_rows(canonical_rows(data[:1]), RATING_PROMPTS[0], limit)
     assert reasons == [""]
-    assert limit - 20 <= len(cut) <= limit < len(whole)
+    assert limit - 20 <= len(cut) <= limit < len(full)
     text = tokenizer.decode(cut)
     assert text.endswith("number alone.<|im_end|>\n<|im_start|>assistant\n")
     assert "### Task\nSay it.\n\n### Answer\nword word" in text
 
 
-def test_of_several_turns_the_last_response_is_rated(tokenizer):
+def test_last_response_is_rated(tokenizer):
     turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello!"), ("user", "Bye"), ("assistant", "Ciao.")]
     chat = [{"role": role, "content": content} for role, content in turns]
-    [context], _ = RatingRequest(tokenizer, 5).contexts(canonical_rows({"messages": [chat]}), RATING_PROMPTS[0], None)
+    [context], _ = RatingPrompts(tokenizer, 5).encode_rows(
+        canonical_rows({"messages": [chat]}), RATING_PROMPTS[0], None
+    )
     before = "System: Be brief.\n\nUser: Hi\n\nAssistant: Hello!\n\nUser: Bye"
     assert tokenizer.decode(context) == asked(before, "Ciao.", RATING_PROMPTS[0])
 
 
-def test_text_has_no_response(model, tokenizer):
+def test_text_rows_are_rejected(model, tokenizer):
     with pytest.raises(FormatError, match="only a text column have no response to rate"):
-        score(Dataset.from_dict({"text": ["a"]}), [SelectIT()], model=model, tokenizer=tokenizer)
+        score(Dataset.from_dict({"text": ["a"]}), [SelectIT()], model=model, processing_class=tokenizer)
 
 
 # -- tokenizers -------------------------------------------------------------------------------------------------------
@@ -295,7 +305,7 @@ def word_tokenizer(words, ending=None):
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.WordLevel({word: at for at, word in enumerate(["<unk>", *words])}, "<unk>"))
+    backend = Tokenizer(models.WordLevel({word: index for index, word in enumerate(["<unk>", *words])}, "<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\s?\w+|\s?[^\w\s]|\s"), "isolated")
     if ending:
         ids = [(ending, backend.token_to_id(ending))]
@@ -303,30 +313,30 @@ def word_tokenizer(words, ending=None):
     return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
 
 
-def test_ratings_with_a_space_and_an_end_behind_them():
+def test_rating_tokens_with_space_and_end():
     tokenizer = word_tokenizer(["1", "2", "3", " 1", " 2", " 3", "</s>"], ending="</s>")
-    request = RatingRequest(tokenizer, 3)
+    request = RatingPrompts(tokenizer, 3)
     assert request.tokens.tolist() == [4, 5, 6]
-    [context], _ = request.contexts(canonical_rows({"prompt": ["a"], "completion": ["b"]}), "Good?", None)
+    [context], _ = request.encode_rows(canonical_rows({"prompt": ["a"], "completion": ["b"]}), "Good?", None)
     assert tokenizer("</s>")["input_ids"][-1] not in context.tolist()
 
 
 @pytest.mark.parametrize("words", [[" 1", " 2"], ["1", "2", "3"]])
-def test_ratings_without_a_token_each(words):
-    with pytest.raises(ModelError, match="The ratings 1 to 4 are not single tokens"):
-        RatingRequest(word_tokenizer(words), 4)
+def test_ratings_without_single_tokens(words):
+    with pytest.raises(ModelError, match="does not encode the ratings 1 to 4 as one token each"):
+        RatingPrompts(word_tokenizer(words), 4)
 
 
-def test_a_chat_template_that_refuses(tokenizer):
+def test_chat_template_error(tokenizer):
     tokenizer.chat_template = "{{ raise_exception('no questions here') }}"
-    with pytest.raises(ModelError, match=r"cannot show a question and its answer.*no questions here"):
-        RatingRequest(tokenizer, 5)
+    with pytest.raises(ModelError, match=r"cannot render a question and its answer.*no questions here"):
+        RatingPrompts(tokenizer, 5)
 
 
-def test_a_chat_template_that_leaves_the_answer_out(tokenizer):
+def test_chat_template_without_answer(tokenizer):
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    with pytest.raises(ModelError, match="The ratings 1 to 5 are not single tokens"):
-        RatingRequest(tokenizer, 5)
+    with pytest.raises(ModelError, match="does not encode the ratings 1 to 5 as one token each"):
+        RatingPrompts(tokenizer, 5)
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -342,12 +352,12 @@ def test_a_chat_template_that_leaves_the_answer_out(tokenizer):
         ({"prompts": "Good?"}, r"SelectIT\(prompts='Good\?'\): it has to be a list of texts"),
         ({"prompts": ["Good?", " "]}, "it has to be a list of texts that are not empty"),
         ({"prompts": ["Good?", "Good?"]}, "holds a prompt twice"),
-        ({"prompts": ["Good?"]}, r"SelectIT\(level='sentence'\) needs at least 2 of prompts, and has 1"),
-        ({"level": "token", "prompts": []}, r"SelectIT\(level='token'\) needs at least 1 of prompts, and has 0"),
+        ({"prompts": ["Good?"]}, r"SelectIT\(level='sentence'\) needs at least 2 prompts, and has 1"),
+        ({"level": "token", "prompts": []}, r"SelectIT\(level='token'\) needs at least 1 prompts, and has 0"),
         ({"models": [("a", 1)]}, "models and parameters are for level='model', and level is 'sentence'"),
         ({"level": "token", "parameters": 7}, "models and parameters are for level='model', and level is 'token'"),
         ({"level": "model", "parameters": 7}, r"SelectIT\(level='model'\) needs further models"),
-        ({"level": "model", "models": [("a", 1)]}, r"SelectIT\(parameters=None\): level='model' weighs models"),
+        ({"level": "model", "models": [("a", 1)]}, r"SelectIT\(parameters=None\): level='model' weights models"),
         ({"level": "model", "models": [("a", 1)], "parameters": 0}, r"SelectIT\(parameters=0\): level='model'"),
         ({"level": "model", "models": ["a"], "parameters": 1}, "it has to hold pairs of a name or path and a size"),
         (
@@ -359,7 +369,7 @@ def test_a_chat_template_that_leaves_the_answer_out(tokenizer):
         ({"max_length": 0}, "max_length has to be an int of at least 2"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         SelectIT(**settings)
 
@@ -369,6 +379,6 @@ def test_no_model(rows, model, tokenizer, tiny_model_dir):
         SelectIT()(rows[:2])
     with pytest.raises(ScoreError, match="SelectIT has no model to run"):
         score(rows, [SelectIT()])
-    with pytest.raises(ScoreError, match=r"SelectIT\(level='model'\) loads its models one after the other, by name"):
+    with pytest.raises(ScoreError, match=r"SelectIT\(level='model'\) loads its models by name"):
         several = replace(SEVERAL, models=((str(tiny_model_dir), 3),))
-        score(rows, [several], model=model, tokenizer=tokenizer)
+        score(rows, [several], model=model, processing_class=tokenizer)

@@ -1,4 +1,4 @@
-"""Batches: plans that go on where they were, memory that runs out, and what the context makes of the results."""
+"""Batches: plans, resuming, running out of memory, and the runner."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hf_datasel import score
 from hf_datasel.errors import ModelError
 from hf_datasel.scores import IFD, Loss
 from hf_datasel.scoring import logprobs as forward
-from hf_datasel.scoring.batching import Batches, plan_batches, remaining
+from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_batches
 from hf_datasel.scoring.progress import Progress
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.runner import ModelRunner
 
 LENGTHS = np.random.default_rng(0).integers(1, 200, 300)
 
 
-def test_batches_keep_to_the_token_budget_and_hold_each_row_once():
+def test_batches_respect_the_token_budget():
     batches = plan_batches(LENGTHS, 500)
     assert sorted(np.concatenate(batches).tolist()) == list(range(300))
     assert all(len(batch) * LENGTHS[batch].max() <= 500 for batch in batches)
@@ -27,41 +27,41 @@ def test_batches_keep_to_the_token_budget_and_hold_each_row_once():
     assert padded < 1.1 * LENGTHS.sum()
 
 
-def test_one_row_longer_than_the_budget_is_a_batch_of_its_own():
+def test_long_row_is_a_batch_of_its_own():
     assert [batch.tolist() for batch in plan_batches(np.array([3, 900, 4]), 8)] == [[1], [2, 0]]
 
 
-def test_rows_in_a_batch_have_a_bound_of_their_own():
+def test_batch_size():
     assert {len(batch) for batch in plan_batches(np.ones(10, dtype=np.int64), 1000, 4)} == {4, 2}
 
 
 @pytest.mark.parametrize("lengths", [np.empty(0, dtype=np.int64), np.zeros(3, dtype=np.int64)])
-def test_nothing_to_plan(lengths):
+def test_plan_without_tokens(lengths):
     assert sum(map(len, plan_batches(lengths, 10))) == len(lengths)
 
 
-def test_a_plan_that_was_interrupted_goes_on_with_the_same_batches():
+def test_remaining_batches_after_interruption():
     batches = plan_batches(LENGTHS, 500)
-    known = np.zeros(300, dtype=bool)
-    known[np.concatenate(batches[:7])] = True
-    left = remaining(batches, known, LENGTHS, 500)
-    assert [each.tolist() for each in left] == [each.tolist() for each in batches[7:]]
+    is_cached = np.zeros(300, dtype=bool)
+    is_cached[np.concatenate(batches[:7])] = True
+    left = remaining_batches(batches, is_cached, LENGTHS, 500)
+    assert [item.tolist() for item in left] == [item.tolist() for item in batches[7:]]
 
 
-def test_what_is_left_of_broken_batches_is_put_together():
+def test_remaining_batches_are_merged():
     batches = plan_batches(LENGTHS, 500)
-    known = np.random.default_rng(1).random(300) < 0.9
-    known[batches[3]] = False
-    left = remaining(batches, known, LENGTHS, 500)
+    is_cached = np.random.default_rng(1).random(300) < 0.9
+    is_cached[batches[3]] = False
+    left = remaining_batches(batches, is_cached, LENGTHS, 500)
     assert left[0].tolist() == batches[3].tolist()
-    assert sorted(np.concatenate(left).tolist()) == np.flatnonzero(~known).tolist()
+    assert sorted(np.concatenate(left).tolist()) == np.flatnonzero(~is_cached).tolist()
     assert len(left) < len(batches) / 3
-    assert remaining(batches, np.ones(300, dtype=bool), LENGTHS, 500) == []
+    assert remaining_batches(batches, np.ones(300, dtype=bool), LENGTHS, 500) == []
 
 
-# -- memory that runs out -----------------------------------------------------------------------------------------
+# -- out of memory -----------------------------------------------------------------------------------------------
 class Short:
-    """A device with room for so many rows."""
+    """A device with memory for a number of rows."""
 
     def __init__(self, rows, error=torch.OutOfMemoryError):
         self.rows, self.error, self.tried = rows, error, []
@@ -74,84 +74,84 @@ class Short:
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_a_batch_that_does_not_fit_is_split_and_no_row_is_lost(error):
+def test_out_of_memory_splits_the_batch(error):
     device = Short(3, error)
-    batches = Batches(np.full(40, 5), device)
-    found = {}
+    batches = BatchRunner(np.full(40, 5), device)
+    result = {}
     for batch in (np.arange(16), np.arange(16, 40)):
-        for part, (values,) in batches.results(batch):
-            found.update(zip(part.tolist(), values[:, 0].tolist(), strict=True))
-    assert found == {row: 10.0 * row for row in range(40)}
-    assert batches.room == 10
+        for part, (values,) in batches.run(batch):
+            result.update(zip(part.tolist(), values[:, 0].tolist(), strict=True))
+    assert result == {row: 10.0 * row for row in range(40)}
+    assert batches.max_tokens == 10
     assert device.tried[:4] == [16, 8, 4, 2]
-    assert max(device.tried[4:]) <= 2  # what did not fit once is not tried again
+    assert max(device.tried[4:]) <= 2  # a size that did not fit is not tried again
 
 
-def test_a_row_that_does_not_fit_alone():
+def test_out_of_memory_for_a_single_row():
     with pytest.raises(ModelError, match="A row of 7 tokens does not fit into the memory of the device, even alone"):
-        list(Batches(np.array([7]), Short(0)).results(np.array([0])))
+        list(BatchRunner(np.array([7]), Short(0)).run(np.array([0])))
 
 
-def test_another_error_is_not_taken_for_short_memory():
+def test_other_errors_are_raised():
     def broken(part):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        list(Batches(np.array([7, 8]), broken).results(np.array([0, 1])))
+        list(BatchRunner(np.array([7, 8]), broken).run(np.array([0, 1])))
 
 
-def test_scores_are_the_same_with_less_memory(model, tokenizer, pool_rows, monkeypatch):
-    expected = score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)
-    whole = forward.Forwards.hidden
+def test_scores_do_not_depend_on_memory(model, tokenizer, pool_rows, monkeypatch):
+    expected = score(pool_rows, [IFD()], model=model, processing_class=tokenizer)
+    complete = forward.LogprobRunner.hidden
 
     def short(self, batch):
-        if len(batch) * max(len(each.ids) for each in batch) > 150:
+        if len(batch) * max(len(item.ids) for item in batch) > 150:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return whole(self, batch)
+        return complete(self, batch)
 
-    monkeypatch.setattr(forward.Forwards, "hidden", short)
-    found = score(pool_rows, [IFD()], model=model, tokenizer=tokenizer)
-    np.testing.assert_allclose(found["ifd"], expected["ifd"], rtol=1e-5)
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", short)
+    result = score(pool_rows, [IFD()], model=model, processing_class=tokenizer)
+    np.testing.assert_allclose(result["ifd"], expected["ifd"], rtol=1e-5)
 
 
-# -- the context --------------------------------------------------------------------------------------------------
-def test_work_without_a_model():
-    context = ModelContext(tokens_per_batch=10, progress=False)
+# -- the runner ---------------------------------------------------------------------------------------------------
+def test_runner_without_model():
+    runner = ModelRunner(tokens_per_batch=10, progress=False)
     asked = []
 
     def compute(batch):
         asked.append(batch.tolist())
         return np.stack([batch, batch**2], axis=1)
 
-    found = context.run(compute, np.array([4, 9, 5]), 2, label="squares")
-    assert found.tolist() == [[0, 0], [1, 1], [2, 4]]
+    result = runner.run(compute, np.array([4, 9, 5]), 2, label="squares")
+    assert result.tolist() == [[0, 0], [1, 1], [2, 4]]
     assert asked == [[1], [2, 0]]
 
 
-def test_what_was_not_announced_takes_another_pass(model, tokenizer, pool_rows):
+def test_announced_reductions_share_a_pass(model, tokenizer, pool_rows):
     from hf_datasel.formats import Pool
     from hf_datasel.scoring.logprobs import PooledStates, SummedNLL
     from hf_datasel.tokens import TokenRows
 
     sequences = TokenRows(Pool(pool_rows), tokenizer).training().conditional
-    context, seen = ModelContext(model, progress=False), []
+    runner, seen = ModelRunner(model, progress=False), []
     model.base_model.layers[0].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
-    nll = context.reduced(sequences, SummedNLL(), "loss")
+    nll = runner.reduce(sequences, SummedNLL(), "loss")
     first = sum(seen)
-    assert context.reduced(sequences, SummedNLL(), "loss") is nll
+    assert runner.reduce(sequences, SummedNLL(), "loss") is nll
     assert sum(seen) == first
-    vectors = context.reduced(sequences, PooledStates("both", "mean"), "embedding")
+    vectors = runner.reduce(sequences, PooledStates("both", "mean"), "embedding")
     assert sum(seen) == first + 24
-    again = ModelContext(model, progress=False)
+    again = ModelRunner(model, progress=False)
     again.announce(sequences, SummedNLL())
     again.announce(sequences, PooledStates("both", "mean"))
-    assert np.array_equal(again.reduced(sequences, PooledStates("both", "mean"), "embedding"), vectors)
-    assert np.array_equal(again.reduced(sequences, SummedNLL(), "loss"), nll)
+    assert np.array_equal(again.reduce(sequences, PooledStates("both", "mean"), "embedding"), vectors)
+    assert np.array_equal(again.reduce(sequences, SummedNLL(), "loss"), nll)
     assert sum(seen) == 2 * first + 24
 
 
 # -- progress -----------------------------------------------------------------------------------------------------
-def test_nothing_is_shown_where_stderr_is_no_terminal(capfd, tiny_model_dir, pool_rows):
+def test_no_progress_bar_without_a_terminal(capfd, tiny_model_dir, pool_rows):
     import datasets
 
     datasets.disable_progress_bars()
@@ -162,7 +162,7 @@ def test_nothing_is_shown_where_stderr_is_no_terminal(capfd, tiny_model_dir, poo
     assert "loss" not in capfd.readouterr().err
 
 
-def test_a_terminal_sees_rates_and_nulls(monkeypatch, capsys):
+def test_progress_bar(monkeypatch, capsys):
     import sys
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

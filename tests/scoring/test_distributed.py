@@ -1,4 +1,4 @@
-"""Scoring with several processes: the same numbers bit for bit, whoever started them, and nobody waits for ever."""
+"""Scoring with several processes: bit-equal results under each launcher, and no deadlocks."""
 
 from __future__ import annotations
 
@@ -16,18 +16,20 @@ import json, sys
 from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
-from hf_datasel.scores import IFD, Cluster, Embedding, Loss, Ranks, SelectIT
+from hf_datasel.scores import IFD, Cluster, Embedding, Loss, SelectIT
+from hf_datasel.scoring import Processes
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
 scores = [IFD(), Embedding(as_trained=True), SelectIT(level="token")] + ([Cluster(k=3)] if store else [])
 lines = []
-found = score(rows, scores, model=model, tokens_per_batch=200, store=store or None, on_summary=lines.append)
+found = score(rows, scores, model=model, scoring_tokens_per_batch=200, store=store or None, on_summary=lines.append)
 one = score(rows.select([0]), [Loss()], model=model)
-ranks = Ranks.current()
+processes = Processes.current()
 names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
-result = {"size": ranks.size, "lines": len(lines), "one": one["loss"][:], "found": [found[name][:] for name in names]}
-with open(f"{folder}/result-{ranks.size}-{ranks.index}.json", "w") as file:
+values = [found[name][:] for name in names]
+result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values}
+with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(result, file)
 PartialState().destroy_process_group()
 """
@@ -39,7 +41,7 @@ LAUNCHERS = {
 
 
 def run(folder: Path, model: Path, launcher: str | None = None, store: str = "") -> list[dict]:
-    """The result of each process."""
+    """Return the result of each process."""
     (folder / "script.py").write_text(_SCRIPT)
     command = [sys.executable, *LAUNCHERS.get(launcher or "", []), str(folder / "script.py")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -58,19 +60,19 @@ def run(folder: Path, model: Path, launcher: str | None = None, store: str = "")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, pool_rows: Dataset) -> Path:
-    made = tmp_path_factory.mktemp("ranks")
-    pool_rows.to_parquet(made / "rows.parquet")
-    return made
+    built = tmp_path_factory.mktemp("processes")
+    pool_rows.to_parquet(built / "rows.parquet")
+    return built
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path, tiny_model_dir: Path) -> dict:
-    """What one process finds."""
+    """Return the result of a single process."""
     return run(folder, tiny_model_dir)[0]
 
 
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
-def test_two_processes_give_what_one_gives(launcher, folder, tiny_model_dir, alone):
+def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone):
     first, second = run(folder, tiny_model_dir, launcher)
     assert (first["size"], second["size"]) == (2, 2)
     assert first["found"] == second["found"] == alone["found"]
@@ -84,7 +86,8 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.errors import ScoreError
-from hf_datasel.scores import Cluster, Embedding, Loss, Ranks
+from hf_datasel.scores import Cluster, Embedding, Loss
+from hf_datasel.scoring import Processes
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
@@ -94,14 +97,14 @@ same = score(rows, [Embedding(as_trained=True)], model=model).map(lambda row: {"
 try:
     score(same, [Cluster(k=3)], store=store)
 except ScoreError as error:
-    with open(f"{folder}/refused-{Ranks.current().index}.txt", "w") as file:
+    with open(f"{folder}/refused-{Processes.current().process_index}.txt", "w") as file:
         file.write(str(error))
 assert mapped["loss"][0] > 0
 PartialState().destroy_process_group()
 """
 
 
-def test_what_one_process_refuses_all_do_and_a_map_is_nobody_elses_business(tmp_path, folder, tiny_model_dir):
+def test_error_is_raised_on_all_processes(tmp_path, folder, tiny_model_dir):
     (tmp_path / "script.py").write_text(_REFUSED)
     done = subprocess.run(
         [sys.executable, *LAUNCHERS["torchrun"], str(tmp_path / "script.py"), folder, tiny_model_dir, tmp_path / "s"],
@@ -117,7 +120,7 @@ def test_what_one_process_refuses_all_do_and_a_map_is_nobody_elses_business(tmp_
     assert messages[0].startswith("Cluster(k=3): so many of the 24 vectors are equal")
 
 
-def test_a_store_that_two_processes_share(tmp_path, folder, tiny_model_dir, alone):
+def test_two_processes_share_a_store(tmp_path, folder, tiny_model_dir, alone):
     for _ in range(2):
         first, second = run(folder, tiny_model_dir, "torchrun", str(tmp_path))
         assert first["found"] == second["found"]

@@ -1,4 +1,4 @@
-"""Many requests to a server on the loopback that is slow, busy, broken or wrong."""
+"""Requests to a local server that is slow, busy, broken or wrong."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hf_datasel.errors import ConfigError, ScoreError
+from hf_datasel.hub.retry import ATTEMPTS
 from hf_datasel.scoring.endpoint import client as module
 from hf_datasel.scoring.endpoint.client import Endpoint
 from hf_datasel.scoring.endpoint.requests import Completion, chat, embed
@@ -24,9 +25,9 @@ BUSY = Reply({"error": {"message": "slow down"}}, 429)
 
 @pytest.fixture
 def server():
-    with serving(SECRET) as found:
-        found.reply = lambda text: Reply(completion(f"to {text}"))
-        yield found
+    with serving(SECRET) as result:
+        result.reply = lambda text: Reply(completion(f"to {text}"))
+        yield result
 
 
 def connect(server, **settings):
@@ -38,19 +39,19 @@ def texts(answers):
 
 
 # -- what is sent and what comes back ---------------------------------------------------------------------------------
-def test_answers_are_in_the_order_of_the_requests(server):
+def test_answers_keep_the_order(server):
     server.reply = lambda text: Reply(completion(f"to {text}"), seconds=0.02 if text in "036" else 0.0)
     endpoint = connect(server)
     answers = chat(endpoint, [*"0123456789"], max_tokens=7, temperature=0.5)
-    assert [answer.value for answer in answers] == [Completion(f"to {each}", False) for each in "0123456789"]
+    assert [answer.value for answer in answers] == [Completion(f"to {item}", False) for item in "0123456789"]
     assert endpoint.spent == sum(answer.tokens for answer in answers) == 100
     assert server.paths == {"/v1/chat/completions"}
-    wanted = {"model": "judge", "max_tokens": 7, "temperature": 0.5}
-    assert all({name: body[name] for name in wanted} == wanted for body in server.bodies)
+    expected = {"model": "judge", "max_tokens": 7, "temperature": 0.5}
+    assert all({name: body[name] for name in expected} == expected for body in server.bodies)
     assert server.tokens == {f"Bearer {SECRET}"}
 
 
-def test_what_is_none_is_not_sent(server):
+def test_none_is_not_sent(server):
     chat(connect(server), ["a"])
     assert {"max_tokens", "temperature"}.isdisjoint(server.bodies[0])
 
@@ -63,7 +64,7 @@ def test_concurrency(server, concurrency):
     assert server.most == concurrency
 
 
-def test_an_answer_at_the_limit_of_tokens_is_marked(server):
+def test_truncated_answer(server):
     server.reply = lambda text: Reply(completion("Rating: 1", finish="length"))
     assert chat(connect(server), ["a"])[0].value == Completion("Rating: 1", True)
 
@@ -79,13 +80,13 @@ def test_an_answer_at_the_limit_of_tokens_is_marked(server):
         {"choices": [{"index": 0}]},
     ],
 )
-def test_an_answer_without_text_is_an_answer(server, body):
+def test_answer_without_text(server, body):
     server.reply = lambda text: Reply(body)
     assert texts(chat(connect(server), ["a"])) == [""]
     assert len(server.asked) == 1
 
 
-def test_half_a_surrogate_pair_is_replaced(server):
+def test_lone_surrogate_is_replaced(server):
     assert texts(chat(connect(server), ["a\ud800"])) == ["to a?"]
 
 
@@ -113,7 +114,7 @@ def test_half_a_surrogate_pair_is_replaced(server):
     ],
     ids=lambda fault: "CUT" if fault is CUT else str(fault)[:40],
 )
-def test_passing_faults(server, fault):
+def test_temporary_errors_are_retried(server, fault):
     server.faults = [fault, fault]
     endpoint = connect(server)
     assert texts(chat(endpoint, ["a"])) == ["to a"]
@@ -122,7 +123,7 @@ def test_passing_faults(server, fault):
     assert not endpoint.unanswered
 
 
-def test_a_slow_server(server):
+def test_timeout(server):
     server.faults = [Reply(completion("late"), seconds=0.5)]
     assert texts(chat(connect(server, timeout=0.1), ["a"])) == ["to a"]
 
@@ -137,14 +138,14 @@ def test_retry_after(server, after):
 
 
 @pytest.mark.parametrize("after", ["", "soon", "nan", "inf", "-5", "1e999", "Mon, 99 Foo 2020 99:99:99 GMT"])
-def test_a_retry_after_that_says_nothing(server, after):
+def test_invalid_retry_after(server, after):
     server.faults = [Reply({}, 503, {"Retry-After": after})]
     started = time.monotonic()
     assert texts(chat(connect(server), ["a"])) == ["to a"]
     assert time.monotonic() - started < 2
 
 
-def test_waits_double_with_jitter_of_their_own(server, monkeypatch):
+def test_exponential_backoff_with_jitter(server, monkeypatch):
     waits = []
     endpoint = connect(server)
     monkeypatch.setattr(endpoint._stopped, "wait", lambda seconds: waits.append(seconds))
@@ -153,21 +154,22 @@ def test_waits_double_with_jitter_of_their_own(server, monkeypatch):
     state = random.getstate(), np.random.get_state()[1].tolist()
     chat(endpoint, ["a"])
     assert len(waits) == 4
-    assert all(0.5 * 2**at <= wait <= 1.5 * 2**at for at, wait in enumerate(waits))
+    assert all(0.5 * 2**index <= wait <= 1.5 * 2**index for index, wait in enumerate(waits))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == state
 
 
-def test_some_requests_have_no_answer(server, caplog):
+def test_requests_without_answer(server, caplog):
     server.reply = lambda text: BUSY if text in "37" else Reply(completion(text))
     endpoint = connect(server)
     answers = chat(endpoint, [*"0123456789"])
     assert texts(answers) == [*"012", "no_answer", *"456", "no_answer", *"89"]
-    assert server.asked.count("3") == module.ATTEMPTS
+    assert server.asked.count("3") == ATTEMPTS
     endpoint.raise_failure()
     endpoint.log_summary()
     assert [record.getMessage() for record in caplog.records] == [
-        f"The endpoint {server.url} answered 8 requests for 80 tokens, and has left 2 no_answer. The endpoint "
-        f"{server.url} answers 429 to 'judge' (slow down). Lower concurrency, or wait: a further run goes on from "
+        f"The endpoint {server.url} answered 8 requests for 80 tokens, and left without an answer: 2 no_answer. The "
+        f"endpoint {server.url} answers 429 to 'judge' (slow down). Lower concurrency, or wait: another run "
+        "continues from "
         "here."
     ]
 
@@ -189,30 +191,30 @@ def test_some_requests_have_no_answer(server, caplog):
         (Reply({"error": {"message": "You are out", "code": "insufficient_quota"}}, 429), r"429 .*You are out"),
     ],
 )
-def test_what_no_second_attempt_helps_against(server, reply, message):
+def test_permanent_errors(server, reply, message):
     server.reply = lambda text: reply
     with pytest.raises(ScoreError, match=message) as caught:
-        chat(connect(server, concurrency=2), [str(at) for at in range(40)])
+        chat(connect(server, concurrency=2), [str(index) for index in range(40)])
     assert len(server.asked) <= 4
     assert SECRET not in "".join(traceback.format_exception(caught.value))
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
 
-def test_no_server():
+def test_connection_refused():
     with serving() as server:
         pass
     with serving(), pytest.raises(ScoreError, match=r"gives no answer to 'judge' \(Connect.*\)\. Check base_url"):
         chat(connect(server), [*"0123456789"])
 
 
-def test_no_server_that_talks_so(server):
+def test_not_an_openai_server(server):
     server.reply = lambda text: Reply({"hello": "you"})
     with pytest.raises(ScoreError, match=r"gives no answer to 'judge' \(ValueError: no chat completion, but .*hello"):
         chat(connect(server), ["a"])
 
 
-def test_the_token_stops_working(server):
+def test_token_expires(server):
     server.reply = lambda text: Reply(completion(text)) if text < "6" else Reply({"error": "expired"}, 401)
     endpoint = connect(server, concurrency=1)
     answers = chat(endpoint, [*"0123456789"])
@@ -225,23 +227,23 @@ def test_the_token_stops_working(server):
     assert len(server.asked) == 7
 
 
-def test_a_server_that_goes_away_is_not_asked_for_every_row(server):
+def test_server_goes_away(server):
     server.reply = lambda text: Reply(completion(text)) if text == "0" else CUT
     endpoint = connect(server, concurrency=1)
-    answers = chat(endpoint, [str(at) for at in range(100)])
+    answers = chat(endpoint, [str(index) for index in range(100)])
     assert texts(answers) == ["0", *["no_answer"] * 99]
-    assert len(server.asked) == 1 + 8 * module.ATTEMPTS
+    assert len(server.asked) == 1 + 8 * ATTEMPTS
     endpoint.raise_failure()
 
 
-def test_one_request_is_refused(server):
+def test_refused_request(server):
     server.reply = lambda text: Reply({"error": {"message": "odd"}}, 400) if text == "b" else Reply(completion(text))
     endpoint = connect(server, concurrency=2)
     assert texts(chat(endpoint, [*"abcd"])) == ["a", "refused", "c", "d"]
     assert server.asked.count("b") == 1
 
 
-def test_rows_that_are_too_long_are_no_failure_of_the_endpoint(server):
+def test_long_rows_do_not_fail_the_endpoint(server):
     long = Reply({"error": {"message": "maximum context length is 9", "code": "context_length_exceeded"}}, 400)
     server.reply = lambda text: long if text < "8" else Reply(completion(text))
     assert texts(chat(connect(server, concurrency=2), [*"0123456789"])) == [*["refused"] * 8, "8", "9"]
@@ -251,35 +253,35 @@ def test_rows_that_are_too_long_are_no_failure_of_the_endpoint(server):
     assert len(server.asked) <= 80
 
 
-def test_failures_with_answers_in_between_are_no_end(server):
+def test_failures_between_answers(server):
     server.reply = lambda text: CUT if int(text) % 2 else Reply(completion(text))
-    answers = chat(connect(server, concurrency=1), [str(at) for at in range(40)])
-    assert texts(answers) == ["no_answer" if at % 2 else str(at) for at in range(40)]
+    answers = chat(connect(server, concurrency=1), [str(index) for index in range(40)])
+    assert texts(answers) == ["no_answer" if index % 2 else str(index) for index in range(40)]
 
 
 @pytest.mark.parametrize("fault", [Reply({"error": "boom"}, 500), CUT, Reply(None, seconds=0.3)])
-def test_one_row_that_breaks_the_server_is_no_failure_of_the_endpoint(server, fault):
+def test_one_row_breaks_the_server(server, fault):
     server.reply = lambda text: fault
     assert texts(chat(connect(server, timeout=0.1), ["a", "b"])) == ["no_answer"] * 2
     with pytest.raises(ScoreError, match=r"gives no answer to 'judge'|answers 500 to 'judge'"):
         chat(connect(server, timeout=0.1), [*"abcd"])
 
 
-def test_an_error_of_our_own_is_not_taken_for_one_of_the_server(server):
+def test_programming_errors_are_raised(server):
     endpoint = connect(server)
 
     def send(job):
         raise ZeroDivisionError("ours")
 
     with pytest.raises(ZeroDivisionError, match="ours"):
-        endpoint.ask(send, ["a"])
+        endpoint.send_all(send, ["a"])
 
 
 def test_offline(server, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ScoreError,
-        match=r"gives no answer to 'judge' \(HF_HUB_OFFLINE is set, under which no .* asked: unset it\)\.$",
+        match=r"gives no answer to 'judge' \(HF_HUB_OFFLINE is set, which blocks all requests: unset it\)\.$",
     ):
         chat(connect(server), ["a"])
     assert server.asked == []
@@ -287,28 +289,28 @@ def test_offline(server, monkeypatch):
 
 # -- budget -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_budget(server, concurrency):
+def test_token_budget(server, concurrency):
     endpoint = connect(server, concurrency=concurrency, max_tokens_spent=45)
-    answers = chat(endpoint, [str(at) for at in range(30)])
-    given = [answer.reason for answer in answers].count("")
-    assert 5 <= given < 5 + concurrency
-    assert {answer.reason for answer in answers[given:]} == {"budget_spent"}
-    assert len(server.asked) == given
-    assert endpoint.spent == 10 * given
+    answers = chat(endpoint, [str(index) for index in range(30)])
+    answered = [answer.reason for answer in answers].count("")
+    assert 5 <= answered < 5 + concurrency
+    assert {answer.reason for answer in answers[answered:]} == {"budget_spent"}
+    assert len(server.asked) == answered
+    assert endpoint.spent == 10 * answered
     assert texts(chat(endpoint, ["more"])) == ["budget_spent"]
 
 
-def test_a_budget_that_cannot_be_kept(server):
+def test_token_budget_without_usage(server):
     server.reply = lambda text: Reply(completion(text, tokens=None))
     endpoint = connect(server, concurrency=1, max_tokens_spent=45)
     assert texts(chat(endpoint, ["a", "b"])) == ["a", "no_answer"]
-    with pytest.raises(ScoreError, match="does not say what an answer costs, so that max_tokens_spent cannot be kept"):
+    with pytest.raises(ScoreError, match="does not report the tokens of an answer, which max_tokens_spent needs"):
         endpoint.raise_failure()
     assert texts(chat(connect(server), ["a"])) == ["a"]
 
 
 # -- tokens -----------------------------------------------------------------------------------------------------------
-def test_without_a_token_the_hubs_is_not_sent(monkeypatch):
+def test_hub_token_is_not_sent_elsewhere(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     with serving() as server:
         chat(connect(server), ["a"])
@@ -317,7 +319,7 @@ def test_without_a_token_the_hubs_is_not_sent(monkeypatch):
         assert server.tokens == {"Bearer none", None}
 
 
-def test_a_named_token(server, monkeypatch):
+def test_api_key_env(server, monkeypatch):
     monkeypatch.setenv("MY_KEY", " other \n")
     chat(connect(server, api_key_env="MY_KEY"), ["a"])
     assert server.tokens == {"Bearer other"}
@@ -325,12 +327,12 @@ def test_a_named_token(server, monkeypatch):
     with pytest.raises(ScoreError, match="needs a token: set the environment variable MY_KEY"):
         chat(connect(server, api_key_env="MY_KEY"), ["a"])
     monkeypatch.setenv("MY_KEY", "two\nlines")
-    with pytest.raises(ScoreError, match="MY_KEY holds no token: there are characters") as caught:
+    with pytest.raises(ScoreError, match="MY_KEY is not a token: it has characters") as caught:
         chat(connect(server, api_key_env="MY_KEY"), ["a"])
     assert "lines" not in str(caught.value)
 
 
-def test_the_token_is_shown_nowhere(server, caplog, capfd):
+def test_token_is_never_shown(server, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     endpoint = connect(server)
     server.faults = [BUSY, Reply({"error": f"wrong: {SECRET}"}, 500), CUT]
@@ -343,23 +345,23 @@ def test_the_token_is_shown_nowhere(server, caplog, capfd):
         pickle.dumps(endpoint)
 
 
-def test_the_hub_needs_a_token(server, monkeypatch):
-    monkeypatch.setattr(module, "get_token", lambda: None)
+def test_hub_needs_a_token(server, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
     with pytest.raises(ScoreError, match="The Hub's inference needs a token: set the environment variable HF_TOKEN"):
         chat(Endpoint("org/model"), ["a"])
 
 
 @pytest.mark.parametrize("provider", [None, "together"])
-def test_the_hub(server, monkeypatch, provider):
+def test_hub(server, monkeypatch, provider):
     from huggingface_hub import InferenceClient
 
-    kept = InferenceClient._inner_post
+    stored = InferenceClient._inner_post
     seen = []
 
     def redirected(self, request, **more):
         seen.append((request.url, request.json["model"]))
         request.url = f"{server.url}/chat/completions"
-        return kept(self, request, **more)
+        return stored(self, request, **more)
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setattr(InferenceClient, "_inner_post", redirected)
@@ -388,18 +390,18 @@ def vector(text):
 
 
 def vectors(texts):
-    data = [{"index": at, "embedding": vector(text)} for at, text in enumerate(texts)]
+    data = [{"index": index, "embedding": vector(text)} for index, text in enumerate(texts)]
     return Reply({"data": data[::-1], "usage": {"prompt_tokens": 5, "total_tokens": 5}})
 
 
 def test_vectors(server):
     server.reply = vectors
     server.faults = [BUSY, CUT, Reply({"data": []}), Reply({"data": [{"embedding": None}]}), Reply([1])]
-    asked = ["x" * at for at in range(1, 11)]
+    asked = ["x" * index for index in range(1, 11)]
     endpoint = connect(server)
-    found, reasons = embed(endpoint, asked, batch_size=4, dimensions=2)
-    assert found.dtype == np.float32
-    assert found.tolist() == [vector(text) for text in asked]
+    result, reasons = embed(endpoint, asked, batch_size=4, dimensions=2)
+    assert result.dtype == np.float32
+    assert result.tolist() == [vector(text) for text in asked]
     assert reasons == [""] * 10
     assert server.paths == {"/v1/embeddings"}
     assert server.bodies[0]["dimensions"] == 2
@@ -408,7 +410,7 @@ def test_vectors(server):
 
 
 @pytest.mark.parametrize("path", ["", "/", "/v1/", "/v1/embeddings", "/v1/chat/completions"])
-def test_addresses(server, path):
+def test_urls(server, path):
     server.reply = vectors
     base = server.url.removesuffix("/v1")
     assert embed(Endpoint("m", base + path), ["a"])[0].tolist() == [vector("a")]
@@ -422,37 +424,37 @@ TOO_LONG = {
 
 
 @pytest.mark.parametrize("refusal", TOO_LONG.values(), ids=TOO_LONG)
-def test_a_text_that_is_too_long_has_no_vector(server, refusal, caplog):
+def test_long_text_has_no_vector(server, refusal, caplog):
     server.reply = lambda texts: refusal if any(len(text) > 5 for text in texts) else vectors(texts)
     endpoint = connect(server, concurrency=1)
     asked = ["a", "bb", "too long", "cc"] * 20  # more requests with one in them than an endpoint may refuse
-    found, reasons = embed(endpoint, asked, batch_size=4)
-    np.testing.assert_array_equal(found, [[1, 1], [2, 1], [np.nan, np.nan], [2, 1]] * 20)
+    result, reasons = embed(endpoint, asked, batch_size=4)
+    np.testing.assert_array_equal(result, [[1, 1], [2, 1], [np.nan, np.nan], [2, 1]] * 20)
     assert reasons == ["", "", "refused", ""] * 20
     endpoint.log_summary()
-    assert "has left 20 refused" in caplog.text
+    assert "left without an answer: 20 refused" in caplog.text
 
 
-def test_all_texts_are_too_long(server):
+def test_all_texts_too_long(server):
     server.reply = lambda texts: TOO_LONG["openai"]
     assert embed(connect(server), ["a", "b", "c"])[1] == ["refused"] * 3
     with pytest.raises(ScoreError, match="maximum context length is 5"):
         embed(connect(server, concurrency=2), ["a"] * 100)
 
 
-def test_vectors_from_before_a_failure_are_given(server):
+def test_vectors_before_a_failure(server):
     server.reply = vectors
     server.faults = [vectors(["a", "b"]), TOO_LONG["openai"], Reply({"error": "expired"}, 401)]
     endpoint = connect(server, concurrency=1)
-    found, reasons = embed(endpoint, ["a", "b", "c", "long", "d", "e"], batch_size=2)
+    result, reasons = embed(endpoint, ["a", "b", "c", "long", "d", "e"], batch_size=2)
     assert reasons == ["", "", *["no_answer"] * 4]
-    assert np.isfinite(found[:2]).all()
+    assert np.isfinite(result[:2]).all()
     assert len(server.asked) == 3
     with pytest.raises(ScoreError, match=r"401 .*expired"):
         endpoint.raise_failure()
 
 
-def test_vectors_of_several_lengths(server):
+def test_vectors_of_different_lengths(server):
     server.reply = lambda texts: Reply({"data": [{"index": 0, "embedding": [0.0] * len(texts[0])}]})
     with pytest.raises(ScoreError, match=r"gives vectors of \[1, 2\] numbers"):
         embed(connect(server), ["a", "bb"], batch_size=1)
@@ -484,7 +486,7 @@ def test_vectors_of_several_lengths(server):
         ({"max_tokens_spent": 0}, "max_tokens_spent=0 has to be an int above 0"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message) as caught:
         Endpoint(**{"model": "m", **settings})
     assert "secret" not in str(caught.value)

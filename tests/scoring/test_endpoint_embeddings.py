@@ -1,4 +1,4 @@
-"""Vectors from an endpoint: which texts go out, which rows get what, and what a further run asks about."""
+"""Embeddings from an endpoint: which texts are sent, the results of rows, and later runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WIDTH = 6
 
 
 def raw(text, width=WIDTH):
-    """The server's vector of a text: any, but always the same for it."""
+    """Return the server's vector of a text, always the same one."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
     return np.random.default_rng(seed).normal(size=width).astype(np.float32)
 
@@ -42,7 +42,7 @@ def unit(text, width=WIDTH):
 
 
 def vectors(texts, width=WIDTH):
-    data = [{"index": at, "embedding": raw(text, width).tolist()} for at, text in enumerate(texts)]
+    data = [{"index": index, "embedding": raw(text, width).tolist()} for index, text in enumerate(texts)]
     return Reply({"data": data[::-1], "usage": {"prompt_tokens": 5, "total_tokens": 5}})
 
 
@@ -53,9 +53,9 @@ def refusing(*refused):
 
 @pytest.fixture
 def server():
-    with serving(SECRET) as found:
-        found.reply = vectors
-        yield found
+    with serving(SECRET) as result:
+        result.reply = vectors
+        yield result
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def remote(server, **settings):
 
 
 def asked(server):
-    """How often each text was asked about."""
-    return Counter(text for each in server.asked for text in each)
+    """Count the requests for each text."""
+    return Counter(text for item in server.asked for text in item)
 
 
 @contract(
@@ -85,7 +85,7 @@ def asked(server):
     ),
 )
 def test_contract(check, score, rows, tiny_model_dir, server):
-    # The checks load what a score's `model` names.
+    # The checks load the model that the score names.
     check(replace(score, model=str(tiny_model_dir), base_url=server.url), rows, tiny_model_dir)
 
 
@@ -93,95 +93,95 @@ def test_contract(check, score, rows, tiny_model_dir, server):
 @pytest.mark.parametrize("part", ["prompt", "response", "both"])
 @pytest.mark.parametrize("normalize", [True, False])
 def test_vectors(server, pool_rows, part, normalize):
-    found = score(pool_rows, [remote(server, part=part, normalize=normalize)])
+    result = score(pool_rows, [remote(server, part=part, normalize=normalize)])
     texts = Pool(pool_rows).texts(part)
     expected = [unit(text) if normalize else raw(text) for text in texts]
-    np.testing.assert_allclose(found["embedding"], expected, atol=1e-6)
-    assert found.features["embedding"] == List(Value("float32"))
-    assert set(found["embedding_reason"]) == {""}
+    np.testing.assert_allclose(result["embedding"], expected, atol=1e-6)
+    assert result.features["embedding"] == List(Value("float32"))
+    assert set(result["embedding_reason"]) == {""}
     assert server.paths == {"/v1/embeddings"}
     assert server.tokens == {f"Bearer {SECRET}"}
     assert all(body["model"] == "m" and "dimensions" not in body for body in server.bodies)
 
 
-def test_many_requests_keep_the_order(server):
-    texts = [f"text {at}" for at in range(200)]
+def test_order_of_many_requests(server):
+    texts = [f"text {index}" for index in range(200)]
     number, meeting = itertools.count(), threading.Barrier(3)
 
     def reply(texts):
-        if 1 <= next(number) <= 3:  # after the one that asks how long a vector is: all that may be under way at once
+        if 1 <= next(number) <= 3:  # after the request for the dimensions: as many as are concurrent
             meeting.wait(timeout=60)
         return replace(vectors(texts), seconds=0.05 if "text 0" in texts else 0.0)
 
     server.reply = reply
-    found = score(Dataset.from_dict({"text": texts}), [remote(server, concurrency=3)])
-    np.testing.assert_allclose(found["embedding"], [unit(text) for text in texts], atol=1e-6)
-    assert [len(each) for each in server.asked[:1]] == [1]  # how long a vector is
-    assert sorted(len(each) for each in server.asked[1:]) == [8, *[32] * 6]
+    result = score(Dataset.from_dict({"text": texts}), [remote(server, concurrency=3)])
+    np.testing.assert_allclose(result["embedding"], [unit(text) for text in texts], atol=1e-6)
+    assert [len(item) for item in server.asked[:1]] == [1]  # the request for the dimensions
+    assert sorted(len(item) for item in server.asked[1:]) == [8, *[32] * 6]
     assert server.most == 3
 
 
 def test_dimensions(server, rows):
     server.reply = lambda texts: vectors(texts, 3)
-    found = score(rows, [remote(server, dimensions=3)])
-    np.testing.assert_allclose(found["embedding"], [unit(text, 3) for text in Pool(rows).texts("both")], atol=1e-6)
-    assert [len(each) for each in server.asked] == [len(rows)]
+    result = score(rows, [remote(server, dimensions=3)])
+    np.testing.assert_allclose(result["embedding"], [unit(text, 3) for text in Pool(rows).texts("both")], atol=1e-6)
+    assert [len(item) for item in server.asked] == [len(rows)]
     assert server.bodies[0]["dimensions"] == 3
-    with pytest.raises(ScoreError, match=r"gives vectors of 3 numbers, and dimensions=4 was asked for\. Leave it out"):
+    with pytest.raises(ScoreError, match=r"gives vectors of 3 numbers, and dimensions=4 was requested\. Omit it"):
         score(rows, [remote(server, dimensions=4)])
 
 
-def test_equal_texts_are_sent_once(server, rows):
+def test_duplicate_texts_are_sent_once(server, rows):
     twice = Dataset.from_dict({name: rows[name][:] * 2 for name in rows.column_names})
-    found = score(twice, [remote(server, dimensions=WIDTH)])["embedding"][:]
+    result = score(twice, [remote(server, dimensions=WIDTH)])["embedding"][:]
     assert set(asked(server).values()) == {1}
-    assert found[:8] == found[8:]
+    assert result[:8] == result[8:]
 
 
-def test_tokens_per_batch_are_for_models_here(server, pool_rows):
-    score(pool_rows, [remote(server, dimensions=WIDTH)], tokens_per_batch=1)
+def test_tokens_per_batch_is_ignored(server, pool_rows):
+    score(pool_rows, [remote(server, dimensions=WIDTH)], scoring_tokens_per_batch=1)
     assert len(server.asked) == 1
 
 
-def test_texts_are_sent_in_parts(server, pool_rows, monkeypatch):
-    whole = score(pool_rows, [remote(server)])["embedding"][:]
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._AT_ONCE", 5)
-    assert score(pool_rows, [remote(server)])["embedding"][:] == whole
+def test_blocks_of_texts(server, pool_rows, monkeypatch):
+    full = score(pool_rows, [remote(server)])["embedding"][:]
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 5)
+    assert score(pool_rows, [remote(server)])["embedding"][:] == full
 
 
 def test_map(server, rows):
-    found = rows.map(remote(server), batched=True, batch_size=3, load_from_cache_file=False)
-    assert found.features["embedding"] == List(Value("float32"))
-    np.testing.assert_allclose(found["embedding"], score(rows, [remote(server)])["embedding"], atol=1e-6)
+    result = rows.map(remote(server), batched=True, batch_size=3, load_from_cache_file=False)
+    assert result.features["embedding"] == List(Value("float32"))
+    np.testing.assert_allclose(result["embedding"], score(rows, [remote(server)])["embedding"], atol=1e-6)
 
 
-def test_nothing_is_loaded(server, rows, monkeypatch):
+def test_no_model_is_loaded(server, rows, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a model or a tokenizer is loaded")
 
-    for name in ("models.model_identity", "base.model_identity", "engine.load_tokenizer", "models.read_model"):
-        monkeypatch.setattr(f"hf_datasel.scores.{name}", refuse)
+    for name in ("models.model_identity", "base.model_identity", "engine.load_tokenizer", "models.load_model"):
+        monkeypatch.setattr(f"hf_datasel.scoring.{name}", refuse)
     one = remote(server)
-    found = score(rows, [one, Length()])
-    assert found["embedding_reason"][:] == [""] * len(rows)
+    result = score(rows, [one, Length()])
+    assert result["embedding_reason"][:] == [""] * len(rows)
     assert one.spec()["resolved_model"] is None
     assert pickle.loads(pickle.dumps(one)) == one
 
 
-def test_beside_scores_of_a_live_model(server, model, tokenizer, rows):
-    alone = score(rows, [Loss()], model=model, tokenizer=tokenizer)["loss"][:]
-    found = score(rows, [remote(server), Loss()], model=model, tokenizer=tokenizer)
-    assert found["loss"][:] == alone
-    assert len(found["embedding"][0]) == WIDTH
-    assert torch.isfinite(torch.tensor(found["embedding"][:])).all()
+def test_with_scores_of_a_loaded_model(server, model, tokenizer, rows):
+    alone = score(rows, [Loss()], model=model, processing_class=tokenizer)["loss"][:]
+    result = score(rows, [remote(server), Loss()], model=model, processing_class=tokenizer)
+    assert result["loss"][:] == alone
+    assert len(result["embedding"][0]) == WIDTH
+    assert torch.isfinite(torch.tensor(result["embedding"][:])).all()
 
 
 # -- rows without a vector --------------------------------------------------------------------------------------------
 def test_rows_without_text(server):
     data = Dataset.from_dict({"prompt": ["Is it slow?", "a", " ", None], "completion": ["Yes.", " ", "No.", "x"]})
-    found = score(data, [remote(server, part="prompt")], on_summary=str)
-    assert [value is None for value in found["embedding"]] == [False, True, True, True]
-    assert found["embedding_reason"][:3] == ["", "empty_response", "empty_text"]
+    result = score(data, [remote(server, part="prompt")], on_summary=str)
+    assert [value is None for value in result["embedding"]] == [False, True, True, True]
+    assert result["embedding_reason"][:3] == ["", "empty_response", "empty_text"]
     assert set(asked(server)) == {"Is it slow?"}
     server.asked.clear()
     none = score(data.select([1, 2]), [remote(server, part="prompt")], on_summary=str)
@@ -189,7 +189,7 @@ def test_rows_without_text(server):
     assert server.asked == []
 
 
-def test_text_has_no_parts(server):
+def test_text_format(server):
     with pytest.raises(FormatError, match=r"have no response to embed. Embedding\(part='both'\)"):
         score(Dataset.from_dict({"text": ["a"]}), [remote(server, part="response")])
 
@@ -198,9 +198,9 @@ def test_text_has_no_parts(server):
 def test_refused_texts_are_null(server, dimensions):
     texts = ["a", "too long 1", "bb", "too long 2", "cc", "dd"]
     server.reply = refusing("too long 1", "too long 2")
-    found = score(Dataset.from_dict({"text": texts}), [remote(server, dimensions=dimensions)], on_summary=str)
-    assert found["embedding_reason"][:] == ["", "refused", "", "refused", "", ""]
-    for text, vector in zip(texts, found["embedding"], strict=True):
+    result = score(Dataset.from_dict({"text": texts}), [remote(server, dimensions=dimensions)], on_summary=str)
+    assert result["embedding_reason"][:] == ["", "refused", "", "refused", "", ""]
+    for text, vector in zip(texts, result["embedding"], strict=True):
         if "long" in text:
             assert vector is None
         else:
@@ -208,24 +208,26 @@ def test_refused_texts_are_null(server, dimensions):
 
 
 @pytest.mark.parametrize("dimensions", [None, WIDTH])
-def test_no_text_gets_a_vector(server, dimensions):
+def test_no_text_has_a_vector(server, dimensions):
     server.reply = refusing("a", "bb")
     data = Dataset.from_dict({"text": ["bb", " ", "a"]})
-    found = score(data, [remote(server, dimensions=dimensions)], on_summary=str)
-    assert found["embedding"][:] == [None] * 3
-    assert found["embedding_reason"][:] == ["refused", "empty_text", "refused"]
+    result = score(data, [remote(server, dimensions=dimensions)], on_summary=str)
+    assert result["embedding"][:] == [None] * 3
+    assert result["embedding_reason"][:] == ["refused", "empty_text", "refused"]
 
 
-def test_vectors_of_zeros(server, rows):
-    server.reply = lambda texts: Reply({"data": [{"index": at, "embedding": [0.0] * 3} for at in range(len(texts))]})
+def test_zero_vectors(server, rows):
+    server.reply = lambda texts: Reply(
+        {"data": [{"index": index, "embedding": [0.0] * 3} for index in range(len(texts))]}
+    )
     assert score(rows, [remote(server)])["embedding"][0] == [0.0] * 3
 
 
-def test_more_vectors_than_a_column_holds(server, rows, monkeypatch):
+def test_too_many_numbers_for_a_column(server, rows, monkeypatch):
     def check(count, dimensions):
         raise ScoreError(f"{count} of {dimensions}")
 
-    monkeypatch.setattr(embedding, "_check_room", check)
+    monkeypatch.setattr(embedding, "_check_size", check)
     with pytest.raises(ScoreError, match=f"8 of {WIDTH}"):
         score(rows, [remote(server)])
     assert len(server.asked) == 1
@@ -233,7 +235,7 @@ def test_more_vectors_than_a_column_holds(server, rows, monkeypatch):
 
 # -- runs that go on --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dimensions", [None, WIDTH])
-def test_a_further_run_asks_nothing(server, pool_rows, tmp_path, dimensions):
+def test_second_run_sends_nothing(server, pool_rows, tmp_path, dimensions):
     one = remote(server, dimensions=dimensions)
     first = score(pool_rows, [one], store=tmp_path)["embedding"][:]
     server.asked.clear()
@@ -242,7 +244,7 @@ def test_a_further_run_asks_nothing(server, pool_rows, tmp_path, dimensions):
     assert server.asked == []
 
 
-def test_other_models_and_dimensions_ask_anew(server, rows, tmp_path):
+def test_other_models_and_dimensions_are_not_cached(server, rows, tmp_path):
     score(rows, [remote(server)], store=tmp_path)
     for settings in ({"dimensions": WIDTH}, {"model": "other"}):
         server.asked.clear()
@@ -250,8 +252,8 @@ def test_other_models_and_dimensions_ask_anew(server, rows, tmp_path):
         assert set(asked(server)) == set(Pool(rows).texts("both"))
 
 
-def test_a_further_run_asks_what_is_missing(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._AT_ONCE", 2)
+def test_second_run_sends_missing_texts(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 2)
     texts = ["a", "bb", "too long", "dd", "broken", "ff"]
     plain = refusing("too long")
     server.reply = lambda texts: CUT if "broken" in texts else plain(texts)
@@ -266,24 +268,24 @@ def test_a_further_run_asks_what_is_missing(server, tmp_path, monkeypatch):
     assert second["embedding"][:4] == first["embedding"][:4]
 
 
-def test_what_was_answered_before_an_end_is_kept(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._AT_ONCE", 2)
-    data = Dataset.from_dict({"text": [f"text {at}" for at in range(8)]})
-    left = [*range(3)]  # the length of a vector, and two groups
+def test_answers_before_a_failure_are_stored(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 2)
+    data = Dataset.from_dict({"text": [f"text {index}" for index in range(8)]})
+    left = [*range(3)]  # the dimensions, and two blocks
     server.reply = lambda texts: vectors(texts) if left and left.pop() >= 0 else Reply({"error": "expired"}, 401)
     with pytest.raises(ScoreError, match=r"answers 401 to 'm' \(expired\)"):
         score(data, [remote(server)], store=tmp_path)
     server.asked.clear()
     server.reply = vectors
-    found = score(data, [remote(server)], store=tmp_path)
-    assert sorted(asked(server)) == [f"text {at}" for at in range(4, 8)]
-    assert set(found["embedding_reason"]) == {""}
+    result = score(data, [remote(server)], store=tmp_path)
+    assert sorted(asked(server)) == [f"text {index}" for index in range(4, 8)]
+    assert set(result["embedding_reason"]) == {""}
 
 
-def test_a_model_that_has_changed(server, tmp_path):
+def test_changed_dimensions(server, tmp_path):
     score(Dataset.from_dict({"text": ["a"]}), [remote(server)], store=tmp_path)
     server.reply = lambda texts: vectors(texts, 3)
-    with pytest.raises(ScoreError, match=r"gives vectors of 3 numbers, and it has given vectors of 6 before"):
+    with pytest.raises(ScoreError, match=r"gives vectors of 3 numbers, and earlier ones have 6"):
         score(Dataset.from_dict({"text": ["b"]}), [remote(server)], store=tmp_path)
 
 
@@ -293,16 +295,18 @@ import json, sys
 from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
-from hf_datasel.scores import Embedding, Ranks, endpoint_vectors
+from hf_datasel.scores import Embedding
+from hf_datasel.scoring import Processes
+from hf_datasel.scoring.endpoint import embeddings
 disable_progress_bars()
-endpoint_vectors._AT_ONCE = 5
+embeddings._TEXTS_PER_BLOCK = 5
 folder, url = sys.argv[1:3]
 one = Embedding("m", base_url=url)
 found = [
     score(Dataset.from_dict({"text": texts}), [one], on_summary=str)
     for texts in ([f"text {at}" for at in range(23)] + ["too long"], ["too long"])
 ]
-with open(f"{folder}/{Ranks.current().index}.json", "w") as file:
+with open(f"{folder}/{Processes.current().process_index}.json", "w") as file:
     json.dump([each[name][:] for each in found for name in ("embedding", "embedding_reason")], file)
 PartialState().destroy_process_group()
 """
@@ -324,7 +328,7 @@ def test_two_processes(server, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first == second
-    np.testing.assert_allclose(first[0][:23], [unit(f"text {at}") for at in range(23)], atol=1e-6)
+    np.testing.assert_allclose(first[0][:23], [unit(f"text {index}") for index in range(23)], atol=1e-6)
     assert (first[0][23], first[1]) == (None, [""] * 23 + ["refused"])
     assert first[2:] == [[None], ["refused"]]
     assert asked(server)["text 7"] == 1
@@ -332,7 +336,7 @@ def test_two_processes(server, tmp_path):
 
 # -- faults -----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dimensions", [None, WIDTH])
-def test_a_wrong_token_is_no_null(server, pool_rows, caplog, dimensions):
+def test_wrong_token(server, pool_rows, caplog, dimensions):
     caplog.set_level(logging.DEBUG)
     server.reply = lambda texts: Reply({"error": {"message": f"Incorrect API key: {SECRET}"}}, 401)
     one = remote(server, dimensions=dimensions)
@@ -344,17 +348,17 @@ def test_a_wrong_token_is_no_null(server, pool_rows, caplog, dimensions):
     assert SECRET not in "".join([caplog.text, repr(error), repr(one), str(one.spec()), str(pickle.dumps(one))])
 
 
-def test_passing_faults(server, rows):
+def test_temporary_errors_are_retried(server, rows):
     server.faults = [Reply({}, 429), CUT, Reply({"data": []}), Reply({"data": [{"embedding": None}]})]
-    found = score(rows, [remote(server)])
-    np.testing.assert_allclose(found["embedding"], [unit(text) for text in Pool(rows).texts("both")], atol=1e-6)
+    result = score(rows, [remote(server)])
+    np.testing.assert_allclose(result["embedding"], [unit(text) for text in Pool(rows).texts("both")], atol=1e-6)
 
 
-def test_the_first_text_has_no_answer(server, tmp_path):
+def test_first_text_without_answer(server, tmp_path):
     server.faults = [CUT] * 6
     data = Dataset.from_dict({"text": ["a", "bb"]})
-    found = score(data, [remote(server)], store=tmp_path, on_summary=str)
-    np.testing.assert_allclose(found["embedding"], [unit("a"), unit("bb")], atol=1e-6)
+    result = score(data, [remote(server)], store=tmp_path, on_summary=str)
+    np.testing.assert_allclose(result["embedding"], [unit("a"), unit("bb")], atol=1e-6)
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -367,7 +371,7 @@ def test_the_first_text_has_no_answer(server, tmp_path):
         ({"api_key_env": "sk-secret"}, "has to be the name of an environment variable"),
         ({"dimensions": 0}, r"Embedding\(dimensions=0\): it has to be an int above 0, or None"),
         ({"dimensions": True}, r"Embedding\(dimensions=True\): it has to be an int above 0"),
-        ({"as_trained": True}, r"as_trained=True\): the server decides how its model is loaded and run\. Leave as_tr"),
+        ({"as_trained": True}, r"as_trained=True\): the server decides how its model is loaded and run\. Omit as_tr"),
         ({"pooling": "last"}, r"Embedding\(base_url=\.\.\., pooling='last'\): the server decides"),
         ({"model_init_kwargs": {}}, r"model_init_kwargs=\{\}\): the server decides"),
         ({"dtype": "bfloat16"}, r"dtype='bfloat16'\): the server decides"),
@@ -378,6 +382,6 @@ def test_the_first_text_has_no_answer(server, tmp_path):
         ({"base_url": None, "api_key_env": "MY_KEY"}, r"Embedding\(api_key_env='MY_KEY'\) is for an endpoint"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Embedding(**{"model": "m", "base_url": "http://localhost/v1", **settings})

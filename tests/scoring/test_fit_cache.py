@@ -1,4 +1,4 @@
-"""What was fitted once stays while the dataset only grows, and is never taken for another dataset or other vectors."""
+"""Fitted scores are reused while rows are only appended, and never for other rows or vectors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from datasets import concatenate_datasets
 
 from hf_datasel import score
 from hf_datasel.scores import Cluster, Embedding, Nuggets
-from hf_datasel.scoring.store.fit_cache import fitted_in
+from hf_datasel.scoring.store.fit_cache import fit_with_cache
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def files(folder):
     return sorted(path.name for path in folder.iterdir() if path.name != "fitted.json")
 
 
-def test_rows_behind_the_others_change_nothing_for_them(tmp_path, vectors):
+def test_appended_rows_keep_the_fit(tmp_path, vectors):
     first = score(vectors, [Cluster(k=3)], store=tmp_path)
     second = score(grown(vectors, 5), [Cluster(k=3)], store=tmp_path)
     assert second["cluster_id"][:24] == first["cluster_id"][:]
@@ -37,43 +37,43 @@ def test_rows_behind_the_others_change_nothing_for_them(tmp_path, vectors):
 
 
 @pytest.mark.parametrize("change", ["order", "fewer", "text", "vectors", "settings"])
-def test_anything_else_is_fitted_anew(tmp_path, vectors, change):
-    before = fitted_in(tmp_path, Cluster(k=3), vectors)
+def test_other_changes_fit_again(tmp_path, vectors, change):
+    before = fit_with_cache(tmp_path, Cluster(k=3), vectors)
     cluster, data = Cluster(k=3), vectors
     if change == "order":
         data = vectors.select(range(23, -1, -1))
     elif change == "fewer":
         data = vectors.select(range(20))
     elif change == "text":
-        data = vectors.map(lambda row, at: {"output": "Other." if at == 3 else row["output"]}, with_indices=True)
+        data = vectors.map(lambda row, index: {"output": "Other." if index == 3 else row["output"]}, with_indices=True)
     elif change == "vectors":
         moved = np.array(vectors["embedding"], dtype=np.float32)
         moved[7, 1] += 1e-3
         data = vectors.remove_columns("embedding").add_column("embedding", moved.tolist())
     else:
         cluster = Cluster(k=3, seed=1)
-    fitted_in(tmp_path, cluster, data)
+    fit_with_cache(tmp_path, cluster, data)
     assert len(json.loads((tmp_path / "fitted.json").read_text())) == 2
-    assert fitted_in(tmp_path, Cluster(k=3), vectors) == before  # which is still there
+    assert fit_with_cache(tmp_path, Cluster(k=3), vectors) == before  # still cached
 
 
-def test_what_is_gone_is_fitted_again(tmp_path, vectors):
-    before = fitted_in(tmp_path, Cluster(k=3), vectors)
+def test_deleted_state_is_fitted_again(tmp_path, vectors):
+    before = fit_with_cache(tmp_path, Cluster(k=3), vectors)
     (tmp_path / files(tmp_path)[0]).unlink()
-    assert fitted_in(tmp_path, Cluster(k=3), vectors) == before
+    assert fit_with_cache(tmp_path, Cluster(k=3), vectors) == before
     assert len(files(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("text", ["{", "[3]", '[{"wanted": 1, "rows": 3}]'])
-def test_a_list_that_is_damaged(tmp_path, vectors, text, caplog):
+def test_damaged_cache_file(tmp_path, vectors, text, caplog):
     (tmp_path / "fitted.json").write_text(text)
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        fitted = fitted_in(tmp_path, Cluster(k=3), vectors)
-    assert (text == "{") == ("is fitted again" in caplog.text)
-    assert fitted_in(tmp_path, Cluster(k=3), vectors) == fitted
+        fitted = fit_with_cache(tmp_path, Cluster(k=3), vectors)
+    assert (text == "{") == ("scores are fitted again" in caplog.text)
+    assert fit_with_cache(tmp_path, Cluster(k=3), vectors) == fitted
 
 
-def test_anchors_stay_too(tmp_path, tiny_model_dir, pool_rows):
+def test_appended_rows_keep_anchors(tmp_path, tiny_model_dir, pool_rows):
     scores = [Embedding(as_trained=True), Nuggets(anchors=3)]
     first = score(pool_rows, scores, model=tiny_model_dir, store=tmp_path)
     more = concatenate_datasets([pool_rows, pool_rows.select([2])])

@@ -1,4 +1,4 @@
-"""Answers of a causal model: `generate` one row at a time, draws, ends, prompts of rows, and the store."""
+"""Answers of a causal LM: batches, sampling, end tokens, prompts and the store."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.formats import Pool, canonical_rows
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.models import Loading
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.scoring.store.store import ScoreStore
-from hf_datasel.testing.guards import modes_kept, random_state_kept
+from hf_datasel.testing.guards import unchanged_modes, unchanged_random_state
 from hf_datasel.tokens import TokenRows, TokenSettings
-from hf_datasel.tokens.sequences import Ragged
+from hf_datasel.tokens.sequences import RaggedArray
 
 NEW = 12
 
@@ -27,23 +27,23 @@ def token_rows(data, tokenizer, **settings):
 
 @pytest.fixture
 def asked(pool_rows, tokenizer):
-    return Prompts.of(token_rows(pool_rows, tokenizer)).asked
+    return Prompts.from_rows(token_rows(pool_rows, tokenizer)).prompt_ids
 
 
 def written(model, tokenizer, asked, decoding=None, tokens_per_batch=None, **more):
-    context = ModelContext(model, tokens_per_batch, progress=False, **more)
-    answers = Generator(context, tokenizer, decoding or Decoding(NEW)).answers(asked)
-    return [answers[at].tolist() for at in range(len(answers))]
+    runner = ModelRunner(model, tokens_per_batch, progress=False, **more)
+    answers = Generator(runner, tokenizer, decoding or Decoding(NEW)).answers(asked)
+    return [answers[position].tolist() for position in range(len(answers))]
 
 
 def own_answer(model, tokenizer, ids, ends, new=NEW):
-    """What `generate` gives to one prompt, without what ends it."""
+    """Return the answer of `generate` to one prompt, without its end token."""
     with torch.no_grad():
-        found = model.generate(
+        result = model.generate(
             torch.tensor([ids.tolist()]), max_new_tokens=new, do_sample=False, eos_token_id=ends, pad_token_id=0
         )[0, len(ids) :].tolist()
-    over = [at for at, token in enumerate(found) if token in ends]
-    return found[: over[0]] if over else found
+    over = [position for position, token in enumerate(result) if token in ends]
+    return result[: over[0]] if over else result
 
 
 def ends_of(tokenizer):
@@ -53,44 +53,44 @@ def ends_of(tokenizer):
 # -- against the model's own ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("tokens_per_batch", [1, 300, 100_000])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_equal_generate_one_at_a_time(model, tokenizer, asked, tokens_per_batch, side):
+def test_batches_equal_single_generation(model, tokenizer, asked, tokens_per_batch, side):
     tokenizer.padding_side = side
-    found = written(model, tokenizer, asked, tokens_per_batch=tokens_per_batch)
-    expected = [own_answer(model, tokenizer, asked[at], ends_of(tokenizer)) for at in range(len(asked))]
-    assert found == expected
-    assert len({tuple(each) for each in found}) > len(found) // 2
+    result = written(model, tokenizer, asked, tokens_per_batch=tokens_per_batch)
+    expected = [own_answer(model, tokenizer, asked[position], ends_of(tokenizer)) for position in range(len(asked))]
+    assert result == expected
+    assert len({tuple(item) for item in result}) > len(result) // 2
 
 
-def test_positions_that_are_learned(tokenizer, asked):
+def test_learned_positions(tokenizer, asked):
     sizes = {"n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 2, "initializer_range": 0.3}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).eval()
-    found = written(model, tokenizer, asked)
+    result = written(model, tokenizer, asked)
     ends = [*ends_of(tokenizer), model.generation_config.eos_token_id]
-    assert found == [own_answer(model, tokenizer, asked[at], ends) for at in range(len(asked))]
-    room = Generator(ModelContext(model), tokenizer, Decoding(NEW)).room
+    assert result == [own_answer(model, tokenizer, asked[position], ends) for position in range(len(asked))]
+    room = Generator(ModelRunner(model), tokenizer, Decoding(NEW)).max_prompt_length
     assert room == 128 - NEW
 
 
-def test_the_generation_config_of_the_model_says_where_answers_end_and_nothing_else(model, tokenizer, asked):
+def test_generation_config_sets_only_end_tokens(model, tokenizer, asked):
     plain = written(model, tokenizer, asked)
-    often = max((token for each in plain for token in each[:-1]), key=[t for each in plain for t in each].count)
+    often = max((token for item in plain for token in item[:-1]), key=[t for item in plain for t in item].count)
     model.generation_config.update(
         do_sample=True, temperature=5.0, top_k=3, repetition_penalty=3.0, max_length=3, eos_token_id=[often]
     )
-    kept = model.generation_config
-    found = written(model, tokenizer, asked)
-    assert found == [each[: each.index(often)] if often in each else each for each in plain]
-    assert found != plain
-    assert model.generation_config is kept
-    assert kept.repetition_penalty == 3.0
+    stored = model.generation_config
+    result = written(model, tokenizer, asked)
+    assert result == [item[: item.index(often)] if often in item else item for item in plain]
+    assert result != plain
+    assert model.generation_config is stored
+    assert stored.repetition_penalty == 3.0
 
 
-def test_an_answer_ends_where_the_template_ends_a_turn(model, tokenizer, asked):
+def test_template_end_token_ends_answers(model, tokenizer, asked):
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    generator = Generator(ModelContext(model), tokenizer, Decoding(NEW))
-    assert generator.ends == sorted([tokenizer.eos_token_id, end])
+    generator = Generator(ModelRunner(model), tokenizer, Decoding(NEW))
+    assert generator.end_ids == sorted([tokenizer.eos_token_id, end])
     head = model.lm_head.weight
     with torch.no_grad():
         head[:] = 0
@@ -101,17 +101,17 @@ def test_an_answer_ends_where_the_template_ends_a_turn(model, tokenizer, asked):
     assert written(model, tokenizer, asked) == [[]] * len(asked)
 
 
-def test_adapters_count(model, tokenizer, asked):
+def test_adapters(model, tokenizer, asked):
     from peft import LoraConfig, get_peft_model
 
     before = written(model, tokenizer, asked)
     tuned = get_peft_model(model, LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM")).eval()
-    found = written(tuned, tokenizer, asked)
-    assert found != before
-    assert found[0] == own_answer(tuned.get_base_model(), tokenizer, asked[0], ends_of(tokenizer))
+    result = written(tuned, tokenizer, asked)
+    assert result != before
+    assert result[0] == own_answer(tuned.get_base_model(), tokenizer, asked[0], ends_of(tokenizer))
 
 
-def test_answers_are_in_the_precision_of_the_weights_whatever_a_trainer_wraps(model, tokenizer, asked):
+def test_wrapped_forward_is_not_used(model, tokenizer, asked):
     expected, seen = written(model, tokenizer, asked), set()
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
     wrapped = torch.autocast("cpu", torch.bfloat16)(model.forward)
@@ -125,7 +125,7 @@ def test_answers_are_in_the_precision_of_the_weights_whatever_a_trainer_wraps(mo
 
 
 # -- draws ------------------------------------------------------------------------------------------------------------
-def test_draws_are_repeatable_and_do_not_depend_on_the_batch(model, tokenizer, asked):
+def test_sampling_is_reproducible(model, tokenizer, asked):
     drawn = Decoding(NEW, temperature=1.0, seed=3)
     first = written(model, tokenizer, asked, drawn)
     assert written(model, tokenizer, asked, drawn, tokens_per_batch=1) == first
@@ -136,13 +136,13 @@ def test_draws_are_repeatable_and_do_not_depend_on_the_batch(model, tokenizer, a
     assert written(model, tokenizer, asked, Decoding(NEW, temperature=1e-4)) == written(model, tokenizer, asked)
 
 
-def test_draws_follow_the_odds_of_the_model(model, tokenizer, asked):
+def test_sampling_distribution(model, tokenizer, asked):
     ids = asked[0]
     with torch.no_grad():
         odds = (model(input_ids=torch.tensor([ids.tolist()])).logits[0, -1] / 0.5).softmax(dim=-1).numpy()
     times = 400
     one = [
-        Generator(ModelContext(model), tokenizer, Decoding(1, temperature=0.5, seed=seed))._draws([ids])[0]
+        Generator(ModelRunner(model), tokenizer, Decoding(1, temperature=0.5, seed=seed))._samplers([ids])[0]
         for seed in range(times)
     ]
     logits = torch.from_numpy(np.log(odds) * 0.5)[None].float()
@@ -153,23 +153,23 @@ def test_draws_follow_the_odds_of_the_model(model, tokenizer, asked):
 
 # -- state ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_mode_and_random_state_stay_as_they_are(model, tokenizer, asked, temperature):
+def test_mode_and_rng_state_are_restored(model, tokenizer, asked, temperature):
     model.config.use_cache = False
-    turn_on = "activation_checkpointing_enable"  # as newer transformers call it
+    turn_on = "activation_checkpointing_enable"  # its name in newer versions of transformers
     getattr(model, turn_on, model.gradient_checkpointing_enable)()
-    with random_state_kept(), modes_kept(model):
+    with unchanged_random_state(), unchanged_modes(model):
         written(model, tokenizer, asked, Decoding(NEW, temperature))
     assert model.config.use_cache is False
     model.eval()
     assert written(model, tokenizer, asked) == [
-        own_answer(model, tokenizer, asked[at], ends_of(tokenizer)) for at in range(len(asked))
+        own_answer(model, tokenizer, asked[position], ends_of(tokenizer)) for position in range(len(asked))
     ]
 
 
-def test_a_killed_run_goes_on_where_it_was(monkeypatch, tmp_path, tiny_model_dir, model, tokenizer, asked):
+def test_resume_after_kill(monkeypatch, tmp_path, tiny_model_dir, model, tokenizer, asked):
     store = {"store": ScoreStore(tmp_path), "loading": Loading(str(tiny_model_dir))}
     expected = written(model, tokenizer, asked)
-    write, sizes = Generator._write, []
+    write, sizes = Generator._generate, []
 
     def counted(self, prompts, stop=2):
         if len(sizes) == stop:
@@ -177,12 +177,12 @@ def test_a_killed_run_goes_on_where_it_was(monkeypatch, tmp_path, tiny_model_dir
         sizes.append(len(prompts))
         return write(self, prompts)
 
-    monkeypatch.setattr(Generator, "_write", counted)
+    monkeypatch.setattr(Generator, "_generate", counted)
     with pytest.raises(KeyboardInterrupt, match="killed"):
         written(model, tokenizer, asked, tokens_per_batch=600, **store)
     done = sum(sizes)
     assert 0 < done < len(asked)
-    monkeypatch.setattr(Generator, "_write", lambda self, prompts: counted(self, prompts, stop=99))
+    monkeypatch.setattr(Generator, "_generate", lambda self, prompts: counted(self, prompts, stop=99))
     assert written(model, tokenizer, asked, tokens_per_batch=600, **store) == expected
     assert sum(sizes) == len(asked)
     sizes.clear()
@@ -194,26 +194,26 @@ def test_a_killed_run_goes_on_where_it_was(monkeypatch, tmp_path, tiny_model_dir
         assert sum(sizes) == len(asked)
 
 
-def test_a_batch_may_have_as_many_tokens_as_it_will_have_in_the_end(model, tokenizer, asked):
+def test_batch_size_counts_new_tokens(model, tokenizer, asked):
     sizes = []
 
-    class Seen(Generator):
-        def _write(self, prompts):
+    class RecordingGenerator(Generator):
+        def _generate(self, prompts):
             sizes.append(len(prompts) * (max(len(ids) for ids in prompts) + NEW))
-            return super()._write(prompts)
+            return super()._generate(prompts)
 
-    Seen(ModelContext(model, 300, progress=False), tokenizer, Decoding(NEW)).answers(asked)
+    RecordingGenerator(ModelRunner(model, 300, progress=False), tokenizer, Decoding(NEW)).answers(asked)
     assert max(sizes) <= 300
     assert len(sizes) > 1
 
 
 # -- prompts of rows --------------------------------------------------------------------------------------------------
-def test_prompts_end_where_the_response_begins(tokenizer, pool_rows):
-    prompts = Prompts.of(token_rows(pool_rows, tokenizer))
-    for at, row in enumerate(canonical_rows(pool_rows[:])):
+def test_prompts_end_at_the_response(tokenizer, pool_rows):
+    prompts = Prompts.from_rows(token_rows(pool_rows, tokenizer))
+    for position, row in enumerate(canonical_rows(pool_rows[:])):
         chat = f"<|im_start|>user\n{row.turns[0].content}<|im_end|>\n<|im_start|>assistant\n"
-        assert tokenizer.decode(prompts.asked[at]) == chat
-        assert tokenizer.decode(prompts.answered[at]) == chat + row.response
+        assert tokenizer.decode(prompts.prompt_ids[position]) == chat
+        assert tokenizer.decode(prompts.full_ids[position]) == chat + row.response
     assert prompts.owner.tolist() == list(range(len(pool_rows)))
     assert set(prompts.reasons) == {""}
 
@@ -221,11 +221,11 @@ def test_prompts_end_where_the_response_begins(tokenizer, pool_rows):
 def test_prompts_of_text(tiny_text_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
     data = Dataset.from_dict({"prompt": ["Is it slow? ", "", "a"], "completion": ["Yes.", "No.", " "]})
-    prompts = Prompts.of(token_rows(data, tokenizer))
+    prompts = Prompts.from_rows(token_rows(data, tokenizer))
     assert prompts.reasons.tolist() == ["", "empty_prompt", "empty_response"]
     assert prompts.owner.tolist() == [0]
-    assert tokenizer.decode(prompts.asked[0]) == "Is it slow? "
-    assert tokenizer.decode(prompts.answered[0]) == "Is it slow? Yes."
+    assert tokenizer.decode(prompts.prompt_ids[0]) == "Is it slow? "
+    assert tokenizer.decode(prompts.full_ids[0]) == "Is it slow? Yes."
 
 
 def chats(*turns):
@@ -234,34 +234,34 @@ def chats(*turns):
     return Dataset.from_dict({"messages": [chat]})
 
 
-def test_of_several_turns_the_last_response_is_asked_for(tokenizer):
-    prompts = Prompts.of(token_rows(chats("Hi", "Hello!", "Bye", "Ciao."), tokenizer))
-    assert tokenizer.decode(prompts.asked[0]).endswith("Hello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
+def test_last_response_of_several_turns(tokenizer):
+    prompts = Prompts.from_rows(token_rows(chats("Hi", "Hello!", "Bye", "Ciao."), tokenizer))
+    assert tokenizer.decode(prompts.prompt_ids[0]).endswith("Hello!<|im_end|>\n<|im_start|>user\nBye<|im_end|>\n"
                                                        "<|im_start|>assistant\n")  # fmt: skip
-    assert tokenizer.decode(prompts.answered[0]).endswith("assistant\nCiao.")
+    assert tokenizer.decode(prompts.full_ids[0]).endswith("assistant\nCiao.")
 
 
 def test_prompts_that_fill_the_window(tokenizer):
-    cut = Prompts.of(token_rows(chats("Hi", "Hello!", "word " * 60, "Ciao."), tokenizer, max_length=100))
+    cut = Prompts.from_rows(token_rows(chats("Hi", "Hello!", "word " * 60, "Ciao."), tokenizer, max_length=100))
     assert cut.reasons.tolist() == ["prompt_fills_window"]
-    assert len(cut.asked) == len(cut.answered) == 0
+    assert len(cut.prompt_ids) == len(cut.full_ids) == 0
     data = token_rows(chats("Hi", "Hello!"), tokenizer)
-    length = int(Prompts.of(data).asked.lengths[0])
-    assert Prompts.of(data, length).reasons.tolist() == [""]
-    assert Prompts.of(data, length - 1).reasons.tolist() == ["prompt_fills_window"]
+    length = int(Prompts.from_rows(data).prompt_ids.lengths[0])
+    assert Prompts.from_rows(data, length).reasons.tolist() == [""]
+    assert Prompts.from_rows(data, length - 1).reasons.tolist() == ["prompt_fills_window"]
 
 
-def test_no_rows_at_all(model, tokenizer):
-    prompts = Prompts.of(token_rows(Dataset.from_dict({"prompt": ["a"], "completion": [" "]}), tokenizer))
+def test_no_rows(model, tokenizer):
+    prompts = Prompts.from_rows(token_rows(Dataset.from_dict({"prompt": ["a"], "completion": [" "]}), tokenizer))
     assert prompts.reasons.tolist() == ["empty_response"]
-    assert written(model, tokenizer, prompts.asked) == []
-    assert written(model, tokenizer, Ragged([])) == []
+    assert written(model, tokenizer, prompts.prompt_ids) == []
+    assert written(model, tokenizer, RaggedArray([])) == []
 
 
 def test_texts_have_no_special_tokens(model, tokenizer):
-    generator = Generator(ModelContext(model), tokenizer, Decoding(NEW))
+    generator = Generator(ModelRunner(model), tokenizer, Decoding(NEW))
     ids = tokenizer(" \n<|im_start|>Bread .\n", add_special_tokens=False)["input_ids"]
-    assert list(generator.texts(Ragged([[ids, []]]))) == ["Bread .", ""]
+    assert list(generator.texts(RaggedArray([[ids, []]]))) == ["Bread .", ""]
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------
@@ -276,16 +276,16 @@ def test_texts_have_no_special_tokens(model, tokenizer):
         ({"seed": 0.5}, "seed=0.5: it has to be an int"),
     ],
 )
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Decoding(**settings)
 
 
-def test_a_model_that_cannot_write(model, tokenizer):
-    with pytest.raises(ModelError, match="LlamaModel cannot write answers"):
-        Generator(ModelContext(model.model), tokenizer, Decoding())
+def test_model_that_cannot_generate(model, tokenizer):
+    with pytest.raises(ModelError, match="LlamaModel cannot generate text"):
+        Generator(ModelRunner(model.model), tokenizer, Decoding())
 
 
-def test_answers_that_leave_no_room_for_a_prompt(model, tokenizer):
-    with pytest.raises(ModelError, match=r"max_new_tokens=1024 is all that .* takes, or more"):
-        Generator(ModelContext(model), tokenizer, Decoding(1024))
+def test_no_room_for_a_prompt(model, tokenizer):
+    with pytest.raises(ModelError, match=r"max_new_tokens=1024 is the context length of .* or more"):
+        Generator(ModelRunner(model), tokenizer, Decoding(1024))

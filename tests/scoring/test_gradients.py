@@ -1,4 +1,4 @@
-"""Gradients of each row of a batch, against autograd on the row alone."""
+"""Gradients of each row of a batch, compared with autograd on single rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hf_datasel.errors import ModelError
-from hf_datasel.scoring.gradients import Moments, RowGradients
+from hf_datasel.scoring.gradients import AdamMoments, RowGradients
 from hf_datasel.tokens.sequences import Sequence
 
 SMALL = {
@@ -53,21 +53,21 @@ def batch(*lengths, seed=0):
 
 
 def plain(model, parameters, rows):
-    """As the model's own loss has it, one row at a time."""
-    found = []
+    """Compute gradients of the model's own loss, one row at a time."""
+    result = []
     for row in rows:
         labels = torch.full((1, len(row.ids)), -100)
         labels[0, row.scored] = torch.from_numpy(row.ids[row.scored])
         model.zero_grad()
         model(input_ids=torch.from_numpy(row.ids)[None], labels=labels).loss.backward()
-        found.append([each.grad.float().flatten().clone() for each in parameters.values()])
+        result.append([item.grad.float().flatten().clone() for item in parameters.values()])
     model.zero_grad(set_to_none=True)
-    return [torch.stack(each) for each in zip(*found, strict=True)]
+    return [torch.stack(item) for item in zip(*result, strict=True)]
 
 
-def require_close(found, expected, near=1e-5):
-    largest = max(float(each.abs().max()) for each in expected)
-    for left, right in zip(found, expected, strict=True):
+def require_close(result, expected, near=1e-5):
+    largest = max(float(item.abs().max()) for item in expected)
+    for left, right in zip(result, expected, strict=True):
         assert left.dtype == torch.float32
         torch.testing.assert_close(left, right, rtol=near, atol=near * largest)
 
@@ -89,14 +89,14 @@ def test_all_parameters_of_a_model(config, caplog):
     rows = batch(9, 3, 14, 2)
     expected = plain(model, parameters, rows)
     gradients = RowGradients(model, parameters)
-    assert gradients.size == sum(each.numel() for each in parameters.values())
+    assert gradients.size == sum(item.numel() for item in parameters.values())
     require_close(gradients.batched(rows), expected)
     require_close(gradients.single(rows), expected)
     with caplog.at_level(logging.WARNING, "hf_datasel"):
         require_close(gradients(rows), expected)
-        require_close(gradients(rows[1:2]), [each[1:2] for each in expected])
+        require_close(gradients(rows[1:2]), [item[1:2] for item in expected])
     assert caplog.text == ""
-    assert all(each.grad is None for each in parameters.values())
+    assert all(item.grad is None for item in parameters.values())
 
 
 def lora(model, **more):
@@ -104,9 +104,9 @@ def lora(model, **more):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         wrapped = get_peft_model(model, config).eval()
-    parameters = {name: each for name, each in wrapped.named_parameters() if each.requires_grad}
+    parameters = {name: item for name, item in wrapped.named_parameters() if item.requires_grad}
     return wrapped.get_base_model(), {
-        name.removeprefix("base_model.model."): each for name, each in parameters.items()
+        name.removeprefix("base_model.model."): item for name, item in parameters.items()
     }
 
 
@@ -116,12 +116,13 @@ def test_lora(targets, caplog):
     rows = batch(9, 3, 14, 14, 2)
     gradients = RowGradients(model, parameters)
     with caplog.at_level(logging.WARNING, "hf_datasel"), gradients.active():
-        found = gradients(rows)
-    require_close(found, plain(model, parameters, rows))
+        result = gradients(rows)
+    require_close(result, plain(model, parameters, rows))
     assert caplog.text == ""
 
 
-def test_lora_with_whole_modules_beside_it(caplog):
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")  # older versions of PEFT
+def test_lora_with_modules_to_save(caplog):
     model, parameters = lora(tiny(LlamaConfig(**SMALL)), target_modules=["q_proj"], modules_to_save=["lm_head"])
     assert any("lm_head" in name for name in parameters)
     rows = batch(9, 3)
@@ -140,12 +141,12 @@ def test_lora_with_whole_modules_beside_it(caplog):
     ],
     ids=["dora", "lora-embedding", "experts", "positions"],
 )
-def test_where_rows_cannot_be_told_apart_they_go_alone(config, more, caplog):
+def test_modules_that_cannot_batch(config, more, caplog):
     model = tiny(config)
     model, parameters = lora(model, **more) if more else (model, dict(model.named_parameters()))
     rows = batch(9, 3, 6)
     expected = [
-        torch.stack([each[0] for each in of_rows])
+        torch.stack([item[0] for item in of_rows])
         for of_rows in zip(*(RowGradients(model, parameters).single([row]) for row in rows), strict=True)
     ]
     gradients = RowGradients(model, parameters)
@@ -155,8 +156,8 @@ def test_where_rows_cannot_be_told_apart_they_go_alone(config, more, caplog):
     assert caplog.text.count("are computed one row at a time, which is slower") == 1
 
 
-def test_a_module_that_mixes_rows_is_noticed(caplog):
-    """A weight that is used beside its module: what the module reads does not tell its whole gradient."""
+def test_module_that_mixes_rows(caplog):
+    """A weight is also used without calling its module, so that its input does not give the full gradient."""
     model = tiny(LlamaConfig(**SMALL))
     inner = model.model.layers[0].mlp.down_proj
     model.model.norm.register_forward_hook(lambda module, args, out: out + inner.weight.sum())
@@ -169,51 +170,51 @@ def test_a_module_that_mixes_rows_is_noticed(caplog):
 
 
 @pytest.mark.parametrize("autocast", [False, True])
-def test_sixteen_bits(autocast, caplog):
+def test_16_bit_weights(autocast, caplog):
     exact = tiny(Qwen3Config(**SMALL))
     rows = batch(9, 3, 14, 2)
     expected = RowGradients(exact, dict(exact.named_parameters())).single(rows)
     model = exact if autocast else tiny(Qwen3Config(**SMALL)).to(torch.bfloat16)
     gradients = RowGradients(model, dict(model.named_parameters()))
     with caplog.at_level(logging.WARNING, "hf_datasel"), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        found = torch.cat(gradients(rows), dim=1)
+        result = torch.cat(gradients(rows), dim=1)
     assert caplog.text == ""
-    assert found.dtype == torch.float32
-    near = torch.nn.functional.cosine_similarity(found, torch.cat(expected, dim=1))
+    assert result.dtype == torch.float32
+    near = torch.nn.functional.cosine_similarity(result, torch.cat(expected, dim=1))
     assert (near > 0.99).all()
 
 
-def test_only_these_parameters_require_gradients_for_the_while():
+def test_active_parameters():
     model = tiny(LlamaConfig(**SMALL))
-    wanted = {"model.norm.weight": model.model.norm.weight}
+    requested = {"model.norm.weight": model.model.norm.weight}
     model.requires_grad_(False)
     model.lm_head.weight.requires_grad_(True)
-    gradients = RowGradients(model, wanted)
+    gradients = RowGradients(model, requested)
     with pytest.raises(KeyError, match="stop"), gradients.active():
-        assert [name for name, each in model.named_parameters() if each.requires_grad] == list(wanted)
+        assert [name for name, item in model.named_parameters() if item.requires_grad] == list(requested)
         raise KeyError("stop")
-    assert [name for name, each in model.named_parameters() if each.requires_grad] == ["lm_head.weight"]
+    assert [name for name, item in model.named_parameters() if item.requires_grad] == ["lm_head.weight"]
 
 
-def test_no_hooks_are_left():
+def test_hooks_are_removed():
     model = tiny(LlamaConfig(**SMALL))
     RowGradients(model, dict(model.named_parameters()))(batch(5, 4))
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_what_it_refuses():
+def test_invalid_parameters():
     model = tiny(LlamaConfig(**SMALL))
     with pytest.raises(ModelError, match="there are none"):
         RowGradients(model, {})
-    whole = torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
-    with pytest.raises(ModelError, match="x and others are quantised"):
-        RowGradients(model, {"x": whole})
+    complete = torch.nn.Parameter(torch.zeros(3, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ModelError, match="x and others are quantized"):
+        RowGradients(model, {"x": complete})
 
 
-def test_a_step_of_adam_by_hand():
-    moments = Moments(torch.tensor([1.0, 0.0]), torch.tensor([4.0, 0.0]), (0.9, 0.99))
-    found = moments.feature(torch.tensor([[2.0, 0.0], [-9.0, 1e-4]]))
+def test_adam_update_direction():
+    moments = AdamMoments(torch.tensor([1.0, 0.0]), torch.tensor([4.0, 0.0]), (0.9, 0.99))
+    result = moments.update_direction(torch.tensor([[2.0, 0.0], [-9.0, 1e-4]]))
     root = [(4 * 0.99 + 0.01 * 4 + 1e-8) ** 0.5, (4 * 0.99 + 0.01 * 81 + 1e-8) ** 0.5]
     last = 1e-5 / (0.01 * 1e-8 + 1e-8) ** 0.5
     expected = [[(0.9 + 0.2) / root[0], 0.0], [(0.9 - 0.9) / root[1], last]]
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(result, torch.tensor(expected), rtol=1e-5, atol=1e-7)

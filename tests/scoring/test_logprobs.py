@@ -1,4 +1,4 @@
-"""Losses of marked tokens, against whole logits computed one row at a time."""
+"""Losses of scored tokens, compared with full logits of single rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from transformers import (
 from hf_datasel.errors import ModelError
 from hf_datasel.scoring import logprobs as forward
 from hf_datasel.scoring.logprobs import SummedNLL
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.tokens import Sequences
 
 VOCABULARY = 80
@@ -61,7 +61,7 @@ def gpt2():
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, **sizes, bos_token_id=1, eos_token_id=2))
 
 
-def made(build):
+def built(build):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build().eval()
@@ -69,7 +69,7 @@ def made(build):
 
 @pytest.fixture
 def sequences():
-    """Rows of 2 to 40 tokens, one or two marked stretches each; ids 0 and 2 (pad and end) are among the marked."""
+    """Return rows of 2 to 40 tokens with one or two scored spans, some with ids 0 and 2 (pad and end)."""
     rng = np.random.default_rng(0)
     ids, spans = [], []
     for length in [2, 40, 17, 5, 33, 8, 25, 40, 3, 12]:
@@ -83,9 +83,9 @@ def sequences():
 
 
 def scored(model, sequences, tokens_per_batch=8192, autocast=None):
-    """(summed losses, scored tokens) of each sequence."""
-    found = ModelContext(model, tokens_per_batch, autocast).reduced(sequences, SummedNLL(), "loss")
-    return found[:, 0], found[:, 1].astype(int)
+    """Return the summed losses and the number of scored tokens of each sequence."""
+    result = ModelRunner(model, tokens_per_batch, autocast).reduce(sequences, SummedNLL(), "loss")
+    return result[:, 0], result[:, 1].astype(int)
 
 
 def plain(model, sequences, plain_losses):
@@ -94,67 +94,67 @@ def plain(model, sequences, plain_losses):
 
 
 @pytest.mark.parametrize("build", [gpt2, gemma2, granite, cohere])
-def test_equals_whole_logits(build, sequences, plain_losses):
-    model = made(build)
+def test_losses_equal_those_of_full_logits(build, sequences, plain_losses):
+    model = built(build)
     sums, counts = scored(model, sequences)
     np.testing.assert_allclose(sums, plain(model, sequences, plain_losses), rtol=1e-5)
     assert counts.tolist() == sequences.scored.tolist()
 
 
-@pytest.mark.parametrize(("build", "whole"), [(gpt2, False), (gemma2, False), (granite, True), (cohere, True)])
-def test_heads_that_do_more_than_multiply_are_found_and_named(build, whole, sequences, caplog):
-    model = made(build)
+@pytest.mark.parametrize(("build", "full"), [(gpt2, False), (gemma2, False), (granite, True), (cohere, True)])
+def test_heads_that_scale_logits_are_detected(build, full, sequences, caplog):
+    model = built(build)
     with caplog.at_level(logging.WARNING, "hf_datasel"):
         scored(model, sequences)
-    assert ("is scored whole" in caplog.text) == whole
-    assert (type(model).__name__ in caplog.text) == whole
+    assert ("the whole model is run" in caplog.text) == full
+    assert (type(model).__name__ in caplog.text) == full
 
 
-def test_a_model_that_is_sure_of_the_last_token_is_found_all_the_same(sequences, plain_losses):
-    """Of a token that it is sure of a model has no loss, whatever is done to its logits."""
-    model = made(granite)
+def test_scaled_logits_of_a_certain_model_are_detected(sequences, plain_losses):
+    """The loss of a token that the model is certain of is 0, whatever scales its logits."""
+    model = built(granite)
     state = {}
     model.base_model.register_forward_hook(lambda module, args, output: state.update(hidden=output[0]))
     ids = torch.from_numpy(sequences.fetch(np.array([1]))[0].ids)[None]
     with torch.no_grad():
         model(ids)
-        model.lm_head.weight[2] = state["hidden"][0, -2] * 100  # the token that every sequence ends with
+        model.lm_head.weight[2] = state["hidden"][0, -2] * 100  # the last token of every sequence
         assert model(ids).logits[0, -2].log_softmax(0)[2] > -1e-3
     sums, _ = scored(model, sequences)
     np.testing.assert_allclose(sums, plain(model, sequences, plain_losses), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])
-def test_positions_that_follow_the_longest_row_of_a_batch(kind, plain_losses):
+def test_dynamic_positions(kind, plain_losses):
     factors = {"long_factor": [4.0] * 4, "short_factor": [1.0] * 4} if kind == "longrope" else {}
     rope = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 16, **factors}
     sizes = {**SIZES, "max_position_embeddings": 64 if kind == "longrope" else 16}
-    model = made(lambda: LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope)))
+    model = built(lambda: LlamaForCausalLM(LlamaConfig(**sizes, rope_parameters=rope)))
     rng = np.random.default_rng(0)
     ids = [rng.integers(3, VOCABULARY, length).tolist() for length in (12, 50, 30, 8)]
     rows = Sequences(Dataset.from_dict({"input_ids": ids, "spans": [[1, len(row)] for row in ids]}), np.arange(4))
-    alone = [scored(model, Sequences(rows.data.select([at]), np.arange(1)))[0][0] for at in range(4)]
-    # older versions of transformers tell the positions of a short row by the long ones before it
-    at = slice(1, 3) if kind == "dynamic" else slice(None)
-    np.testing.assert_allclose(scored(model, rows)[0][at], alone[at], rtol=1e-5)
+    alone = [scored(model, Sequences(rows.data.select([index]), np.arange(1)))[0][0] for index in range(4)]
+    # in older versions of transformers the positions of a short row depend on earlier long rows
+    index = slice(1, 3) if kind == "dynamic" else slice(None)
+    np.testing.assert_allclose(scored(model, rows)[0][index], alone[index], rtol=1e-5)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 50, 100])
-def test_batch_size_does_not_matter(model, sequences, tokens_per_batch):
+def test_batch_size(model, sequences, tokens_per_batch):
     alone, together = scored(model, sequences, tokens_per_batch)[0], scored(model, sequences)[0]
     np.testing.assert_allclose(alone, together, rtol=1e-5)
 
 
-def test_chunks_of_the_head_do_not_matter(model, sequences, monkeypatch):
-    whole = scored(model, sequences)[0]
+def test_head_chunks(model, sequences, monkeypatch):
+    full = scored(model, sequences)[0]
     monkeypatch.setitem(forward._CHUNK_BYTES, "cpu", 4 * 300 * 3)
-    np.testing.assert_allclose(scored(model, sequences)[0], whole, rtol=1e-5)
+    np.testing.assert_allclose(scored(model, sequences)[0], full, rtol=1e-5)
 
 
-def test_rows_without_a_token_to_score_do_not_decide_how_the_model_is_run(sequences, plain_losses):
+def test_rows_without_scored_tokens(sequences, plain_losses):
     data = Dataset.from_dict({"input_ids": [[5], *sequences.data["input_ids"]], "spans": [[0, 1], *[[1, 2]] * 10]})
     with_empty = Sequences(data, np.arange(11))
-    model = made(granite)
+    model = built(granite)
     sums, counts = scored(model, with_empty)
     assert counts.tolist() == [0, *[1] * 10]
     np.testing.assert_allclose(sums[1:], [
@@ -162,7 +162,7 @@ def test_rows_without_a_token_to_score_do_not_decide_how_the_model_is_run(sequen
     ], rtol=1e-5)  # fmt: skip
 
 
-def test_adapters_are_on(model, sequences, plain_losses):
+def test_adapters(model, sequences, plain_losses):
     bare = plain(model, sequences, plain_losses)
     config = LoraConfig(target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(model, config).eval()
@@ -171,20 +171,20 @@ def test_adapters_are_on(model, sequences, plain_losses):
     assert np.abs(sums - bare).max() > 0.1
 
 
-def test_virtual_tokens_are_refused(model, sequences):
+def test_virtual_tokens(model, sequences):
     config = PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
     with pytest.raises(ModelError, match="Prompt-learning adapters"):
         scored(get_peft_model(model, config), sequences)
 
 
-def test_half_precision_weights_are_close(model, sequences):
+def test_half_precision(model, sequences):
     exact = scored(model, sequences)[0]
     low = scored(model.to(torch.bfloat16), sequences)[0]
     np.testing.assert_allclose(low, exact, rtol=0.05)
     assert not np.array_equal(low, exact)
 
 
-def test_autocast_computes_in_the_dtype_asked_for(model, sequences):
+def test_autocast(model, sequences):
     exact = scored(model, sequences)[0]
     low = scored(model, sequences, autocast=torch.bfloat16)[0]
     np.testing.assert_allclose(low, exact, rtol=0.05)
@@ -194,7 +194,7 @@ def test_autocast_computes_in_the_dtype_asked_for(model, sequences):
 
 @pytest.fixture
 def quantized(tiny_model_dir):
-    """A 4-bit model with an adapter, in training mode."""
+    """Return a 4-bit model with an adapter, in training mode."""
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     model = LlamaForCausalLM.from_pretrained(tiny_model_dir, quantization_config=quantization, device_map={"": "cpu"})
     config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
@@ -211,10 +211,10 @@ def gradients(model):
 
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")
-def test_gradients_through_4_bit_layers_are_the_same_after_scoring(quantized, sequences):
+def test_4_bit_gradients_after_scoring(quantized, sequences):
     before = gradients(quantized)
-    assert all(each > 0 for each in before)
+    assert all(value > 0 for value in before)
     scored(quantized, sequences)
     assert gradients(quantized) == pytest.approx(before, rel=1e-4)
-    scored(quantized.eval(), sequences)  # as a model is when it has just been loaded, before its first step
+    scored(quantized.eval(), sequences)  # the mode of a model before its first training step
     assert gradients(quantized.train()) == pytest.approx(before, rel=1e-4)

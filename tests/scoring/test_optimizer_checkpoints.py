@@ -1,4 +1,4 @@
-"""What is read from checkpoints: moments by parameter, learning rates, and what is refused."""
+"""Checkpoints: moments of parameters, learning rates, and errors."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from transformers import AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 from hf_datasel.errors import ModelError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scoring.models import Loading, tokenizer_identity
-from hf_datasel.scoring.optimizer_checkpoints import Checkpoint, CheckpointRows
-from hf_datasel.scoring.runner import ModelContext
+from hf_datasel.scoring.optimizer_checkpoints import Checkpoint, CheckpointGradients
+from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.tokens.sequences import Sequence
 
 OPTIMIZERS = {"adapter": "adamw_torch_fused", "model": "adamw_torch"}
@@ -25,7 +25,7 @@ OPTIMIZERS = {"adapter": "adamw_torch_fused", "model": "adamw_torch"}
 
 @pytest.fixture(scope="module", params=list(OPTIMIZERS))
 def trained(request, tmp_path_factory, tiny_model_dir, pool_rows):
-    """Give a checkpoint after three steps, and the moments that the live optimizer has for each parameter's name."""
+    """Return a checkpoint after three steps, and the optimizer's moments by parameter name."""
     folder = tmp_path_factory.mktemp(request.param)
     config = SFTConfig(
         output_dir=str(folder),
@@ -44,18 +44,18 @@ def trained(request, tmp_path_factory, tiny_model_dir, pool_rows):
     trainer = SFTTrainer(
         model=str(tiny_model_dir),
         args=config,
-        train_dataset=converted(Pool(pool_rows.select(range(8))), chat_template=True),
+        train_dataset=convert_pool(Pool(pool_rows.select(range(8))), chat_template=True),
         peft_config=LoraConfig(r=2, target_modules=["q_proj", "down_proj"]) if request.param == "adapter" else None,
     )
     trainer.train()
     state = trainer.optimizer.optimizer.state if hasattr(trainer.optimizer, "optimizer") else trainer.optimizer.state
-    live = {name.removeprefix("base_model.model."): state[each] for name, each in trainer.model.named_parameters()}
-    return str(folder / "checkpoint-3"), {name: each for name, each in live.items() if each}
+    live = {name.removeprefix("base_model.model."): state[item] for name, item in trainer.model.named_parameters()}
+    return str(folder / "checkpoint-3"), {name: item for name, item in live.items() if item}
 
 
 @pytest.fixture
 def point(trained, tmp_path):
-    """Give a copy of the checkpoint, to be changed."""
+    """Return a copy of the checkpoint to modify."""
     shutil.copytree(trained[0], tmp_path / "checkpoint-3")
     return tmp_path / "checkpoint-3"
 
@@ -65,27 +65,27 @@ def model(trained):
     return AutoModelForCausalLM.from_pretrained(trained[0])
 
 
-def test_moments_are_those_of_the_live_optimizer(trained, model):
+def test_moments_equal_those_of_the_optimizer(trained, model):
     folder, live = trained
-    found = Checkpoint(folder).moments(model)
-    assert list(found) == [name for name, _ in model.named_parameters() if name in live]
-    assert len(found) == len(live)
-    for name, moments in found.items():
+    result = Checkpoint(folder).moments(model)
+    assert list(result) == [name for name, _ in model.named_parameters() if name in live]
+    assert len(result) == len(live)
+    for name, moments in result.items():
         assert moments.betas == (0.9, 0.95)
         assert torch.equal(moments.first, live[name]["exp_avg"].flatten())
         assert torch.equal(moments.second, live[name]["exp_avg_sq"].flatten())
 
 
-def test_the_adapter_or_all_of_the_model_was_trained(trained, model, tiny_model_dir):
+def test_trained_parameters(trained, model, tiny_model_dir):
     folder, live = trained
-    assert set(Checkpoint(folder).trained(model)) == set(live)
+    assert set(Checkpoint(folder).trained_parameters(model)) == set(live)
     if Checkpoint(folder).is_adapter:
         wrapped = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model_dir), folder)
-        assert set(Checkpoint(folder).trained(wrapped)) == {f"base_model.model.{name}" for name in live}
+        assert set(Checkpoint(folder).trained_parameters(wrapped)) == {f"base_model.model.{name}" for name in live}
         assert len(Checkpoint(folder).moments(wrapped)) == len(live)
 
 
-def test_the_tokenizer_is_the_saved_one_or_that_of_the_base(point, tiny_model_dir):
+def test_tokenizer(point, tiny_model_dir):
     own = tokenizer_identity(Checkpoint(str(point)).tokenizer())
     assert own == tokenizer_identity(Checkpoint(str(tiny_model_dir)).tokenizer())
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
@@ -99,12 +99,14 @@ def test_the_tokenizer_is_the_saved_one_or_that_of_the_base(point, tiny_model_di
 
 def history(point, epoch, *logged):
     """Write a trainer state with these epochs and learning rates."""
-    entries = [{"epoch": at, "learning_rate": rate} for at, rate in logged] + [{"epoch": epoch, "eval_loss": 1.0}]
+    entries = [{"epoch": index, "learning_rate": rate} for index, rate in logged] + [
+        {"epoch": epoch, "eval_loss": 1.0}
+    ]
     (point / "trainer_state.json").write_text(json.dumps({"epoch": epoch, "log_history": entries}))
     return Checkpoint(str(point))
 
 
-def test_the_learning_rate_is_the_mean_of_the_last_epoch(point):
+def test_learning_rate_is_the_mean_of_the_epoch(point):
     assert history(point, 2.0, (0.5, 8.0), (1.0, 6.0), (1.5, 4.0), (2.0, 2.0)).learning_rate() == 3.0
     assert history(point, 1.0, (0.5, 8.0), (1.0, 6.0)).learning_rate() == 7.0
     assert history(point, 0.25, (0.1, 8.0), (0.2, None)).learning_rate() == 8.0
@@ -119,14 +121,14 @@ def test_the_learning_rate_is_the_mean_of_the_last_epoch(point):
         ([(1.5, 0.0)], "has only learning rates of 0.*Pass learning_rates="),
     ],
 )
-def test_a_learning_rate_that_cannot_be_told_is_an_error(point, logged, match):
+def test_unknown_learning_rate(point, logged, match):
     with pytest.raises(ModelError, match=match):
         history(point, 2.0, *logged).learning_rate()
 
 
 @pytest.fixture(scope="module")
 def epochs(tmp_path_factory, tiny_model_dir, pool_rows):
-    """Give a function that trains three epochs of eight steps, and returns the checkpoints at their ends."""
+    """Return a function that trains three epochs of eight steps and returns the checkpoints of their ends."""
 
     def run(**logging):
         folder = tmp_path_factory.mktemp("epochs")
@@ -142,7 +144,7 @@ def epochs(tmp_path_factory, tiny_model_dir, pool_rows):
             disable_tqdm=True,
             **logging,
         )
-        data = converted(Pool(pool_rows.select(range(8))), chat_template=True)
+        data = convert_pool(Pool(pool_rows.select(range(8))), chat_template=True)
         adapter = LoraConfig(r=2, target_modules=["q_proj"])
         SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
         return [Checkpoint(str(folder / f"checkpoint-{step}")) for step in (8, 16, 24)]
@@ -154,20 +156,20 @@ def rates(points):
     return [point.learning_rate(before) for point, before in zip(points, [None, *points[:-1]], strict=True)]
 
 
-def test_the_learning_rate_of_each_epoch_of_a_run(epochs, caplog):
-    # from 0.0024 down to 0.0001: every eighth is the mean of that of its epoch
+def test_learning_rates_of_a_run(epochs, caplog):
+    # it decays from 0.0024 to 0.0001 over 24 steps
     assert rates(epochs(logging_steps=1)) == pytest.approx([0.00205, 0.00125, 0.00045])
     assert not caplog.text
 
 
 @pytest.mark.parametrize("logging", [{"logging_steps": 20}, {"logging_strategy": "no"}])
-def test_without_a_logged_one_the_schedulers_say_it_to_half_a_step(epochs, caplog, logging):
+def test_learning_rate_from_schedulers(epochs, caplog, logging):
     points = epochs(**logging)
-    found = rates(points)
-    assert rates(points) == found, "which is not said twice"
-    assert found[:2] == pytest.approx([0.002, 0.0012])
+    result = rates(points)
+    assert rates(points) == result, "which is not said twice"
+    assert result[:2] == pytest.approx([0.002, 0.0012])
     logged = "logging_steps" in logging  # at step 20, in the last epoch
-    assert found[2] == pytest.approx(0.0005 if logged else 0.0004)
+    assert result[2] == pytest.approx(0.0005 if logged else 0.0004)
     assert caplog.text.count("No learning rate was logged in the epoch before") == (2 if logged else 3)
     with pytest.raises(ModelError, match=r"has no learning rate .*Pass learning_rates="):
         points[1].learning_rate()
@@ -177,13 +179,13 @@ def test_without_a_logged_one_the_schedulers_say_it_to_half_a_step(epochs, caplo
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"epoch": 1, "log_history": [3]}'])
-def test_a_trainer_state_that_is_none_is_an_error(point, content):
+def test_invalid_trainer_state(point, content):
     (point / "trainer_state.json").write_text(content)
     with pytest.raises(ModelError, match="is not what Trainer writes"):
         Checkpoint(str(point)).learning_rate()
 
 
-def test_the_digest_is_that_of_the_optimizer(point):
+def test_digest(point):
     before = Checkpoint(str(point)).digest()
     (point / "trainer_state.json").write_text("{}")
     assert Checkpoint(str(point)).digest() == before
@@ -192,32 +194,32 @@ def test_the_digest_is_that_of_the_optimizer(point):
 
 
 class Given:
-    """Sequences that are given one by one."""
+    """Sequences from a list."""
 
     def __init__(self, *rows):
         self.rows = rows
-        self.lengths = np.array([len(each.ids) for each in rows])
+        self.lengths = np.array([len(item.ids) for item in rows])
 
-    def fetch(self, at):
-        return [self.rows[each] for each in at]
+    def fetch(self, index):
+        return [self.rows[item] for item in index]
 
     def digests(self):
         return np.arange(16 * len(self.rows), dtype=np.uint8).reshape(-1, 16)
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 100])
-def test_a_row_without_a_scored_token_has_no_gradient(trained, tokens_per_batch):
+def test_row_without_scored_tokens(trained, tokens_per_batch):
     ids = np.array([7, 8, 9, 10])
     rows = Given(
         Sequence(ids, np.array([2, 3])), Sequence(ids, np.array([], dtype=np.int64)), Sequence(ids, ids[:1] - 6)
     )
-    context = ModelContext(None, tokens_per_batch, progress=False)
-    points = CheckpointRows(Loading(trained[0]), context, dim=8, seed=0, label="rows")
+    runner = ModelRunner(None, tokens_per_batch, progress=False)
+    points = CheckpointGradients(Loading(trained[0]), runner, dim=8, seed=0, label="rows")
     towards = np.eye(8, dtype=np.float32)
-    for found in (points.plain(rows), points.cosines(rows, towards, {}, Counter())):
-        assert np.isnan(found).all(axis=1).tolist() == [False, True, False]
-        assert np.isfinite(found[[0, 2]]).all()
-    np.testing.assert_allclose(np.linalg.norm(found[[0, 2]], axis=1), 1, rtol=1e-5)
+    for result in (points.plain(rows), points.cosines(rows, towards, {}, Counter())):
+        assert np.isnan(result).all(axis=1).tolist() == [False, True, False]
+        assert np.isfinite(result[[0, 2]]).all()
+    np.testing.assert_allclose(np.linalg.norm(result[[0, 2]], axis=1), 1, rtol=1e-5)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
@@ -228,9 +230,9 @@ def changed(point, change):
 
 
 def renamed(state):
-    """As bitsandbytes has it in 8 bits."""
-    for each in state["state"].values():
-        each["state1"], each["state2"] = each.pop("exp_avg").to(torch.uint8), each.pop("exp_avg_sq").to(torch.uint8)
+    """Store the moments as 8-bit bitsandbytes does."""
+    for item in state["state"].values():
+        item["state1"], item["state2"] = item.pop("exp_avg").to(torch.uint8), item.pop("exp_avg_sq").to(torch.uint8)
 
 
 def swapped(state):
@@ -250,51 +252,51 @@ def moved(state):
         (lambda state: state["state"].clear(), "no step was taken"),
         (lambda state: state.pop("state"), r"it cannot be read \(KeyError"),
         (swapped, "has moments of shape .* in another order"),
-        (moved, "groups of .* cannot be told apart"),
-        (lambda state: state["param_groups"].pop(0), "groups of .* cannot be told apart"),
+        (moved, "groups of .* cannot be assigned"),
+        (lambda state: state["param_groups"].pop(0), "groups of .* cannot be assigned"),
     ],
 )
-def test_other_optimizers_are_errors(point, model, change, match):
+def test_unsupported_optimizers(point, model, change, match):
     changed(point, change)
     with pytest.raises(ModelError, match=match):
         Checkpoint(str(point)).moments(model)
 
 
-def test_a_parameter_without_state_begins_at_zero(point, model):
+def test_parameter_without_state(point, model):
     before = Checkpoint(str(point)).moments(model)
     changed(point, lambda state: state["state"].pop(0))
-    found = Checkpoint(str(point)).moments(model)
-    missing = [name for name in found if not torch.equal(found[name].first, before[name].first)]
-    assert missing == [next(iter(found))]
-    assert not found[missing[0]].first.any()
+    result = Checkpoint(str(point)).moments(model)
+    missing = [name for name in result if not torch.equal(result[name].first, before[name].first)]
+    assert missing == [next(iter(result))]
+    assert not result[missing[0]].first.any()
 
 
-def test_one_group_for_all_has_the_order_of_the_model(point, model):
+def test_single_parameter_group(point, model):
     before = Checkpoint(str(point)).moments(model)
     names = list(before)
 
     def in_one(state):
         state["param_groups"] = [{**state["param_groups"][0], "params": list(range(len(names)))}]
-        for at, name in enumerate(names):
+        for index, name in enumerate(names):
             shape = model.get_parameter(name).shape
-            state["state"][at] = {
+            state["state"][index] = {
                 "exp_avg": before[name].first.reshape(shape).clone(),
                 "exp_avg_sq": before[name].second.reshape(shape).clone(),
             }
 
     changed(point, in_one)
-    found = Checkpoint(str(point)).moments(model)
-    assert all(torch.equal(found[name].first, before[name].first) for name in names)
+    result = Checkpoint(str(point)).moments(model)
+    assert all(torch.equal(result[name].first, before[name].first) for name in names)
 
 
-def test_files_that_are_missing_or_damaged_are_errors(point, model):
-    whole = (point / "optimizer.pt").read_bytes()
-    for content in (b"", whole[:1000], b"no such thing"):
+def test_missing_or_damaged_files(point, model):
+    full = (point / "optimizer.pt").read_bytes()
+    for content in (b"", full[:1000], b"no such thing"):
         (point / "optimizer.pt").write_bytes(content)
         with pytest.raises(ModelError, match="it cannot be read"):
             Checkpoint(str(point)).moments(model)
     (point / "optimizer.pt").unlink()
-    for what in (lambda each: each.moments(model), lambda each: each.digest()):
+    for what in (lambda item: item.moments(model), lambda item: item.digest()):
         with pytest.raises(ModelError, match=r"has no optimizer\.pt.*save_only_model=False"):
             what(Checkpoint(str(point)))
     with pytest.raises(ModelError, match="There is no folder 'org/name'"):

@@ -1,4 +1,4 @@
-"""The random projection, and the folder that keeps projected gradients."""
+"""The random projection, and the store of projected gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hf_datasel.errors import ScoreError
-from hf_datasel.scoring.random_projection import FeatureStore, Projection
+from hf_datasel.scoring.random_projection import FeatureStore, RandomProjection
 
 
 def rows(count, size, seed=0):
@@ -19,10 +19,10 @@ def rows(count, size, seed=0):
 
 # -- projection -------------------------------------------------------------------------------------------------------
 def test_signs_are_splitmix64():
-    """The published sequence of splitmix64 for seed 0 begins with these two numbers."""
-    projection = Projection(4, 128, seed=0)
+    """These are the first two numbers of splitmix64 for seed 0."""
+    projection = RandomProjection(4, 128, seed=0)
     assert projection.exact
-    projection = Projection(400, 128, seed=0)
+    projection = RandomProjection(400, 128, seed=0)
     bits = ((projection.signs(0, 2) + 1) / 2).long().tolist()
     state, mask = 0, (1 << 64) - 1
     for row in bits:
@@ -31,35 +31,35 @@ def test_signs_are_splitmix64():
             mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
             mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
             mixed ^= mixed >> 31
-            assert sum(bit << at for at, bit in enumerate(row[start : start + 64])) == mixed
+            assert sum(bit << index for index, bit in enumerate(row[start : start + 64])) == mixed
             state = (state + 0x9E3779B97F4A7C15) & mask
 
 
-def test_blocks_and_pieces_make_no_difference():
-    given = rows(3, 1000)
-    whole = Projection(1000, 70, seed=5)([given])
-    assert whole.shape == (3, 70)
+def test_blocks_and_parts():
+    vectors = rows(3, 1000)
+    complete = RandomProjection(1000, 70, seed=5)([vectors])
+    assert complete.shape == (3, 70)
     for block in (1, 7, 999, 1000, 5000):
         for cuts in ([1000], [1, 499, 500], [333, 333, 334]):
-            found = Projection(1000, 70, seed=5, block=block)(given.split(cuts, dim=1))
-            torch.testing.assert_close(found, whole, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(Projection(1000, 70, seed=5)([given[1:2]]), whole[1:2], rtol=1e-5, atol=1e-5)
-    expected = given @ Projection(1000, 70, seed=5).signs(0, 1000) / 70**0.5
-    torch.testing.assert_close(whole, expected, rtol=1e-5, atol=1e-5)
+            result = RandomProjection(1000, 70, seed=5, block=block)(vectors.split(cuts, dim=1))
+            torch.testing.assert_close(result, complete, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(RandomProjection(1000, 70, seed=5)([vectors[1:2]]), complete[1:2], rtol=1e-5, atol=1e-5)
+    expected = vectors @ RandomProjection(1000, 70, seed=5).signs(0, 1000) / 70**0.5
+    torch.testing.assert_close(complete, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_inner_products_are_kept_on_average():
-    given = rows(40, 3000) / 3000**0.5
-    exact = given @ given.T
+def test_inner_products_are_preserved():
+    vectors = rows(40, 3000) / 3000**0.5
+    exact = vectors @ vectors.T
     for seed in range(3):
-        found = Projection(3000, 512, seed)([given])
-        error = (found @ found.T - exact)[np.triu_indices(40, 1)]
+        result = RandomProjection(3000, 512, seed)([vectors])
+        error = (result @ result.T - exact)[np.triu_indices(40, 1)]
         assert abs(error.mean()) < 4 / (512 * len(error)) ** 0.5
         assert 0.8 < error.std() * 512**0.5 < 1.2
 
 
-def test_signs_are_even_and_independent():
-    signs = Projection(5000, 256, seed=1).signs(0, 2000)
+def test_signs_are_balanced_and_independent():
+    signs = RandomProjection(5000, 256, seed=1).signs(0, 2000)
     assert set(signs.unique().tolist()) == {-1.0, 1.0}
     assert abs(signs.mean()) < 4 / signs.numel() ** 0.5
     between = (signs.T @ signs / len(signs)).fill_diagonal_(0)
@@ -68,21 +68,21 @@ def test_signs_are_even_and_independent():
     assert between.abs().max() < 6 / 256**0.5
 
 
-def test_another_seed_is_another_matrix_that_is_not_the_first_one_shifted():
-    first, second = (Projection(5000, 64, seed).signs(0, 1000) for seed in (0, 1))
+def test_seeds():
+    first, second = (RandomProjection(5000, 64, seed).signs(0, 1000) for seed in (0, 1))
     assert abs((first * second).mean()) < 4 / first.numel() ** 0.5
     assert not set(map(tuple, first.tolist())) & set(map(tuple, second.tolist()))
-    assert torch.equal(first, Projection(5000, 64, 0).signs(0, 1000))
+    assert torch.equal(first, RandomProjection(5000, 64, 0).signs(0, 1000))
 
 
-def test_as_many_numbers_as_parameters_are_not_projected():
-    given = rows(2, 10)
+def test_no_projection_to_the_same_size():
+    vectors = rows(2, 10)
     for dim in (10, 11):
-        projection = Projection(10, dim, seed=0)
+        projection = RandomProjection(10, dim, seed=0)
         assert projection.dim == 10
-        assert torch.equal(projection(given.split([4, 6], dim=1)), given)
+        assert torch.equal(projection(vectors.split([4, 6], dim=1)), vectors)
         assert projection.spec() == {"size": 10}
-    assert Projection(10, 9, seed=3).spec() == {"size": 10, "dim": 9, "seed": 3}
+    assert RandomProjection(10, 9, seed=3).spec() == {"size": 10, "dim": 9, "seed": 3}
 
 
 # -- what is kept -----------------------------------------------------------------------------------------------------
@@ -97,26 +97,26 @@ def features(*numbers):
     return np.stack([np.full(4, number, dtype=np.float16) for number in numbers])
 
 
-def made(wanted):
-    """Give a function that makes the features of these rows, and a list of those that it was asked for."""
+def built(requested):
+    """Return a function that computes features of rows, and the list of rows it was called with."""
     asked = []
 
-    def make(at):
-        asked.extend(wanted[each] for each in at)
-        return features(*(wanted[each] for each in at))
+    def make(index):
+        asked.extend(requested[item] for item in index)
+        return features(*(requested[item] for item in index))
 
     return make, asked
 
 
-def test_features_are_found_again_by_key(tmp_path):
+def test_feature_store_roundtrip(tmp_path):
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2, 1))
-    make, asked = made([1, 2, 1])
-    assert np.array_equal(store.completed(np.array([1, 0]), make), features(2, 1))
+    make, asked = built([1, 2, 1])
+    assert np.array_equal(store.read_or_compute(np.array([1, 0]), make), features(2, 1))
     assert asked == [2, 1]
     store.close()
     store = FeatureStore(tmp_path, SPEC, 4, keys(3, 1, 2))
-    make, asked = made([3, 1, 2])
-    assert np.array_equal(store.completed(np.arange(3), make), features(3, 1, 2))
+    make, asked = built([3, 1, 2])
+    assert np.array_equal(store.read_or_compute(np.arange(3), make), features(3, 1, 2))
     assert asked == [3]
     store.close()
     store = FeatureStore(tmp_path, SPEC, 4, keys(2, 3))
@@ -127,18 +127,18 @@ def test_features_are_found_again_by_key(tmp_path):
     assert FeatureStore(tmp_path, SPEC, 4, keys(2)[:0]).read(np.arange(0))[0].shape == (0, 4)
 
 
-def test_a_run_that_was_killed_goes_on_in_the_same_files(tmp_path):
+def test_resume_after_kill(tmp_path):
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2, 3))
     store.write(np.array([1]), features(2))
     before = sorted(tmp_path.glob("*/*.npy"))
     again = FeatureStore(tmp_path, SPEC, 4, keys(1, 2, 3))
-    make, asked = made([1, 2, 3])
-    assert np.array_equal(again.completed(np.arange(3), make), features(1, 2, 3))
+    make, asked = built([1, 2, 3])
+    assert np.array_equal(again.read_or_compute(np.arange(3), make), features(1, 2, 3))
     assert asked == [1, 3]
     assert sorted(tmp_path.glob("*/*.npy")) == before
 
 
-def test_features_that_are_not_finite_are_not_kept(tmp_path):
+def test_non_finite_features_are_not_stored(tmp_path):
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2))
     store.write(np.arange(2), features(np.nan, 2))
     assert store.read(np.arange(2))[1].tolist() == [False, True]
@@ -146,24 +146,24 @@ def test_features_that_are_not_finite_are_not_kept(tmp_path):
 
 @pytest.mark.parametrize("kind", ["features", "checks"])
 @pytest.mark.parametrize("how", ["changed", "cut off"])
-def test_a_damaged_feature_is_made_again(tmp_path, caplog, kind, how):
+def test_damaged_feature_is_computed_again(tmp_path, caplog, kind, how):
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2))
     store.write(np.arange(2), features(1, 2))
     store.close()
     [file] = tmp_path.glob(f"*/*.{kind}.npy")
-    whole = file.read_bytes()
-    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]) if how == "changed" else whole[:-3])
+    complete = file.read_bytes()
+    file.write_bytes(complete[:-1] + bytes([complete[-1] ^ 1]) if how == "changed" else complete[:-3])
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2))
-    make, asked = made([1, 2])
+    make, asked = built([1, 2])
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        assert np.array_equal(store.completed(np.arange(2), make), features(1, 2))
+        assert np.array_equal(store.read_or_compute(np.arange(2), make), features(1, 2))
     assert asked == [2]
     assert "is damaged, and is computed again" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["keys", "features", "checks"])
 @pytest.mark.parametrize("left", [0, 100])
-def test_a_file_that_was_cut_off_is_set_aside(tmp_path, caplog, kind, left):
+def test_truncated_file_is_set_aside(tmp_path, caplog, kind, left):
     store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2))
     store.write(np.arange(2), features(1, 2))
     store.close()
@@ -171,15 +171,15 @@ def test_a_file_that_was_cut_off_is_set_aside(tmp_path, caplog, kind, left):
     file.write_bytes(file.read_bytes()[:left])
     with caplog.at_level(logging.WARNING, "hf_datasel"):
         store = FeatureStore(tmp_path, SPEC, 4, keys(1, 2))
-    assert "it is set aside" in caplog.text
+    assert "it is renamed, and its features are computed again" in caplog.text
     assert len(list(tmp_path.glob("*/*.damaged"))) == 3
-    make, asked = made([1, 2])
-    assert np.array_equal(store.completed(np.arange(2), make), features(1, 2))
+    make, asked = built([1, 2])
+    assert np.array_equal(store.read_or_compute(np.arange(2), make), features(1, 2))
     assert asked == [1, 2]
 
 
 @pytest.mark.parametrize("content", ["{", json.dumps({"model": "two"})])
-def test_a_spec_that_is_not_the_folders_is_an_error(tmp_path, content):
+def test_spec_mismatch(tmp_path, content):
     FeatureStore(tmp_path, SPEC, 4, keys(1))
     [file] = tmp_path.glob("*/spec.json")
     file.write_text(content)
@@ -187,7 +187,7 @@ def test_a_spec_that_is_not_the_folders_is_an_error(tmp_path, content):
         FeatureStore(tmp_path, SPEC, 4, keys(1))
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path):
+def test_folder_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ScoreError, match="cannot be written to"):
         FeatureStore(tmp_path / "file", SPEC, 4, keys(1))

@@ -1,4 +1,4 @@
-"""Segments of the score store: whatever is cut off or changed in a file, what is read is what was written."""
+"""Segments of the score store: truncated and changed files never give wrong values."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from hf_datasel.scoring.store.segment_log import KEY_BYTES, Records, SegmentWriter, claimed, read_segment
+from hf_datasel.scoring.store.segment_log import KEY_BYTES, Records, SegmentWriter, lock_if_finished, read_segment
 
 SETTINGS = settings(
     max_examples=60,
@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def written(folder, counts, width, dtype, seed):
-    """A segment of random batches, NaN and infinity among them; its path, their ends in bytes, keys and values."""
+    """Write random batches with NaN and infinity, and return the path, the ends of batches, keys and values."""
     rng = np.random.default_rng(seed)
     writer, ends, keys, values = SegmentWriter(folder), [], [], []
     for count in counts:
@@ -36,71 +36,71 @@ def written(folder, counts, width, dtype, seed):
     return writer.path, ends, keys, values
 
 
-def require_batches(found: Records, keys, values, count):
-    """The first so many batches, to the bit, and nothing else."""
-    assert found.keys.dtype == np.uint8
-    assert found.values.dtype == values[0].dtype
+def require_batches(result: Records, keys, values, count):
+    """Require exactly the first `count` batches, bit for bit."""
+    assert result.keys.dtype == np.uint8
+    assert result.values.dtype == values[0].dtype
     empty = np.empty((0, KEY_BYTES), dtype=np.uint8), np.empty((0, values[0].shape[1]), dtype=values[0].dtype)
-    assert found.keys.tobytes() == np.concatenate([empty[0], *keys[:count]]).tobytes()
-    assert found.values.tobytes() == np.concatenate([empty[1], *values[:count]]).tobytes()
-    assert found.values.shape == (len(found.keys), values[0].shape[1])
+    assert result.keys.tobytes() == np.concatenate([empty[0], *keys[:count]]).tobytes()
+    assert result.values.tobytes() == np.concatenate([empty[1], *values[:count]]).tobytes()
+    assert result.values.shape == (len(result.keys), values[0].shape[1])
 
 
 @SETTINGS
 @given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, cut=st.floats(0, 1))
-def test_a_file_that_is_cut_has_the_whole_batches_before_the_cut(tmp_path, counts, width, dtype, seed, cut):
+def test_truncated_file(tmp_path, counts, width, dtype, seed, cut):
     path, ends, keys, values = written(tmp_path, counts, width, dtype, seed)
     require_batches(read_segment(path, width, dtype), keys, values, len(counts))
-    kept = round(cut * ends[-1])
-    path.write_bytes(path.read_bytes()[:kept])
-    found = read_segment(path, width, dtype)
-    require_batches(found, keys, values, sum(end <= kept for end in ends))
-    assert not found.damaged
+    stored = round(cut * ends[-1])
+    path.write_bytes(path.read_bytes()[:stored])
+    result = read_segment(path, width, dtype)
+    require_batches(result, keys, values, sum(end <= stored for end in ends))
+    assert not result.damaged
 
 
 @SETTINGS
-@given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, at=st.floats(0, 1), flip=st.integers(1, 255))
-def test_a_byte_that_is_changed_never_gives_a_wrong_value(tmp_path, counts, width, dtype, seed, at, flip):
+@given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, index=st.floats(0, 1), flip=st.integers(1, 255))
+def test_changed_byte(tmp_path, counts, width, dtype, seed, index, flip):
     path, ends, keys, values = written(tmp_path, counts, width, dtype, seed)
-    changed, where = bytearray(path.read_bytes()), min(int(at * ends[-1]), ends[-1] - 1)
+    changed, where = bytearray(path.read_bytes()), min(int(index * ends[-1]), ends[-1] - 1)
     changed[where] ^= flip
     path.write_bytes(changed)
-    found = read_segment(path, width, dtype)
-    require_batches(found, keys, values, sum(end <= where for end in ends))
-    assert found.damaged
+    result = read_segment(path, width, dtype)
+    require_batches(result, keys, values, sum(end <= where for end in ends))
+    assert result.damaged
 
 
 @SETTINGS
-@given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, rest=st.binary(max_size=60))
-def test_bytes_behind_the_batches_change_nothing_before_them(tmp_path, counts, width, dtype, seed, rest):
+@given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, remaining=st.binary(max_size=60))
+def test_bytes_after_the_batches(tmp_path, counts, width, dtype, seed, remaining):
     path, _, keys, values = written(tmp_path, counts, width, dtype, seed)
     with open(path, "ab") as file:
-        file.write(rest)
+        file.write(remaining)
     require_batches(read_segment(path, width, dtype), keys, values, len(counts))
 
 
 @SETTINGS
 @given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, other=WIDTHS)
-def test_items_of_another_width_are_not_read(tmp_path, counts, width, dtype, seed, other):
+def test_other_width(tmp_path, counts, width, dtype, seed, other):
     path, *_ = written(tmp_path, counts, width, dtype, seed)
-    found = read_segment(path, other, dtype)
-    assert found.damaged is (width != other)
-    assert len(found.keys) == (sum(counts) if width == other else 0)
+    result = read_segment(path, other, dtype)
+    assert result.damaged is (width != other)
+    assert len(result.keys) == (sum(counts) if width == other else 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"HDS1", b"\0" * 100])
-def test_files_that_hold_no_batch(tmp_path, content):
+def test_files_without_batch(tmp_path, content):
     path = tmp_path / "a.segment"
     path.write_bytes(content)
-    found = read_segment(path, 2, np.dtype(np.float32))
-    assert (found.keys.shape, found.values.shape) == ((0, KEY_BYTES), (0, 2))
-    assert found.damaged is (len(content) > 20)
+    result = read_segment(path, 2, np.dtype(np.float32))
+    assert (result.keys.shape, result.values.shape) == ((0, KEY_BYTES), (0, 2))
+    assert result.damaged is (len(content) > 20)
 
 
-def test_a_segment_belongs_to_its_writer_until_it_is_closed(tmp_path):
+def test_segment_is_locked_until_closed(tmp_path):
     writer = SegmentWriter(tmp_path / "deeper" / "still")
-    assert claimed(writer.path) is None
+    assert lock_if_finished(writer.path) is None
     writer.close()
-    lock = claimed(writer.path)
+    lock = lock_if_finished(writer.path)
     assert lock is not None
     lock.release()

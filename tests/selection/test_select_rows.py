@@ -5,17 +5,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError, SelectionError
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import IFD
 from hf_datasel.scoring.models import model_identity
-from hf_datasel.selection import wanted_rows
+from hf_datasel.selection import resolve_size
 from hf_datasel.selectors import LESS, All, Cherry, DiverseEvol, GraphFilter, Longest, Random, Superfiltering, Top
 
 
 # -- how many --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("rows", "ratio", "wanted"),
+    ("rows", "ratio", "expected"),
     [
         (5200, None, 260),
         (5200, 0.05, 260),
@@ -29,34 +29,34 @@ from hf_datasel.selectors import LESS, All, Cherry, DiverseEvol, GraphFilter, Lo
         (3, 2 / 3, 2),
     ],
 )
-def test_a_ratio_is_rounded_down_and_at_least_one(rows, ratio, wanted):
-    assert wanted_rows(rows, None, ratio) == wanted
+def test_ratio_is_rounded_down(rows, ratio, expected):
+    assert resolve_size(rows, None, ratio) == expected
 
 
-def test_a_size_is_itself_whatever_the_pool():
-    assert wanted_rows(10, 25, None) == 25
+def test_size_does_not_depend_on_pool():
+    assert resolve_size(10, 25, None) == 25
 
 
 @pytest.mark.parametrize("size", [0, -3, 2.0, "5", True, [5]])
-def test_sizes_that_are_none(size):
+def test_invalid_size(size):
     with pytest.raises(ConfigError, match=r"size=.* has to be a number of rows, an int of at least 1"):
-        wanted_rows(10, size, None)
+        resolve_size(10, size, None)
 
 
 @pytest.mark.parametrize("ratio", [0, 0.0, -0.1, 1.01, 5, "0.05", True, float("nan")])
-def test_ratios_that_are_none(ratio):
+def test_invalid_ratio(ratio):
     with pytest.raises(ConfigError, match=r"ratio=.* has to be a share of the pool, above 0 and at most 1"):
-        wanted_rows(10, None, ratio)
+        resolve_size(10, None, ratio)
 
 
-def test_both_are_refused_under_the_names_that_were_used(pool_rows):
+def test_size_and_ratio_are_refused(pool_rows):
     with pytest.raises(ConfigError, match=r"size=3 and ratio=0\.5 say the same thing twice"):
         select(pool_rows, Random(), size=3, ratio=0.5)
     with pytest.raises(ConfigError, match=r"selection_size=3 and selection_ratio=0\.5"):
-        wanted_rows(10, 3, 0.5, names=("selection_size", "selection_ratio"))
+        resolve_size(10, 3, 0.5, names=("selection_size", "selection_ratio"))
 
 
-def test_the_share_is_of_all_rows_usable_or_not(pool_rows):
+def test_ratio_counts_unusable_rows(pool_rows):
     data = pool_rows.select(range(10)).remove_columns("output").add_column("output", ["fine"] * 6 + [""] * 4)
     assert len(select(data, Random(), ratio=0.5).indices) == 5
     assert len(select(data, Random()).indices) == 1
@@ -72,7 +72,7 @@ def half_broken(pool_rows):
 @pytest.mark.parametrize(
     ("settings", "asked"), [({"size": 4}, "size=4"), ({"ratio": 0.7}, r"ratio=0\.7 \(4 rows\)")], ids=["size", "ratio"]
 )
-def test_a_budget_above_the_usable_rows_says_why(half_broken, settings, asked):
+def test_budget_above_usable_rows(half_broken, settings, asked):
     with pytest.raises(
         SelectionError,
         match=rf"^{asked} is more than the 3 of 6 rows that can be selected \(3 empty_response\)\. Lower it\.$",
@@ -80,32 +80,32 @@ def test_a_budget_above_the_usable_rows_says_why(half_broken, settings, asked):
         select(half_broken, Random(), **settings)
 
 
-def test_a_budget_above_the_pool(pool_rows):
+def test_budget_above_pool(pool_rows):
     with pytest.raises(
         SelectionError, match=r"^size=25 is more than the 24 of 24 rows that can be selected\. Lower it"
     ):
         select(pool_rows, Random(), size=25)
 
 
-def test_it_is_refused_before_anything_is_scored(half_broken):
+def test_budget_is_checked_before_scoring(half_broken):
     with pytest.raises(SelectionError, match="size=4 is more than the 3 of 6 rows"):
         select(half_broken, Superfiltering(), size=4, model="/there/is/no/such/model")
 
 
 @pytest.mark.parametrize("selector", [Random(), All(), Longest()])
-def test_no_usable_row_at_all(half_broken, selector):
+def test_no_usable_row(half_broken, selector):
     with pytest.raises(SelectionError, match=r"^None of the 2 rows can be selected \(2 empty_response\)\.$"):
         select(half_broken.select([1, 2]), selector)
 
 
 @pytest.mark.parametrize("columns", [{"instruction": [], "output": []}, {}])
-def test_an_empty_dataset(columns):
+def test_empty_dataset(columns):
     with pytest.raises(SelectionError, match="The dataset is empty"):
         select(Dataset.from_dict(columns), Random(), size=1)
 
 
-def test_a_streaming_dataset_and_splits_are_no_pool(pool_rows):
-    with pytest.raises(FormatError, match="Rows of a streaming dataset have no numbers: map it with a score"):
+def test_streaming_dataset_and_splits_are_refused(pool_rows):
+    with pytest.raises(FormatError, match="Rows of a streaming dataset have no row numbers: map it with a score"):
         select(pool_rows.to_iterable_dataset(), Random(), size=1)
     with pytest.raises(FormatError, match=r"DatasetDict with splits \['train'\]\. Pass one of them"):
         select(DatasetDict({"train": pool_rows}), Random(), size=1)
@@ -115,25 +115,25 @@ def test_a_streaming_dataset_and_splits_are_no_pool(pool_rows):
     ("rows", "way"),
     [([{"prompt": "a"}], r"Dataset\.from_list\(rows\)"), ({"prompt": ["a"]}, r"Dataset\.from_dict\(rows\)")],
 )
-def test_rows_in_memory_are_made_a_dataset_of(rows, way):
-    with pytest.raises(FormatError, match=rf"this is {type(rows).__name__}\. Make one of it: datasets\.{way}\.$"):
+def test_rows_in_memory_are_refused(rows, way):
+    with pytest.raises(FormatError, match=rf"this is {type(rows).__name__}\. Convert it with datasets\.{way}\.$"):
         select(rows, Random())
 
 
 @pytest.mark.parametrize("model", [3, {"name": "x"}])
-def test_a_model_is_a_name_or_a_model(model, pool_rows):
-    with pytest.raises(ScoreError, match=r"^model=.* has to be the name or path of a model, or a live one"):
+def test_invalid_model(model, pool_rows):
+    with pytest.raises(ScoreError, match=r"^model=.* has to be the name or path of a model, or a loaded model"):
         select(pool_rows, Superfiltering(), model=model)
 
 
 @pytest.mark.parametrize("selector", [Cherry(), DiverseEvol(), LESS(validation="x")])
-def test_methods_that_train_are_named_before_their_settings(selector, pool_rows):
-    with pytest.raises(SelectionError, match=r"chooses in (2|11) rounds with training between them: use it in"):
+def test_training_methods_are_refused(selector, pool_rows):
+    with pytest.raises(SelectionError, match=r"selects in (2|11) rounds with training between them. Use it in"):
         select(pool_rows, selector, size=5)
 
 
-@pytest.mark.parametrize("selector", ["random", Random, None])
-def test_a_selector_is_an_object(pool_rows, selector):
+@pytest.mark.parametrize("selector", [3, Random, None])
+def test_invalid_selector(pool_rows, selector):
     with pytest.raises(ConfigError, match=r"selector has to be a Selector such as Random\(\)"):
         select(pool_rows, selector)
 
@@ -144,18 +144,19 @@ class WarmUp(Selector):
     def plan(self, total_budget, num_epochs, pool_size):
         return (RoundPlan(2), RoundPlan(total_budget, num_epochs, restart=True))
 
-    def choose(self, round):
-        return np.arange(round.budget)
+    def select(self, context):
+        return np.arange(context.budget)
 
 
-def test_several_rounds_need_a_trainer(pool_rows):
+def test_several_rounds_are_refused(pool_rows):
     with pytest.raises(
-        SelectionError, match=r"WarmUp chooses in 2 rounds .* use it in SelectiveSFTTrainer, .* hf-datasel train\."
-    ):
+        SelectionError, match=r"WarmUp selects in 2 rounds .* Use it in SelectiveSFTTrainer\."
+    ) as error:
         select(pool_rows, WarmUp(), size=3)
+    assert error.value.cli_message.endswith("Use it with hf-datasel train.")
 
 
-def test_a_score_without_a_model(pool_rows):
+def test_score_without_model(pool_rows):
     with pytest.raises(ScoreError, match=r"IFD has no model to run\. Pass its name or path"):
         select(pool_rows, Superfiltering(), size=1)
     with pytest.raises(ModelError, match="there is no such folder"):
@@ -167,7 +168,7 @@ class Answers(Selector):
 
     answer = None
 
-    def choose(self, round):
+    def select(self, context):
         return np.array(self.answer)
 
 
@@ -184,20 +185,20 @@ class Answers(Selector):
         ([3, 4], r"size=3 is more than the 2 of 24 rows"),
     ],
 )
-def test_a_selector_cannot_return_what_is_no_choice(pool_rows, monkeypatch, answer, message):
+def test_invalid_row_numbers(pool_rows, monkeypatch, answer, message):
     monkeypatch.setattr(Answers, "answer", answer)
     with pytest.raises(SelectionError, match=message):
         select(pool_rows, Answers(), size=3)
 
 
-def test_a_selector_cannot_return_what_cannot_be_trained_on(half_broken, monkeypatch):
+def test_ineligible_row_numbers(half_broken, monkeypatch):
     monkeypatch.setattr(Answers, "answer", [0, 1, 2])
     with pytest.raises(SelectionError, match="returned 2 rows that cannot be trained on"):
         select(half_broken, Answers(), size=3)
 
 
 # -- scores on the way -----------------------------------------------------------------------------------------------
-def test_scores_are_those_of_score(pool_rows, tiny_model_dir):
+def test_scores_equal_those_of_score(pool_rows, tiny_model_dir):
     model = str(tiny_model_dir)
     scored = score(pool_rows, [IFD()], model=model)
     by_name = select(pool_rows, GraphFilter(), size=6, model=model)
@@ -206,7 +207,7 @@ def test_scores_are_those_of_score(pool_rows, tiny_model_dir):
         GraphFilter(),
         size=6,
         model=AutoModelForCausalLM.from_pretrained(model),
-        tokenizer=AutoTokenizer.from_pretrained(model),
+        processing_class=AutoTokenizer.from_pretrained(model),
     )
     by_column = select(scored, GraphFilter(quality="ifd"), size=6)
     for column in ("ifd", "loss", "loss_prior"):
@@ -216,34 +217,34 @@ def test_scores_are_those_of_score(pool_rows, tiny_model_dir):
     assert by_name.indices.tolist() == live.indices.tolist() == by_column.indices.tolist()
 
 
-def test_the_model_is_on_record(pool_rows, tiny_model_dir):
+def test_model_is_recorded(pool_rows, tiny_model_dir):
     model = str(tiny_model_dir)
-    given = select(pool_rows, GraphFilter(), size=2, model=tiny_model_dir).provenance
-    assert given["model"] == {"name": model, "resolved": model_identity(model)}
+    provenance = select(pool_rows, GraphFilter(), size=2, model=tiny_model_dir).provenance
+    assert provenance["model"] == {"name": model, "resolved": model_identity(model)}
     named = select(pool_rows, GraphFilter(model=model), size=2).provenance
     assert named["scores"][0]["resolved_model"] == model_identity(model)
     live = AutoModelForCausalLM.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
-    own = select(pool_rows, GraphFilter(), size=2, model=live, tokenizer=tokenizer).provenance
+    own = select(pool_rows, GraphFilter(), size=2, model=live, processing_class=tokenizer).provenance
     assert own["model"] == {"name": model, "dtype": "torch.float32"}
     assert "model" not in select(pool_rows, Random(), size=2, model=model).provenance
     assert "model" not in select(pool_rows, Longest(), size=2).provenance
 
 
-def test_rows_keep_their_numbers_among_unusable_ones(half_broken, tiny_model_dir):
+def test_unusable_rows_keep_row_numbers(half_broken, tiny_model_dir):
     selection = select(half_broken, GraphFilter(), size=3, model=str(tiny_model_dir))
     assert sorted(selection.indices.tolist()) == [0, 3, 5]
     assert np.isnan(selection.scores("ifd")).tolist() == [False, True, True, False, True, False]
 
 
-def test_the_dataset_stays_as_it_is(pool_rows):
+def test_dataset_is_not_modified(pool_rows):
     data = pool_rows.add_column("loss", [float(row) for row in range(24)])
     before = (data.column_names, data[:], data._fingerprint)
     select(data, Top(by="loss"), size=2)
     assert (data.column_names, data[:], data._fingerprint) == before
 
 
-def test_an_output_format_does_not_matter(pool_rows):
+def test_output_format_is_ignored(pool_rows):
     data = pool_rows.add_column("loss", [float(row % 7) for row in range(24)])
     plain = select(data, Top(by="loss"), size=4)
     for kind in ("numpy", "pandas", "torch"):

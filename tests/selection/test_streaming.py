@@ -15,7 +15,7 @@ ROWS = 60
 @pytest.fixture(scope="module")
 def rows():
     rng = np.random.default_rng(0)
-    values = [None if row % 11 == 5 else round(float(each), 1) for row, each in enumerate(1.4 * rng.random(ROWS))]
+    values = [None if row % 11 == 5 else round(float(item), 1) for row, item in enumerate(1.4 * rng.random(ROWS))]
     return Dataset.from_dict(
         {
             "prompt": [f"Count to {row}." for row in range(ROWS)],
@@ -31,21 +31,21 @@ def rows():
     [Top(by="ifd"), Top(by=Length()), Longest(), Superfiltering(quality="ifd"), NuggetsTop(by="ifd", threshold=0.5)],
 )
 @pytest.mark.parametrize(("size", "batch_size"), [(1, 1000), (7, 4), (20, 7), (20, 60)])
-def test_the_same_rows_as_select(rows, selector, size, batch_size):
+def test_equals_select(rows, selector, size, batch_size):
     expected = select(rows, selector, size=size).indices.tolist()
-    found = select_streaming(rows.to_iterable_dataset(num_shards=3), selector, size, batch_size=batch_size)
-    assert found["selection_row"][:] == found["kept"][:] == expected
-    assert found["selection_rank"][:] == list(range(size))
-    assert {name: found.features[name] for name in rows.features} == dict(rows.features)
+    result = select_streaming(rows.to_iterable_dataset(num_shards=3), selector, size, batch_size=batch_size)
+    assert result["selection_row"][:] == result["kept"][:] == expected
+    assert result["selection_rank"][:] == list(range(size))
+    assert {name: result.features[name] for name in rows.features} == dict(rows.features)
 
 
-def test_a_score_with_a_model(rows, tiny_model_dir):
+def test_score_with_model(rows, tiny_model_dir):
     selector = Top(by=Loss(str(tiny_model_dir)))
     expected = select(rows, selector, size=5).indices.tolist()
     assert select_streaming(rows.to_iterable_dataset(), selector, 5)["kept"][:] == expected
 
 
-def test_random_is_uniform_seeded_and_leaves_out_what_cannot_be_used(rows):
+def test_random(rows):
     stream, counts = rows.to_iterable_dataset(), np.zeros(ROWS)
     usable = [row for row in range(ROWS) if row % 13 != 4]
     for seed in range(150):
@@ -58,34 +58,34 @@ def test_random_is_uniform_seeded_and_leaves_out_what_cannot_be_used(rows):
     assert twice[0] == twice[1]
 
 
-def test_a_stream_of_fewer_rows(rows, caplog):
+def test_fewer_rows_than_size(rows, caplog):
     with caplog.at_level(logging.WARNING, logger="hf_datasel"):
-        found = select_streaming(rows.to_iterable_dataset(), Top(by="kept"), 1000)
-    assert found["kept"][:] == [row for row in reversed(range(ROWS)) if row % 13 != 4]
+        result = select_streaming(rows.to_iterable_dataset(), Top(by="kept"), 1000)
+    assert result["kept"][:] == [row for row in reversed(range(ROWS)) if row % 13 != 4]
     assert "size=1000 is more than the 55 of 60 rows that can be selected (5 empty_response)" in caplog.text
 
 
-def test_no_row_at_all(rows):
+def test_no_selectable_row(rows):
     stream = rows.remove_columns("ifd").add_column("ifd", [1.5] * ROWS).to_iterable_dataset()
     with pytest.raises(SelectionError, match=r"None of the 60 rows .* \(55 with ifd >= 1, 5 empty_response\)"):
         select_streaming(stream, Superfiltering(quality="ifd"), 5)
 
 
-def test_what_needs_all_rows_is_refused_before_a_row_is_read(rows):
+def test_selector_that_needs_all_rows_is_refused(rows):
     def fails(row):
         raise AssertionError("a row was read")
 
-    with pytest.raises(SelectionError, match="KCenter has to see all rows before it chooses one"):
+    with pytest.raises(SelectionError, match="KCenter has to see all rows before it selects one"):
         select_streaming(rows.to_iterable_dataset().map(fails), KCenter(), 5)
     with pytest.raises(FormatError, match="takes an IterableDataset, and this is Dataset: use select"):
         select_streaming(rows, Random(), 5)
-    with pytest.raises(FormatError, match="choose with select_streaming"):
+    with pytest.raises(FormatError, match="select_streaming"):
         select(rows.to_iterable_dataset(), Random(), size=5)
     with pytest.raises(ConfigError, match=r"size=0\.05 has to be an int of at least 1"):
         select_streaming(rows.to_iterable_dataset(), Random(), 0.05)
 
 
-def test_columns_of_an_earlier_selection_are_replaced(rows, caplog):
+def test_earlier_columns_are_replaced(rows, caplog):
     stream = rows.add_column("selection_rank", list(range(ROWS))).to_iterable_dataset()
     with caplog.at_level(logging.WARNING, logger="hf_datasel"):
         assert select_streaming(stream, Top(by="kept"), 3)["selection_rank"][:] == [0, 1, 2]
@@ -93,20 +93,20 @@ def test_columns_of_an_earlier_selection_are_replaced(rows, caplog):
 
 
 class Backwards(Top):
-    def choose(self, round):
-        return super().choose(round)[::-1]
+    def select(self, context):
+        return super().select(context)[::-1]
 
 
-def test_a_selector_with_a_choice_of_its_own_is_refused(rows):
+def test_overridden_select_is_refused(rows):
     with pytest.raises(SelectionError, match="Backwards has to see all rows"):
         select_streaming(rows.to_iterable_dataset(), Backwards(by="ifd"), 5)
 
 
-def test_columns_that_are_missing_or_hold_no_numbers(rows):
+def test_missing_or_non_numeric_column(rows):
     stream = rows.to_iterable_dataset()
     with pytest.raises(ColumnError, match=r"Top needs column 'idf', but the stream has .*Did you mean 'ifd'\?"):
         select_streaming(stream, Top(by="idf"), 5)
     with pytest.raises(
-        ColumnError, match=r"Column 'prompt' holds text such as 'Count to 0\.', and a choice needs numbers"
+        ColumnError, match=r"Column 'prompt' holds text such as 'Count to 0\.', and a selection needs numbers"
     ):
         select_streaming(stream, Top(by="prompt"), 5)

@@ -30,7 +30,7 @@ def _with(data: Any, **columns: list[Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def full(rows: Any) -> Any:
-    """Give the 12 rows with columns of the other scores, and vectors in three clusters, two of them near copies."""
+    """Give the 12 rows with columns of the other scores, and vectors in three clusters with two near-duplicates."""
     rng = np.random.default_rng(7)
     ids = [0, 0, 1, 1, 0, 2, 1, 0, 0, 2, 1, 0]
     vectors = (np.eye(4)[ids] * 3 + rng.normal(size=(12, 4))).astype(np.float32)
@@ -54,10 +54,10 @@ def full(rows: Any) -> Any:
 def gaps(full: Any) -> Any:
     """Give the same, where row 2 has no response, row 5 no score and no distance, row 8 no vector and no cluster."""
     scores = [name for name in COLUMNS if not name.startswith("cluster_id")]
-    changed = {name: [None if at == 5 else value for at, value in enumerate(full[name][:])] for name in scores}
+    changed = {name: [None if index == 5 else value for index, value in enumerate(full[name][:])] for name in scores}
     for name, row in (("embedding", 8), ("cluster_id", 8)):
-        changed[name] = [None if at == row else value for at, value in enumerate(full[name][:])]
-    output = ["" if at == 2 else value for at, value in enumerate(full["output"][:])]
+        changed[name] = [None if index == row else value for index, value in enumerate(full[name][:])]
+    output = ["" if index == 2 else value for index, value in enumerate(full["output"][:])]
     return _with(full, output=output, **changed)
 
 
@@ -87,19 +87,27 @@ def make_round() -> Callable[..., Any]:
 
     def make(dataset: Any, budget: int, index: int = 0, seed: int = 0, eligible: Any = None, state: Any = None) -> Any:
         from hf_datasel.formats import Pool
-        from hf_datasel.rounds.context import Round
+        from hf_datasel.rounds.cache import RoundCache
+        from hf_datasel.rounds.context import RoundContext
         from hf_datasel.scoring.engine import Engine
 
         pool = Pool(dataset)
         usable = pool.reasons == "" if eligible is None else np.asarray(eligible)
-        return Round(index, pool, usable, budget, Engine(pool).compute, seed, state={} if state is None else state)
+        return RoundContext(
+            RoundCache(pool, Engine(pool).compute),
+            budget=budget,
+            index=index,
+            eligible=usable,
+            seed=seed,
+            state={} if state is None else state,
+        )
 
     return make
 
 
 @pytest.fixture
 def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Give a function that makes a round stop, as Ctrl-C does, once so many rows have been chosen."""
+    """Give a function that makes a round stop, as Ctrl-C does, once so many rows have been selected."""
 
     class Bar:
         def __init__(self, rows: int):
@@ -116,8 +124,8 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
             if self.n >= self.rows:
                 raise KeyboardInterrupt
 
-    def stop(round: Any, rows: int) -> Any:
-        monkeypatch.setattr(round, "bar", lambda total, unit: Bar(rows))
-        return round
+    def stop(context: Any, rows: int) -> Any:
+        monkeypatch.setattr(context, "progress_bar", lambda total, unit: Bar(rows))
+        return context
 
     return stop

@@ -11,8 +11,9 @@ from transformers import AutoTokenizer
 from hf_datasel import Selection, select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.run import ask
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.run import run_selector
 from hf_datasel.rounds.selector import RowFilter
 from hf_datasel.scores import IFD, Cluster, Embedding, Length, RewardGap
 from hf_datasel.scoring.engine import Engine
@@ -25,13 +26,13 @@ from hf_datasel.selectors import (
     IterativeKMQ,
     IterIT,
     KMRandom,
-    NoNearCopies,
+    NoNearDuplicates,
     Random,
     Superfiltering,
     Top,
     Within,
-    by_name,
-    filter_by_name,
+    get_filter,
+    get_selector,
     per_source,
 )
 from hf_datasel.testing import contract
@@ -41,8 +42,8 @@ LONG = InRange("num_tokens", 10, 50)
 
 @contract(
     Chain([LONG], Top(by="ifd")),
-    Chain([LONG, NoNearCopies(by="reward")], IterIT(quality="ifd")),
-    Chain([NoNearCopies(threshold=0.5)], Random()),
+    Chain([LONG, NoNearDuplicates(by="reward")], IterIT(quality="ifd")),
+    Chain([NoNearDuplicates(threshold=0.5)], Random()),
     Chain([InRange(Length(), low=2)], Within(Superfiltering(quality="ifd"))),
     Chain([InRange("ifd", high=1)], Chain([InRange("loss")], KMRandom(Cluster(k=2)))),
     Chain([], Top(by="loss")),
@@ -65,7 +66,7 @@ def replaced(dataset, **columns):
 
 @pytest.fixture(scope="module")
 def copies(rows):
-    """Give the 12 rows with vectors in pairs of near copies, rows 0 and 1, 2 and 3 ..., and made-up values."""
+    """Give the 12 rows with vectors in pairs of near-duplicates, rows 0 and 1, 2 and 3 ..., and made-up values."""
     vectors = np.repeat(np.eye(6, dtype=np.float32), 2, axis=0)
     vectors[1::2, 0] += 0.1
     return replaced(rows, embedding=vectors.tolist(), value=[1, 2, 2, 1, 5, 5, 3, 4, 9, 8, 0, 7])
@@ -73,46 +74,46 @@ def copies(rows):
 
 def left(make_round, dataset, *filters):
     """The rows that filters leave, and the round."""
-    round = make_round(dataset, 12)
-    return sorted(Chain(filters, Random()).choose(round).tolist()), round
+    context = make_round(dataset, 12)
+    return sorted(Chain(filters, Random()).select(context).tolist()), context
 
 
 # -- the filters -----------------------------------------------------------------------------------------------------
 def test_in_range_keeps_low_and_not_high(copies, make_round):
-    found, round = left(make_round, copies, InRange("value", 2, 5))
+    found, context = left(make_round, copies, InRange("value", 2, 5))
     assert found == [1, 2, 6, 7]
-    assert round.left_out == {"with value < 2": 3, "with value >= 5": 5}
+    assert context.record.exclusions == {"with value < 2": 3, "with value >= 5": 5}
 
 
 def test_in_range_leaves_out_rows_without_a_value(copies, make_round):
     data = replaced(copies, value=[None, float("nan"), float("inf"), *range(9)])
-    found, round = left(make_round, data, InRange("value"))
+    found, context = left(make_round, data, InRange("value"))
     assert found == list(range(3, 12))
-    assert round.left_out == {"without value": 3}
+    assert context.record.exclusions == {"without value": 3}
     assert left(make_round, data, InRange("value", low=0))[0] == list(range(3, 12))
 
 
-def test_in_range_of_a_score_is_computed_for_the_rows_that_are_left(copies, make_round):
-    round = make_round(copies, 3)
-    Chain([InRange("value", high=3), InRange(Length(), low=1)], Random()).choose(round)
-    assert round.scored["response_words"][0].tolist() == [0, 1, 2, 3, 10]
-    assert [spec["score"] for spec in round.specs] == ["Length"]
+def test_in_range_score_of_remaining_rows(copies, make_round):
+    context = make_round(copies, 3)
+    Chain([InRange("value", high=3), InRange(Length(), low=1)], Random()).select(context)
+    assert context.record.scored["response_words"][0].tolist() == [0, 1, 2, 3, 10]
+    assert [spec["score"] for spec in context.record.score_specs] == ["length"]
 
 
 @pytest.mark.parametrize(
     ("by", "expected"),
     [("value", [1, 2, 4, 7, 8, 11]), (None, [0, 2, 4, 6, 8, 10]), ("ifd", None)],
 )
-def test_of_near_copies_the_highest_stays_else_the_first(copies, make_round, by, expected):
-    found, round = left(make_round, copies, NoNearCopies(by=by))
+def test_of_near_duplicates_the_highest_stays_else_the_first(copies, make_round, by, expected):
+    found, context = left(make_round, copies, NoNearDuplicates(by=by))
     if expected is None:
         ifd = copies["ifd"][:]
         expected = [row if ifd[row] >= ifd[row + 1] else row + 1 for row in range(0, 12, 2)]
     assert found == expected
-    assert round.left_out == {"near copies by embedding": 6}
+    assert context.record.exclusions == {"near-duplicates by embedding": 6}
 
 
-def test_near_copies_against_a_plain_version(rows, make_round):
+def test_near_duplicates_against_a_plain_version(rows, make_round):
     rng = np.random.default_rng(0)
     for _ in range(30):
         vectors = rng.integers(-2, 3, (12, 2)).astype(np.float32)
@@ -126,26 +127,28 @@ def test_near_copies_against_a_plain_version(rows, make_round):
             if all(cosine <= threshold + 1e-9 for cosine in cosines):
                 stays.append(row)
         data = replaced(rows, embedding=vectors.tolist(), value=values.tolist())
-        assert left(make_round, data, NoNearCopies(threshold=threshold, by="value"))[0] == sorted(stays)
+        assert left(make_round, data, NoNearDuplicates(threshold=threshold, by="value"))[0] == sorted(stays)
 
 
-def test_rows_that_cannot_be_compared_are_left_out(copies, make_round):
+def test_rows_that_cannot_be_compared_are_excluded(copies, make_round):
     vectors = [None, *copies["embedding"][1:]]
-    found, round = left(
-        make_round, replaced(copies, embedding=vectors, value=[1, None, *range(10)]), NoNearCopies(by="value")
+    found, context = left(
+        make_round, replaced(copies, embedding=vectors, value=[1, None, *range(10)]), NoNearDuplicates(by="value")
     )
     assert found == [3, 5, 7, 9, 11]
-    assert round.left_out == {"near copies by embedding": 5, "without embedding": 1, "without value": 1}
-    assert left(make_round, replaced(copies, embedding=vectors), InRange("ifd", 0.6, 0.65), NoNearCopies())[0] == []
+    assert context.record.exclusions == {"near-duplicates by embedding": 5, "without embedding": 1, "without value": 1}
+    assert (
+        left(make_round, replaced(copies, embedding=vectors), InRange("ifd", 0.6, 0.65), NoNearDuplicates())[0] == []
+    )
 
 
 def test_vectors_are_computed_for_the_rows_that_are_left(pool_rows, tiny_text_model_dir, make_round):
     vectors, asked = Embedding(str(tiny_text_model_dir), part="response"), []
-    round = make_round(pool_rows, 3)
-    compute = round.material.compute
-    round.material.compute = lambda score, rows: asked.append((score, rows)) or compute(score, rows)
-    chain = Chain([InRange(Length(), low=6), NoNearCopies(vectors, threshold=1)], Top(by=Length()))
-    chosen = chain.choose(round)
+    context = make_round(pool_rows, 3)
+    compute = context._cache.compute
+    context._cache.compute = lambda score, rows: asked.append((score, rows)) or compute(score, rows)
+    chain = Chain([InRange(Length(), low=6), NoNearDuplicates(vectors, threshold=1)], Top(by=Length()))
+    selected = chain.select(context)
     words = [len(row["output"].split()) for row in pool_rows]
     expected = [row for row in range(24) if words[row] >= 6]
     assert 0 < len(expected) < 24
@@ -154,64 +157,64 @@ def test_vectors_are_computed_for_the_rows_that_are_left(pool_rows, tiny_text_mo
         ("Embedding", expected),
         ("Length", expected),
     ]
-    assert set(chosen.tolist()) <= set(expected)
+    assert set(selected.tolist()) <= set(expected)
 
 
 # -- one after the other ---------------------------------------------------------------------------------------------
 def test_the_order_matters_where_it_should(copies, make_round):
-    near, small = NoNearCopies(by="value"), InRange("value", high=5)
+    near, small = NoNearDuplicates(by="value"), InRange("value", high=5)
     assert left(make_round, copies, near, small)[0] == [1, 2, 7], "the better copies go afterwards"
     assert left(make_round, copies, small, near)[0] == [1, 2, 7, 10], "row 10 has lost its better copy before"
     high = InRange("ifd", high=1)
     assert left(make_round, copies, high, small)[0] == left(make_round, copies, small, high)[0]
 
 
-def test_a_shortfall_says_what_each_filter_left_out(copies):
-    chain = Chain([InRange("value", low=2), NoNearCopies(by="value")], Superfiltering(quality="ifd"))
+def test_shortfall_message(copies):
+    chain = Chain([InRange("value", low=2), NoNearDuplicates(by="value")], Superfiltering(quality="ifd"))
     with pytest.raises(
         SelectionError,
         match=r"^size=9 is more than the 5 of 12 rows that can be selected "
-        r"\(3 near copies by embedding, 3 with value < 2, 1 with ifd >= 1\)\. Lower it\.$",
+        r"\(3 near-duplicates by embedding, 3 with value < 2, 1 with ifd >= 1\)\. Lower it\.$",
     ):
         select(copies, chain, size=9)
     with pytest.raises(SelectionError, match=r"^None of the 12 rows can be selected \(12 with value < 100\)\.$"):
-        select(copies, Chain([InRange("value", low=100), NoNearCopies()], Random()), size=1)
-    left_out = select(copies, chain, size=5).provenance["left_out"]
-    assert left_out == {"with value < 2": 3, "near copies by embedding": 3, "with ifd >= 1": 1}
+        select(copies, Chain([InRange("value", low=100), NoNearDuplicates()], Random()), size=1)
+    exclusions = select(copies, chain, size=5).provenance["exclusions"]
+    assert exclusions == {"with value < 2": 3, "near-duplicates by embedding": 3, "with ifd >= 1": 1}
 
 
 def first_of(selector, dataset, budget, make_round):
     """The first round of a run of several, whose last one has this budget, before it is played."""
     plan = selector.plan(budget, 3.0, 12)
-    round = make_round(dataset, plan[0].budget)
-    round.plan = plan
-    return round
+    context = make_round(dataset, plan[0].budget)
+    context.plan = plan
+    return context
 
 
 @pytest.mark.parametrize("then", [Cherry(clusters="group", warmup_size=2), DiverseEvol("embedding", rounds=3)])
-def test_a_budget_of_a_later_round_above_what_is_left_is_refused_before_anything_is_trained(copies, make_round, then):
-    data, low, near = replaced(copies, group=[0, 1] * 6), InRange("value", low=2), NoNearCopies(by="value")
-    why = r"that can be selected \(3 near copies by embedding, 3 with value < 2\)\. Lower it\.$"
+def test_budget_of_later_round_too_large(copies, make_round, then):
+    data, low, near = replaced(copies, group=[0, 1] * 6), InRange("value", low=2), NoNearDuplicates(by="value")
+    why = r"that can be selected \(3 near-duplicates by embedding, 3 with value < 2\)\. Lower it\.$"
     for chain in (Chain([low, near], then), Chain([low], Chain([near], then))):
         with pytest.raises(SelectionError, match=rf"^A round of 7 rows is more than the 6 of 12 rows {why}"):
-            ask(chain, first_of(chain, data, 7, make_round))
+            run_selector(chain, first_of(chain, data, 7, make_round))
     chain = Chain([low, near], DiverseEvol("embedding", rounds=3))
-    assert len(ask(chain, first_of(chain, data, 6, make_round))) == 2
+    assert len(run_selector(chain, first_of(chain, data, 6, make_round))) == 2
 
 
-def test_a_group_of_which_filters_leave_few_is_no_reason_to_refuse(copies, make_round):
+def test_small_group_after_filters(copies, make_round):
     data = replaced(copies, group=[0] * 6 + [1] * 6, value=[1, 1, 1, 1, 2, *[2] * 7])
     selector = Within(Chain([InRange("value", low=2)], DiverseEvol("embedding", rounds=2)), "group")
-    plan, state, chosen = selector.plan(8, 2.0, 12), {}, np.empty(0, dtype=np.int64)
+    plan, state, selected = selector.plan(8, 2.0, 12), {}, np.empty(0, dtype=np.int64)
     for index, each in enumerate(plan):
-        round = make_round(data, each.budget, index, state=state)
-        round.plan, round.chosen = plan, chosen
-        chosen = ask(selector, round)
-    assert sorted(chosen.tolist()) == list(range(4, 12))
+        context = make_round(data, each.budget, index, state=state)
+        context.plan, context.selected = plan, selected
+        selected = run_selector(selector, context)
+    assert sorted(selected.tolist()) == list(range(4, 12))
 
 
 @pytest.mark.parametrize("then", [Random(), KMRandom("group"), Within(Random(), "group"), KMRandom(Cluster(k=2))])
-def test_the_choice_is_that_from_a_dataset_of_the_rows_left(copies, then):
+def test_the_selection_is_that_from_a_dataset_of_the_rows_left(copies, then):
     data = replaced(copies, group=[0, 1] * 6)
     rows = [1, 2, 4, 5, 6, 7, 8, 9, 11]
     chain = Chain([InRange("value", low=2)], then)
@@ -221,18 +224,18 @@ def test_the_choice_is_that_from_a_dataset_of_the_rows_left(copies, then):
 
 
 def test_clusters_that_were_found_are_recorded(copies):
-    chosen = select(copies, Chain([InRange("value", low=2)], KMRandom(Cluster(k=2), "equal")), size=4)
-    ids = chosen.scores("cluster_id")
+    selected = select(copies, Chain([InRange("value", low=2)], KMRandom(Cluster(k=2), "equal")), size=4)
+    ids = selected.scores("cluster_id")
     assert np.isnan(ids[[0, 3, 10]]).all()
-    assert set(ids[chosen.indices]) == {0, 1}
+    assert set(ids[selected.indices]) == {0, 1}
 
 
 def test_within_each_source_and_each_source_within(copies, make_round):
     data = replaced(copies, source=["a", "b"] * 6)
-    inside = per_source(Chain([NoNearCopies()], Top(by="value")), "source", "equal")
+    inside = per_source(Chain([NoNearDuplicates()], Top(by="value")), "source", "equal")
     assert sorted(select(data, inside, size=4).indices.tolist()) == [4, 8, 9, 11], "copies in two sources stay"
-    after = Chain([NoNearCopies()], per_source(Top(by="value"), "source", "equal"))
-    with pytest.raises(SelectionError, match="6 near copies by embedding"):
+    after = Chain([NoNearDuplicates()], per_source(Top(by="value"), "source", "equal"))
+    with pytest.raises(SelectionError, match="6 near-duplicates by embedding"):
         select(data, after, size=7)
     assert set(select(data, after, size=4).indices.tolist()) < {0, 2, 4, 6, 8, 10}
 
@@ -251,13 +254,15 @@ def rounds_of(selector, dataset, models, budget):
         usable = pool.reasons == ""
         plan = selector.plan(budget, len(models), len(pool))
         compute = Engine(pool, model, tokenizer).compute
-        round = Round(index, pool, usable, budget, compute, plan=plan, state=state)
-        found.append((ask(selector, round).tolist(), round))
-        state = {name: np.array(each.tolist(), dtype=each.dtype) for name, each in round.state.items()}
+        context = RoundContext(
+            RoundCache(pool, compute), budget=budget, index=index, eligible=usable, plan=plan, state=state
+        )
+        found.append((run_selector(selector, context).tolist(), context))
+        state = {name: np.array(each.tolist(), dtype=each.dtype) for name, each in context.state.items()}
     return found
 
 
-@pytest.mark.parametrize("candidates", ["paper", "code"])
+@pytest.mark.parametrize("candidates", ["filtered", "code"])
 def test_iterit_in_a_chain_is_iterit_on_the_rows_left(pool_rows, tiny_model_dir, later_model, candidates):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     models = [(str(tiny_model_dir), None), (later_model, tokenizer), (later_model, tokenizer)]
@@ -269,35 +274,37 @@ def test_iterit_in_a_chain_is_iterit_on_the_rows_left(pool_rows, tiny_model_dir,
     chained = rounds_of(Chain([InRange(Length(), 3, 9)], iterit), pool_rows, models, 3)
     for (mine, small), (theirs, whole) in zip(alone, chained, strict=True):
         assert theirs == rows[mine].tolist()
-        assert whole.scored["ifd"][0].tolist() == rows[small.scored["ifd"][0]].tolist()
-        assert np.allclose(whole.scored["ifd"][1].to_numpy(), small.scored["ifd"][1].to_numpy(), atol=1e-6)
-    assert [len(round.scored["ifd"][0]) for _, round in chained] == [len(rows), 6, 6]
-    assert alone[0][0] != alone[1][0], "the later model chooses otherwise"
+        assert whole.record.scored["ifd"][0].tolist() == rows[small.record.scored["ifd"][0]].tolist()
+        assert np.allclose(
+            whole.record.scored["ifd"][1].to_numpy(), small.record.scored["ifd"][1].to_numpy(), atol=1e-6
+        )
+    assert [len(context.record.scored["ifd"][0]) for _, context in chained] == [len(rows), 6, 6]
+    assert alone[0][0] != alone[1][0], "the later model selects otherwise"
     assert Chain([LONG], iterit).reselects
     assert len(Chain([LONG], iterit).plan(3, 2.5, 24)) == 3
 
 
-def test_filters_are_asked_once_and_known_in_later_rounds(copies, make_round):
+def test_filters_run_once(copies, make_round):
     asked = []
 
     @dataclass(frozen=True)
     class Counted(InRange):
-        def keep(self, round, rows):
-            asked.append(round.index)
-            return super().keep(round, rows)
+        def keep(self, context, rows):
+            asked.append(context.index)
+            return super().keep(context, rows)
 
-    chain = Chain([Counted("value", low=2), NoNearCopies(by="value")], IterIT(quality="ifd", candidate_factor=1))
+    chain = Chain([Counted("value", low=2), NoNearDuplicates(by="value")], IterIT(quality="ifd", candidate_factor=1))
     first = make_round(copies, 3)
-    chain.choose(first)
+    chain.select(first)
     moved = replaced(copies, value=[9] * 12)  # of another model, as it were
     second = make_round(moved, 3, index=1, state=first.state)
-    chosen = chain.choose(second)
+    selected = chain.select(second)
     assert asked == [0]
     window = np.array([1, 2, 4, 7, 8, 11])[first.state["then/window"]]
-    assert sorted(chosen.tolist()) == sorted(window.tolist()) == [2, 4, 8]
-    assert first.left_out == {"with value < 2": 3, "near copies by embedding": 3, "with ifd >= 1": 1}
-    assert second.left_out == {"with value < 2": 3, "near copies by embedding": 3}
-    assert second.columns_used == first.columns_used == ["value", "embedding", "ifd"]
+    assert sorted(selected.tolist()) == sorted(window.tolist()) == [2, 4, 8]
+    assert first.record.exclusions == {"with value < 2": 3, "near-duplicates by embedding": 3, "with ifd >= 1": 1}
+    assert second.record.exclusions == {"with value < 2": 3, "near-duplicates by embedding": 3}
+    assert second.record.columns_used == first.record.columns_used == ["value", "embedding", "ifd"]
     assert all(each.dtype != object for each in first.state.values()), "which is what checkpoints can hold"
 
 
@@ -314,44 +321,46 @@ def test_rows_whose_scores_are_remembered_are_not_counted_again(copies, make_rou
 
     counted = []
     for selector in (method, Chain([InRange("value", low=1)], method)):
-        state, chosen, plan = {}, np.empty(0, dtype=np.int64), selector.plan(8, 2.0, 12)
+        state, selected, plan = {}, np.empty(0, dtype=np.int64), selector.plan(8, 2.0, 12)
         for index, each in enumerate(plan):
-            round = make_round(copies, each.budget, index, state=state)
-            round.plan, round.chosen, round.material.compute = plan, chosen, compute
-            chosen = ask(selector, round)
-            counted.append(Selection.from_round(round, selector, chosen).provenance["rows_scored"])
+            context = make_round(copies, each.budget, index, state=state)
+            context.plan, context.selected, context._cache.compute = plan, selected, compute
+            selected = run_selector(selector, context)
+            counted.append(Selection.from_round(context, selector, selected).provenance["rows_scored"])
     assert counted == [12, 4, 11, 4]
 
 
-def test_rows_that_were_left_out_stay_out_in_a_shortfall_of_a_later_round(copies, make_round):
+def test_rows_that_were_excluded_stay_out_in_a_shortfall_of_a_later_round(copies, make_round):
     chain = Chain([InRange(Length(), low=3)], IterIT(quality="ifd"))
     first = make_round(copies, 3)
-    chain.choose(first)
+    chain.select(first)
     second = make_round(copies, 3, index=1, state=first.state)
-    chain.choose(second)
-    assert {name: each for name, each in second.left_out.items() if "words" in name} == {
-        name: each for name, each in first.left_out.items() if "words" in name
+    chain.select(second)
+    assert {name: each for name, each in second.record.exclusions.items() if "words" in name} == {
+        name: each for name, each in first.record.exclusions.items() if "words" in name
     }
-    assert second.specs == json.loads(json.dumps(first.specs))
+    assert second.record.score_specs == json.loads(json.dumps(first.record.score_specs))
 
 
 # -- in words --------------------------------------------------------------------------------------------------------
-def test_explain_says_which_filter_left_a_row_out(copies):
-    chain = Chain([InRange("value", low=2), NoNearCopies(by="value")], Superfiltering(quality="ifd"))
-    chosen = select(copies, chain, size=3)
-    said = {row: explain(chosen, copies, row)["decided"] for row in range(12)}
-    assert said[0] == ["InRange left it out: with value < 2.", "Its value is 1."]
-    assert said[6][0] == "NoNearCopies left it out: near copies by embedding."
-    assert said[6][1].startswith("Its embedding has a cosine of 0.995 with that of row 7, which has value 4, and it 3")
-    assert said[2][0] == "It is one of 6 rows that the filters left."
-    assert said[2][1].startswith("Of the 5 rows to choose from")
+def test_explain_names_filter(copies):
+    chain = Chain([InRange("value", low=2), NoNearDuplicates(by="value")], Superfiltering(quality="ifd"))
+    selected = select(copies, chain, size=3)
+    said = {row: explain(selected, copies, row)["decided"] for row in range(12)}
+    assert said[0] == ["InRange excluded it: with value < 2.", "Its value is 1."]
+    assert said[6][0] == "NoNearDuplicates excluded it: near-duplicates by embedding."
+    assert said[6][1].startswith(
+        "Its embedding has a cosine of 0.995 with that of row 7, whose value is 4; its own is 3"
+    )
+    assert said[2][0] == "It is one of 6 rows that the filters kept."
+    assert said[2][1].startswith("Of the 5 rows to select from")
 
 
 def test_explain_goes_on_in_the_selector(copies):
     chain = Chain([InRange("value", low=2)], IterIT(quality="ifd"))
-    chosen = select(copies, chain, size=2)
-    inside = explain(chosen, copies, int(chosen.indices[1]))["decided"]
-    assert any("when it was chosen, after 1 others" in each for each in inside)
+    selected = select(copies, chain, size=2)
+    inside = explain(selected, copies, int(selected.indices[1]))["decided"]
+    assert any("when it was selected, after 1 others" in each for each in inside)
 
 
 # -- your own filter -------------------------------------------------------------------------------------------------
@@ -359,7 +368,7 @@ def test_explain_goes_on_in_the_selector(copies):
 class Every(RowFilter):
     step: int = 2
 
-    def keep(self, round, rows):
+    def keep(self, context, rows):
         return rows[:: self.step]
 
 
@@ -367,42 +376,44 @@ class Every(RowFilter):
 class Wrong(RowFilter):
     how: str = "mask"
 
-    def keep(self, round, rows):
+    def keep(self, context, rows):
         return np.ones(len(rows), dtype=bool) if self.how == "mask" else np.array([0, 99])
 
 
 def test_a_filter_of_ones_own(copies):
     chain = Chain([InRange("value", low=2), Every(3)], Top(by="ifd"))
-    chosen = select(copies, chain, size=3)
-    assert sorted(chosen.indices.tolist()) == [1, 5, 8]
-    assert chosen.provenance["left_out"] == {"with value < 2": 3, "left out by Every": 6}
+    selected = select(copies, chain, size=3)
+    assert sorted(selected.indices.tolist()) == [1, 5, 8]
+    assert selected.provenance["exclusions"] == {"with value < 2": 3, "excluded by Every": 6}
     spec = json.loads(json.dumps(chain.spec()))
     assert spec["filters"][1] == {"filter": f"{__name__}:Every", "step": 3}
-    assert by_name(spec.pop("selector"), spec, allow_imports=True) == chain
-    with pytest.raises(ConfigError, match=rf"Filter '{__name__}:Every' is code outside hf_datasel\. Pass --allow-imp"):
-        by_name("chain", spec)
-    assert explain(chosen, copies, 2)["decided"][0].startswith("The method is not at hand"), "without leave"
-    assert explain(chosen, copies, 2, allow_imports=True)["decided"] == ["Every left it out: left out by Every."]
+    assert get_selector(spec.pop("selector"), spec, allow_imports=True) == chain
+    with pytest.raises(
+        ConfigError, match=rf"Filter '{__name__}:Every' is code outside hf_datasel\. Permit it with allow_imp"
+    ):
+        get_selector("chain", spec)
+    assert explain(selected, copies, 2)["decided"][0].startswith("The method is not at hand"), "without leave"
+    assert explain(selected, copies, 2, allow_imports=True)["decided"] == ["Every excluded it: excluded by Every."]
 
 
-@pytest.mark.parametrize(("how", "message"), [("mask", "bool of shape"), ("far", "that it was not asked about")])
+@pytest.mark.parametrize(("how", "message"), [("mask", "bool of shape"), ("far", "that it was not called with")])
 def test_a_filter_that_answers_otherwise(copies, how, message):
     with pytest.raises(SelectionError, match=rf"Wrong\.keep returned .*{message}"):
         select(copies, Chain([Wrong(how)], Random()), size=1)
 
 
 # -- Ctrl-C ----------------------------------------------------------------------------------------------------------
-def test_interrupted_in_a_filter_nothing_is_chosen(copies, make_round, stop_at):
-    with pytest.raises(Interrupted, match="0 rows had been chosen"):
-        Chain([NoNearCopies()], Random()).choose(stop_at(make_round(copies, 3), 2))
+def test_interrupted_in_a_filter_nothing_is_selected(copies, make_round, stop_at):
+    with pytest.raises(Interrupted, match="0 rows had been selected"):
+        Chain([NoNearDuplicates()], Random()).select(stop_at(make_round(copies, 3), 2))
 
 
 def test_interrupted_in_the_selector(copies):
     class Stops(Random):
-        def choose(self, round):
+        def select(self, context):
             raise Interrupted(np.array([2, 0]))
 
-    with pytest.raises(Interrupted, match="2 rows had been chosen") as stop:
+    with pytest.raises(Interrupted, match="2 rows had been selected") as stop:
         select(copies, Chain([InRange("value", low=2)], Stops()), size=4)
     assert stop.value.selection.indices.tolist() == [4, 1]
 
@@ -412,7 +423,7 @@ WRITTEN = {
     "filters": [
         {"filter": "in_range", "by": {"score": "length"}, "low": 10},
         {
-            "filter": "no_near_copies",
+            "filter": "no_near_duplicates",
             "vectors": {"score": "embedding", "model": "a/b", "max_length": 256},
             "by": "ifd",
         },
@@ -422,11 +433,11 @@ WRITTEN = {
 
 
 def test_as_recipes_write_it():
-    chain = by_name("chain", WRITTEN)
-    near = NoNearCopies(Embedding("a/b", max_length=256), by="ifd")
+    chain = get_selector("chain", WRITTEN)
+    near = NoNearDuplicates(Embedding("a/b", max_length=256), by="ifd")
     assert chain == Chain((InRange(Length(), low=10), near), IterIT(decay=0.0))
     assert chain.spec()["filters"] == WRITTEN["filters"]
-    assert filter_by_name("in_range", {"by": IFD(), "high": 1}) == InRange(IFD(), high=1)
+    assert get_filter("in_range", {"by": IFD(), "high": 1}) == InRange(IFD(), high=1)
 
 
 @pytest.mark.parametrize(
@@ -447,26 +458,29 @@ def test_as_recipes_write_it():
         ),
         ({"filters": [{"filter": "in_range", "by": 3}]}, r"InRange\(by=3\): it has to be the name of a column"),
         ({"filters": [{"filter": "in_range", "by": "x", "low": "2"}]}, r"InRange\(low='2'\): it has to be a number"),
-        ({"filters": [{"filter": "in_range", "by": "x", "low": 2, "high": 2}]}, "can keep no row"),
-        ({"filters": [{"filter": "no_near_copies", "threshold": 2}]}, r"NoNearCopies\(threshold=2\).* from -1 to 1"),
-        ({"filters": [{"filter": "no_near_copies", "vectors": {"score": "length"}}]}, r"or Embedding\(...\)"),
+        ({"filters": [{"filter": "in_range", "by": "x", "low": 2, "high": 2}]}, "excludes every row"),
+        (
+            {"filters": [{"filter": "no_near_duplicates", "threshold": 2}]},
+            r"NoNearDuplicates\(threshold=2\).* from -1 to 1",
+        ),
+        ({"filters": [{"filter": "no_near_duplicates", "vectors": {"score": "length"}}]}, r"or Embedding\(...\)"),
         ({"filters": [{"filtre": "in_range"}]}, r"it has to be a filter such as .*\{filter: in_range"),
         ({"filters": {"filter": "in_range", "by": "x"}}, r"Chain\(filters=InRange\(...\)\): .* filters: \[{filter"),
         (
             {"filters": [], "then": "iterit"},
             r"Chain\(then='iterit'\): it has to be a selector.* then: {selector: iterit}",
         ),
-        ({"filters": [], "then": {"selector": "all"}}, "All takes the whole pool whatever the budget"),
+        ({"filters": [], "then": {"selector": "all"}}, "All selects the whole pool, whatever the budget"),
     ],
 )
 def test_impossible_settings_are_found_at_once(settings, message):
     with pytest.raises(ConfigError, match=message):
-        by_name("chain", {"then": {"selector": "random"}, **settings})
+        get_selector("chain", {"then": {"selector": "random"}, **settings})
 
 
-def test_what_is_missing():
+def test_missing_columns():
     with pytest.raises(ConfigError, match="chain needs the setting 'then': pass it in selector_kwargs"):
-        by_name("chain", {"filters": []})
+        get_selector("chain", {"filters": []})
 
 
 def test_a_filter_is_named_where_its_column_is_missing(copies):

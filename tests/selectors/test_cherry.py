@@ -10,12 +10,13 @@ from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import card
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.run import ask, run_round
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.run import run_round, run_selector
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection.explanation import explain
-from hf_datasel.selectors import Cherry, KMRandom, Superfiltering, by_name
+from hf_datasel.selectors import Cherry, KMRandom, Superfiltering, get_selector
 from hf_datasel.selectors.cherry import _even_steps
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows
@@ -44,7 +45,9 @@ def play(tiny_model_dir):
         pool = Pool(data)
         eligible = more.pop("eligible", pool.reasons == "")
         engine = Engine(pool, model or str(tiny_model_dir), tokenizer)
-        return Round(index, pool, eligible, budget, engine.compute, describe=engine.describe, **more)
+        return RoundContext(
+            RoundCache(pool, engine.compute, engine.describe), budget=budget, index=index, eligible=eligible, **more
+        )
 
     return make
 
@@ -79,16 +82,16 @@ def plain_even_steps(values, clusters, wanted, percentiles=(1, 99)):
 def test_as_many_rows_of_each_cluster_by_the_base_models_ifd(clustered, play, tiny_model_dir):
     ifd = np.array(score(clustered, [IFD()], model=str(tiny_model_dir))["ifd"][:])
     ids = np.array(clustered["cluster_id"][:])
-    round = play(clustered, 8)
-    chosen = run_round(CLUSTERED, round)
+    context = play(clustered, 8)
+    selected = run_round(CLUSTERED, context)
     for cluster, wanted in ((0, 2), (1, 2), (2, 2), (3, 1)):
         below = [row for row in np.flatnonzero(ids == cluster) if ifd[row] < 1]
         best = sorted(below, key=lambda row: -ifd[row])
-        mine = [row for row in chosen if ids[row] == cluster]
+        mine = [row for row in selected if ids[row] == cluster]
         assert len(mine) >= min(wanted, len(best)), "what a small cluster cannot give comes from the others"
         assert set(mine) == set(best[: len(mine)])
-    assert len(chosen) == 8
-    assert set(round.scored) >= {"ifd", "loss", "loss_prior", "cluster_id"}
+    assert len(selected) == 8
+    assert set(context.record.scored) >= {"ifd", "loss", "loss_prior", "cluster_id"}
 
 
 def test_rows_of_one_or_more_or_without_ifd_are_in_no_round(clustered, play, tiny_model_dir):
@@ -97,9 +100,9 @@ def test_rows_of_one_or_more_or_without_ifd_are_in_no_round(clustered, play, tin
     data = clustered.map(lambda row, at: {"output": "" if at == 3 else row["output"]}, with_indices=True)
     most = int((np.delete(ifd, 3) < 1).sum())
     for index in (0, 1):
-        round = play(data, most, index)
-        chosen = run_round(CLUSTERED, round)
-        assert set(chosen.tolist()) == set(np.flatnonzero(ifd < 1).tolist()) - {3}
+        context = play(data, most, index)
+        selected = run_round(CLUSTERED, context)
+        assert set(selected.tolist()) == set(np.flatnonzero(ifd < 1).tolist()) - {3}
         with pytest.raises(SelectionError, match=rf"{most} of 24 rows .*with ifd >= 1.*1 empty_response"):
             run_round(CLUSTERED, play(data, most + 1, index))
 
@@ -118,12 +121,12 @@ def test_a_warm_up_by_perplexity_has_exactly_its_size(request, play, data, warmu
 def test_even_steps_through_the_prompts_by_perplexity(clustered, play, tiny_model_dir):
     data = clustered.select(range(16))
     loss = plain_prompt_loss(tiny_model_dir, data)
-    round = play(data, 6)
-    chosen = run_round(Cherry(clusters="cluster_id", pick="perplexity"), round)
-    np.testing.assert_allclose(round.scored["loss_prompt"][1].to_numpy(), loss, rtol=1e-5)
+    context = play(data, 6)
+    selected = run_round(Cherry(clusters="cluster_id", pick="perplexity"), context)
+    np.testing.assert_allclose(context.record.scored["loss_prompt"][1].to_numpy(), loss, rtol=1e-5)
     ids = data["cluster_id"][:]
-    assert sorted(chosen.tolist()) == sorted(plain_even_steps(np.exp(loss), ids, 3))
-    assert sorted(np.bincount(np.array(ids)[chosen]).tolist()) == [3, 3]
+    assert sorted(selected.tolist()) == sorted(plain_even_steps(np.exp(loss), ids, 3))
+    assert sorted(np.bincount(np.array(ids)[selected]).tolist()) == [3, 3]
 
 
 @pytest.mark.parametrize("percentiles", [(1, 99), (25, 75), (0, 100), (30.5, 40)])
@@ -145,14 +148,14 @@ def test_even_steps_are_those_of_a_plain_version(percentiles):
 def test_the_percentiles_are_a_setting(play, pool_rows):
     data = pool_rows.add_column("cluster_id", [0, 1] * 12)
     settings = {"clusters": "cluster_id", "pick": "perplexity"}
-    round = play(data, 6)
-    chosen = run_round(Cherry(**settings, percentiles=[25, 75]), round)
-    loss = round.scored["loss_prompt"][1].to_numpy()
-    assert sorted(chosen.tolist()) == sorted(plain_even_steps(loss, data["cluster_id"][:], 3, (25, 75)))
-    assert sorted(chosen.tolist()) != sorted(run_round(Cherry(**settings), play(data, 6)).tolist())
+    context = play(data, 6)
+    selected = run_round(Cherry(**settings, percentiles=[25, 75]), context)
+    loss = context.record.scored["loss_prompt"][1].to_numpy()
+    assert sorted(selected.tolist()) == sorted(plain_even_steps(loss, data["cluster_id"][:], 3, (25, 75)))
+    assert sorted(selected.tolist()) != sorted(run_round(Cherry(**settings), play(data, 6)).tolist())
 
 
-def test_even_steps_whatever_the_rows():
+def test_even_steps_random_rows():
     rng = np.random.default_rng(1)
     for _ in range(200):
         n = int(rng.integers(1, 30))
@@ -173,11 +176,11 @@ def test_even_steps_whatever_the_rows():
 def test_clusters_are_those_of_the_base_models_states_of_the_instruction(pool_rows, play):
     embedding = Embedding(part="prompt", normalize=False)
     assert FITTED.vectors == embedding
-    round = play(pool_rows, 4)
-    run_round(FITTED, round)
+    context = play(pool_rows, 4)
+    run_round(FITTED, context)
     alone = play(pool_rows, 4)
     ids, _ = alone.clusters(Cluster(k=3), embedding)
-    assert round.scored["cluster_id"][1].to_pylist() == ids.tolist()
+    assert context.record.scored["cluster_id"][1].to_pylist() == ids.tolist()
 
 
 def test_the_page_of_clusters_that_were_found_here(pool_rows, play):
@@ -188,35 +191,36 @@ def test_the_page_of_clusters_that_were_found_here(pool_rows, play):
     assert "{'" not in text
 
 
-# -- the choice ------------------------------------------------------------------------------------------------------
+# -- the selection ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("convention", ["sft", "cherry"])
-def test_then_what_superfiltering_chooses_with_the_warmed_model(
-    clustered, play, later_model, tiny_model_dir, convention
-):
+def test_second_round_is_superfiltering(clustered, play, later_model, tiny_model_dir, convention):
     selector = Cherry(clusters="cluster_id", convention=convention)
-    second = play(clustered, 5, 1, later_model, chosen=np.array([1, 2]))
-    chosen = ask(selector, second)
+    second = play(clustered, 5, 1, later_model, selected=np.array([1, 2]))
+    selected = run_selector(selector, second)
     alone = Superfiltering(convention=convention)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    assert chosen.tolist() == select(clustered, alone, size=5, model=later_model, tokenizer=tokenizer).indices.tolist()
-    assert chosen.tolist() != select(clustered, alone, size=5, model=str(tiny_model_dir)).indices.tolist()
-    assert [spec["convention"] for spec in second.specs] == [convention]
-    assert not second.columns_used, "clusters are no matter any more"
+    assert (
+        selected.tolist()
+        == select(clustered, alone, size=5, model=later_model, processing_class=tokenizer).indices.tolist()
+    )
+    assert selected.tolist() != select(clustered, alone, size=5, model=str(tiny_model_dir)).indices.tolist()
+    assert [spec["convention"] for spec in second.record.score_specs] == [convention]
+    assert not second.record.columns_used, "clusters are no matter any more"
 
 
 def test_losses_may_be_divided_instead(clustered, play, later_model, tiny_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    ratio = score(clustered, [IFD(ratio="loss")], model=later_model, tokenizer=tokenizer)["ifd_loss_ratio"][:]
+    ratio = score(clustered, [IFD(ratio="loss")], model=later_model, processing_class=tokenizer)["ifd_loss_ratio"][:]
     below = np.where(np.array(ratio) < 1, ratio, -1)
-    round = play(clustered, 5, 1, later_model)
-    chosen = ask(Cherry(clusters="cluster_id", ratio="loss"), round)
-    assert chosen.tolist() == np.argsort(-below, kind="stable")[:5].tolist()
-    assert "with ifd_loss_ratio >= 1" in round.left_out
+    context = play(clustered, 5, 1, later_model)
+    selected = run_selector(Cherry(clusters="cluster_id", ratio="loss"), context)
+    assert selected.tolist() == np.argsort(-below, kind="stable")[:5].tolist()
+    assert "with ifd_loss_ratio >= 1" in context.record.exclusions
 
 
-def test_rows_of_the_warm_up_may_be_chosen_again(clustered, play):
+def test_rows_of_the_warm_up_may_be_selected_again(clustered, play):
     first = run_round(CLUSTERED, play(clustered, 8))
-    assert set(first.tolist()) & set(ask(CLUSTERED, play(clustered, 12, 1, chosen=first)).tolist())
+    assert set(first.tolist()) & set(run_selector(CLUSTERED, play(clustered, 12, 1, selected=first)).tolist())
 
 
 def test_both_rounds_can_be_explained_and_shown(clustered, play, later_model, tiny_model_dir):
@@ -225,30 +229,30 @@ def test_both_rounds_can_be_explained_and_shown(clustered, play, later_model, ti
     found = [Selection.from_round(each, selector, run_round(selector, each)) for each in rounds]
     [warm_up, choice] = [explain(each, clustered, int(each.indices[0]))["decided"] for each in found]
     assert warm_up[0] == "These are the rows of the warm-up."
-    assert "were chosen: in even steps through those whose prompt" in warm_up[1]
+    assert "were selected: at equal intervals among those whose prompt" in warm_up[1]
     assert choice[0].startswith("Of the ")
     by_ifd = Selection.from_round(rounds[0], CLUSTERED, run_round(CLUSTERED, rounds[0]))
     said = explain(by_ifd, clustered, int(by_ifd.indices[0]))["decided"]
-    assert "were chosen: those with the highest ifd below 1" in said[1]
+    assert "were selected: those with the highest ifd below 1" in said[1]
     facts = gather(found, clustered, title="x")
     assert facts["method"]["name"] == "Cherry"
     assert "li2024quantity" in facts["method"]["citation"]
-    assert facts["recipe"]["selector_kwargs"]["pick"] == "perplexity"
+    assert facts["sections"]["reproduce"]["recipe"]["selector_kwargs"]["pick"] == "perplexity"
     text = card(facts)
-    assert "**Cherry.** The rows with the highest IFD" in text
+    assert "**Cherry.** Rows with the highest IFD" in text
     assert "None" not in text
     assert "{'" not in text
-    assert [next(iter(each["means"])) for each in facts["choices"]] == ["loss_prompt", "ifd"]
+    assert [next(iter(each["means"])) for each in facts["rounds"]] == ["loss_prompt", "ifd"]
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
 def test_by_name_and_back():
     settings = {"warmup_size": 50, "clusters": {"score": "cluster", "k": 10}, "vectors": "v", "ratio": "loss"}
-    assert by_name("cherry", {"pick": "perplexity", "percentiles": [25, 75]}).percentiles == (25, 75)
-    made = by_name("cherry", settings)
+    assert get_selector("cherry", {"pick": "perplexity", "percentiles": [25, 75]}).percentiles == (25, 75)
+    made = get_selector("cherry", settings)
     assert made == Cherry(warmup_size=50, clusters=Cluster(k=10), vectors="v", ratio="loss")
     spec = json.loads(json.dumps(made.spec()))
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made
 
 
 @pytest.mark.parametrize(
@@ -274,7 +278,7 @@ def test_what_it_refuses(settings, match):
 
 
 def test_clusters_of_a_column_are_the_same_as_for_other_selectors(clustered, play):
-    round, other = play(clustered, 4), play(clustered, 4)
-    run_round(CLUSTERED, round)
+    context, other = play(clustered, 4), play(clustered, 4)
+    run_round(CLUSTERED, context)
     run_round(KMRandom(), other)
-    assert round.columns_used == other.columns_used == ["cluster_id"]
+    assert context.record.columns_used == other.record.columns_used == ["cluster_id"]

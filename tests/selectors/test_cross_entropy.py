@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import IFD, Loss
-from hf_datasel.selectors import CrossEntropy, Top, by_name
+from hf_datasel.selectors import CrossEntropy, Top, get_selector
 from hf_datasel.testing import contract
 
 
@@ -35,9 +35,9 @@ def test_over_the_pair_summed(rows, tiny_model_dir):
     assert expected != select(rows, CrossEntropy(by=Loss(by.model)), size=12).indices.tolist()
 
 
-def test_rows_that_cannot_be_scored_are_left_out(gaps, tiny_model_dir):
-    chosen = select(gaps, CrossEntropy(), size=11, model=str(tiny_model_dir)).indices
-    assert sorted(chosen.tolist()) == [row for row in range(12) if row != 2]
+def test_rows_that_cannot_be_scored_are_excluded(gaps, tiny_model_dir):
+    selected = select(gaps, CrossEntropy(), size=11, model=str(tiny_model_dir)).indices
+    assert sorted(selected.tolist()) == [row for row in range(12) if row != 2]
     with pytest.raises(SelectionError, match=r"size=12 is more than the 11 of 12 rows .*1 empty_response"):
         select(gaps, CrossEntropy(), size=12, model=str(tiny_model_dir))
 
@@ -55,6 +55,6 @@ def test_another_score_is_refused_at_once(by):
 
 def test_in_a_recipe(tiny_model_dir):
     model = str(tiny_model_dir)
-    made = by_name("cross_entropy", {"by": {"score": "loss", "model": model, "over": "pair"}})
+    made = get_selector("cross_entropy", {"by": {"score": "loss", "model": model, "over": "pair"}})
     assert made == CrossEntropy(by=Loss(model, over="pair"))
-    assert by_name("cross_entropy") == CrossEntropy() == CrossEntropy(by=Loss())
+    assert get_selector("cross_entropy") == CrossEntropy() == CrossEntropy(by=Loss())

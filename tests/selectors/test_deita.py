@@ -8,8 +8,8 @@ from datasets import Dataset
 from hf_datasel import scores, select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Embedding, Loss
-from hf_datasel.selectors import Deita, Top, by_name
-from hf_datasel.strategies.near_duplicates import skip_near_copies
+from hf_datasel.selectors import Deita, Top, get_selector
+from hf_datasel.strategies.near_duplicates import skip_near_duplicates
 from hf_datasel.testing import contract
 
 
@@ -25,36 +25,38 @@ def cosines(data):
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.7, 0.9])
-def test_the_best_rows_without_near_copies(gaps, threshold):
+def test_the_best_rows_without_near_duplicates(gaps, threshold):
     able = np.array([row for row in range(12) if row not in (2, 5, 8)])
     vectors = np.array([gaps["embedding"][int(row)] for row in able])
     values = np.array(gaps["deita"][:], dtype=float)[able]
-    expected = able[skip_near_copies(vectors, values, None, threshold)].tolist()
+    expected = able[skip_near_duplicates(vectors, values, None, threshold)].tolist()
     most = len(expected)
     assert most < len(able)
     for size in range(1, most + 1):
         assert select(gaps, Deita(threshold=threshold), size=size).indices.tolist() == expected[:size]
     copies = len(able) - most
     message = (
-        rf"size={most + 1} is more than the {most} of 12 rows .*{copies} near cop.*1 without deita, 1 without emb"
+        rf"size={most + 1} is more than the {most} of 12 rows .*{copies} near-dup.*1 without deita, 1 without emb"
     )
     with pytest.raises(SelectionError, match=message):
         select(gaps, Deita(threshold=threshold), size=most + 1)
 
 
 @pytest.mark.parametrize("size", [2, 12])
-def test_how_many_are_near_copies(full, make_round, size):
+def test_how_many_are_near_duplicates(full, make_round, size):
     data = full.remove_columns("embedding").add_column("embedding", [[1.0, 0.0]] * 5 + [[0.0, 1.0]] * 7)
-    round = make_round(data, size)
-    chosen = Deita().choose(round)
+    context = make_round(data, size)
+    selected = Deita().select(context)
     deita = np.array(full["deita"][:])
-    assert sorted(chosen) == sorted([int(deita[:5].argmax()), 5 + int(deita[5:].argmax())])
-    assert round.left_out == ({"near copies of a better row": 10} if size == 12 else {})
-    with pytest.raises(SelectionError, match=r"size=3 .*the 2 of 12 rows .*\(10 near copies of a better row\)\. Low"):
+    assert sorted(selected) == sorted([int(deita[:5].argmax()), 5 + int(deita[5:].argmax())])
+    assert context.record.exclusions == ({"near-duplicates of a better row": 10} if size == 12 else {})
+    with pytest.raises(
+        SelectionError, match=r"size=3 .*the 2 of 12 rows .*\(10 near-duplicates of a better row\)\. Low"
+    ):
         select(data, Deita(), size=3)
 
 
-def test_the_published_choices_at_four_thresholds(shared):
+def test_published_selections(shared):
     golden = json.loads((shared / "golden" / "deita_filter.json").read_text(encoding="utf-8"))
     arrays = np.load(shared / "golden" / "deita_filter.npz")
     vectors, values = arrays["embeddings"], arrays["final_score"]
@@ -65,7 +67,9 @@ def test_the_published_choices_at_four_thresholds(shared):
         assert select(data, Deita(threshold=threshold), size=len(everything)).indices.tolist() == everything
         first = golden["selected_idx_in_order"][f"thr{threshold}_size100"]
         assert select(data, Deita(threshold=threshold), size=len(first)).indices.tolist() == first
-    message = rf"size=453 is more than the 452 of 1,500 rows .*\({len(values) - 452:,} near copies of a better row\)"
+    message = (
+        rf"size=453 is more than the 452 of 1,500 rows .*\({len(values) - 452:,} near-duplicates of a better row\)"
+    )
     with pytest.raises(SelectionError, match=message):
         select(data, Deita(), size=453)
 
@@ -87,36 +91,37 @@ def test_no_row_has_a_vector(full):
 
 
 def test_interrupted_with_rows_and_not_positions(gaps, make_round, stop_at):
-    whole = Deita().choose(make_round(gaps, 4))
-    with pytest.raises(Interrupted, match="rows had been chosen") as stop:
-        Deita().choose(stop_at(make_round(gaps, 4), 1))
-    assert len(stop.value.chosen)
-    assert stop.value.chosen.tolist() == whole[: len(stop.value.chosen)].tolist()
+    whole = Deita().select(make_round(gaps, 4))
+    with pytest.raises(Interrupted, match="rows had been selected") as stop:
+        Deita().select(stop_at(make_round(gaps, 4), 1))
+    assert len(stop.value.selected)
+    assert stop.value.selected.tolist() == whole[: len(stop.value.selected)].tolist()
 
 
 def test_explained(gaps, make_round):
     selector, close = Deita(threshold=0.8), cosines(gaps)
-    chosen = selector.choose(make_round(gaps, 12))
-    explained = {row: selector.explain(make_round(gaps, 12), chosen, row) for row in range(12)}
+    selected = selector.select(make_round(gaps, 12))
+    explained = {row: selector.explain(make_round(gaps, 12), selected, row) for row in range(12)}
     assert explained[8] == ["It has no vector."]
-    for row in chosen.tolist():
-        assert explained[row] == ["No row that was chosen before it has a cosine above 0.8 with it."]
-    left = [row for row in range(12) if row not in (2, 5, 8, *chosen)]
+    for row in selected.tolist():
+        assert explained[row] == ["No row that was selected before it has a cosine above 0.8 with it."]
+    left = [row for row in range(12) if row not in (2, 5, 8, *selected)]
     assert left
     for row in left:
-        better = next(int(each) for each in chosen if close[row, each] > 0.8)
+        better = next(int(each) for each in selected if close[row, each] > 0.8)
         assert explained[row] == [
-            f"Row {better}, which was chosen, has a cosine of {close[row, better]:.4g} with it: near copies above 0.8 "
-            "are left out."
+            f"Row {better}, which was selected, has a cosine of {close[row, better]:.4g} with it: near-duplicates "
+            "above 0.8 "
+            "are excluded."
         ]
 
 
 def test_explained_where_the_budget_ended(full, make_round):
     selector = Deita(threshold=0.999)
-    chosen = selector.choose(make_round(full, 2))
+    selected = selector.select(make_round(full, 2))
     last = int(np.argmin(full["deita"][:]))
-    assert selector.explain(make_round(full, 2), chosen, last) == [
-        "No row that was chosen has a cosine above 0.999 with it."
+    assert selector.explain(make_round(full, 2), selected, last) == [
+        "No row that was selected has a cosine above 0.999 with it."
     ]
 
 
@@ -145,7 +150,7 @@ def test_impossible_settings_are_found_at_once(settings, message):
 
 
 def test_in_a_recipe():
-    made = by_name("deita", {"by": {"score": "deita", "turns": "mean"}, "vectors": {"score": "embedding"}})
+    made = get_selector("deita", {"by": {"score": "deita", "turns": "mean"}, "vectors": {"score": "embedding"}})
     assert made == Deita(by=scores.DeitaScore(turns="mean"), vectors=Embedding())
     spec = json.loads(json.dumps(made.spec()))
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made

@@ -6,12 +6,13 @@ import pytest
 from hf_datasel import Selection, select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.rounds.context import Round
-from hf_datasel.rounds.run import ask
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.run import run_selector
 from hf_datasel.scores import Embedding, Loss
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
-from hf_datasel.selectors import DiverseEvol, KCenter, by_name
+from hf_datasel.selectors import DiverseEvol, KCenter, get_selector
 from hf_datasel.strategies.farthest import farthest_first
 from hf_datasel.testing import contract
 
@@ -28,19 +29,28 @@ def test_contract(check, selector, full, tiny_model_dir):
 
 @pytest.fixture
 def play(pool_rows):
-    """Give a function that plays rounds by hand, the model of each by its folder, and returns the choices."""
+    """Give a function that plays rounds by hand, the model of each by its folder, and returns the selections."""
     pool = Pool(pool_rows)
 
     def play(selector, budget, models, seed=0, eligible=None, budgets=None):
         usable = np.ones(len(pool), dtype=bool) if eligible is None else eligible
         plan = selector.plan(budget, 1.0, len(pool))
-        choices, state, chosen = [], {}, np.empty(0, dtype=np.int64)
+        choices, state, selected = [], {}, np.empty(0, dtype=np.int64)
         for index, (each, model) in enumerate(zip(plan, models, strict=True)):
             rows = each.budget if budgets is None else budgets[index]
             compute = Engine(pool, str(model)).compute
-            round = Round(index, pool, usable, rows, compute, seed, chosen=chosen, state=state, plan=plan)
-            choices.append(ask(selector, round))
-            chosen = np.array(list(dict.fromkeys([*chosen, *choices[-1]])), dtype=np.int64)
+            context = RoundContext(
+                RoundCache(pool, compute),
+                budget=rows,
+                index=index,
+                eligible=usable,
+                seed=seed,
+                selected=selected,
+                state=state,
+                plan=plan,
+            )
+            choices.append(run_selector(selector, context))
+            selected = np.array(list(dict.fromkeys([*selected, *choices[-1]])), dtype=np.int64)
         return choices
 
     return play
@@ -101,13 +111,13 @@ def test_the_first_round_runs_no_model(play, monkeypatch, tiny_model_dir):
 
 
 def columns_played(selector, data, budget, make_round, seed=0):
-    """Play all rounds over a column of vectors; returns the last choice."""
-    chosen = np.empty(0, dtype=np.int64)
+    """Play all rounds over a column of vectors; returns the last selection."""
+    selected = np.empty(0, dtype=np.int64)
     for index, each in enumerate(selector.plan(budget, 1.0, len(data))):
-        round = make_round(data, each.budget, index, seed)
-        round.chosen = chosen
-        chosen = ask(selector, round)
-    return chosen
+        context = make_round(data, each.budget, index, seed)
+        context.selected = selected
+        selected = run_selector(selector, context)
+    return selected
 
 
 @pytest.mark.parametrize("rounds", [2, 3, 5])
@@ -115,59 +125,59 @@ def test_one_at_a_time_the_rounds_make_no_difference_to_vectors_that_stay(gaps, 
     able = np.array([row for row in range(12) if row not in (2, 8)])
     vectors = np.array([gaps["embedding"][int(row)] for row in able])
     first = np.random.default_rng([5, 0]).permutation(10)[: 8 // rounds]
-    chosen = columns_played(DiverseEvol("embedding", rounds=rounds), gaps, 8, make_round, seed=5)
-    assert chosen.tolist() == [*able[first], *able[farthest_first(vectors, 8 - len(first), first)]]
-    assert chosen.tolist() == select(gaps, KCenter(start=8 // rounds), size=8, seed=5).indices.tolist()
+    selected = columns_played(DiverseEvol("embedding", rounds=rounds), gaps, 8, make_round, seed=5)
+    assert selected.tolist() == [*able[first], *able[farthest_first(vectors, 8 - len(first), first)]]
+    assert selected.tolist() == select(gaps, KCenter(start=8 // rounds), size=8, seed=5).indices.tolist()
 
 
-def test_what_is_left_when_the_budget_is_above_it(gaps, make_round):
-    chosen = columns_played(DiverseEvol("embedding", rounds=3), gaps, 12, make_round)
-    assert sorted(chosen.tolist()) == [row for row in range(12) if row not in (2, 8)]
+def test_budget_above_remaining_rows(gaps, make_round):
+    selected = columns_played(DiverseEvol("embedding", rounds=3), gaps, 12, make_round)
+    assert sorted(selected.tolist()) == [row for row in range(12) if row not in (2, 8)]
 
 
 def test_rows_of_a_schedule(play, tiny_model_dir):
     choices = play(DiverseEvol(rounds=4), 8, [tiny_model_dir] * 4, budgets=[3, 3, 10, 6])
     assert [len(each) for each in choices] == [3, 3, 10, 6]
     assert choices[1].tolist() == choices[0].tolist() == choices[2][:3].tolist()
-    assert choices[3].tolist() == choices[2][:6].tolist(), "a smaller round keeps the rows chosen first"
+    assert choices[3].tolist() == choices[2][:6].tolist(), "a smaller round keeps the rows selected first"
 
 
-def test_a_chosen_row_without_a_vector_is_near_to_nothing(full, make_round):
+def test_a_selected_row_without_a_vector_is_near_to_nothing(full, make_round):
     data = full.remove_columns("embedding").add_column(
         "embedding", [None if row == 3 else value for row, value in enumerate(full["embedding"][:])]
     )
-    round = make_round(data, 5, index=1)
-    round.chosen = np.array([3, 7])
-    chosen = DiverseEvol("embedding").choose(round)
+    context = make_round(data, 5, index=1)
+    context.selected = np.array([3, 7])
+    selected = DiverseEvol("embedding").select(context)
     able = np.array([row for row in range(12) if row != 3])
     vectors = np.array([full["embedding"][int(row)] for row in able])
-    assert chosen.tolist() == [3, 7, *able[farthest_first(vectors, 3, [6])]]
-    round = make_round(data, 5, index=1)
-    round.chosen = np.array([3])
+    assert selected.tolist() == [3, 7, *able[farthest_first(vectors, 3, [6])]]
+    context = make_round(data, 5, index=1)
+    context.selected = np.array([3])
     with pytest.raises(SelectionError, match="once=True measures distances to start, which has no finite vector"):
-        DiverseEvol("embedding", once=True).choose(round)
+        DiverseEvol("embedding", once=True).select(context)
 
 
 def test_interrupted_with_the_rows_of_all_rounds(full, make_round, stop_at):
-    first = DiverseEvol("embedding").choose(make_round(full, 3))
+    first = DiverseEvol("embedding").select(make_round(full, 3))
     whole = make_round(full, 9, index=1)
-    whole.chosen = first
-    whole = DiverseEvol("embedding").choose(whole)
-    round = stop_at(make_round(full, 9, index=1), 5)
-    round.chosen = first
-    with pytest.raises(Interrupted, match="5 rows had been chosen") as stop:
-        DiverseEvol("embedding").choose(round)
-    assert stop.value.chosen.tolist() == whole[:5].tolist()
+    whole.selected = first
+    whole = DiverseEvol("embedding").select(whole)
+    context = stop_at(make_round(full, 9, index=1), 5)
+    context.selected = first
+    with pytest.raises(Interrupted, match="5 rows had been selected") as stop:
+        DiverseEvol("embedding").select(context)
+    assert stop.value.selected.tolist() == whole[:5].tolist()
 
 
 @pytest.mark.parametrize("once", [False, True])
 def test_explained_from_the_record(full, make_round, once):
     selector = DiverseEvol("embedding", once=once)
-    first = selector.choose(make_round(full, 3))
-    round = make_round(full, 8, index=1)
-    round.chosen = first
-    chosen = selector.choose(round)
-    selection = Selection.from_round(round, selector, chosen)
+    first = selector.select(make_round(full, 3))
+    context = make_round(full, 8, index=1)
+    context.selected = first
+    selected = selector.select(context)
+    selection = Selection.from_round(context, selector, selected)
     vectors = np.array(full["embedding"][:])
 
     def decided(row):
@@ -177,24 +187,24 @@ def test_explained_from_the_record(full, make_round, once):
         apart = np.linalg.norm(vectors[others] - vectors[row], axis=1)
         return f"{others[apart.argmin()]}, {apart.min():.4g} away."
 
-    assert decided(first[0]) == ["It was chosen in an earlier round."]
-    new, left = int(chosen[5]), int(np.setdiff1d(np.arange(12), chosen)[0])
-    kind = "that the choice began with" if once else "chosen before it"
-    of_new = first if once else chosen[:5]
+    assert decided(first[0]) == ["It was selected in an earlier round."]
+    new, left = int(selected[5]), int(np.setdiff1d(np.arange(12), selected)[0])
+    kind = "that the selection began with" if once else "selected before it"
+    of_new = first if once else selected[:5]
     assert decided(new) == ["It is new in this round.", f"The nearest of the rows {kind} is {nearest(new, of_new)}"]
-    kind = "that the choice began with" if once else "chosen"
-    assert decided(left)[0] == f"The nearest of the rows {kind} is {nearest(left, first if once else chosen)}"
-    assert decided(left)[1].startswith("The row chosen last was")
+    kind = "that the selection began with" if once else "selected"
+    assert decided(left)[0] == f"The nearest of the rows {kind} is {nearest(left, first if once else selected)}"
+    assert decided(left)[1].startswith("The row selected last was")
     drawn = Selection.from_round(make_round(full, 3), selector, first)
     assert explain(drawn, full, int(first[0]))["decided"] == ["The rows of the first round are drawn at random."]
 
 
 def test_a_recipe_and_the_defaults_of_the_paper():
-    made = by_name("diverse_evol", {"rounds": 3, "once": True})
+    made = get_selector("diverse_evol", {"rounds": 3, "once": True})
     assert made == DiverseEvol(rounds=3, once=True)
     spec = json.loads(json.dumps(DiverseEvol().spec()))
     assert spec["vectors"] == {"score": "embedding", "as_trained": True, "normalize": False}
-    assert by_name(spec.pop("selector"), spec) == DiverseEvol()
+    assert get_selector(spec.pop("selector"), spec) == DiverseEvol()
     plan = DiverseEvol().plan(1100, 3.0, 50_000)
     assert [each.budget for each in plan] == list(range(100, 1101, 100)), "100 at first, and 10 times 100 more"
     assert {each.epochs for each in plan} == {3.0}

@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Embedding, Length
-from hf_datasel.selectors import DQ, by_name
+from hf_datasel.selectors import DQ, get_selector
 from hf_datasel.strategies.graph_cut import graph_cut_bins, sample_bins
 from hf_datasel.testing import contract
 
@@ -15,7 +15,7 @@ def test_contract(check, selector, full, tiny_model_dir):
 
 
 @pytest.mark.parametrize("bins", [1, 3, 10, 50])
-def test_an_equal_draw_from_the_bins_of_the_rows_that_can_be_chosen(gaps, bins):
+def test_an_equal_draw_from_the_bins_of_the_rows_that_can_be_selected(gaps, bins):
     able = np.array([row for row in range(12) if row not in (2, 8)])
     vectors = np.array([gaps["embedding"][int(row)] for row in able], dtype=np.float32)
     parts = graph_cut_bins(vectors, min(bins, 10))
@@ -26,8 +26,8 @@ def test_an_equal_draw_from_the_bins_of_the_rows_that_can_be_chosen(gaps, bins):
 def test_as_many_rows_of_each_bin(full):
     parts = graph_cut_bins(np.array(full["embedding"][:], dtype=np.float32), 3)
     for seed in range(5):
-        chosen = select(full, DQ(bins=3), size=6, seed=seed).indices
-        assert [len(np.intersect1d(part, chosen)) for part in parts] == [2, 2, 2]
+        selected = select(full, DQ(bins=3), size=6, seed=seed).indices
+        assert [len(np.intersect1d(part, selected)) for part in parts] == [2, 2, 2]
 
 
 def test_the_seed_decides_and_no_global_state(full):
@@ -60,17 +60,17 @@ def test_interrupted_before_anything_is_drawn(gaps, monkeypatch):
         raise Interrupted(np.array([0, 1]))
 
     monkeypatch.setattr("hf_datasel.selectors.dq.graph_cut_bins", stopped)
-    with pytest.raises(Interrupted, match="0 rows had been chosen") as stop:
+    with pytest.raises(Interrupted, match="0 rows had been selected") as stop:
         select(gaps, DQ(), size=6)
     assert stop.value.selection.indices.tolist() == []
 
 
 def test_within_a_token_budget(full):
     lengths = np.array(full["num_tokens"][:])
-    chosen = select(full, DQ(bins=3), tokens=150).indices
+    selected = select(full, DQ(bins=3), tokens=150).indices
     every = select(full, DQ(bins=3), size=12).indices
-    assert chosen.tolist() == every[: len(chosen)].tolist()
-    assert lengths[chosen].sum() <= 150 < lengths[every[: len(chosen) + 1]].sum()
+    assert selected.tolist() == every[: len(selected)].tolist()
+    assert lengths[selected].sum() <= 150 < lengths[every[: len(selected) + 1]].sum()
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_impossible_settings_are_found_at_once(settings, message):
 
 def test_in_a_recipe(tiny_model_dir):
     settings = {"vectors": {"score": "embedding", "model": str(tiny_model_dir), "part": "prompt"}, "bins": 5}
-    made = by_name("dq", settings)
+    made = get_selector("dq", settings)
     assert made == DQ(Embedding(str(tiny_model_dir), part="prompt"), 5)
     spec = made.spec()
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made

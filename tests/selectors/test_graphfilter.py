@@ -24,8 +24,8 @@ def test_counts_over_the_whole_pool(rows, decay):
     expected = ngram_greedy(
         [prompts[row] for row in valid], quality, 8, decay=decay, weighting="graphfilter", corpus=prompts
     )
-    chosen = select(data, GraphFilter(quality="ifd", decay=decay), size=8).indices
-    assert chosen.tolist() == valid[expected].tolist()
+    selected = select(data, GraphFilter(quality="ifd", decay=decay), size=8).indices
+    assert selected.tolist() == valid[expected].tolist()
 
 
 def test_a_covered_instruction_counts_no_more(rows):
@@ -33,11 +33,11 @@ def test_a_covered_instruction_counts_no_more(rows):
         "instruction", ["Name a red fruit."] * 2 + ["Count, then."] * 10
     )
     same = same.remove_columns("input")
-    chosen = select(same, GraphFilter(quality="loss"), size=2).indices.tolist()
-    assert {row < 2 for row in chosen} == {True, False}
+    selected = select(same, GraphFilter(quality="loss"), size=2).indices.tolist()
+    assert {row < 2 for row in selected} == {True, False}
 
 
-def test_takes_rows_of_one_or_more(rows):
+def test_ifd_above_one(rows):
     assert len(select(rows, GraphFilter(quality="ifd"), size=12).indices) == 12
 
 

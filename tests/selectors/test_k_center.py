@@ -7,7 +7,7 @@ from datasets import Dataset
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Embedding, Length
-from hf_datasel.selectors import KCenter, by_name
+from hf_datasel.selectors import KCenter, get_selector
 from hf_datasel.strategies.farthest import farthest_first
 from hf_datasel.testing import contract
 
@@ -22,16 +22,16 @@ def apart(data, row, others):
     return np.linalg.norm(vectors[others] - vectors[row], axis=1)
 
 
-def test_each_row_is_the_farthest_of_those_that_can_be_chosen(gaps):
+def test_each_row_is_the_farthest_of_those_that_can_be_selected(gaps):
     able = np.array([row for row in range(12) if row not in (2, 8)])
     vectors = np.array([gaps["embedding"][int(row)] for row in able])
     expected = able[farthest_first(vectors, 6)]
-    chosen = select(gaps, KCenter(), size=6).indices
-    assert chosen.tolist() == expected.tolist()
-    assert chosen[0] == able[np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).argmax()]
+    selected = select(gaps, KCenter(), size=6).indices
+    assert selected.tolist() == expected.tolist()
+    assert selected[0] == able[np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).argmax()]
     for at in range(1, 6):
-        left = np.setdiff1d(able, chosen[:at])
-        assert chosen[at] == left[np.argmax([apart(gaps, row, chosen[:at]).min() for row in left])]
+        left = np.setdiff1d(able, selected[:at])
+        assert selected[at] == left[np.argmax([apart(gaps, row, selected[:at]).min() for row in left])]
 
 
 @pytest.mark.parametrize("vector", [None, [float("nan"), 1.0]])
@@ -46,9 +46,9 @@ def test_from_rows_drawn_at_random(gaps, once):
     able = np.array([row for row in range(12) if row not in (2, 8)])
     first = np.random.default_rng([5, 0]).permutation(10)[:3]
     vectors = np.array([gaps["embedding"][int(row)] for row in able])
-    chosen = select(gaps, KCenter(start=3, once=once), size=8, seed=5).indices
-    assert chosen[:3].tolist() == able[first].tolist()
-    assert chosen[3:].tolist() == able[farthest_first(vectors, 5, first, once)].tolist()
+    selected = select(gaps, KCenter(start=3, once=once), size=8, seed=5).indices
+    assert selected[:3].tolist() == able[first].tolist()
+    assert selected[3:].tolist() == able[farthest_first(vectors, 5, first, once)].tolist()
     assert select(gaps, KCenter(start=3), size=2, seed=5).indices.tolist() == able[first[:2]].tolist()
 
 
@@ -63,18 +63,18 @@ class Drawn:
 
 
 @pytest.mark.parametrize("once", [False, True])
-def test_the_published_choices(shared, make_round, once):
+def test_published_selections(shared, make_round, once):
     golden = np.load(shared / "golden" / "diverseevol_kcenter.npz")
     texts = [f"row {at}" for at in range(len(golden["embeddings"]))]
     data = Dataset.from_dict({"text": texts, "embedding": golden["embeddings"].tolist()})
-    round = make_round(data, 220)
-    round.rng = Drawn(golden["labeled"])
-    chosen = KCenter(start=20, once=once).choose(round)
-    assert chosen[:20].tolist() == golden["labeled"].tolist()
+    context = make_round(data, 220)
+    context.rng = Drawn(golden["labeled"])
+    selected = KCenter(start=20, once=once).select(context)
+    assert selected[:20].tolist() == golden["labeled"].tolist()
     if once:
-        assert sorted(chosen[20:]) == golden["one_shot_topn_xia"].tolist()
+        assert sorted(selected[20:]) == golden["one_shot_topn_xia"].tolist()
     else:
-        assert chosen[20:].tolist() == golden["picks_ordered_by_minvec"].tolist()
+        assert selected[20:].tolist() == golden["picks_ordered_by_minvec"].tolist()
 
 
 def test_the_seed_decides_and_no_global_state(full):
@@ -109,53 +109,53 @@ def test_no_row_has_a_vector(full):
 
 
 def test_interrupted_with_the_rows_of_the_start(gaps, make_round, stop_at):
-    whole = KCenter(start=3).choose(make_round(gaps, 9))
-    with pytest.raises(Interrupted, match="6 rows had been chosen") as stop:
-        KCenter(start=3).choose(stop_at(make_round(gaps, 9), 6))
-    assert stop.value.chosen.tolist() == whole[:6].tolist()
+    whole = KCenter(start=3).select(make_round(gaps, 9))
+    with pytest.raises(Interrupted, match="6 rows had been selected") as stop:
+        KCenter(start=3).select(stop_at(make_round(gaps, 9), 6))
+    assert stop.value.selected.tolist() == whole[:6].tolist()
 
 
 @pytest.mark.parametrize("row", range(12))
 def test_explained(gaps, make_round, row):
-    chosen = KCenter().choose(make_round(gaps, 5))
-    said = KCenter().explain(make_round(gaps, 5), chosen, row)
-    at = np.flatnonzero(chosen == row)
+    selected = KCenter().select(make_round(gaps, 5))
+    said = KCenter().explain(make_round(gaps, 5), selected, row)
+    at = np.flatnonzero(selected == row)
     if row == 8:
         assert said == ["It has no vector."]
-    elif row == chosen[0]:
-        assert said == ["It is the row farthest from the mean, which the choice began with."]
+    elif row == selected[0]:
+        assert said == ["It is the row farthest from the mean, which the selection began with."]
     else:
-        before = chosen[: at[0]] if len(at) else chosen
+        before = selected[: at[0]] if len(at) else selected
         far = apart(gaps, row, before)
-        kind = "chosen before it" if len(at) else "chosen"
+        kind = "selected before it" if len(at) else "selected"
         assert said[0] == f"The nearest of the rows {kind} is {before[far.argmin()]}, {far.min():.4g} away."
-        last = [f"The row chosen last was {apart(gaps, chosen[-1], chosen[:-1]).min():.4g} away."]
+        last = [f"The row selected last was {apart(gaps, selected[-1], selected[:-1]).min():.4g} away."]
         assert said[1:] == ([] if len(at) else last)
 
 
 def test_explained_from_the_start_at_once(full, make_round):
     selector = KCenter(start=2, once=True)
-    chosen = selector.choose(make_round(full, 6))
-    assert selector.explain(make_round(full, 6), chosen, int(chosen[1])) == [
-        "It is one of the rows drawn at random that the choice began with."
+    selected = selector.select(make_round(full, 6))
+    assert selector.explain(make_round(full, 6), selected, int(selected[1])) == [
+        "It is one of the rows drawn at random that the selection began with."
     ]
-    taken, other = int(chosen[3]), int(np.setdiff1d(np.arange(12), chosen)[0])
+    taken, other = int(selected[3]), int(np.setdiff1d(np.arange(12), selected)[0])
     for row in (taken, other):
-        said = selector.explain(make_round(full, 6), chosen, row)
-        far = apart(full, row, chosen[:2])
-        nearest = chosen[far.argmin()]
-        assert said[0] == f"The nearest of the rows that the choice began with is {nearest}, {far.min():.4g} away."
+        said = selector.explain(make_round(full, 6), selected, row)
+        far = apart(full, row, selected[:2])
+        nearest = selected[far.argmin()]
+        assert said[0] == f"The nearest of the rows that the selection began with is {nearest}, {far.min():.4g} away."
     least = float(re.search(r"was (\S+) away", said[1])[1])
-    assert least == pytest.approx(apart(full, chosen[-1], chosen[:2]).min(), rel=1e-3)
-    assert least >= apart(full, other, chosen[:2]).min() * (1 - 1e-6)
+    assert least == pytest.approx(apart(full, selected[-1], selected[:2]).min(), rel=1e-3)
+    assert least >= apart(full, other, selected[:2]).min() * (1 - 1e-6)
 
 
 def test_within_a_token_budget(full):
     lengths = np.array(full["num_tokens"][:])
-    chosen = select(full, KCenter(), tokens=150).indices
+    selected = select(full, KCenter(), tokens=150).indices
     everything = select(full, KCenter(), size=12).indices
-    assert chosen.tolist() == everything[: len(chosen)].tolist()
-    assert lengths[chosen].sum() <= 150 < lengths[everything[: len(chosen) + 1]].sum()
+    assert selected.tolist() == everything[: len(selected)].tolist()
+    assert lengths[selected].sum() <= 150 < lengths[everything[: len(selected) + 1]].sum()
 
 
 @pytest.mark.parametrize(
@@ -180,4 +180,4 @@ def test_a_column_that_holds_no_vectors(full):
 
 def test_in_a_recipe(tiny_model_dir):
     settings = {"vectors": {"score": "embedding", "model": str(tiny_model_dir)}, "start": 100}
-    assert by_name("k_center", settings) == KCenter(Embedding(str(tiny_model_dir)), start=100)
+    assert get_selector("k_center", settings) == KCenter(Embedding(str(tiny_model_dir)), start=100)

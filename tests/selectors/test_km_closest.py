@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import Cluster
-from hf_datasel.selectors import KMClosest, by_name
+from hf_datasel.selectors import KMClosest, get_selector
 from hf_datasel.strategies.clusters import nearest_per_cluster
 from hf_datasel.testing import contract
 
@@ -26,14 +26,14 @@ def test_the_nearest_to_each_centre(gaps, shares, budget):
 
 def test_clusters_fitted_here_bring_their_distances(gaps):
     cluster = Cluster(k=3)
-    chosen = select(gaps.remove_columns(["cluster_id", "cluster_distance"]), KMClosest(clusters=cluster), size=6)
+    selected = select(gaps.remove_columns(["cluster_id", "cluster_distance"]), KMClosest(clusters=cluster), size=6)
     vectors = np.array([[np.nan] * 4 if each is None else each for each in gaps["embedding"][:]], dtype=np.float32)
     usable = np.array([row for row in range(12) if row not in (2, 8)])
     _, centroids = cluster.find(vectors[usable])
     apart = np.linalg.norm(vectors[usable][:, None] - centroids, axis=2)
     expected = usable[nearest_per_cluster(apart.min(axis=1), apart.argmin(axis=1), 6)]
-    assert chosen.indices.tolist() == expected.tolist()
-    assert chosen.provenance["left_out"] == {"in no cluster": 1}
+    assert selected.indices.tolist() == expected.tolist()
+    assert selected.provenance["exclusions"] == {"in no cluster": 1}
 
 
 def test_a_fitted_cluster_gives_the_same(full, tmp_path):
@@ -56,8 +56,8 @@ def test_more_clusters_than_rows(full):
 
 def test_equal_vectors_are_different_rows(full):
     same = full.remove_columns("embedding").add_column("embedding", [[1.0, 2.0]] * 6 + [[5.0, 0.0]] * 6)
-    chosen = select(same, KMClosest(clusters=Cluster(k=2)), size=6).indices
-    assert sorted(chosen.tolist()) == [0, 1, 2, 6, 7, 8]
+    selected = select(same, KMClosest(clusters=Cluster(k=2)), size=6).indices
+    assert sorted(selected.tolist()) == [0, 1, 2, 6, 7, 8]
 
 
 def test_clusters_in_a_column_need_their_distances(full):
@@ -72,4 +72,4 @@ def test_an_impossible_distance_is_found_at_once(distance):
 
 
 def test_in_a_recipe():
-    assert by_name("km_closest", {"clusters": {"score": "cluster", "k": 3}}) == KMClosest(Cluster(k=3))
+    assert get_selector("km_closest", {"clusters": {"score": "cluster", "k": 3}}) == KMClosest(Cluster(k=3))

@@ -5,7 +5,7 @@ from scipy.stats import chisquare
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.scores import Cluster
-from hf_datasel.selectors import KMRandom, available, by_name
+from hf_datasel.selectors import KMRandom, get_selector, list_selectors
 from hf_datasel.strategies.clusters import quotas
 from hf_datasel.testing import contract
 
@@ -20,15 +20,15 @@ def test_contract(check, selector, full):
 def test_each_cluster_gives_its_quota(gaps, shares, budget):
     ids = np.array(gaps["cluster_id"][:], dtype=float)
     ids[2] = np.nan
-    chosen = select(gaps, KMRandom(shares=shares), size=budget).indices
-    found = {cluster: int((ids[chosen] == cluster).sum()) for cluster in (0, 1, 2)}
+    selected = select(gaps, KMRandom(shares=shares), size=budget).indices
+    found = {cluster: int((ids[selected] == cluster).sum()) for cluster in (0, 1, 2)}
     assert found == quotas(ids, budget, shares)
 
 
 def test_every_row_of_a_cluster_is_as_likely(full, make_round):
     ids, counts = np.array(full["cluster_id"][:]), np.zeros(12)
     for seed in range(1500):
-        counts[KMRandom().choose(make_round(full, 6, seed=seed, eligible=np.ones(12, dtype=bool)))] += 1
+        counts[KMRandom().select(make_round(full, 6, seed=seed, eligible=np.ones(12, dtype=bool)))] += 1
     assert min(chisquare(counts[ids == cluster]).pvalue for cluster in range(3)) > 1e-3
 
 
@@ -41,13 +41,13 @@ def test_the_seed_decides_and_no_global_state(full):
 
 
 def test_another_round_draws_again(full, make_round):
-    first, second = (KMRandom().choose(make_round(full, 12, index)).tolist() for index in (0, 1))
+    first, second = (KMRandom().select(make_round(full, 12, index)).tolist() for index in (0, 1))
     assert first != second
 
 
-def test_what_a_cluster_cannot_give_comes_from_the_others(full):
-    chosen = select(full, KMRandom(shares="equal"), size=11).indices
-    assert np.bincount(np.array(full["cluster_id"][:])[chosen])[2] == 2
+def test_small_clusters(full):
+    selected = select(full, KMRandom(shares="equal"), size=11).indices
+    assert np.bincount(np.array(full["cluster_id"][:])[selected])[2] == 2
 
 
 def test_why_there_are_no_more(gaps):
@@ -67,9 +67,9 @@ def test_impossible_settings_are_found_at_once():
 
 
 def test_in_a_recipe():
-    made = by_name("km_random", {"clusters": {"score": "cluster", "k": [2, 3]}, "shares": "equal"})
+    made = get_selector("km_random", {"clusters": {"score": "cluster", "k": [2, 3]}, "shares": "equal"})
     assert made == KMRandom(Cluster(k=(2, 3)), "equal")
 
 
 def test_what_they_share_is_no_selector():
-    assert "clustered" not in available()
+    assert "clustered" not in list_selectors()

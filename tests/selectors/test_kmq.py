@@ -6,7 +6,7 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import Cluster, Embedding, Length, Loss
-from hf_datasel.selectors import KMQ, KMRandom, by_name
+from hf_datasel.selectors import KMQ, KMRandom, get_selector
 from hf_datasel.strategies.clusters import sample_per_cluster
 from hf_datasel.testing import contract
 
@@ -23,7 +23,7 @@ def test_contract(check, selector, full, tiny_model_dir):
 
 @pytest.mark.parametrize("shares", ["proportional", "equal"])
 @pytest.mark.parametrize("budget", [1, 5, 9])
-def test_what_the_strategy_draws_of_the_rows_that_can_be_chosen(gaps, shares, budget):
+def test_equals_strategy_on_eligible_rows(gaps, shares, budget):
     quality = np.array(gaps["reward"][:], dtype=float)
     ids = np.array(gaps["cluster_id"][:], dtype=float)
     ids[2] = np.nan
@@ -46,10 +46,10 @@ def test_chances_are_those_of_the_published_code(shared, make_round):
         }
     )
     selector, counts = KMQ(quality="q", shares="equal"), np.zeros(14)
-    round = make_round(data, sum(golden["per_cluster_code"]))
+    context = make_round(data, sum(golden["per_cluster_code"]))
     for seed in range(draws):
-        round.rng = np.random.default_rng(seed)
-        counts[selector.choose(round)] += 1
+        context.rng = np.random.default_rng(seed)
+        counts[selector.select(context)] += 1
     chance = np.array(golden["inclusion_exact_code"])
     error = 5 * np.sqrt(np.clip(chance * (1 - chance), 1e-4, None) / draws)
     assert (np.abs(counts / draws - chance) < error).all()
@@ -59,10 +59,10 @@ def test_in_proportion_to_quality(full, make_round):
     data = full.remove_columns(["cluster_id", "deita"])
     data = data.add_column("cluster_id", [0] * 12).add_column("deita", [1.0, 3.0, *[0.0] * 10])
     selector, first = KMQ(quality="deita", weights="proportional"), []
-    round = make_round(data, 1)
+    context = make_round(data, 1)
     for seed in range(2000):
-        round.rng = np.random.default_rng(seed)
-        first += selector.choose(round).tolist()
+        context.rng = np.random.default_rng(seed)
+        first += selector.select(context).tolist()
     assert set(first) == {0, 1}
     assert abs(first.count(1) / 2000 - 0.75) < 0.05
 
@@ -70,14 +70,14 @@ def test_in_proportion_to_quality(full, make_round):
 def test_rows_without_any_weight_come_last(full):
     data = full.remove_columns("deita").add_column("deita", [0.0] * 8 + [1.0] * 4)
     data = data.remove_columns("cluster_id").add_column("cluster_id", [0] * 12)
-    chosen = select(data, KMQ(quality="deita", weights="proportional"), size=6).indices.tolist()
-    assert set(chosen[:4]) == {8, 9, 10, 11}
+    selected = select(data, KMQ(quality="deita", weights="proportional"), size=6).indices.tolist()
+    assert set(selected[:4]) == {8, 9, 10, 11}
 
 
-def test_a_low_temperature_takes_the_best(full):
+def test_low_temperature(full):
     quality, ids = np.array(full["reward"][:]), np.array(full["cluster_id"][:])
-    chosen = select(full, KMQ(quality="reward", shares="equal", temperature=1e-6), size=3).indices
-    assert sorted(chosen) == sorted(np.flatnonzero(ids == c)[quality[ids == c].argmax()] for c in range(3))
+    selected = select(full, KMQ(quality="reward", shares="equal", temperature=1e-6), size=3).indices
+    assert sorted(selected) == sorted(np.flatnonzero(ids == c)[quality[ids == c].argmax()] for c in range(3))
 
 
 def test_the_seed_decides_and_no_global_state(full):
@@ -89,15 +89,15 @@ def test_the_seed_decides_and_no_global_state(full):
 
 
 def test_quality_below_zero_has_no_proportion(full):
-    with pytest.raises(SelectionError, match=r'quality >= 0, but \d+ of 12 are below .*weights="softmax" takes any'):
+    with pytest.raises(SelectionError, match=r'quality >= 0, but \d+ of 12 are below .*weights="softmax" accepts any'):
         select(full, KMQ(quality="reward", weights="proportional"), size=3)
 
 
-def test_quality_of_rows_that_cannot_be_chosen_may_be_anything(gaps):
+def test_quality_of_rows_that_cannot_be_selected_may_be_anything(gaps):
     deita = [-1.0 if at in (2, 8) else 2.0 for at in range(12)]  # no response, no cluster
     data = gaps.remove_columns("deita").add_column("deita", deita)
-    chosen = select(data, KMQ(quality="deita", weights="proportional"), size=10).indices
-    assert not {2, 8} & set(chosen.tolist())
+    selected = select(data, KMQ(quality="deita", weights="proportional"), size=10).indices
+    assert not {2, 8} & set(selected.tolist())
 
 
 def test_why_there_are_no_more(gaps):
@@ -119,9 +119,9 @@ def test_a_pool_of_one_cluster_of_equal_rows(full):
 
 def test_within_a_token_budget(full):
     lengths = np.array(full["num_tokens"][:])
-    chosen = select(full, KMQ(quality="reward"), tokens=150)
-    assert 0 < lengths[chosen.indices].sum() <= 150
-    assert lengths[select(full, KMQ(quality="reward"), size=len(chosen.indices) + 1).indices].sum() > 150
+    selected = select(full, KMQ(quality="reward"), tokens=150)
+    assert 0 < lengths[selected.indices].sum() <= 150
+    assert lengths[select(full, KMQ(quality="reward"), size=len(selected.indices) + 1).indices].sum() > 150
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,14 @@ def test_impossible_settings_are_found_at_once(settings, message):
 def test_in_a_recipe(full, tiny_model_dir):
     model = str(tiny_model_dir)
     settings = {"quality": {"score": "loss", "model": model}, "clusters": {"score": "cluster", "k": 3}}
-    made = by_name("kmq", settings)
+    made = get_selector("kmq", settings)
     assert made == KMQ(Cluster(k=3), quality=Loss(model))
     spec = json.loads(json.dumps(made.spec()))
     assert spec["quality"] == settings["quality"]
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made
     assert len(select(full, made, size=5).indices) == 5
     with pytest.raises(ConfigError, match="kmq needs the setting 'quality'"):
-        by_name("kmq")
+        get_selector("kmq")
 
 
 def test_it_shares_no_draw_with_km_random(gaps):

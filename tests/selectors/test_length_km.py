@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import score, select
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import Cluster, Length, Loss
-from hf_datasel.selectors import LengthKM, by_name
+from hf_datasel.selectors import LengthKM, get_selector
 from hf_datasel.strategies.clusters import top_per_cluster
 from hf_datasel.testing import contract
 
@@ -24,9 +24,9 @@ def test_the_longest_of_each_cluster(gaps, shares, budget):
     length = np.array(gaps["num_tokens"][:], dtype=float)
     ids = np.array(gaps["cluster_id"][:], dtype=float)
     ids[2] = np.nan  # no response, so that it does not count in the size of its cluster either
-    chosen = select(gaps, LengthKM(by="num_tokens", shares=shares), size=budget)
-    assert chosen.indices.tolist() == top_per_cluster(length, ids, budget, shares).tolist()
-    assert not {2, 5, 8} & set(chosen.indices.tolist())
+    selected = select(gaps, LengthKM(by="num_tokens", shares=shares), size=budget)
+    assert selected.indices.tolist() == top_per_cluster(length, ids, budget, shares).tolist()
+    assert not {2, 5, 8} & set(selected.indices.tolist())
 
 
 def test_by_default_of_prompt_and_response_in_tokens(full, tiny_model_dir):
@@ -50,16 +50,16 @@ def test_why_there_are_no_more(gaps):
 def test_a_row_is_counted_once_where_it_has_neither(gaps):
     ids = [None if at in (5, 8) else each for at, each in enumerate(gaps["cluster_id"][:])]
     data = gaps.remove_columns("cluster_id").add_column("cluster_id", ids)
-    assert select(data, LengthKM(by="num_tokens"), size=9).provenance["left_out"] == {"in no cluster": 2}
+    assert select(data, LengthKM(by="num_tokens"), size=9).provenance["exclusions"] == {"in no cluster": 2}
 
 
 def test_clusters_fitted_here_are_recorded(full):
-    chosen = select(full, LengthKM(clusters=Cluster(k=3), by="num_tokens"), size=5)
-    assert [spec["score"] for spec in chosen.provenance["scores"]] == ["Cluster"]
-    assert chosen.provenance["scores"][0]["k"] == 3
-    found = chosen.scores("cluster_id")
+    selected = select(full, LengthKM(clusters=Cluster(k=3), by="num_tokens"), size=5)
+    assert [spec["score"] for spec in selected.provenance["scores"]] == ["cluster"]
+    assert selected.provenance["scores"][0]["k"] == 3
+    found = selected.scores("cluster_id")
     expected = top_per_cluster(full["num_tokens"][:], found, 5)
-    assert chosen.indices.tolist() == expected.tolist()
+    assert selected.indices.tolist() == expected.tolist()
 
 
 def test_more_clusters_than_rows(full):
@@ -75,9 +75,9 @@ def test_all_equal_is_dataset_order(full):
 
 def test_within_a_token_budget(full):
     lengths = np.array(full["num_tokens"][:])
-    chosen = select(full, LengthKM(by="num_tokens"), tokens=120)
-    assert 0 < lengths[chosen.indices].sum() <= 120
-    more = select(full, LengthKM(by="num_tokens"), size=len(chosen.indices) + 1)
+    selected = select(full, LengthKM(by="num_tokens"), tokens=120)
+    assert 0 < lengths[selected.indices].sum() <= 120
+    more = select(full, LengthKM(by="num_tokens"), size=len(selected.indices) + 1)
     assert lengths[more.indices].sum() > 120
 
 
@@ -102,6 +102,6 @@ def test_a_column_that_is_missing(rows):
 
 
 def test_in_a_recipe():
-    made = by_name("length_km", {"by": {"score": "length"}, "clusters": {"score": "cluster", "k": 3}})
+    made = get_selector("length_km", {"by": {"score": "length"}, "clusters": {"score": "cluster", "k": 3}})
     assert made == LengthKM(by=Length(), clusters=Cluster(k=3))
-    assert by_name("length_km") == LengthKM(by=Length("tokens"))
+    assert get_selector("length_km") == LengthKM(by=Length("tokens"))

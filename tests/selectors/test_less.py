@@ -14,15 +14,17 @@ from hf_datasel import Selection, load_pool, select
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import card
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError
-from hf_datasel.formats import Pool, converted
-from hf_datasel.rounds.context import Round, RoundPlan
-from hf_datasel.rounds.run import ask, run_round
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
+from hf_datasel.rounds.run import run_round, run_selector
 from hf_datasel.scores import Influence
 from hf_datasel.scoring import models
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection.explanation import explain
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selectors import LESS, LESSTop, Random, by_name
+from hf_datasel.selectors import LESS, LESSTop, Random, get_selector
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenSettings
 
@@ -51,7 +53,7 @@ def checkpoints(tmp_path_factory, tiny_model_dir, pool_rows):
         bf16=False,
         disable_tqdm=True,
     )
-    data = converted(Pool(pool_rows.select(range(8))), chat_template=True)
+    data = convert_pool(Pool(pool_rows.select(range(8))), chat_template=True)
     adapter = LoraConfig(r=2, target_modules=["q_proj", "v_proj", "down_proj"])
     SFTTrainer(model=str(tiny_model_dir), args=config, train_dataset=data, peft_config=adapter).train()
     return [folder / "checkpoint-2", folder / "checkpoint-4"]
@@ -69,7 +71,13 @@ def play(pool_rows):
 
     def make(index, budget, settings=None, **more):
         engine = Engine(pool, settings=settings)
-        return Round(index, pool, np.ones(24, dtype=bool), budget, engine.compute, describe=engine.describe, **more)
+        return RoundContext(
+            RoundCache(pool, engine.compute, engine.describe),
+            budget=budget,
+            index=index,
+            eligible=np.ones(24, dtype=bool),
+            **more,
+        )
 
     return make
 
@@ -93,9 +101,9 @@ def test_a_share_of_the_pool_for_four_epochs_with_a_checkpoint_each(settings, ro
 def test_the_warm_up_is_drawn_at_random(less, play):
     budget = less.plan(5, 1.0, 24)[0].budget
     assert budget == 7
-    chosen = run_round(less, play(0, budget))
-    assert chosen.tolist() == ask(Random(), play(0, budget)).tolist()
-    assert chosen.tolist() != run_round(less, play(0, budget, seed=1)).tolist()
+    selected = run_round(less, play(0, budget))
+    assert selected.tolist() == run_selector(Random(), play(0, budget)).tolist()
+    assert selected.tolist() != run_round(less, play(0, budget, seed=1)).tolist()
 
 
 @pytest.mark.parametrize(
@@ -107,21 +115,21 @@ def test_the_warm_up_is_drawn_at_random(less, play):
 )
 def test_a_target_that_cannot_be_read_is_found_before_the_warm_up(less, play, settings, error, match):
     with pytest.raises(error, match=match):
-        replace(less, **settings).check_later(play(0, 7))
+        replace(less, **settings).check_later_rounds(play(0, 7))
 
 
-# -- the choice ------------------------------------------------------------------------------------------------------
+# -- the selection ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("more", [{}, {"aggregate": "mean", "subtask": None, "seed": 3, "learning_rates": [1, 5]}])
-def test_then_what_less_top_chooses_at_these_checkpoints(less, play, pool_rows, checkpoints, more):
+def test_second_round_is_less_top(less, play, pool_rows, checkpoints, more):
     less = replace(less, **more)
-    round = play(1, 6, checkpoints=checkpoints, chosen=np.arange(7))
-    chosen = run_round(less, round)
+    context = play(1, 6, checkpoints=checkpoints, selected=np.arange(7))
+    selected = run_round(less, context)
     settings = {"subtask": "task", "projection_dim": 32, "validation": less.validation} | more
     alone = LESSTop(by=Influence(checkpoints=tuple(map(str, checkpoints)), **settings))
     expected = select(pool_rows, alone, size=6)
-    assert chosen.tolist() == expected.indices.tolist()
-    assert round.scored["influence"][1].to_numpy() == pytest.approx(expected.scores("influence"), abs=1e-6)
-    assert len(round.scored["influence"][0]) == 24, "the whole pool, the rows of the warm-up too"
+    assert selected.tolist() == expected.indices.tolist()
+    assert context.record.scored["influence"][1].to_numpy() == pytest.approx(expected.scores("influence"), abs=1e-6)
+    assert len(context.record.scored["influence"][0]) == 24, "the whole pool, the rows of the warm-up too"
 
 
 def test_the_record_names_the_checkpoints_and_nothing_of_the_machine(less, play, pool_rows, checkpoints, tmp_path):
@@ -138,7 +146,7 @@ def test_the_record_names_the_checkpoints_and_nothing_of_the_machine(less, play,
         assert str(folder) not in json.dumps([each.provenance for each in found])
         assert str(folder) not in json.dumps(facts)
     text = card(facts)
-    assert "**LESS with warm-up.** The rows with the highest influence" in text
+    assert "**LESS with warm-up.** Rows with the highest influence" in text
     assert "{'" not in text
     assert "xia2024less" in facts["method"]["citation"]
 
@@ -149,14 +157,16 @@ def test_it_can_be_explained_when_the_checkpoints_are_gone(less, play, pool_rows
     found = [Selection.from_round(each, less, run_round(less, each)) for each in rounds]
     [warm_up, choice] = [explain(each, pool_rows, int(each.indices[0]))["decided"] for each in found]
     assert warm_up == ["These are the rows of the warm-up.", "Rows were drawn at random, with seed 0."]
-    assert choice[0].startswith("Of the 24 rows to choose from 0 have a higher influence; the lowest that was chosen")
+    assert choice[0].startswith(
+        "Of the 24 rows to select from 0 have a higher influence; the lowest that was selected"
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 1])
-def test_without_a_checkpoint_an_epoch_it_says_what_to_do(less, play, checkpoints, kept):
+def test_missing_checkpoints(less, play, checkpoints, kept):
     with pytest.raises(
         SelectionError,
-        match=rf"Round 1 of LESS reads the checkpoints of its warm-up, one an epoch, and of 2 there are {kept}\. "
+        match=rf"Round 1 of LESS needs the checkpoints of its warm-up, one per epoch: {kept} of 2 exist\. "
         r"SelectiveSFTTrainer .*LESSTop\(by=Influence",
     ):
         run_round(less, play(1, 6, checkpoints=checkpoints[:kept]))
@@ -176,21 +186,27 @@ def beside(pool_rows, tiny_model_dir):
             setattr(model, key, value)
         model = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])) if adapter else model
         engine = Engine(pool, model, tokenizer, settings=TokenSettings(completion_only_loss=True))
-        return Round(index, pool, np.ones(24, dtype=bool), 6, engine.compute, describe=engine.describe, **more)
+        return RoundContext(
+            RoundCache(pool, engine.compute, engine.describe),
+            budget=6,
+            index=index,
+            eligible=np.ones(24, dtype=bool),
+            **more,
+        )
 
     return make
 
 
 def loaded(monkeypatch):
     """The dtypes of the models that are loaded from now on."""
-    seen, plain = [], models.read_model
+    seen, plain = [], models.load_model
 
     def read(loading):
         model = plain(loading)
         seen.append(str(model.dtype))
         return model
 
-    monkeypatch.setattr(models, "read_model", read)
+    monkeypatch.setattr(models, "load_model", read)
     return seen
 
 
@@ -203,27 +219,27 @@ def test_checkpoints_have_the_dtype_of_the_model_in_training(
     less, beside, checkpoints, monkeypatch, adapter, given, live, expected
 ):
     seen = loaded(monkeypatch)
-    round = beside(1, live, adapter, checkpoints=checkpoints)
-    run_round(replace(less, dtype=given), round)
+    context = beside(1, live, adapter, checkpoints=checkpoints)
+    run_round(replace(less, dtype=given), context)
     assert seen == [f"torch.{expected}"] * 2
-    [spec] = round.specs
-    assert (spec["score"], spec["dtype"]) == ("Influence", expected)
+    [spec] = context.record.score_specs
+    assert (spec["score"], spec["dtype"]) == ("influence", expected)
 
 
 def test_without_a_model_in_training_it_is_that_of_the_files(less, play, checkpoints, monkeypatch):
-    seen, round = loaded(monkeypatch), play(1, 6, checkpoints=checkpoints)
-    run_round(less, round)
+    seen, context = loaded(monkeypatch), play(1, 6, checkpoints=checkpoints)
+    run_round(less, context)
     assert seen == ["torch.float32"] * 2
-    assert round.specs[0]["dtype"] == "auto"
+    assert context.record.score_specs[0]["dtype"] == "auto"
 
 
 def test_the_other_arguments_are_those_of_the_setting(less, beside, checkpoints):
     less = replace(less, model_init_kwargs={"attn_implementation": "eager", "token": "secret"})
-    round = beside(1, checkpoints=checkpoints)
-    run_round(less, round)
-    assert round.specs[0]["model_init_kwargs"] == {"attn_implementation": "eager"}
+    context = beside(1, checkpoints=checkpoints)
+    run_round(less, context)
+    assert context.record.score_specs[0]["model_init_kwargs"] == {"attn_implementation": "eager"}
     assert less.spec()["model_init_kwargs"] == {"attn_implementation": "eager"}
-    assert "secret" not in str(Selection.from_round(round, less, np.arange(6)).provenance)
+    assert "secret" not in str(Selection.from_round(context, less, np.arange(6)).provenance)
 
 
 @pytest.mark.parametrize(
@@ -232,22 +248,22 @@ def test_the_other_arguments_are_those_of_the_setting(less, beside, checkpoints)
         ({"name": ""}, r"LESS loads the base model of its adapters again by name, and the model in training has none"),
         (
             {"name": "/no/such/folder"},
-            r"that of the model in training means nothing here\. No model '/no/such/folder'",
+            r"that of the model in training cannot be found\. No model '/no/such/folder'",
         ),
-        ({"attributes": {"is_quantized": True}}, r"quantised when '.*' was loaded: pass model_init_kwargs=.* to LESS"),
+        ({"attributes": {"is_quantized": True}}, r"quantized when '.*' was loaded: pass model_init_kwargs=.* to LESS"),
     ],
 )
 def test_a_base_that_cannot_be_loaded_again_is_found_before_the_warm_up(less, beside, more, match):
     with pytest.raises(ConfigError, match=match):
-        less.check_later(beside(0, **more))
-    less.check_later(beside(0, adapter=False, **more))  # a checkpoint is the whole model
+        less.check_later_rounds(beside(0, **more))
+    less.check_later_rounds(beside(0, adapter=False, **more))  # a checkpoint is the whole model
 
 
-def test_a_quantised_base_that_comes_back_quantised(less, beside):
+def test_a_quantized_base_that_comes_back_quantised(less, beside):
     attributes = {"is_quantized": True, "hf_quantizer": SimpleNamespace(pre_quantized=True)}
-    less.check_later(beside(0, attributes=attributes))
+    less.check_later_rounds(beside(0, attributes=attributes))
     given = replace(less, model_init_kwargs={"quantization_config": {"load_in_4bit": True}})
-    given.check_later(beside(0, attributes={"is_quantized": True}))
+    given.check_later_rounds(beside(0, attributes={"is_quantized": True}))
 
 
 def test_settings_of_training_under_which_nothing_can_be_read(less, tmp_path):
@@ -271,17 +287,17 @@ def test_rows_are_cut_where_the_trainer_cuts_them(less, play, pool_rows, checkpo
     short = replace(less.influence(list(map(str, checkpoints))), max_length=48)
     expected = select(pool_rows, LESSTop(by=short), size=6)
     settings = TokenSettings(max_length=48, completion_only_loss=True)
-    round = play(1, 6, settings, checkpoints=checkpoints)
-    chosen = run_round(less, round)
-    found = round.scored["influence"][1].to_numpy(zero_copy_only=False)
+    context = play(1, 6, settings, checkpoints=checkpoints)
+    selected = run_round(less, context)
+    found = context.record.scored["influence"][1].to_numpy(zero_copy_only=False)
     np.testing.assert_allclose(found, expected.scores("influence"), atol=1e-6)
-    assert chosen.tolist() == expected.indices.tolist()
+    assert selected.tolist() == expected.indices.tolist()
     assert np.isnan(found).any(), "or nothing was cut"
-    assert round.specs[0]["tokens"]["max_length"] == 48
+    assert context.record.score_specs[0]["tokens"]["max_length"] == 48
     whole = play(1, 6, checkpoints=checkpoints)
     run_round(less, whole)
-    assert not np.allclose(found, whole.scored["influence"][1].to_numpy(), atol=1e-4, equal_nan=True)
-    assert whole.specs[0]["tokens"]["max_length"] == 1024
+    assert not np.allclose(found, whole.record.scored["influence"][1].to_numpy(), atol=1e-4, equal_nan=True)
+    assert whole.record.score_specs[0]["tokens"]["max_length"] == 1024
 
 
 def test_a_target_of_chats_for_a_pool_of_prompts(less, play, checkpoints, tmp_path):
@@ -301,19 +317,19 @@ def test_a_target_of_chats_for_a_pool_of_prompts(less, play, checkpoints, tmp_pa
     (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps(each) for each in given))
     found = []
     for name in ("chats", "rows"):
-        round = play(1, 6, TokenSettings(completion_only_loss=True), checkpoints=checkpoints)
-        run_round(replace(less, validation=str(tmp_path / f"{name}.jsonl"), subtask=None), round)
-        found.append(round.scored["influence"][1].to_numpy())
+        context = play(1, 6, TokenSettings(completion_only_loss=True), checkpoints=checkpoints)
+        run_round(replace(less, validation=str(tmp_path / f"{name}.jsonl"), subtask=None), context)
+        found.append(context.record.scored["influence"][1].to_numpy())
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------
 def test_by_name_and_back():
     settings = {"validation": "bbh.jsonl", "subtask": "task", "warmup_epochs": 2, "learning_rates": [2, 1]}
-    made = by_name("less", settings)
+    made = get_selector("less", settings)
     assert made == LESS(validation="bbh.jsonl", subtask="task", warmup_epochs=2, learning_rates=(2.0, 1.0))
     spec = json.loads(json.dumps(made.spec()))
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made
 
 
 @pytest.mark.parametrize(

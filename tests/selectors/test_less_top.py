@@ -5,7 +5,7 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.scores import Influence, Loss
-from hf_datasel.selectors import LESSTop, by_name
+from hf_datasel.selectors import LESSTop, get_selector
 from hf_datasel.testing import contract
 
 
@@ -29,18 +29,18 @@ def test_all_equal_is_dataset_order(full):
     assert select(same, LESSTop(), size=3).indices.tolist() == [0, 1, 2]
 
 
-def test_computed_where_it_is_said_how(full, monkeypatch):
+def test_computes_influence_with_settings(full, monkeypatch):
     values = {"influence": pa.array(full["influence"][:], pa.float32()), "influence_reason": pa.array([""] * 12)}
-    monkeypatch.setattr(Influence, "compute", lambda self, rows, context: values)
-    monkeypatch.setattr(Influence, "spec", lambda self: {"score": "Influence", **self.settings()})
+    monkeypatch.setattr(Influence, "compute", lambda self, rows, runner: values)
+    monkeypatch.setattr(Influence, "spec", lambda self: {"score": "influence", **self.settings()})
     influence = Influence(checkpoints=("out/checkpoint-9",), validation="bbh.jsonl")
-    chosen = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
-    assert chosen.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
-    assert chosen.provenance["scores"] == [influence.spec()]
+    selected = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
+    assert selected.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
+    assert selected.provenance["scores"] == [influence.spec()]
 
 
 def test_the_column_that_is_missing_is_named_with_its_score(rows):
-    with pytest.raises(ColumnError, match=r"LESSTop needs column 'influence', .*--scores influence"):
+    with pytest.raises(ColumnError, match=r"LESSTop needs column 'influence', .*Influence"):
         select(rows, LESSTop(), size=3)
 
 
@@ -51,7 +51,7 @@ def test_another_score_is_refused_at_once():
 
 def test_in_a_recipe():
     settings = {"score": "influence", "checkpoints": ["a/checkpoint-3", "a/checkpoint-6"], "validation": "bbh.jsonl"}
-    made = by_name("less_top", {"by": settings})
+    made = get_selector("less_top", {"by": settings})
     assert made.by.checkpoints == ("a/checkpoint-3", "a/checkpoint-6")
     spec = made.spec()
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made

@@ -6,7 +6,7 @@ from datasets import Value
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.scores import Loss, Nuggets
-from hf_datasel.selectors import NuggetsTop, by_name
+from hf_datasel.selectors import NuggetsTop, get_selector
 from hf_datasel.testing import contract
 
 GOLDEN = [0.9, 0.85, None, 0.3, 0.86, 0.85, 1.0, 0.0, 0.9, 0.2, 0.84, 0.5]
@@ -29,19 +29,19 @@ def test_the_highest_golden_scores(golden):
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64"])
-def test_rows_at_the_threshold_are_left_out_however_the_score_is_kept(golden, kind):
+def test_rows_at_the_threshold_are_excluded_however_the_score_is_kept(golden, kind):
     data = golden.cast_column("golden", Value(kind))
-    chosen = select(data, NuggetsTop(threshold=0.85), size=4)
-    assert chosen.indices.tolist() == [6, 0, 8, 4]
-    assert chosen.provenance["left_out"] == {"with golden <= 0.85": 7, "without golden": 1}
+    selected = select(data, NuggetsTop(threshold=0.85), size=4)
+    assert selected.indices.tolist() == [6, 0, 8, 4]
+    assert selected.provenance["exclusions"] == {"with golden <= 0.85": 7, "without golden": 1}
     with pytest.raises(SelectionError, match=r"size=5 .*the 4 of 12 .*7 with golden <= 0\.85, 1 without golden"):
         select(data, NuggetsTop(threshold=0.85), size=5)
 
 
 def test_only_rows_that_can_be_trained_on_are_counted(golden, make_round):
-    round = make_round(golden, 3, eligible=np.arange(12) >= 6)
-    assert NuggetsTop(threshold=0.85).choose(round).tolist() == [6, 8]
-    assert round.left_out == {"with golden <= 0.85": 4}
+    context = make_round(golden, 3, eligible=np.arange(12) >= 6)
+    assert NuggetsTop(threshold=0.85).select(context).tolist() == [6, 8]
+    assert context.record.exclusions == {"with golden <= 0.85": 4}
 
 
 def test_no_row_above_the_threshold(golden):
@@ -78,7 +78,7 @@ def test_impossible_settings_are_found_at_once(settings, message):
 
 
 def test_in_a_recipe():
-    made = by_name("nuggets_top", {"by": {"score": "nuggets", "anchor_file": "a.jsonl"}, "threshold": 0.85})
+    made = get_selector("nuggets_top", {"by": {"score": "nuggets", "anchor_file": "a.jsonl"}, "threshold": 0.85})
     assert made == NuggetsTop(by=Nuggets(anchor_file="a.jsonl"), threshold=0.85)
     with pytest.raises(ConfigError, match="needs anchors"):
-        by_name("nuggets_top", {"by": {"score": "nuggets"}})
+        get_selector("nuggets_top", {"by": {"score": "nuggets"}})

@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import select
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 from hf_datasel.scores import Embedding, Length, Loss
-from hf_datasel.selectors import QDIT, Top, by_name
+from hf_datasel.selectors import QDIT, Top, get_selector
 from hf_datasel.strategies.facility import facility_location
 from hf_datasel.testing import contract
 
@@ -22,15 +22,15 @@ def test_contract(check, selector, full, tiny_model_dir):
 def plain(vectors, quality, budget, alpha):
     """Every gain anew at each step."""
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    close, best, chosen = units @ units.T, None, []
+    close, best, selected = units @ units.T, None, []
     for _ in range(budget):
         covered = close if best is None else np.maximum(close, best[:, None]) - best[:, None]
         gains = (1 - alpha) * covered.sum(axis=0) + alpha * quality
         gains[np.isnan(gains)] = -np.inf
-        gains[chosen] = -np.inf
-        chosen.append(int(gains.argmax()))
-        best = close[:, chosen].max(axis=1)
-    return chosen
+        gains[selected] = -np.inf
+        selected.append(int(gains.argmax()))
+        best = close[:, selected].max(axis=1)
+    return selected
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 0.95])
@@ -57,8 +57,8 @@ def test_quality_alone_is_top(gaps):
     assert found.tolist() == np.array([0, 1, 3, 4, 6, 7, 9, 10, 11])[best].tolist()
 
 
-def test_normalized_choices_of_fewer_rows_are_other_rows(full):
-    """Why it is not said to be nested: each choice adds quality / budget."""
+def test_normalized_selection_depends_on_pool(full):
+    """Why it is not said to be nested: each selection adds quality / budget."""
     assert QDIT(quality="reward").nested
     selector = QDIT(quality="reward", alpha=0.9, normalize=True)
     assert not selector.nested
@@ -69,9 +69,9 @@ def test_normalized_choices_of_fewer_rows_are_other_rows(full):
 @pytest.mark.parametrize("normalize", [False, True])
 def test_within_a_token_budget(full, normalize):
     selector, lengths = QDIT(quality="reward", alpha=0.9, normalize=normalize), np.array(full["num_tokens"][:])
-    chosen = select(full, selector, tokens=150).indices
-    assert chosen.tolist() == select(full, selector, size=len(chosen)).indices.tolist()
-    assert lengths[chosen].sum() <= 150 < lengths[select(full, selector, size=len(chosen) + 1).indices].sum()
+    selected = select(full, selector, tokens=150).indices
+    assert selected.tolist() == select(full, selector, size=len(selected)).indices.tolist()
+    assert lengths[selected].sum() <= 150 < lengths[select(full, selector, size=len(selected) + 1).indices].sum()
 
 
 def test_why_there_are_no_more(gaps):
@@ -94,26 +94,27 @@ def test_no_row_has_a_vector(full):
 
 
 def test_interrupted_with_rows_and_not_positions(gaps, make_round, stop_at):
-    whole = QDIT(quality="reward").choose(make_round(gaps, 6))
-    with pytest.raises(Interrupted, match="4 rows had been chosen") as stop:
-        QDIT(quality="reward").choose(stop_at(make_round(gaps, 6), 4))
-    assert stop.value.chosen.tolist() == whole[:4].tolist()
+    whole = QDIT(quality="reward").select(make_round(gaps, 6))
+    with pytest.raises(Interrupted, match="4 rows had been selected") as stop:
+        QDIT(quality="reward").select(stop_at(make_round(gaps, 6), 4))
+    assert stop.value.selected.tolist() == whole[:4].tolist()
 
 
 def test_explained(gaps, make_round):
     selector = QDIT(quality="reward")
-    chosen = selector.choose(make_round(gaps, 4))
+    selected = selector.select(make_round(gaps, 4))
     vectors = np.array([[np.nan] * 4 if each is None else each for each in gaps["embedding"][:]])
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    explained = {row: selector.explain(make_round(gaps, 4), chosen, row) for row in range(12)}
-    assert explained[chosen[0]] == ["It was the first row chosen."]
+    explained = {row: selector.explain(make_round(gaps, 4), selected, row) for row in range(12)}
+    assert explained[selected[0]] == ["It was the first row selected."]
     assert explained[8] == ["It has no vector."]
-    for row in set(range(12)) - {8, int(chosen[0])}:
-        taken = row in chosen
-        before = chosen[: np.flatnonzero(chosen == row)[0]] if taken else chosen
+    for row in set(range(12)) - {8, int(selected[0])}:
+        taken = row in selected
+        before = selected[: np.flatnonzero(selected == row)[0]] if taken else selected
         close = units[before] @ units[row]
         assert explained[row] == [
-            f"Of the rows {'chosen before it' if taken else 'chosen'}, {before[close.argmax()]} stands for it best, "
+            f"Of the rows {'selected before it' if taken else 'selected'}, {before[close.argmax()]} represents it "
+            "best, "
             f"with a cosine of {close.max():.4g}."
         ]
 
@@ -137,10 +138,10 @@ def test_impossible_settings_are_found_at_once(settings, message):
 def test_in_a_recipe(tiny_model_dir):
     model = str(tiny_model_dir)
     settings = {"quality": {"score": "reward", "model": model}, "vectors": {"score": "embedding", "model": model}}
-    made = by_name("qdit", {**settings, "alpha": 0.7})
+    made = get_selector("qdit", {**settings, "alpha": 0.7})
     assert made.alpha == 0.7
     assert made.vectors == Embedding(model)
     spec = made.spec()
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made
     with pytest.raises(ConfigError, match="qdit needs the setting 'quality'"):
-        by_name("qdit")
+        get_selector("qdit")

@@ -2,7 +2,7 @@ import numpy as np
 from scipy.stats import chisquare
 
 from hf_datasel import select
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.selectors import Random
 from hf_datasel.testing import contract
 
@@ -15,8 +15,8 @@ def test_contract(check, selector, rows):
 def test_every_row_and_every_rank_is_as_likely(rows, make_round):
     counts = np.zeros((4, 12))
     for seed in range(2400):
-        chosen = Random().choose(make_round(rows, 4, seed=seed, eligible=np.ones(12, dtype=bool)))
-        counts[np.arange(4), chosen] += 1
+        selected = Random().select(make_round(rows, 4, seed=seed, eligible=np.ones(12, dtype=bool)))
+        counts[np.arange(4), selected] += 1
     assert chisquare(counts.sum(axis=0)).pvalue > 1e-3
     assert min(chisquare(rank).pvalue for rank in counts) > 1e-3
 
@@ -27,7 +27,7 @@ def test_the_seed_decides(rows):
 
 
 def test_another_round_draws_again(rows, make_round):
-    first, second = (Random().choose(make_round(rows, 12, index)).tolist() for index in (0, 1))
+    first, second = (Random().select(make_round(rows, 12, index)).tolist() for index in (0, 1))
     assert first != second
 
 

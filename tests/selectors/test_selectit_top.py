@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.scores import Loss, SelectIT
-from hf_datasel.selectors import SelectITTop, by_name
+from hf_datasel.selectors import SelectITTop, get_selector
 from hf_datasel.testing import contract
 
 
@@ -39,6 +39,6 @@ def test_in_a_recipe(tiny_model_dir):
     model = str(tiny_model_dir)
     models = [[model, 2.0]]
     settings = {"score": "selectit", "level": "model", "model": "a/b", "parameters": 1.0, "models": models}
-    made = by_name("selectit_top", {"by": settings})
+    made = get_selector("selectit_top", {"by": settings})
     assert made.by == SelectIT("a/b", level="model", parameters=1.0, models=((model, 2.0),))
-    assert by_name("selectit_top") == SelectITTop()
+    assert get_selector("selectit_top") == SelectITTop()

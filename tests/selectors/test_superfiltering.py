@@ -14,11 +14,11 @@ def test_contract(check, selector, pool_rows, rows, tiny_model_dir):
 
 
 def test_highest_below_one_first(rows):
-    chosen = select(rows, Superfiltering(quality="ifd"), size=10).indices
-    assert chosen.tolist() == [9, 2, 4, 8, 6, 0, 11, 10, 3, 7]
+    selected = select(rows, Superfiltering(quality="ifd"), size=10).indices
+    assert selected.tolist() == [9, 2, 4, 8, 6, 0, 11, 10, 3, 7]
 
 
-def test_one_or_more_is_never_taken_and_is_counted(rows):
+def test_ifd_above_one_is_excluded(rows):
     with pytest.raises(
         SelectionError, match=r"size=11 is more than the 10 of 12 rows that can be selected \(2 with ifd >= 1\)"
     ):

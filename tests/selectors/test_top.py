@@ -4,7 +4,7 @@ import pytest
 from hf_datasel import score, select
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import Length, Loss
-from hf_datasel.selectors import Random, Top, by_name
+from hf_datasel.selectors import Random, Top, get_selector
 from hf_datasel.testing import contract
 
 
@@ -22,12 +22,12 @@ def test_all_equal_is_dataset_order(rows):
     assert select(same, Top(by="same"), size=3).indices.tolist() == [0, 1, 2]
 
 
-def test_takes_negative_numbers_and_whole_ones(rows):
+def test_negative_and_integer_values(rows):
     data = rows.add_column("depth", [-at for at in range(12)])
     assert select(data, Top(by="depth"), size=2).indices.tolist() == [0, 1]
 
 
-def test_nulls_and_nan_are_never_taken_and_are_counted(rows):
+def test_null_and_nan_are_excluded(rows):
     gaps = rows.add_column("gaps", [None, float("nan"), *[float(at) for at in range(10)]])
     assert sorted(select(gaps, Top(by="gaps"), size=10).indices.tolist()) == list(range(2, 12))
     with pytest.raises(
@@ -48,7 +48,7 @@ def test_a_misspelt_column_gets_a_suggestion(rows):
 
 
 @pytest.mark.parametrize("by", [5, None, "", Random()])
-def test_what_is_neither_a_column_nor_a_score_is_refused_at_once(by):
+def test_by_of_wrong_type(by):
     with pytest.raises(ConfigError, match=r"Top\(by=.*the name of a column, or a score such as IFD"):
         Top(by=by)
 
@@ -57,16 +57,16 @@ def test_by_a_score(rows):
     expected = select(score(rows, [Length()]), Top(by="response_words"), size=5)
     found = select(rows, Top(by=Length()), size=5)
     assert found.indices.tolist() == expected.indices.tolist()
-    assert [spec["score"] for spec in found.provenance["scores"]] == ["Length"]
+    assert [spec["score"] for spec in found.provenance["scores"]] == ["length"]
     assert found.provenance["columns_unverified"] == []
 
 
 def test_a_score_in_a_recipe(rows, tiny_model_dir):
-    selector = by_name("top", {"by": {"score": "loss", "model": str(tiny_model_dir)}})
+    selector = get_selector("top", {"by": {"score": "loss", "model": str(tiny_model_dir)}})
     assert selector == Top(by=Loss(str(tiny_model_dir)))
     assert selector.spec() == {"selector": "top", "by": {"score": "loss", "model": str(tiny_model_dir)}}
     with pytest.raises(ConfigError, match=r"There is no score 'los'. Did you mean 'loss'\?"):
-        by_name("top", {"by": {"score": "los"}})
+        get_selector("top", {"by": {"score": "los"}})
 
 
 def test_a_token_is_in_no_record():
@@ -86,17 +86,17 @@ def test_the_column_of_a_score_stands_in_for_a_model(rows, tiny_model_dir):
 
 def test_a_missing_column_is_named_with_the_score_that_writes_it(rows):
     with pytest.raises(
-        ColumnError, match=r"Top needs column 'reward', .* It is added with hf-datasel score --scores r"
+        ColumnError, match=r"Top needs column 'reward', .* It is added with hf_datasel\.score\(dataset, \[R"
     ):
         select(rows, Top(by="reward"), size=1)
 
 
 @pytest.mark.parametrize("values", [["3"] * 12, [[1.0]] * 12, [{"a": 1}] * 12])
 def test_a_column_without_numbers_is_refused(rows, values):
-    with pytest.raises(ColumnError, match=r"Column 'odd' holds .*, and a choice needs numbers"):
+    with pytest.raises(ColumnError, match=r"Column 'odd' holds .*, and a selection needs numbers"):
         select(rows.add_column("odd", values), Top(by="odd"), size=1)
 
 
 def test_stays_inside_the_eligible_rows(rows, make_round):
     eligible = np.arange(12) > 5
-    assert Top(by="ifd").choose(make_round(rows, 3, eligible=eligible)).tolist() == [9, 8, 6]
+    assert Top(by="ifd").select(make_round(rows, 3, eligible=eligible)).tolist() == [9, 8, 6]

@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
-from hf_datasel.selectors import ZIP, Within, by_name
+from hf_datasel.selectors import ZIP, Within, get_selector
 from hf_datasel.strategies.zip import zip_greedy, zlib_build
 from hf_datasel.testing import contract
 
@@ -35,14 +35,14 @@ def published(shared):
     return Dataset.from_list(pool), sizes, golden["selected_ids_ordered"]
 
 
-def test_the_published_choice(published):
+def test_the_published_selection(published):
     data, sizes, expected = published
     selector = ZIP(**sizes, compat=True, columns=("id", "conversations", "source"))
     assert select(data, selector, size=100).indices.tolist() == expected
     assert select(data, selector, size=33).indices.tolist() == expected[:33]
 
 
-def test_the_published_choice_needs_its_columns_in_their_order(published):
+def test_published_selection_needs_column_order(published):
     data, sizes, expected = published
     mixed = data.select_columns(["source", "id", "conversations"]).add_column("ifd", [0.5] * 400)
     named = ZIP(**sizes, compat=True, columns=("id", "conversations", "source"))
@@ -59,7 +59,7 @@ def test_compat_stops_where_the_published_code_does(published):
 
 
 @pytest.mark.parametrize("text", ["row", "both", "prompt", "response"])
-def test_what_the_strategy_chooses_of_the_rows_that_can_be_chosen(gaps, text):
+def test_equals_strategy_on_eligible_rows(gaps, text):
     able = np.array([row for row in range(12) if row != 2])
     rows = [gaps[int(row)] for row in able]
     prompts = [f"{row['instruction']}\n\n{row['input']}" if row["input"] else row["instruction"] for row in rows]
@@ -75,8 +75,8 @@ def test_what_the_strategy_chooses_of_the_rows_that_can_be_chosen(gaps, text):
 
 
 def test_a_score_added_to_the_dataset_changes_nothing(rows, full):
-    chosen = select(rows.remove_columns(["ifd", "loss"]), ZIP(**SMALL), size=6).indices
-    assert chosen.tolist() == select(full, ZIP(**SMALL), size=6).indices.tolist()
+    selected = select(rows.remove_columns(["ifd", "loss"]), ZIP(**SMALL), size=6).indices
+    assert selected.tolist() == select(full, ZIP(**SMALL), size=6).indices.tolist()
 
 
 def test_rows_of_several_batches():
@@ -97,27 +97,27 @@ def test_equal_rows_are_dataset_order():
 
 def test_within_a_token_budget(full):
     lengths = np.array(full["num_tokens"][:])
-    chosen = select(full, ZIP(**SMALL), tokens=150).indices
+    selected = select(full, ZIP(**SMALL), tokens=150).indices
     every = select(full, ZIP(**SMALL), size=12).indices
-    assert chosen.tolist() == every[: len(chosen)].tolist()
-    assert lengths[chosen].sum() <= 150 < lengths[every[: len(chosen) + 1]].sum()
+    assert selected.tolist() == every[: len(selected)].tolist()
+    assert lengths[selected].sum() <= 150 < lengths[every[: len(selected) + 1]].sum()
 
 
 def test_interrupted_with_rows_and_not_positions(gaps, make_round, stop_at):
-    whole = ZIP(**SMALL).choose(make_round(gaps, 8))
-    with pytest.raises(Interrupted, match="5 rows had been chosen") as stop:
-        ZIP(**SMALL).choose(stop_at(make_round(gaps, 8), 5))
-    assert stop.value.chosen.tolist() == whole[:5].tolist()
+    whole = ZIP(**SMALL).select(make_round(gaps, 8))
+    with pytest.raises(Interrupted, match="5 rows had been selected") as stop:
+        ZIP(**SMALL).select(stop_at(make_round(gaps, 8), 5))
+    assert stop.value.selected.tolist() == whole[:5].tolist()
 
 
 def test_within_groups(full):
     columns = ("instruction", "reward")
-    chosen = select(full, Within(ZIP(**SMALL, columns=columns)), size=6).indices
+    selected = select(full, Within(ZIP(**SMALL, columns=columns)), size=6).indices
     ids = np.array(full["cluster_id"][:])
     part = np.flatnonzero(ids == 0)
     texts = [str({name: full[int(row)][name] for name in columns}).encode() for row in part]
-    expected = part[zip_greedy(texts, int((ids[chosen] == 0).sum()), **SMALL)]
-    assert chosen[ids[chosen] == 0].tolist() == expected.tolist()
+    expected = part[zip_greedy(texts, int((ids[selected] == 0).sum()), **SMALL)]
+    assert selected[ids[selected] == 0].tolist() == expected.tolist()
 
 
 def ratio(data, rows, text):
@@ -131,18 +131,18 @@ def ratio(data, rows, text):
 @pytest.mark.parametrize("text", ["row", "response"])
 def test_explained(gaps, make_round, text):
     selector = ZIP(**SMALL, text=text)
-    chosen = selector.choose(make_round(gaps, 6))
+    selected = selector.select(make_round(gaps, 6))
     for row in range(12):
         if row == 2:
             continue
-        said = selector.explain(make_round(gaps, 6), chosen, row)
+        said = selector.explain(make_round(gaps, 6), selected, row)
         assert said[0] == f"By itself its compression ratio is {ratio(gaps, [row], text):.4g}."
-        at = np.flatnonzero(chosen == row)
-        before = chosen[: at[0] // 2 * 2] if len(at) else chosen
-        when = "before the step that chose it" if len(at) else "in all"
+        at = np.flatnonzero(selected == row)
+        before = selected[: at[0] // 2 * 2] if len(at) else selected
+        when = "before the step that selected it" if len(at) else "in total"
         together = ratio(gaps, [*before, row], text)
         assert said[1:] == (
-            [f"That of the {len(before)} rows chosen {when} and of it together is {together:.5g}."] * bool(len(before))
+            [f"Together with the {len(before)} rows selected {when} it is {together:.5g}."] * bool(len(before))
         )
 
 
@@ -172,7 +172,7 @@ def test_a_column_that_is_missing(full):
 
 
 def test_in_a_recipe():
-    made = by_name("zip", {"k1": 100, "k2": 20, "k3": 10, "columns": ["id", "conversations"]})
+    made = get_selector("zip", {"k1": 100, "k2": 20, "k3": 10, "columns": ["id", "conversations"]})
     assert made == ZIP(100, 20, 10, columns=("id", "conversations"))
     spec = json.loads(json.dumps(made.spec()))
-    assert by_name(spec.pop("selector"), spec) == made
+    assert get_selector(spec.pop("selector"), spec) == made

@@ -21,18 +21,18 @@ def plain_quotas(cluster_id, budget, shares="proportional", eligible=None):
         c: Fraction(size[c]) if shares == "proportional" else Fraction(1) if shares == "equal" else Fraction(shares[c])
         for c in size
     }
-    given = {c: 0 for c in size}
+    quota = {c: 0 for c in size}
     left = {c for c in size if weight[c]}
     while left:
-        rows = budget - sum(given.values())
+        rows = budget - sum(quota.values())
         exact = {c: rows * weight[c] / sum(weight[c] for c in left) for c in left}
         parts = {c: exact[c].numerator // exact[c].denominator for c in left}
         for c in sorted(left, key=lambda c: (parts[c] - exact[c], -size[c], c))[: rows - sum(parts.values())]:
             parts[c] += 1
         full = {c for c in left if parts[c] > capacity[c]}
-        given |= {c: capacity[c] for c in full} if full else parts
+        quota |= {c: capacity[c] for c in full} if full else parts
         left = left - full if full else set()
-    return given
+    return quota
 
 
 def plain_choice(ranked, cluster_id, quota):
@@ -41,10 +41,12 @@ def plain_choice(ranked, cluster_id, quota):
     return {c: inside[c][: quota[c]] for c in quota}
 
 
-def spread_out(chosen):
+def spread_out(selected):
     """Rows of several clusters by (rank + 1/2) / quota, then cluster."""
     when = [
-        (Fraction(2 * rank + 1, 2 * len(rows)), c, row) for c, rows in chosen.items() for rank, row in enumerate(rows)
+        (Fraction(2 * rank + 1, 2 * len(rows)), c, row)
+        for c, rows in selected.items()
+        for rank, row in enumerate(rows)
     ]
     return [row for _, _, row in sorted(when)]
 
@@ -77,36 +79,36 @@ def test_quotas_equal_exact_fractions():
             assert sum(quota.values()) == budget
 
 
-def test_a_cluster_that_is_too_small_gives_to_the_others():
+def test_quota_of_small_cluster_goes_to_others():
     cluster_id = [0] * 2 + [1] * 10 + [2] * 20
     assert quotas(cluster_id, 12, "equal") == {0: 2, 1: 5, 2: 5}
     assert quotas(cluster_id, 25, "equal") == {0: 2, 1: 10, 2: 13}
     assert quotas(cluster_id, 32) == {0: 2, 1: 10, 2: 20}
 
 
-def test_rows_that_cannot_be_chosen_count_in_the_size_of_their_cluster():
+def test_ineligible_rows_count_in_cluster_size():
     eligible = np.array([True, False, False, False, True, True, True, True])
     assert quotas([0, 0, 0, 0, 1, 1, 1, 1], 2, eligible=eligible) == {0: 1, 1: 1}
     assert quotas([0, 0, 0, 0, 1, 1, 1, 1], 4, eligible=eligible) == {0: 1, 1: 3}
 
 
-def test_equal_remainders_go_to_the_larger_cluster_then_to_the_lower_id():
+def test_remainder_ties():
     assert quotas([3, 3, 1, 2, 2], 1, "equal") == {1: 0, 2: 1, 3: 0}
     assert quotas([4, 0, 9], 2) == {0: 1, 4: 1, 9: 0}
 
 
-def test_shares_that_tie_on_paper_tie_in_floats():
+def test_remainder_ties_with_float_weights():
     # 3 x 0.1 / 0.6, 3 x 0.2 / 0.6 and 3 x 0.3 / 0.6: the halves are a tie, which goes to the lower id.
     assert quotas([0, 1, 2] * 5, 3, {0: 0.1, 1: 0.2, 2: 0.3}) == {0: 1, 1: 1, 2: 1}
     assert quotas([0, 1, 2] * 5, 3, {0: 0.3, 1: 0.2, 2: 0.1}) == {0: 2, 1: 1, 2: 0}
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1.0, 1e308])
-def test_only_the_ratio_of_weights_matters(scale):
+def test_weights_are_relative(scale):
     assert quotas([0, 1, 2] * 9, 9, {0: scale, 1: scale / 2, 2: scale, 8: scale}) == {0: 4, 1: 2, 2: 3}
 
 
-def test_more_clusters_than_rows_to_choose():
+def test_more_clusters_than_budget():
     quota = quotas(np.arange(100), 3)
     assert [cluster for cluster, rows in quota.items() if rows] == [0, 1, 2]
 
@@ -132,7 +134,7 @@ def test_no_rows():
 
 
 # -- the rows --------------------------------------------------------------------------------------------------------
-def test_top_and_nearest_equal_plain_versions():
+def test_top_and_nearest_equal_reference():
     rng = np.random.default_rng(1)
     for _ in range(300):
         cluster_id, scores, shares, as_floats, available = random_case(rng)
@@ -142,42 +144,42 @@ def test_top_and_nearest_equal_plain_versions():
         rows = np.flatnonzero(np.isfinite(scores)).tolist()
 
         best = sorted(rows, key=lambda row: (-scores[row], row))
-        kept = set(itertools.chain(*plain_choice(best, cluster_id, quota).values()))
-        chosen = top_per_cluster(scores, cluster_id, budget, as_floats)
-        assert chosen.tolist() == [row for row in best if row in kept]
+        expected_rows = set(itertools.chain(*plain_choice(best, cluster_id, quota).values()))
+        selected = top_per_cluster(scores, cluster_id, budget, as_floats)
+        assert selected.tolist() == [row for row in best if row in expected_rows]
 
         nearest = sorted(rows, key=lambda row: (scores[row], row))
-        chosen = nearest_per_cluster(scores, cluster_id, budget, as_floats)
-        assert chosen.tolist() == spread_out(plain_choice(nearest, cluster_id, quota))
-        assert chosen.dtype == np.int64
+        selected = nearest_per_cluster(scores, cluster_id, budget, as_floats)
+        assert selected.tolist() == spread_out(plain_choice(nearest, cluster_id, quota))
+        assert selected.dtype == np.int64
         np.testing.assert_array_equal(scores, before)
 
 
-def test_one_cluster_is_the_plain_top():
+def test_single_cluster_equals_top():
     assert top_per_cluster([0.1, 0.9, 0.9, None, np.inf], [4] * 5, 3).tolist() == [1, 2, 0]
 
 
-def test_the_nearest_of_each_cluster_come_first():
+def test_nearest_of_each_cluster_first():
     distance = [0.5, 0.4, 0.3, 0.2, 0.2, 0.1]
     assert nearest_per_cluster(distance, [1, 0, 1, 0, 1, 1], 2, "equal").tolist() == [3, 5]
     assert nearest_per_cluster(distance, [1, 0, 1, 0, 1, 1], 6).tolist() == [5, 3, 4, 2, 1, 0]
 
 
-def test_copies_without_a_distance_give_way_to_the_next_nearest():
+def test_copies_without_distance_are_skipped():
     assert nearest_per_cluster([0.1, 0.1, 0.3, 0.9], [0] * 4, 2).tolist() == [0, 1]
     assert nearest_per_cluster([0.1, NAN, 0.3, 0.9], [0] * 4, 2).tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("shares", ["proportional", "equal"])
-def test_every_beginning_has_about_its_share_of_each_cluster(shares):
+def test_prefixes_are_proportional(shares):
     rng = np.random.default_rng(2)
     cluster_id = rng.choice(8, size=4000, p=np.arange(1, 9) / 36)
     quota = np.array(list(quotas(cluster_id, 600, shares).values()))
-    for chosen in (
+    for selected in (
         nearest_per_cluster(rng.random(4000), cluster_id, 600, shares),
         sample_per_cluster(None, cluster_id, 600, rng, shares=shares),
     ):
-        counts = np.cumsum(cluster_id[chosen][:, None] == np.arange(8), axis=0)
+        counts = np.cumsum(cluster_id[selected][:, None] == np.arange(8), axis=0)
         exact = np.arange(1, 601)[:, None] * quota / 600
         # Half a row by rounding in the cluster, and its share of half a row in each of the 8.
         assert (np.abs(counts - exact) <= 0.5 + quota / 600 * 4 + 1e-9).all()
@@ -201,9 +203,9 @@ def inclusion_of(quality, draws, copies=20_000, seed=0, **settings):
     n = len(quality)
     cluster_id = np.repeat(np.arange(copies), n)
     rng = np.random.default_rng(seed)
-    chosen = sample_per_cluster(np.tile(quality, copies), cluster_id, draws * copies, rng, **settings)
-    assert (np.bincount(cluster_id[chosen]) == draws).all()
-    return np.bincount(chosen % n, minlength=n) / copies
+    selected = sample_per_cluster(np.tile(quality, copies), cluster_id, draws * copies, rng, **settings)
+    assert (np.bincount(cluster_id[selected]) == draws).all()
+    return np.bincount(selected % n, minlength=n) / copies
 
 
 def assert_drawn_with(share, probability, copies=20_000):
@@ -212,7 +214,7 @@ def assert_drawn_with(share, probability, copies=20_000):
 
 
 @pytest.mark.shared
-def test_inclusion_is_that_of_the_published_draw(shared):
+def test_inclusion_probabilities_published(shared):
     golden = json.loads((shared / "golden" / "kmq_sampling.json").read_text(encoding="utf-8"))
     clusters, scores = np.array(golden["clusters"]), np.array(golden["scores"], dtype=float)
     for cluster, draws in enumerate(golden["per_cluster_code"]):
@@ -232,12 +234,12 @@ def test_inclusion_is_that_of_the_published_draw(shared):
     ],
 )
 @pytest.mark.parametrize("draws", [1, 2, 4])
-def test_inclusion_is_that_of_drawing_one_after_the_other(settings, weights, draws):
+def test_inclusion_probabilities_sequential_sampling(settings, weights, draws):
     quality = np.array([0.3, 2.0, 1.0, 3.5, 0.3])
     assert_drawn_with(inclusion_of(quality, draws, **settings), successive(weights(quality), draws))
 
 
-def test_drawing_again_and_again_until_the_quota_is_met_comes_to_the_same():
+def test_sampling_with_replacement_until_quota_is_equivalent():
     quality, rng = np.array([0.3, 2.0, 1.0, 3.5]), np.random.default_rng(3)
     counts = np.zeros(4)
     for _ in range(4000):
@@ -249,22 +251,22 @@ def test_drawing_again_and_again_until_the_quota_is_met_comes_to_the_same():
     assert np.abs(share - counts / 4000).max() < 4.5 * np.sqrt(0.5 / 4000)
 
 
-def test_rows_come_in_the_order_drawn():
+def test_sampling_order():
     quality = np.array([0.0, 1.0, 2.0])
     cluster_id = np.repeat(np.arange(20_000), 3)
-    chosen = sample_per_cluster(np.tile(quality, 20_000), cluster_id, 60_000, np.random.default_rng(4))
-    first = np.bincount(chosen[:20_000] % 3) / 20_000
+    selected = sample_per_cluster(np.tile(quality, 20_000), cluster_id, 60_000, np.random.default_rng(4))
+    first = np.bincount(selected[:20_000] % 3) / 20_000
     assert_drawn_with(first, np.exp(quality) / np.exp(quality).sum())
 
 
-def test_without_a_quality_the_draw_is_uniform():
+def test_uniform_sampling_without_quality():
     copies = 20_000
     cluster_id = np.tile([0, 0, 0, 0, 0], copies) + np.repeat(np.arange(copies), 5)
-    chosen = sample_per_cluster(None, cluster_id, 2 * copies, np.random.default_rng(5))
-    assert_drawn_with(np.bincount(chosen % 5) / copies, np.full(5, 0.4))
+    selected = sample_per_cluster(None, cluster_id, 2 * copies, np.random.default_rng(5))
+    assert_drawn_with(np.bincount(selected % 5) / copies, np.full(5, 0.4))
 
 
-def test_zero_quality_comes_last_and_uniformly():
+def test_zero_quality_is_last_and_uniform():
     share = inclusion_of(np.array([0.0, 5.0, 0.0, 0.0]), 2, weights="proportional")
     assert_drawn_with(share, np.array([1 / 3, 1, 1 / 3, 1 / 3]))
     assert_drawn_with(inclusion_of(np.zeros(4), 1, weights="proportional"), np.full(4, 0.25))
@@ -278,12 +280,12 @@ def test_large_qualities(quality):
 
 @pytest.mark.parametrize("temperature", [1e-3, 1e-30, 5e-324])
 @pytest.mark.parametrize("weights", ["softmax", "proportional"])
-def test_a_tiny_temperature_takes_the_best_and_draws_between_equals(temperature, weights):
+def test_low_temperature(temperature, weights):
     share = inclusion_of(np.array([1e4, 2.0, 2.0, 1.0, 0.5]), 2, temperature=temperature, weights=weights)
     assert_drawn_with(share, np.array([1, 0.5, 0.5, 0, 0]))
 
 
-def test_the_draw_is_distinct_and_the_same_for_the_same_generator():
+def test_sampling_is_distinct_and_deterministic():
     rng = np.random.default_rng(6)
     for _ in range(100):
         cluster_id, quality, shares, as_floats, available = random_case(rng)
@@ -299,7 +301,7 @@ def test_the_draw_is_distinct_and_the_same_for_the_same_generator():
         assert np.isfinite(quality[first]).all()
 
 
-def test_rows_without_a_quality_do_not_change_the_draw_of_the_others():
+def test_rows_without_quality_do_not_change_the_sample():
     quality, cluster_id = np.random.default_rng(7).normal(size=200), np.arange(200) % 7
     everything = sample_per_cluster(quality, cluster_id, 199, np.random.default_rng(8)).tolist()
     never = everything[0]
@@ -319,7 +321,7 @@ def test_rows_without_a_quality_do_not_change_the_draw_of_the_others():
         ({"eligible": [True, True, False, False]}, r"2 rows .*\(2 of 4 are without a cluster or not eligible\)"),
         ({"eligible": [0, 1]}, r"eligible must be one bool for each of the 4 rows, but is int64 of shape \(2,\)"),
         ({"shares": "size"}, r"shares='size' must be 'proportional', 'equal' or \{cluster id: weight\}"),
-        ({"shares": {0: 1.0}}, r"no weight for 1 of the 2 clusters \(the first is 5\)\. Give 0"),
+        ({"shares": {0: 1.0}}, r"no weight for 1 of the 2 clusters \(the first is 5\)\. Pass weight 0"),
         ({"shares": {0: 1.0, 5: -1.0}}, r"must be finite and >= 0, but that of cluster 5 is -1\.0"),
         ({"shares": {0: 1.0, 5: NAN}}, r"must be finite and >= 0, but that of cluster 5 is nan"),
         ({"shares": {0: 1.0, 5: 0.0}}, r"2 of 4 are without a cluster, or in a cluster whose share is 0"),
@@ -333,17 +335,17 @@ def test_rows_without_a_quality_do_not_change_the_draw_of_the_others():
         ({"cluster_id": [[0, 1]]}, r"one cluster id per row, shape \(n,\), but got shape \(1, 2\)"),
     ],
 )
-def test_quotas_that_cannot_be(settings, message):
+def test_invalid_quota_settings(settings, message):
     with pytest.raises(SelectionError, match=f"quotas.*{message}"):
         quotas(**{"cluster_id": [0, 0, 5, -1], "budget": 3} | settings)
 
 
-@pytest.mark.parametrize("choose", [top_per_cluster, nearest_per_cluster])
-def test_numbers_that_do_not_match_the_rows(choose):
+@pytest.mark.parametrize("select", [top_per_cluster, nearest_per_cluster])
+def test_wrong_number_of_values(select):
     with pytest.raises(SelectionError, match=r"one number for each of the 2 rows .*, but has shape \(3,\)"):
-        choose([1.0, 2.0, 3.0], [0, 0], 1)
+        select([1.0, 2.0, 3.0], [0, 0], 1)
     with pytest.raises(SelectionError, match=r"2 of 3 are without a cluster and a finite"):
-        choose([1.0, 2.0, NAN], [0, -1, 0], 2)
+        select([1.0, 2.0, NAN], [0, -1, 0], 2)
 
 
 @pytest.mark.parametrize(
@@ -354,13 +356,14 @@ def test_numbers_that_do_not_match_the_rows(choose):
         ({"weights": "uniform"}, r"weights='uniform' is not one of 'softmax', 'proportional'"),
         (
             {"weights": "proportional"},
-            r"needs quality >= 0, but 1 of 3 are below \(the first is -2\.0 at position 1\)\. weights=.softmax. takes",
+            r"needs quality >= 0, but 1 of 3 are below \(the first is -2\.0 at position 1\)\. weights=.softmax. "
+            r"accepts",
         ),
         ({"quality": [1.0]}, r"quality must be one number for each of the 3 rows"),
         ({"budget": 3}, r"2 rows .*\(1 of 3 are without a cluster and a finite quality\)"),
     ],
 )
-def test_draws_that_cannot_be(settings, message):
-    given = {"quality": [1.0, -2.0, NAN], "cluster_id": [0, 0, 0], "budget": 1, "rng": np.random.default_rng(0)}
+def test_invalid_sampling_settings(settings, message):
+    arguments = {"quality": [1.0, -2.0, NAN], "cluster_id": [0, 0, 0], "budget": 1, "rng": np.random.default_rng(0)}
     with pytest.raises(SelectionError, match=message):
-        sample_per_cluster(**given | settings)
+        sample_per_cluster(**arguments | settings)

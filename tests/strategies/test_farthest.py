@@ -3,7 +3,7 @@ import pytest
 
 from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies import farthest
-from hf_datasel.strategies.farthest import farthest_first, nearest_chosen
+from hf_datasel.strategies.farthest import farthest_first, nearest_selected
 
 
 def square(x, y):
@@ -11,23 +11,23 @@ def square(x, y):
 
 
 def plain(vectors, budget, start=()):
-    """Measure every row against every chosen row at every step, and take the first of the farthest."""
+    """Measure every row against every selected row at every step, and take the first of the farthest."""
     usable = np.isfinite(vectors).all(axis=1)
-    chosen = [row for row in start if usable[row]]
-    before = len(chosen)
-    left = [row for row in range(len(vectors)) if usable[row] and row not in chosen]
+    selected = [row for row in start if usable[row]]
+    before = len(selected)
+    left = [row for row in range(len(vectors)) if usable[row] and row not in selected]
     mean = vectors[usable].mean(axis=0, dtype=np.float64) if usable.any() else None
     for _ in range(budget):
-        if chosen:
-            far = [min(square(vectors[row], vectors[other]) for other in chosen) for row in left]
+        if selected:
+            far = [min(square(vectors[row], vectors[other]) for other in selected) for row in left]
         else:
             far = [square(vectors[row], mean) for row in left]
-        chosen.append(left.pop(int(np.argmax(far))))
-    return chosen[before:]
+        selected.append(left.pop(int(np.argmax(far))))
+    return selected[before:]
 
 
 def random_vectors(rng):
-    """Ties, copies, near copies, a large common offset, very unequal lengths, very large and very small numbers."""
+    """Ties, copies, near-duplicates, a large common offset, very unequal lengths, very large and small numbers."""
     n, d = rng.integers(1, 24), rng.integers(1, 7)
     kinds = [
         rng.normal(size=(n, d)),
@@ -45,14 +45,14 @@ def random_vectors(rng):
 
 
 def small_blocks(monkeypatch, rng):
-    monkeypatch.setattr(farthest, "_ROWS_AT_ONCE", int(rng.integers(1, 6)))
-    monkeypatch.setattr(farthest, "_CENTRES_AT_ONCE", int(rng.integers(1, 6)))
-    monkeypatch.setattr(farthest, "_POOL", (1, int(rng.integers(1, 6))))
+    monkeypatch.setattr(farthest, "_ROWS_PER_BLOCK", int(rng.integers(1, 6)))
+    monkeypatch.setattr(farthest, "_CENTRES_PER_BLOCK", int(rng.integers(1, 6)))
+    monkeypatch.setattr(farthest, "_POOL_SIZES", (1, int(rng.integers(1, 6))))
 
 
-# -- the choice ------------------------------------------------------------------------------------------------------
+# -- the selection ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_measuring_every_pair(monkeypatch, seed):
+def test_equals_reference(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     for _ in range(150):
         vectors = random_vectors(rng)
@@ -68,30 +68,30 @@ def test_equals_measuring_every_pair(monkeypatch, seed):
 
 
 @pytest.mark.shared
-def test_chooses_what_the_published_code_chooses(shared):
+def test_published_selection(shared):
     golden = np.load(shared / "golden" / "diverseevol_kcenter.npz")
-    chosen = farthest_first(golden["embeddings"], 200, start=golden["labeled"])
-    assert chosen.tolist() == golden["picks_ordered_by_minvec"].tolist()
-    assert sorted(chosen) == golden["selected_sorted"].tolist()
+    selected = farthest_first(golden["embeddings"], 200, start=golden["labeled"])
+    assert selected.tolist() == golden["picks_ordered_by_minvec"].tolist()
+    assert sorted(selected) == golden["selected_sorted"].tolist()
 
 
 @pytest.mark.shared
-def test_once_chooses_what_the_study_at_scale_chooses(shared):
+def test_once_published_selection(shared):
     golden = np.load(shared / "golden" / "diverseevol_kcenter.npz")
-    chosen = farthest_first(golden["embeddings"], 200, start=golden["labeled"], once=True)
-    assert sorted(chosen) == golden["one_shot_topn_xia"].tolist()
+    selected = farthest_first(golden["embeddings"], 200, start=golden["labeled"], once=True)
+    assert sorted(selected) == golden["one_shot_topn_xia"].tolist()
 
 
 @pytest.mark.shared
-def test_whitened_vectors_give_the_published_choice(shared):
+def test_whitened_vectors_published_selection(shared):
     golden = np.load(shared / "golden" / "diverseevol_kcenter.npz")
     vectors = golden["embeddings"].astype(np.float64)
     # Whitening there: the first 8 principal components, each divided by its deviation, and rows of length 1.
     axes, variances, _ = np.linalg.svd(np.cov(vectors.T))
     white = ((vectors - vectors.mean(axis=0)) @ (axes / np.sqrt(variances)))[:, :8]
     white /= np.linalg.norm(white, axis=1, keepdims=True)
-    chosen = farthest_first(white, 200, start=golden["labeled"])
-    assert sorted(chosen) == golden["selected_sorted_whiten8"].tolist()
+    selected = farthest_first(white, 200, start=golden["labeled"])
+    assert sorted(selected) == golden["selected_sorted_whiten8"].tolist()
 
 
 def test_block_sizes_do_not_matter(monkeypatch):
@@ -101,95 +101,95 @@ def test_block_sizes_do_not_matter(monkeypatch):
     vectors[400:500] = vectors[:100] + 1e-6
     expected = farthest_first(vectors, 700)
     for _ in range(3):
-        monkeypatch.setattr(farthest, "_ROWS_AT_ONCE", int(rng.integers(20, 300)))
-        monkeypatch.setattr(farthest, "_CENTRES_AT_ONCE", int(rng.integers(5, 100)))
-        monkeypatch.setattr(farthest, "_POOL", (int(rng.integers(1, 40)),) * 2)
+        monkeypatch.setattr(farthest, "_ROWS_PER_BLOCK", int(rng.integers(20, 300)))
+        monkeypatch.setattr(farthest, "_CENTRES_PER_BLOCK", int(rng.integers(5, 100)))
+        monkeypatch.setattr(farthest, "_POOL_SIZES", (int(rng.integers(1, 40)),) * 2)
         assert farthest_first(vectors, 700).tolist() == expected.tolist()
 
 
-def test_the_pool_is_refilled_from_rows_that_waited_for_different_times(monkeypatch):
-    monkeypatch.setattr(farthest, "_POOL", (8, 8))
+def test_pool_refill(monkeypatch):
+    monkeypatch.setattr(farthest, "_POOL_SIZES", (8, 8))
     rng = np.random.default_rng(1)
     centres = rng.normal(size=(12, 5)) * 5
     vectors = centres[rng.integers(0, 12, size=300)] + rng.normal(size=(300, 5)) * rng.random((300, 1))
     assert farthest_first(vectors, 40, start=[7]).tolist() == plain(vectors, 40, start=[7])
 
 
-def test_a_common_offset_costs_no_digits():
+def test_common_offset_is_exact():
     rng = np.random.default_rng(0)
     offsets = rng.integers(-8, 8, size=(90, 6)) / 8.0
     vectors = (offsets + 2.0**17).astype(np.float32)  # exact in float32, but not their squares
     assert farthest_first(vectors, 89, start=[3]).tolist() == plain(offsets, 89, start=[3])
 
 
-def test_near_copies_come_by_their_true_distance():
+def test_near_duplicates_are_ordered_exactly():
     near = np.array([[1.0, 1.0], [1.0, 1.0 + 3e-8], [1.0, 1.0 + 1e-8], [1.0, 1.0 - 2e-8], [9.0, 9.0]])
     assert farthest_first(near, 4, start=[0]).tolist() == [4, 1, 3, 2]
 
 
-def test_differences_too_small_for_the_squares_of_float32_still_count():
+def test_differences_below_float32():
     rng = np.random.default_rng(0)
     vectors = np.concatenate([[[1.0, 0.0], [-1.0, 0.0]], rng.normal(size=(60, 2)) * 1e-22])
     assert farthest_first(vectors, 40, start=[0]).tolist() == plain(vectors, 40, start=[0])
 
 
-def test_copies_come_last_in_the_order_of_their_positions():
+def test_copies_are_last_in_order():
     vectors = np.array([[2.0], [5.0], [2.0], [5.0], [3.0], [2.0]])
     assert farthest_first(vectors, 5, start=[2]).tolist() == [1, 4, 0, 3, 5]
 
 
-def test_equal_vectors_come_in_order():
+def test_equal_vectors_keep_order():
     assert farthest_first(np.ones((5000, 3)), 5000).tolist() == list(range(5000))
 
 
-def test_without_a_start_the_first_is_the_farthest_from_the_mean_whatever_the_order():
+def test_first_row_is_farthest_from_mean():
     vectors = np.random.default_rng(0).normal(size=(50, 4))
     order = np.random.default_rng(1).permutation(50)
-    chosen = farthest_first(vectors, 20)
-    assert chosen[0] == np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).argmax()
-    assert order[farthest_first(vectors[order], 20)].tolist() == chosen.tolist()
+    selected = farthest_first(vectors, 20)
+    assert selected[0] == np.linalg.norm(vectors - vectors.mean(axis=0), axis=1).argmax()
+    assert order[farthest_first(vectors[order], 20)].tolist() == selected.tolist()
 
 
-def test_going_on_from_a_first_part_gives_the_second_part():
+def test_start_continues_a_selection():
     vectors = np.random.default_rng(0).normal(size=(80, 4))
-    chosen = farthest_first(vectors, 30)
-    assert farthest_first(vectors, 20, start=chosen[:10]).tolist() == chosen[10:].tolist()
+    selected = farthest_first(vectors, 30)
+    assert farthest_first(vectors, 20, start=selected[:10]).tolist() == selected[10:].tolist()
 
 
-def test_rows_without_a_finite_vector_are_never_chosen_and_near_to_nothing():
+def test_rows_without_finite_vector():
     vectors = np.array([[0.0], [np.nan], [4.0], [np.inf], [1.0]])
     assert farthest_first(vectors, 2, start=[1, 0]).tolist() == [2, 4]
     assert farthest_first(vectors, 3, start=[1]).tolist() == farthest_first(vectors, 3).tolist()
 
 
-def test_once_measures_the_start_only():
+def test_once():
     vectors = np.array([[0.0], [1.0], [5.0], [5.5], [-4.0]])
     assert farthest_first(vectors, 3, start=[0], once=True).tolist() == [3, 2, 4]
     assert farthest_first(vectors, 3, start=[0]).tolist() == [3, 4, 1]
 
 
-def test_once_with_ties_keeps_the_order():
+def test_once_ties():
     assert farthest_first([[1.0], [2.0], [0.0], [2.0], [-2.0]], 4, start=[2], once=True).tolist() == [1, 3, 4, 0]
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.int64, np.float32])
-def test_other_number_types(dtype):
+def test_dtypes(dtype):
     vectors = np.array([[0, 0], [3, 4], [1, 1], [6, 8]], dtype=dtype)
     assert farthest_first(vectors, 3, start=[0]).tolist() == [3, 1, 2]
 
 
 @pytest.mark.parametrize("vectors", [np.empty((0, 3)), [[1.0, 2.0]], [[np.nan]]])
-def test_a_budget_of_nothing(vectors):
-    chosen = farthest_first(vectors, 0)
-    assert chosen.dtype == np.int64
-    assert chosen.shape == (0,)
+def test_zero_budget(vectors):
+    selected = farthest_first(vectors, 0)
+    assert selected.dtype == np.int64
+    assert selected.shape == (0,)
 
 
-def test_the_largest_numbers():
+def test_largest_numbers():
     assert farthest_first(np.array([[0.0], [1.0], [3.0]]) * 1e149, 2, start=[1]).tolist() == [2, 0]
 
 
-def test_distances_whose_square_is_nothing_count_as_equal():
+def test_underflowing_distances_are_equal():
     assert farthest_first(np.array([[0.0], [1.0], [3.0]]) * 1e-300, 2, start=[1]).tolist() == [0, 2]
 
 
@@ -197,87 +197,87 @@ def test_one_row():
     assert farthest_first([[1.0, 2.0]], 1).tolist() == [0]
 
 
-def test_arguments_are_left_alone():
+def test_arguments_are_not_modified():
     vectors, start = np.random.default_rng(0).normal(size=(30, 3)), np.array([4, 2])
     vectors[7] = np.nan
     before = vectors.copy()
     farthest_first(vectors, 20, start=start)
-    nearest_chosen(vectors, start)
+    nearest_selected(vectors, start)
     np.testing.assert_array_equal(vectors, before)
     assert start.tolist() == [4, 2]
 
 
 # -- what is refused, and Ctrl-C -------------------------------------------------------------------------------------
-def test_a_budget_above_what_can_be_chosen():
+def test_budget_too_large():
     with pytest.raises(SelectionError, match=r"budget=3 is more than the 2 rows .* \(1 of 3 are without a finite vec"):
         farthest_first([[1.0], [np.nan], [2.0], [3.0]], 3, start=[0])
 
 
-def test_rows_of_the_start_count_once():
-    with pytest.raises(SelectionError, match=r"budget=3 is more than the 2 rows that can be chosen\. Lower"):
+def test_duplicate_start_positions():
+    with pytest.raises(SelectionError, match=r"budget=3 is more than the 2 rows that can be selected\. Lower"):
         farthest_first([[1.0], [2.0], [3.0]], 3, start=[0, 0])
 
 
 @pytest.mark.parametrize(("start", "message"), [([3], "start has 3, but the 3 rows"), ([-1], "start has -1")])
-def test_a_start_outside_the_rows(start, message):
+def test_start_out_of_range(start, message):
     with pytest.raises(SelectionError, match=message):
         farthest_first(np.ones((3, 2)), 1, start=start)
 
 
 @pytest.mark.parametrize("start", [[0.5], [[1]], [True], ["a"]])
-def test_a_start_that_is_no_list_of_positions(start):
+def test_invalid_start(start):
     with pytest.raises(SelectionError, match=r"start must be whole numbers of shape \(m,\)"):
         farthest_first(np.ones((3, 2)), 1, start=start)
 
 
 @pytest.mark.parametrize("start", [[], [1]])
-def test_once_without_anything_to_measure_from(start):
+def test_once_without_start(start):
     with pytest.raises(SelectionError, match="once=True measures distances to start"):
         farthest_first([[1.0], [np.nan]], 1, start=start, once=True)
 
 
-def test_vectors_of_another_shape():
+def test_invalid_vector_shape():
     with pytest.raises(SelectionError, match=r"shape \(n, d\), but got shape \(3,\)"):
         farthest_first(np.ones(3), 1)
 
 
-def test_numbers_that_cannot_be_squared():
+def test_numbers_too_large():
     with pytest.raises(SelectionError, match=r"numbers up to 1e\+200 are too large to be squared"):
         farthest_first([[1e200], [0.0]], 1)
 
 
 @pytest.mark.parametrize("start", [[], [5]])
-def test_an_interrupt_hands_over_what_had_been_chosen(start):
+def test_interrupt_keeps_selected_rows(start):
     vectors = np.random.default_rng(0).normal(size=(40, 3))
 
-    def stop(chosen):
-        if chosen == 7:
+    def stop(selected):
+        if selected == 7:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="7 rows had been chosen") as interrupt:
+    with pytest.raises(Interrupted, match="7 rows had been selected") as interrupt:
         farthest_first(vectors, 30, start=start, progress=stop)
-    assert interrupt.value.chosen.tolist() == farthest_first(vectors, 30, start=start)[:7].tolist()
+    assert interrupt.value.selected.tolist() == farthest_first(vectors, 30, start=start)[:7].tolist()
 
 
-def test_progress_counts_the_rows_chosen():
+def test_progress():
     counts = []
     farthest_first(np.random.default_rng(0).normal(size=(20, 3)), 12, progress=counts.append)
     assert counts == list(range(1, 13))
 
 
-# -- which chosen row is nearest -------------------------------------------------------------------------------------
-def test_the_nearest_chosen_row_equals_measuring_every_pair(monkeypatch):
+# -- which selected row is nearest ------------------------------------------------------------------------------------
+def test_nearest_selected_equals_reference(monkeypatch):
     rng = np.random.default_rng(0)
     for _ in range(300):
         vectors = random_vectors(rng)
         small_blocks(monkeypatch, rng)
-        chosen = rng.integers(0, len(vectors), size=rng.integers(0, 9))
-        asked = rng.integers(0, len(vectors), size=rng.integers(0, 9)) if rng.random() < 0.5 else None
-        rows, distances = nearest_chosen(vectors, chosen, asked)
+        selected = rng.integers(0, len(vectors), size=rng.integers(0, 9))
+        positions = rng.integers(0, len(vectors), size=rng.integers(0, 9)) if rng.random() < 0.5 else None
+        rows, distances = nearest_selected(vectors, selected, positions)
         usable = np.isfinite(vectors).all(axis=1)
-        centres = [row for row in chosen if usable[row]]
+        centres = [row for row in selected if usable[row]]
         for row, nearest, distance in zip(
-            np.arange(len(vectors)) if asked is None else asked, rows, distances, strict=True
+            np.arange(len(vectors)) if positions is None else positions, rows, distances, strict=True
         ):
             if not usable[row] or not centres:
                 assert nearest == -1
@@ -288,14 +288,14 @@ def test_the_nearest_chosen_row_equals_measuring_every_pair(monkeypatch):
             assert distance == np.sqrt(min(squares))
 
 
-def test_a_chosen_row_is_nearest_to_itself():
+def test_selected_row_is_nearest_to_itself():
     vectors = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32) + 100
-    chosen = farthest_first(vectors, 50)
-    rows, distances = nearest_chosen(vectors, chosen, positions=chosen)
-    assert rows.tolist() == chosen.tolist()
+    selected = farthest_first(vectors, 50)
+    rows, distances = nearest_selected(vectors, selected, positions=selected)
+    assert rows.tolist() == selected.tolist()
     assert not distances.any()
 
 
-def test_positions_to_explain_outside_the_rows():
-    with pytest.raises(SelectionError, match="nearest_chosen: positions has 9, but the 3 rows are 0 to 2"):
-        nearest_chosen(np.ones((3, 2)), [0], positions=[9])
+def test_nearest_selected_positions_out_of_range():
+    with pytest.raises(SelectionError, match="nearest_selected: positions has 9, but the 3 rows are 0 to 2"):
+        nearest_selected(np.ones((3, 2)), [0], positions=[9])

@@ -18,11 +18,11 @@ def plain(vectors, n_bins):
     left = list(range(len(usable)))
     bins = []
     for number in range(n_bins):
-        pool, chosen = list(left), []
+        pool, selected = list(left), []
         for _ in range(len(usable) // n_bins if number < n_bins - 1 else len(pool)):
-            gains = similarity[np.ix_(pool, left)].sum(axis=0) - 2 * similarity[np.ix_(chosen, left)].sum(axis=0)
-            chosen.append(left.pop(int(np.argmax(gains >= gains.max() - 1e-12 * len(usable)))))
-        bins.append(usable[chosen].tolist())
+            gains = similarity[np.ix_(pool, left)].sum(axis=0) - 2 * similarity[np.ix_(selected, left)].sum(axis=0)
+            selected.append(left.pop(int(np.argmax(gains >= gains.max() - 1e-12 * len(usable)))))
+        bins.append(usable[selected].tolist())
     return bins
 
 
@@ -45,72 +45,72 @@ def random_vectors(rng):
 
 
 def lists(bins):
-    return [each.tolist() for each in bins]
+    return [positions.tolist() for positions in bins]
 
 
 # -- bins ------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("seed", range(4))
-def test_equals_the_matrix_of_all_similarities(monkeypatch, seed):
+def test_equals_similarity_matrix(monkeypatch, seed):
     rng = np.random.default_rng(seed)
     for _ in range(150):
         vectors = random_vectors(rng)
         usable = int(np.isfinite(vectors).all(axis=1).sum())
-        monkeypatch.setattr(graph_cut, "_POOL", (int(rng.integers(1, 12)),) * 2)
+        monkeypatch.setattr(graph_cut, "_POOL_SIZES", (int(rng.integers(1, 12)),) * 2)
         if usable:
             n_bins = int(rng.integers(1, usable + 1))
             assert lists(graph_cut_bins(vectors, n_bins)) == plain(vectors, n_bins)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.3])
-def test_larger_inputs_and_another_pool(monkeypatch, offset):
+def test_large_inputs_and_pool_sizes(monkeypatch, offset):
     rng = np.random.default_rng(0)
     vectors = (rng.normal(size=(300, 16)) + offset).astype(np.float32)
     vectors[200:240] = 3 * vectors[:40]
     expected = plain(vectors, 7)
     for pool in (1, 30, 1000):
-        monkeypatch.setattr(graph_cut, "_POOL", (pool, pool))
+        monkeypatch.setattr(graph_cut, "_POOL_SIZES", (pool, pool))
         assert lists(graph_cut_bins(vectors, 7)) == expected
 
 
-def test_the_affine_similarity_of_the_published_code_gives_the_same_bins():
+def test_published_affine_similarity():
     vectors = np.random.default_rng(0).normal(size=(30, 4))
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similarity = (1 + units @ units.T) / 2
     left, bins = np.arange(30), []
     for _ in range(3):
-        gains, chosen = similarity[left].sum(axis=0), []
+        gains, selected = similarity[left].sum(axis=0), []
         for _ in range(10):
-            best = max(set(left.tolist()) - set(chosen), key=lambda row: gains[row])
-            chosen.append(best)
+            best = max(set(left.tolist()) - set(selected), key=lambda row: gains[row])
+            selected.append(best)
             gains = gains - 2 * similarity[best]
-        bins.append(chosen)
-        left = np.setdiff1d(left, chosen)
+        bins.append(selected)
+        left = np.setdiff1d(left, selected)
     assert lists(graph_cut_bins(vectors, 3)) == bins
 
 
-def test_every_row_with_a_vector_is_in_one_bin_and_the_last_has_what_is_left_over():
+def test_bins_partition_the_rows():
     vectors = np.random.default_rng(0).normal(size=(50, 3))
     vectors[[4, 40]] = np.nan
     bins = graph_cut_bins(vectors, 5)
-    assert [len(each) for each in bins] == [9, 9, 9, 9, 12]
+    assert [len(positions) for positions in bins] == [9, 9, 9, 9, 12]
     assert sorted(np.concatenate(bins)) == [row for row in range(50) if row not in (4, 40)]
-    assert all(each.dtype == np.int64 for each in bins)
+    assert all(positions.dtype == np.int64 for positions in bins)
 
 
-def test_the_length_of_a_vector_does_not_matter():
+def test_vector_length_does_not_matter():
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(60, 5))
     lengths = 10.0 ** rng.integers(-100, 100, size=(60, 1))
     assert lists(graph_cut_bins(vectors * lengths, 4)) == lists(graph_cut_bins(vectors, 4))
 
 
-def test_zero_vectors_are_like_nothing():
+def test_zero_vectors():
     vectors = np.array([[0.0, 0.0], [3.0, 0.0], [5.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
     # The sum of all is (1, 0): row 1 has gain 1, and then everything like it -1, everything unlike it 1.
     assert lists(graph_cut_bins(vectors, 1)) == [[1, 4, 2, 0, 3]]
 
 
-def test_equal_rows_come_in_order():
+def test_equal_rows_keep_order():
     vectors = np.tile([[1.0, 2.0, 3.0]], (1500, 1)) * np.arange(1.0, 1501.0)[:, None]
     assert np.concatenate(graph_cut_bins(vectors, 3)).tolist() == list(range(1500))
 
@@ -119,7 +119,7 @@ def test_one_row_and_one_bin():
     assert lists(graph_cut_bins([[1.0, 2.0]], 1)) == [[0]]
 
 
-def test_vectors_are_left_alone():
+def test_vectors_are_not_modified():
     vectors = np.random.default_rng(0).normal(size=(30, 3))
     before = vectors.copy()
     graph_cut_bins(vectors, 3)
@@ -127,7 +127,7 @@ def test_vectors_are_left_alone():
 
 
 @pytest.mark.parametrize("n_bins", [0, -1, 1.5, None, True])
-def test_a_number_of_bins_that_is_none(n_bins):
+def test_invalid_n_bins(n_bins):
     with pytest.raises(SelectionError, match=f"n_bins={n_bins} must be a whole number, 1 or more"):
         graph_cut_bins(np.ones((3, 2)), n_bins)
 
@@ -137,24 +137,24 @@ def test_more_bins_than_rows():
         graph_cut_bins([[1.0], [np.nan], [2.0]], 3)
 
 
-def test_vectors_of_another_shape():
+def test_invalid_vector_shape():
     with pytest.raises(SelectionError, match=r"shape \(n, d\), but got shape \(3,\)"):
         graph_cut_bins(np.ones(3), 1)
 
 
-def test_an_interrupt_hands_over_what_had_been_chosen():
+def test_interrupt_keeps_selected_rows():
     vectors = np.random.default_rng(0).normal(size=(40, 3))
 
-    def stop(chosen):
-        if chosen == 17:
+    def stop(selected):
+        if selected == 17:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="17 rows had been chosen") as interrupt:
+    with pytest.raises(Interrupted, match="17 rows had been selected") as interrupt:
         graph_cut_bins(vectors, 4, progress=stop)
-    assert interrupt.value.chosen.tolist() == np.concatenate(graph_cut_bins(vectors, 4))[:17].tolist()
+    assert interrupt.value.selected.tolist() == np.concatenate(graph_cut_bins(vectors, 4))[:17].tolist()
 
 
-def test_progress_counts_the_rows():
+def test_progress():
     counts = []
     graph_cut_bins(np.random.default_rng(0).normal(size=(20, 3)), 3, progress=counts.append)
     assert counts == list(range(1, 21))
@@ -162,10 +162,10 @@ def test_progress_counts_the_rows():
 
 # -- the draw --------------------------------------------------------------------------------------------------------
 def shares(drawn, bins):
-    return [int(np.isin(each, drawn).sum()) for each in bins]
+    return [int(np.isin(positions, drawn).sum()) for positions in bins]
 
 
-def test_each_bin_gives_the_same_and_a_small_one_what_it_can():
+def test_equal_samples_per_bin():
     bins = [np.arange(0, 10), np.arange(10, 12), np.arange(12, 12), np.arange(20, 30)]
     for budget, expected in [(0, [0, 0, 0, 0]), (3, [1, 1, 0, 1]), (5, [2, 2, 0, 1]), (9, [4, 2, 0, 3])]:
         drawn = sample_bins(bins, budget, np.random.default_rng(0))
@@ -175,14 +175,14 @@ def test_each_bin_gives_the_same_and_a_small_one_what_it_can():
     assert sorted(sample_bins(bins, 22, np.random.default_rng(0))) == sorted(np.concatenate(bins))
 
 
-def test_a_first_part_is_what_a_smaller_budget_gives():
+def test_smaller_budget_is_a_prefix():
     bins = [np.arange(0, 30), np.arange(30, 34), np.arange(34, 60)]
     drawn = sample_bins(bins, 50, np.random.default_rng(3)).tolist()
     for budget in range(51):
         assert sample_bins(bins, budget, np.random.default_rng(3)).tolist() == drawn[:budget]
 
 
-def test_the_draw_is_uniform_within_a_bin():
+def test_sample_is_uniform_within_bin():
     bins = [np.arange(8), np.arange(8, 12)]
     rng = np.random.default_rng(0)
     counts = Counter(row for _ in range(4000) for row in sample_bins(bins, 4, rng).tolist())
@@ -190,19 +190,19 @@ def test_the_draw_is_uniform_within_a_bin():
         assert counts[row] == pytest.approx(4000 * (2 / 8 if row < 8 else 2 / 4), rel=0.1)
 
 
-def test_the_seed_decides():
+def test_seed():
     bins = [np.arange(50), np.arange(50, 100)]
     first, again, other = (sample_bins(bins, 20, np.random.default_rng(seed)).tolist() for seed in (1, 1, 2))
     assert first == again != other
 
 
-def test_bins_are_left_alone():
+def test_bins_are_not_modified():
     bins = [np.arange(5), np.arange(5, 9)]
     sample_bins(bins, 6, np.random.default_rng(0))
     assert lists(bins) == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
 
 
-def test_a_budget_above_the_rows_in_the_bins():
+def test_sample_budget_too_large():
     with pytest.raises(SelectionError, match=r"sample_bins: budget=5 is more than the 4 rows"):
         sample_bins([[1, 2], [3, 4]], 5, np.random.default_rng(0))
 

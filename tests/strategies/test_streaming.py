@@ -17,7 +17,7 @@ def in_batches(values, rng):
 
 # -- the highest scores ----------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8])
-def test_equals_top_after_every_batch(dtype):
+def test_top_heap_equals_top(dtype):
     rng = np.random.default_rng(0)
     for _ in range(200):
         scores = rng.choice([0.0, 1.0, 1.0, 7.0, *rng.uniform(0, 9, size=4)], size=rng.integers(0, 80))
@@ -36,7 +36,7 @@ def test_equals_top_after_every_batch(dtype):
         assert best.positions.dtype == np.int64
 
 
-def test_one_row_at_a_time():
+def test_batches_of_one_row():
     scores = np.random.default_rng(1).integers(0, 50, size=1000)
     best = TopHeap(30)
     for score in scores:
@@ -44,7 +44,7 @@ def test_one_row_at_a_time():
     assert best.positions.tolist() == top(scores, 30).tolist()
 
 
-def test_equal_scores_keep_the_first():
+def test_equal_scores_keep_order():
     best = TopHeap(3)
     for _ in range(5):
         best.add(np.ones(4))
@@ -69,16 +69,16 @@ def test_fewer_rows_than_the_budget():
     assert best.positions.tolist() == [2, 0]
 
 
-def test_what_is_held_does_not_grow_with_the_stream():
-    best, held = TopHeap(10), []
+def test_memory_is_bounded():
+    best, sizes = TopHeap(10), []
     for batch in np.arange(10_000.0).reshape(-1, 20):  # rising: every row is better than all before it
         best.add(batch)
-        held.append(sum(part.nbytes for part in (*best._scores, *best._positions)))
-    assert max(held) <= 2 * (2 * 10) * 8
+        sizes.append(sum(part.nbytes for part in (*best._scores, *best._positions)))
+    assert max(sizes) <= 2 * (2 * 10) * 8
     assert best.positions.tolist() == list(range(9999, 9989, -1))
 
 
-def test_the_batches_are_not_kept_nor_changed():
+def test_batches_are_copied_and_not_modified():
     batch = np.array([3.0, 1.0, 2.0])
     best = TopHeap(2)
     best.add(batch)
@@ -91,7 +91,7 @@ def test_the_batches_are_not_kept_nor_changed():
 # -- the uniform draw ------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batches", [[5], [1, 1, 1, 1, 1], [2, 0, 3]])
 @pytest.mark.parametrize("budget", [1, 2, 3])
-def test_every_subset_in_every_order_is_equally_likely(budget, batches):
+def test_reservoir_is_uniform(budget, batches):
     rng, draws = np.random.default_rng(2), 6000
     counts = dict.fromkeys(permutations(range(5), budget), 0)
     for _ in range(draws):
@@ -105,10 +105,10 @@ def test_every_subset_in_every_order_is_equally_likely(budget, batches):
     assert chi_square < freedom + 4 * np.sqrt(2 * freedom) + 6
 
 
-def test_batches_do_not_change_the_draw(monkeypatch):
+def test_batch_size_does_not_change_the_sample(monkeypatch):
     drawn = Reservoir(50, np.random.default_rng(3))
     drawn.add(1000)
-    monkeypatch.setattr(streaming, "_ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(streaming, "_ROWS_PER_BLOCK", 7)
     other = Reservoir(50, np.random.default_rng(3))
     for rows in (1, 0, 400, 599):
         other.add(rows)
@@ -117,7 +117,7 @@ def test_batches_do_not_change_the_draw(monkeypatch):
     assert drawn.positions.dtype == np.int64
 
 
-def test_a_smaller_budget_gives_the_beginning():
+def test_smaller_budget_is_a_prefix():
     draws = {}
     for budget in (5, 20):
         draws[budget] = Reservoir(budget, np.random.default_rng(4))
@@ -125,7 +125,7 @@ def test_a_smaller_budget_gives_the_beginning():
     assert draws[5].positions.tolist() == draws[20].positions[:5].tolist()
 
 
-def test_all_rows_while_there_are_few():
+def test_fewer_rows_than_budget():
     drawn = Reservoir(10, np.random.default_rng(5))
     assert drawn.positions.tolist() == []
     drawn.add(3)
@@ -138,7 +138,7 @@ def test_all_rows_while_there_are_few():
 
 # -- what is refused -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("budget", [-1, 0.5, True])
-def test_budgets_that_cannot_be(budget):
+def test_invalid_budget(budget):
     with pytest.raises(SelectionError, match=r"TopHeap: budget=.* must be a whole number of rows"):
         TopHeap(budget)
     with pytest.raises(SelectionError, match=r"Reservoir: budget=.* must be a whole number of rows"):
@@ -146,12 +146,12 @@ def test_budgets_that_cannot_be(budget):
 
 
 @pytest.mark.parametrize("scores", [1.0, [[1.0, 2.0]]])
-def test_scores_of_another_shape(scores):
+def test_invalid_score_shape(scores):
     with pytest.raises(SelectionError, match=r"TopHeap takes one score per row, shape \(n,\), but got shape"):
         TopHeap(1).add(scores)
 
 
 @pytest.mark.parametrize("rows", [-1, 2.0, [1, 2]])
-def test_rows_that_are_no_number_of_rows(rows):
+def test_invalid_number_of_rows(rows):
     with pytest.raises(SelectionError, match=r"Reservoir\.add takes the number of the next rows, not the rows"):
         Reservoir(1, np.random.default_rng(0)).add(rows)

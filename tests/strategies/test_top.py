@@ -12,7 +12,7 @@ def plain_top(scores, budget):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
-def test_equals_a_plain_sort(dtype):
+def test_equals_sorted(dtype):
     rng = np.random.default_rng(0)
     for _ in range(100):
         scores = rng.choice(
@@ -24,7 +24,7 @@ def test_equals_a_plain_sort(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int64])
-def test_whole_number_scores_keep_their_order(dtype):
+def test_integer_scores(dtype):
     scores = np.array([0, 1, np.iinfo(dtype).max, 0, 1], dtype=dtype)
     assert top(scores, 5).tolist() == [2, 1, 4, 0, 3]
 
@@ -37,65 +37,65 @@ def test_large_integers_are_not_rounded():
     assert top([2**53, 2**53 + 1, -(2**63)], 3).tolist() == [1, 0, 2]
 
 
-def test_none_is_never_chosen():
+def test_none_is_never_selected():
     assert top([None, 0.5, None, 0.7], 2).tolist() == [3, 1]
 
 
-def test_equal_scores_keep_the_order_of_the_rows():
+def test_equal_scores_keep_order():
     assert top(np.ones(1000), 1000).tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize("scores", [[], [1.0, np.nan], [np.nan]])
-def test_the_result_is_int64_also_when_empty(scores):
-    chosen = top(scores, 0)
-    assert chosen.dtype == np.int64
-    assert chosen.shape == (0,)
+def test_result_is_int64(scores):
+    selected = top(scores, 0)
+    assert selected.dtype == np.int64
+    assert selected.shape == (0,)
 
 
-def test_scores_are_left_alone():
+def test_scores_are_not_modified():
     scores = np.array([0.1, np.nan, 0.3])
     top(scores, 2)
     np.testing.assert_array_equal(scores, [0.1, np.nan, 0.3])
 
 
-def test_a_budget_above_the_finite_scores_says_how_many_there_are():
+def test_budget_above_finite_scores():
     message = (
-        r"^top: budget=3 is more than the 2 rows that can be chosen \(2 of 4 are without a finite score\)\. Lower it"
+        r"^top: budget=3 is more than the 2 rows that can be selected \(2 of 4 are without a finite score\)\. Lower it"
     )
     with pytest.raises(SelectionError, match=message):
         top([0.1, np.nan, np.inf, 0.2], 3)
 
 
-def test_a_budget_above_all_rows():
-    with pytest.raises(SelectionError, match=r"budget=3 is more than the 2 rows that can be chosen\. Lower it"):
+def test_budget_above_all_rows():
+    with pytest.raises(SelectionError, match=r"budget=3 is more than the 2 rows that can be selected\. Lower it"):
         top([0.1, 0.2], 3)
 
 
 @pytest.mark.parametrize("budget", [-1, 2.0, "2", None, True, np.True_])
-def test_a_budget_that_is_no_number_of_rows(budget):
+def test_invalid_budget(budget):
     with pytest.raises(SelectionError, match="must be a whole number of rows, 0 or more"):
         top([0.1, 0.2], budget)
 
 
-def test_a_ratio_as_budget_gets_the_way_out():
+def test_ratio_as_budget_has_hint():
     with pytest.raises(SelectionError, match=r"budget=0\.05 .* pass int\(ratio \* rows\)"):
         top([0.1, 0.2], 0.05)
 
 
-def test_a_numpy_budget():
+def test_numpy_budget():
     assert top([0.1, 0.2], np.int32(1)).tolist() == [1]
 
 
-def test_scores_of_another_shape():
+def test_invalid_score_shape():
     with pytest.raises(SelectionError, match=r"shape \(n,\), but got shape \(2, 2\)"):
         top(np.ones((2, 2)), 1)
 
 
-def test_modules_are_found_through_the_package():
+def test_lazy_modules():
     assert strategies.top.top([1, 2], 1).tolist() == [1]
     assert {"ngram", "top"} <= set(dir(strategies))
 
 
-def test_an_unknown_module_is_an_attribute_error():
+def test_unknown_module():
     with pytest.raises(AttributeError, match=r"no attribute 'nonsense'; it has .*ngram"):
         strategies.nonsense  # noqa: B018

@@ -7,7 +7,7 @@ import pytest
 
 from hf_datasel.errors import Interrupted, SelectionError
 from hf_datasel.strategies import zip as zip_module
-from hf_datasel.strategies._topk import smallest_as_torch
+from hf_datasel.strategies._topk import topk_smallest
 from hf_datasel.strategies.zip import compression_ratio, ratios_with, zip_greedy, zlib_build
 
 # Values that make the GNU C++ library's quick steps give up and go on with a heap, and what torch.topk makes of them.
@@ -29,22 +29,22 @@ def plain_ratio(texts, frame, level=9):
 
 
 def plain_zip(texts, budget, k1, k2, k3, frame=(b"[", b", ", b"]"), level=9):
-    """Compress every set anew, and sort by (ratio, position)."""
-    known = {row: plain_ratio([text], frame, level) for row, text in enumerate(texts)}
-    chosen = []
-    while len(chosen) < budget:
-        candidates = sorted(known, key=lambda row: (known[row], row))[:k1]
+    """Compress every set from the start, and sort by (ratio, position)."""
+    ratios = {row: plain_ratio([text], frame, level) for row, text in enumerate(texts)}
+    selected = []
+    while len(selected) < budget:
+        candidates = sorted(ratios, key=lambda row: (ratios[row], row))[:k1]
         for row in candidates:
-            known[row] = plain_ratio([texts[i] for i in [*chosen, row]], frame, level)
-        shortlist = sorted(candidates, key=lambda row: (known[row], row))[:k2]
+            ratios[row] = plain_ratio([texts[i] for i in [*selected, row]], frame, level)
+        shortlist = sorted(candidates, key=lambda row: (ratios[row], row))[:k2]
         step = []
-        while len(step) < min(k3, budget - len(chosen), len(shortlist)):
+        while len(step) < min(k3, budget - len(selected), len(shortlist)):
             left = [row for row in shortlist if row not in step]
             step.append(min(left, key=lambda row: (plain_ratio([texts[i] for i in [*step, row]], frame, level), row)))
         for row in step:
-            del known[row]
-        chosen += step
-    return chosen
+            del ratios[row]
+        selected += step
+    return selected
 
 
 def random_texts(rng, n):
@@ -59,31 +59,31 @@ def noise(rng, size):
     return b"".join(b"%d," % i for i in rng.integers(2_000, size=size))
 
 
-# -- the published choice --------------------------------------------------------------------------------------------
+# -- the published selection ------------------------------------------------------------------------------------------
 @pytest.fixture(scope="session")
 def published(shared):
-    """Give the published choice and its texts."""
+    """Give the published selection and its texts."""
     golden = json.loads((shared / "golden" / "zip_syn400.json").read_text(encoding="utf-8"))
     probes = {"a*1000 at 9": b"a" * 1000, "repr(range(5000)) at 9": repr(list(range(5000))).encode()}
-    found = {name: len(zlib.compress(probes[name], 9)) for name in golden["zlib_probe_len"]}
-    if found != golden["zlib_probe_len"]:
+    lengths = {name: len(zlib.compress(probes[name], 9)) for name in golden["zlib_probe_len"]}
+    if lengths != golden["zlib_probe_len"]:
         pytest.xfail(
-            f"The published choice was made with zlib {golden['zlib_runtime']}, which compresses the probes to"
-            f" {golden['zlib_probe_len']} bytes; {zlib.ZLIB_RUNTIME_VERSION} here to {found}: other rows are right."
+            f"The published selection was made with zlib {golden['zlib_runtime']}, which compresses the probes to"
+            f" {golden['zlib_probe_len']} bytes; {zlib.ZLIB_RUNTIME_VERSION} here to {lengths}: other rows are right."
         )
     rows = json.loads((shared / "golden" / "zip_synthetic_pool_400.json").read_text(encoding="utf-8"))
     return golden, [str(row).encode() for row in rows]
 
 
-def test_compat_chooses_what_the_published_code_chooses(published):
+def test_compat_published_selection(published):
     golden, texts = published
     sizes = golden["k1"], golden["k2"], golden["k3"]
-    chosen = zip_greedy(texts, golden["budget"], *sizes, compat=True)
-    assert chosen.tolist() == golden["selected_ids_ordered"]
+    selected = zip_greedy(texts, golden["budget"], *sizes, compat=True)
+    assert selected.tolist() == golden["selected_ids_ordered"]
     assert zip_greedy(texts, 33, *sizes, compat=True).tolist() == golden["selected_ids_ordered"][:33]
 
 
-def test_every_stage_is_the_published_one(published, monkeypatch):
+def test_compat_published_stages(published, monkeypatch):
     golden, texts = published
     stage_2, stage_3 = [], []
     inner = zip_module._best_together
@@ -101,12 +101,10 @@ def test_every_stage_is_the_published_one(published, monkeypatch):
     assert stage_3 == golden["stage3_ids_per_step"]
 
 
-def test_the_default_keeps_what_the_published_code_loses(published):
+def test_default_reuses_rows_of_stage_3(published):
     golden, texts = published
     sizes = golden["k1"], golden["k2"], golden["k3"]
-    with pytest.raises(
-        SelectionError, match=r"k1=200 rows and takes k2=40 away, but of 400 rows 160 are left for step 7"
-    ):
+    with pytest.raises(SelectionError, match=r"k1=200 rows and removes k2=40, but of 400 rows 160 remain for step 7"):
         zip_greedy(texts, 121, *sizes, compat=True)
     assert len(zip_greedy(texts, 120, *sizes, compat=True)) == 120
     assert len(set(zip_greedy(texts, 300, *sizes).tolist())) == 300
@@ -123,22 +121,22 @@ def test_the_default_keeps_what_the_published_code_loses(published):
         ([int(value) for value in AWKWARD.split()], 104, AWKWARD_ORDER),
     ],
 )
-def test_ties_as_torch_has_them(values, k, expected):
-    assert smallest_as_torch(np.array(values, dtype=np.float32), k).tolist() == [int(i) for i in expected.split()]
+def test_topk_ties(values, k, expected):
+    assert topk_smallest(np.array(values, dtype=np.float32), k).tolist() == [int(i) for i in expected.split()]
 
 
-def test_ties_as_torch_has_them_are_among_the_smallest():
+def test_topk_returns_the_smallest():
     rng = np.random.default_rng(0)
     for _ in range(300):
         values = rng.integers(rng.integers(1, 50), size=rng.integers(1, 400)).astype(np.float32)
         k = int(rng.integers(1, len(values) + 1))
-        found = smallest_as_torch(values, k)
-        assert len(set(found.tolist())) == k
-        assert values[found].tolist() == np.sort(values)[:k].tolist()
+        smallest = topk_smallest(values, k)
+        assert len(set(smallest.tolist())) == k
+        assert values[smallest].tolist() == np.sort(values)[:k].tolist()
 
 
-# -- the default choice ----------------------------------------------------------------------------------------------
-def test_equals_compressing_everything_anew():
+# -- the default selection --------------------------------------------------------------------------------------------
+def test_equals_reference():
     rng = np.random.default_rng(0)
     for _ in range(40):
         texts = random_texts(rng, int(rng.integers(1, 25)))
@@ -147,12 +145,12 @@ def test_equals_compressing_everything_anew():
         level, threads = rng.integers(1, [10, 4]).tolist()
         expected = plain_zip(texts, len(texts), k1, k2, k3, frame, level)
         for budget in {0, 1, len(texts) // 2, len(texts)}:
-            chosen = zip_greedy(texts, budget, k1, k2, k3, frame, level=level, threads=threads)
-            assert chosen.dtype == np.int64
-            assert chosen.tolist() == expected[:budget]
+            selected = zip_greedy(texts, budget, k1, k2, k3, frame, level=level, threads=threads)
+            assert selected.dtype == np.int64
+            assert selected.tolist() == expected[:budget]
 
 
-def test_equals_compressing_everything_anew_far_beyond_the_window_of_zlib():
+def test_equals_reference_beyond_zlib_window():
     rng = np.random.default_rng(0)
     texts = [noise(rng, size=1_500) for _ in range(20)]
     assert sum(map(len, texts)) > 4 * 32_768
@@ -160,10 +158,10 @@ def test_equals_compressing_everything_anew_far_beyond_the_window_of_zlib():
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 7])
-def test_the_block_size_does_not_matter(monkeypatch, rows_at_once):
+def test_block_size_does_not_matter(monkeypatch, rows_at_once):
     texts = random_texts(np.random.default_rng(0), 30)
     expected = zip_greedy(texts, 20, 15, 8, 4)
-    monkeypatch.setattr(zip_module, "_ROWS_AT_ONCE", rows_at_once)
+    monkeypatch.setattr(zip_module, "_ROWS_PER_BLOCK", rows_at_once)
     assert zip_greedy(texts, 20, 15, 8, 4).tolist() == expected.tolist()
 
 
@@ -173,11 +171,11 @@ def test_threads_do_not_matter(threads):
     assert zip_greedy(texts, 30, 20, 10, 5, threads=threads).tolist() == plain_zip(texts, 30, 20, 10, 5)
 
 
-def test_equal_texts_keep_their_order():
+def test_equal_texts_keep_order():
     assert zip_greedy([b"red apples"] * 7, 7, 5, 3, 2).tolist() == list(range(7))
 
 
-def test_the_first_is_what_repeats_itself_least():
+def test_first_row_has_lowest_ratio():
     texts = [b"pears " * 20, b"Sphinx of black quartz", b"pears pears pears"]
     assert zip_greedy(texts, 3).tolist() == [1, 2, 0]
 
@@ -187,7 +185,7 @@ def test_no_rows():
     assert zip_greedy([], 0, compat=True).tolist() == []
 
 
-def test_texts_are_only_read_by_position():
+def test_texts_are_read_by_position():
     class Texts:
         def __len__(self):
             return 9
@@ -203,7 +201,7 @@ def test_texts_are_only_read_by_position():
 
 # -- progress and Ctrl-C ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("compat", [False, True])
-def test_progress_counts_every_row(compat):
+def test_progress(compat):
     seen = []
     texts = random_texts(np.random.default_rng(0), 30)
     zip_greedy(texts, 7, 10, 5, 3, compat=compat, progress=seen.append)
@@ -211,50 +209,50 @@ def test_progress_counts_every_row(compat):
 
 
 @pytest.mark.parametrize(("compat", "stop"), list(product([False, True], [1, 3, 5])))
-def test_interrupted_it_says_what_was_chosen(compat, stop):
+def test_interrupt_keeps_selected_rows(compat, stop):
     texts = random_texts(np.random.default_rng(0), 30)
 
-    def progress(n_chosen):
-        if n_chosen == stop:
+    def progress(n_selected):
+        if n_selected == stop:
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=f"{stop} rows had been chosen") as caught:
+    with pytest.raises(Interrupted, match=f"{stop} rows had been selected") as caught:
         zip_greedy(texts, 7, 10, 5, 3, compat=compat, progress=progress)
-    assert caught.value.chosen.dtype == np.int64
-    assert caught.value.chosen.tolist() == zip_greedy(texts, 7, 10, 5, 3, compat=compat).tolist()[:stop]
+    assert caught.value.selected.dtype == np.int64
+    assert caught.value.selected.tolist() == zip_greedy(texts, 7, 10, 5, 3, compat=compat).tolist()[:stop]
 
 
-def test_interrupted_before_anything_is_chosen():
+def test_interrupt_before_first_row():
     class Texts(list):
         def __getitem__(self, position):
             raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match="0 rows had been chosen") as caught:
+    with pytest.raises(Interrupted, match="0 rows had been selected") as caught:
         zip_greedy(Texts([b"a", b"b"]), 1)
-    assert caught.value.chosen.shape == (0,)
+    assert caught.value.selected.shape == (0,)
 
 
 # -- ratios ----------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("frame", [(b"[", b", ", b"]"), (b"", b"\n", b"<end>")])
 @pytest.mark.parametrize("level", [1, 6, 9])
-def test_ratios_are_those_of_the_whole_set(frame, level):
+def test_ratios_with_equals_reference(frame, level):
     rng = np.random.default_rng(0)
     texts = [noise(rng, size=size) for size in rng.integers(0, 4_000, size=30)]
-    chosen, tried = [5, 3, *range(10, 28)], [0, 29, 1, 0]
-    expected = [plain_ratio([texts[row] for row in [*chosen, position]], frame, level) for position in tried]
-    assert ratios_with(texts, chosen, tried, frame, level).tolist() == expected
-    assert [compression_ratio([texts[row] for row in [*chosen, p]], frame, level) for p in tried] == expected
+    selected, tried = [5, 3, *range(10, 28)], [0, 29, 1, 0]
+    expected = [plain_ratio([texts[row] for row in [*selected, position]], frame, level) for position in tried]
+    assert ratios_with(texts, selected, tried, frame, level).tolist() == expected
+    assert [compression_ratio([texts[row] for row in [*selected, p]], frame, level) for p in tried] == expected
     assert ratios_with(texts, [], [4], frame, level).tolist() == [plain_ratio([texts[4]], frame, level)]
-    assert ratios_with(texts, chosen, [], frame, level).shape == (0,)
+    assert ratios_with(texts, selected, [], frame, level).shape == (0,)
 
 
-def test_with_the_default_frame_a_set_is_a_list_of_python():
+def test_default_frame_is_python_list():
     rows = [{"id": 0, "text": "Größe"}, {"id": 1, "text": "it's"}]
-    whole = str(rows).encode()
-    assert compression_ratio([str(row).encode() for row in rows]) == len(whole) / len(zlib.compress(whole, 9))
+    content = str(rows).encode()
+    assert compression_ratio([str(row).encode() for row in rows]) == len(content) / len(zlib.compress(content, 9))
 
 
-def test_the_build_of_zlib_is_told_by_version_and_probe(monkeypatch):
+def test_zlib_build(monkeypatch):
     build = zlib_build()
     assert build == {"version": zlib.ZLIB_RUNTIME_VERSION, "probe": len(zlib.compress(zip_module._PROBE, 9))}
     monkeypatch.setattr(zlib, "compress", lambda data, level: b"stored" + data)
@@ -266,7 +264,7 @@ def test_the_build_of_zlib_is_told_by_version_and_probe(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"budget": 4}, r"zip_greedy: budget=4 is more than the 3 rows that can be chosen\. Lower it"),
+        ({"budget": 4}, r"zip_greedy: budget=4 is more than the 3 rows that can be selected\. Lower it"),
         ({"budget": 0.5}, r"budget=0\.5 must be a whole number of rows"),
         ({"k3": 0}, r"needs 1 <= k3 <= k2 <= k1, but has k1=10000, k2=200, k3=0"),
         ({"k2": 50}, r"needs 1 <= k3 <= k2 <= k1, but has k1=10000, k2=50, k3=100"),
@@ -277,15 +275,15 @@ def test_the_build_of_zlib_is_told_by_version_and_probe(monkeypatch):
         ({"frame": ("[", ", ", "]")}, r"must be three bytes objects"),
         ({"threads": 0}, r"threads=0 must be 1 or more, or None"),
         ({"texts": [b"red", "green", b"blue"]}, r"bytes, but the text at position 1 is of type str\. Encode it"),
-        ({"compat": True}, r"needs k1=10,000 rows and takes k2=200 away, but of 3 rows 3 are left for step 1"),
+        ({"compat": True}, r"needs k1=10,000 rows and removes k2=200, but of 3 rows 3 remain for step 1"),
     ],
 )
-def test_settings_that_cannot_be_right(settings, message):
+def test_invalid_settings(settings, message):
     with pytest.raises(SelectionError, match=message):
         zip_greedy(**{"texts": [b"red", b"green", b"blue"], "budget": 1} | settings)
 
 
-@pytest.mark.parametrize(("chosen", "positions", "wrong"), [([0, 2], [1], 2), ([0], [-1], -1), ([0], [1, 5], 5)])
-def test_positions_that_are_no_rows(chosen, positions, wrong):
+@pytest.mark.parametrize(("selected", "positions", "wrong"), [([0, 2], [1], 2), ([0], [-1], -1), ([0], [1, 5], 5)])
+def test_ratios_with_invalid_positions(selected, positions, wrong):
     with pytest.raises(SelectionError, match=f"ratios_with: position {wrong} is none of the 2 texts"):
-        ratios_with([b"red", b"green"], chosen, positions)
+        ratios_with([b"red", b"green"], selected, positions)

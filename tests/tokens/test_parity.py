@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer, chat_template_utils
 
 from hf_datasel.errors import FormatError, ModelError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode is deprecated:FutureWarning")
@@ -90,7 +90,7 @@ def trained_on(model, tmp_path):
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=converted(pool, tokenizer.chat_template is not None),
+            train_dataset=convert_pool(pool, tokenizer.chat_template is not None),
             processing_class=tokenizer,
         )
         return triples(trainer.train_dataset)
@@ -132,7 +132,7 @@ def test_alpaca(trained_on, request, pool_rows, folder, max_length):
     assert offline(pool, tokenizer, {"max_length": max_length}) == expected
 
 
-def test_rows_that_truncation_leaves_without_a_label_are_gone(tiny_model_dir):
+def test_rows_without_label_are_dropped(tiny_model_dir):
     pool = Pool(Dataset.from_dict(DATA["prompt-completion, conversational"]))
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     assert [row for row, _, _ in offline(pool, tokenizer, {"max_length": 64})] == [0, 1, 2]
@@ -140,7 +140,7 @@ def test_rows_that_truncation_leaves_without_a_label_are_gone(tiny_model_dir):
     assert rows.training().reasons.tolist() == ["", "", "", "prompt_fills_window"]
 
 
-def test_eos_ends_text_rows_once(tiny_text_model_dir):
+def test_single_eos(tiny_text_model_dir):
     pool = Pool(Dataset.from_dict({"prompt": ["a", "a"], "completion": ["b", "b</s>"]}))
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
     for _, ids, labels in offline(pool, tokenizer, {}):
@@ -157,12 +157,12 @@ def test_assistant_only_loss_with_markers(trained_on, tiny_model_dir, name, dash
     pool, settings = Pool(Dataset.from_dict(DATA[name])), {"assistant_only_loss": True}
     expected = trained_on(pool, tokenizer, settings)
     assert offline(pool, tokenizer, settings) == expected
-    kept = [tokenizer.decode([label for label in labels if label != -100]) for _, _, labels in expected]
-    assert kept[0] == "Yes.<|im_end|>"
+    trained_texts = [tokenizer.decode([label for label in labels if label != -100]) for _, _, labels in expected]
+    assert trained_texts[0] == "Yes.<|im_end|>"
 
 
 @pytest.mark.parametrize("name", ["messages", "prompt-completion, conversational"])
-def test_assistant_only_loss_with_a_template_that_trl_replaces(trained_on, tiny_model_dir, name):
+def test_assistant_only_loss_with_replaced_template(trained_on, tiny_model_dir, name):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.chat_template = chat_template_utils.qwen3_chat_template
     pool, settings = Pool(Dataset.from_dict(DATA[name])), {"assistant_only_loss": True}
@@ -171,7 +171,7 @@ def test_assistant_only_loss_with_a_template_that_trl_replaces(trained_on, tiny_
     assert rows.training().reasons.tolist() == ["", "", "", ""]
 
 
-def test_tools_and_template_settings_reach_the_template(trained_on, tiny_model_dir):
+def test_tools_and_chat_template_kwargs(trained_on, tiny_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.chat_template = "{{ tools | tojson }}{{ mood }}" + tokenizer.chat_template
     data = {
@@ -187,7 +187,7 @@ def test_tools_and_template_settings_reach_the_template(trained_on, tiny_model_d
     assert TokenRows(pool, tokenizer).training().reasons.tolist() == ["", ""]
 
 
-def test_conversations_need_a_chat_template(tiny_text_model_dir):
+def test_missing_chat_template(tiny_text_model_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_text_model_dir)
     with pytest.raises(ModelError, match="has no chat template"):
         offline(Pool(Dataset.from_dict(DATA["messages"])), tokenizer, {})

@@ -11,8 +11,8 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 
 from hf_datasel.errors import ModelError, ScoreError
-from hf_datasel.formats import Pool, converted
-from hf_datasel.tokens import Prepared, TokenRows, TokenSettings, prepare
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings, prepare_dataset
 from hf_datasel.tokens.training import prior_prefix
 
 END = "<|im_end|>\n"
@@ -22,7 +22,7 @@ def chat(*contents, system=None):
     """User and assistant in turn, after a system turn."""
     first = [{"role": "system", "content": system}] if system else []
     return first + [
-        {"role": "assistant" if at % 2 else "user", "content": content} for at, content in enumerate(contents)
+        {"role": "assistant" if index % 2 else "user", "content": content} for index, content in enumerate(contents)
     ]
 
 
@@ -36,11 +36,11 @@ def text_tokenizer(tiny_text_model_dir):
     return AutoTokenizer.from_pretrained(tiny_text_model_dir)
 
 
-def marked(columns, tokenizer, end_token=True, **settings):
+def with_spans(columns, tokenizer, end_token=True, **settings):
     """Rows as text: what each marked stretch decodes to."""
     pool, cut = Pool(Dataset.from_dict(columns)), TokenSettings(**settings)
-    rows = prepare(converted(pool, tokenizer.chat_template is not None), tokenizer, cut)
-    data = Prepared(rows, tokenizer, cut).marked(end_token)
+    rows = prepare_dataset(convert_pool(pool, tokenizer.chat_template is not None), tokenizer, cut)
+    data = PreparedDataset(rows, tokenizer, cut).with_spans(end_token)
     return [
         [tokenizer.decode(row["input_ids"][start:stop]) for start, stop in np.reshape(row["spans"], (-1, 2))]
         for row in data
@@ -52,13 +52,13 @@ def reasons_of(columns, tokenizer, **settings):
     return rows.training().reasons.tolist()
 
 
-def test_every_assistant_turn_and_its_end_and_nothing_else(tokenizer):
+def test_messages_spans(tokenizer):
     rows = [
         chat("Hi", "Hello!", "Two lamps?", "A pair.", "Bye", "Bye bye."),
         chat("assistant", "assistant", system="assistant"),
         chat("Is it slow?", " Yes.\n\nVery. "),
     ]
-    assert marked({"messages": rows}, tokenizer) == [
+    assert with_spans({"messages": rows}, tokenizer) == [
         [f"Hello!{END}", f"A pair.{END}", f"Bye bye.{END}"],
         [f"assistant{END}"],
         [f" Yes.\n\nVery. {END}"],
@@ -66,71 +66,74 @@ def test_every_assistant_turn_and_its_end_and_nothing_else(tokenizer):
 
 
 @pytest.mark.parametrize("more", [{}, {"completion_only_loss": False}])
-def test_prompt_completion_rows(tokenizer, more):
+def test_prompt_completion_spans(tokenizer, more):
     rows = chat("Hi", "Hello!", "Two lamps?", "A pair.")
-    assert marked({"prompt": [rows[:3]], "completion": [rows[3:]]}, tokenizer, **more) == [[f"A pair.{END}"]]
-    several = marked({"prompt": [rows[:1]], "completion": [rows[1:]]}, tokenizer, **more)
+    assert with_spans({"prompt": [rows[:3]], "completion": [rows[3:]]}, tokenizer, **more) == [[f"A pair.{END}"]]
+    several = with_spans({"prompt": [rows[:1]], "completion": [rows[1:]]}, tokenizer, **more)
     assert several == [[f"Hello!{END}", f"A pair.{END}"]]
 
 
 @pytest.mark.parametrize("more", [{}, {"completion_only_loss": False}])
-def test_text_rows_end_in_eos(text_tokenizer, more):
+def test_text_spans(text_tokenizer, more):
     columns = {"prompt": ["Hi?\n", "Name a fruit.\n"], "completion": ["Hello.", "A quince."]}
-    assert marked(columns, text_tokenizer, **more) == [["Hello.</s>"], ["A quince.</s>"]]
-    assert marked(columns, text_tokenizer, end_token=False, **more) == [["Hello."], ["A quince."]]
+    assert with_spans(columns, text_tokenizer, **more) == [["Hello.</s>"], ["A quince.</s>"]]
+    assert with_spans(columns, text_tokenizer, end_token=False, **more) == [["Hello."], ["A quince."]]
 
 
-def test_without_end_tokens(tokenizer):
+def test_spans_without_end_tokens(tokenizer):
     rows = chat("Hi", "Hello!", "Two lamps?", "A pair.")
-    assert marked({"messages": [rows]}, tokenizer, end_token=False) == [["Hello!", "A pair."]]
+    assert with_spans({"messages": [rows]}, tokenizer, end_token=False) == [["Hello!", "A pair."]]
 
 
 def lengths(row, tokenizer):
     """Tokens of a conversation after each of its turns."""
-    return [len(tokenizer.apply_chat_template(row[: at + 1], return_dict=True)["input_ids"]) for at in range(len(row))]
+    return [
+        len(tokenizer.apply_chat_template(row[: index + 1], return_dict=True)["input_ids"])
+        for index in range(len(row))
+    ]
 
 
-def test_truncation_clips_the_last_response_and_drops_those_behind_it(tokenizer):
+def test_spans_after_truncation(tokenizer):
     row = chat("Hi", "Hello!", "Two lamps?", "A pair of lamps.")
-    _, answered, asked, whole = lengths(row, tokenizer)
-    [[first, second]] = marked({"messages": [row]}, tokenizer, max_length=whole - 5)
+    _, first_answer, second_question, full = lengths(row, tokenizer)
+    [[first, second]] = with_spans({"messages": [row]}, tokenizer, max_length=full - 5)
     assert first == f"Hello!{END}"
     assert second
     assert "A pair of lamps.".startswith(second)
-    for max_length in (answered, asked):
-        assert marked({"messages": [row]}, tokenizer, max_length=max_length) == [[f"Hello!{END}"]]
+    for max_length in (first_answer, second_question):
+        assert with_spans({"messages": [row]}, tokenizer, max_length=max_length) == [[f"Hello!{END}"]]
 
 
-def test_truncation_from_the_left_moves_the_responses(tokenizer):
+def test_spans_after_left_truncation(tokenizer):
     row = chat("A long question", "Hello!", "Two lamps?", "A pair of lamps.")
-    _, answered, _, whole = lengths(row, tokenizer)
+    _, first_answer, _, full = lengths(row, tokenizer)
     cut = {"truncation_mode": "keep_end"}
-    [[first, second]] = marked({"messages": [row]}, tokenizer, max_length=whole - answered + 3, **cut)
+    [[first, second]] = with_spans({"messages": [row]}, tokenizer, max_length=full - first_answer + 3, **cut)
     assert first == f"!{END}"
     assert second == f"A pair of lamps.{END}"
-    [[last]] = marked({"messages": [row]}, tokenizer, max_length=4, **cut)
+    [[last]] = with_spans({"messages": [row]}, tokenizer, max_length=4, **cut)
     assert f"A pair of lamps.{END}".endswith(last)
 
 
-def test_a_response_cut_away_has_a_reason(tokenizer):
+def test_truncated_response_has_reason(tokenizer):
     columns = {"messages": [chat("Is it slow? " * 10, "Yes."), chat("Hi", "Hello!")]}
-    assert marked(columns, tokenizer, max_length=48) == [[], [f"Hello!{END}"]]
+    assert with_spans(columns, tokenizer, max_length=48) == [[], [f"Hello!{END}"]]
     assert reasons_of(columns, tokenizer, max_length=48) == ["prompt_fills_window", ""]
 
 
-def test_tool_turns_are_no_responses(tokenizer):
+def test_tool_turns_are_not_responses(tokenizer):
     row = [
         {"role": "user", "content": "Time?"},
         {"role": "assistant", "content": "now()"},
         {"role": "tool", "content": "12:04"},
         {"role": "assistant", "content": "Four past noon."},
     ]
-    assert marked({"messages": [row]}, tokenizer) == [[f"now(){END}", f"Four past noon.{END}"]]
+    assert with_spans({"messages": [row]}, tokenizer) == [[f"now(){END}", f"Four past noon.{END}"]]
 
 
 RENDERED = "<|im_start|>{{ message['role'] }}\n{{ text }}<|im_end|>\n{% endfor %}"
 GENERATE = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-FORGETS_THOUGHTS = (  # as reasoning models do: thoughts of earlier turns are left out
+FORGETS_THOUGHTS = (  # as reasoning models do: thoughts of earlier turns are dropped
     "{% for message in messages %}{% set text = message['content'] %}"
     "{% if '</think>' in text and not loop.last %}{% set text = text.split('</think>')[-1] %}{% endif %}"
     + RENDERED
@@ -151,7 +154,7 @@ SYSTEM_IN_LAST_QUESTION = (  # as Mistral's does: the system text moves to the l
 )
 
 
-def test_a_template_that_forgets_parts_of_earlier_turns_marks_what_is_left_of_them(tokenizer):
+def test_template_dropping_earlier_thoughts(tokenizer):
     tokenizer.chat_template = FORGETS_THOUGHTS
     columns = {
         "messages": [
@@ -160,7 +163,7 @@ def test_a_template_that_forgets_parts_of_earlier_turns_marks_what_is_left_of_th
             chat("Hi", "Hello!", "Two lamps?", "<think>Well</think>A pair."),
         ]
     }
-    assert marked(columns, tokenizer) == [
+    assert with_spans(columns, tokenizer) == [
         [f"Hello!{END}", f"A pair.{END}"],
         [f"<think>Well</think>Hello!{END}"],
         [f"Hello!{END}", f"<think>Well</think>A pair.{END}"],
@@ -171,16 +174,16 @@ def test_a_template_that_forgets_parts_of_earlier_turns_marks_what_is_left_of_th
 def families():
     """Chat templates of published models, as TRL ships them, that render plain conversations."""
     folder = Path(trl.__file__).parent / "chat_templates"
-    left_out = ("training", "vl", "idefics", "llava", "diffusion")
-    return sorted(path.name for path in folder.glob("*.jinja") if not any(part in path.name for part in left_out))
+    exclusions = ("training", "vl", "idefics", "llava", "diffusion")
+    return sorted(path.name for path in folder.glob("*.jinja") if not any(part in path.name for part in exclusions))
 
 
 @pytest.mark.parametrize("name", families())
-def test_published_templates_mark_every_response_and_no_question(tokenizer, name):
+def test_published_templates(tokenizer, name):
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / name).read_text()
     tokenizer.add_tokens(["<|end|>", "<|return|>"], special_tokens=True)
     row = chat("Is the kettle hot?", "Yes, very.", "And the pan?", "The pan is cold.", "Thanks", "Welcome, friend.")
-    [stretches] = marked({"messages": [row]}, tokenizer, max_length=None)
+    [stretches] = with_spans({"messages": [row]}, tokenizer, max_length=None)
     if name == "gptoss.jinja":  # it ends the last response in another way than those before, so that none can be told
         assert reasons_of({"messages": [row]}, tokenizer) == ["response_not_found"]
         return
@@ -191,67 +194,70 @@ def test_published_templates_mark_every_response_and_no_question(tokenizer, name
 
 
 @pytest.mark.parametrize("template", [MARKS_LAST_QUESTION, SYSTEM_IN_LAST_QUESTION])
-def test_a_template_that_shows_questions_differently_later_on_never_marks_the_question(tokenizer, template):
+def test_template_changing_earlier_questions(tokenizer, template):
     tokenizer.chat_template = template
     rows = [
         chat("Hi", "Hello!", "Two lamps?", "A pair.", system="Be brief."),
         chat("Hi", "Hello!", system="Be brief."),
     ]
-    for row, spans in zip(rows, marked({"messages": rows}, tokenizer), strict=True):
+    for row, spans in zip(rows, with_spans({"messages": rows}, tokenizer), strict=True):
         answers = [turn["content"] + END for turn in row if turn["role"] == "assistant"]
         assert spans in ([], answers)
 
 
-def test_a_template_that_moves_the_system_text_still_marks_single_turns(tokenizer):
+def test_template_moving_system_text(tokenizer):
     tokenizer.chat_template = SYSTEM_IN_LAST_QUESTION
     rows = [chat("Hi", "Hello!", system="Be brief.")]
-    assert marked({"messages": rows}, tokenizer) == [[f"Hello!{END}"]]
+    assert with_spans({"messages": rows}, tokenizer) == [[f"Hello!{END}"]]
 
 
-def test_turns_have_priors_of_their_own(tokenizer):
+def test_prior_per_turn(tokenizer):
     row = chat("Hi", "Hello!", "Two lamps?", "A pair.")
     tokens = TokenRows(Pool(Dataset.from_dict({"messages": [row]})), tokenizer).training()
     assert (len(tokens.conditional), len(tokens.prior)) == (1, 2)
     assert tokens.prior.owner.tolist() == [0, 0]
     priors = tokens.prior.fetch(np.array([0, 1]))
     before = "<s><|im_start|>assistant\n"
-    assert [tokenizer.decode(each.ids) for each in priors] == [f"{before}Hello!{END}", f"{before}A pair.{END}"]
-    assert [tokenizer.decode(each.ids[each.scored]) for each in priors] == [f"Hello!{END}", f"A pair.{END}"]
-    [whole] = tokens.conditional.fetch(np.array([0]))
-    scored = np.concatenate([each.ids[each.scored] for each in priors])
-    assert whole.ids[whole.scored].tolist() == scored.tolist()
+    assert [tokenizer.decode(sequence.ids) for sequence in priors] == [f"{before}Hello!{END}", f"{before}A pair.{END}"]
+    assert [tokenizer.decode(sequence.ids[sequence.scored]) for sequence in priors] == [
+        f"Hello!{END}",
+        f"A pair.{END}",
+    ]
+    [full] = tokens.conditional.fetch(np.array([0]))
+    scored = np.concatenate([sequence.ids[sequence.scored] for sequence in priors])
+    assert full.ids[full.scored].tolist() == scored.tolist()
 
 
 @pytest.mark.parametrize("context", ["generation-prompt", "bos", "none"])
 @pytest.mark.parametrize("end_token", [True, False])
 @pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
-def test_both_terms_score_the_same_tokens(tokenizer, context, end_token, mode):
+def test_conditional_and_prior_score_same_tokens(tokenizer, context, end_token, mode):
     rows = [chat("Hi", "Hello!", "Two lamps?", "A pair of lamps."), chat("Name a fruit that is red.", "A cherry.")]
     settings = TokenSettings(max_length=46, truncation_mode=mode)
     tokens = TokenRows(Pool(Dataset.from_dict({"messages": rows})), tokenizer, settings).training(context, end_token)
     for row in range(2):
         terms = []
         for term in (tokens.conditional, tokens.prior):
-            each = term.fetch(np.flatnonzero(term.owner == row))
-            terms.append(np.concatenate([one.ids[one.scored] for one in each]).tolist())
+            sequences = term.fetch(np.flatnonzero(term.owner == row))
+            terms.append(np.concatenate([sequence.ids[sequence.scored] for sequence in sequences]).tolist())
         assert terms[0] == terms[1] != []
 
 
-def test_indices_give_those_rows_in_that_order(tokenizer, pool_rows):
+def test_indices(tokenizer, pool_rows):
     pool = Pool(pool_rows)
     rows = TokenRows(pool, tokenizer, indices=np.array([5, 2]))
     everything = TokenRows(pool, tokenizer)
-    prepared = Prepared(everything.prepared, tokenizer, TokenSettings())
-    given = TokenRows(pool, tokenizer, prepared=prepared, indices=np.array([5, 2]))
-    expected = [everything.training().conditional.fetch(np.array([at]))[0].ids.tolist() for at in (5, 2)]
-    for each in (rows, given):
-        conditional = each.training().conditional
-        found = conditional.fetch(np.argsort(conditional.owner))
-        assert [sequence.ids.tolist() for sequence in found] == expected
-        assert each.training().reasons.tolist() == ["", ""]
+    prepared = PreparedDataset(everything.prepared, tokenizer, TokenSettings())
+    with_prepared = TokenRows(pool, tokenizer, prepared=prepared, indices=np.array([5, 2]))
+    expected = [everything.training().conditional.fetch(np.array([index]))[0].ids.tolist() for index in (5, 2)]
+    for token_rows in (rows, with_prepared):
+        conditional = token_rows.training().conditional
+        fetched = conditional.fetch(np.argsort(conditional.owner))
+        assert [sequence.ids.tolist() for sequence in fetched] == expected
+        assert token_rows.training().reasons.tolist() == ["", ""]
 
 
-def test_rows_that_cannot_be_used_have_reasons_and_no_tokens(tokenizer):
+def test_unusable_rows_have_reasons(tokenizer):
     columns = {"prompt": ["a", "b"], "completion": ["", None]}
     assert reasons_of(columns, tokenizer) == ["empty_response", "empty_response"]
     columns = {"prompt": ["a long question " * 9, "b"], "completion": ["c", None]}
@@ -267,7 +273,7 @@ def test_prior_prefix(tokenizer):
     assert prior_prefix(tokenizer, True, "none").tolist() == []
 
 
-def test_prior_prefix_without_bos_is_eos_and_without_either_is_refused(tokenizer):
+def test_prior_prefix_without_bos(tokenizer):
     tokenizer.bos_token = None
     assert prior_prefix(tokenizer, True, "bos").tolist() == [tokenizer.eos_token_id]
     tokenizer.eos_token = None
@@ -275,7 +281,7 @@ def test_prior_prefix_without_bos_is_eos_and_without_either_is_refused(tokenizer
         prior_prefix(tokenizer, True, "bos")
 
 
-def test_prior_prefix_of_a_template_without_a_fixed_generation_prompt(tokenizer):
+def test_prior_prefix_without_fixed_generation_prompt(tokenizer):
     tokenizer.chat_template = "{{ 'ask' if add_generation_prompt else 'train' }}" + tokenizer.chat_template
     with pytest.raises(ScoreError, match=r"renders a question differently.*prior_context='bos'"):
         prior_prefix(tokenizer, True, "generation-prompt")
@@ -288,8 +294,8 @@ def preset(tokenizer, convention, max_length=512, **columns):
 
 def texts(tokenizer, sequences):
     """(what stands before the scored tokens, the scored tokens) of the first row."""
-    [one] = sequences.fetch(np.array([0]))
-    return tokenizer.decode(one.ids[: one.scored[0]]), tokenizer.decode(one.ids[one.scored])
+    [part] = sequences.fetch(np.array([0]))
+    return tokenizer.decode(part.ids[: part.scored[0]]), tokenizer.decode(part.ids[part.scored])
 
 
 ROW = {"instruction": ["Add."], "input": ["4 and 9"], "output": ["13 it is"]}
@@ -301,7 +307,7 @@ def test_superfiltering_prompts(tokenizer):
     assert texts(tokenizer, tokens.prior) == ("<s>", "13 it is")
 
 
-def test_superfiltering_without_bos_leaves_the_first_token_of_the_prior_out(text_tokenizer):
+def test_superfiltering_without_bos(text_tokenizer):
     tokens = preset(text_tokenizer, "superfiltering", instruction=["a", "a"], output=["b", "A cherry is red."])
     assert tokens.reasons.tolist() == ["no_response_token", ""]
     before, scored = texts(text_tokenizer, tokens.prior)
@@ -328,7 +334,7 @@ def test_iterit_prompts(tokenizer):
 
 
 @pytest.mark.parametrize("convention", ["iterit", "superfiltering", "cherry"])
-def test_presets_are_for_one_question_and_one_answer(tokenizer, convention):
+def test_presets_require_single_turn(tokenizer, convention):
     rows = [chat("Hi", "Hello!", "Two lamps?", "A pair."), chat("Hi", "Hello!"), chat("Hi", "")]
     tokens = preset(tokenizer, convention, messages=rows)
     assert tokens.reasons.tolist() == ["not_single_turn", "", "empty_response"]
@@ -336,17 +342,17 @@ def test_presets_are_for_one_question_and_one_answer(tokenizer, convention):
 
 
 @pytest.mark.parametrize("convention", ["iterit", "superfiltering", "cherry"])
-def test_a_prompt_that_fills_the_window(tokenizer, convention):
+def test_prompt_fills_window(tokenizer, convention):
     tokens = preset(tokenizer, convention, 200, instruction=["a long question " * 90, "Hi"], output=["b", "Hello!"])
     assert tokens.reasons.tolist() == ["prompt_fills_window", ""]
 
 
-def test_iterit_needs_a_chat_template(text_tokenizer):
+def test_iterit_requires_chat_template(text_tokenizer):
     with pytest.raises(ModelError, match=r"convention='iterit' renders rows with a chat template.*has none"):
         preset(text_tokenizer, "iterit", **ROW)
 
 
-def test_iterit_needs_a_template_with_a_system_turn(tokenizer):
+def test_iterit_requires_system_role(tokenizer):
     tokenizer.chat_template = (
         "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     )

@@ -12,7 +12,7 @@ import pytest
 
 @pytest.fixture
 def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[..., Any]:
-    """Give a function that trains and returns the trainer; dropout is on, so that a stray random draw shows."""
+    """Return a function that trains and returns the trainer; dropout makes stray random draws visible."""
 
     def run(
         selector: Any = None, name: str = "run", rows: Any = None, resume: Any = None, base: Any = None, **more: Any
@@ -21,7 +21,7 @@ def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[...,
         trainer.train(resume_from_checkpoint=resume)
         return trainer
 
-    def make(chosen: Any, name: str, rows: Any = None, base: Any = None, **more: Any) -> Any:
+    def make(selected: Any, name: str, rows: Any = None, base: Any = None, **more: Any) -> Any:
         from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
         from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
@@ -45,8 +45,8 @@ def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[...,
             **more,
         }
         config = SelectiveSFTConfig(**settings)
-        if chosen is not None:
-            extra["selector"] = chosen
+        if selected is not None:
+            extra["selector"] = selected
         return kind(
             model=AutoModelForCausalLM.from_pretrained(tiny_model_dir, attention_dropout=0.1),
             args=config,
@@ -61,28 +61,28 @@ def train(tmp_path: Path, tiny_model_dir: Path, pool_rows: Any) -> Callable[...,
 
 @pytest.fixture
 def assert_equal_weights() -> Callable[[Any, Any], None]:
-    """Give a check that two trainers ended with equal weights, bit for bit."""
+    """Return a function that asserts that the weights of two trainers are equal bit by bit."""
 
-    def check(one: Any, other: Any) -> None:
+    def check(first: Any, second: Any) -> None:
         import torch
 
-        ours, theirs = one.model.state_dict(), other.model.state_dict()
-        assert ours.keys() == theirs.keys()
-        differ = [name for name in ours if not torch.equal(ours[name], theirs[name])]
-        assert not differ, f"{len(differ)} of {len(ours)} weights differ, for example {differ[0]}"
+        actual, expected = first.model.state_dict(), second.model.state_dict()
+        assert actual.keys() == expected.keys()
+        differ = [name for name in actual if not torch.equal(actual[name], expected[name])]
+        assert not differ, f"{len(differ)} of {len(actual)} weights differ, for example {differ[0]}"
 
     return check
 
 
 @pytest.fixture
 def resumed(train: Any, assert_equal_weights: Any, tmp_path: Path) -> Callable[..., Iterator[Any]]:
-    """Give a function that goes on from checkpoints of a run, all by default, and holds the end against that run's."""
+    """Return a function that resumes from checkpoints of a run (all by default) and compares the results."""
 
     def rates(trainer: Any) -> list[float]:
         return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
 
     def rows(trainer: Any) -> list[list[int]]:
-        return [each.rows.tolist() for each in trainer._schedule.records]
+        return [record.rows.tolist() for record in trainer._schedule.records]
 
     def go_on(whole: Any, selector: Any, steps: Any = None, **more: Any) -> Iterator[Any]:
         end = whole.state.global_step
@@ -101,7 +101,7 @@ def resumed(train: Any, assert_equal_weights: Any, tmp_path: Path) -> Callable[.
 
 @pytest.fixture
 def from_hub() -> Callable[..., Any]:
-    """Give a function that makes of rows what `load_dataset` gives of `them/rows`, whose split has so many rows."""
+    """Return a function that makes rows look like those of `load_dataset("them/rows")`."""
 
     def make(rows: Any, split: str = "train", of: int | None = None) -> Any:
         from datasets import NamedSplit, SplitDict, SplitInfo

@@ -1,4 +1,4 @@
-"""Settings of a run with checkpoints that a choice reads: what cannot be read is refused before the warm-up."""
+"""Settings of a run with checkpoints that a selection reads: what cannot be read is refused before the warm-up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def less(tmp_path, pool_rows) -> LESS:
 
 
 @pytest.mark.parametrize("optim", ["adafactor", "sgd", "adamw_bnb_8bit", "paged_adamw_32bit", "lion_32bit"])
-def test_another_optimizer_is_refused_before_the_warm_up(train, less, optim):
+def test_less_unsupported_optimizer(train, less, optim):
     said = (
         rf"LESS reads the moments of AdamW.*optim='{optim}' does not save them.*'adamw_torch', 'adamw_torch_fused'\."
     )
@@ -26,18 +26,18 @@ def test_another_optimizer_is_refused_before_the_warm_up(train, less, optim):
         train.make(less, "run", optim=optim, selection_size=4)
 
 
-def test_a_learning_rate_of_0_is_refused_before_the_warm_up(train, less):
+def test_less_zero_learning_rate(train, less):
     with pytest.raises(ConfigError, match=r"LESS weighs its checkpoints .*learning_rate=0 .*make it more than 0"):
         train.make(less, "run", learning_rate=0.0, selection_size=4)
 
 
 @pytest.mark.parametrize("more", [{"optim": "sgd"}, {"learning_rate": 0.0}])
-def test_a_run_that_reads_no_checkpoint_may_have_them(train, more: dict[str, Any]):
+def test_unsupported_optimizer_without_checkpoints(train, more: dict[str, Any]):
     assert len(train(Random(), "run", num_train_epochs=1, selection_size=4, **more).selections) == 1
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch", "adamw_torch_fused"])
-def test_what_these_optimizers_save_is_read(train, less, optim):
+def test_less_supported_optimizers(train, less, optim):
     trainer = train(less, "run", optim=optim, num_train_epochs=1, selection_size=4)
     assert trainer.selections[1].provenance["rows_scored"] == 24
     assert len(set(trainer.selections[1].scores("influence"))) > 20

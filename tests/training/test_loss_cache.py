@@ -21,15 +21,16 @@ from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, ResumeError
-from hf_datasel.formats import POOL_ROW, Pool, converted
-from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.formats import POOL_ROW, Pool, convert_pool
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import IFD, Embedding, Loss
 from hf_datasel.scoring.base import Score
-from hf_datasel.scoring.logprobs import Forwards
+from hf_datasel.scoring.logprobs import LogprobRunner
 from hf_datasel.selectors import All, IterIT
 from hf_datasel.tokens import Sequences
-from hf_datasel.training import loss_cache as reusing
+from hf_datasel.training import loss_cache
 from hf_datasel.training.schedule import Schedule
 
 REUSE = {"reuse_training_loss": True, "loss_type": "nll", "selection_size": 8}
@@ -50,11 +51,11 @@ class Shifting(Selector):
         again = RoundPlan(total_budget, self.passes, restart=self.restart)
         return RoundPlan(total_budget, self.passes), again, again
 
-    def choose(self, round: Round) -> np.ndarray:
+    def select(self, context: RoundContext) -> np.ndarray:
         for each in (self.by, self.also):
             if each is not None:
-                round.score(each)
-        return 4 * round.index + np.arange(round.budget)
+                context.score(each)
+        return 4 * context.index + np.arange(context.budget)
 
 
 class Still(SelectiveSFTTrainer):
@@ -92,7 +93,7 @@ class Told(SelectiveSFTTrainer):
 
     def told_of(self, row: int) -> float:
         """What was noted of a row of the pool."""
-        return self.told[tuple(self._candidates[int(np.flatnonzero(self._prepared.rows == row)[0])]["input_ids"])]
+        return self.told[tuple(self._candidates[int(np.flatnonzero(self._data.prepared.rows == row)[0])]["input_ids"])]
 
 
 def logs_of(trainer: Any, key: str) -> list[float]:
@@ -111,13 +112,13 @@ def reused(trainer: Any) -> list[list[int]]:
 def forwarded(monkeypatch) -> list[int]:
     """Give the sizes of all batches that scoring has run through a model, as they happen."""
     sizes: list[int] = []
-    original = Forwards.__call__
+    original = LogprobRunner.__call__
 
-    def call(self: Forwards, batch: Any, reductions: Any) -> Any:
+    def call(self: LogprobRunner, batch: Any, reductions: Any) -> Any:
         sizes.append(len(batch))
         return original(self, batch, reductions)
 
-    monkeypatch.setattr(Forwards, "__call__", call)
+    monkeypatch.setattr(LogprobRunner, "__call__", call)
     return sizes
 
 
@@ -138,7 +139,7 @@ def forwarded(monkeypatch) -> list[int]:
     ],
     ids=lambda each: repr(each) if isinstance(each, Score) else "-".join(each) or "plain",
 )
-def test_without_dropout_and_learning_they_are_those_of_a_forward_pass(train, by, more):
+def test_losses_equal_a_forward_pass(train, by, more):
     still = {"base": Still, "learning_rate": 0.0, **REUSE, **more}
     ours = train(Shifting(by), name="ours", **still)
     plain = train(Shifting(by), name="plain", **{**still, "reuse_training_loss": False})
@@ -149,7 +150,7 @@ def test_without_dropout_and_learning_they_are_those_of_a_forward_pass(train, by
             np.testing.assert_allclose(one.scores(name), other.scores(name), rtol=1e-5, atol=1e-5)
 
 
-def test_they_are_those_of_the_step_with_its_dropout_and_the_others_of_the_model_as_it_is(train):
+def test_losses_of_training_steps(train):
     ours = train(Shifting(Loss()), name="ours", base=Told, **{**REUSE, "num_train_epochs": 2})
     plain = train(Shifting(Loss()), name="plain", **{**REUSE, "reuse_training_loss": False})
     losses, fresh = ours.selections[1].scores("loss"), plain.selections[1].scores("loss")
@@ -160,7 +161,7 @@ def test_they_are_those_of_the_step_with_its_dropout_and_the_others_of_the_model
     np.testing.assert_allclose(losses[:4], noted, rtol=1e-5)
 
 
-def test_of_a_row_that_is_trained_on_twice_the_last_time_counts(train):
+def test_last_step_of_a_row_counts(train):
     twice = train(Shifting(Loss(), passes=2.0), name="twice", base=Told, **REUSE)
     once = train(Shifting(Loss()), name="once", **REUSE)
     assert reused(twice) == [[0], [8], [8]]
@@ -181,9 +182,9 @@ def test_fewer_rows_go_through_the_model(train, forwarded):
 def test_all_rows_reused_leave_no_forward_pass(train, forwarded):
     @dataclass(frozen=True)
     class Everything(Shifting):
-        def choose(self, round: Round) -> np.ndarray:
-            round.score(Loss())
-            return np.flatnonzero(round.eligible)
+        def select(self, context: RoundContext) -> np.ndarray:
+            context.score(Loss())
+            return np.flatnonzero(context.eligible)
 
     trainer = train(Everything(), **{**REUSE, "selection_size": 24})
     assert sum(forwarded) == 24
@@ -191,24 +192,24 @@ def test_all_rows_reused_leave_no_forward_pass(train, forwarded):
 
 
 @pytest.mark.parametrize("more", [{}, {"packing": True, "per_device_train_batch_size": 1}], ids=["plain", "packing"])
-def test_training_stays_as_it_is_bit_for_bit(train, assert_equal_weights, pool_rows, monkeypatch, more):
+def test_weights_do_not_change(train, assert_equal_weights, pool_rows, monkeypatch, more):
     more = {"loss_type": "nll", **more}
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain", **more)
     ours = train.make(All(), "ours", reuse_training_loss=True, **more)
-    monkeypatch.setattr(ours._losses, "_are_wanted", lambda: True)  # or one round reads nothing
+    monkeypatch.setattr(ours._losses, "_are_needed", lambda: True)  # or one round reads nothing
     ours.train()
     assert len(ours._losses.arrays()["rows"]) == 24
     assert_equal_weights(ours, plain)
-    chosen = train(Shifting(), name="scored", **{**REUSE, **more})
+    selected = train(Shifting(), name="scored", **{**REUSE, **more})
     without = train(Shifting(), name="without", **{**REUSE, **more, "reuse_training_loss": False})
-    assert_equal_weights(chosen, without)
-    assert logs_of(chosen, "loss") == logs_of(without, "loss")
-    assert not chosen.model._forward_hooks
+    assert_equal_weights(selected, without)
+    assert logs_of(selected, "loss") == logs_of(without, "loss")
+    assert not selected.model._forward_hooks
     assert not logs_of(without, "selection_rows_reused")
 
 
 # -- what is recorded, read and kept ---------------------------------------------------------------------------------
-def test_each_score_records_the_rows_that_it_did_not_compute(train):
+def test_scores_record_reused_rows(train):
     trainer = train(Shifting(Loss(), also=Embedding(as_trained=True)), name="one", **REUSE)
     assert reused(trainer) == [[0, 0], [8, 0], [8, 0]]
     assert logs_of(trainer, "selection_rows_reused") == [0, 8, 8]
@@ -216,7 +217,7 @@ def test_each_score_records_the_rows_that_it_did_not_compute(train):
     assert reused(both) == [[0, 0], [8, 8], [8, 8]]  # the second takes over what the first one has
 
 
-def test_tokens_are_not_read_for_keys_that_nothing_looks_up(train, monkeypatch):
+def test_tokens_are_not_read_without_losses(train, monkeypatch):
     asked: list[int] = []
     monkeypatch.setattr(Sequences, "digests", lambda self: asked.append(len(self)))
     assert reused(train(Shifting(), **REUSE)) == [[0], [8], [8]]
@@ -234,7 +235,7 @@ def test_tokens_are_not_read_for_keys_that_nothing_looks_up(train, monkeypatch):
     ],
     ids=["epochs", "max_steps", "steps", "one-round", "one-round-max_steps"],
 )
-def test_nothing_is_kept_where_no_choice_follows(train, tmp_path, selector, more, kept):
+def test_last_round_records_no_losses(train, tmp_path, selector, more, kept):
     train(selector, **{**SAVED, **more})
     found = []
     for step in range(1, len(kept) + 1):
@@ -250,7 +251,7 @@ class Hasty(TrainerCallback):
         control.should_epoch_stop = state.global_step == 3
 
 
-def test_rows_of_a_round_that_was_to_be_the_last_are_scored_anew(train, forwarded):
+def test_extended_run_scores_its_last_round(train, forwarded):
     trainer = train(Shifting(Loss()), callbacks=[Hasty()], max_steps=4, **REUSE)
     assert reused(trainer) == [[0], [8], [0]]
     assert sum(forwarded) == 24 + 16 + 24
@@ -278,7 +279,7 @@ class Measuring(Told):
 
 
 @pytest.mark.parametrize("who", ["callback", "compute_loss", "evaluation"])
-def test_passes_that_train_nothing_are_not_read(train, pool_rows, who):
+def test_only_training_steps_are_recorded(train, pool_rows, who):
     base = Measuring if who == "compute_loss" else Told
     more = {"eval_strategy": "steps", "eval_steps": 1, "eval_dataset": pool_rows} if who == "evaluation" else {}
     trainer = train.make(Shifting(Loss()), "run", base=base, **REUSE, **more)
@@ -295,10 +296,10 @@ def test_passes_that_train_nothing_are_not_read(train, pool_rows, who):
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing")  # by their new name no older version knows the settings
 @pytest.mark.filterwarnings("ignore:None of the inputs")  # of the pass that Told makes without gradients
 @pytest.mark.parametrize("reentrant", [False, True])
-def test_gradient_checkpointing_runs_no_pass_that_is_read_twice(train, monkeypatch, reentrant):
+def test_gradient_checkpointing(train, monkeypatch, reentrant):
     read: list[Any] = []
-    original = reusing._token_losses
-    monkeypatch.setattr(reusing, "_token_losses", lambda *args: read.append(args) or original(*args))
+    original = loss_cache._token_losses
+    monkeypatch.setattr(loss_cache, "_token_losses", lambda *args: read.append(args) or original(*args))
     more = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
     trainer = train(Shifting(Loss()), base=Told, **{**REUSE, **more})
     assert trainer.model.is_gradient_checkpointing
@@ -307,15 +308,15 @@ def test_gradient_checkpointing_runs_no_pass_that_is_read_twice(train, monkeypat
     np.testing.assert_allclose(trainer.selections[1].scores("loss")[:4], noted, rtol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", [[0], [0, 24]], ids=["one", "both"])
-def test_equal_rows_share_the_loss_of_the_one_that_was_trained_on_last(train, pool_rows, chosen):
+@pytest.mark.parametrize("selected", [[0], [0, 24]], ids=["one", "both"])
+def test_equal_rows_share_losses(train, pool_rows, selected):
     @dataclass(frozen=True)
     class These(Shifting):
-        def choose(self, round: Round) -> np.ndarray:
-            round.score(Loss())
-            return np.array(chosen)
+        def select(self, context: RoundContext) -> np.ndarray:
+            context.score(Loss())
+            return np.array(selected)
 
-    more = {"base": Told, "rows": pool_rows.select([*range(24), 0]), **REUSE, "selection_size": len(chosen)}
+    more = {"base": Told, "rows": pool_rows.select([*range(24), 0]), **REUSE, "selection_size": len(selected)}
     trainer = train(These(), **more, num_train_epochs=1, per_device_train_batch_size=1)
     assert reused(trainer) == [[0], [2], [2]]
     first, copy = trainer.selections[2].scores("loss")[[0, 24]]
@@ -353,14 +354,14 @@ def test_resume_from_every_checkpoint_is_exact(train, assert_equal_weights, tmp_
         assert logs_of(resumed, "selection_rows_reused") == logs_of(whole, "selection_rows_reused")
 
 
-def test_the_setting_has_to_stay_the_same_when_a_run_is_resumed(train, tmp_path):
+def test_resume_with_another_setting(train, tmp_path):
     train(IterIT(), name="run", **SAVED)
-    with pytest.raises(ResumeError, match=r"reuse_training_loss differ \(True there, False here\)"):
+    with pytest.raises(ResumeError, match=r"reuse_training_loss differ \(True in the checkpoint, False in this run\)"):
         checkpoint = str(tmp_path / "run" / "checkpoint-3")
         train(IterIT(), name="run", resume=checkpoint, **{**SAVED, "reuse_training_loss": False})
 
 
-def test_after_a_restart_no_loss_of_the_abandoned_weights_is_left(train):
+def test_restart_clears_losses(train):
     trainer = train(Shifting(Loss(), restart=True), base=Told, **REUSE)
     assert reused(trainer) == [[0], [8], [8]]
     plain = train(Shifting(Loss(), restart=True), name="plain", **{**REUSE, "reuse_training_loss": False})
@@ -369,7 +370,7 @@ def test_after_a_restart_no_loss_of_the_abandoned_weights_is_left(train):
     np.testing.assert_allclose(first, expected, rtol=1e-5)
 
 
-def test_a_second_call_of_train_begins_with_nothing(train):
+def test_second_training_clears_losses(train):
     trainer = train(Shifting(), **REUSE)
     trainer.train()
     assert reused(trainer) == [[0], [8], [8]]
@@ -396,7 +397,7 @@ def test_a_compiled_model(train, assert_equal_weights):
     assert_equal_weights(ours, plain)
 
 
-def test_equal_tokens_with_another_response_are_told_apart(train, tiny_model_dir):
+def test_equal_tokens_with_other_labels(train, tiny_model_dir):
     """Two rows of one text, cut into question and answer at different places."""
     rows = Dataset.from_list(
         [{"prompt": "One two three", "completion": " four five."}, {"prompt": "One two", "completion": " three four"}]
@@ -405,8 +406,8 @@ def test_equal_tokens_with_another_response_are_told_apart(train, tiny_model_dir
 
     @dataclass(frozen=True)
     class First(Shifting):
-        def choose(self, round: Round) -> np.ndarray:
-            round.score(Loss())
+        def select(self, context: RoundContext) -> np.ndarray:
+            context.score(Loss())
             return np.array([1])
 
     more = {"base": Still, "learning_rate": 0.0, "rows": split, **REUSE, "selection_size": 1}
@@ -418,7 +419,7 @@ def test_equal_tokens_with_another_response_are_told_apart(train, tiny_model_dir
 
 
 # -- reading a step --------------------------------------------------------------------------------------------------
-def test_logits_and_log_probabilities_say_the_same():
+def test_logits_equal_log_probs():
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((3, 200, 11), generator=generator, requires_grad=True)
     ids = torch.randint(0, 11, (3, 200), generator=generator)
@@ -426,18 +427,18 @@ def test_logits_and_log_probabilities_say_the_same():
     labels[2] = -100
     log_probs = logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])[..., 0]
     fused = SimpleNamespace(log_probs=log_probs.masked_fill(labels[:, 1:] == -100, 0.0))
-    one, other = (reusing._token_losses(output, ids, labels) for output in (fused, SimpleNamespace(logits=logits)))
+    one, other = (loss_cache._token_losses(output, ids, labels) for output in (fused, SimpleNamespace(logits=logits)))
     np.testing.assert_allclose(one, other, rtol=1e-5)
     np.testing.assert_array_equal(~np.isnan(one[:, 1:]), labels[:, 1:].numpy() >= 0)
     assert np.isnan(one[:, 0]).all()
-    nothing = reusing._token_losses(SimpleNamespace(logits=logits), ids, torch.full_like(labels, -100))
+    nothing = loss_cache._token_losses(SimpleNamespace(logits=logits), ids, torch.full_like(labels, -100))
     assert np.isnan(nothing).all()
 
 
-def test_a_model_that_gives_neither_is_refused():
+def test_output_without_logits():
     ids = torch.zeros((1, 4), dtype=torch.long)
     with pytest.raises(ConfigError, match="SimpleNamespace has none while the model trains"):
-        reusing._token_losses(SimpleNamespace(loss=0.0, logits=None), ids, ids)
+        loss_cache._token_losses(SimpleNamespace(loss=0.0, logits=None), ids, ids)
 
 
 @pytest.mark.parametrize(
@@ -451,7 +452,7 @@ def test_a_model_that_gives_neither_is_refused():
 )
 def test_rows_of_a_batch(more, expected):
     inputs = {"input_ids": torch.zeros((2, 4)), **{name: torch.tensor(values) for name, values in more.items()}}
-    assert [(line, at.tolist()) for line, at in reusing._whole_rows(inputs)] == expected
+    assert [(line, at.tolist()) for line, at in loss_cache._rows_of_batch(inputs)] == expected
 
 
 @pytest.fixture
@@ -468,12 +469,12 @@ def watched() -> Any:
         schedule = Schedule((RoundPlan(1), RoundPlan(1)), [1, 1])
         schedule.begin(np.array([0]), 1, 0)
         trainer = SimpleNamespace(args=args, state=SimpleNamespace(global_step=3), **none)
-        return reusing.TrainingLosses(trainer, lambda: schedule), Model()
+        return loss_cache.LossCache(trainer, lambda: schedule), Model()
 
     return make
 
 
-def test_labelled_tokens_alone_are_kept_and_come_back_from_a_checkpoint(watched):
+def test_arrays_roundtrip(watched):
     """Two turns: the question between them has no label."""
     generator = torch.Generator().manual_seed(0)
     ids, spans = torch.randint(0, 11, (3, 20), generator=generator), [[2, 6, 9, 17], [2, 6, 9, 17], [5, 12]]
@@ -481,7 +482,7 @@ def test_labelled_tokens_alone_are_kept_and_come_back_from_a_checkpoint(watched)
     labels[:, :2] = labels[:, 6:9] = labels[:, 17:] = -100
     losses, model = watched()
     model.logits = torch.randn((3, 20, 11), generator=generator)
-    with losses.watching(model), losses.reading():
+    with losses.hooked(model), losses.recording():
         model(input_ids=ids, labels=labels)
     arrays = losses.arrays()
     assert arrays["losses"].dtype == np.float32
@@ -500,7 +501,7 @@ def test_labelled_tokens_alone_are_kept_and_come_back_from_a_checkpoint(watched)
 def test_switched_off_it_does_nothing(watched):
     losses, model = watched(on=False)
     model.logits, ids = torch.zeros((1, 4, 3)), torch.zeros((1, 4), dtype=torch.long)
-    with losses.watching(model), losses.reading():
+    with losses.hooked(model), losses.recording():
         assert not model._forward_hooks
         model(input_ids=ids, labels=ids)
     losses.gather()
@@ -514,12 +515,12 @@ def test_switched_off_it_does_nothing(watched):
         ({"reuse_training_loss": "yes"}, "reuse_training_loss='yes' has to be True or False"),
         (
             {"packing": True, "packing_strategy": "wrapped"},
-            "rows that stay whole, and packing_strategy='wrapped' cuts",
+            "unsplit rows, but packing_strategy='wrapped' splits them",
         ),
-        ({"packing": True, "packing_strategy": "bfd_split"}, "and packing_strategy='bfd_split' cuts them"),
+        ({"packing": True, "packing_strategy": "bfd_split"}, "but packing_strategy='bfd_split' splits them"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(train, settings, message):
+def test_invalid_settings(train, settings, message):
     with pytest.raises(ConfigError, match=message):
         train.make(IterIT(), "bad", **{**REUSE, **settings})
 
@@ -527,30 +528,30 @@ def test_settings_that_cannot_be_are_refused(train, settings, message):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("loss_type", "chunked_nll", "does not make with loss_type='chunked_nll' and use_liger_kernel=False"),
+        ("loss_type", "chunked_nll", "does not compute with loss_type='chunked_nll' and use_liger_kernel=False"),
         ("use_liger_kernel", True, "and use_liger_kernel=True. Use loss_type='nll' without Liger"),
-        ("sp_enabled", True, "context or sequence parallelism deals the tokens of a row"),
-        ("cp_enabled", True, "context or sequence parallelism deals the tokens of a row"),
+        ("sp_enabled", True, "context and sequence parallelism split the tokens of a row"),
+        ("cp_enabled", True, "context and sequence parallelism split the tokens of a row"),
     ],
 )
-def test_what_hides_the_losses_of_rows_is_refused(monkeypatch, name, value, message):
-    monkeypatch.setattr(reusing, "_FUSED", False)
+def test_unsupported_settings_of_trl(monkeypatch, name, value, message):
+    monkeypatch.setattr(loss_cache, "_HAS_LOG_PROBS", False)
     with pytest.raises(ConfigError, match=message):
-        reusing.check_reuse(_stand_in(**{name: value}))
+        loss_cache.check_reuse(_stand_in(**{name: value}))
 
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", ["label_smoother", "compute_loss_func"])
-def test_a_loss_from_logits_alone_is_refused_with_every_version(monkeypatch, fused, name):
-    monkeypatch.setattr(reusing, "_FUSED", fused)
-    reusing.check_reuse(_stand_in())
-    with pytest.raises(ConfigError, match="does not go with compute_loss_func or label_smoothing_factor"):
-        reusing.check_reuse(_stand_in(**{name: object()}))
+def test_unsupported_losses(monkeypatch, fused, name):
+    monkeypatch.setattr(loss_cache, "_HAS_LOG_PROBS", fused)
+    loss_cache.check_reuse(_stand_in())
+    with pytest.raises(ConfigError, match="cannot be combined with compute_loss_func or label_smoothing_factor"):
+        loss_cache.check_reuse(_stand_in(**{name: object()}))
 
 
 @pytest.mark.filterwarnings("ignore:`label_smoothing_factor` is deprecated:FutureWarning")
-def test_label_smoothing_is_refused_before_training(train):
-    with pytest.raises(ConfigError, match="does not go with compute_loss_func or label_smoothing_factor"):
+def test_label_smoothing(train):
+    with pytest.raises(ConfigError, match="cannot be combined with compute_loss_func or label_smoothing_factor"):
         train.make(IterIT(), "bad", label_smoothing_factor=0.1, **REUSE)
 
 
@@ -593,7 +594,7 @@ digest = hashlib.sha256()
 for name, weight in sorted(trainer.accelerator.unwrap_model(trainer.model).state_dict().items()):
     digest.update(name.encode() + weight.numpy().tobytes())
 result = {
-    "weights": digest.hexdigest(), "chosen": [each.indices.tolist() for each in trainer.selections],
+    "weights": digest.hexdigest(), "selected": [each.indices.tolist() for each in trainer.selections],
     "scores": [np.nan_to_num(each.scores("ifd"), nan=-1).tolist() for each in trainer.selections],
     "reused": [each.provenance["scores"][0]["computed"].get("reused_training_loss", 0) for each in trainer.selections],
 }
@@ -626,7 +627,7 @@ def run_two(tmp_path: Path, pool_rows: Any, tiny_model_dir: Path) -> Any:
     return call
 
 
-def test_two_processes_share_what_each_has_seen(run_two):
+def test_losses_of_two_processes(run_two):
     still = {"dropout": 0.0, "learning_rate": 0.0}
     first, second = run_two("reused", **still)
     plain, _ = run_two("plain", reuse_training_loss=False, **still)

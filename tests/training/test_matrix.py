@@ -21,8 +21,9 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
-from hf_datasel.formats import Pool, converted
-from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Loss
 
@@ -53,13 +54,13 @@ class Rounds(Selector):
         each = zip(self.planned, self.epochs, strict=True)
         return tuple(RoundPlan(rows, epochs, restart=self.restart) for rows, epochs in each)
 
-    def choose(self, round: Round) -> np.ndarray:
-        loss = round.score(Loss())["loss"]
-        return np.argsort(-loss, kind="stable")[: self.found[round.index]]
+    def select(self, context: RoundContext) -> np.ndarray:
+        loss = context.score(Loss())["loss"]
+        return np.argsort(-loss, kind="stable")[: self.found[context.index]]
 
 
 class Watched(SelectiveSFTTrainer):
-    """Notes the rows of every batch, live workers, and what is left of gradients when a round is chosen."""
+    """Notes the rows of every batch, live workers, and what is left of gradients when a round is selected."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -67,12 +68,12 @@ class Watched(SelectiveSFTTrainer):
         self.leaked: list[str] = []
         self.workers = 0
         self._others = {each.pid for each in multiprocessing.active_children()}
-        rows = zip(self._candidates["input_ids"], self._prepared.rows.tolist(), strict=True)
+        rows = zip(self._candidates["input_ids"], self._data.prepared.rows.tolist(), strict=True)
         self._row_of = {tuple(ids): row for ids, row in rows}
 
     def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         lines = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-        self.batches.append((self._entered, [self._row_of[tuple(ids[mask].tolist())] for ids, mask in lines]))
+        self.batches.append((self._current_round, [self._row_of[tuple(ids[mask].tolist())] for ids, mask in lines]))
         alive = {each.pid for each in multiprocessing.active_children()} - self._others
         self.workers = max(self.workers, len(alive))
         return super().training_step(model, inputs, *args, **kwargs)
@@ -168,12 +169,12 @@ class Tokens(SelectiveSFTTrainer):
         ids = inputs["input_ids"]
         if "attention_mask" in inputs:
             ids = ids[inputs["attention_mask"].bool()]
-        self.trained.setdefault(self._entered, Counter()).update(ids.flatten().tolist())
+        self.trained.setdefault(self._current_round, Counter()).update(ids.flatten().tolist())
         return super().training_step(model, inputs, *args, **kwargs)
 
     def asked(self, rows: np.ndarray) -> Counter[int]:
         """The tokens of these rows of the pool."""
-        part = self._candidates.select(np.flatnonzero(np.isin(self._prepared.rows, rows)))
+        part = self._candidates.select(np.flatnonzero(np.isin(self._data.prepared.rows, rows)))
         return Counter(itertools.chain.from_iterable(part["input_ids"]))
 
 
@@ -214,7 +215,7 @@ def test_packed_rounds(train, resumed, how, sizes):
     ],
     ids=["max_steps", "2.5", "1.3", "short-half", "short-2.5", "short-1.1", "short-accumulation"],
 )
-def test_all_updates_are_made_and_the_learning_rate_ends_at_zero(train, resumed, selector, more, updates):
+def test_updates_and_final_learning_rate(train, resumed, selector, more, updates):
     more = {"base": Watched, **SAVED, **more}
     whole = train(selector, name="whole", **more)
     assert [record.updates for record in whole._schedule.records] == updates
@@ -228,8 +229,8 @@ def test_all_updates_are_made_and_the_learning_rate_ends_at_zero(train, resumed,
         assert again.batches == whole.batches[len(whole.batches) - len(again.batches) :]
 
 
-def test_packed_parts_of_an_epoch_that_differ_from_the_plan(train, resumed):
-    """How many packed rows there are is known only when they are chosen, so that the plan is an estimate."""
+def test_packed_partial_epochs(train, resumed):
+    """How many packed rows there are is known only when they are selected, so that the plan is an estimate."""
     more = {"packing": True, "packing_strategy": "bfd", "max_length": 96, "per_device_train_batch_size": 2, **SAVED}
     whole = train(Sizes(), name="whole", selection_size=10, num_train_epochs=2.5, **more)
     records = whole._schedule.records
@@ -314,7 +315,7 @@ def test_restart_from_base(train, resumed, pool_rows, more):
         assert again.state.best_global_step == whole.state.best_global_step
 
 
-def test_restart_from_base_with_an_optimizer_and_a_schedule_of_the_users_own(train, resumed):
+def test_restart_with_custom_optimizers(train, resumed):
     more = {"base": with_optimizer(SelectiveSFTTrainer), "num_train_epochs": 2, **SAVED}
     whole = train(Given(), name="whole", **more)
     assert logs_of(whole, "learning_rate") == [0.1, 0.1, 0.1, 0.1, 0.05, 0.05]
@@ -328,7 +329,7 @@ def short_of_memory(most: int, first_round: int = 0) -> type[Watched]:
 
     class Short(Watched):
         def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-            if len(inputs["input_ids"]) > most and self._entered >= first_round:
+            if len(inputs["input_ids"]) > most and self._current_round >= first_round:
                 self.batches.clear()
                 raise RuntimeError("CUDA out of memory.")
             return super().training_step(model, inputs, *args, **kwargs)
@@ -357,7 +358,7 @@ def test_auto_find_batch_size(train, resumed, first_round, sizes):
         pass
 
 
-def test_auto_find_batch_size_where_rounds_begin_from_the_base_model(train, resumed):
+def test_auto_find_batch_size_with_restarts(train, resumed):
     more = {"base": short_of_memory(2, 1), "auto_find_batch_size": True, "num_train_epochs": 1, **SAVED}
     whole = train(Given(), name="whole", **more)
     assert whole.state.global_step == whole.state.max_steps == 3 + 4
@@ -382,7 +383,7 @@ class Stop(TrainerCallback):
 
 
 @pytest.mark.parametrize("step", [1, 3, 4])
-def test_a_run_that_a_callback_has_stopped_can_be_gone_on_with(train, resumed, step):
+def test_resume_after_a_callback_stopped_training(train, resumed, step):
     more = {"selection_size": 8}
     whole = train(Sizes(), name="whole", **more)
     stopped = train(Sizes(), name="stopped", callbacks=[Stop(step)], **more)
@@ -393,7 +394,7 @@ def test_a_run_that_a_callback_has_stopped_can_be_gone_on_with(train, resumed, s
     assert again.state.global_step == again.state.max_steps == 6
 
 
-def test_an_epoch_that_a_callback_has_stopped_ends_its_round(train, resumed):
+def test_callback_ends_a_round(train, resumed):
     more = {"base": Watched, "selection_size": 12, **SAVED}
     whole = train(Sizes(), name="whole", callbacks=[Stop(4, "should_epoch_stop")], **more)
     assert [sum(whole.trained(index).values()) for index in range(3)] == [12, 4, 12]
@@ -406,19 +407,19 @@ def test_an_epoch_that_a_callback_has_stopped_ends_its_round(train, resumed):
 
 @dataclass(frozen=True)
 class Passes(Selector):
-    """So many passes over each of two choices, and of the last a part."""
+    """So many passes over each of two selections, and of the last a part."""
 
     passes: float
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         return RoundPlan(total_budget, self.passes), RoundPlan(total_budget, self.passes + 0.25)
 
-    def choose(self, round: Round) -> np.ndarray:
-        return np.arange(round.budget) + 4 * round.index
+    def select(self, context: RoundContext) -> np.ndarray:
+        return np.arange(context.budget) + 4 * context.index
 
 
 @pytest.mark.parametrize("step", [2, 6, 10, 14])
-def test_an_epoch_that_a_callback_has_stopped_ends_that_pass_of_its_round(train, resumed, step):
+def test_callback_ends_a_pass(train, resumed, step):
     more = {"base": Watched, "selection_size": 16, **SAVED}
     whole = train(Passes(2.0), name="whole", callbacks=[Stop(step, "should_epoch_stop")], **more)
     assert whole.state.global_step == whole.state.max_steps == 17 - 2  # of 2 passes of 4 and 9 / 4 of 4 more
@@ -485,13 +486,11 @@ def as_it_is(kind: type) -> type:
     ],
     ids=["neftune", "optimizers", "compute_loss", "plateau"],
 )
-def test_what_else_changes_training_changes_it_as_in_sfttrainer(
-    train, resumed, assert_equal_weights, pool_rows, changed, more
-):
+def test_other_settings_equal_sfttrainer(train, resumed, assert_equal_weights, pool_rows, changed, more):
     if "eval_strategy" in more:
         more = {**more, "eval_dataset": pool_rows.select(range(4))}
     more = {"num_train_epochs": 2, **more}
-    rows = converted(Pool(pool_rows), chat_template=True)
+    rows = convert_pool(Pool(pool_rows), chat_template=True)
     if "eval_dataset" in more:
         plain_more = {**more, "eval_dataset": rows.select(range(4))}
     else:
@@ -506,7 +505,7 @@ def test_what_else_changes_training_changes_it_as_in_sfttrainer(
         pass
 
 
-def test_noise_and_losses_of_the_users_own_are_no_part_of_scores(train):
+def test_scores_without_noise_and_custom_losses(train):
     more = {"selection_size": 8, "num_train_epochs": 1, "learning_rate": 0.0}
     plain = train(Sizes(), name="plain", **more).selections[0].scores("loss")
     for name, changed in {
@@ -516,8 +515,8 @@ def test_noise_and_losses_of_the_users_own_are_no_part_of_scores(train):
         np.testing.assert_array_equal(train(Sizes(), name=name, **more, **changed).selections[0].scores("loss"), plain)
 
 
-def test_two_trainings_of_one_trainer_are_those_of_sfttrainer(train, assert_equal_weights, pool_rows):
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain")
+def test_second_training_equals_sfttrainer(train, assert_equal_weights, pool_rows):
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain")
     plain.train()
     ours = train(AllAgain(), name="ours")
     ours.train()
@@ -526,7 +525,7 @@ def test_two_trainings_of_one_trainer_are_those_of_sfttrainer(train, assert_equa
     assert_equal_weights(ours, plain)
 
 
-def test_the_second_training_of_one_trainer_can_be_gone_on_with(train, tmp_path, assert_equal_weights):
+def test_resume_second_training(train, tmp_path, assert_equal_weights):
     more = {"selection_size": 8, **SAVED}
     whole = train(Sizes(), name="whole", **more)
     whole.train()

@@ -16,7 +16,7 @@ from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import FormatError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scores import Loss
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import IterIT, Longest, Random
@@ -75,7 +75,7 @@ def _said(question: str, answer: str) -> list[dict[str, str]]:
     ids=["bf16", "checkpointing", "both", "checkpointing-lora"],
 )
 def test_precision_and_checkpointing(train, resumed, assert_equal_weights, pool_rows, more):
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain", **more)
     assert_equal_weights(train(AllAgain(), name="all", **more), plain)
     more = {"selection_schedule": EQUAL, **SAVED, **more}
     whole = train(Sizes(), name="whole", **more)
@@ -98,7 +98,7 @@ def test_precision_and_checkpointing(train, resumed, assert_equal_weights, pool_
 def test_losses_of_a_part_of_a_row(train, resumed, assert_equal_weights, pool_rows, turns, tmp_path, shape, more):
     rows = pool_rows if shape == "alpaca" else turns
     more = {"num_train_epochs": 2, "max_length": 256, **more}
-    plain_rows = converted(Pool(rows), chat_template=True)
+    plain_rows = convert_pool(Pool(rows), chat_template=True)
     plain = train(base=marked(SFTTrainer), rows=plain_rows, name="plain", **more)
     ours = {"base": marked(SelectiveSFTTrainer), "rows": rows, **more}
     assert_equal_weights(train(AllAgain(), name="all", **ours), plain)
@@ -112,7 +112,7 @@ def test_losses_of_a_part_of_a_row(train, resumed, assert_equal_weights, pool_ro
         pass
 
 
-def test_the_assistants_turns_alone_are_trained_on_and_scored(train, turns):
+def test_assistant_only_loss(train, turns):
     more = {"rows": turns, "selection_size": 8, "num_train_epochs": 1, "learning_rate": 0.0, "max_length": 256}
     whole = train(Sizes(), name="whole", base=marked(SelectiveSFTTrainer), **more)
     part = train(Sizes(), name="part", base=marked(SelectiveSFTTrainer), assistant_only_loss=True, **more)
@@ -154,18 +154,18 @@ def test_every_row_format_trains(train, resumed, pool_rows, shape):
     [_] = resumed(whole, IterIT(), [3], **more)
 
 
-def test_formats_that_say_the_same_are_chosen_from_alike(train, pool_rows):
+def test_formats_select_equal_rows(train, pool_rows):
     more = {"selection_size": 8, "num_train_epochs": 1}
     chat = ("prompt-completion-chat", "messages", "messages-other-roles", "sharegpt", "lima")
-    chosen = {}
+    selected = {}
     for name in chat:
         rows = Dataset.from_list([FORMATS[name](each) for each in _texts(pool_rows)])
         [selection] = train(IterIT(), name=name, rows=rows, **more).selections
-        chosen[name] = selection.indices.tolist()
-    assert len({tuple(each) for each in chosen.values()}) == 1, chosen
+        selected[name] = selection.indices.tolist()
+    assert len({tuple(each) for each in selected.values()}) == 1, selected
 
 
-def test_plain_text_trains_with_a_selector_that_needs_no_response(train, resumed, pool_rows):
+def test_plain_text_without_response(train, resumed, pool_rows):
     rows = Dataset.from_dict({"text": ["\n".join(each) for each in _texts(pool_rows)]})
     more = {"rows": rows, "base": Watched, "selection_size": 8, **SAVED}
     whole = train(Random(), name="whole", **more)
@@ -175,7 +175,7 @@ def test_plain_text_trains_with_a_selector_that_needs_no_response(train, resumed
 
 
 @pytest.mark.parametrize("selector", [IterIT(), Longest()], ids=["iterit", "longest"])
-def test_plain_text_has_no_response_to_choose_by(train, pool_rows, selector):
+def test_plain_text_with_response_scores(train, pool_rows, selector):
     rows = Dataset.from_dict({"text": pool_rows["output"]})
     with pytest.raises(FormatError, match="Rows with only a text column have no response"):
         train(selector, rows=rows, selection_size=8)
@@ -210,13 +210,13 @@ def test_every_round_moves_the_weights(train, resumed, kind, sizes):
 
 
 @pytest.mark.parametrize("kind", ["lora", "nf4", "int8"])
-def test_the_first_round_is_scored_by_the_base_model_and_later_ones_with_the_adapter(train, kind):
+def test_adapter_is_part_of_later_scores(train, kind):
     base = SelectiveSFTTrainer if kind == "lora" else quantized(kind)
     lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)
     whole = train(Sizes(), name="whole", base=base, selection_size=8, peft_config=lora)
     with whole.model.disable_adapter():
-        without = np.array(whole._engine().compute(Loss())["loss"], dtype=float)
-    now = np.array(whole._engine().compute(Loss())["loss"], dtype=float)
+        without = np.array(whole._runner.engine(whole.model).compute(Loss())["loss"], dtype=float)
+    now = np.array(whole._runner.engine(whole.model).compute(Loss())["loss"], dtype=float)
     first, *later = (each.scores("loss") for each in whole.selections)
     np.testing.assert_array_equal(first, without)
     for each in (*later, now):

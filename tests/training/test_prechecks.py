@@ -44,7 +44,7 @@ def refused(train, rows):
         with pytest.raises(error, match=match):
             trainer.train()
         assert trainer.state.global_step == 0
-        assert trainer.selections == [], "nor is anything chosen"
+        assert trainer.selections == [], "nor is anything selected"
 
     return check
 
@@ -66,7 +66,7 @@ JUDGE = {"model": "m", "base_url": "http://127.0.0.1:9/v1", "api_key_env": "NO_S
     ],
     ids=["no_model", "no_key", "no_room"],
 )
-def test_a_gap_that_cannot_be_asked(refused, gap, error, match):
+def test_unsupported_gap(refused, gap, error, match):
     refused(kmq(**gap), error, match)
 
 
@@ -85,11 +85,11 @@ def test_a_gap_of_plain_text(refused, texts, outer):
     refused(selector, FormatError, TEXT_ONLY, rows=texts)
 
 
-def test_a_gap_of_a_model_with_virtual_tokens(refused):
+def test_reward_gap_with_virtual_tokens(refused):
     refused(kmq(scorer="perplexity"), ModelError, "Prompt-learning adapters", peft_config=VIRTUAL)
 
 
-def test_a_gap_that_no_round_asks_for_is_not_looked_at(train, rows):
+def test_unused_reward_gap_is_not_checked(train, rows):
     selector = IterativeKMQ(quality="q", gap=RewardGap(reward_model="/no/such/model"), rounds=1)
     assert len(train(selector, rows=rows, selection_size=9, num_train_epochs=1).selections) == 1
 
@@ -106,29 +106,29 @@ def test_vectors_that_cannot_be_had(refused, vectors, error, match):
     refused(DiverseEvol(vectors, rounds=3, restart_each_round=False), error, match)
 
 
-def test_vectors_of_plain_text_as_training_reads_rows(refused, texts):
+def test_trained_embeddings_of_plain_text(refused, texts):
     refused(DiverseEvol(rounds=3), FormatError, TEXT_ONLY, rows=texts)
 
 
-def test_vectors_of_a_model_with_virtual_tokens(refused):
+def test_embeddings_with_virtual_tokens(refused):
     selector = DiverseEvol(rounds=3, restart_each_round=False)
     refused(selector, ModelError, "Prompt-learning adapters", peft_config=VIRTUAL)
 
 
-def test_what_is_fine_is_loaded_once_and_not_before_it_is_needed(train, rows, tiny_model_dir, tmp_path, monkeypatch):
-    folder, steps, plain = tmp_path / "rates", [], models.read_model
+def test_models_are_loaded_once(train, rows, tiny_model_dir, tmp_path, monkeypatch):
+    folder, steps, plain = tmp_path / "rates", [], models.load_model
     AutoModelForSequenceClassification.from_pretrained(tiny_model_dir, num_labels=1).save_pretrained(folder)
     AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(folder)
     selector = IterativeKMQ(quality="q", gap=RewardGap(reward_model=str(folder), max_new_tokens=3), rounds=2)
     trainer = train.make(selector, "run", rows=rows, selection_size=8, num_train_epochs=2)
-    monkeypatch.setattr(models, "read_model", lambda how: steps.append(trainer.state.global_step) or plain(how))
+    monkeypatch.setattr(models, "load_model", lambda how: steps.append(trainer.state.global_step) or plain(how))
     trainer.train()
     assert steps == [1], "one round of 4 rows has been trained by then"
     assert len(trainer.selections) == 2
 
 
 # -- a warm-up -------------------------------------------------------------------------------------------------------
-def test_cherry_refuses_plain_text_before_it_embeds_it(refused, texts, monkeypatch):
+def test_cherry_with_plain_text(refused, texts, monkeypatch):
     monkeypatch.setattr(Embedding, "compute", lambda *_: pytest.fail("the pool was embedded"))
     selector = Cherry(warmup_size=6, clusters=Cluster(k=2), vectors=Embedding())
     refused(selector, FormatError, f"{TEXT_ONLY} score", rows=texts)
@@ -208,25 +208,25 @@ def two_adapters(model: Any) -> Any:
     [
         (frozen, r"the optimizer has none of 1 of the 21, such as 'model\.embed_tokens\.weight'\. Train all of the"),
         (thawed, "which has to be that of Trainer's own AdamW with all of the adapter, and nothing else, in training"),
-        (grouped, r"LESS tells the moments .* apart by their order.* with all of the model.*: leave optimizers out"),
+        (grouped, r"LESS assigns the moments .* by their order.* with all of the model.*: do not pass optimizers"),
         (lambda model: (model, torch.optim.SGD(model.parameters())), "given SGD, which does not save them"),
         (
             lambda model: (get_peft_model(model, ADAPTER, adapter_name="mine"), None),
             r"'default', and the model in training has 'mine': leave adapter_name out",
         ),
-        (lambda model: (get_peft_model(model, VIRTUAL), None), "knows how to for LoRA, not for PROMPT_TUNING"),
+        (lambda model: (get_peft_model(model, VIRTUAL), None), "is supported for LoRA, not for PROMPT_TUNING"),
         (
             lambda model: (get_peft_model(model, VeraConfig(r=4, target_modules=["q_proj", "o_proj"])), None),
-            "knows how to for LoRA, not for VERA: train LoRA",
+            "is supported for LoRA, not for VERA: train LoRA",
         ),
         (
             lambda model: (get_peft_model(model, LoraConfig(target_modules=["q_proj"], use_dora=True)), None),
-            "knows how to for LoRA, not for DoRA: train LoRA",
+            "is supported for LoRA, not for DoRA: train LoRA",
         ),
     ],
     ids=["frozen", "thawed", "grouped", "sgd", "named", "virtual_tokens", "vera", "dora"],
 )
-def test_less_where_moments_or_weights_cannot_be_read_back(refused, less, change, match):
+def test_less_unreadable_checkpoints(refused, less, change, match):
     refused(less(), ConfigError, match, base=changed(change))
 
 

@@ -1,4 +1,4 @@
-"""Training in two processes: one choice, the same scores and weights, and an exact resume."""
+"""Training in two processes: one selection, the same scores and weights, and an exact resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from accelerate import PartialState
 from datasets import disable_progress_bars, load_from_disk
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
-from hf_datasel.selectors import by_name
+from hf_datasel.selectors import get_selector
 
 disable_progress_bars()
 folder, model, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
@@ -45,7 +45,7 @@ args = SelectiveSFTConfig(
 trainer = Seen(
     model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.1), args=args,
     train_dataset=load_from_disk(f"{folder}/pool"), processing_class=AutoTokenizer.from_pretrained(model),
-    selector=by_name(**selector),
+    selector=get_selector(**selector),
 )
 trainer.train(resume_from_checkpoint=f"{folder}/{resume}" if resume else None)
 digest = hashlib.sha256()
@@ -55,7 +55,7 @@ scores = [{name: np.nan_to_num(each.scores(name), nan=-1).tolist() for name in e
           for each in trainer.selections]
 result = {
     "size": trainer.accelerator.num_processes, "weights": digest.hexdigest(), "steps": trainer.steps,
-    "chosen": [each.indices.tolist() for each in trainer.selections], "scores": scores,
+    "selected": [each.indices.tolist() for each in trainer.selections], "scores": scores,
     "prepared": {hashlib.sha256(json.dumps(row["input_ids"]).encode()).hexdigest(): row["pool_row"]
                  for row in trainer._candidates},
     "global_step": trainer.state.global_step,
@@ -110,24 +110,24 @@ def rows_by_round(results: list[dict[str, Any]], steps: list[int]) -> list[Count
 def test_two_processes_agree_and_resume_exactly(run):
     whole, other = run("whole", **CHOSEN)
     assert (whole["size"], whole["global_step"]) == (2, 6)
-    for name in ("weights", "chosen", "scores", "rates"):
+    for name in ("weights", "selected", "scores", "rates"):
         assert whole[name] == other[name], name
-    assert len(whole["chosen"]) == 3
-    for chosen, trained in zip(whole["chosen"], rows_by_round([whole, other], [2, 2, 2]), strict=True):
-        assert trained == Counter(chosen)
+    assert len(whole["selected"]) == 3
+    for selected, trained in zip(whole["selected"], rows_by_round([whole, other], [2, 2, 2]), strict=True):
+        assert trained == Counter(selected)
     resumed = run("whole", resume="whole/checkpoint-3", **CHOSEN)
     assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
-    assert resumed[0]["chosen"] == whole["chosen"]
+    assert resumed[0]["selected"] == whole["selected"]
 
 
 @pytest.mark.slow
-def test_scores_are_those_of_one_process_also_where_one_has_no_batch(run):
+def test_scores_equal_one_process(run):
     more = {"scoring_tokens_per_batch": 100_000, **CHOSEN}  # all rows in one batch: the second process has none
     first, second = run("two", **more)
     [alone] = run("one", processes=1, per_device_train_batch_size=4, **more)
     assert first["scores"][0] == second["scores"][0] == alone["scores"][0]
-    assert first["chosen"][0] == second["chosen"][0] == alone["chosen"][0]
-    assert first["chosen"] == second["chosen"]
+    assert first["selected"][0] == second["selected"][0] == alone["selected"][0]
+    assert first["selected"] == second["selected"]
     assert first["weights"] == second["weights"]
 
 
@@ -143,11 +143,11 @@ def test_scores_are_those_of_one_process_also_where_one_has_no_batch(run):
     ],
     ids=["group_by_length", "batch_rebalance", "accumulation", "workers", "steps"],
 )
-def test_two_processes_train_every_row_once_a_round_and_resume_exactly_with(run, more):
+def test_two_processes_rows_per_round(run, more):
     whole = run("whole", **CHOSEN, **more)
     assert whole[0]["weights"] == whole[1]["weights"]
-    for chosen, trained in zip(whole[0]["chosen"], rows_by_round(whole, [2, 2, 2]), strict=True):
-        assert trained == Counter(chosen)
+    for selected, trained in zip(whole[0]["selected"], rows_by_round(whole, [2, 2, 2]), strict=True):
+        assert trained == Counter(selected)
     steps = 2 // more.get("gradient_accumulation_steps", 1)
     assert whole[0]["global_step"] == 3 * steps
     for step in sorted({1, steps, steps + 1}):
@@ -157,12 +157,12 @@ def test_two_processes_train_every_row_once_a_round_and_resume_exactly_with(run,
 
 
 @pytest.mark.slow
-def test_two_processes_restart_from_one_base_and_resume_exactly(run):
+def test_two_processes_with_restarts(run):
     selector = {"name": "diverse_evol", "settings": {"rounds": 2}}
     more = {"selection_size": 16, "num_train_epochs": 1, "selector": selector}
     whole = run("whole", **more)
     assert whole[0]["weights"] == whole[1]["weights"]
-    assert [len(each) for each in whole[0]["chosen"]] == [8, 16]
+    assert [len(each) for each in whole[0]["selected"]] == [8, 16]
     for step in (1, 2, 4):
         resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **more)
         assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2

@@ -45,7 +45,7 @@ def card_of(hub: Any, repo_id: str = "tester/model") -> tuple[dict[str, Any], st
     return yaml.safe_load(card.split("---\n")[1]), card
 
 
-def test_a_push_publishes_the_model_and_the_selections_of_all_rounds_once(train, hub, parent, tmp_path):
+def test_push_model_and_selections(train, hub, parent, tmp_path):
     trainer = train(
         IterIT(),
         rows=parent,
@@ -78,16 +78,16 @@ def test_a_push_publishes_the_model_and_the_selections_of_all_rounds_once(train,
     assert hub.token not in card + about
 
 
-def test_pushing_by_hand_needs_no_push_to_hub_in_the_config(train, hub, parent):
-    trainer = train(Random(), rows=parent, push_selection=True, selection_repo_id="lab/chosen", **QUICK)
+def test_manual_push(train, hub, parent):
+    trainer = train(Random(), rows=parent, push_selection=True, selection_repo_id="lab/selected", **QUICK)
     trainer.push_to_hub(private=True)
-    assert hub.repo("lab/chosen").private
+    assert hub.repo("lab/selected").private
     assert hub.repo("tester/model", "model").private
-    assert card_of(hub)[0]["datasets"] == ["tester/parent", "lab/chosen"]
+    assert card_of(hub)[0]["datasets"] == ["tester/parent", "lab/selected"]
     assert "| `default` |" in card_of(hub)[1]
 
 
-def test_without_push_selection_the_model_alone_is_pushed(train, hub, parent):
+def test_push_without_selections(train, hub, parent):
     train(Random(), rows=parent, **QUICK).push_to_hub()
     assert {repo_id for kind, repo_id in hub.repos if kind == "dataset"} == {"tester/parent"}
     metadata, card = card_of(hub)
@@ -95,7 +95,7 @@ def test_without_push_selection_the_model_alone_is_pushed(train, hub, parent):
     assert "| `selections/round-0` |" in card
 
 
-def test_the_model_is_pushed_though_the_selections_cannot_be(train, hub, parent):
+def test_model_is_pushed_if_selections_fail(train, hub, parent):
     trainer = train(Random(), rows=parent, push_selection=True, **QUICK)
     hub.repo("tester/parent").private = True
     with pytest.raises(PublishError, match=r"The parent 'tester/parent' is private"):
@@ -105,9 +105,9 @@ def test_the_model_is_pushed_though_the_selections_cannot_be(train, hub, parent)
     assert "| `selections/round-0` |" in card_of(hub)[1]
 
 
-def test_a_model_without_a_selection_is_pushed_alone(train, hub, parent):
+def test_push_before_training(train, hub, parent):
     trainer = train.make(Random(), "run", rows=parent, push_selection=True, **QUICK)
-    with pytest.raises(PublishError, match="No rows have been chosen yet"):
+    with pytest.raises(PublishError, match="No rows have been selected yet"):
         trainer.push_to_hub()
     assert "model.safetensors" in hub.files("tester/model", "model")
 
@@ -116,14 +116,12 @@ def test_a_model_without_a_selection_is_pushed_alone(train, hub, parent):
     ("private_parent", "more", "message"),
     [
         (True, {}, "The parent 'tester/parent' is private"),
-        (False, {"hub_token": "hf_nobodys"}, "does not know this token"),
+        (False, {"hub_token": "hf_nobodys"}, "rejects this token"),
         (False, {"selection_repo_id": "stranger/rows"}, "cannot publish under 'stranger'"),
-        (False, {"selection_repo_id": "tester/parent"}, "is the parent itself"),
+        (False, {"selection_repo_id": "tester/parent"}, "is the parent dataset itself"),
     ],
 )
-def test_what_cannot_be_pushed_is_refused_before_a_model_is_loaded(
-    hub, parent, tmp_path, tiny_model_dir, private_parent, more, message
-):
+def test_push_is_checked_first(hub, parent, tmp_path, tiny_model_dir, private_parent, more, message):
     hub.repo("tester/parent").private = private_parent
     config = SelectiveSFTConfig(
         str(tmp_path / "run"), use_cpu=True, bf16=False, push_to_hub=True, push_selection=True, **QUICK, **more
@@ -135,7 +133,7 @@ def test_what_cannot_be_pushed_is_refused_before_a_model_is_loaded(
     assert not [each for each in hub.requests[seen:] if each.method == "POST"]
 
 
-def test_the_command_pushes_what_a_recipe_says(hub, tmp_path, tiny_model_dir, capsys):
+def test_push_by_recipe(hub, tmp_path, tiny_model_dir, capsys):
     settings = {
         **QUICK,
         "model_name_or_path": str(tiny_model_dir),
@@ -157,7 +155,7 @@ def test_the_command_pushes_what_a_recipe_says(hub, tmp_path, tiny_model_dir, ca
     assert (tmp_path / "run" / "trainer_state.json").is_file()
     hub.commit("tester/parent", {"data/train-00000-of-00001.parquet": b"another version, which nobody can read"})
     there = Selection.from_hub("tester/model-selection")
-    keys = gather([there], title="rows")["recipe"]
+    keys = gather([there], title="rows")["sections"]["reproduce"]["recipe"]
     assert keys["dataset_revision"] == hub.commits("tester/parent")[1].oid
     here = {"model_name_or_path": str(tiny_model_dir), "output_dir": str(tmp_path / "again"), "disable_tqdm": True}
     recipe.write_text(yaml.safe_dump(keys | here))
@@ -175,7 +173,7 @@ class Elsewhere(IterIT):
 
 
 @pytest.mark.parametrize("strategy", ["every_save", "all_checkpoints"])
-def test_nothing_of_this_machine_or_its_tokens_is_pushed_with_any_commit(train, hub, parent, tmp_path, strategy):
+def test_no_secrets_or_paths_are_pushed(train, hub, parent, tmp_path, strategy):
     settings = {"save_strategy": "epoch", "hub_strategy": strategy, "hub_always_push": True, **QUICK}
     secret = {"hub_token": hub.token, "model_init_kwargs": {"token": "hf_of_the_base_model"}}
     selector = Elsewhere(
@@ -196,24 +194,24 @@ def test_nothing_of_this_machine_or_its_tokens_is_pushed_with_any_commit(train, 
 
 
 @pytest.mark.parametrize("given", [{"token": "hf_of_the_base_model"}, '{"token": "hf_of_the_base_model"}'])
-def test_a_config_keeps_its_tokens_in_copies_and_hides_them_in_what_others_read(tmp_path, given):
+def test_config_hides_tokens(tmp_path, given):
     config = SelectiveSFTConfig(str(tmp_path), model_init_kwargs=given, hub_token="hf_own", use_cpu=True, bf16=False)
     copies = [copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))]
     assert [(each.hub_token, each.model_init_kwargs["token"]) for each in copies] == [
         ("hf_own", "hf_of_the_base_model")
     ] * 3
-    with config.without_secrets():
+    with config.hidden_secrets():
         pickled = pickle.dumps(config)
         assert config.hub_token == "hf_own"
     assert b"hf_o" not in pickled
     there = pickle.loads(pickled)
     assert (there.hub_token, there.model_init_kwargs) == (None, {"token": None})
-    assert there.given()["output_dir"] == config.output_dir
+    assert there.user_values()["output_dir"] == config.output_dir
     assert b"hf_own" in pickle.dumps(config)
     assert "hf_o" not in config.to_json_string()
 
 
-def test_selections_without_a_push_are_refused_on_the_command_line(tiny_model_dir, tmp_path, capsys):
+def test_push_selection_without_push_to_hub(tiny_model_dir, tmp_path, capsys):
     command = ["train", "--model_name_or_path", str(tiny_model_dir), "--dataset_name", "x", "--push_selection", "true"]
     assert main([*command, "--output_dir", str(tmp_path), "--use_cpu", "true", "--bf16", "false"]) == 2
-    assert "push_selection publishes the selections with the model: add push_to_hub" in capsys.readouterr().err
+    assert "push_selection publishes the selections with the model. Add --push_to_hub." in capsys.readouterr().err

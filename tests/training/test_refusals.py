@@ -1,4 +1,4 @@
-"""What the trainer refuses, and in which words."""
+"""Error messages of the trainer."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, FormatError, ResumeError, SelectionError
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random
-from hf_datasel.training.arguments import PRIVATE_NAMES, check_private_names
-from hf_datasel.training.checkpoint_state import Memory, SelectionState
+from hf_datasel.training.checkpoint_state import CarriedState, SelectionState
+from hf_datasel.training.trainer import PRIVATE_NAMES, check_private_names
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
 
 @dataclass(frozen=True)
 class Until(Selector):
-    """The first rows, and from this round on none."""
+    """The first rows, and none from round `end` on."""
 
     end: int
     reselects = True
 
-    def choose(self, round: Round) -> np.ndarray:
-        return np.arange(round.budget if round.index < self.end else 0)
+    def select(self, context: RoundContext) -> np.ndarray:
+        return np.arange(context.budget if context.index < self.end else 0)
 
 
-def test_a_first_round_without_a_row_is_refused(train):
+def test_empty_first_round(train):
     with pytest.raises(SelectionError, match="None of the 24 rows can be selected"):
         train(Until(0), selection_size=8)
 
 
 @pytest.mark.parametrize("more", [{}, {"max_steps": 6}, {"num_train_epochs": 2.5}], ids=["epochs", "steps", "part"])
-def test_a_later_round_without_a_row_ends_the_training_and_says_so(train, caplog, tmp_path, more):
+def test_empty_later_round_ends_training(train, caplog, tmp_path, more):
     trainer = train(Until(1), name="run", **SAVED, **more)
     assert trainer.state.global_step == 2
     assert len(trainer.selections) == 1
-    assert "Round 1: no row is left to train on, so that training ends here." in caplog.text
+    assert "Round 1: there are no rows left to train on, so training ends here." in caplog.text
     again = train(Until(1), name="run", resume=str(tmp_path / "run" / "checkpoint-2"), **SAVED, **more)
     assert again.state.global_step == 2
 
@@ -61,44 +61,48 @@ def test_rows_with_images_are_refused(train, pool_rows, column):
         train.make(Random(), "bad", rows=rows)
 
 
-def test_rows_in_no_known_format_are_refused(train):
+def test_unknown_format(train):
     with pytest.raises(FormatError, match=r"\['question', 'reply'\]"):
         train.make(Random(), "bad", rows=Dataset.from_dict({"question": ["Is it slow?"], "reply": ["No."]}))
 
 
-def test_rows_shown_through_a_function_are_refused(train, pool_rows):
+def test_rows_with_transform(train, pool_rows):
     shown = pool_rows.with_transform(lambda batch: {name: [each.upper() for each in batch[name]] for name in batch})
-    with pytest.raises(FormatError, match="shows its rows through a function given to with_transform"):
+    with pytest.raises(FormatError, match="transforms its rows with a function passed to with_transform"):
         train.make(Random(), "bad", rows=shown)
-    with pytest.raises(FormatError, match="shows its rows through a function given to with_transform"):
+    with pytest.raises(FormatError, match="transforms its rows with a function passed to with_transform"):
         train.make(Random(), "bad", eval_dataset=shown)
 
 
 @pytest.mark.parametrize("columns", [["content"], ["content", "text"], ["text"]])
-def test_plain_text_in_a_column_of_another_name_is_refused(train, pool_rows, columns):
+def test_dataset_text_field(train, pool_rows, columns):
     rows = Dataset.from_dict({name: pool_rows["output"][:] for name in columns})
-    with pytest.raises(ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text'"):
+    with pytest.raises(
+        ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text' only"
+    ):
         train.make(Random(), "bad", rows=rows, dataset_text_field="content")
-    with pytest.raises(ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text'"):
+    with pytest.raises(
+        ConfigError, match=r"dataset_text_field='content': plain text is read from the column 'text' only"
+    ):
         train.make(Random(), "bad", eval_dataset=rows, dataset_text_field="content")
 
 
-def test_a_text_field_does_not_matter_to_rows_in_another_format(train, pool_rows):
+def test_dataset_text_field_of_other_formats(train, pool_rows):
     trainer = train(Random(), rows=pool_rows, dataset_text_field="content", selection_size=8, num_train_epochs=1)
     assert trainer.state.global_step == 2
-    with pytest.raises(FormatError, match=r"The columns \['question'\] make none of the formats"):
+    with pytest.raises(FormatError, match=r"The columns \['question'\] match none of the supported formats"):
         train.make(Random(), "bad", rows=Dataset.from_dict({"question": ["Why?"]}), dataset_text_field="content")
 
 
 @dataclass
 class WithField(SFTConfig):
-    """A config of somebody's own."""
+    """A config with an additional field."""
 
     temperature: float = 1.0
 
 
 class WithMethod(SFTConfig):
-    """Another, without a field."""
+    """A config with an additional method."""
 
     def summary(self) -> str:
         return "short"
@@ -106,20 +110,20 @@ class WithMethod(SFTConfig):
 
 @dataclass
 class WithDefault(SFTConfig):
-    """One that changes a default, which is as good as giving it."""
+    """A config with another default."""
 
     learning_rate: float = 3e-4
 
 
-def test_a_config_that_adds_nothing_is_taken(tmp_path, tiny_model_dir, pool_rows):
+def test_config_subclass_with_default(tmp_path, tiny_model_dir, pool_rows):
     args = WithDefault(str(tmp_path), bf16=False, report_to="none", use_cpu=True)
     assert SelectiveSFTTrainer(str(tiny_model_dir), args, train_dataset=pool_rows).args.learning_rate == 3e-4
 
 
 @pytest.mark.parametrize(("kind", "named"), [(WithField, r" \(temperature\)"), (WithMethod, r" \(summary\)")])
-def test_a_config_of_a_class_derived_from_sft_config_is_refused(tmp_path, tiny_model_dir, pool_rows, kind, named):
+def test_config_subclass_with_additions(tmp_path, tiny_model_dir, pool_rows, kind, named):
     args = kind(str(tmp_path), bf16=False, report_to="none", use_cpu=True)
-    message = rf"args is a {kind.__name__}, and what that class adds{named} would be lost\. Derive it from Selective"
+    message = rf"args is a {kind.__name__}, but what that class adds{named} would be lost\. Derive it from Selective"
     with pytest.raises(ConfigError, match=message):
         SelectiveSFTTrainer(str(tiny_model_dir), args, train_dataset=pool_rows)
 
@@ -133,7 +137,7 @@ def _processor(folder: Any) -> Any:
     )
 
 
-def test_a_processor_is_refused_before_anything_is_tokenised(tmp_path, tiny_model_dir, pool_rows, monkeypatch):
+def test_multimodal_processor(tmp_path, tiny_model_dir, pool_rows, monkeypatch):
     @functools.wraps(SFTTrainer._prepare_dataset)
     def tokenised(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("The rows are tokenised.")
@@ -150,7 +154,7 @@ def test_a_processor_is_refused_before_anything_is_tokenised(tmp_path, tiny_mode
 
 
 @pytest.mark.parametrize("selector", [IterIT(), Longest()], ids=["iterit", "longest"])
-def test_a_score_of_the_response_is_refused_for_plain_text_before_the_first_step(train, pool_rows, selector):
+def test_plain_text_with_response_scores(train, pool_rows, selector):
     trainer = train.make(selector, "bad", rows=Dataset.from_dict({"text": pool_rows["output"]}), selection_size=8)
     with pytest.raises(FormatError, match="Rows with only a text column have no response"):
         trainer.train()
@@ -170,7 +174,7 @@ def _changed(rows: Any) -> Any:
     ],
     ids=["text", "order", "length"],
 )
-def test_another_pool_than_that_of_the_checkpoint_is_refused(train, tmp_path, pool_rows, change, differs):
+def test_resume_with_another_pool(train, tmp_path, pool_rows, change, differs):
     train(Random(), name="run", num_train_epochs=1, **SAVED)
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ResumeError, match=f"belongs to another run: {differs} differ"):
@@ -189,7 +193,7 @@ def test_another_pool_than_that_of_the_checkpoint_is_refused(train, tmp_path, po
     ],
     ids=["selector", "setting", "dtype", "reselection", "tokens", "packing"],
 )
-def test_other_settings_than_those_of_the_checkpoint_are_refused(train, tmp_path, selector, more, differs):
+def test_resume_with_other_settings(train, tmp_path, selector, more, differs):
     train(IterIT(), name="run", num_train_epochs=1, **SAVED)
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
     with pytest.raises(ResumeError, match=f"belongs to another run: {differs} differ"):
@@ -199,39 +203,45 @@ def test_other_settings_than_those_of_the_checkpoint_are_refused(train, tmp_path
 @pytest.mark.parametrize(
     ("name", "was", "now", "said"),
     [
-        ("selector", IterIT().spec(), Random().spec(), "iterit there, random here"),
-        ("selector", IterIT().spec(), IterIT(decay=0.2).spec(), "decay: 0.1 there, 0.2 here"),
+        ("selector", IterIT().spec(), Random().spec(), "iterit in the checkpoint, random in this run"),
+        ("selector", IterIT().spec(), IterIT(decay=0.2).spec(), "decay: 0.1 in the checkpoint, 0.2 in this run"),
         (
             "selector",
             Chain([InRange("value", low=2)], IterIT(candidate_factor=2, decay=0)).spec(),
             Chain([InRange("value", low=2)], IterIT()).spec(),
-            "then.candidate_factor: 2 there, 3 here; then.decay: 0 there, 0.1 here",
+            "then.candidate_factor: 2 in the checkpoint, 3 in this run; "
+            "then.decay: 0 in the checkpoint, 0.1 in this run",
         ),
-        ("pool", {"id": "a", "rows": 4000}, {"id": "b", "rows": 60}, "another dataset: 4,000 rows there, 60 here"),
+        (
+            "pool",
+            {"id": "a", "rows": 4000},
+            {"id": "b", "rows": 60},
+            "another dataset: 4,000 rows in the checkpoint, 60 in this run",
+        ),
         ("pool", {"id": "a", "rows": 60}, {"id": "b", "rows": 60}, "other rows"),
-        ("tokens", "a", "b", "the same rows have other tokens or labels here"),
-        ("rows_per_update", 8, 16, "8 there, 16 here"),
+        ("tokens", "a", "b", "the same rows have other tokens or labels in this run"),
+        ("rows_per_update", 8, 16, "8 in the checkpoint, 16 in this run"),
     ],
 )
-def test_what_differs_from_a_checkpoint_is_said_in_a_few_words(tmp_path, pool_rows, name, was, now, said):
-    SelectionState({"seed": 1, name: was}, [], Memory()).save(tmp_path)
+def test_resume_message(tmp_path, pool_rows, name, was, now, said):
+    SelectionState({"seed": 1, name: was}, [], CarriedState()).save(tmp_path)
     message = re.escape(f"belongs to another run: {name} differ ({said}).")
     with pytest.raises(ResumeError, match=message):
         SelectionState.load(tmp_path, {"seed": 1, name: now}, pool_rows)
 
 
-def test_a_model_of_another_folder_is_another_run(train, tmp_path, tiny_model_dir):
+def test_resume_with_another_model_folder(train, tmp_path, tiny_model_dir):
     saved = {"name": "run", "num_train_epochs": 1, **SAVED}
     folders = [shutil.copytree(tiny_model_dir, tmp_path / name / "scorer") for name in ("one", "two")]
     train(IterIT(model=str(folders[0])), **saved)
     checkpoint = tmp_path / "run" / "checkpoint-1"
-    with pytest.raises(ResumeError, match="a model or file of the selector is in another folder here"):
+    with pytest.raises(ResumeError, match="a model or file of the selector is in another folder in this run"):
         train(IterIT(model=str(folders[1])), resume=str(checkpoint), **saved)
     assert "one" not in (checkpoint / "selection_state.json").read_text()
     train(IterIT(model=str(folders[0])), resume=str(checkpoint), **saved)
 
 
-def test_other_values_in_a_column_that_rows_were_chosen_by_are_refused(train, tmp_path, pool_rows):
+def test_resume_with_other_column_values(train, tmp_path, pool_rows):
     def rows(quality: Any) -> Any:
         return pool_rows.add_column("cluster_id", [at % 3 for at in range(24)]).add_column("quality", quality)
 
@@ -239,9 +249,9 @@ def test_other_values_in_a_column_that_rows_were_chosen_by_are_refused(train, tm
     saved = {"name": "run", "num_train_epochs": 1, **SAVED}
     train(KMQ(quality="quality"), rows=rows(values), **saved)
     checkpoint = str(tmp_path / "run" / "checkpoint-1")
-    with pytest.raises(ResumeError, match="rows were chosen there by column 'quality', which holds other values here"):
+    with pytest.raises(ResumeError, match="its rows were selected by column 'quality', which has other values now"):
         train(KMQ(quality="quality"), rows=rows(values[::-1]), resume=checkpoint, **saved)
-    with pytest.raises(ResumeError, match="rows were chosen there by column 'quality', which is gone"):
+    with pytest.raises(ResumeError, match="its rows were selected by column 'quality', which no longer exists"):
         train(KMQ(quality="quality"), rows=rows(values).remove_columns("quality"), resume=checkpoint, **saved)
     of_another_type = rows(values).cast_column("quality", Value("float32"))
     train(KMQ(quality="quality"), rows=of_another_type, resume=checkpoint, **saved)
@@ -251,7 +261,7 @@ MOVED = [(name, parameter) for name, parameters in PRIVATE_NAMES.items() for par
 
 
 @pytest.mark.parametrize(("name", "parameter"), MOVED)
-def test_a_private_method_without_a_parameter_that_is_relied_on_is_refused(monkeypatch, name, parameter):
+def test_missing_private_parameter(monkeypatch, name, parameter):
     check_private_names(SelectiveSFTTrainer)
 
     def other(*args: Any, **kwargs: Any) -> None: ...
@@ -265,7 +275,7 @@ def test_a_private_method_without_a_parameter_that_is_relied_on_is_refused(monke
 
 
 @pytest.mark.parametrize("name", PRIVATE_NAMES)
-def test_a_private_method_that_is_gone_is_refused(monkeypatch, name):
+def test_missing_private_method(monkeypatch, name):
     for base in SFTTrainer.__mro__:
         if name in vars(base):
             monkeypatch.delattr(base, name)
@@ -273,7 +283,7 @@ def test_a_private_method_that_is_gone_is_refused(monkeypatch, name):
         check_private_names(SelectiveSFTTrainer)
 
 
-def test_the_trainer_checks_private_methods_before_anything_else(train, monkeypatch):
+def test_private_names_are_checked_first(train, monkeypatch):
     monkeypatch.setattr(SFTTrainer, "save_model", lambda self, output_dir: None)
     with pytest.raises(ConfigError, match="save_model has no _internal_call"):
         SelectiveSFTTrainer()

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from hf_datasel.errors import ConfigError, ResumeError, SelectionError
-from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Loss
 from hf_datasel.selectors import Random
@@ -35,13 +36,13 @@ class Given(Selector):
         first = RoundPlan(self.warmup, self.warmup_epochs, checkpoints=self.checkpoints)
         return (first, RoundPlan(len(self.rows), num_epochs, restart=self.restart))
 
-    def choose(self, round: Round) -> np.ndarray:
-        loss = round.score(Loss())["loss"]
-        if round.index == 0:
-            return np.argsort(-loss, kind="stable")[: round.budget]
-        round.state["loss"] = loss
+    def select(self, context: RoundContext) -> np.ndarray:
+        loss = context.score(Loss())["loss"]
+        if context.index == 0:
+            return np.argsort(-loss, kind="stable")[: context.budget]
+        context.state["loss"] = loss
         if self.checkpoints:
-            round.state["steps"] = np.array([int(path.name.split("-")[1]) for path in round.checkpoints])
+            context.state["steps"] = np.array([int(path.name.split("-")[1]) for path in context.checkpoints])
         return np.array(self.rows)
 
 
@@ -54,7 +55,7 @@ def weights(trainer: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("more", [{}, LORA, {"optim": "sgd", "weight_decay": 0.1}], ids=["full", "lora", "sgd"])
-def test_a_restarted_round_trains_as_if_nothing_had_been_trained_before(train, more):
+def test_restarted_round_equals_fresh_training(train, more):
     """Without dropout, and with the rows in order: then nothing of the first round is left but the random state."""
     import torch
 
@@ -75,7 +76,7 @@ def test_a_restarted_round_trains_as_if_nothing_had_been_trained_before(train, m
     class Alone(Selector):
         rows: tuple[int, ...] = Given().rows
 
-        def choose(self, round: Round) -> np.ndarray:
+        def select(self, context: RoundContext) -> np.ndarray:
             return np.array(self.rows)
 
     ours, alone = trained(Given(), "ours"), trained(Alone(), "alone", selection_size=8)
@@ -86,16 +87,16 @@ def test_a_restarted_round_trains_as_if_nothing_had_been_trained_before(train, m
     assert all(torch.equal(ours[name], alone[name]) for name in alone)
 
 
-def test_rows_are_chosen_by_the_model_before_it_restarts(train):
+def test_selection_before_restart(train):
     constant = {"lr_scheduler_type": "constant"}
     again, on = train(Given(), "again", **constant), train(Given(restart=False), "on", **constant)
-    first, second = again.selections[0].scores("loss"), again._memory.arrays["loss"]
+    first, second = again.selections[0].scores("loss"), again._carried.arrays["loss"]
     assert np.abs(first - second).min() > 1e-4
-    np.testing.assert_array_equal(second, on._memory.arrays["loss"])
+    np.testing.assert_array_equal(second, on._carried.arrays["loss"])
     assert not np.array_equal(*(each.model.lm_head.weight.detach().numpy() for each in (again, on)))
 
 
-def test_the_learning_rate_begins_anew_and_ends_at_zero_twice(train):
+def test_learning_rate_restarts(train):
     trainer = train(Given(), warmup_steps=1, learning_rate=1e-2)
     rates = logs_of(trainer, "learning_rate")
     assert rates == pytest.approx([0, 1e-2, 0, 1e-2, 0.8e-2, 0.6e-2, 0.4e-2, 0.2e-2])
@@ -104,7 +105,7 @@ def test_the_learning_rate_begins_anew_and_ends_at_zero_twice(train):
 
 
 @pytest.mark.parametrize("more", [{}, LORA, {"lr_scheduler_type": "cosine"}], ids=["full", "lora", "cosine"])
-def test_resume_from_every_checkpoint_of_a_run_with_a_restart(train, assert_equal_weights, tmp_path, more):
+def test_resume_with_restart(train, assert_equal_weights, tmp_path, more):
     saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2, **more}
     whole = train(Given(), "whole", **saved)
     assert whole.state.global_step == 6
@@ -115,17 +116,17 @@ def test_resume_from_every_checkpoint_of_a_run_with_a_restart(train, assert_equa
         shutil.rmtree(tmp_path / f"from-{step}")
 
 
-def test_resuming_without_the_base_weights_is_refused(train, tmp_path):
+def test_resume_without_base_weights(train, tmp_path):
     saved = {"save_strategy": "steps", "save_steps": 1}
     train(Given(), "run", **saved)
     shutil.rmtree(tmp_path / "run" / "_base_weights")
     with pytest.raises(
-        ResumeError, match=r"_base_weights' is gone: it holds the weights that later rounds begin from"
+        ResumeError, match=r"_base_weights' no longer exists, but later rounds begin from the weights in it"
     ):
         train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
 
 
-def test_resuming_with_the_base_weights_of_another_run_is_refused(train, tmp_path):
+def test_resume_with_other_base_weights(train, tmp_path):
     saved = {"save_strategy": "steps", "save_steps": 1}
     train(Given(), "run", **saved)
     again = train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
@@ -133,7 +134,7 @@ def test_resuming_with_the_base_weights_of_another_run_is_refused(train, tmp_pat
     other.model.lm_head.weight.data.mul_(0.5)
     other.train()
     for output in ("run", "elsewhere"):
-        with pytest.raises(ResumeError, match=r"_base_weights' holds the weights that later rounds of another run"):
+        with pytest.raises(ResumeError, match=r"_base_weights' holds the base weights of another run"):
             train(Given(), output, resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
     train(Given(), "run")  # the same weights as at first
     resumed = train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
@@ -141,29 +142,29 @@ def test_resuming_with_the_base_weights_of_another_run_is_refused(train, tmp_pat
 
 
 @pytest.mark.parametrize(("epochs", "rows"), [(1, 6 + 8), (3, 6 + 3 * 8)])
-def test_samples_a_second_are_those_of_all_rounds(train, epochs, rows):
+def test_samples_per_second(train, epochs, rows):
     [end] = [each for each in train(Given(), num_train_epochs=epochs).state.log_history if "train_runtime" in each]
     assert end["train_samples_per_second"] * end["train_runtime"] == pytest.approx(rows, rel=0.02)
 
 
-def test_a_run_without_restarts_keeps_no_base_weights(train, tmp_path):
+def test_no_base_weights_without_restarts(train, tmp_path):
     train(Given(restart=False), "run")
     assert not (tmp_path / "run" / "_base_weights").exists()
 
 
 @pytest.mark.parametrize("strategy", ["no", "steps"])
-def test_checkpoints_that_the_plan_asks_for_are_saved_and_given_to_the_next_round(train, tmp_path, strategy):
+def test_requested_checkpoints(train, tmp_path, strategy):
     saved = {"save_strategy": strategy, "save_steps": 3}
     trainer = train(Given(checkpoints=True, warmup_epochs=2.0), "run", **saved)
-    assert trainer._memory.arrays["steps"].tolist() == [2, 4]
+    assert trainer._carried.arrays["steps"].tolist() == [2, 4]
     assert (tmp_path / "run" / "checkpoint-2" / "optimizer.pt").is_file()
     resumed = train(
         Given(checkpoints=True, warmup_epochs=2.0), "run", resume=str(tmp_path / "run" / "checkpoint-2"), **saved
     )
-    assert resumed._memory.arrays["steps"].tolist() == [2, 4]
+    assert resumed._carried.arrays["steps"].tolist() == [2, 4]
 
 
-def test_checkpoints_of_a_run_that_went_on_in_another_folder_are_found_again(train, assert_equal_weights, tmp_path):
+def test_requested_checkpoints_of_another_folder(train, assert_equal_weights, tmp_path):
     selector = Given(checkpoints=True, warmup_epochs=3.0)
     whole = train(selector, "first")
     shutil.rmtree(tmp_path / "first" / "checkpoint-6")
@@ -174,16 +175,16 @@ def test_checkpoints_of_a_run_that_went_on_in_another_folder_are_found_again(tra
         shutil.move(tmp_path / name, tmp_path / "there" / name)
     last = str(tmp_path / "there" / "second" / "checkpoint-4")
     resumed = train(selector, "third", resume=last)
-    assert resumed._memory.arrays["steps"].tolist() == [2, 4, 6]
+    assert resumed._carried.arrays["steps"].tolist() == [2, 4, 6]
     assert_equal_weights(resumed, whole)
     resumed.save_model()
     assert "first" not in (tmp_path / "third" / "selection_state.json").read_text()  # nothing reads them any more
     shutil.rmtree(tmp_path / "there" / "first" / "checkpoint-2")
-    with pytest.raises(ResumeError, match=r"first.checkpoint-2' is gone, and a later round reads it"):
+    with pytest.raises(ResumeError, match=r"first.checkpoint-2' no longer exists, but a later round reads it"):
         train(selector, "fourth", resume=last)
 
 
-def test_a_callback_that_stops_in_a_warm_up_is_told_of(train, caplog, tmp_path):
+def test_callback_stops_in_warm_up(train, caplog, tmp_path):
     class Stop(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             control.should_training_stop = state.global_step == 1
@@ -196,14 +197,14 @@ def test_a_callback_that_stops_in_a_warm_up_is_told_of(train, caplog, tmp_path):
     saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
     stopped = train(Warmed(), callbacks=[Stop()], **saved)
     assert (stopped.state.global_step, len(stopped.selections)) == (1, 1)
-    assert "A callback stopped training in round 0, a warm-up: no rows were chosen" in caplog.text
+    assert "A callback stopped training in round 0, which is a warm-up: no rows were selected" in caplog.text
     caplog.clear()
     resumed = train(Warmed(), resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
     assert (resumed.state.global_step, len(resumed.selections)) == (4, 2)
     assert "stopped" not in caplog.text
 
 
-def test_the_best_model_is_not_that_of_a_training_that_was_given_up(train, pool_rows):
+def test_best_model_after_restart(train, pool_rows):
     trainer = train(
         Given(),
         eval_dataset=pool_rows.select(range(4)),
@@ -222,58 +223,58 @@ def test_the_best_model_is_not_that_of_a_training_that_was_given_up(train, pool_
     ("selector", "settings", "message"),
     [
         (Given(), {"max_steps": 5}, "Given has 2 rounds of its own, which are counted in epochs"),
-        (Given(), {"reselection_strategy": "no"}, "Given has 2 rounds of its own. Leave it out"),
-        (Random(), {"reselection_strategy": "steps", "reselection_steps": 2}, "Random chooses once. Leave it out"),
+        (Given(), {"reselection_strategy": "no"}, "Given has 2 rounds of its own. Remove it"),
+        (Random(), {"reselection_strategy": "steps", "reselection_steps": 2}, "Random selects once. Remove it"),
         (Given(checkpoints=True), {"save_total_limit": 1}, "save_total_limit=1 would delete some of them"),
         (
             Given(checkpoints=True),
             {"save_strategy": "steps", "save_total_limit": 9},
-            "with save_strategy='steps' those in between let save_total_limit=9 delete some of them",
+            "with save_strategy='steps' and save_total_limit=9 some of them would be deleted",
         ),
         (
             Given(),
             {"dataloader_drop_last": True, "per_device_train_batch_size": 7},
             "Round 0 has 6 rows, fewer than the 7 of one batch on all processes",
         ),
-        (Given(), {"selection_schedule": [4]}, "selection_schedule has 1 rounds, and Given makes 2"),
+        (Given(), {"selection_schedule": [4]}, "selection_schedule has 1 rounds, but Given has 2"),
     ],
 )
-def test_settings_that_do_not_go_with_rounds_of_its_own_are_refused(train, selector, settings, message):
+def test_invalid_settings_for_fixed_rounds(train, selector, settings, message):
     with pytest.raises(ConfigError, match=message):
         train.make(selector, "bad", **settings)
 
 
-def test_a_warm_up_above_the_pool_is_refused_in_words_that_fit(train):
+def test_warm_up_above_the_pool(train):
     with pytest.raises(SelectionError, match="A round of 30 rows is more than the 24 of 24 rows"):
         train.make(Given(warmup=30), "bad", selection_size=8)
 
 
-def test_a_schedule_gives_the_rows_of_each_round(train):
+def test_selection_schedule(train):
     trainer = train(Given(), selection_schedule=[4, 8], num_train_epochs=1)
     assert [len(each.indices) for each in trainer.selections] == [4, 8]
     assert trainer.state.global_step == 1 + math.ceil(8 / 4)
 
 
-def test_checkpoints_of_the_best_model_alone_are_refused_where_a_plan_asks_for_others(train, pool_rows):
+def test_save_strategy_best(train, pool_rows):
     best = {"save_strategy": "best", "eval_strategy": "epoch", "eval_dataset": pool_rows.select(range(4))}
-    with pytest.raises(ConfigError, match="save_strategy='best' leaves some of them out"):
+    with pytest.raises(ConfigError, match="save_strategy='best' skips some of them"):
         train.make(Given(checkpoints=True), "bad", metric_for_best_model="eval_loss", **best)
 
 
-def test_nothing_left_to_choose_after_the_warm_up_is_an_error(train):
+def test_no_rows_after_warm_up(train):
     @dataclass(frozen=True)
     class Warmed(Given):
         def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
             return (RoundPlan(4, kind="warm-up"), RoundPlan(total_budget, num_epochs, restart=True))
 
-        def choose(self, round: Round) -> np.ndarray:
-            return np.arange(4 if round.index == 0 else 0)
+        def select(self, context: RoundContext) -> np.ndarray:
+            return np.arange(4 if context.index == 0 else 0)
 
     with pytest.raises(SelectionError, match="None of the 24 rows can be selected"):
         train(Warmed(), selection_size=8)
 
 
-def test_the_base_weights_are_not_needed_once_no_restart_is_left(train, assert_equal_weights, tmp_path):
+def test_base_weights_after_last_restart(train, assert_equal_weights, tmp_path):
     saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 2}
     whole = train(Given(), "run", **saved)
     shutil.rmtree(tmp_path / "run" / "_base_weights")

@@ -1,7 +1,8 @@
-"""Going on from a checkpoint: the weights of an uninterrupted run, and nothing scored twice."""
+"""Resuming from checkpoints gives the weights of an uninterrupted run, and scores nothing twice."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,7 @@ from hf_datasel.errors import ResumeError
 from hf_datasel.scores import IFD
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import IterIT, Longest, Random
-from hf_datasel.training.checkpoints import last_whole
+from hf_datasel.training.checkpoint_state import CarriedState, SelectionState, last_complete_checkpoint
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -27,16 +28,16 @@ SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 @pytest.fixture
 def scored_rounds(monkeypatch) -> list[int]:
     """Give the list of rounds in which anything was scored, as they happen."""
-    from hf_datasel.rounds.context import Round
+    from hf_datasel.rounds.context import RoundContext
 
     rounds: list[int] = []
-    original = Round.score
+    original = RoundContext.score
 
-    def score(self: Round, *args: Any, **kwargs: Any) -> Any:
+    def score(self: RoundContext, *args: Any, **kwargs: Any) -> Any:
         rounds.append(self.index)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(Round, "score", score)
+    monkeypatch.setattr(RoundContext, "score", score)
     return rounds
 
 
@@ -52,9 +53,7 @@ def scored_rounds(monkeypatch) -> list[int]:
     ],
     ids=["plain", "accumulation", "fraction", "group_by_length", "packing", "max_steps"],
 )
-def test_resume_from_every_checkpoint_is_exact_and_rescores_no_round(
-    train, assert_equal_weights, scored_rounds, tmp_path, more
-):
+def test_resume_does_not_rescore(train, assert_equal_weights, scored_rounds, tmp_path, more):
     whole = train(IterIT(), name="whole", **SAVED, **more)
     steps = whole.state.global_step
     assert scored_rounds == list(range(len(whole.selections)))
@@ -71,7 +70,7 @@ def test_resume_from_every_checkpoint_is_exact_and_rescores_no_round(
         assert len(resumed.selections) == len(whole.selections)
 
 
-def test_scores_of_the_second_round_are_those_of_the_checkpoint(train, tmp_path, pool_rows):
+def test_second_round_scores(train, tmp_path, pool_rows):
     trainer = train(IterIT(), name="run", selection_size=8, save_strategy="epoch")
     first, second = trainer.selections[:2]
     fresh = score(pool_rows, [IFD(str(tmp_path / "run" / "checkpoint-2"), max_length=128)])
@@ -82,7 +81,7 @@ def test_scores_of_the_second_round_are_those_of_the_checkpoint(train, tmp_path,
     assert np.abs(second.scores("ifd") - first.scores("ifd"))[window].min() > 1e-4
 
 
-def test_another_pool_selector_or_budget_is_refused(train, tmp_path, pool_rows):
+def test_resume_of_another_run(train, tmp_path, pool_rows):
     train(IterIT(), name="run", **SAVED)
     checkpoint = str(tmp_path / "run" / "checkpoint-3")
     with pytest.raises(ResumeError, match="selector differ"):
@@ -93,7 +92,7 @@ def test_another_pool_selector_or_budget_is_refused(train, tmp_path, pool_rows):
         train(IterIT(), name="run", resume=checkpoint, **{**SAVED, "selection_size": 7})
 
 
-def test_a_checkpoint_of_another_trainer_is_refused(train, tmp_path):
+def test_resume_of_another_trainer(train, tmp_path):
     train(IterIT(), name="run", **SAVED)
     checkpoint = tmp_path / "run" / "checkpoint-3"
     (checkpoint / "selection_state.json").unlink()
@@ -106,7 +105,8 @@ KILLED = """
     from datasets import load_from_disk
     from transformers import TrainerCallback
     from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
-    from hf_datasel.selectors import IterIT, Round
+    from hf_datasel.rounds.context import RoundContext
+    from hf_datasel.selectors import IterIT
 
     folder, model, output, kill, resume = sys.argv[1:]
 
@@ -116,13 +116,13 @@ KILLED = """
                 os.kill(os.getpid(), signal.SIGKILL)
 
     if kill == "scoring":
-        original = Round.score
+        original = RoundContext.score
         def score(self, *args, **kwargs):
             columns = original(self, *args, **kwargs)
             if self.index == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             return columns
-        Round.score = score
+        RoundContext.score = score
 
     args = SelectiveSFTConfig(
         output, selection_size=8, num_train_epochs=3, per_device_train_batch_size=2, learning_rate=1e-2, bf16=False,
@@ -139,7 +139,7 @@ KILLED = """
 
 
 @pytest.mark.parametrize("kill", ["step-7", "scoring"])
-def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path, pool_rows, tiny_model_dir, kill):
+def test_resume_after_kill(tmp_path: Path, pool_rows, tiny_model_dir, kill):
     from safetensors.numpy import load_file
 
     (tmp_path / "script.py").write_text(textwrap.dedent(KILLED))
@@ -168,7 +168,7 @@ def test_killed_and_resumed_ends_in_the_same_weights(tmp_path: Path, pool_rows, 
     assert all(np.array_equal(whole[name], cut[name]) for name in whole)
 
 
-def test_a_checkpoint_that_was_being_saved_is_passed_over(train, tmp_path, assert_equal_weights, caplog):
+def test_incomplete_checkpoint_is_skipped(train, tmp_path, assert_equal_weights, caplog):
     saved = {"name": "run", **SAVED}
     whole = train(IterIT(), **saved)
     state = tmp_path / "run" / "checkpoint-5" / "trainer_state.json"
@@ -178,12 +178,12 @@ def test_a_checkpoint_that_was_being_saved_is_passed_over(train, tmp_path, asser
     assert resumed.state.global_step == whole.state.global_step == 6
     assert_equal_weights(resumed, whole)
     for step in (5, 6):
-        assert f"checkpoint-{step} is not whole: the run ended while it was saved." in caplog.text
-    assert last_whole(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-6")
-    assert last_whole(tmp_path) is None
+        assert f"checkpoint-{step} is incomplete: the run ended while it was being saved." in caplog.text
+    assert last_complete_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-6")
+    assert last_complete_checkpoint(tmp_path) is None
 
 
-def test_the_state_of_an_earlier_run_does_not_make_a_checkpoint_whole(train, tmp_path, monkeypatch):
+def test_stale_trainer_state(train, tmp_path, monkeypatch):
     saved = {"name": "run", **SAVED}
     train(IterIT(), max_steps=2, **saved)
 
@@ -193,18 +193,18 @@ def test_the_state_of_an_earlier_run_does_not_make_a_checkpoint_whole(train, tmp
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", killed)
     with pytest.raises(KeyboardInterrupt, match="killed"):
         train(IterIT(), resume=str(tmp_path / "run" / "checkpoint-1"), max_steps=2, **saved)
-    assert last_whole(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
+    assert last_complete_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-1")
 
 
-def test_resume_under_another_batch_size_is_refused(train, tmp_path):
+def test_resume_with_another_batch_size(train, tmp_path):
     train(IterIT(), name="run", **SAVED)
-    with pytest.raises(ResumeError, match=r"rows_per_update differ \(4 there, 2 here\)"):
+    with pytest.raises(ResumeError, match=r"rows_per_update differ \(4 in the checkpoint, 2 in this run\)"):
         train(
             IterIT(), name="run", resume=str(tmp_path / "run" / "checkpoint-3"), **SAVED, per_device_train_batch_size=2
         )
 
 
-def test_resume_for_more_epochs_trains_them(train, tmp_path):
+def test_resume_for_more_epochs(train, tmp_path):
     train(Random(), name="run", **SAVED)
     longer = train(Random(), name="run", resume=str(tmp_path / "run" / "checkpoint-4"), **SAVED, num_train_epochs=5)
     assert longer.state.global_step == longer.state.max_steps == 10
@@ -218,3 +218,36 @@ def test_a_finished_run_is_not_trained_further(train, assert_equal_weights, tmp_
     again = train(IterIT(), name="run", resume=str(tmp_path / "run" / "checkpoint-6"), **more)
     assert again.state.global_step == 6
     assert_equal_weights(again, whole)
+
+
+def saved_state(folder: Path, pool: Any, version: int) -> SelectionState:
+    record = {"reasons": [], "specs": [{"score": "promptloss"}], "columns_used": [], "columns_known": ["loss"]}
+    arrays = {"window": np.arange(3), "then/record": np.array([json.dumps(record)])}
+    SelectionState({"selector": {"selector": "random"}, "places": "a"}, [], CarriedState(arrays)).save(folder)
+    path = folder / "selection_state.json"
+    content = json.loads(path.read_text()) | {"version": version}
+    del content["hf_datasel"]  # as older releases wrote it
+    path.write_text(json.dumps(content))
+    return SelectionState.load(folder, {"selector": {"selector": "random"}, "places": "a"}, pool)
+
+
+def test_state_of_an_older_release_is_upgraded(tmp_path, pool_rows):
+    arrays = saved_state(tmp_path, pool_rows, version=3).carried.arrays
+    assert arrays["window"].tolist() == [0, 1, 2]
+    assert json.loads(str(arrays["then/record"][0])) == {
+        "reasons": [],
+        "columns_used": [],
+        "score_specs": [{"score": "prompt_loss"}],
+        "columns_verified": ["loss"],
+    }
+
+
+def test_state_of_an_unsupported_version_names_the_release(tmp_path, pool_rows):
+    with pytest.raises(ResumeError, match=r"was written by hf_datasel 0\.1\.0 or earlier with version 2 of the state"):
+        saved_state(tmp_path, pool_rows, version=2)
+
+
+def test_another_run_of_an_older_release_names_the_release(tmp_path, pool_rows):
+    saved_state(tmp_path, pool_rows, version=3)
+    with pytest.raises(ResumeError, match=r"selector differ .* It was written by hf_datasel 0\.1\.0 or earlier"):
+        SelectionState.load(tmp_path, {"selector": {"selector": "longest"}, "places": "a"}, pool_rows)

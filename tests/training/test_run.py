@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_datasel.cards.run import read_run, training_facts
+from hf_datasel.cards.build import read_run
+from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
 from hf_datasel.scores import RewardGap
 from hf_datasel.scoring.generation import Generator
 from hf_datasel.selectors import IterIT, Random
 
 
-def test_a_run_is_read_from_its_folder_as_the_trainer_has_it(train, tmp_path, pool_rows):
+def test_read_run(train, tmp_path, pool_rows):
     few = pool_rows.select(range(4))
     more = {
         "selection_size": 4,
@@ -31,12 +32,12 @@ def test_a_run_is_read_from_its_folder_as_the_trainer_has_it(train, tmp_path, po
     assert live["settings"]["learning_rate"] == 1e-2
     assert (live["steps"], live["epochs"]) == (11, 11.0)
     assert [step for step, _ in live["loss"]] == [step for step, _ in live["eval_loss"]] == list(range(1, 12))
-    assert live["selecting"] is not None
-    assert 0 < live["selecting"] < 1
+    assert live["selection_time_share"] is not None
+    assert 0 < live["selection_time_share"] < 1
     selections, training = read_run(tmp_path / "run")
     assert selections == trainer.selections  # round-10 after round-9
     assert training is not None  # of the last checkpoint, which was written before the run had its wall time
-    assert {**training, "selecting": live["selecting"]} == live
+    assert {**training, "selection_time_share": live["selection_time_share"]} == live
     trainer.save_state()
     assert read_run(tmp_path / "run") == (selections, live)
     assert read_run(tmp_path / "run" / "selections" / "round-3") == ([selections[3]], None)
@@ -49,18 +50,18 @@ def test_a_run_is_read_from_its_folder_as_the_trainer_has_it(train, tmp_path, po
 
 
 @pytest.mark.parametrize("name", ["", "gone"])
-def test_a_folder_without_selections_is_refused(tmp_path, name):
+def test_read_run_without_selections(tmp_path, name):
     with pytest.raises(PublishError, match="holds no selection"):
         read_run(tmp_path / name)
 
 
-def test_steps_are_counted_to_the_end_and_not_to_the_last_line_of_the_log(train, tmp_path):
+def test_number_of_steps(train, tmp_path):
     train(IterIT(), name="run", save_strategy="epoch", logging_steps=2, num_train_epochs=3, selection_size=4)
     training = read_run(tmp_path / "run")[1]
     assert (training["steps"], training["epochs"], training["loss"][-1][0]) == (3, 3.0, 2)
 
 
-def test_the_share_of_selecting_is_what_the_run_logged_at_its_end():
+def test_selection_time_share():
     log = [
         {"step": 1, "selection_seconds": 30.0},
         {"step": 2, "loss": 1, "epoch": 1.0},
@@ -74,9 +75,9 @@ def test_the_share_of_selecting_is_what_the_run_logged_at_its_end():
         "epochs": 1.0,
         "loss": [(2, 1.0)],
         "eval_loss": [],
-        "selecting": 0.2,
+        "selection_time_share": 0.2,
     }
-    assert training_facts(log[:2], {})["selecting"] is None
+    assert training_facts(log[:2], {})["selection_time_share"] is None
 
 
 class Asks(Random):
@@ -84,21 +85,21 @@ class Asks(Random):
 
     new_tokens = 4
 
-    def choose(self, round):
-        rows = super().choose(round)
-        round.score(RewardGap(scorer="perplexity", max_new_tokens=self.new_tokens), rows, optional=True)
+    def select(self, context):
+        rows = super().select(context)
+        context.score(RewardGap(scorer="perplexity", max_new_tokens=self.new_tokens), rows, optional=True)
         return rows
 
 
 class AsksInVain(Asks):
     new_tokens = 1000
 
-    def choose(self, round):
-        round.logs["nothing"] = math.nan
-        return super().choose(round)
+    def select(self, context):
+        context.record.logs["nothing"] = math.nan
+        return super().select(context)
 
 
-def test_a_mean_of_no_value_is_left_out_of_the_log(train, tmp_path):
+def test_mean_of_no_values_is_not_logged(train, tmp_path):
     more = {"save_strategy": "epoch", "num_train_epochs": 1, "selection_size": 4}
     [entry] = [each for each in train(Asks(), **more).state.log_history if "selection_round" in each]
     assert math.isfinite(entry["selection_reward_gap_mean"])
@@ -110,8 +111,8 @@ def test_a_mean_of_no_value_is_left_out_of_the_log(train, tmp_path):
 
 
 @pytest.mark.parametrize(("asked", "expected"), [(None, torch.float32), ("bfloat16", torch.bfloat16)])
-def test_answers_are_written_in_what_scoring_is_to_be_done_in(train, monkeypatch, asked, expected):
-    seen, write = set(), Generator._write
+def test_generation_in_scoring_dtype(train, monkeypatch, asked, expected):
+    seen, write = set(), Generator._generate
 
     def watched(self, prompts):
         head = self.model.get_output_embeddings()
@@ -121,6 +122,6 @@ def test_answers_are_written_in_what_scoring_is_to_be_done_in(train, monkeypatch
         finally:
             hook.remove()
 
-    monkeypatch.setattr(Generator, "_write", watched)
+    monkeypatch.setattr(Generator, "_generate", watched)
     train(Asks(), bf16=True, scoring_dtype=asked, num_train_epochs=1, selection_size=4)
     assert seen == {expected}

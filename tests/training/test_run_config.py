@@ -18,11 +18,11 @@ from transformers import BitsAndBytesConfig, TrainerCallback, TrainingArguments
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments, SFTConfig, get_peft_config, get_quantization_config
 
 from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer
-from hf_datasel.cards.recipe import as_command
+from hf_datasel.cards.sections.reproduce import as_command
 from hf_datasel.cli import main
 from hf_datasel.cli.arguments import parse
 from hf_datasel.cli.train import TrainArguments
-from hf_datasel.rounds.context import Round
+from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Cluster, Embedding, Length, Loss, Reward, RewardGap
 from hf_datasel.selectors import (
@@ -33,11 +33,10 @@ from hf_datasel.selectors import (
     IterativeKMQ,
     IterIT,
     Longest,
-    NoNearCopies,
+    NoNearDuplicates,
     Random,
 )
-from hf_datasel.training.model_keys import adapter_keys, model_keys
-from hf_datasel.training.run_config import Record, changed_settings
+from hf_datasel.training.run_config import RunConfig, adapter_keys, model_keys, run_settings
 
 KINDS = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
 CPU = {"use_cpu": True, "bf16": False}
@@ -49,7 +48,7 @@ class Mine(Selector):
 
     rows: tuple[int, ...] = (1, 2)
 
-    def choose(self, round: Round) -> np.ndarray:
+    def select(self, context: RoundContext) -> np.ndarray:
         return np.array(self.rows)
 
 
@@ -59,7 +58,7 @@ def config_of(**settings: Any) -> SelectiveSFTConfig:
 
 def record_of(rows: Any, config: SelectiveSFTConfig, selector: Selector | None = None, **more: Any) -> dict[str, Any]:
     arguments = {"model": "them/model", "args": config, "train_dataset": rows, **more}
-    return Record.of(arguments, config, selector or Random()).provenance(config, None)
+    return RunConfig.from_arguments(arguments, config, selector or Random()).provenance(config, None)
 
 
 @pytest.fixture
@@ -81,7 +80,7 @@ def recipe(tmp_path: Path, pool_rows: Any, tiny_model_dir: Path) -> Callable[[di
     return write
 
 
-def test_the_recipe_of_a_run_makes_the_same_selections(recipe, tmp_path, pool_rows, tiny_model_dir):
+def test_recipe_reproduces_selections(recipe, tmp_path, pool_rows, tiny_model_dir):
     config = SelectiveSFTConfig(
         str(tmp_path / "run"), **CPU, selection_ratio=0.25, reselection_strategy="epoch", num_train_epochs=2,
         learning_rate=1e-2, per_device_train_batch_size=4, lr_scheduler_type="cosine", max_length=96, seed=3,
@@ -107,7 +106,7 @@ def test_the_recipe_of_a_run_makes_the_same_selections(recipe, tmp_path, pool_ro
         "save_strategy": "no",
     }
     assert saved[0]["training"]["in_python"] == [
-        f"'{tiny_model_dir.name}' in model_name_or_path is a file or folder of one machine: put its path in its place"
+        f"'{tiny_model_dir.name}' in model_name_or_path is a file or folder of one machine: replace it with its path"
     ]
     assert main(["train", "--config", str(recipe(settings))]) == 0
     again = [Selection.load(tmp_path / "again" / "selections" / f"round-{at}") for at in (0, 1)]
@@ -133,7 +132,7 @@ IN_ROUNDS = {
     "warm-up": (Cherry(clusters=Cluster(k=3), warmup_size=4, warmup_epochs=0.5), {"num_train_epochs": 1}),
     "chain": (
         Chain(
-            [InRange(Length("tokens"), low=8, high=60), NoNearCopies(threshold=0.999, vectors=Embedding())],
+            [InRange(Length("tokens"), low=8, high=60), NoNearDuplicates(threshold=0.999, vectors=Embedding())],
             DiverseEvol(Embedding(as_trained=True, normalize=False), once=True, rounds=2),
         ),
         {"num_train_epochs": 2},
@@ -142,7 +141,7 @@ IN_ROUNDS = {
 
 
 @pytest.mark.parametrize("name", IN_ROUNDS)
-def test_the_recipe_of_a_run_in_rounds_makes_it_again(recipe, tmp_path, pool_rows, tiny_model_dir, name):
+def test_recipe_of_rounds(recipe, tmp_path, pool_rows, tiny_model_dir, name):
     selector, more = IN_ROUNDS[name]
     config = SelectiveSFTConfig(
         str(tmp_path / "run"), **CPU, selection_size=6, learning_rate=1e-2, per_device_train_batch_size=4,
@@ -179,36 +178,36 @@ def test_the_recipe_of_a_run_in_rounds_makes_it_again(recipe, tmp_path, pool_row
         {"reselection_strategy": "steps", "reselection_steps": 4, "num_train_epochs": 2},
     ],
 )
-def test_settings_put_in_yaml_give_the_same_config(given, tmp_path):
+def test_settings_yaml_roundtrip(given, tmp_path):
     config = config_of(**given)
     found = record_of(Dataset.from_dict({"prompt": ["a"], "completion": ["b"]}), config)["settings"]
     assert given.keys() - set(found) <= {"eval_strategy", "eval_steps", "load_best_model_at_end", "selector_kwargs"}
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**changed_settings(config), "output_dir": "out"}))
-    command = shlex.split(as_command(changed_settings(config), "train").replace("\\\n", ""))
+    path.write_text(yaml.safe_dump({**run_settings(config), "output_dir": "out"}))
+    command = shlex.split(as_command(run_settings(config), "train").replace("\\\n", ""))
     for arguments in (["--config", str(path)], [*command[2:], "--output_dir", "out"]):
         again = parse(KINDS, arguments, "train")[1]
         config.selector_kwargs = None  # put in with the selector, which the trainer makes
         assert again.to_dict() == config.to_dict()
 
 
-def test_settings_that_equal_their_defaults_are_left_out():
-    assert changed_settings(config_of()) == CPU
-    assert changed_settings(config_of(learning_rate=2e-5, selection_size=None, max_length=1024)) == CPU
+def test_default_settings_are_excluded():
+    assert run_settings(config_of()) == CPU
+    assert run_settings(config_of(learning_rate=2e-5, selection_size=None, max_length=1024)) == CPU
 
 
 @pytest.mark.parametrize("kind", [SFTConfig, TrainingArguments])
-def test_what_another_config_leaves_to_its_defaults_is_left_out(kind, tmp_path, tiny_model_dir, pool_rows):
+def test_defaults_of_other_configs_are_excluded(kind, tmp_path, tiny_model_dir, pool_rows):
     args = kind(str(tmp_path), **CPU, report_to="none", learning_rate=3e-4, logging_steps=10)
     trainer = SelectiveSFTTrainer(str(tiny_model_dir), args, train_dataset=pool_rows)
     expected = CPU | {"learning_rate": 3e-4}
     if kind is TrainingArguments:
         expected |= {"gradient_checkpointing": False}
         expected |= {"activation_checkpointing": False} if hasattr(args, "activation_checkpointing") else {}
-    assert changed_settings(trainer.args) == expected
+    assert run_settings(trainer.args) == expected
 
 
-def test_settings_assigned_before_and_after_the_trainer_is_made_are_recorded(train):
+def test_assigned_settings_are_recorded(train):
     trainer = train.make(Random(), "run", selection_size=4, num_train_epochs=1)
     trainer.args.learning_rate = 5e-3
     trainer.train()
@@ -224,7 +223,7 @@ def test_settings_assigned_before_and_after_the_trainer_is_made_are_recorded(tra
     assert "attn_implementation" not in keys
 
 
-def test_secrets_and_places_of_this_machine_are_left_out(tmp_path, pool_rows, tiny_model_dir):
+def test_secrets_and_paths_are_excluded(tmp_path, pool_rows, tiny_model_dir):
     secret = "hf_" + "secret" * 6
     config = SelectiveSFTConfig(
         str(tmp_path / "run"), **CPU, hub_token=secret, hub_model_id="me/model", run_name="mine", report_to="none",
@@ -254,7 +253,7 @@ def test_secrets_and_places_of_this_machine_are_left_out(tmp_path, pool_rows, ti
         ({"bias": "all", "rank_pattern": {"q_proj": 2}}, "rank_pattern, bias"),
     ],
 )
-def test_an_adapter_in_the_terms_of_the_command(lora, unsettled, tmp_path):
+def test_adapter_keys(lora, unsettled, tmp_path):
     given = LoraConfig(**lora)
     keys, missing = adapter_keys(given)
     path = tmp_path / "recipe.yaml"
@@ -268,37 +267,37 @@ def test_an_adapter_in_the_terms_of_the_command(lora, unsettled, tmp_path):
         assert (differ, missing) == ([], [])
 
 
-def test_a_folder_that_is_named_twice_is_said_once(pool_rows, tiny_model_dir):
+def test_local_folder_is_reported_once(pool_rows, tiny_model_dir):
     folder = str(tiny_model_dir)
     gap = RewardGap(reward_model=folder)
     found = record_of(pool_rows, config_of(), IterativeKMQ(quality=Reward(folder), gap=gap))
     said = [each for each in found["in_python"] if "selector_kwargs" in each]
     assert said == [
-        f"'{tiny_model_dir.name}' in selector_kwargs is a file or folder of one machine: put its path in its place"
+        f"'{tiny_model_dir.name}' in selector_kwargs is a file or folder of one machine: replace it with its path"
     ]
     assert found["settings"]["selector_kwargs"]["gap"]["reward_model"] == tiny_model_dir.name
 
 
-def test_a_model_in_a_folder_named_without_any_before_it_is_local(pool_rows, tmp_path, monkeypatch):
+def test_relative_model_folder_is_local(pool_rows, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     (tmp_path / "iterit").mkdir()  # a selector's name is no folder, whatever lies there
     said = record_of(pool_rows, config_of(), IterIT(), model="tiny")
     assert said["settings"]["model_name_or_path"] == "tiny"
     assert said["in_python"] == [
-        "'tiny' in model_name_or_path is a file or folder of one machine: put its path in its place"
+        "'tiny' in model_name_or_path is a file or folder of one machine: replace it with its path"
     ]
     gap = RewardGap(reward_model="tiny")
     within = record_of(pool_rows, config_of(), IterativeKMQ(quality=Reward("tiny"), gap=gap))
     assert (
-        "'tiny' in selector_kwargs is a file or folder of one machine: put its path in its place"
+        "'tiny' in selector_kwargs is a file or folder of one machine: replace it with its path"
         in (within["in_python"])
     )
     (tmp_path / "tiny").rmdir()
     assert record_of(pool_rows, config_of(), IterIT(), model="tiny")["in_python"] == []
 
 
-def test_one_module_of_an_adapter_is_not_taken_for_a_pattern(train):
+def test_single_target_module(train):
     keys, _ = adapter_keys(LoraConfig(target_modules=["q_proj"]))
     again = get_peft_config(ModelConfig(**keys))
     model = train.make(Random(), "run", selection_size=4, peft_config=again).model
@@ -324,25 +323,25 @@ def test_another_adapter_is_left_to_python():
         },
     ],
 )
-def test_quantisation_in_the_terms_of_the_command(given):
+def test_quantization_keys(given):
     quantization = BitsAndBytesConfig(**given)
     for where in (
-        {"quantization": quantization, "init": {}},
-        {"quantization": None, "init": {"quantization_config": quantization}},
+        {"quantization": quantization, "init_kwargs": {}},
+        {"quantization": None, "init_kwargs": {"quantization_config": quantization}},
     ):
-        where["init"]["dtype"] = "bfloat16"
+        where["init_kwargs"]["dtype"] = "bfloat16"
         keys, missing = model_keys("them/model", **where)
         assert missing == []
         assert get_quantization_config(ModelConfig(**keys)).to_dict() == quantization.to_dict()
 
 
-def test_quantisation_that_no_key_is_for_is_named():
+def test_quantization_without_key():
     quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype="bfloat16")
     [sentence] = model_keys("them/model", None, quantization)[1]
     assert "bnb_4bit_compute_dtype" in sentence
 
 
-def test_a_selector_of_ones_own_is_named_with_its_module(pool_rows):
+def test_outside_selector(pool_rows):
     found = record_of(pool_rows, config_of(), Mine(rows=(3, 1)))
     assert found["settings"]["selector"] == f"{Mine.__module__}:Mine"
     assert found["settings"]["allow_imports"] is True
@@ -357,9 +356,9 @@ def test_a_selector_of_ones_own_is_named_with_its_module(pool_rows):
     )
 
 
-def test_what_only_the_program_knows_is_said(train, pool_rows):
+def test_settings_in_python_only(train, pool_rows):
     trainer = train.make(Random(), "run", selection_size=4, callbacks=[TrainerCallback()], max_length=None)
-    found = trainer._run_now()
+    found = trainer._run_config.provenance(trainer.args, trainer.model.config)
     assert found["in_python"][0].startswith("the model was an object in Python")
     assert "callbacks was passed to the trainer in Python" in found["in_python"]
     assert "processing_class was passed to the trainer in Python" in found["in_python"]
@@ -370,12 +369,12 @@ def test_what_only_the_program_knows_is_said(train, pool_rows):
         pass
 
     sentence = "the trainer was Ours, which is defined in Python"
-    assert sentence in train.make(Random(), "run", selection_size=4, base=Ours)._run_now()["in_python"]
+    assert sentence in train.make(Random(), "run", selection_size=4, base=Ours)._run_config.in_python
     odd = config_of(lr_scheduler_kwargs={"lr_lambda": print})
     assert any("lr_scheduler_kwargs holds" in each for each in record_of(pool_rows, odd)["in_python"])
 
 
-def test_evaluation_is_part_of_the_recipe_where_its_rows_can_be_named(pool_rows, from_hub):
+def test_evaluation_keys(pool_rows, from_hub):
     rows, few = from_hub(pool_rows), pool_rows.select(range(4))
     config = config_of(eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
     with_split = record_of(rows, config, eval_dataset=from_hub(few, "validation"))

@@ -12,10 +12,9 @@ import torch
 from accelerate.utils import DistributedType
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.rounds.context import RoundPlan
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.scores import IFD, Length, Loss
-from hf_datasel.spec import spec_name
-from hf_datasel.training.sharding import check_restarts, checked_compute, how_split
+from hf_datasel.training.sharding import check_restarts, sharding_name, with_sharding_check
 
 LAYER = torch.nn.Linear(2, 2)
 
@@ -62,55 +61,55 @@ class Computed:
 @pytest.mark.parametrize("where", WHOLE)
 def test_whole_weights_are_scored_with(where):
     compute = Computed()
-    assert how_split(where, LAYER) is None
-    assert checked_compute(compute, where, LAYER)(IFD(), None)["ones"].to_pylist() == [1.0, 1.0]
+    assert sharding_name(where, LAYER) is None
+    assert with_sharding_check(compute, where, LAYER)(IFD(), None)["ones"].to_pylist() == [1.0, 1.0]
     assert compute.asked == [(IFD(), None)]
 
 
 @pytest.mark.parametrize(("where", "named"), SPLIT)
 @pytest.mark.parametrize("score", [IFD(), Loss()])
-def test_a_score_with_the_model_in_training_is_refused_before_it_runs(where, named, score):
+def test_sharded_model_scores(where, named, score):
     compute = Computed()
-    checked = checked_compute(compute, where, LAYER)
-    with pytest.raises(ConfigError, match=f"{type(score).__name__} cannot be computed while training under .*{named}"):
+    checked = with_sharding_check(compute, where, LAYER)
+    with pytest.raises(ConfigError, match=f"{type(score).__name__} cannot be computed while training with .*{named}"):
         checked(score, np.array([0, 1]))
-    with pytest.raises(ConfigError, match=f"hf-datasel score --scores {spec_name(score)}"):
+    with pytest.raises(ConfigError, match=rf"hf_datasel\.score\(dataset, {type(score).__name__}\(\.\.\.\)\)"):
         checked(score, None)
     assert compute.asked == []
 
 
 @pytest.mark.parametrize("where", [where for where, _ in SPLIT])
-def test_scores_without_a_model_are_computed_all_the_same(where):
+def test_scores_without_model(where):
     compute = Computed()
     rows = np.array([1, 0])
-    assert "ones" in checked_compute(compute, where, LAYER)(Length(), rows)
+    assert "ones" in with_sharding_check(compute, where, LAYER)(Length(), rows)
     assert compute.asked == [(Length(), rows)]
 
 
-def test_a_model_of_another_name_is_whole_under_fsdp_and_split_under_zero_3():
+def test_models_loaded_by_name():
     compute = Computed()
-    checked_compute(compute, FSDP, LAYER)(Loss("gpt2"), None)
+    with_sharding_check(compute, FSDP, LAYER)(Loss("gpt2"), None)
     assert compute.asked == [(Loss("gpt2"), None)]
-    with pytest.raises(ConfigError, match="under DeepSpeed ZeRO stage 3: no process has all weights"):
-        checked_compute(compute, ZERO_3, LAYER)(Loss("gpt2"), None)
+    with pytest.raises(ConfigError, match="with DeepSpeed ZeRO stage 3: no process has all weights"):
+        with_sharding_check(compute, ZERO_3, LAYER)(Loss("gpt2"), None)
 
 
 AGAIN = (RoundPlan(4, 1.0), RoundPlan(8, 1.0, restart=True))
 
 
 @pytest.mark.parametrize(("where", "named"), [*SPLIT, (accelerator(DistributedType.DEEPSPEED, stage=2), "DeepSpeed")])
-def test_rounds_from_the_base_model_are_refused_where_weights_or_the_optimizer_are_split(where, named):
-    with pytest.raises(ConfigError, match=f"DiverseEvol begins rounds again .* under .*{named}"):
+def test_restarts_with_sharding(where, named):
+    with pytest.raises(ConfigError, match=f"DiverseEvol restarts rounds .* with .*{named}"):
         check_restarts(AGAIN, where, LAYER, "DiverseEvol")
     check_restarts(AGAIN[:1], where, LAYER, "DiverseEvol")
 
 
 @pytest.mark.parametrize("where", WHOLE[:4])
-def test_rounds_from_the_base_model_are_there_with_whole_weights(where):
+def test_restarts_without_sharding(where):
     check_restarts(AGAIN, where, LAYER, "DiverseEvol")
 
 
-def test_weights_that_came_split_are_seen():
+def test_dtensors_are_detected():
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
@@ -119,6 +118,6 @@ def test_weights_that_came_split_are_seen():
         layer = torch.nn.Linear(2, 2)
         mesh = torch.distributed.init_device_mesh("cpu", (1,))
         fully_shard(layer, mesh=mesh)
-        assert how_split(WHOLE[0], layer) == "tensor parallelism or a DistributedConfig"
+        assert sharding_name(WHOLE[0], layer) == "tensor parallelism or a DistributedConfig"
     finally:
         torch.distributed.destroy_process_group()

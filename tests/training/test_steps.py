@@ -1,4 +1,4 @@
-"""Choosing again every so many steps."""
+"""Selecting again every so many steps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from trl import SFTTrainer
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.formats import Pool, converted
+from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.selectors import IterIT
 
 from .test_trainer import AllAgain, Seen, Sizes
@@ -35,7 +35,7 @@ def chosen_at(trainer: Any) -> list[int]:
         (2, {"num_train_epochs": 2.5}, [0, 2, 4], 5),
     ],
 )
-def test_rows_are_chosen_every_so_many_updates_in_a_run_of_the_same_length(train, every, more, at, steps):
+def test_reselection_steps(train, every, more, at, steps):
     trainer = train(IterIT(), reselection_steps=every, **EVERY, **more)
     assert chosen_at(trainer) == at
     assert trainer.state.global_step == trainer.state.max_steps == steps
@@ -43,14 +43,14 @@ def test_rows_are_chosen_every_so_many_updates_in_a_run_of_the_same_length(train
     assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
 
 
-def test_a_round_longer_than_its_rows_repeats_them(train):
+def test_long_round_repeats_rows(train):
     seen = Seen()
     trainer = train(Sizes(), reselection_steps=3, callbacks=[seen], **EVERY)
     assert seen.steps == [8] * 6
     assert chosen_at(trainer) == [0, 3]
 
 
-def test_every_epoch_of_steps_is_every_epoch(train, assert_equal_weights):
+def test_steps_of_an_epoch_equal_epochs(train, assert_equal_weights):
     epochs = train(IterIT(), name="epochs", selection_size=8)
     steps = train(IterIT(), name="steps", reselection_steps=2, **EVERY)
     assert [each.indices.tolist() for each in steps.selections] == [
@@ -59,8 +59,8 @@ def test_every_epoch_of_steps_is_every_epoch(train, assert_equal_weights):
     assert_equal_weights(steps, epochs)
 
 
-def test_the_whole_pool_every_epoch_of_steps_trains_as_sfttrainer_does(train, assert_equal_weights, pool_rows):
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain")
+def test_full_pool_by_steps_equals_sfttrainer(train, assert_equal_weights, pool_rows):
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain")
     more = {"reselection_strategy": "steps", "reselection_steps": 6, "selection_size": 24}
     ours = train(AllAgain(), name="again", **more)
     assert chosen_at(ours) == [0, 6, 12]
@@ -85,15 +85,15 @@ def test_resume_from_every_checkpoint_is_exact(train, assert_equal_weights, tmp_
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reselection_strategy": "steps"}, "needs reselection_steps, an int above 0, and it is None"),
-        ({"reselection_strategy": "steps", "reselection_steps": 0.5}, "and it is 0.5"),
-        ({"reselection_steps": 2}, "reselection_steps=2 needs reselection_strategy='steps', and it is 'epoch'"),
+        ({"reselection_strategy": "steps"}, "needs reselection_steps, an int above 0, but it is None"),
+        ({"reselection_strategy": "steps", "reselection_steps": 0.5}, "but it is 0.5"),
+        ({"reselection_steps": 2}, "reselection_steps=2 needs reselection_strategy='steps', but it is 'epoch'"),
         (
             {"reselection_strategy": "steps", "reselection_steps": 2, "selection_schedule": [4, 8]},
-            "leave reselection_steps out",
+            "Remove reselection_steps",
         ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(train, settings, message):
+def test_invalid_settings(train, settings, message):
     with pytest.raises(ConfigError, match=message):
         train.make(IterIT(), "bad", **settings)

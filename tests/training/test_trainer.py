@@ -1,4 +1,4 @@
-"""Training on selected rows: what is trained, when it is chosen, and that nothing else changes."""
+"""Training on selected rows: what is trained, when it is selected, and that nothing else changes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, SelectionError
-from hf_datasel.formats import Pool, converted
-from hf_datasel.rounds.context import Round, RoundPlan
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import IFD, Loss
 from hf_datasel.scoring.score_rows import score
-from hf_datasel.selectors import All, IterIT, Longest, Random
+from hf_datasel.selectors import All, IterIT, Longest, Random, Top
 
 
 @dataclass(frozen=True)
 class AllAgain(Selector):
-    """Every row, scored and chosen again each round: selection that should change nothing."""
+    """Every row, scored and selected again each round: selection that should change nothing."""
 
     reselects = True
 
-    def choose(self, round: Round) -> np.ndarray:
-        round.score(IFD())
-        return np.flatnonzero(round.eligible)
+    def select(self, context: RoundContext) -> np.ndarray:
+        context.score(IFD())
+        return np.flatnonzero(context.eligible)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         return super().plan(pool_size, num_epochs, pool_size)
@@ -44,10 +45,10 @@ class Sizes(Selector):
 
     reselects = True
 
-    def choose(self, round: Round) -> np.ndarray:
-        loss = round.score(Loss())["loss"]
-        rows = np.flatnonzero(round.eligible)
-        return rows[np.argsort(-loss[rows], kind="stable")][: round.budget]
+    def select(self, context: RoundContext) -> np.ndarray:
+        loss = context.score(Loss())["loss"]
+        rows = np.flatnonzero(context.eligible)
+        return rows[np.argsort(-loss[rows], kind="stable")][: context.budget]
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ class Replay(Selector):
     rounds: tuple[tuple[int, ...], ...]
     reselects = True
 
-    def choose(self, round: Round) -> np.ndarray:
-        return np.array(self.rounds[round.index])
+    def select(self, context: RoundContext) -> np.ndarray:
+        return np.array(self.rounds[context.index])
 
 
 class Seen(TrainerCallback):
@@ -75,8 +76,8 @@ def logs_of(trainer: Any, key: str) -> list[float]:
     return [entry[key] for entry in trainer.state.log_history if key in entry]
 
 
-def test_whole_pool_every_round_trains_as_sfttrainer_does(train, assert_equal_weights, pool_rows):
-    plain_rows = converted(Pool(pool_rows), chat_template=True)
+def test_full_pool_equals_sfttrainer(train, assert_equal_weights, pool_rows):
+    plain_rows = convert_pool(Pool(pool_rows), chat_template=True)
     plain = train(base=SFTTrainer, rows=plain_rows, name="plain")
     assert_equal_weights(train(All(), name="all"), plain)
     again = train(AllAgain(), name="again")
@@ -86,7 +87,7 @@ def test_whole_pool_every_round_trains_as_sfttrainer_does(train, assert_equal_we
 
 @pytest.mark.parametrize("more", [{"gradient_accumulation_steps": 3}, {"num_train_epochs": 2.5}, {"max_steps": 7}])
 def test_whole_pool_equals_sfttrainer_with(train, assert_equal_weights, pool_rows, more):
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain", **more)
     ours = train(AllAgain(), name="again", **more)
     assert ours.state.global_step == plain.state.global_step
     assert logs_of(ours, "learning_rate") == logs_of(plain, "learning_rate")
@@ -94,19 +95,19 @@ def test_whole_pool_equals_sfttrainer_with(train, assert_equal_weights, pool_row
 
 
 @pytest.mark.parametrize("strategy", ["bfd", "wrapped"])
-def test_whole_pool_packed_equals_sfttrainer(train, assert_equal_weights, pool_rows, strategy):
+def test_full_pool_packed_equals_sfttrainer(train, assert_equal_weights, pool_rows, strategy):
     more = {"packing": True, "packing_strategy": strategy, "per_device_train_batch_size": 1}
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **more)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain", **more)
     assert_equal_weights(train(AllAgain(), name="again", **more), plain)
 
 
-def test_a_scored_run_trains_as_a_run_replaying_its_rows(train, assert_equal_weights):
+def test_scoring_does_not_change_training(train, assert_equal_weights):
     scored = train(IterIT(), selection_size=8, name="scored")
     rounds = tuple(tuple(selection.indices.tolist()) for selection in scored.selections)
     assert_equal_weights(train(Replay(rounds), selection_size=8, name="replayed"), scored)
 
 
-def test_rounds_choose_anew_and_train_on_their_rows(train, pool_rows):
+def test_rounds_train_on_their_rows(train, pool_rows):
     trainer = train(IterIT(), selection_size=8)
     assert [len(selection.indices) for selection in trainer.selections] == [8, 8, 8]
     assert trainer.state.global_step == 6
@@ -120,7 +121,7 @@ def test_rounds_choose_anew_and_train_on_their_rows(train, pool_rows):
 
 
 @pytest.mark.parametrize("sizes", [[8, 16, 24], [24, 16, 8], [5, 23, 9]])
-def test_unequal_rounds_train_all_their_rows_and_end_the_schedule_at_zero(train, sizes):
+def test_unequal_rounds(train, sizes):
     seen = Seen()
     trainer = train(Sizes(), selection_schedule=sizes, gradient_accumulation_steps=2, callbacks=[seen])
     updates = [math.ceil(math.ceil(size / 4) / 2) for size in sizes]
@@ -129,13 +130,13 @@ def test_unequal_rounds_train_all_their_rows_and_end_the_schedule_at_zero(train,
     assert trainer.lr_scheduler.get_last_lr()[0] == 0.0
 
 
-def test_a_round_that_turns_out_short_is_trained_and_the_learning_rate_still_ends_at_zero(train, caplog):
+def test_short_round(train, caplog):
     @dataclass(frozen=True)
     class Shrinking(Selector):
         reselects = True
 
-        def choose(self, round: Round) -> np.ndarray:
-            return np.flatnonzero(round.eligible)[: 16 if round.index == 0 else 5]
+        def select(self, context: RoundContext) -> np.ndarray:
+            return np.flatnonzero(context.eligible)[: 16 if context.index == 0 else 5]
 
     trainer = train(Shrinking(), selection_size=16)
     assert trainer.state.global_step == trainer.state.max_steps == 4 + 2 + 2
@@ -143,17 +144,17 @@ def test_a_round_that_turns_out_short_is_trained_and_the_learning_rate_still_end
     assert "Round 1" in caplog.text
 
 
-def test_a_budget_above_the_pool_is_refused_when_the_trainer_is_built(train):
+def test_budget_above_the_pool(train):
     with pytest.raises(SelectionError, match=r"selection_size=30 is more than the 24 of 24 rows"):
         train.make(Longest(), "bad", selection_size=30)
 
 
-def test_a_shortfall_in_the_first_round_is_an_error_that_says_why(train):
+def test_shortfall_in_first_round(train):
     with pytest.raises(SelectionError, match=r"more than the \d+ of 24 rows that can be selected \(\d+ with ifd >= 1"):
         train(IterIT(), selection_size=24)
 
 
-def test_one_choice_serves_all_epochs_of_a_selector_that_does_not_reselect(train):
+def test_one_selection_for_all_epochs(train):
     trainer = train(Random(), selection_size=8)
     assert len(trainer.selections) == 1
     assert trainer.state.global_step == 6
@@ -163,14 +164,14 @@ def test_reselection_can_be_switched_off(train):
     assert len(train(IterIT(), selection_size=8, reselection_strategy="no").selections) == 1
 
 
-def test_rows_that_cannot_be_trained_on_are_never_chosen(train, pool_rows):
+def test_malformed_rows_are_not_selected(train, pool_rows):
     rows = Dataset.from_list([*pool_rows, {"instruction": "Say nothing.", "input": "", "output": ""}])
     trainer = train(Random(), rows=rows, selection_size=24)
     assert 24 not in trainer.selections[0].indices
     assert trainer.selections[0].provenance["not_eligible"] == {"empty_response": 1}
 
 
-def test_rows_whose_prompt_fills_the_window_are_not_eligible(train, pool_rows):
+def test_rows_without_labels_are_not_eligible(train, pool_rows):
     trainer = train(All(), max_length=40, num_train_epochs=1)
     short = trainer.selections[0]
     assert 0 < len(short.indices) < 24
@@ -181,11 +182,11 @@ def test_lora(train, assert_equal_weights, pool_rows):
     from peft import LoraConfig
 
     lora = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1)}
-    plain = train(base=SFTTrainer, rows=converted(Pool(pool_rows), chat_template=True), name="plain", **lora)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(pool_rows), chat_template=True), name="plain", **lora)
     assert_equal_weights(train(AllAgain(), name="lora", **lora), plain)
 
 
-def test_plain_sft_config_means_the_default_selection(tmp_path, tiny_model_dir, pool_rows):
+def test_plain_sft_config(tmp_path, tiny_model_dir, pool_rows):
     from trl import SFTConfig
 
     args = SFTConfig(str(tmp_path), bf16=False, report_to="none", learning_rate=3e-4, use_cpu=True)
@@ -195,7 +196,24 @@ def test_plain_sft_config_means_the_default_selection(tmp_path, tiny_model_dir, 
     assert trainer._selector == IterIT()
 
 
-def test_a_tokenizer_with_code_of_its_own_is_loaded_where_that_is_trusted(tmp_path, tiny_model_dir, pool_rows):
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("iterit", IterIT()),
+        ({"top": {"by": "ifd"}}, Top(by="ifd")),
+        ({"selector": "iterit", "decay": 0.5}, IterIT(decay=0.5)),
+    ],
+)
+def test_selector_by_name(train, selector, expected):
+    assert train.make(selector, "run", selection_size=4)._selector == expected
+
+
+def test_selector_of_wrong_type(train):
+    with pytest.raises(ConfigError, match=r"selector has to be a Selector such as IterIT\(\), or its name, but is 3"):
+        train.make(3, "run", selection_size=4)
+
+
+def test_trust_remote_code(tmp_path, tiny_model_dir, pool_rows):
     folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
     code = "from transformers import PreTrainedTokenizerFast\n\nclass Mine(PreTrainedTokenizerFast):\n    pass\n"
     (folder / "tokens_of_mine.py").write_text(code)
@@ -207,7 +225,7 @@ def test_a_tokenizer_with_code_of_its_own_is_loaded_where_that_is_trusted(tmp_pa
     assert type(trainer.processing_class).__name__ == "Mine"
 
 
-def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
+def test_second_training_selects_from_the_pool(train):
     trainer = train(Random(), selection_size=8, num_train_epochs=1)
     first = trainer.selections[0].indices.tolist()
     trainer.train()
@@ -220,11 +238,14 @@ def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
         ({"selection_size": 0.05}, r"selection_size=0.05 has to be a number of rows"),
         ({"selection_size": 4, "selection_ratio": 0.1}, "same thing twice"),
         ({"selection_ratio": 5}, r"selection_ratio=5 has to be a share"),
-        ({"selection_schedule": [4, 0]}, "row numbers above 0"),
-        ({"selection_schedule": []}, r"selection_schedule=\[\] has to be a list of row numbers above 0, one for each"),
+        ({"selection_schedule": [4, 0]}, "numbers of rows above 0"),
+        (
+            {"selection_schedule": []},
+            r"selection_schedule=\[\] has to be a list of numbers of rows above 0, one for each",
+        ),
         ({"selection_schedule": 4}, r"selection_schedule=4 has to be a list"),
-        ({"selection_schedule": [4, 8]}, r"2 rounds, and IterIT makes 3"),
-        ({"selection_schedule": [4, 8], "max_steps": 3}, "leave max_steps out"),
+        ({"selection_schedule": [4, 8]}, r"2 rounds, but IterIT has 3"),
+        ({"selection_schedule": [4, 8], "max_steps": 3}, "Remove max_steps"),
         ({"reselection_strategy": "epochs"}, "reselection_strategy='epochs'"),
         ({"selector": "iterrit"}, "Did you mean 'iterit'"),
         ({"selector_kwargs": {"decai": 0.1}}, "no setting 'decai'. Did you mean 'decay'"),
@@ -232,33 +253,33 @@ def test_two_trainings_of_one_trainer_select_from_the_whole_pool(train):
         ({"scoring_dtype": "fp8"}, "scoring_dtype='fp8'"),
     ],
 )
-def test_settings_that_cannot_be_are_refused_before_training(train, settings, message):
+def test_invalid_settings(train, settings, message):
     with pytest.raises(ConfigError, match=message):
         train.make(None, "bad", **settings)
 
 
-def test_a_selector_given_twice_is_refused(train):
-    with pytest.raises(ConfigError, match="given twice"):
+def test_selector_passed_twice(train):
+    with pytest.raises(ConfigError, match="passed twice"):
         train.make(Random(), "bad", selector="longest")
 
 
-def test_a_streaming_pool_is_refused(train, pool_rows):
+def test_streaming_pool(train, pool_rows):
     with pytest.raises(ConfigError, match="streaming"):
         train.make(Random(), "bad", rows=pool_rows.to_iterable_dataset())
 
 
-def test_moved_private_names_are_refused(train, monkeypatch):
+def test_moved_private_names(train, monkeypatch):
     monkeypatch.setattr(SFTTrainer, "_run_epoch", lambda self, epoch: None, raising=False)
     with pytest.raises(ConfigError, match="_run_epoch has no train_dataloader"):
         train.make(Random(), "bad")
 
 
-def test_evaluation_rows_may_be_in_any_format(train, pool_rows):
+def test_evaluation_row_formats(train, pool_rows):
     trainer = train(IterIT(), selection_size=8, eval_dataset=pool_rows.select(range(4)), eval_strategy="epoch")
     assert len(logs_of(trainer, "eval_loss")) == 3
 
 
-def test_evaluating_by_hand_takes_the_rows_that_the_trainer_takes(train, pool_rows):
+def test_evaluate_row_formats(train, pool_rows):
     rows = pool_rows.select(range(4))
     trainer = train(Random(), selection_size=8, num_train_epochs=1, eval_dataset=rows)
     there = trainer.evaluate()["eval_loss"]
@@ -272,18 +293,18 @@ def test_evaluating_by_hand_takes_the_rows_that_the_trainer_takes(train, pool_ro
 
 
 @pytest.mark.parametrize("epochs", [0, -1, 0.5])
-def test_max_steps_goes_before_the_number_of_epochs(train, epochs):
+def test_max_steps_overrides_epochs(train, epochs):
     trainer = train(IterIT(), selection_size=8, max_steps=3, num_train_epochs=epochs)
     assert trainer.state.global_step == 3
 
 
 @pytest.mark.filterwarnings("ignore:`return_outputs=True`:FutureWarning")
 @pytest.mark.parametrize("more", [{}, {"packing": True}], ids=["plain", "packing"])
-def test_predictions_are_of_the_rows_in_their_order(train, pool_rows, more):
+def test_predict(train, pool_rows, more):
     rows = pool_rows.select(range(6, -1, -1))
     trainer = train(Random(), selection_size=8, num_train_epochs=1, shuffle_dataset=True, **more)
     done = trainer.predict(rows, metric_key_prefix="held_out")
-    labels = dict(zip(trainer._prepared.rows.tolist(), trainer._candidates["labels"], strict=True))
+    labels = dict(zip(trainer._data.prepared.rows.tolist(), trainer._candidates["labels"], strict=True))
     found = [[token for token in line if token != -100] for line in done.label_ids.tolist()]
     assert found == [[token for token in labels[at] if token != -100] for at in range(6, -1, -1)]
     assert done.metrics["held_out_loss"] > 0
@@ -292,8 +313,8 @@ def test_predictions_are_of_the_rows_in_their_order(train, pool_rows, more):
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-def test_streaming_evaluation_rows_are_taken_as_they_are_or_refused_by_name(train, pool_rows, by_hand):
-    as_they_are = converted(Pool(pool_rows.select(range(4))), chat_template=True)
+def test_streaming_evaluation_rows(train, pool_rows, by_hand):
+    as_they_are = convert_pool(Pool(pool_rows.select(range(4))), chat_template=True)
 
     def evaluated(rows: Any) -> float:
         trainer = train.make(Random(), "run", selection_size=8, eval_dataset=None if by_hand else rows)
@@ -302,7 +323,7 @@ def test_streaming_evaluation_rows_are_taken_as_they_are_or_refused_by_name(trai
     assert evaluated(as_they_are.to_iterable_dataset()) == pytest.approx(evaluated(as_they_are))
     unnamed = IterableDataset.from_generator(lambda: iter(pool_rows))
     for stream in (pool_rows.to_iterable_dataset(), unnamed):
-        with pytest.raises(ConfigError, match="are streaming, and alpaca rows are converted only where they"):
+        with pytest.raises(ConfigError, match="are streaming, but alpaca rows are converted only when they"):
             evaluated(stream)
 
 
@@ -318,20 +339,20 @@ def test_the_best_model_is_loaded_at_the_end(train, pool_rows):
     assert trainer.state.best_metric == min(logs_of(trainer, "eval_loss"))
 
 
-def test_training_metrics_are_those_of_the_steps_alone(train):
+def test_training_metrics(train):
     trainer = train(IterIT(), selection_size=8)
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
     assert all("loss" not in entry for entry in trainer.state.log_history if "selection_round" in entry)
 
 
 @pytest.mark.parametrize("workers", [2])
-def test_persistent_workers_are_not_piled_up(train, workers):
+def test_persistent_workers(train, workers):
     trainer = train(IterIT(), selection_size=8, dataloader_num_workers=workers, dataloader_persistent_workers=True)
     assert len(trainer.accelerator._dataloaders) == 1
     assert sorted(trainer.train_dataset["pool_row"]) == sorted(trainer.selections[-1].indices.tolist())
 
 
-def test_bf16_training_is_scored_in_the_weights_own_precision(train, tmp_path, pool_rows, caplog):
+def test_bf16_scoring_dtype(train, tmp_path, pool_rows, caplog):
     trainer = train(
         IterIT(), name="run", selection_size=8, save_strategy="epoch", bf16=True, gradient_checkpointing=True
     )
@@ -343,27 +364,27 @@ def test_bf16_training_is_scored_in_the_weights_own_precision(train, tmp_path, p
 
 
 @pytest.mark.parametrize("epochs", [1.1, 1.3, 2.1])
-def test_parts_of_an_epoch_are_counted_as_sfttrainer_counts_them(train, assert_equal_weights, pool_rows, epochs):
+def test_partial_epochs(train, assert_equal_weights, pool_rows, epochs):
     rows = pool_rows.select(range(20))
     more = {"num_train_epochs": epochs, "per_device_train_batch_size": 2}
-    plain = train(base=SFTTrainer, rows=converted(Pool(rows), chat_template=True), name="plain", **more)
+    plain = train(base=SFTTrainer, rows=convert_pool(Pool(rows), chat_template=True), name="plain", **more)
     ours = train(AllAgain(), rows=rows, name="ours", **more)
     assert ours.state.global_step == plain.state.global_step
     assert_equal_weights(ours, plain)
 
 
-def test_a_growing_schedule_finds_its_rows_in_the_window(train):
+def test_growing_schedule(train):
     trainer = train(IterIT(candidate_factor=1), selection_schedule=[2, 4, 8])
     assert [len(selection.indices) for selection in trainer.selections] == [2, 4, 8]
 
 
-def test_a_shorter_run_leaves_no_rounds_of_a_longer_one_before_it(train, tmp_path):
+def test_shorter_run_removes_later_rounds(train, tmp_path):
     train(IterIT(), name="run", selection_size=8)
     train(Random(), name="run", selection_size=8, num_train_epochs=1)
     assert [path.name for path in (tmp_path / "run" / "selections").iterdir()] == ["round-0"]
 
 
-def test_provenance_says_how_rows_were_scored(train):
+def test_provenance_of_scores(train):
     [first, *_] = train(IterIT(), selection_size=8).selections
     [spec] = first.provenance["scores"]
     assert spec["tokens"]["max_length"] == 128

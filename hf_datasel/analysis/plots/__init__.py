@@ -8,8 +8,8 @@ from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.plots.clusters import (
-        draw_cluster_choice as draw_cluster_choice,
-        draw_cluster_choices as draw_cluster_choices,
+        draw_cluster_fits as draw_cluster_fits,
+        draw_cluster_fits_by_model as draw_cluster_fits_by_model,
         draw_cluster_quality as draw_cluster_quality,
     )
     from hf_datasel.analysis.plots.comparison import (

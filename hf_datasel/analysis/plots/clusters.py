@@ -1,4 +1,4 @@
-"""Numbers of clusters held against each other: how well each fits, and how much of it is of low quality."""
+"""Plots of numbers of clusters: how well each fits, and the share of its clusters with low quality."""
 
 from __future__ import annotations
 
@@ -6,72 +6,89 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.analysis.clusters import ClusterChoice, ClusterChoices, ClusterQuality
-from hf_datasel.analysis.plots.lines import key_rows, line_style, name_lines
-from hf_datasel.analysis.plots.theme import Theme, canvas, need_matplotlib, plain_number, printable
+from hf_datasel.analysis.clusters import ClusterFits, ClusterFitsByModel, ClusterQuality
+from hf_datasel.analysis.plots.lines import add_line_legend, labels_that_fit, legend_size, line_style
+from hf_datasel.analysis.plots.theme import (
+    Theme,
+    canvas,
+    format_number,
+    percent_axis,
+    printable,
+    require_matplotlib,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_cluster_choice", "draw_cluster_choices", "draw_cluster_quality"]
+__all__ = ["draw_cluster_fits", "draw_cluster_fits_by_model", "draw_cluster_quality"]
 
-_HALF, _FULL = 2.5, 6.0  # inches of an axis, about
-_DIGIT, _GAP = 0.09, 0.14  # inches of a digit under an axis, and between two numbers
+_HALF_WIDTH, _FULL_WIDTH = 2.5, 6.0  # approximate width of the axes in inches
+_LABEL_GAP = 0.14  # inches between two tick labels
 
 
-def draw_cluster_choice(summary: ClusterChoice, title: str = "", dark: bool = False) -> Figure:
+def draw_cluster_fits(summary: ClusterFits, title: str = "", dark: bool = False) -> Figure:
     """Draw silhouette and inertia against k side by side, with the best k and the elbow marked.
 
+    Args:
+        summary: Result of `cluster_fits`.
+        title: Title of the figure.
+        dark: Whether to draw for a dark page.
+
     Raises:
-        DataselError: matplotlib is not installed.
+        DataselError: If matplotlib is not installed.
     """
-    with canvas("draw_cluster_choice", title, dark, height=2.9) as (figure, theme):
+    with canvas("draw_cluster_fits", title, dark, height=2.9) as (figure, theme):
         left, right = figure.subplots(1, 2)
         best, elbow = summary["best"], summary["elbow"]
-        _curve(left, summary["ks"], summary["silhouette"], best, theme, _HALF)
-        _curve(right, summary["ks"], summary["inertia"], elbow, theme, _HALF)
+        _draw_curve(left, summary["ks"], summary["silhouette"], best, theme, _HALF_WIDTH)
+        _draw_curve(right, summary["ks"], summary["inertia"], elbow, theme, _HALF_WIDTH)
         left.set_ylabel("silhouette")
         right.set_ylabel("mean squared distance")
-        _say(left, f"highest at k = {best:,}")
-        _say(right, "no elbow" if elbow is None else f"elbow at k = {elbow:,}")
+        left.set_title(f"highest at k = {best:,}")
+        right.set_title("no elbow" if elbow is None else f"elbow at k = {elbow:,}")
     return figure
 
 
-def draw_cluster_choices(summary: ClusterChoices, title: str = "", dark: bool = False) -> Figure:
-    """Draw silhouette and inertia against k side by side, a line an embedding model, with each one's best k and elbow.
+def draw_cluster_fits_by_model(summary: ClusterFitsByModel, title: str = "", dark: bool = False) -> Figure:
+    """Draw silhouette and inertia against k, with a line for each embedding model, its best k and its elbow.
 
-    The inertia is drawn as a share of the variance, since models differ in how far apart their vectors are.
+    The inertia is drawn as a share of the variance, since distances differ between models.
+
+    Args:
+        summary: Result of `cluster_fits_by_model`.
+        title: Title of the figure.
+        dark: Whether to draw for a dark page.
 
     Raises:
-        DataselError: matplotlib is not installed.
+        DataselError: If matplotlib is not installed.
     """
-    need_matplotlib("draw_cluster_choices")
-    names = [_with_best(name, choice) for name, choice in zip(summary["names"], summary["choices"], strict=True)]
-    _, rows = key_rows(names)
-    with canvas("draw_cluster_choices", title, dark, height=2.9 + 0.2 * rows) as (figure, theme):
-        places = figure.subplot_mosaic([["key", "key"], ["left", "right"]], height_ratios=[0.2 * rows, 2.4])
-        name_lines(places["key"], names, theme)
-        left, right = places["left"], places["right"]
-        for at, choice in enumerate(summary["choices"]):
-            style, variance = line_style(at, theme), summary["variance"][at] or 1.0
-            shares = [inertia / variance for inertia in choice["inertia"]]
-            _marked_line(left, choice["ks"], choice["silhouette"], choice["best"], style)
-            _marked_line(right, choice["ks"], shares, choice["elbow"], style)
+    require_matplotlib("draw_cluster_fits_by_model")
+    names = [_name_with_best(name, fits) for name, fits in zip(summary["names"], summary["fits"], strict=True)]
+    _, rows = legend_size(names)
+    with canvas("draw_cluster_fits_by_model", title, dark, height=2.9 + 0.2 * rows) as (figure, theme):
+        axes = figure.subplot_mosaic([["key", "key"], ["left", "right"]], height_ratios=[0.2 * rows, 2.4])
+        add_line_legend(axes["key"], names, theme)
+        left, right = axes["left"], axes["right"]
+        for index, fits in enumerate(summary["fits"]):
+            style, variance = line_style(index, theme), summary["variance"][index] or 1.0
+            shares = [inertia / variance for inertia in fits["inertia"]]
+            _draw_marked_line(left, fits["ks"], fits["silhouette"], fits["best"], style)
+            _draw_marked_line(right, fits["ks"], shares, fits["elbow"], style)
         for ax in (left, right):
-            _k_axis(ax, summary["choices"][0]["ks"], None, _HALF)
-        right.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
-        _say(left, "silhouette, its highest marked")
-        _say(right, "variance within clusters, elbow marked")
+            _layout_k_axis(ax, summary["fits"][0]["ks"], None, _HALF_WIDTH)
+        percent_axis(right.yaxis)
+        left.set_title("silhouette, its highest marked")
+        right.set_title("variance within clusters, elbow marked")
     return figure
 
 
-def _with_best(name: str, choice: ClusterChoice) -> str:
-    elbow = "none" if choice["elbow"] is None else f"{choice['elbow']:,}"
-    return f"{printable(name, 36)}: highest {choice['best']:,}, elbow {elbow}"
+def _name_with_best(name: str, fits: ClusterFits) -> str:
+    elbow = "none" if fits["elbow"] is None else f"{fits['elbow']:,}"
+    return f"{printable(name, 36)}: highest {fits['best']:,}, elbow {elbow}"
 
 
-def _marked_line(
+def _draw_marked_line(
     ax: Axes, ks: Sequence[int], values: Sequence[float], marked: int | None, style: dict[str, Any]
 ) -> None:
     ax.plot(ks, values, **style)
@@ -80,38 +97,43 @@ def _marked_line(
 
 
 def draw_cluster_quality(summary: ClusterQuality, title: str = "", dark: bool = False) -> Figure:
-    """Draw the share of clusters whose mean quality lies below the threshold against k.
+    """Draw the share of clusters whose mean quality is below the threshold against k.
+
+    Args:
+        summary: Result of `cluster_quality`.
+        title: Title of the figure.
+        dark: Whether to draw for a dark page.
 
     Raises:
-        DataselError: matplotlib is not installed.
+        DataselError: If matplotlib is not installed.
     """
     with canvas("draw_cluster_quality", title, dark, height=2.8) as (figure, theme):
         ax = figure.subplots()
-        _curve(ax, summary["ks"], summary["share"], None, theme, _FULL)
+        _draw_curve(ax, summary["ks"], summary["share"], None, theme, _FULL_WIDTH)
         top = max(summary["share"]) or 1
         ax.set_ylim(-0.02 * top, 1.15 * top)
-        ax.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g}%")
+        percent_axis(ax.yaxis)
         ax.set_ylabel("share of clusters")
-        _say(ax, f"mean quality below {plain_number(summary['threshold'])}")
+        ax.set_title(f"mean quality below {format_number(summary['threshold'])}")
     return figure
 
 
-def _curve(
-    ax: Axes, ks: Sequence[int], values: Sequence[float], marked: int | None, theme: Theme, inches: float
+def _draw_curve(
+    ax: Axes, ks: Sequence[int], values: Sequence[float], marked: int | None, theme: Theme, width: float
 ) -> None:
-    """Values against k on a logarithmic axis, a dot each, and a larger one for the marked k."""
-    ax.plot(ks, values, color=theme.chosen, linewidth=1.6, marker="o", markersize=4.5)
+    """Draw values against k on a logarithmic axis, with a larger dot for the marked k."""
+    ax.plot(ks, values, color=theme.selected, linewidth=1.6, marker="o", markersize=4.5)
     if marked is not None:
         ax.axvline(marked, color=theme.faint, linewidth=1.2, zorder=0)
         ax.plot(marked, values[list(ks).index(marked)], "o", color=theme.others[0], markersize=8, zorder=3)
-    _k_axis(ax, ks, marked, inches)
+    _layout_k_axis(ax, ks, marked, width)
 
 
-def _k_axis(ax: Axes, ks: Sequence[int], marked: int | None, inches: float) -> None:
+def _layout_k_axis(ax: Axes, ks: Sequence[int], marked: int | None, width: float) -> None:
     ax.set_xscale("log")
     margin = (ks[-1] / ks[0]) ** 0.06 if len(ks) > 1 else 2
     ax.set_xlim(ks[0] / margin, ks[-1] * margin)
-    ticks = named_ks(ks, marked, inches)
+    ticks = labelled_ks(ks, marked, width)
     ax.set_xticks(ticks, [f"{k:,}" for k in ticks])
     ax.set_xticks([], minor=True)
     ax.set_xlabel("k")
@@ -119,20 +141,18 @@ def _k_axis(ax: Axes, ks: Sequence[int], marked: int | None, inches: float) -> N
     ax.margins(y=0.12)
 
 
-def named_ks(ks: Sequence[int], marked: int | None, inches: float) -> list[int]:
-    """Those k whose numbers fit under a logarithmic axis: the marked one, the ends, and what there is room for.
+def labelled_ks(ks: Sequence[int], marked: int | None, width: float) -> list[int]:
+    """Return the k whose labels fit under a logarithmic axis: the marked one, the ends, and as many others as fit.
 
-    >>> named_ks(range(10, 100, 10), 50, 2.5)
+    Args:
+        ks: Numbers of clusters, rising.
+        marked: The k to label in any case, if any.
+        width: Width of the axis in inches.
+
+    >>> labelled_ks(range(10, 100, 10), 50, 2.5)
     [10, 20, 30, 50, 90]
     """
-    per_log = inches / math.log(ks[-1] / ks[0]) if len(ks) > 1 else 0.0
-    named: list[int] = []
-    for k in dict.fromkeys([ks[0] if marked is None else marked, ks[-1], *ks]):
-        width = {each: _DIGIT * len(f"{each:,}") for each in (k, *named)}
-        if all(abs(math.log(k / each)) * per_log >= (width[k] + width[each]) / 2 + _GAP for each in named):
-            named.append(k)
-    return sorted(named)
-
-
-def _say(ax: Axes, text: str) -> None:
-    ax.set_title(text, loc="left", fontsize=10)
+    scale = width / math.log(ks[-1] / ks[0]) if len(ks) > 1 else 0.0
+    first = [0 if marked is None else list(ks).index(marked), len(ks) - 1]
+    positions = [math.log(k / ks[0]) * scale for k in ks]
+    return [ks[index] for index in labels_that_fit(positions, [f"{k:,}" for k in ks], first, _LABEL_GAP)]

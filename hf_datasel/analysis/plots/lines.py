@@ -1,69 +1,90 @@
-"""Several lines in one plot, which stay apart in grey and for the colour-blind, and their names above the axes."""
+"""Styles and legends of plots with several lines, distinguishable in greyscale and with colour blindness."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.analysis.plots.theme import Theme, printable
+from hf_datasel.analysis.plots.theme import LINE_CHARACTERS, Theme, legend_label, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["key_rows", "line_style", "name_lines"]
+__all__ = ["add_line_legend", "labels_that_fit", "legend_size", "line_style"]
 
 _MARKERS = "os^DvP"
 _DASHES = ("-", (0, (5, 1.5)))
-_WIDE = 84  # letters beside each other
+_DIGIT_INCHES = 0.09  # width of a digit in a tick label
 
 
-def line_style(at: int, theme: Theme) -> dict[str, Any]:
-    """How the line at this place is drawn: the first six differ in colour and marker, the next ones are dashed too."""
-    colours = (theme.chosen, *theme.others, theme.muted)
+def line_style(index: int, theme: Theme) -> dict[str, Any]:
+    """Return the style of a line: the first six differ in colour and marker, the next six are also dashed."""
+    colors = (theme.selected, *theme.others, theme.muted)
     return {
-        "color": colours[at % len(colours)],
-        "marker": _MARKERS[at % len(_MARKERS)],
-        "linestyle": _DASHES[at // len(colours) % len(_DASHES)],
+        "color": colors[index % len(colors)],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _DASHES[index // len(colors) % len(_DASHES)],
         "linewidth": 1.6,
         "markersize": 4.5,
     }
 
 
-def key_rows(names: Sequence[str]) -> tuple[int, int]:
-    """How many names stand beside each other in a key as wide as the figure, and in how many rows.
+def legend_size(names: Sequence[str]) -> tuple[int, int]:
+    """Return the number of columns and rows of a legend as wide as the figure.
 
-    >>> key_rows(["one", "two", "three"])
+    >>> legend_size(["one", "two", "three"])
     (3, 1)
     """
-    columns = max(min(len(names), _WIDE // (max(len(name) for name in names) + 6)), 1)
-    return columns, -(-len(names) // columns)
+    columns = max(min(len(names), LINE_CHARACTERS // (max(len(name) for name in names) + 6)), 1)
+    return columns, math.ceil(len(names) / columns)
 
 
-def name_lines(ax: Axes, names: Sequence[str], theme: Theme, last: dict[str, Any] | None = None) -> None:
-    """Fill axes of their own, as wide as the figure, with the key of lines drawn with `line_style`.
+def add_line_legend(ax: Axes, names: Sequence[str], theme: Theme, last: dict[str, Any] | None = None) -> None:
+    """Fill axes as wide as the figure with the legend of lines drawn with `line_style`.
 
     Args:
-        ax: nothing else is drawn there.
-        names: of the lines, in order.
-        theme: of the figure.
-        last: how the line of the last name is drawn, where that is another way.
+        ax: Axes with nothing else in them.
+        names: Name of each line, in order.
+        theme: Theme of the figure.
+        last: Style of the line of the last name, if it is not that of `line_style`.
     """
     from matplotlib.lines import Line2D
 
     ax.set_axis_off()
-    columns, _ = key_rows(names)
-    styles = [line_style(at, theme) for at in range(len(names))]
-    handles = [Line2D([], [], **style) for style in (styles if last is None else [*styles[:-1], last])]
-    labels = [printable(name, _WIDE // columns - 6) for name in names]
+    columns, _ = legend_size(names)
+    styles = [line_style(index, theme) for index in range(len(names))]
+    if last is not None:
+        styles[-1] = last
     ax.legend(
-        handles,
-        [f" {label}" if label.startswith("_") else label for label in labels],  # matplotlib takes such for its own
+        [Line2D([], [], **style) for style in styles],
+        [legend_label(printable(name, LINE_CHARACTERS // columns - 6)) for name in names],
         loc="upper left",
         bbox_to_anchor=(0, 1),
         ncols=columns,
-        borderpad=0,
         borderaxespad=0,
         handlelength=1.8,
-        handletextpad=0.5,
-        columnspacing=1.6,
     )
+
+
+def labels_that_fit(positions: Sequence[float], labels: Sequence[str], first: Sequence[int], gap: float) -> list[int]:
+    """Return the indices of the tick labels that fit under an axis without overlap.
+
+    Args:
+        positions: Position of each label, in inches.
+        labels: The labels.
+        first: Indices to place before all others, in this order.
+        gap: Minimum distance between two labels, in inches.
+
+    Returns:
+        The indices, rising.
+
+    >>> labels_that_fit([0, 0.35, 0.7, 1.05, 1.4], ["0", "0.1", "100,000,000", "0.5", "1"], [1, 0, 4], 0.06)
+    [0, 1, 3, 4]
+    """
+    fitting: list[int] = []
+    for index in dict.fromkeys([*first, *range(len(labels))]):
+        half_widths = {other: (len(labels[index]) + len(labels[other])) / 2 * _DIGIT_INCHES for other in fitting}
+        if all(abs(positions[index] - positions[other]) >= half + gap for other, half in half_widths.items()):
+            fitting.append(index)
+    return sorted(fitting)

@@ -1,36 +1,45 @@
-"""What each section of a page says, worked out from the facts."""
+"""The sections of a page, one module each with its facts, its text and its figures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from hf_datasel.cards.facts import Facts
-from hf_datasel.cards.sections import choice, overview, proof
-from hf_datasel.hub.markdown import Markdown
+from hf_datasel.cards.section import Section
+from hf_datasel.cards.sections import (
+    citation,
+    cost,
+    distributions,
+    embedding_map,
+    evaluation,
+    exclusions,
+    groups,
+    lengths,
+    limitations,
+    method,
+    overlap,
+    overview,
+    reproduce,
+    rounds,
+    training,
+    usage,
+)
 
 __all__ = ["SECTIONS"]
 
-SECTIONS: dict[str, Callable[[Facts], Markdown]] = {
-    "headline": overview.headline,
-    "gist": overview.gist,
-    "summary": overview.summary,
-    "load": overview.load,
-    "configs": overview.configs,
-    "columns": overview.columns,
-    "means": choice.means,
-    "rounds": choice.rounds,
-    "groups": choice.groups,
-    "settings": choice.settings,
-    "scores": choice.scores,
-    "left_out": choice.left_out,
-    "results": proof.results,
-    "training": proof.training,
-    "command": proof.command,
-    "missing": proof.missing,
-    "rebuild": proof.rebuild,
-    "versions": proof.versions,
-    "cost": proof.cost,
-    "limits": proof.limits,
-    "citation": proof.citation,
-}
-"""Name in the template -> what it says."""
+SECTIONS: tuple[Section, ...] = (
+    overview.SECTION,
+    usage.SECTION,
+    distributions.SECTION,
+    rounds.SECTION,
+    lengths.SECTION,
+    overlap.SECTION,
+    groups.SECTION,
+    embedding_map.SECTION,
+    method.SECTION,
+    exclusions.SECTION,
+    evaluation.SECTION,
+    training.SECTION,
+    reproduce.SECTION,
+    cost.SECTION,
+    limitations.SECTION,
+    citation.SECTION,
+)
+"""All sections in the order of the page."""

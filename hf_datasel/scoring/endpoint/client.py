@@ -1,4 +1,4 @@
-"""A model behind an HTTP endpoint: many requests at once, asked again where that helps, and within a budget."""
+"""Client of an OpenAI-compatible endpoint: concurrent requests with retries and a token budget."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, urlsplit
 
-from huggingface_hub import InferenceClient, get_token
-from huggingface_hub.utils import get_session, hf_raise_for_status
-
 from hf_datasel.errors import ConfigError, ScoreError, reason_counts
-from hf_datasel.scoring.endpoint.errors import PROBLEMS, Origin, Problem
+from hf_datasel.scoring.endpoint.errors import FailureReader, RequestFailure, request_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import InferenceClient
 
 __all__ = ["Answer", "Endpoint"]
 
 logger = logging.getLogger(__name__)
 
-ATTEMPTS = 6
 WAIT = 1.0
-"""Seconds before the second attempt, give or take a half; doubled before each further one."""
+"""Seconds before the second attempt, plus or minus a half; doubled before each further one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of a request: a value, or a reason why there is none, and what it cost.
+    """Outcome of a request.
 
-    The reasons are `refused` (the endpoint takes other requests, but not this one), `no_answer` and `budget_spent`.
+    Args:
+        value: Value of the answer; None without an answer.
+        reason: Why there is no answer: `refused` (the endpoint accepts other requests, but not this one), `no_answer`
+            or `budget_spent`; empty with an answer.
+        tokens: Number of tokens that the answer cost.
     """
 
     value: Any = None
@@ -44,24 +47,40 @@ class Answer:
     tokens: int = 0
 
 
+class _RequestError(Exception):
+    """A request failed."""
+
+    def __init__(self, failure: RequestFailure):
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class _NotSentError(Exception):
+    """A request was not sent, because the endpoint is stopped or the budget is spent."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Endpoint:
     """An OpenAI-compatible endpoint, or the Hub's inference providers.
 
-    The token is that of the environment: `HF_TOKEN` or the login of huggingface_hub, and for a `base_url`
-    `OPENAI_API_KEY`, which servers of one's own do without. It is nowhere but in the requests.
+    The token is read from the environment: `HF_TOKEN` or the login of huggingface_hub, and for a `base_url`
+    `OPENAI_API_KEY`, which self-hosted servers do not need. It is used in requests and nowhere else.
 
     Args:
-        model: name of the model there.
-        base_url: `http://localhost:8000/v1`, say; None is the Hub.
-        provider: of the Hub; None lets the Hub choose.
-        api_key_env: another environment variable with the token.
-        concurrency: requests under way at once, at most.
-        timeout: seconds without a sign of the server after which a request is given up, and sent again.
-        max_tokens_spent: once the answers cost so many tokens, as the server counts them, no request is sent any more.
-            Those under way then are waited for, and come on top.
+        model: Name of the model on the server.
+        base_url: URL such as `http://localhost:8000/v1`; None is the Hub.
+        provider: Inference provider of the Hub; None lets the Hub select one.
+        api_key_env: Another environment variable with the token.
+        concurrency: Maximum number of concurrent requests.
+        timeout: Seconds without a response after which a request is cancelled and sent again.
+        max_tokens_spent: Token budget: once the answers cost this many tokens, as counted by the server, no further
+            request is sent. Requests that are running at that time are completed, and come on top.
 
     Raises:
-        ConfigError: a setting that cannot be.
+        ConfigError: A setting is invalid.
     """
 
     def __init__(
@@ -81,9 +100,9 @@ class Endpoint:
         self._check()
         self.answered = self.spent = 0
         self.unanswered: Counter[str] = Counter()
-        self._failure = ""
-        self._last = self._doubt = ""
-        self._in_a_row = 0
+        self._failure = ""  # message of the failure that ended the run
+        self._last_failure = self._possible_failure = ""
+        self._consecutive_failures = 0
         self._send_from = 0.0
         self._stopped = threading.Event()
         self._lock = threading.Lock()
@@ -93,7 +112,7 @@ class Endpoint:
         if not isinstance(self.model, str) or not self.model.strip():
             raise ConfigError(f"model={self.model!r} has to be the name of a model.")
         if self.base_url is not None:
-            parts = _parts(self.base_url)
+            parts = _split_url(self.base_url)
             if "@" in str(self.base_url) or (parts and re.search("key|token|secret|sig", parts.query, re.IGNORECASE)):
                 raise ConfigError("base_url holds a password or a key. Put it into an environment variable.")
             if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -112,8 +131,8 @@ class Endpoint:
             raise ConfigError(f"max_tokens_spent={self.max_tokens_spent!r} has to be an int above 0, or None.")
 
     @property
-    def place(self) -> str:
-        """What it is called in messages."""
+    def name(self) -> str:
+        """Name of the endpoint in messages, at the start of a sentence."""
         return "The Hub's inference" if self.base_url is None else f"The endpoint {self.base_url}"
 
     @property
@@ -122,34 +141,48 @@ class Endpoint:
 
     @cached_property
     def _token(self) -> str:
-        """The token; empty where there is none and none is needed."""
+        """The token; empty if there is none and none is needed."""
         if self.api_key_env is None and self.base_url is None:
+            from huggingface_hub import get_token
+
             token = get_token() or ""
         else:
             token = os.environ.get(self._token_name, "").strip()
         if not token and (self.api_key_env is not None or self.base_url is None):
-            raise ScoreError(f"{self.place} needs a token: set the environment variable {self._token_name}.")
+            raise ScoreError(f"{self.name} needs a token: set the environment variable {self._token_name}.")
         if not re.fullmatch(r"[!-~]*", token):
-            raise ScoreError(f"{self._token_name} holds no token: there are characters in it that no token has.")
+            raise ScoreError(f"{self._token_name} is not a token: it has characters that no token has.")
         return token
 
     def check_token(self) -> None:
-        """Refuse to begin without the token, where one is needed.
+        """Raise an error if a token is needed and there is none.
 
         Raises:
-            ScoreError: names the environment variable that it is read from.
+            ScoreError: There is no token; the message names the environment variable that it is read from.
         """
         _ = self._token
 
     @cached_property
     def client(self) -> InferenceClient:
-        """The client of huggingface_hub. Without a token of its own it would send the Hub's to any `base_url`."""
-        where = {"model": self.model, "provider": self.provider}
-        options: dict[str, Any] = where if self.base_url is None else {"base_url": self.base_url}
+        """Client of huggingface_hub. It always has a token, or it would send the Hub's token to any `base_url`."""
+        from huggingface_hub import InferenceClient
+
+        hub = {"model": self.model, "provider": self.provider}
+        options: dict[str, Any] = hub if self.base_url is None else {"base_url": self.base_url}
         return InferenceClient(**options, token=self._token or "none", timeout=self.timeout)
 
     def post(self, route: str, body: dict[str, Any]) -> Any:
-        """What the endpoint answers to JSON at a route that the client does not know, such as `embeddings`."""
+        """Post JSON to a route that the client of huggingface_hub does not support.
+
+        Args:
+            route: Route after `/v1`, such as `embeddings`.
+            body: The request.
+
+        Returns:
+            The parsed response.
+        """
+        from huggingface_hub.utils import get_session, hf_raise_for_status
+
         parts = urlsplit(self.base_url or "")
         path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix(f"/{route}")
         path = path if path.endswith("/v1") else f"{path}/v1"
@@ -159,136 +192,158 @@ class Endpoint:
         hf_raise_for_status(response)
         return response.json()
 
-    # -- asking -------------------------------------------------------------------------------------------------------
+    # -- requests -----------------------------------------------------------------------------------------------------
     @cached_property
-    def _origin(self) -> Origin:
-        return Origin(self.place, self.model, self.base_url is None, self._token_name, self._token)
+    def _reader(self) -> FailureReader:
+        return FailureReader(self.name, self.model, self.base_url is None, self._token_name, self._token)
 
-    def ask(
+    def send_all(
         self,
         send: Callable[[Any], tuple[Any, int | None]],
-        jobs: Sequence[Any],
-        divisible: Callable[[Any], bool] = lambda job: False,
+        requests: Sequence[Any],
+        is_divisible: Callable[[Any], bool] = lambda request: False,
     ) -> list[Answer]:
-        """The answers to all requests, in their order.
+        """Send requests concurrently, with retries.
 
         Args:
-            send: sends one request; gives the value, and the tokens that it cost (None: not said).
-            jobs: what is given to `send`.
-            divisible: whether a job can be asked for in parts. That such a one holds too much is no failure.
+            send: Function that sends one request, and returns the value of its answer and the tokens that it cost
+                (None if the server does not count them).
+            requests: Arguments of `send`.
+            is_divisible: Whether a request can be divided into smaller ones. If such a request is refused for its
+                content, this does not count as a failure of the endpoint.
+
+        Returns:
+            The answers in the order of the requests.
 
         Raises:
-            ScoreError: the endpoint cannot be reached or is none, answers none of the first requests, or does not take
-                the token, the model or the settings. Where some of these requests were answered, their answers are
-                given, and `raise_failure` raises it.
+            ScoreError: The endpoint cannot be reached, answers none of the first requests, or does not accept the
+                token, the model or the settings. If some of the requests were answered, these answers are returned,
+                and `raise_failure` raises the error.
         """
         self.raise_failure()
-        if jobs:  # before any thread does: all share the token, and the session, of which older clients made several
-            _ = self.client, self._origin, get_session()
+        if requests:
+            from huggingface_hub.utils import get_session
+
+            # before the threads start, which share the token and the session
+            _ = self.client, self._reader, get_session()
         pool, finished = ThreadPoolExecutor(self.concurrency, "hf_datasel_endpoint"), False
         try:
-            answers = list(pool.map(lambda job: self._answer(send, job, divisible(job)), jobs))
+            answers = list(pool.map(lambda request: self._answer(send, request, is_divisible(request)), requests))
             finished = True
         finally:
             if not finished:
                 self._stopped.set()
             pool.shutdown(wait=finished, cancel_futures=True)
         if not self.answered:
-            self._failure = self._failure or self._doubt
+            self._failure = self._failure or self._possible_failure
         if all(answer.reason for answer in answers):
             self.raise_failure()
         return answers
 
     @property
     def has_failed(self) -> bool:
-        """Whether something has ended the run."""
+        """Whether a failure has ended the run."""
         return bool(self._failure)
 
     def raise_failure(self) -> None:
-        """Raise what has ended the run, if anything has."""
+        """Raise an error if a failure has ended the run.
+
+        Raises:
+            ScoreError: The failure.
+        """
         if self._failure:
             raise ScoreError(self._failure)
 
     def log_summary(self) -> None:
-        """One line in the log about the requests without an answer, if there were any."""
+        """Log one line about the requests without an answer, if there are any."""
         if self.unanswered:
             logger.warning(
-                "%s answered %d requests for %d tokens, and has left %s. %s",
-                self.place,
+                "%s answered %d requests for %d tokens, and left without an answer: %s. %s",
+                self.name,
                 self.answered,
                 self.spent,
                 reason_counts(self.unanswered),
-                self._last,
+                self._last_failure,
             )
 
-    def _answer(self, send: Callable[[Any], tuple[Any, int | None]], job: Any, divisible: bool) -> Answer:
-        problem = None
-        for attempt in range(ATTEMPTS):
-            self._wait(attempt, problem)
-            if closed := self._closed():
-                return self._without(closed)
-            try:
-                value, tokens = send(job)
-            except PROBLEMS as error:
-                problem = self._origin.problem(error)
-            else:
-                return self._taken(value, tokens)
-            if not problem.passes:
-                break
-        assert problem is not None
-        if divisible and problem.of_one_row:
-            return Answer(reason="refused")
-        return self._left(problem)
+    def _answer(self, send: Callable[[Any], tuple[Any, int | None]], request: Any, is_divisible: bool) -> Answer:
+        from hf_datasel.hub.retry import retry
 
-    def _wait(self, attempt: int, problem: Problem | None) -> None:
-        if attempt:
-            with self._lock:
-                after = problem.after if problem is not None else 0.0
-                self._send_from = max(self._send_from, time.monotonic() + after)
-                own = WAIT * 2 ** (attempt - 1) * self._random.uniform(0.5, 1.5)
-            self._stopped.wait(own)
-        while (left := self._send_from - time.monotonic()) > 0 and not self._stopped.wait(left):
+        try:
+            value, tokens = retry(
+                lambda: self._send_once(send, request), should_retry=_is_temporary, wait=self._wait_before_retry
+            )
+        except _NotSentError as error:
+            return self._count_unanswered(error.reason)
+        except _RequestError as error:
+            if is_divisible and error.failure.is_about_one_request:
+                return Answer(reason="refused")
+            return self._count_failure(error.failure)
+        return self._count_answer(value, tokens)
+
+    def _send_once(self, send: Callable[[Any], tuple[Any, int | None]], request: Any) -> tuple[Any, int | None]:
+        while (seconds := self._send_from - time.monotonic()) > 0 and not self._stopped.wait(seconds):
             pass
-
-    def _closed(self) -> str:
         if self._stopped.is_set():
-            return "no_answer"
-        return "budget_spent" if self.max_tokens_spent is not None and self.spent >= self.max_tokens_spent else ""
+            raise _NotSentError("no_answer")
+        if self.max_tokens_spent is not None and self.spent >= self.max_tokens_spent:
+            raise _NotSentError("budget_spent")
+        try:
+            return send(request)
+        except request_errors() as error:
+            raise _RequestError(self._reader.read(error)) from error
 
-    def _taken(self, value: Any, tokens: int | None) -> Answer:
+    def _wait_before_retry(self, attempt: int, error: Exception) -> None:
+        """Wait for the backoff of this request; all requests wait as long as the server asks for."""
+        from hf_datasel.hub.retry import backoff
+
+        with self._lock:
+            asked_for = error.failure.retry_after if isinstance(error, _RequestError) else 0.0
+            self._send_from = max(self._send_from, time.monotonic() + asked_for)
+            seconds = backoff(attempt, WAIT) * self._random.uniform(0.5, 1.5)
+        self._stopped.wait(seconds)
+
+    def _count_answer(self, value: Any, tokens: int | None) -> Answer:
         with self._lock:
             self.answered += 1
             self.spent += tokens or 0
-            self._in_a_row = 0
+            self._consecutive_failures = 0
             if tokens is None and self.max_tokens_spent is not None:
-                self._fail(f"{self.place} does not say what an answer costs, so that max_tokens_spent cannot be kept.")
+                self._fail(f"{self.name} does not report the tokens of an answer, which max_tokens_spent needs.")
         return Answer(value, "", tokens or 0)
 
-    def _left(self, problem: Problem) -> Answer:
-        refused, sentence = problem.refused, self._origin.sentence(problem)
+    def _count_failure(self, failure: RequestFailure) -> Answer:
+        is_refused, message = failure.is_refused, self._reader.describe(failure)
         with self._lock:
-            self._in_a_row += not (refused and self.answered)
-            self._last = sentence
-            if problem.no_endpoint or (refused and not problem.of_one_row):
-                self._doubt = sentence
-            least = 64 if problem.of_one_row else self.concurrency if refused else max(self.concurrency, 4)
-            if problem.ends_run or (not self.answered and self._in_a_row >= least):
-                self._fail(sentence)
-            elif not refused and self._in_a_row >= max(2 * self.concurrency, 8):
-                self._stopped.set()  # the others would wait through all their attempts too
-        return self._without("refused" if refused else "no_answer")
+            self._consecutive_failures += not (is_refused and self.answered)
+            self._last_failure = message
+            if failure.no_endpoint or (is_refused and not failure.is_about_one_request):
+                self._possible_failure = message
+            if failure.is_about_one_request:
+                limit = 64
+            else:
+                limit = self.concurrency if is_refused else max(self.concurrency, 4)
+            if failure.ends_run or (not self.answered and self._consecutive_failures >= limit):
+                self._fail(message)
+            elif not is_refused and self._consecutive_failures >= max(2 * self.concurrency, 8):
+                self._stopped.set()  # the other requests would go through all their attempts too
+        return self._count_unanswered("refused" if is_refused else "no_answer")
 
-    def _without(self, reason: str) -> Answer:
+    def _count_unanswered(self, reason: str) -> Answer:
         with self._lock:
             self.unanswered[reason] += 1
         return Answer(reason=reason)
 
-    def _fail(self, sentence: str) -> None:
-        self._failure = self._failure or sentence
+    def _fail(self, message: str) -> None:
+        self._failure = self._failure or message
         self._stopped.set()
 
 
-def _parts(url: Any) -> SplitResult | None:
+def _is_temporary(error: Exception) -> bool:
+    return isinstance(error, _RequestError) and error.failure.is_temporary
+
+
+def _split_url(url: Any) -> SplitResult | None:
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
         return parts if parts is None or parts.port != 0 else None

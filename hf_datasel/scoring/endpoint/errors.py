@@ -1,141 +1,145 @@
-"""What a server, or the way to it, says instead of an answer: what it means, and how it is told."""
+"""Failed requests: what an error or an error response of a server means, and the message for the user."""
 
 from __future__ import annotations
 
-import math
+import functools
 import re
-import time
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from typing import Any
 
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+__all__ = ["FailureReader", "RequestFailure", "request_errors"]
 
-__all__ = ["PROBLEMS", "Origin", "Problem"]
-
-_LONGEST = 600.0
-"""Seconds that a server may ask to be left alone for."""
-_TRANSPORT: type[Exception] = HfHubHTTPError.__bases__[0]  # of httpx, or its successor, as huggingface_hub has it
-# The client reads answers and error pages without a look at what they are: these are what it trips with.
-PROBLEMS = (_TRANSPORT, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
-"""Errors that a request may end with, through no fault of ours."""
-_PASSING = (408, 409, 424, 425, 429)  # 424: text-generation-inference, where generation failed
+_LONGEST_WAIT = 600.0
+"""Maximum number of seconds to wait because a server asks for it."""
+_TEMPORARY = (408, 409, 424, 425, 429)  # 424: text-generation-inference, if the generation failed
 _TOO_LARGE = 413
 _REFUSED = (400, _TOO_LARGE, 422)
-_OF_ONE_ROW = re.compile(
+_ABOUT_ONE_REQUEST = re.compile(
     r"context.?(length|window|size)|too (long|many|large)|max_new_tokens|content.?(filter|polic)", re.I
 )
 
 
+@functools.cache
+def request_errors() -> tuple[type[Exception], ...]:
+    """Return the exceptions that a request raises because of the network or the server."""
+    from hf_datasel.hub.retry import TRANSPORT_ERROR
+
+    # The client parses answers and error pages without checking their structure, so malformed ones raise the others.
+    return (TRANSPORT_ERROR, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+
+
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Why there is no answer, in the server's words, and the seconds that it asks to be left alone for."""
+class RequestFailure:
+    """Why a request has no answer.
+
+    Args:
+        status: HTTP status, or None without a response.
+        message: Message of the server or of the client.
+        retry_after: Number of seconds that the server asks to wait for.
+        ends_run: Whether no further request can succeed.
+        no_endpoint: Whether there is no endpoint at this address.
+    """
 
     status: int | None
-    said: str
-    after: float = 0.0
+    message: str
+    retry_after: float = 0.0
     ends_run: bool = False
     no_endpoint: bool = False
 
     @property
-    def passes(self) -> bool:
-        """Whether it is worth another attempt."""
-        return not self.ends_run and (self.status is None or self.status in _PASSING or self.status >= 500)
+    def is_temporary(self) -> bool:
+        """Whether another attempt may succeed."""
+        return not self.ends_run and (self.status is None or self.status in _TEMPORARY or self.status >= 500)
 
     @property
-    def refused(self) -> bool:
-        """Whether the server has read the request, and does not take it."""
+    def is_refused(self) -> bool:
+        """Whether the server has read the request and refused it."""
         return self.status in _REFUSED
 
     @property
-    def of_one_row(self) -> bool:
-        """Whether it is about what this one request holds."""
-        return self.refused and (self.status == _TOO_LARGE or _OF_ONE_ROW.search(self.said) is not None)
+    def is_about_one_request(self) -> bool:
+        """Whether the content of this request was refused, and not the settings of all requests."""
+        return self.is_refused and (self.status == _TOO_LARGE or _ABOUT_ONE_REQUEST.search(self.message) is not None)
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Where problems come from: the endpoint as messages name it, the model, and the token that they must not show.
+class FailureReader:
+    """Reads the errors of requests to one endpoint.
 
-    Attributes:
-        place: the endpoint, at the start of a sentence.
-        model: name of the model there.
-        on_hub: whether it is the Hub, and not a server with an address of its own.
-        token_name: environment variable of the token.
-        token: empty where there is none.
+    Args:
+        endpoint: Name of the endpoint, at the start of a sentence.
+        model: Name of the model.
+        on_hub: Whether the endpoint is the Hub, and not a server with its own URL.
+        token_name: Environment variable of the token.
+        token: The token, which messages must not show; empty if there is none.
     """
 
-    place: str
+    endpoint: str
     model: str
     on_hub: bool
     token_name: str
     token: str = field(repr=False)
 
-    def problem(self, error: BaseException) -> Problem:
-        """What an error of a request means."""
-        cause: BaseException | None = error
-        response: Any = None
-        while cause is not None and response is None:
-            response, cause = getattr(cause, "response", None), cause.__cause__ or cause.__context__
-        if isinstance(error, OfflineModeIsEnabled):
-            said = "HF_HUB_OFFLINE is set, under which no address at all is asked: unset it"
-            return Problem(None, said, ends_run=True)
-        if response is None:
-            said = self._plain(f"{type(error).__name__}: {error}")
-            no_provider = self.on_hub and type(error) is ValueError  # the client does not even ask
-            no_endpoint = isinstance(error, ValueError) or type(error).__name__ == "ConnectError"
-            return Problem(None, said, ends_run=no_provider, no_endpoint=no_endpoint)
-        said, status = self._plain(_said(response)), response.status_code
-        other = status not in (*_PASSING, *_REFUSED) and status < 500
-        return Problem(status, said, _seconds(response), other or "insufficient_quota" in said)
+    def read(self, error: BaseException) -> RequestFailure:
+        """Return what an error of a request means.
 
-    def sentence(self, problem: Problem) -> str:
-        """What is wrong, and what to do about it."""
-        place = "model and provider" if self.on_hub else "base_url, which ends in /v1 in most cases"
-        if problem.status is None:
-            hint = "" if problem.ends_run else f" Check {place}."
-            return f"{self.place} gives no answer to {self.model!r} ({problem.said}).{hint}"
+        Args:
+            error: The error; its causes are searched for a response of the server.
+        """
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        from hf_datasel.hub.retry import retry_after, status_code
+
+        if isinstance(error, OfflineModeIsEnabled):
+            return RequestFailure(None, "HF_HUB_OFFLINE is set, which blocks all requests: unset it", ends_run=True)
+        cause: BaseException | None = error
+        while cause is not None and getattr(cause, "response", None) is None:
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            message = self._clean(f"{type(error).__name__}: {error}")
+            no_provider = self.on_hub and type(error) is ValueError  # raised by the client before it sends the request
+            no_endpoint = isinstance(error, ValueError) or type(error).__name__ == "ConnectError"
+            return RequestFailure(None, message, ends_run=no_provider, no_endpoint=no_endpoint)
+        response: Any = getattr(cause, "response", None)
+        message, status = self._clean(_message(response)), status_code(cause) or 0
+        is_final = status not in (*_TEMPORARY, *_REFUSED) and status < 500
+        wait = retry_after(response, _LONGEST_WAIT)
+        return RequestFailure(status, message, wait, is_final or "insufficient_quota" in message)
+
+    def describe(self, failure: RequestFailure) -> str:
+        """Return a message with what is wrong and how to solve it."""
+        address = "model and provider" if self.on_hub else "base_url, which ends in /v1 in most cases"
+        if failure.status is None:
+            hint = "" if failure.ends_run else f" Check {address}."
+            return f"{self.endpoint} gives no answer to {self.model!r} ({failure.message}).{hint}"
         token = f"Check the token in {self.token_name}" if self.token else f"Set {self.token_name}"
         hints = {
             401: f"{token}, or name another environment variable with api_key_env.",
             403: f"{token}, or name another environment variable with api_key_env.",
             402: "There is no credit left.",
-            404: f"Check model, and {place}." if not self.on_hub else f"Check {place}.",
-            429: "Lower concurrency, or wait: a further run goes on from here.",
+            404: f"Check model, and {address}." if not self.on_hub else f"Check {address}.",
+            429: "Lower concurrency, or wait: another run continues from here.",
         }
-        hint = hints.get(problem.status, "Check model, and the settings that are sent with it.")
-        hint = hint if problem.status < 500 else "A further run goes on from here."
-        return f"{self.place} answers {problem.status} to {self.model!r} ({problem.said}). {hint}"
+        hint = hints.get(failure.status, "Check model, and the settings that are sent with it.")
+        hint = hint if failure.status < 500 else "Another run continues from here."
+        return f"{self.endpoint} answers {failure.status} to {self.model!r} ({failure.message}). {hint}"
 
-    def _plain(self, text: str) -> str:
+    def _clean(self, text: str) -> str:
         text = text.replace(self.token, "***") if self.token else text
         text = " ".join(text.split())
         return text if len(text) <= 300 else f"{text[:300]}..."
 
 
-def _said(response: Any) -> str:
-    """The telling part of an error page."""
+def _message(response: Any) -> str:
+    """Return the informative part of an error response."""
     try:
         body = response.json()
-    except RuntimeError as error:  # the parser's RecursionError is one too
+    except RuntimeError as error:  # includes the RecursionError of the parser
         return "nested too deep" if isinstance(error, RecursionError) else "a page that breaks off"
     except ValueError:
         return "a page of HTML" if "html" in response.headers.get("Content-Type", "") else str(response.text)
-    said = body
+    message = body
     for key in ("error", "message", "detail"):
-        said = said[key] if isinstance(said, dict) and said.get(key) else said
+        message = message[key] if isinstance(message, dict) and message.get(key) else message
     inner = body.get("error") if isinstance(body, dict) else None
-    return f"{said}, {inner['code']}" if isinstance(inner, dict) and inner.get("code") else str(said)
-
-
-def _seconds(response: Any) -> float:
-    """What the Retry-After of an answer asks for: seconds, or a date."""
-    after = str(response.headers.get("Retry-After", ""))
-    try:
-        seconds = float(after)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(after).timestamp() - time.time()
-        except (ValueError, TypeError, IndexError):
-            return 0.0
-    return min(max(seconds, 0.0), _LONGEST) if math.isfinite(seconds) else 0.0
+    return f"{message}, {inner['code']}" if isinstance(inner, dict) and inner.get("code") else str(message)

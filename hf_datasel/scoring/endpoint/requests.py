@@ -1,4 +1,4 @@
-"""What an endpoint is asked for: the answers of a chat model, and vectors."""
+"""Requests to an endpoint: chat completions and embeddings."""
 
 from __future__ import annotations
 
@@ -14,94 +14,109 @@ __all__ = ["Completion", "chat", "embed"]
 
 
 class Completion(NamedTuple):
-    """What a chat model answered, and whether the answer ends early, at the limit of tokens."""
+    """Answer of a chat model.
+
+    Attributes:
+        text: Text of the answer.
+        truncated: Whether the answer ends early, at the maximum number of tokens.
+    """
 
     text: str
-    cut: bool
+    truncated: bool
 
 
 def chat(
     endpoint: Endpoint, requests: Sequence[str], max_tokens: int | None = None, temperature: float | None = None
 ) -> list[Answer]:
-    """What the model says to each request, a user's turn: a `Completion` each. What is None is not sent along.
+    """Request a chat completion for each message. Settings that are None are not sent.
+
+    Args:
+        endpoint: The endpoint.
+        requests: User messages.
+        max_tokens: Maximum number of tokens of an answer.
+        temperature: Sampling temperature.
+
+    Returns:
+        One answer per message, with a `Completion` as its value.
 
     Raises:
-        ScoreError: as `Endpoint.ask`.
+        ScoreError: As in `Endpoint.send_all`.
     """
     model = None if endpoint.base_url is None else endpoint.model
 
     def send(request: str) -> tuple[Completion, int | None]:
-        turns = [{"role": "user", "content": request}]
-        found: Any = endpoint.client.chat_completion(
-            turns, model=model, max_tokens=max_tokens, temperature=temperature
+        messages = [{"role": "user", "content": request}]
+        response: Any = endpoint.client.chat_completion(
+            messages, model=model, max_tokens=max_tokens, temperature=temperature
         )
-        if not isinstance(found.choices, list):
-            raise ValueError(f"no chat completion, but {str(dict(found))[:200]}")
-        first = found.choices[0] if found.choices else None
-        text = getattr(getattr(first, "message", None), "content", None)
-        cut = getattr(first, "finish_reason", None) == "length"
-        return Completion(text if isinstance(text, str) else "", cut), _cost(found.usage)
+        if not isinstance(response.choices, list):
+            raise ValueError(f"no chat completion, but {str(dict(response))[:200]}")
+        choice = response.choices[0] if response.choices else None
+        text = getattr(getattr(choice, "message", None), "content", None)
+        truncated = getattr(choice, "finish_reason", None) == "length"
+        return Completion(text if isinstance(text, str) else "", truncated), _num_tokens(response.usage)
 
-    return endpoint.ask(send, [request.encode("utf-8", "replace").decode() for request in requests])
+    return endpoint.send_all(send, [request.encode("utf-8", "replace").decode() for request in requests])
 
 
 def embed(
     endpoint: Endpoint, texts: Sequence[str], batch_size: int = 32, dimensions: int | None = None
 ) -> tuple[np.ndarray, list[str]]:
-    """A vector for each text, and "" or the reason why there is none.
+    """Request an embedding for each text.
 
     Args:
-        endpoint: one with a `base_url`.
-        texts: not empty.
-        batch_size: texts in a request; servers take so many at most. One that is refused
-            is sent again in halves.
-        dimensions: of the vectors, where the model can shorten them.
+        endpoint: Endpoint with a `base_url`.
+        texts: Texts, none of them empty.
+        batch_size: Number of texts per request. A request that is refused is sent again in halves.
+        dimensions: Number of dimensions of the embeddings, for models that can shorten them.
 
     Returns:
-        Float32 of shape (texts, numbers), NaN where a text has none (of width 0 where none has any), and the reasons.
+        The embeddings, float32 of shape (texts, dimensions), NaN for a text without one (with 0 dimensions if no text
+        has one); and the reason of each text, "" if it has an embedding.
 
     Raises:
-        ScoreError: as `Endpoint.ask`, or the vectors are of several lengths.
+        ConfigError: The endpoint has no `base_url`.
+        ScoreError: As in `Endpoint.send_all`, or the embeddings have different lengths.
     """
     if endpoint.base_url is None:
-        raise ConfigError("Vectors come from an endpoint with a base_url.")
-    more = {} if dimensions is None else {"dimensions": dimensions}
+        raise ConfigError("Embeddings need an endpoint with a base_url.")
+    options = {} if dimensions is None else {"dimensions": dimensions}
 
     def send(part: list[int]) -> tuple[np.ndarray, int | None]:
-        inputs = [texts[at].encode("utf-8", "replace").decode() for at in part]
-        body = {"model": endpoint.model, "input": inputs, "encoding_format": "float", **more}
-        answer = endpoint.post("embeddings", body)
-        by_index = {each.get("index", at): each["embedding"] for at, each in enumerate(answer["data"])}
-        vectors = np.array([by_index[at] for at in range(len(part))], dtype=np.float32)
+        inputs = [texts[index].encode("utf-8", "replace").decode() for index in part]
+        body = {"model": endpoint.model, "input": inputs, "encoding_format": "float", **options}
+        response = endpoint.post("embeddings", body)
+        by_index = {item.get("index", index): item["embedding"] for index, item in enumerate(response["data"])}
+        vectors = np.array([by_index[index] for index in range(len(part))], dtype=np.float32)
         if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
             raise ValueError("no vectors of finite numbers")
-        return vectors, _cost(answer.get("usage"))
+        return vectors, _num_tokens(response.get("usage"))
 
-    waiting = [list(range(len(texts)))[at : at + batch_size] for at in range(0, len(texts), batch_size)]
-    found: dict[int, np.ndarray] = {}
+    parts = [list(range(len(texts)))[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    embeddings: dict[int, np.ndarray] = {}
     reasons = ["no_answer"] * len(texts)
-    while waiting and not (found and endpoint.has_failed):  # what was answered before a failure is given
-        refused = []
-        for part, answer in zip(waiting, endpoint.ask(send, waiting, lambda part: len(part) > 1), strict=True):
+    while parts and not (embeddings and endpoint.has_failed):  # embeddings received before a failure are returned
+        halves = []
+        for part, answer in zip(parts, endpoint.send_all(send, parts, lambda part: len(part) > 1), strict=True):
             if not answer.reason:
-                found.update(zip(part, answer.value, strict=True))
+                embeddings.update(zip(part, answer.value, strict=True))
             elif answer.reason == "refused" and len(part) > 1:
-                refused += [part[: len(part) // 2], part[len(part) // 2 :]]
+                halves += [part[: len(part) // 2], part[len(part) // 2 :]]
                 continue
-            for at in part:
-                reasons[at] = answer.reason
-        waiting = refused
-    widths = {len(each) for each in found.values()}
-    if len(widths) > 1:
-        raise ScoreError(f"{endpoint.place} gives vectors of {sorted(widths)} numbers.")
-    vectors = np.full((len(texts), max(widths, default=0)), np.nan, dtype=np.float32)
-    for at, each in found.items():
-        vectors[at] = each
+            for index in part:
+                reasons[index] = answer.reason
+        parts = halves
+    lengths = {len(vector) for vector in embeddings.values()}
+    if len(lengths) > 1:
+        raise ScoreError(f"{endpoint.name} gives vectors of {sorted(lengths)} numbers.")
+    vectors = np.full((len(texts), max(lengths, default=0)), np.nan, dtype=np.float32)
+    for index, vector in embeddings.items():
+        vectors[index] = vector
     return vectors, reasons
 
 
-def _cost(usage: Any) -> int | None:
-    """Tokens of prompt and completion, where the server says."""
+def _num_tokens(usage: Any) -> int | None:
+    """Return the tokens of prompt and completion, or None if the server does not report them."""
     names = ("prompt_tokens", "completion_tokens")
     counts = [usage.get(name) or 0 for name in names] if isinstance(usage, dict) else []
-    return sum(counts) if any(counts) and all(type(each) is int and each >= 0 for each in counts) else None
+    return sum(counts) if any(counts) and all(type(count) is int and count >= 0 for count in counts) else None

@@ -1,4 +1,4 @@
-"""The score store: results of scoring on disk, found again by content."""
+"""The score store: results of scoring on disk, indexed by content."""
 
 from __future__ import annotations
 

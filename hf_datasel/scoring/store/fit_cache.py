@@ -1,4 +1,4 @@
-"""Scores that learn from the whole dataset first: done once, and kept while the dataset only grows at its end."""
+"""Cache of fitted scores: a score is fitted once, and stays valid while rows are only appended to the dataset."""
 
 from __future__ import annotations
 
@@ -14,82 +14,87 @@ import pyarrow as pa
 from hf_datasel.errors import DataselError
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.base import Score
+from hf_datasel.spec import spec_name, upgraded
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["fitted_in"]
+__all__ = ["fit_with_cache"]
 
 logger = logging.getLogger(__name__)
 
 _FILE = "fitted.json"
-_ROWS = 10_000
+_ROWS_PER_BLOCK = 10_000
 
 
-def fitted_in(folder: Path, score: Score, data: Dataset) -> Score:
-    """The score, fitted to the dataset, or to what the dataset was before rows were added behind it.
+def fit_with_cache(folder: Path, score: Score, data: Dataset) -> Score:
+    """Fit a score to a dataset, or load a score that was fitted to the first rows of the dataset.
 
-    What was fitted before is taken when the rows that it was fitted to, and what the score reads of them, are the
-    first ones of the dataset as they were: so rows that are added do not change the scores of the others.
+    A fitted score is reused if the rows that it was fitted to, and the columns that it reads of them, are the first
+    rows of the dataset, unchanged. Rows that are appended thus do not change the values of the others.
 
     Args:
-        folder: of the score store, where what is learnt is kept.
-        score: one that has to be fitted.
-        data: with the columns that the score reads.
+        folder: Folder of the score store, to which the fitted state is written.
+        score: Score that has to be fitted.
+        data: Dataset with the columns that the score reads.
+
+    Returns:
+        The fitted score.
     """
-    wanted = json.loads(json.dumps({"score": type(score).__name__, "version": score.version, **score.settings()}))
-    known = [each for each in _read(folder / _FILE) if each["wanted"] == wanted and each["rows"] <= len(data)]
-    for each in sorted(known, key=lambda each: -int(each["rows"])):
-        if each["content"] == _content(score, data, each["rows"]):
-            found = _made(type(score), each["settings"])
-            if found is not None:
-                if each["rows"] < len(data):
-                    logger.info("%s stays as it was fitted to the first %d rows.", wanted["score"], each["rows"])
-                return found
-    found = score.fitted(data, folder)
-    entry = {"wanted": wanted, "rows": len(data), "content": _content(score, data, len(data))}
-    _write(folder / _FILE, [*_read(folder / _FILE), {**entry, "settings": found.settings()}])
-    return found
+    requested = json.loads(json.dumps({"score": spec_name(score), "version": score.version, **score.settings()}))
+    entries = _read(folder / _FILE)
+    candidates = [entry for entry in entries if upgraded(entry["wanted"]) == requested and entry["rows"] <= len(data)]
+    for entry in sorted(candidates, key=lambda entry: -int(entry["rows"])):
+        if entry["content"] == _digest(score, data, entry["rows"]):
+            cached = _rebuild(type(score), entry["settings"])
+            if cached is not None:
+                if entry["rows"] < len(data):
+                    logger.info("%s stays as fitted to the first %d rows.", requested["score"], entry["rows"])
+                return cached
+    fitted = score.fitted(data, folder)
+    entry = {"wanted": requested, "rows": len(data), "content": _digest(score, data, len(data))}
+    _write(folder / _FILE, [*_read(folder / _FILE), {**entry, "settings": fitted.settings()}])
+    return fitted
 
 
-def _made(kind: type[Score], settings: dict[str, Any]) -> Score | None:
-    """The fitted score, or None where what it had learnt is gone."""
+def _rebuild(cls: type[Score], settings: dict[str, Any]) -> Score | None:
+    """Return the fitted score, or None if its files no longer exist."""
     try:
-        found = kind(**settings)
-        found.spec()
+        score = cls(**settings)
+        score.spec()
     except DataselError:
         return None
-    return found
+    return score
 
 
-def _content(score: Score, data: Dataset, rows: int) -> str:
-    """A digest of the first rows, and of the columns that the score reads of them."""
+def _digest(score: Score, data: Dataset, rows: int) -> str:
+    """Return a digest of the first rows, and of the columns that the score reads of them."""
     part = data.select(range(rows))
-    whole = hashlib.blake2b(Pool(part).row_ids.tobytes(), digest_size=16)
+    digest = hashlib.blake2b(Pool(part).row_ids.tobytes(), digest_size=16)
     for name in score.reads:
         column = part.select_columns([name]).with_format("arrow")
-        for start in range(0, rows, _ROWS):
-            _add(whole, column[start : start + _ROWS].column(name).combine_chunks())
-    return whole.hexdigest()
+        for start in range(0, rows, _ROWS_PER_BLOCK):
+            _update(digest, column[start : start + _ROWS_PER_BLOCK].column(name).combine_chunks())
+    return digest.hexdigest()
 
 
-def _add(whole: Any, values: pa.Array) -> None:
-    whole.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
-    nested = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
-    nested = nested or pa.types.is_fixed_size_list(values.type)
-    flat = values.drop_null().flatten() if nested else values.drop_null()
-    whole.update(np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).tobytes())
+def _update(digest: Any, values: pa.Array) -> None:
+    digest.update(np.packbits(values.is_valid().to_numpy(zero_copy_only=False)).tobytes())
+    is_nested = pa.types.is_list(values.type) or pa.types.is_large_list(values.type)
+    is_nested = is_nested or pa.types.is_fixed_size_list(values.type)
+    flat = values.drop_null().flatten() if is_nested else values.drop_null()
+    digest.update(np.ascontiguousarray(flat.to_numpy(zero_copy_only=False)).tobytes())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        logger.warning("%s cannot be read (%s): what was fitted before is fitted again.", path, error)
+        logger.warning("%s cannot be read (%s): its scores are fitted again.", path, error)
         return []
-    return [each for each in found if isinstance(each, dict) and "wanted" in each]
+    return [entry for entry in entries if isinstance(entry, dict) and "wanted" in entry]
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""A score store on the Hub: what one computed, others need not compute again."""
+"""Score stores on the Hub: pushing a store to a dataset repository, and pulling it into a local folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import CommitInfo
@@ -16,27 +16,31 @@ from huggingface_hub import CommitInfo
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.permissions import sign_in
 from hf_datasel.hub.repository import Hub, Snapshot
-from hf_datasel.scoring.store.store import ScoreStore
+
+if TYPE_CHECKING:
+    from hf_datasel.scoring.store.store import ScoreStore
 
 __all__ = ["pull_store", "push_store"]
 
-_OURS = re.compile(r"[a-z_]+-[0-9a-f]{16}/(spec\.json|part-[0-9a-f]{16}\.parquet)")
+_STORE_FILE = re.compile(r"[a-z_]+-[0-9a-f]{16}/(spec\.json|part-[0-9a-f]{16}\.parquet)")
 
+_TITLE = "# Score store"
 _CARD = """---
 {metadata}---
 
-# Scores by content
+{title}
 
-What models made of rows: sums of losses, ratings, vectors. Each entry stands under a digest of the very tokens, or the
-text, that the model read, so no row can be told from it. `spec.json` in each folder says which model and which
-computation it was.
+Outputs of models for dataset rows: sums of losses, ratings and embeddings. The key of an entry is a hash of the token
+ids, or of the text, that the model read, so the rows themselves cannot be recovered. `spec.json` in each folder names
+the model and the computation.
 
 ```python
 from hf_datasel import score
-from hf_datasel.scores import IFD, ScoreStore
+from hf_datasel.scores import IFD
+from hf_datasel.scoring import ScoreStore
 
 store = ScoreStore.from_hub("{repo_id}", "scores")
-scored = score(dataset, [IFD()], model="{model}", store=store)  # no pass for rows that are known
+scored = score(dataset, [IFD()], model="{model}", store=store)  # no forward pass for rows in the store
 ```
 
 {tables}
@@ -46,7 +50,7 @@ scored = score(dataset, [IFD()], model="{model}", store=store)  # no pass for ro
 def push_store(
     store: ScoreStore, repo_id: str, *, private: bool | None = None, token: str | None = None
 ) -> CommitInfo:
-    """Add what a store holds to a dataset repository, in one commit; see `ScoreStore.push_to_hub`."""
+    """Add the entries of a store to a dataset repository, in one commit; see `ScoreStore.push_to_hub`."""
     tables = store.tables()
     if not tables:
         raise PublishError(f"The store at {str(store.folder)!r} holds no scores yet.")
@@ -56,27 +60,27 @@ def push_store(
 
     with tempfile.TemporaryDirectory() as drafts:
 
-        def build(now: Snapshot) -> tuple[dict[str, Path], set[str]]:
+        def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
             files = {path: store.folder / path for path in _files(store)}
             card = Path(drafts) / "README.md"
-            if now.card is None or "# Scores by content" in now.card:
-                known = {path.split("/")[0] for path in now.files if _OURS.fullmatch(path)}
-                card.write_text(_card(repo_id, tables, known), encoding="utf-8")
+            if current.card is None or _TITLE in current.card:
+                folders = {path.split("/")[0] for path in current.files if _STORE_FILE.fullmatch(path)}
+                card.write_text(_card(repo_id, tables, folders), encoding="utf-8")
                 files["README.md"] = card
             return files, set()
 
-        return hub.commit(build, f"Add scores: {sum(each['rows'] for each in tables):,} entries")
+        return hub.commit(build, f"Add scores: {sum(table['rows'] for table in tables):,} entries")
 
 
 def pull_store(
-    repo_id: str, folder: str | Path, *, revision: str | None = None, token: str | None = None
+    cls: type[ScoreStore], repo_id: str, folder: str | Path, *, revision: str | None = None, token: str | None = None
 ) -> ScoreStore:
-    """The store of a repository, added to a local one; see `ScoreStore.from_hub`."""
+    """Add the store of a repository to a local store of this class; see `ScoreStore.from_hub`."""
     hub = Hub(repo_id, token, revision)
-    paths = [path for path in hub.pin() if _OURS.fullmatch(path)]
+    paths = [path for path in hub.pin() if _STORE_FILE.fullmatch(path)]
     if not paths:
-        raise PublishError(f"{repo_id!r} holds no scores: there is no folder with spec.json and Parquet parts in it.")
-    store = ScoreStore(folder)
+        raise PublishError(f"{repo_id!r} holds no scores: there is no folder with spec.json and Parquet files in it.")
+    store = cls(folder)
     for path in paths:
         target = store.folder / path
         if not target.is_file():
@@ -88,19 +92,19 @@ def pull_store(
 
 
 def _files(store: ScoreStore) -> list[str]:
-    found = [path.relative_to(store.folder).as_posix() for path in store.folder.glob("*/*") if path.is_file()]
-    return sorted(path for path in found if _OURS.fullmatch(path))
+    paths = [path.relative_to(store.folder).as_posix() for path in store.folder.glob("*/*") if path.is_file()]
+    return sorted(path for path in paths if _STORE_FILE.fullmatch(path))
 
 
-def _card(repo_id: str, tables: list[dict[str, Any]], known: set[str]) -> str:
-    names = sorted({each["folder"] for each in tables} | known)
+def _card(repo_id: str, tables: list[dict[str, Any]], existing_folders: set[str]) -> str:
+    names = sorted({table["folder"] for table in tables} | existing_folders)
     configs = [{"config_name": name, "data_files": f"{name}/*.parquet"} for name in names]
     metadata = yaml.safe_dump({"tags": ["hf_datasel", "scores"], "configs": configs}, sort_keys=False)
-    lines = [f"- `{each['folder']}`: {each['rows']:,} entries, {_about(each)}" for each in tables]
-    return _CARD.format(metadata=metadata, repo_id=repo_id, model="...", tables="\n".join(lines))
+    lines = [f"- `{table['folder']}`: {table['rows']:,} entries, {_description(table)}" for table in tables]
+    return _CARD.format(metadata=metadata, title=_TITLE, repo_id=repo_id, model="...", tables="\n".join(lines))
 
 
-def _about(table: Mapping[str, Any]) -> str:
+def _description(table: Mapping[str, Any]) -> str:
     model = table.get("model", {})
     weights = model.get("weights", "") if isinstance(model, dict) else str(model)
     return json.dumps({"computed": table["computed"], "weights": weights, "dtype": table.get("weights_dtype", "")})

@@ -1,4 +1,4 @@
-"""Files that results are appended to, batch by batch, and that are whole up to the last batch whatever happens."""
+"""Append-only files of results that stay readable up to the last complete batch if the process is killed."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from filelock import FileLock, Timeout
 
 from hf_datasel.errors import ScoreError
 
-__all__ = ["KEY_BYTES", "Records", "SegmentWriter", "claimed", "read_segment"]
+__all__ = ["KEY_BYTES", "Records", "SegmentWriter", "lock_if_finished", "read_segment"]
 
 KEY_BYTES = 16
 _MAGIC = b"HDS1"
 _HEADER = struct.Struct("<4sIIII")
-"""Magic, number of items, bytes an item, checksum of these two, checksum of the items."""
+"""Magic, number of items, bytes per item, checksum of these two, checksum of the items."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """Items of a segment.
+    """Records of a segment.
 
-    Attributes:
-        keys: uint8 of shape (items, 16).
-        values: shape (items, width).
-        damaged: something in the file was not as it was written; an unfinished last batch does not count.
+    Args:
+        keys: Keys, uint8 of shape (items, 16).
+        values: Values, of shape (items, width).
+        damaged: Whether a part of the file is not as it was written. An incomplete last batch does not count.
     """
 
     keys: np.ndarray
@@ -38,7 +38,11 @@ class Records:
 
 
 class SegmentWriter:
-    """A segment of this process, that nobody else writes to. It is locked for as long as the process lives."""
+    """Writes a segment of this process. The segment is locked as long as the process runs.
+
+    Args:
+        folder: Folder of the segment, created if it does not exist.
+    """
 
     def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,10 +52,14 @@ class SegmentWriter:
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
 
     def append(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Write one batch, all of it or, when the process is killed, nothing that will be read.
+        """Write one batch. If the process is killed, either all of it or nothing of it will be read.
+
+        Args:
+            keys: Keys, uint8 of shape (items, 16).
+            values: Values, of shape (items, width).
 
         Raises:
-            ScoreError: the disk does not take it.
+            ScoreError: The file cannot be written to.
         """
         items = np.concatenate([keys, values.view(np.uint8).reshape(len(values), -1)], axis=1)
         sizes = struct.pack("<II", *items.shape)
@@ -66,35 +74,46 @@ class SegmentWriter:
             ) from error
 
     def close(self) -> None:
-        """Put it on the disk for good, and let others have it."""
+        """Flush the segment to disk, and unlock it."""
         os.fsync(self._file)
         os.close(self._file)
         self._lock.release()
 
 
 def read_segment(path: Path, width: int, dtype: np.dtype[np.floating]) -> Records:
-    """The whole batches of a segment, up to the first one that is damaged."""
+    """Read the complete batches of a segment, up to the first damaged one.
+
+    Args:
+        path: File of the segment.
+        width: Numbers per item.
+        dtype: Data type of the numbers.
+    """
     data = path.read_bytes()
     size = KEY_BYTES + width * dtype.itemsize
-    parts, at, damaged = [np.empty((0, size), dtype=np.uint8)], 0, False
-    while at + _HEADER.size <= len(data):
-        magic, items, each, sizes, body = _HEADER.unpack_from(data, at)
-        right = (magic, each, sizes) == (_MAGIC, size, zlib.crc32(struct.pack("<II", items, each)))
-        at += _HEADER.size
-        if right and at + items * size > len(data):
-            break  # the writer was killed in the middle of it, or is still at it
-        if not right or zlib.crc32(data[at : at + items * size]) != body:
+    parts, offset, damaged = [np.empty((0, size), dtype=np.uint8)], 0, False
+    while offset + _HEADER.size <= len(data):
+        magic, count, item_size, sizes_checksum, checksum = _HEADER.unpack_from(data, offset)
+        expected = (_MAGIC, size, zlib.crc32(struct.pack("<II", count, item_size)))
+        is_valid = (magic, item_size, sizes_checksum) == expected
+        offset += _HEADER.size
+        if is_valid and offset + count * size > len(data):
+            break  # the writer was killed during this batch, or is still writing it
+        if not is_valid or zlib.crc32(data[offset : offset + count * size]) != checksum:
             damaged = True
             break
-        parts.append(np.frombuffer(data, np.uint8, items * size, at).reshape(items, size))
-        at += items * size
-    whole = np.concatenate(parts)
-    values = np.ascontiguousarray(whole[:, KEY_BYTES:]).view(dtype).reshape(len(whole), width)
-    return Records(np.ascontiguousarray(whole[:, :KEY_BYTES]), values, damaged)
+        parts.append(np.frombuffer(data, np.uint8, count * size, offset).reshape(count, size))
+        offset += count * size
+    items = np.concatenate(parts)
+    values = np.ascontiguousarray(items[:, KEY_BYTES:]).view(dtype).reshape(len(items), width)
+    return Records(np.ascontiguousarray(items[:, :KEY_BYTES]), values, damaged)
 
 
-def claimed(path: Path) -> FileLock | None:
-    """The lock of a segment whose writer is gone; None while it is at work."""
+def lock_if_finished(path: Path) -> FileLock | None:
+    """Lock a segment whose writer has ended, or return None if it is still writing.
+
+    Args:
+        path: File of the segment.
+    """
     lock = FileLock(_lock_path(path))
     try:
         lock.acquire(timeout=0)

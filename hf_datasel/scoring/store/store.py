@@ -1,4 +1,4 @@
-"""Results of scoring on disk: kept batch by batch, and found again by content."""
+"""Score store: results of scoring on disk, written batch by batch and indexed by content."""
 
 from __future__ import annotations
 
@@ -16,70 +16,82 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from hf_datasel.errors import ScoreError
-from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, claimed, read_segment
+from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, lock_if_finished, read_segment
 
 __all__ = ["ScoreStore", "StoreTable"]
 
 logger = logging.getLogger(__name__)
 
 _GROUP_BYTES = 64 << 20
-"""Of a Parquet row group, and the size from which a part is left as it is."""
+"""Size of a Parquet row group, and the size from which a file is not merged any more."""
 
 
 class ScoreStore:
-    """A folder that keeps what scoring computes, so that nothing is computed twice.
+    """A folder with the results of scoring, so that no result is computed twice.
 
-    What is kept is what a model made of a sequence of tokens, or a judge of a text: sums of losses, ratings, vectors.
-    It is found again by a digest of those very tokens together with everything else that decides the numbers: the
-    files of the model and its adapter, dtype, and the version of the computation. So another template, tokenizer,
-    truncation or model never meets old entries, whatever it is called, and a row is known again in any dataset.
-    Numbers do not depend on which rows were scored with it, but for the rounding of the dtype computed in.
+    It stores what a model computes for a sequence of tokens, or a judge for a text: sums of losses, ratings, vectors.
+    A result is identified by a digest of exactly these tokens and by everything else that determines it: the files of
+    the model and its adapter, the data type, and the version of the computation. Results of another template,
+    tokenizer, truncation or model are therefore never mixed up, and a row is recognized in any dataset. Results do not
+    depend on which rows were in the same batch, up to the rounding of the data type.
 
-    One folder a spec, with `spec.json`, Parquet parts, and the segments that are being written. Killed at any moment,
-    at most the batch under way is lost. Several processes may write at once; a file that is damaged is put into
-    `set-aside`, and what it held is computed again.
+    There is one folder per spec with `spec.json`, Parquet files, and the segments that are being written. If the
+    process is killed, at most the current batch is lost. Several processes may write at the same time. A damaged file
+    is moved into `set-aside`, and its results are computed again.
 
     Args:
-        folder: made where it is not there yet. Processes on several nodes need one that all of them see.
+        folder: Folder of the store, created if it does not exist. Processes on several nodes need a folder that all
+            of them see.
+
+    Raises:
+        ScoreError: The folder cannot be created.
     """
 
     def __init__(self, folder: str | os.PathLike[str]):
         self.folder = Path(folder).expanduser()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if not any(self.folder.iterdir()):  # one that is filled may be read only
+            if not any(self.folder.iterdir()):  # a folder with results may be read-only
                 (self.folder / "probe.tmp").touch()
                 (self.folder / "probe.tmp").unlink()
         except OSError as error:
-            raise ScoreError(f"store={str(folder)!r} cannot be made: {error.strerror}.") from error
+            raise ScoreError(f"store={str(folder)!r} cannot be created: {error.strerror}.") from error
 
     def table(self, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]) -> StoreTable:
-        """What is kept under one spec: `width` numbers of this dtype for each key."""
-        whole = {**spec, "width": width, "values": dtype.name}
-        digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
-        return StoreTable(self.folder / f"{spec['computed']}-{digest}", whole, width, dtype)
-
-    def tables(self) -> list[dict[str, Any]]:
-        """The spec of each table, with its `folder` and how many `rows` it holds in finished files."""
-        found = []
-        for file in sorted(self.folder.glob("*/spec.json")):
-            rows = sum(pq.read_metadata(part).num_rows for part in file.parent.glob("*.parquet"))
-            found.append({**json.loads(file.read_text(encoding="utf-8")), "folder": file.parent.name, "rows": rows})
-        return found
-
-    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
-        """Add what is here to a dataset repository, so that others score only what is new. Holds no text of any row.
+        """Return the results of one spec.
 
         Args:
-            repo_id: `"name"` or `"namespace/name"`; made if it is not there. What it holds of others stays.
-            private: whether a new repository is private.
-            token: by default the one that is logged in.
+            spec: Everything but the item that determines a result, as JSON, with a name as `computed`.
+            width: Numbers per item.
+            dtype: Data type of the numbers.
+        """
+        full_spec = {**spec, "width": width, "values": dtype.name}
+        digest = hashlib.sha256(json.dumps(full_spec, sort_keys=True).encode()).hexdigest()[:16]
+        return StoreTable(self.folder / f"{spec['computed']}-{digest}", full_spec, width, dtype)
+
+    def tables(self) -> list[dict[str, Any]]:
+        """Return the spec of each table, with its `folder` and the number of `rows` in its finished files."""
+        tables = []
+        for file in sorted(self.folder.glob("*/spec.json")):
+            rows = sum(pq.read_metadata(part).num_rows for part in file.parent.glob("*.parquet"))
+            tables.append({**json.loads(file.read_text(encoding="utf-8")), "folder": file.parent.name, "rows": rows})
+        return tables
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
+        """Upload the results to a dataset repository, so that others compute only new ones.
+
+        The store contains no text of any row. Results in the repository that are not in this store stay.
+
+        Args:
+            repo_id: `"name"` or `"namespace/name"`, created if it does not exist.
+            private: Whether a new repository is private.
+            token: Token of the Hub; by default that of the login.
 
         Returns:
             The `CommitInfo` of the one commit.
 
         Raises:
-            PublishError: there is nothing here, or the Hub does not take it.
+            PublishError: The store is empty, or the Hub refuses the upload.
         """
         from hf_datasel.scoring.store.hub import push_store
 
@@ -89,24 +101,34 @@ class ScoreStore:
     def from_hub(
         cls, repo_id: str, folder: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None
     ) -> ScoreStore:
-        """The store of a repository, added to what is in the folder. Take it from people whose scores you trust.
+        """Download the results of a repository into a folder. Use repositories of people whose scores you trust.
 
         Args:
             repo_id: `"namespace/name"` of a dataset repository.
-            folder: of the local store; made where it is not there yet.
-            revision: commit, branch or tag.
-            token: by default the one that is logged in.
+            folder: Folder of the local store, created if it does not exist. Results in it stay.
+            revision: Commit, branch or tag.
+            token: Token of the Hub; by default that of the login.
+
+        Returns:
+            The local store.
 
         Raises:
-            PublishError: it is not there, or holds no scores.
+            PublishError: The repository does not exist, or contains no results.
         """
         from hf_datasel.scoring.store.hub import pull_store
 
-        return pull_store(repo_id, Path(folder), revision=revision, token=token)
+        return pull_store(cls, repo_id, Path(folder), revision=revision, token=token)
 
 
 class StoreTable:
-    """The results under one spec."""
+    """The results of one spec.
+
+    Args:
+        folder: Folder of the table.
+        spec: The spec.
+        width: Numbers per item.
+        dtype: Data type of the numbers.
+    """
 
     def __init__(self, folder: Path, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]):
         self.folder = folder
@@ -116,31 +138,39 @@ class StoreTable:
         self._writer: SegmentWriter | None = None
 
     def fill(self, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Put known results into `values`, and say which are known.
+        """Write the stored results of some items into an array.
 
         Args:
-            keys: uint8 of shape (items, 16).
-            values: shape (items, width), written to where a result is known.
+            keys: Keys of the items, uint8 of shape (items, 16).
+            values: Array of shape (items, width), written to where a result is stored.
 
         Returns:
-            Bool of shape (items,).
+            Whether the result of each item is stored, bool of shape (items,).
         """
-        known = np.zeros(len(keys), dtype=bool)
+        is_stored = np.zeros(len(keys), dtype=bool)
         if not len(keys):
-            return known
-        distinct, inverse = np.unique(_as_text(keys), return_inverse=True)
+            return is_stored
+        distinct, inverse = np.unique(_as_bytes(keys), return_inverse=True)
         for stored, results in self._read():
-            at = np.searchsorted(distinct, stored).clip(max=len(distinct) - 1)
-            hits = np.flatnonzero(distinct[at] == stored)
-            row = np.full(len(distinct), -1, dtype=np.int64)
-            row[at[hits]] = hits
-            found = row[inverse]
-            values[found >= 0] = results[found[found >= 0]]
-            known |= found >= 0
-        return known
+            index = np.searchsorted(distinct, stored).clip(max=len(distinct) - 1)
+            hits = np.flatnonzero(distinct[index] == stored)
+            result_of = np.full(len(distinct), -1, dtype=np.int64)
+            result_of[index[hits]] = hits
+            rows = result_of[inverse]
+            values[rows >= 0] = results[rows[rows >= 0]]
+            is_stored |= rows >= 0
+        return is_stored
 
     def append(self, keys: np.ndarray, values: np.ndarray) -> None:
-        """Keep results: on disk, as far as the process is concerned, when this returns."""
+        """Store results. They are written to the file when this returns.
+
+        Args:
+            keys: Keys of the items, uint8 of shape (items, 16).
+            values: Results, of shape (items, width).
+
+        Raises:
+            ScoreError: The file cannot be written to.
+        """
         if not len(keys):
             return
         if self._writer is None:
@@ -149,13 +179,13 @@ class StoreTable:
         self._writer.append(keys, np.ascontiguousarray(values, dtype=self.dtype))
 
     def close(self) -> None:
-        """End what this process writes."""
+        """Finish writing in this process."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def compact(self) -> None:
-        """Put what is finished into Parquet, unless another process is at it."""
+        """Merge finished segments into Parquet files, unless another process is doing so."""
         if not any(self.folder.glob("*.segment")):
             return
         try:
@@ -164,7 +194,7 @@ class StoreTable:
         except Timeout:
             logger.debug("Another process is compacting %s.", self.folder)
         except PermissionError as error:
-            logger.debug("%s may not be written, and stays as it is: %s", self.folder, error)
+            logger.debug("%s is read-only and is not compacted: %s", self.folder, error)
 
     def _write_spec(self) -> None:
         path = self.folder / "spec.json"
@@ -175,14 +205,14 @@ class StoreTable:
 
     # -- reading ------------------------------------------------------------------------------------------------------
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Keys (S16) and values of every file. One that vanishes has been compacted into another: begin again."""
-        read: set[str] = set()
+        """Yield the keys (S16) and values of every file. A file that vanishes has been merged into a new one."""
+        names: set[str] = set()
         while True:
-            fresh = [path for path in self._files() if path.name not in read]
-            if not fresh:
+            new = [path for path in self._files() if path.name not in names]
+            if not new:
                 return
-            for path in fresh:
-                read.add(path.name)
+            for path in new:
+                names.add(path.name)
                 try:
                     yield from self._read_file(path)
                 except FileNotFoundError:
@@ -194,14 +224,14 @@ class StoreTable:
     def _read_file(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if path.suffix == ".segment":
             records = read_segment(path, self.width, self.dtype)
-            yield _as_text(records.keys), records.values
+            yield _as_bytes(records.keys), records.values
             return
         try:
             groups = list(self._read_part(path))
         except FileNotFoundError:
             raise
         except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # the disk's or the system's problem
+            if isinstance(error, OSError) and error.errno is not None:  # of the operating system, not a damaged file
                 raise ScoreError(f"Cannot read {str(path)!r} of the score store: {error.strerror}.") from error
             self._set_aside(path, str(error))
             return
@@ -218,37 +248,37 @@ class StoreTable:
                 stored = np.frombuffer(keys.buffers()[1], dtype=f"S{KEY_BYTES}")[start : start + len(keys)]
                 yield stored, flat.reshape(len(stored), self.width)
 
-    def _set_aside(self, path: Path, why: str) -> None:
-        aside = self.folder / "set-aside"
-        aside.mkdir(exist_ok=True)
+    def _set_aside(self, path: Path, reason: str) -> None:
+        folder = self.folder / "set-aside"
+        folder.mkdir(exist_ok=True)
         logger.warning(
-            "%s is damaged (%s). It was moved into set-aside, and what it held is computed again.",
+            "%s is damaged (%s). It was moved into set-aside, and its results are computed again.",
             path,
-            " ".join(why.split()),
+            " ".join(reason.split()),
         )
-        path.replace(aside / path.name)
+        path.replace(folder / path.name)
 
     # -- compacting ---------------------------------------------------------------------------------------------------
     def _compact(self) -> None:
-        """Finished segments and small parts into one new part."""
-        locks = {path: lock for path in self.folder.glob("*.segment") if (lock := claimed(path)) is not None}
+        """Merge finished segments and small Parquet files into one new file."""
+        locks = {path: lock for path in self.folder.glob("*.segment") if (lock := lock_if_finished(path)) is not None}
         try:
             small = [path for path in self.folder.glob("*.parquet") if path.stat().st_size < _GROUP_BYTES]
             if not locks:
                 return
             for draft in self.folder.glob("part-*.tmp"):
-                draft.unlink()  # of a process that was killed here
+                draft.unlink()  # left by a process that was killed here
             segments = {path: read_segment(path, self.width, self.dtype) for path in locks}
             damaged = [path for path, records in segments.items() if records.damaged]
-            groups = [each for path in small for each in self._read_file(path)]
-            groups += [(_as_text(each.keys), each.values) for each in segments.values()]
+            groups = [group for path in small for group in self._read_file(path)]
+            groups += [(_as_bytes(records.keys), records.values) for records in segments.values()]
             written = self._write_part(groups) if any(len(keys) for keys, _ in groups) else None
             for path in small:
                 if path != written:
-                    path.unlink(missing_ok=True)  # a damaged one is gone already
+                    path.unlink(missing_ok=True)  # a damaged one was moved already
             for path in locks:
                 if path in damaged:
-                    self._set_aside(path, "a batch in it is not as it was written")
+                    self._set_aside(path, "a batch does not match its checksum")
                 else:
                     path.unlink()
         finally:
@@ -276,6 +306,6 @@ class StoreTable:
         return draft.replace(self.folder / f"part-{digest}.parquet")
 
 
-def _as_text(keys: np.ndarray) -> np.ndarray:
-    """Keys as numpy compares them at once: bytes of length 16."""
+def _as_bytes(keys: np.ndarray) -> np.ndarray:
+    """Return keys as bytes of length 16, which numpy compares as one value."""
     return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)

@@ -1,0 +1,99 @@
+"""Rows that could not be selected, and why."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hf_datasel.cards.section import Section
+from hf_datasel.cards.selector_traits import draws_rows, has_filters, scores_shortlist
+from hf_datasel.hub.markdown import code, table
+
+if TYPE_CHECKING:
+    from hf_datasel.cards.facts import Facts
+
+__all__ = ["SECTION", "long_reason", "short_reason"]
+
+_REASONS = {
+    "empty_response": ("without a response", "there is nothing to train on"),
+    "empty_prompt": ("without a prompt", "there is nothing to answer"),
+    "prompt_fills_window": ("with too long a prompt", "no token of the response is left after truncation"),
+    "no_label_after_truncation": ("with too long a prompt", "no token of the response is left after truncation"),
+    "no_prompt_token": ("with a prompt of one token", "there is no context to predict it from"),
+    "no_response_token": ("without a response token", "the response has no token of its own"),
+    "turn_order": ("with turns out of order", "the turns of a conversation have to alternate"),
+    "response_not_found": ("whose response is not found", "the chat template hides where the response ends"),
+}
+"""Reason as recorded -> how it follows a number of rows, and what it means."""
+
+
+def short_reason(name: str) -> str:
+    """Return a reason in words that follow a number of rows."""
+    return _REASONS[name][0] if name in _REASONS else name.replace(">=", "≥")
+
+
+def long_reason(name: str) -> str:
+    """Return what a reason means, or "" for a reason that another library has recorded."""
+    if name in _REASONS:
+        return _REASONS[name][1]
+    bound = re.fullmatch(r"with (\w+) (>=|<) (.+)", name)
+    if bound:
+        return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
+    if name.startswith("near-duplicates by "):
+        return "a near-duplicate of the row is kept"
+    return "there is no value to rank the row by" if name.startswith("without ") else ""
+
+
+def _text(facts: Facts, own: None) -> str:
+    parts = [_shortlist(facts), _table(facts), _shortfall(facts), _other_rows(facts)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _shortlist(facts: Facts) -> str:
+    if not scores_shortlist(facts):
+        return ""
+    filtered = "the rows that filters excluded, " if has_filters(facts) else ""
+    return (
+        f"{facts['rounds'][-1]['rows_scored']:,} of the {facts['parent']['rows']:,} rows were scored in the last "
+        f"round: those that an earlier round had ranked highest. The table counts these rows, {filtered}and the rows "
+        "that can never be selected."
+    )
+
+
+def _table(facts: Facts) -> str:
+    last = facts["rounds"][-1]
+    counts = [*Counter(last["not_eligible"]).most_common(), *Counter(last["exclusions"]).most_common()]
+    if not counts:
+        return "No rows were excluded."
+    rows = [(f"{count:,}", code(reason), long_reason(reason)) for reason, count in counts]
+    return f"Rows that could not be selected:\n\n{table(['rows', 'reason', 'meaning'], rows)}"
+
+
+def _shortfall(facts: Facts) -> str:
+    last = facts["rounds"][-1]
+    if last["interrupted"]:
+        return (
+            f"The selection was interrupted after {last['rows']:,} of {last['budget']:,} rows; the other rows are "
+            "missing."
+        )
+    if last["rows"] >= last["budget"]:
+        return ""
+    missing = f"{last['budget']:,} rows were requested, but only {last['rows']:,} could be selected."
+    return f"In the last round, {missing}" if len(facts["rounds"]) > 1 else missing
+
+
+def _other_rows(facts: Facts) -> str:
+    """Return the sentence about rows that could have been selected; "" where their number is unknown."""
+    last, is_shortlist = facts["rounds"][-1], scores_shortlist(facts)
+    if is_shortlist and has_filters(facts):
+        return ""
+    considered = last["rows_scored"] if is_shortlist else facts["parent"]["rows"] - sum(last["not_eligible"].values())
+    others = considered - sum(last["exclusions"].values()) - last["rows"]
+    if others <= 0:
+        return ""
+    reason = "" if last["interrupted"] else " but were not drawn" if draws_rows(facts) else " but were ranked lower"
+    return f"The other {others:,} rows could have been selected{reason}."
+
+
+SECTION = Section("exclusions", "Excluded rows", _text)

@@ -1,0 +1,134 @@
+"""The training run that selected the rows: steps, epochs and losses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hf_datasel.analysis import plots
+from hf_datasel.analysis.plots.theme import format_number
+from hf_datasel.cards.round_wording import counted, is_growing, restart_steps, warm_up_end, warm_up_rounds
+from hf_datasel.cards.section import FigureInfo, Section
+from hf_datasel.hub.markdown import code
+
+if TYPE_CHECKING:
+    from hf_datasel.cards.facts import Facts, TrainingRun
+
+__all__ = ["SECTION", "training_facts"]
+
+_MAX_LISTED = 6  # restarts that the alternative text lists
+
+
+# -- facts -----------------------------------------------------------------------------------------------------------
+def training_facts(log_history: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> TrainingRun:
+    """Return the facts of a training run that has selected rows.
+
+    Args:
+        log_history: `log_history` of the trainer, or of the `trainer_state.json` that it saved.
+        provenance: Provenance of a selection of the run.
+    """
+    run = provenance.get("training") or {}
+    model = run.get("model") or (provenance.get("model") or {}).get("name") or "a model"
+    return {
+        "model": str(model),
+        "settings": dict(run.get("settings") or {}),
+        "steps": max((int(entry.get("step", 0)) for entry in log_history), default=0),
+        "epochs": round(max((float(entry.get("epoch") or 0) for entry in log_history), default=0.0), 4),
+        "loss": _series(log_history, "loss"),
+        "eval_loss": _series(log_history, "eval_loss"),
+        "selection_time_share": _selection_time_share(log_history),
+    }
+
+
+def _series(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """Return (step, value) as logged; of two values at one step, the later one."""
+    values = {int(entry["step"]): float(entry[key]) for entry in log_history if key in entry and "step" in entry}
+    return sorted(values.items())
+
+
+def _selection_time_share(log_history: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the share of the wall time that the run logged at its end; of a resumed run, since it was resumed."""
+    shares = [
+        entry["selection_time_share"]
+        for entry in log_history
+        if {"train_runtime", "selection_time_share"} <= set(entry)
+    ]
+    return float(shares[-1]) if shares else None
+
+
+# -- text ------------------------------------------------------------------------------------------------------------
+def _text(facts: Facts, own: None) -> str:
+    run = facts["training"]
+    if run is None:
+        return ""
+    model, restart = code(run["model"]), max(restart_steps(facts["rounds"]), default=0)
+    length = f"{counted(run['steps'], 'step')} over {counted(run['epochs'], 'epoch')}"
+    losses = _last_losses(run, restart)
+    if not restart:
+        return f"{model} was trained for {length}{_which_rows(facts)}.{losses}"
+    earlier = "the warm-up" if warm_up_rounds(facts["rounds"]) else "earlier rounds"
+    steps = run["steps"] - restart
+    if steps <= 0:
+        return f"{model} was trained for {length}, all of them in {earlier}, and not yet on these rows."
+    return (
+        f"{model} was trained on these rows for {counted(steps, 'step')}, starting again from the base model.{losses} "
+        f"The whole run took {length}, including {earlier}."
+    )
+
+
+def _last_losses(run: TrainingRun, restart: int) -> str:
+    """Return the last losses of the final model.
+
+    Args:
+        run: Facts of the run.
+        restart: Step after which training started again from the base model. A training loss is a mean since the one
+            logged before, so it may include another model's.
+    """
+    losses, evaluations = run["loss"], [(step, loss) for step, loss in run["eval_loss"] if step > restart]
+    previous_step = losses[-2][0] if len(losses) > 1 else 0
+    parts = [f"training loss was {losses[-1][1]:.4g}"] if losses and previous_step >= restart else []
+    parts += [f"evaluation loss was {evaluations[-1][1]:.4g}"] if evaluations else []
+    return f" The last {' and the last '.join(parts)}." if parts else ""
+
+
+def _which_rows(facts: Facts) -> str:
+    if warm_up_rounds(facts["rounds"]):
+        return ", including the warm-up"
+    return " of the rows of all its rounds" if is_growing(facts["rounds"]) else " of these rows"
+
+
+# -- figure ----------------------------------------------------------------------------------------------------------
+def _figures(facts: Facts, own: None) -> list[FigureInfo]:
+    run = facts["training"]
+    if run is None or max(len(_finite(run["loss"])), len(_finite(run["eval_loss"]))) < 2:
+        return []
+    restarts, warm_up = restart_steps(facts["rounds"]), warm_up_end(facts["rounds"])
+    draw = partial(plots.draw_loss, run["loss"], run["eval_loss"], restarts=restarts, warm_up=warm_up)
+    return [FigureInfo("training", "Loss during training", _alt(run, restarts, warm_up), draw)]
+
+
+def _alt(run: TrainingRun, restarts: Sequence[int], warm_up: int | None) -> str:
+    parts = []
+    for name, points in (("Training loss", _finite(run["loss"])), ("evaluation loss", _finite(run["eval_loss"]))):
+        if points:
+            (first, start), (last, end) = points[0], points[-1]
+            parts.append(f"{name}: {format_number(start)} at step {first:,}, {format_number(end)} at step {last:,}")
+    alt = f"Line chart of loss by step. {'; '.join(parts)}."
+    if warm_up:
+        alt += f" The warm-up ends at step {warm_up:,}."
+    if restarts:
+        listed = ", ".join(f"{step:,}" for step in restarts[:_MAX_LISTED])
+        more = " ..." if len(restarts) > _MAX_LISTED else ""
+        alt += (
+            f" Training started again from the base model after step {listed}{more}, where the lines are interrupted."
+        )
+    return alt
+
+
+def _finite(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    return [(step, value) for step, value in points if math.isfinite(value)]
+
+
+SECTION = Section("training", "Training", _text, _figures)

@@ -1,0 +1,167 @@
+"""Selecting the rows of a round with the model being trained, and the numbers that are logged of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from accelerate.utils import broadcast_object_list
+
+from hf_datasel.formats.digest import column_digest
+from hf_datasel.rounds.cache import RoundCache, as_numpy
+from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.run import run_round
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.engine import Engine
+from hf_datasel.selection import Selection
+from hf_datasel.training.checkpoint_state import CarriedState
+from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.loss_cache import LossCache
+from hf_datasel.training.round_data import TokenizedPool
+from hf_datasel.training.schedule import Schedule, requested_by
+from hf_datasel.training.sharding import with_sharding_check
+
+__all__ = ["RoundRunner", "model_state", "round_logs"]
+
+
+@dataclass
+class RoundRunner:
+    """Runs the selector at the beginning of a round, with the model as it is at that moment.
+
+    Args:
+        selector: Selects the rows.
+        data: The pool and its tokens.
+        losses: Losses of rows that were trained on since the last selection, where they are reused.
+        args: Config of the run.
+        accelerator: Accelerator of the trainer.
+    """
+
+    selector: Selector
+    data: TokenizedPool
+    losses: LossCache
+    args: SelectiveSFTConfig
+    accelerator: Any
+
+    def run(
+        self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
+    ) -> tuple[np.ndarray, RoundContext]:
+        """Select the rows of a round, equal in all processes, and update the state carried to later rounds.
+
+        Args:
+            index: Number of the round, from 0.
+            schedule: Rounds of the run.
+            carried: State of earlier rounds, updated in place.
+            model: Model being trained, wrapped or not.
+            optimizer: Optimizer that trains it.
+
+        Returns:
+            Row numbers of the pool, best first, int64; and the context that the selector used.
+
+        Raises:
+            SelectionError: Fewer rows than requested in the first round that is not a warm-up, or invalid rows.
+        """
+        self.losses.gather()
+        if carried.checkpoints:
+            self.accelerator.wait_for_everyone()  # the main process may still be writing the last one
+        context = self._context(index, schedule, carried, model, optimizer)
+        if not index and len(schedule.plan) > 1:
+            self.selector.check_later_rounds(context)
+        strict = all(plan.kind == "warm-up" for plan in schedule.plan[:index])  # later rounds may be shorter
+        requested = requested_by(self.args, context.budget, len(self.data.pool))
+        rows = run_round(self.selector, context, strict=strict, requested=requested)
+        rows, carried.arrays = self._broadcast(rows, context.state)
+        context.record.logs |= self.losses.logs()
+        self.losses.clear()
+        for name in context.record.columns_used:
+            if name not in carried.columns:
+                carried.columns[name] = column_digest(self.data.pool.dataset, name)
+        return rows, context
+
+    def engine(self, model: Any, optimizer: Any = None) -> Engine:
+        """Return an engine that scores with the model as it is now, on the tokens that it is trained on."""
+        return Engine(
+            self.data.pool,
+            self.accelerator.unwrap_model(model),
+            self.data.prepared.tokenizer,
+            self.args.scoring_tokens_per_batch,
+            getattr(torch, self.args.scoring_dtype) if self.args.scoring_dtype else None,
+            self.data.prepared.settings,
+            self.data.prepared,
+            not self.args.disable_tqdm,
+            training_losses=self.losses,
+            optimizer=optimizer,
+        )
+
+    def _context(
+        self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
+    ) -> RoundContext:
+        engine = self.engine(model, optimizer)
+        compute = with_sharding_check(engine.compute, self.accelerator, model)
+        return RoundContext(
+            RoundCache(self.data.pool, compute, engine.describe),
+            budget=schedule.round_plan(index).budget,
+            index=index,
+            eligible=self.data.eligible,
+            seed=self.args.seed,
+            plan=schedule.plan,
+            selected=schedule.selected_rows(),
+            checkpoints=[Path(path) for path in carried.checkpoints if Path(path).is_dir()],
+            state=carried.arrays,
+            show_progress=self.accelerator.is_main_process and not self.args.disable_tqdm,
+        )
+
+    def _broadcast(self, rows: np.ndarray, state: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the selection of the main process in all processes."""
+        if self.accelerator.num_processes > 1:
+            rows, state = broadcast_object_list([rows, state])
+        return rows, state
+
+
+def model_state(model: Any, schedule: Schedule, global_step: int) -> dict[str, Any]:
+    """Describe the model that selects; `steps` are its updates since the base weights, which a restart puts back."""
+    restarted = [
+        record.start for index, record in enumerate(schedule.records) if index and schedule.round_plan(index).restart
+    ]
+    return {
+        "name": model.config.name_or_path,
+        "global_step": global_step,
+        "steps": global_step - max(restarted, default=0),
+        "dtype": str(model.dtype),
+    }
+
+
+def round_logs(
+    context: RoundContext, selection: Selection, previous: np.ndarray | None, seconds: float, time_share: float
+) -> dict[str, float]:
+    """Return the numbers to log of a round, without those that are not finite, such as the mean of no values.
+
+    Args:
+        context: The context that the selector used.
+        selection: Its result.
+        previous: Row numbers of the previous round, for the Jaccard similarity with them; None in the first round.
+        seconds: Wall time of this selection.
+        time_share: Share of the wall time of the run so far that was spent on selecting.
+    """
+    logs: dict[str, float] = {
+        "selection_round": context.index,
+        "selection_rows_scored": selection.provenance["rows_scored"],
+        "selection_rows": len(selection.indices),
+        "selection_seconds": round(seconds, 4),
+        "selection_time_share": round(time_share, 4),
+    }
+    for name, (rows, values) in context.record.scored.items():
+        is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+        if is_number and not name.endswith("cluster_id"):
+            selected = as_numpy(values)[np.isin(rows, selection.indices)]
+            if not np.isnan(selected).all():
+                logs[f"selection_{name}_mean"] = round(float(np.nanmean(selected)), 4)
+    logs |= {f"selection_{name}": round(value, 4) for name, value in context.record.logs.items()}
+    if previous is not None and not context.is_growing():
+        union = np.union1d(previous, selection.indices).size
+        logs["selection_overlap"] = round(np.intersect1d(previous, selection.indices).size / union, 4)
+    return {name: value for name, value in logs.items() if math.isfinite(value)}  # JSON has no other numbers
