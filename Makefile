@@ -43,7 +43,7 @@ test-oldest: .venv-oldest/.installed  ## Run the parity, trainer and publishing 
 	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training tests/scoring tests/scores tests/cards tests/hub
 
 test-oldest-short: .venv-oldest/.installed  ## Run the parity tests and one training run of them
-	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens tests/training/test_run.py
+	.venv-oldest/bin/python -m pytest $(PARALLEL) tests/tokens/test_parity.py tests/tokens/test_spans.py tests/training/test_run.py
 
 test-matrix: setup  ## Run the long tests that `make test` leaves out: the trainer's matrix, several processes
 	.venv/bin/python -m pytest $(PARALLEL) --dist worksteal -m slow

@@ -13,7 +13,7 @@ from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
     from hf_datasel.errors import DataselError as DataselError
-    from hf_datasel.formats.pool import load_pool as load_pool
+    from hf_datasel.formats.files import load_pool as load_pool
     from hf_datasel.scoring.score_rows import score as score
     from hf_datasel.selection.filters import Between as Between
     from hf_datasel.selection.result import Selection as Selection

@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel._lazy import pc
 from hf_datasel.errors import ColumnError, did_you_mean
 from hf_datasel.formats import Pool
+from hf_datasel.formats.words import count_words
 from hf_datasel.scores import Length
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import Selection
@@ -82,10 +84,17 @@ class PoolColumns:
             name = str(model if processing_class is None else tokenizer_name)
             source = f"tokenizer of {without_paths({'model': name})['model']}"
             size, unit = _numbers(computed, "num_tokens"), SizeUnit(unit="tokens", source=source)
+        if self.pool.format == "tokenized":
+            if size is None:
+                name = self.pool.layout.fields["input_ids"]
+                ids = self.pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
+                size = np.asarray(pc.list_value_length(ids).to_numpy(), dtype=np.float64)
+                unit = SizeUnit(unit="tokens", source=f"column {name}")
+            return None, size, unit
         response_words, row_words = _count_words(self.pool, prompts=size is None)
         if size is None:
             size, unit = row_words, SizeUnit(unit="words", source="prompt and response")
-        return (None if self.pool.format == "text" else response_words), size, unit
+        return (response_words if self.pool.has_responses else None), size, unit
 
     def _token_column(self) -> tuple[np.ndarray | None, SizeUnit | None]:
         """Return the column `num_tokens` if all selected rows have a value in it."""
@@ -172,7 +181,7 @@ def _numbers(column: pa.Array | pa.ChunkedArray, name: str) -> np.ndarray:
     """Return a column as float64, NaN for nulls."""
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise ColumnError(f"Column {name!r} holds {column.type}, and a distribution needs numbers.")
-    values = column.cast("double")
+    values = column.cast("double", safe=False)
     return np.asarray(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False))
 
 
@@ -207,9 +216,9 @@ def _count_words(pool: Pool, prompts: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return the words of each response and, if `prompts`, of each prompt and response; NaN for 0 words."""
     counts = np.zeros((2, len(pool)))
     for index, row in enumerate(pool.rows()):
-        counts[0, index] = len(row.response.split())
+        counts[0, index] = count_words(row.response)
         if prompts:
-            counts[1, index] = len(row.prompt.split())
+            counts[1, index] = count_words(row.prompt)
     counts[1] += counts[0]
     counts[counts == 0] = np.nan
     return counts[0], counts[1]

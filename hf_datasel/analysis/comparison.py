@@ -223,11 +223,12 @@ def compare(
 def _pool(selections: Mapping[str, Selection], dataset: Dataset | None) -> Pool | None:
     """Return the pool of the dataset, or of that of the first selection that has it; None if none has it."""
     if dataset is None:
-        datasets = (selection.dataset for selection in selections.values() if selection.dataset is not None)
-        own = next(datasets, None)
-        return None if own is None else Pool(own)
-    pool = Pool(dataset)
+        pools = (
+            selection.pool(selection.dataset) for selection in selections.values() if selection.dataset is not None
+        )
+        return next(pools, None)
     first = next(iter(selections.values()))
+    pool = first.pool(dataset)
     if pool.id != first.provenance["dataset"]["id"]:
         first.check(dataset)  # raises an error that says what differs
     return pool

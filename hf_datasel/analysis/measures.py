@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_datasel.formats import Pool
+from hf_datasel.formats.words import count_words, segments
 from hf_datasel.selection import Selection
 
 if TYPE_CHECKING:
@@ -59,15 +59,16 @@ def mean_of(column: str) -> Measure:
 
 
 def response_words(dataset: Dataset, selection: Selection) -> float:
-    """Compute the mean number of words per selected response, split at white space as in `Length("words")`."""
-    counts = [len(text.split()) for text in _responses(dataset, selection)]
+    """Compute the mean number of words per selected response, counted as in `Length("words")`."""
+    counts = [count_words(text) for text in _responses(dataset, selection)]
     return float(np.mean(counts)) if counts else float("nan")
 
 
 def distinct(n: int) -> Measure:
     """Return the measure distinct-n: distinct n-grams over all n-grams in the selected responses, 0 to 1.
 
-    Words are runs of letters and digits in lower case. The measure decreases with the amount of text: compare
+    Words are runs of letters and digits in lower case; in scripts without spaces between words their segments at
+    Unicode word boundaries, which are characters in Chinese. The measure decreases with the amount of text: compare
     selections with similar numbers of words. It is NaN if no response has n words. Source: Li et al. 2016
     (1510.03055).
 
@@ -79,7 +80,7 @@ def distinct(n: int) -> Measure:
         distinct_ngrams: set[tuple[str, ...]] = set()
         count = 0
         for text in _responses(dataset, selection):
-            words = _WORD.findall(text.lower())
+            words = [word for run in _WORD.findall(text.lower()) for word in segments(run)]
             ngrams = list(zip(*(words[start:] for start in range(n)), strict=False))
             count += len(ngrams)
             distinct_ngrams.update(ngrams)
@@ -107,7 +108,7 @@ def cluster_coverage(column: str = "cluster_id") -> Measure:
 
 
 def _responses(dataset: Dataset, selection: Selection) -> list[str]:
-    pool = Pool(dataset)
+    pool = selection.pool(dataset)
     return pool.texts("both" if pool.format == "text" else "response", selection.indices)
 
 
@@ -115,4 +116,4 @@ def _numbers(dataset: Dataset, column: str, rows: np.ndarray | None) -> np.ndarr
     """Return a column as float64, NaN for nulls."""
     data = dataset.select_columns([column])
     values = (data if rows is None else data.select(rows)).with_format("arrow")[:].column(column)
-    return np.asarray(values.cast("double").to_numpy(), dtype=np.float64)
+    return np.asarray(values.cast("double", safe=False).to_numpy(), dtype=np.float64)

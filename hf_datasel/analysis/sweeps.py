@@ -75,6 +75,7 @@ def sweep(
     seed: int = 0,
     model: Any = None,
     processing_class: Any = None,
+    columns: Mapping[str, str] | None = None,
     **budget: Any,
 ) -> dict[str, Sweep]:
     """Select rows with each value of each setting, one setting at a time, and compare the selections.
@@ -95,6 +96,7 @@ def sweep(
         seed: Random seed of all selections.
         model: Model that computes scores, as in `select`.
         processing_class: Tokenizer of a live model.
+        columns: Names of the columns of a row format and those of the dataset, as in `select`.
         **budget: `size`, `ratio` or `tokens` as in `select`, where it is not swept.
 
     Returns:
@@ -115,7 +117,7 @@ def sweep(
     budget = _checked_budget(budget)
     _check_settings(settings, selector)
     variants = {name: _variants(selector, name, values, budget) for name, values in settings.items()}
-    cache = _SelectionCache(SelectionSession(dataset, model, processing_class), seed)
+    cache = _SelectionCache(SelectionSession(dataset, model, processing_class, columns=columns), seed)
     default = cache.select(selector, budget, "the default")
     selections = {
         name: [
@@ -139,6 +141,7 @@ def ablation(
     seed: int = 0,
     model: Any = None,
     processing_class: Any = None,
+    columns: Mapping[str, str] | None = None,
     **budget: Any,
 ) -> Ablation:
     """Select rows with several selectors, such as a method with and without a component, and compare the selections.
@@ -153,6 +156,7 @@ def ablation(
         seed: Random seed of all selections.
         model: Model that computes scores, as in `select`.
         processing_class: Tokenizer of a live model.
+        columns: Names of the columns of a row format and those of the dataset, as in `select`.
         **budget: `size`, `ratio` or `tokens`, as in `select`.
 
     Returns:
@@ -173,7 +177,7 @@ def ablation(
     if not selectors:
         raise ConfigError("An ablation needs at least one selector, and got none.")
     budget = _checked_budget(budget)
-    cache = _SelectionCache(SelectionSession(dataset, model, processing_class), seed)
+    cache = _SelectionCache(SelectionSession(dataset, model, processing_class, columns=columns), seed)
     selections = [cache.select(selector, budget, name) for name, selector in selectors.items()]
     measured = _MeasureCache(dataset, standard_measures(_score_names(selections)) if measures is None else measures)
     return {

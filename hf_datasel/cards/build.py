@@ -184,7 +184,7 @@ def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Ma
     sources = origins(dataset) if dataset is not None else []
     source = recorded if not sources else sources[0] if len(sources) == 1 else {}
     names = [source["name"] for source in sources] or ([recorded["name"]] if recorded.get("name") else [])
-    return {
+    parent: Parent = {
         "name": source.get("name"),
         "revision": source.get("revision"),
         "config": source.get("config"),
@@ -197,6 +197,9 @@ def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Ma
         "looked_up": metadata is not None,
         "metadata": dict(metadata or {}),
     }
+    if recorded.get("columns"):
+        parent["columns"] = recorded["columns"]
+    return parent
 
 
 def _round_facts(selection: Selection, config: str) -> RoundFacts:

@@ -5,7 +5,7 @@ What several sections of a page read is defined here; what one section reads is 
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 __all__ = [
     "FORMAT",
@@ -36,6 +36,7 @@ class Parent(TypedDict):
         id: sha256 of the content of the rows in order.
         rows: Number of rows.
         format: Row format: `"alpaca"`, `"prompt-completion"`, `"messages"` ...
+        columns: Names of the columns of the row format and those of the dataset, if the selection was made with them.
         looked_up: Whether the card of the dataset was read from the Hub.
         sources: Names of all datasets on the Hub that the rows come from; several for a mixture.
         metadata: Metadata that the card inherits from the card of the dataset: `license`, `license_name`,
@@ -51,6 +52,7 @@ class Parent(TypedDict):
     id: str
     rows: int
     format: str
+    columns: NotRequired[dict[str, str]]
     looked_up: bool
     sources: list[str]
     metadata: dict[str, Any]

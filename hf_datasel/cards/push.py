@@ -98,7 +98,7 @@ def push_selections(
             title=hub.repo_id.split("/")[1],
             target=PublishTarget(hub.repo_id, revision, publication, hub.files_url),
             metadata=metadata,
-            changed=_changed(sources, recorded["id"]),
+            changed=_changed(sources, recorded),
             configs=write_data(folder, selections, parent, publication),
             results=results,
             training=training,
@@ -185,11 +185,11 @@ def _sources(dataset: Dataset, recorded: Mapping[str, Any]) -> list[Mapping[str,
     return [*origins(dataset)] or ([recorded] if recorded.get("name") else [])
 
 
-def _changed(sources: Sequence[Mapping[str, Any]], pool_id: str) -> bool | None:
+def _changed(sources: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any]) -> bool | None:
     """Return whether the pool differs from its only parent; None if that cannot be checked."""
     if len(sources) != 1:
         return bool(sources)
-    unchanged = is_unchanged(sources[0], pool_id)
+    unchanged = is_unchanged(sources[0], recorded["id"], recorded.get("columns"))
     return None if unchanged is None else not unchanged
 
 

@@ -12,7 +12,7 @@ import re
 import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, NotRequired, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 import jinja2
 from markdown_it import MarkdownIt
@@ -238,7 +238,12 @@ def _checked(value: Any, expected: Any, name: str) -> Any:
         type_name = f"a list of {len(arguments)}" if plain is tuple else _TYPE_NAMES[plain]
         raise PublishError(f"{name} has to be {type_name}, not {_type_name(value)}.")
     if is_typeddict(expected):
-        return _checked_keys(value, get_type_hints(expected), name)
+        hints = get_type_hints(expected, include_extras=True)
+        optional = {key: get_args(hint)[0] for key, hint in hints.items() if get_origin(hint) is NotRequired}
+        hints |= optional
+        return _checked_keys(
+            value, {key: hint for key, hint in hints.items() if key not in optional or key in value}, name
+        )
     if plain is dict:
         return {key: _checked(item, arguments[1], f"{name}[{key!r}]") for key, item in value.items()}
     if plain is list:

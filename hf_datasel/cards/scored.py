@@ -107,4 +107,4 @@ def _numbers(dataset: Dataset, name: str) -> np.ndarray | None:
     column = dataset.select_columns([name]).with_format("arrow")[:].column(name)
     if not pa.types.is_floating(column.type) and not pa.types.is_integer(column.type):
         return None
-    return np.asarray(column.cast("double").to_numpy(), dtype=np.float64)
+    return np.asarray(column.cast("double", safe=False).to_numpy(), dtype=np.float64)

@@ -51,7 +51,7 @@ class CardSource:
     @cached_property
     def pool(self) -> Pool | None:
         """The dataset as a pool of rows, or None."""
-        return None if self.dataset is None else Pool(self.dataset)
+        return None if self.dataset is None else self.last.pool(self.dataset)
 
     @cached_property
     def baselines(self) -> dict[str, np.ndarray]:
@@ -62,9 +62,10 @@ class CardSource:
         baselines = {}
         for selector in (Random(), Longest()):
             is_own_method = selector.spec()["selector"] == self.provenance["selector"]["selector"]
-            has_responses = self.pool.format != "text" or isinstance(selector, Random)
+            has_responses = self.pool.has_responses or isinstance(selector, Random)
             if not is_own_method and has_responses:
-                baselines[type(selector).__name__] = select(self.pool.dataset, selector, size=size, seed=seed).indices
+                selection = select(self.pool.dataset, selector, size=size, seed=seed, columns=self.pool.mapping)
+                baselines[type(selector).__name__] = selection.indices
         return baselines
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,11 +28,14 @@ __all__ = [
     "as_dict",
     "check_no_commas",
     "create_output_folder",
+    "dataset_title",
     "load_selection",
     "log_to_stderr",
     "names_and_settings",
     "parse",
     "progress_bars_on_terminals",
+    "record_columns",
+    "selector_and_settings",
 ]
 
 
@@ -39,14 +44,29 @@ class DatasetArguments:
     """The dataset, with the keys of TRL's scripts."""
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Path of a file or folder, or Hub id, of the dataset."}
+        default=None, metadata={"help": "File, folder, glob (in quotes) or Hub id of the dataset."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split to use."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub dataset."})
+    columns: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the columns of a row format, or role and content of messages, and the names that the "
+            'dataset has for them, such as {"prompt": "question", "completion": "answer"}.'
+        },
+    )
 
-    def load(self) -> Any:
+    @property
+    def mapping(self) -> dict[str, Any] | None:
+        """`columns` as a mapping; None if it is not set."""
+        return as_dict(self.columns, "columns") or None
+
+    def load(self, recorded: Mapping[str, str] | None = None) -> Any:
         """Load the dataset.
+
+        Args:
+            recorded: Mapping of columns that a saved selection was made with, if `columns` is not set.
 
         Raises:
             ConfigError: If `dataset_name` is not set.
@@ -57,9 +77,31 @@ class DatasetArguments:
             raise ConfigError(
                 "No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file."
             )
-        data = load_pool(self.dataset_name, self.dataset_train_split, self.dataset_config, self.dataset_revision)
+        data = load_pool(
+            self.dataset_name,
+            self.dataset_train_split,
+            self.dataset_config,
+            self.dataset_revision,
+            self.mapping or recorded,
+        )
         _read_origins(Path(self.dataset_name).expanduser())
         return data
+
+
+def dataset_title(name: str) -> str:
+    """Return the name of a dataset for a title: without folders and endings, and for a glob that of its folder.
+
+    >>> dataset_title("data/rows.jsonl.gz"), dataset_title("me/rows"), dataset_title("./shards/*.parquet")
+    ('rows', 'rows', 'shards')
+    """
+    from hf_datasel.formats.file_readers import COMPRESSIONS, KINDS
+
+    path = Path(name)
+    if glob.has_magic(path.name) and path.parent.name:
+        path = path.parent
+    while path.suffix.lower() in (*KINDS, *COMPRESSIONS):
+        path = path.with_suffix("")
+    return path.name
 
 
 def _read_origins(file: Path) -> None:
@@ -126,7 +168,11 @@ def _parser_message(error: Exception, missing: Sequence[str]) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"{error.doc!r} is no valid JSON: {error}."
     unused = "Some specified arguments are not used by the HfArgumentParser"
-    return missing[0] if missing else str(error).replace(unused, "Unknown arguments")
+    if missing:
+        return missing[0]
+    files = any(os.path.exists(name) for name in re.findall(r"'([^']+)'", str(error)))
+    quotes = " Put a glob into quotes, so that the shell does not expand it." if files else ""
+    return f"{str(error).replace(unused, 'Unknown arguments')}{quotes}"
 
 
 def _raise_config_error(message: str) -> NoReturn:
@@ -197,7 +243,7 @@ def _check_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
 
 def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
     """Check the values of flags that take a mapping here, since the parser's error does not name the flag."""
-    mappings = {flag for flag in flags if flag.endswith(("_kwargs", "-kwargs"))}
+    mappings = {flag for flag in flags if flag.endswith(("_kwargs", "-kwargs")) or flag == "--columns"}
     for index, argument in enumerate(arguments):
         flag, equals_sign, value = argument.partition("=")
         if flag in mappings:
@@ -251,6 +297,25 @@ def names_and_settings(values: Any, key: str) -> list[tuple[str, dict[str, Any]]
     return pairs
 
 
+def selector_and_settings(value: Any, kwargs: Any) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of a selector, which are in `selector_kwargs` or with the name: `{top: {by: ifd}}`.
+
+    Args:
+        value: Value of `selector`, which may be JSON text.
+        kwargs: Value of `selector_kwargs`.
+
+    Raises:
+        ConfigError: One of them is no name or mapping, or there are settings in both.
+    """
+    settings = as_dict(kwargs, "selector_kwargs")
+    if isinstance(value, str) and not value.lstrip().startswith("{"):
+        return value, settings
+    ((name, own),) = names_and_settings([value], "selector")
+    if own and settings:
+        raise ConfigError(f"selector={value!r} has settings, and so has selector_kwargs. Remove one of the two.")
+    return name, own or settings
+
+
 def check_no_commas(name: str, key: str) -> None:
     """Raise `ConfigError` if several names are written as one, separated by commas."""
     if "," in name:
@@ -278,6 +343,18 @@ def load_selection(folder: str | Path) -> Selection:
         count = f"{len(rounds):,} round{'' if len(rounds) == 1 else 's'}"
         raise SelectionError(f"{str(path)!r} is a run with {count}, each with its own selection: name one, as {last}.")
     return Selection.load(path)
+
+
+def record_columns(selections: Iterable[Selection], mapping: Mapping[str, str] | None) -> None:
+    """Record in selections that the rows are read with a mapping of columns that they were not made with.
+
+    Args:
+        selections: The selections.
+        mapping: `DatasetArguments.mapping`.
+    """
+    for selection in selections:
+        if mapping:
+            selection.provenance["dataset"]["columns"] = dict(mapping)
 
 
 def allow_local_imports(allowed: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
     create_output_folder,
+    dataset_title,
     load_selection,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
+    record_columns,
 )
 from hf_datasel.cli.methods import Method, parse_methods
 from hf_datasel.cli.selection_cache import SelectionCache
@@ -105,13 +107,15 @@ def run(argv: Sequence[str]) -> None:
 
     methods = _methods(arguments)
     selections = _load_selections(arguments.selections) if arguments.selections else {}
+    record_columns(selections.values(), dataset_arguments.mapping)
     failures: list[Failure] = []
     folder = create_output_folder(arguments.output_dir)
     with progress_bars_on_terminals():
-        dataset = dataset_arguments.load() if dataset_arguments.dataset_name or methods else None
+        recorded = next((selection.columns for selection in selections.values() if selection.columns), None)
+        dataset = dataset_arguments.load(recorded) if dataset_arguments.dataset_name or methods else None
         if methods and dataset is not None:
             _check_columns(dataset.column_names, arguments)
-            selections, failures = _select_with(methods, dataset, arguments, folder)
+            selections, failures = _select_with(methods, dataset, arguments, folder, dataset_arguments.mapping)
         if not selections:
             reasons = " ".join(f"{failure['name']}: {failure['error']}" for failure in failures)
             raise SelectionError(f"None of the methods selected rows. {reasons}")
@@ -167,13 +171,17 @@ def _check_columns(columns: Sequence[str], arguments: CompareArguments) -> None:
 
 
 def _title(comparison: Comparison, dataset_name: str | None) -> str:
-    file = Path(dataset_name).stem if dataset_name else f"{comparison['dataset']['rows']:,} rows"
+    file = dataset_title(dataset_name) if dataset_name else f"{comparison['dataset']['rows']:,} rows"
     count = len(comparison["selections"])
     return f"{count} selection{'' if count == 1 else 's'} from {comparison['dataset'].get('name') or file}"
 
 
 def _select_with(
-    methods: Sequence[Method], dataset: Any, arguments: CompareArguments, folder: Path
+    methods: Sequence[Method],
+    dataset: Any,
+    arguments: CompareArguments,
+    folder: Path,
+    columns: Mapping[str, str] | None,
 ) -> tuple[dict[str, Selection], list[Failure]]:
     """Select rows with each method or reuse an earlier selection; return the selections by name, and the failures."""
     from hf_datasel.selection import SelectionSession
@@ -181,10 +189,14 @@ def _select_with(
 
     shared = _shared_record(len(dataset), arguments)
     selecting = SelectionSession(
-        dataset, arguments.model_name_or_path, scoring_tokens_per_batch=arguments.scoring_tokens_per_batch
+        dataset,
+        arguments.model_name_or_path,
+        scoring_tokens_per_batch=arguments.scoring_tokens_per_batch,
+        columns=columns,
     )
     size, ratio, tokens = arguments.selection_size, arguments.selection_ratio, arguments.selection_tokens
-    cache = SelectionCache(folder, dataset, {**shared, "dataset": selecting.pool.id})
+    mapped = {"mapping": columns} if columns else {}
+    cache = SelectionCache(folder, dataset, {**shared, **mapped, "dataset": selecting.pool.id})
     selections: dict[str, Selection] = {}
     failures: list[Failure] = []
     try:

@@ -15,6 +15,7 @@ from hf_datasel.cli.arguments import (
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
+    record_columns,
 )
 from hf_datasel.errors import ConfigError
 from hf_datasel.selection.explanation import Explanation, ScoreRank
@@ -57,8 +58,9 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.selection import explain
 
     selection = load_selection(arguments.selection)
+    record_columns([selection], dataset_arguments.mapping)
     with progress_bars_on_terminals():
-        dataset = dataset_arguments.load()
+        dataset = dataset_arguments.load(selection.columns)
         for row in row_numbers:
             explanation = explain(
                 selection, dataset, row, arguments.model_name_or_path, allow_imports=arguments.allow_imports

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hf_datasel.cli.arguments import DatasetArguments, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.cli.arguments import DatasetArguments, log_to_stderr, parse, progress_bars_on_terminals, record_columns
 from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
@@ -59,9 +59,10 @@ def run(argv: Sequence[str]) -> None:
     folder = run_folder(arguments.selection)
     _check_name(arguments.repo_id)
     selections, training = read_run(folder)
+    record_columns(selections, dataset_arguments.mapping)
     results = read_results(str(arguments.results)) if arguments.results else []
     with hub_errors(), progress_bars_on_terminals():
-        dataset = dataset_arguments.load()
+        dataset = dataset_arguments.load(selections[-1].columns)
         selections[-1].check(dataset)
     with hub_errors(), no_progress_bars():
         hub, before = _snapshot(arguments.repo_id, arguments.revision)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     create_output_folder,
+    dataset_title,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
+    record_columns,
 )
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError
@@ -61,9 +63,10 @@ def run(argv: Sequence[str]) -> None:
 
     selections, training = read_run(run_folder(arguments.selection))
     results = read_results(str(arguments.results)) if arguments.results else []
+    record_columns(selections, dataset_arguments.mapping)
     folder = create_output_folder(arguments.output_dir)
     with progress_bars_on_terminals():
-        dataset = dataset_arguments.load() if dataset_arguments.dataset_name else None
+        dataset = dataset_arguments.load(selections[-1].columns) if dataset_arguments.dataset_name else None
         if dataset is not None:
             selections[-1].apply(dataset)  # raises if it is another dataset
         facts = gather(selections, dataset, title=str(arguments.title or ""), training=training, results=results)
@@ -93,5 +96,5 @@ def run_folder(selection: str | None) -> Path:
 
 
 def _title(facts: Facts, dataset_name: str | None) -> str:
-    file = Path(dataset_name).stem if dataset_name else f"{facts['parent']['rows']:,} rows"
+    file = dataset_title(dataset_name) if dataset_name else f"{facts['parent']['rows']:,} rows"
     return f"{facts['method']['name']} on {facts['parent']['name'] or file}"

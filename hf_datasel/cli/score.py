@@ -65,6 +65,13 @@ class ScoreArguments:
             "help": "Maximum number of padded tokens in a scoring batch; by default 1,024 on a CPU, else 16,384."
         },
     )
+    overwrite: bool = field(
+        default=False,
+        metadata={
+            "help": "Replace columns of the dataset that have the name of a score's column; without it only columns "
+            "that hf-datasel has written are computed again."
+        },
+    )
     output_dir: str = field(default="outputs/score", metadata={"help": "Folder for scored.parquet."})
     store: str | None = field(
         default=None,
@@ -102,6 +109,8 @@ def run(argv: Sequence[str]) -> None:
                 scoring_tokens_per_batch=arguments.scoring_tokens_per_batch,
                 on_summary=print,
                 store=store,
+                columns=dataset_arguments.mapping,
+                overwrite=arguments.overwrite,
             )
         except KeyboardInterrupt:
             print(
@@ -146,7 +155,20 @@ def _scores(arguments: ScoreArguments) -> list[Any]:
     for name, settings in scores:
         settings = {**as_dict(kwargs.get(name), f"scores_kwargs[{name!r}]"), **settings}
         built.append(get_score(name, settings, arguments.allow_imports))
-    return [_with_loading(score, loading) for score in built]
+    built = [_with_loading(score, loading) for score in built]
+    without = [name for name, score in zip(names, built, strict=True) if _needs_model(score)]
+    if without and arguments.model_name_or_path is None:
+        verb = "has" if len(without) == 1 else "have"
+        raise ConfigError(
+            f"{', '.join(without)} {verb} no model to run. Pass --model_name_or_path MODEL, or put it into the config "
+            "file."
+        )
+    return built
+
+
+def _needs_model(score: Any) -> bool:
+    """Return whether a score runs the model of the command."""
+    return bool(score.needs_tokenizer) and getattr(score, "model", "") is None
 
 
 def _with_loading(score: Any, loading: Mapping[str, Any]) -> Any:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
-    as_dict,
     create_output_folder,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
+    selector_and_settings,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.errors import ConfigError, Interrupted, reason_counts
@@ -28,7 +28,13 @@ __all__ = ["SelectArguments", "run"]
 class SelectArguments:
     """Settings of the selection: selector, budget, model and output folder."""
 
-    selector: str = field(default="iterit", metadata={"help": "Name of a selector; `hf-datasel list` shows them."})
+    selector: str = field(
+        default="iterit",
+        metadata={
+            "help": "Name of a selector; `hf-datasel list` shows them. In a config file it may have its settings: "
+            "{top: {by: ifd}}."
+        },
+    )
     selector_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Settings of the selector, such as {"quality": "ifd"}.'}
     )
@@ -82,6 +88,7 @@ def run(argv: Sequence[str]) -> None:
                 arguments.model_name_or_path,
                 scoring_tokens_per_batch=arguments.scoring_tokens_per_batch,
                 tokens=arguments.selection_tokens,
+                columns=dataset_arguments.mapping,
             )
     except Interrupted as interrupt:
         if len(interrupt.selected):
@@ -105,6 +112,7 @@ def _selector(arguments: SelectArguments) -> Selector:
         ConfigError: If several budgets are set, or the selector or one of its settings is unknown or invalid.
         SelectionError: If the selector selects in several rounds with training between them.
     """
+    from hf_datasel.selection import resolve_size
     from hf_datasel.selection.select_rows import check_single_round
     from hf_datasel.selectors import get_selector, list_selectors
 
@@ -112,10 +120,11 @@ def _selector(arguments: SelectArguments) -> Selector:
     budgets_set = [name for name in budgets if getattr(arguments, name) is not None]
     if len(budgets_set) > 1:
         raise ConfigError(f"{' and '.join(budgets_set)} exclude each other. Pass one of them.")
-    settings = as_dict(arguments.selector_kwargs, "selector_kwargs")
-    if (selector_type := list_selectors().get(str(arguments.selector))) is not None:
+    resolve_size(1, arguments.selection_size, arguments.selection_ratio, budgets[:2])
+    name, settings = selector_and_settings(arguments.selector, arguments.selector_kwargs)
+    if (selector_type := list_selectors().get(name)) is not None:
         check_single_round(selector_type, settings.get("rounds", getattr(selector_type, "rounds", None)))
-    return get_selector(arguments.selector, settings, arguments.allow_imports)
+    return get_selector(name, settings, arguments.allow_imports)
 
 
 def _print_provenance(provenance: Mapping[str, Any]) -> None:

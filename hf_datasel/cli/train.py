@@ -143,11 +143,12 @@ def _load_datasets(script: Any, config: Any, mixture: Any, revision: str | None)
     if not script.dataset_name:
         raise ConfigError("No dataset is named. Pass --dataset_name FILE-OR-HUB-ID, or put it into the config file.")
     name, subset = script.dataset_name, script.dataset_config
-    rows = load_pool(name, script.dataset_train_split, subset, revision)
+    mapping = as_dict(config.columns, "columns") or None
+    rows = load_pool(name, script.dataset_train_split, subset, revision, mapping)
     if not evaluates:
         return rows, None
     try:
-        return rows, load_pool(name, script.dataset_test_split, subset, revision)
+        return rows, load_pool(name, script.dataset_test_split, subset, revision, mapping)
     except FormatError as error:
         strategy = str(getattr(config.eval_strategy, "value", config.eval_strategy))
         raise ConfigError(

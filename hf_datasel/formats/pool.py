@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.errors import FormatError, reason_counts
-from hf_datasel.formats.rows import FORMATS, Part, Row, canonical_rows, detect_format
+from hf_datasel.errors import FormatError
+from hf_datasel.formats.layouts import row_layout, unread_columns
+from hf_datasel.formats.mapping import checked_mapping
+from hf_datasel.formats.readers import canonical_rows
+from hf_datasel.formats.rows import Part, Row, no_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["POOL_ROW", "Pool", "load_pool"]
+__all__ = ["POOL_ROW", "Pool"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,16 @@ POOL_ROW = "pool_row"
 """Name of the column of converted and tokenized datasets with the row number in the pool."""
 
 _BATCH_SIZE = 1_000
-_BUILDERS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv", ".arrow": "arrow"}
+
+
+KEYS, TOOLS, KWARGS, UNTRAINED = 1, 2, 4, 8
+"""What a row has besides text, as bits: keys of messages, tools, arguments of the template, untrained turns."""
+
+_SUMMARY_ROWS = 3
+"""Number of row numbers that a summary names per reason."""
+
+_warned: set[tuple[Any, ...]] = set()
+"""Columns that this process has already warned of."""
 
 
 class Pool:
@@ -34,31 +46,21 @@ class Pool:
 
     Args:
         dataset: Dataset in one of the supported row formats.
+        columns: Names of columns of the supported formats, or `role` and `content` of messages, and the names that the
+            dataset has for them, such as `{"prompt": "question", "completion": "answer"}`.
 
     Attributes:
         dataset: The dataset with its output format reset.
-        format: Name of the row format (see `hf_datasel.formats.rows`).
+        format: Name of the row format (see `hf_datasel.formats.layouts`).
+        layout: The columns that make the rows.
+        mapping: `columns` as passed, or None.
 
     Raises:
         FormatError: The dataset is not a `datasets.Dataset` with rows in a supported format.
     """
 
-    def __init__(self, dataset: Dataset):
-        from datasets import Dataset, DatasetDict
-
-        if isinstance(dataset, DatasetDict):
-            raise FormatError(f"The dataset is a DatasetDict with splits {list(dataset)}. Pass one of them.")
-        if not isinstance(dataset, Dataset):
-            hint = (
-                "Rows of a streaming dataset have no row numbers: map it with a score, select with select_streaming, "
-                "or load it with streaming=False."
-            )
-            if isinstance(dataset, str | Path):
-                hint = "Load it with hf_datasel.load_pool first."
-            if isinstance(dataset, list | dict):
-                kind = "list" if isinstance(dataset, list) else "dict"
-                hint = f"Convert it with datasets.Dataset.from_{kind}(rows)."
-            raise FormatError(f"A pool has to be a datasets.Dataset, but this is {type(dataset).__name__}. {hint}")
+    def __init__(self, dataset: Dataset, columns: Mapping[str, str] | None = None):
+        _check_type(dataset)
         if dataset.format["type"] == "custom":
             raise FormatError(
                 "The dataset transforms its rows with a function passed to with_transform or set_transform. Apply the "
@@ -66,26 +68,38 @@ class Pool:
             )
         if {"image", "images"} & set(dataset.column_names):
             raise FormatError("Rows with images cannot be scored or selected yet. Remove the image column.")
-        self.format = detect_format(dataset.column_names)
+        self.mapping = checked_mapping(columns)
+        self.layout = row_layout(dataset.column_names, self.mapping)
+        self.format = self.layout.format
         self.dataset = dataset.with_format(None)
+        self._warn_of_unread_columns()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     @property
     def columns(self) -> list[str]:
-        """Names of the columns of the row format, in the order of the dataset."""
-        return row_columns(self.dataset.column_names, self.format)
+        """Names of the columns that make the rows, in the order of the dataset."""
+        return [name for name in self.dataset.column_names if name in self.layout.columns]
 
-    def subset(self, indices: np.ndarray) -> Pool:
+    @property
+    def has_responses(self) -> bool:
+        """Whether the rows have responses as text: not if they are tokenized already, or have only a text column."""
+        return self.format not in ("text", "tokenized")
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Pool:
         """Return a pool of these rows, with their ids and reasons if this pool has computed them.
 
         Args:
             indices: Row numbers, in the order of the new pool.
         """
-        subset = Pool(self.dataset.select(indices))
+        indices = np.asarray(indices, dtype=np.int64)
+        subset = Pool(self.dataset.select(indices), self.mapping)
         if "_scan" in self.__dict__:
-            subset.__dict__["_scan"] = tuple(array[indices] for array in self._scan)
+            ids, reasons, contents, details = self._scan
+            kept = {int(row): number for number, row in enumerate(indices)} if details else {}
+            subset_details = {kept[row]: detail for row, detail in details.items() if row in kept}
+            subset.__dict__["_scan"] = (ids[indices], reasons[indices], contents[indices], subset_details)
         return subset
 
     def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Row]:
@@ -105,7 +119,7 @@ class Pool:
             data = data.select(np.asarray(indices, dtype=np.int64))
         try:
             for batch in data.iter(batch_size=_BATCH_SIZE):
-                yield from canonical_rows(batch, self.format)
+                yield from canonical_rows(batch, self.format, self.mapping)
         except UnicodeDecodeError as error:
             raise FormatError(
                 f"A row of the dataset contains text that is not UTF-8 ({error}). Correct the file that it comes from "
@@ -120,8 +134,10 @@ class Pool:
             indices: Row numbers to read, in this order; all rows by default.
 
         Raises:
-            FormatError: The rows have only a text column, and `part` is not `"both"`.
+            FormatError: The rows are tokenized already; or they have only a text column, and `part` is not `"both"`.
         """
+        if self.format == "tokenized":
+            raise no_text()
         if self.format == "text" and part != "both":
             raise FormatError(
                 f"Rows with only a text column have no {part}. Split them into prompt and completion columns."
@@ -129,14 +145,20 @@ class Pool:
         return [row.text(part) for row in self.rows(indices)]
 
     @cached_property
-    def _scan(self) -> tuple[np.ndarray, np.ndarray]:
+    def _scan(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
         digests = bytearray(32 * len(self))
+        contents = np.zeros(len(self), dtype=np.uint8)
         reasons: list[str] = []
+        details: dict[int, str] = {}
         for index, row in enumerate(self.rows()):
             digests[32 * index : 32 * index + 32] = row.digest()
             reasons.append(row.reason)
+            if row.reason:
+                details[index] = row.detail
+            else:
+                contents[index] = _contents(row)
         ids = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
-        return ids, np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1")
+        return ids, np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1"), contents, details
 
     @property
     def row_ids(self) -> np.ndarray:
@@ -149,73 +171,112 @@ class Pool:
         return self._scan[1]
 
     @property
+    def contents(self) -> np.ndarray:
+        """What each row has besides text, uint8 of shape (rows,): bits `KEYS`, `TOOLS`, `KWARGS` and `UNTRAINED`."""
+        return self._scan[2]
+
+    @property
+    def details(self) -> dict[int, str]:
+        """For each row that cannot be used: the column or message, what it holds, and what to do."""
+        return self._scan[3]
+
+    @property
     def id(self) -> str:
         """Hash of the row ids in order, which is the same on every machine and in every file format."""
         return hashlib.sha256(self.row_ids.tobytes()).hexdigest()
 
+    def reason_details(self) -> str:
+        """Return the number of unusable rows by reason, with the first row numbers and one detail for each."""
+        rows: dict[str, list[int]] = {}
+        for index in sorted(self.details):
+            rows.setdefault(str(self.reasons[index]), []).append(index)
+        parts = []
+        for reason, indices in sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])):
+            numbers = ", ".join(map(str, indices[:_SUMMARY_ROWS])) + (", ..." if len(indices) > _SUMMARY_ROWS else "")
+            label = "row" if len(indices) == 1 else "rows"
+            detail = f": {self.details[indices[0]]}" if self.details[indices[0]] else ""
+            parts.append(f"{len(indices):,} {reason} ({label} {numbers}{detail})")
+        return ", ".join(parts)
+
+    def mark(self, indices: Sequence[int] | np.ndarray, reason: str, detail: str = "") -> None:
+        """Record that rows cannot be used, for a reason that the rows alone do not show.
+
+        Args:
+            indices: Row numbers.
+            reason: One word that says why.
+            detail: What the reason means for these rows.
+        """
+        ids, reasons, contents, details = self._scan
+        marked = reasons.astype(object)
+        rows = np.asarray(indices, dtype=np.int64)
+        marked[rows] = reason
+        details = details | dict.fromkeys(rows.tolist(), detail)
+        self.__dict__["_scan"] = ids, marked.astype(np.str_), contents, details
+
     def summary(self) -> str:
-        """Return one line with the number of rows, the row format, and the number of unusable rows by reason."""
-        bad = Counter(self.reasons[self.reasons != ""].tolist())
+        """Return one line with the number of rows, the row format, and the unusable rows by reason."""
         line = f"{len(self):,} rows ({self.format})"
-        return f"{line}, {sum(bad.values()):,} of them unusable: {reason_counts(bad)}" if bad else line
+        return f"{line}, {len(self.details):,} of them unusable: {self.reason_details()}" if self.details else line
+
+    def _warn_of_unread_columns(self) -> None:
+        unread = unread_columns(self.dataset.column_names, self.layout)
+        unread = {name: key for name, key in unread.items() if not self._is_null(name)}
+        key = (self.format, tuple(sorted(self.layout.columns)), tuple(sorted(unread)))
+        if not unread or key in _warned:
+            return
+        _warned.add(key)
+        mapping = {**(self.mapping or {}), **{field: name for name, field in unread.items() if field}}
+        reads = "it" if len(unread) == 1 else "them" if all(unread.values()) else ", ".join(filter(unread.get, unread))
+        advice = f": columns={json.dumps(mapping, ensure_ascii=False)} reads {reads}" if any(unread.values()) else ""
+        logger.warning(
+            "Rows of the format %s are made of the columns %s; %s not read, though the name suggests a part of the "
+            "row%s.",
+            *(
+                self.format,
+                ", ".join(self.columns),
+                ", ".join(unread) + (" is" if len(unread) == 1 else " are"),
+                advice,
+            ),
+        )
+
+    def _is_null(self, name: str) -> bool:
+        column = self.dataset.data.column(name)
+        return bool(column.null_count == len(column))
 
 
-def row_columns(present: Sequence[str], row_format: str) -> list[str]:
-    """Return the columns of a row format, out of those present."""
-    needed = next(names for names in FORMATS[row_format] if names <= set(present))
-    optional = {"input"} if row_format == "alpaca" else set()
-    return [name for name in present if name in needed | optional]
+def _contents(row: Row) -> int:
+    contents = (TOOLS if row.tools else 0) | (KWARGS if row.chat_template_kwargs else 0)
+    for turn in row.turns:
+        if turn.message is not None:
+            contents |= KEYS
+        if not turn.trained:
+            contents |= UNTRAINED
+    return contents
 
 
-def load_pool(name: str, split: str = "train", config: str | None = None, revision: str | None = None) -> Dataset:
-    """Load rows from a file (json, jsonl, parquet, csv, arrow), a `save_to_disk` folder or the Hub.
+def _check_type(dataset: Any) -> None:
+    from datasets import Dataset, DatasetDict, IterableDatasetDict
 
-    Args:
-        name: Path of a file or folder, or id of a dataset on the Hub.
-        split: Name of the split. A single file has only `train`.
-        config: Configuration of a Hub dataset.
-        revision: Commit, branch or tag of a Hub dataset.
-
-    Returns:
-        The loaded dataset, with at least one row.
-
-    Raises:
-        FormatError: The file, folder or dataset does not exist, cannot be read, or has no rows.
-    """
-    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-    from datasets.exceptions import DatasetsError
-
-    path = Path(name).expanduser()
-    try:
-        if path.is_file() and path.stat().st_size == 0:
-            raise FormatError(f"{name!r} is empty: it has no rows.")
-        if path.is_file():
-            data: Any = load_dataset(_builder(path), data_files=str(path), split=split)
-        elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-            data = load_from_disk(str(path))
-            data = data[split] if isinstance(data, DatasetDict) else data
-        elif path.suffix in _BUILDERS or name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise FormatError(f"There is no file or folder {name!r}.")
-        else:
-            data = load_dataset(name, config, split=split, revision=revision)
-    except (DatasetsError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        if isinstance(error, FormatError):
-            raise
-        line = _first_line(error)
-        if "corresponds to no data" in line:
-            raise FormatError(f"{name!r} (split {split!r}) has no rows.") from error
-        raise FormatError(f"Cannot load {name!r} (split {split!r}): {line}") from error
-    if not isinstance(data, Dataset) or len(data) == 0:
-        raise FormatError(f"{name!r} (split {split!r}) has no rows.")
-    return data
-
-
-def _builder(path: Path) -> str:
-    if path.suffix not in _BUILDERS:
-        raise FormatError(f"Cannot read {str(path)!r}: the ending has to be one of {', '.join(_BUILDERS)}.")
-    return _BUILDERS[path.suffix]
-
-
-def _first_line(error: BaseException) -> str:
-    cause = error.__cause__ if type(error).__name__ == "DatasetGenerationError" and error.__cause__ else error
-    return (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+    if isinstance(dataset, DatasetDict | IterableDatasetDict):
+        splits = list(dataset)
+        kind = type(dataset).__name__
+        split = "train" if "train" in splits or not splits else splits[0]
+        raise FormatError(
+            f"The dataset is {'an' if kind.startswith('I') else 'a'} {kind} with splits {splits}.",
+            f"Pick a split: dataset[{str(split)!r}] (splits: {', '.join(map(str, splits))}).",
+        )
+    if isinstance(dataset, Dataset):
+        return
+    hint = (
+        "Rows of a streaming dataset have no row numbers: map it with a score, select with select_streaming, "
+        "or load it with streaming=False."
+    )
+    if isinstance(dataset, str | Path):
+        hint = "Load it with hf_datasel.load_pool first."
+    if isinstance(dataset, list | dict):
+        kind = "list" if isinstance(dataset, list) else "dict"
+        hint = f"Convert it with datasets.Dataset.from_{kind}(rows)."
+    if type(dataset).__module__.split(".")[0] == "pandas":
+        hint = "Convert it with datasets.Dataset.from_pandas(df, preserve_index=False)."
+    name = f"pandas.{type(dataset).__name__}" if "pandas" in hint else type(dataset).__name__
+    raise FormatError(f"A pool has to be a datasets.Dataset, but this is {name}. {hint}")

@@ -140,12 +140,13 @@ def parent_metadata(hub: Hub, name: str, revision: str | None, private: bool) ->
         raise PublishError(f"Cannot access the card of {name!r} on the Hub: {error_line(error)}") from error
 
 
-def is_unchanged(source: Mapping[str, Any], pool_id: str) -> bool | None:
+def is_unchanged(source: Mapping[str, Any], pool_id: str, columns: Mapping[str, str] | None = None) -> bool | None:
     """Return whether a dataset on the Hub has exactly the rows of the pool, in the same order.
 
     Args:
         source: Name, configuration, split and revision of the dataset on the Hub.
         pool_id: Id of the pool, a hash of its rows.
+        columns: Names of the columns of the row format and those of the dataset.
 
     Returns:
         None if the dataset cannot be loaded.
@@ -155,7 +156,7 @@ def is_unchanged(source: Mapping[str, Any], pool_id: str) -> bool | None:
 
     try:
         rows = load_dataset(source["name"], source["config"], split=source["split"], revision=source["revision"])
-        return bool(Pool(rows).id == pool_id)
+        return bool(Pool(rows, columns).id == pool_id)
     except (DatasetsError, FormatError, HfHubHTTPError, OSError, ValueError) as error:
         logger.warning("The parent %s cannot be loaded to compare its rows: %s", source["name"], error_line(error))
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
@@ -96,13 +97,34 @@ class RoundCache:
         def read() -> np.ndarray:
             values = self.pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
             try:
-                if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
+                if not _is_number(values.type):
                     raise ValueError("a cast would read text as numbers")
-                return _read_only(np.asarray(values.cast("double").to_numpy(), dtype=np.float64))
+                return _read_only(np.asarray(values.cast("double", safe=False).to_numpy(), dtype=np.float64))
             except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
                 raise ColumnError(f"Column {name!r} holds {values.type}, and a selection needs numbers.") from error
 
         return self._cached(("numbers", name), read)
+
+    def sort_keys(self, name: str) -> np.ndarray:
+        """Return numbers in the order of a numeric column of the dataset, without rounding.
+
+        Args:
+            name: Name of the column.
+
+        Returns:
+            The values, float64 of shape (rows,); for integers and decimals, which float64 may round, their dense
+            ranks, int64. What a row without a value has means nothing.
+        """
+
+        def rank() -> np.ndarray:
+            values = self.pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
+            is_exact = not pa.types.is_decimal(values.type) and not pa.types.is_integer(values.type)
+            if is_exact or values.type.bit_width < 64:
+                return self.numbers(name)
+            ranks = pc.rank(values.combine_chunks(), sort_keys="ascending", tiebreaker="dense")
+            return _read_only(ranks.to_numpy(zero_copy_only=False).astype(np.int64))
+
+        return self._cached(("sort_keys", name), rank)
 
     def vectors(self, name: str) -> np.ndarray:
         """Return a column of vectors, float32 of shape (rows, dimensions); a row of NaN where it is null.
@@ -169,6 +191,17 @@ def _fit_clusters(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -
         block = rows[start : start + _ROWS_PER_BLOCK]
         ids[block], distance[block] = nearest_centroids(vectors[block], centroids)
     return ClusterAssignment(_read_only(ids), _read_only(distance), k)
+
+
+def _is_number(type_: pa.DataType) -> bool:
+    types = pa.types
+    return bool(
+        types.is_floating(type_)
+        or types.is_integer(type_)
+        or types.is_decimal(type_)
+        or types.is_boolean(type_)
+        or types.is_null(type_)
+    )
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:

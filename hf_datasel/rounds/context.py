@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
 from hf_datasel.formats import Part
-from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.cache import RoundCache, take_rows
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.record import RoundRecord
 from hf_datasel.scoring.column_provenance import provenance_of
@@ -124,6 +124,27 @@ class RoundContext:
             logger.info("%s: no model is given, so the column %r is used.", self.record.caller, name)
             return self.column(name, rows)
         return self.score(source, rows, optional)[name].astype(np.float64)
+
+    def sort_keys(self, source: str | Score, rows: np.ndarray | None = None, column: str | None = None) -> np.ndarray:
+        """Return numbers to sort rows by, in the order of the values of a column or score without rounding.
+
+        Args:
+            source: Name of a column, or a score, as in `values`.
+            rows: Row numbers; all rows by default.
+            column: As in `values`.
+
+        Returns:
+            Shape (rows,): what `values` returns, or the int64 ranks of integers and decimals, which float64 rounds. A
+            row without a value may have any number.
+        """
+        name = source if isinstance(source, str) else column or source.value_column
+        if not isinstance(source, str) and not self._reads_column(source, name):
+            return self.values(source, rows, column)
+        self._check_column(name)
+        return take_rows(self._sort_keys(name), np.arange(len(self.pool)) if rows is None else rows)
+
+    def _sort_keys(self, name: str) -> np.ndarray:
+        return self._cache.sort_keys(name)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         """Return one vector per row, from a column of the dataset or from an embedding score.
@@ -336,7 +357,12 @@ class RoundContext:
 
     # -- Candidates and exclusions -------------------------------------------------------------------------------
     def candidates(
-        self, values: np.ndarray, rows: np.ndarray, high: float | None = None, name: str = ""
+        self,
+        values: np.ndarray,
+        rows: np.ndarray,
+        high: float | None = None,
+        name: str = "",
+        infinite: bool = False,
     ) -> np.ndarray:
         """Return the eligible rows with a finite value below `high`; the others are counted as excluded.
 
@@ -345,11 +371,12 @@ class RoundContext:
             rows: Row numbers.
             high: Values from here on are excluded.
             name: Name of the column, for the record.
+            infinite: Whether an infinite number is a value.
 
         Returns:
             Int64 row numbers, in the order of `rows`.
         """
-        missing = ~np.isfinite(values)
+        missing = np.isnan(values) if infinite else ~np.isfinite(values)
         if values.ndim > 1:
             missing = missing.any(axis=1) | (values.shape[1] == 0)
         if name in self.record.columns_used:

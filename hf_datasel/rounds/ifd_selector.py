@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.rounds.context import RoundContext
-from hf_datasel.rounds.selector import Selector
+from hf_datasel.rounds.selector import Selector, distinct_scores
 from hf_datasel.scores.ifd import IFD
+
+if TYPE_CHECKING:
+    from hf_datasel.scoring.base import Score
 
 __all__ = ["IFDSelector"]
 
@@ -43,6 +46,10 @@ class IFDSelector(Selector):
     def score(self) -> IFD:
         """Return the score that is computed where no column is named."""
         return IFD(self.model, revision=self.revision, convention=self.convention)
+
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores that the selector computes, with the IFD unless it is read from a column."""
+        return distinct_scores([*super().scores(), *([] if self.quality is not None else [self.score()])])
 
     def ifd(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the IFD of these rows, float64 of shape (rows,), NaN where a row has none."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from hf_datasel.rounds.context import RoundContext
-from hf_datasel.rounds.selector import Selector, column_name
+from hf_datasel.rounds.selector import Selector, column_name, distinct_scores
 from hf_datasel.strategies.top import top
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ __all__ = ["RankedSelector", "top_rows"]
 @dataclass(frozen=True)
 class RankedSelector(Selector):
     """Selector of the rows with the highest values of one score. Ties go to the lower row number.
+
+    Infinity is the highest value, and NaN is none. Integers and decimals are compared exactly.
 
     Attributes:
         below: Values from here on are excluded; None excludes none.
@@ -38,6 +40,11 @@ class RankedSelector(Selector):
     def value_column(self) -> str:
         """Name of the column that rows are ranked by."""
         return column_name(self.ranks_by)
+
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores that the selector computes, with the one that rows are ranked by."""
+        by = self.ranks_by
+        return distinct_scores([*super().scores(), *([] if isinstance(by, str) else [by])])
 
     def excluded(self, values: np.ndarray) -> tuple[np.ndarray, str]:
         """Return which rows are never selected because of their value, and the reason.
@@ -58,7 +65,8 @@ class RankedSelector(Selector):
         excluded, reason = self.excluded(values)
         context.exclude(reason, np.flatnonzero(excluded))
         rows = np.flatnonzero(~excluded)
-        return top_rows(context, values[rows], rows, self.value_column)
+        keys = context.sort_keys(self.ranks_by, rows, column=self.value_column)
+        return top_rows(context, values[rows], rows, self.value_column, keys)
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return how many rows have a higher value, and the lowest selected value."""
@@ -66,10 +74,11 @@ class RankedSelector(Selector):
         excluded, reason = self.excluded(values)
         if excluded[row]:
             return [f"Rows {reason} are excluded."]
-        candidates = context.eligible & np.isfinite(values) & ~excluded
+        candidates = context.eligible & ~np.isnan(values) & ~excluded
         if not candidates[row]:
             return []
-        higher = int((values[candidates] > values[row]).sum())
+        keys = context.sort_keys(self.ranks_by, column=self.value_column)
+        higher = int((keys[candidates] > keys[row]).sum())
         lowest = values[selected].min() if len(selected) else np.nan
         name = self.value_column
         return [
@@ -78,16 +87,19 @@ class RankedSelector(Selector):
         ]
 
 
-def top_rows(context: RoundContext, values: np.ndarray, rows: np.ndarray, name: str = "") -> np.ndarray:
+def top_rows(
+    context: RoundContext, values: np.ndarray, rows: np.ndarray, name: str = "", keys: np.ndarray | None = None
+) -> np.ndarray:
     """Return the eligible rows with the highest values, highest first, at most `context.budget`.
 
     Args:
         context: Context of the round.
-        values: One value for each of `rows`; rows with NaN are excluded.
+        values: One value for each of `rows`; rows with NaN are excluded, and infinity is the highest value.
         rows: Row numbers.
         name: Name of the column, for the record.
+        keys: Numbers in the order of the values, for values that float64 rounds; by default the values.
     """
-    candidates = context.candidates(values, rows, name=name)
-    candidate_values = values[np.isin(rows, candidates, assume_unique=True)]
+    candidates = context.candidates(values, rows, name=name, infinite=True)
+    candidate_values = (values if keys is None else keys)[np.isin(rows, candidates, assume_unique=True)]
     selected: np.ndarray = candidates[top(candidate_values, min(context.budget, len(candidates)))]
     return selected

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 
 import numpy as np
 
-from hf_datasel.errors import SelectionError, reason_counts
+from hf_datasel.errors import FormatError, SelectionError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 
-__all__ = ["check_budget", "run_round", "run_selector", "shortfall_error"]
+__all__ = ["check_budget", "check_texts", "run_round", "run_selector", "shortfall_error"]
 
 logger = logging.getLogger(__name__)
+
+_PYTHON_NAME = re.compile(r"^(size|ratio|tokens)(?==)")
+"""Arguments of `select`, which are `selection_size`, `selection_ratio` and `selection_tokens` on the command line."""
 
 
 def run_selector(selector: Selector, context: RoundContext) -> np.ndarray:
@@ -31,6 +35,7 @@ def run_selector(selector: Selector, context: RoundContext) -> np.ndarray:
         SelectionError: The selector returned something else.
     """
     name = type(selector).__name__
+    check_texts(selector, context.record.pool)
     context.record.caller = f"Round {context.index} of {name}" if context.index else name
     returned = np.asarray(selector.select(context))
     if returned.ndim != 1 or (returned.size and not np.issubdtype(returned.dtype, np.integer)):
@@ -46,6 +51,23 @@ def run_selector(selector: Selector, context: RoundContext) -> np.ndarray:
     if len(rows) > context.budget:
         raise SelectionError(f"{name}.select returned {len(rows):,} rows for a budget of {context.budget:,}.")
     return rows
+
+
+def check_texts(selector: Selector, pool: Pool) -> None:
+    """Raise if a selector reads text that the rows do not have.
+
+    Args:
+        selector: The selector.
+        pool: The rows.
+
+    Raises:
+        FormatError: The rows are tokenized already, or have only a text column.
+    """
+    for part in selector.reads_text():
+        try:
+            pool.texts(part, [])
+        except FormatError as error:
+            raise FormatError(f"{type(selector).__name__} reads the text of rows. {error}") from error
 
 
 def run_round(selector: Selector, context: RoundContext, strict: bool = True, requested: str = "") -> np.ndarray:
@@ -106,8 +128,12 @@ def check_budget(budget: int, pool: Pool, eligible: np.ndarray, requested: str) 
 def _shortfall_error(
     pool: Pool, eligible: np.ndarray, exclusions: Counter[str], num_rows: int, requested: str
 ) -> SelectionError:
-    message = _shortfall_message(pool, eligible, exclusions, num_rows, requested)
-    return SelectionError(f"{message} Lower it." if num_rows else message)
+    advice = " Lower it." if num_rows else ""
+    message, cli_message = (
+        f"{_shortfall_message(pool, eligible, exclusions, num_rows, name)}{advice}"
+        for name in (requested, _PYTHON_NAME.sub(r"selection_\g<0>", requested))
+    )
+    return SelectionError("", message, cli_message)
 
 
 def _shortfall_message(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.plan import RoundPlan
-from hf_datasel.spec import HasSpec, Kind, to_spec
+from hf_datasel.spec import HasSpec, Kind, object_key, to_spec
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
 
-__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_name", "round_epochs"]
+__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_name", "distinct_scores", "round_epochs"]
 
 
 def round_epochs(epochs: float) -> float:
@@ -88,6 +90,16 @@ class Selector(HasSpec, ABC):
         settings = (getattr(self, field.name) for field in fields(self))
         return tuple(score for value in settings if isinstance(value, Selector) for score in value.later_scores())
 
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores that any round computes: by default those among the settings, and `later_scores`."""
+        return distinct_scores([*_scores_of(self), *self.later_scores()])
+
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the parts of the rows whose text is read other than by scores."""
+        return tuple(
+            part for value in _settings_of(self) if isinstance(value, Selector) for part in value.reads_text()
+        )
+
     def check_later_rounds(self, context: RoundContext) -> None:
         """Raise an error that would occur in a later round, before the first round. No model is loaded or run.
 
@@ -128,6 +140,10 @@ class RowFilter(HasSpec, ABC):
     spec_kind: ClassVar[Kind] = "filter"
     citation: ClassVar[str] = ""
 
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores that the filter computes: by default those among its settings."""
+        return tuple(_scores_of(self))
+
     @abstractmethod
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the rows to keep.
@@ -157,6 +173,36 @@ class RowFilter(HasSpec, ABC):
     def spec(self) -> dict[str, Any]:
         """Return name, and the settings that differ from their defaults, for the record."""
         return to_spec(self)
+
+
+def _settings_of(owner: Selector | RowFilter) -> list[Any]:
+    """Return the values of the fields, and those in lists."""
+    values = [getattr(owner, field.name) for field in fields(owner)]
+    return [item for value in values for item in (value if isinstance(value, list | tuple) else (value,))]
+
+
+def distinct_scores(scores: Sequence[Score]) -> tuple[Score, ...]:
+    """Return the scores without those that are equal to an earlier one.
+
+    Args:
+        scores: The scores.
+    """
+    return tuple({object_key(score): score for score in scores}.values())
+
+
+def _scores_of(owner: Selector | RowFilter) -> list[Score]:
+    from hf_datasel.scoring.base import Score
+
+    scores: list[Score] = []
+    for value in _settings_of(owner):
+        if isinstance(value, Score):
+            scores.append(value)
+        elif isinstance(value, Selector | RowFilter):
+            scores += value.scores()
+    clusters = getattr(owner, "clusters", getattr(owner, "groups", None))
+    if clusters is not None and not getattr(clusters, "needs_fit", False):  # nothing is fitted to the vectors
+        scores = [score for score in scores if score is not getattr(owner, "vectors", None)]
+    return scores
 
 
 def column_name(source: str | Score) -> str:

@@ -120,6 +120,10 @@ class SubsetView(RoundContext):
         numbers: np.ndarray = self.parent.column(name)[self._parent_rows(rows)]
         return numbers
 
+    def _sort_keys(self, name: str) -> np.ndarray:
+        keys: np.ndarray = self.parent._sort_keys(name)[self.rows]
+        return keys
+
     def _parent_rows(self, rows: np.ndarray | None) -> np.ndarray:
         return self.rows if rows is None else self.rows[rows]
 

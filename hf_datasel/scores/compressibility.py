@@ -60,6 +60,11 @@ class Compressibility(Score):
         if type(self.level) is not int or not 1 <= self.level <= 9:
             raise ConfigError(f"Compressibility(level={self.level!r}): it has to be an int from 1 to 9.")
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"compressibility": pa.float32(), "compressibility_reason": pa.string()}

@@ -53,10 +53,12 @@ class DeitaScore(ModelScore):
     `Dataset.map`. The model of the round is not used.
 
     Reads any supported row format that has a response. Each response of a row is rated with the turn that it answers
-    (of the user or a tool); system messages are ignored. Writes `complexity` and `quality` (float32, 1 to 6, the mean
-    over several turns), `deita` (float32) and `deita_reason` ("" for a scored row). A turn that exceeds `max_length`
-    tokens is rated with its response truncated; if the question alone exceeds them, the row has no score. Cost: two
-    forward passes per turn, one by each scorer.
+    (of the user or a tool); system messages and tools are ignored. Tool calls and thoughts are rated as text. Of two
+    responses in turn both answer the turn before them; a greeting before the first question is not rated, and the
+    reason of a row without any question is `empty_prompt`. Writes `complexity` and `quality` (float32, 1 to 6, the
+    mean over several turns), `deita` (float32) and `deita_reason` ("" for a scored row). A turn that exceeds
+    `max_length` tokens is rated with its response truncated; if the question alone exceeds them, the row has no score.
+    Cost: two forward passes per turn, one by each scorer.
 
     Reference: Liu et al. 2024 (2312.15685), whose selection then excludes near-duplicates.
 
@@ -122,6 +124,11 @@ class DeitaScore(ModelScore):
     def needs_tokenizer(self) -> bool:
         """Whether the score needs tokenized rows."""
         return False  # each scorer has its own, loaded when it runs
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
@@ -195,26 +202,30 @@ def _encode_turns(
         turns = []
         for position, row in enumerate(rows.pool.rows(rows.indices[part]), start):
             reasons[position] = reasons[position] or row.reason
-            turns += [(position, *turn) for turn in _turns(row)] if reasons[position] == "" else []
+            if reasons[position] == "":
+                pairs = _turns(row)
+                turns += [(position, *turn) for turn in pairs]
+                reasons[position] = "" if pairs else "empty_prompt"
         contexts = template.encode_rows([(question, answer) for _, question, answer in turns])
         for (position, *_), context in zip(turns, contexts, strict=True):
             if context is None:
                 reasons[position] = "prompt_fills_window"
-        pairs = zip(turns, contexts, strict=True)
-        encoded = [(position, ids) for (position, *_), ids in pairs if ids is not None and reasons[position] == ""]
+        rated = zip(turns, contexts, strict=True)
+        encoded = [(position, ids) for (position, *_), ids in rated if ids is not None and reasons[position] == ""]
         owners.append(np.array([position for position, _ in encoded], dtype=np.int64))
         yield [np.array(ids, dtype=np.int64) for _, ids in encoded]
 
 
 def _turns(row: Row) -> list[tuple[str, str]]:
-    """Return pairs of a question and the response to it."""
-    pairs, questions = [], list[str]()
+    """Return pairs of a question and the response to it; a greeting before the first question answers none."""
+    pairs, responses = list[tuple[str, str]](), set(row.response_turns)
+    questions, is_answered = list[str](), False
     for number, turn in enumerate(row.turns):
         if turn.role == "assistant":
-            pairs += [("\n".join(questions), turn.content)] if number >= row.context else []
-            questions = []
+            pairs += [("\n".join(questions), turn.content)] if number in responses and questions else []
+            is_answered = True
         elif turn.role not in ("system", "developer"):
-            questions.append(turn.content)
+            questions, is_answered = [*([] if is_answered else questions), turn.content], False
     return pairs
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
-from hf_datasel.formats import Batch, Part, Row
+from hf_datasel.formats import Part, Row
 from hf_datasel.scoring.base import Columns, ModelScore, Score, null_counts
 from hf_datasel.scoring.endpoint.client import Endpoint
 from hf_datasel.scoring.endpoint.embeddings import EndpointEmbeddings, check_settings
@@ -133,16 +133,14 @@ class Embedding(ModelScore):
     def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
         return super()._rows_of(dataset) if self.base_url is None else Score._rows_of(self, dataset)
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows: not with `as_trained`."""
+        return not self.as_trained
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"embedding": pa.list_(pa.float32()), "embedding_reason": pa.string()}
-
-    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
-        """Return the new columns of a batch: vectors as float32 arrays, None for a row without one, and reasons."""
-        columns = super().__call__(batch)
-        name = f"{self.column_prefix}embedding"
-        columns[name] = [None if vector is None else np.asarray(vector, dtype=np.float32) for vector in columns[name]]
-        return columns
 
     def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
         """Announce the forward pass that `compute` runs."""
@@ -207,6 +205,7 @@ class Embedding(ModelScore):
         encoder = _Encoder(runner, rows.tokenizer, length, self.pooling)
         reasons = np.full(len(rows), "", dtype=object)
         texts = RaggedArray(self._tokens(rows, encoder, reasons))
+        runner.check_tokens(texts)
         vectors = runner.run(
             lambda batch: encoder.pooled([texts[position] for position in batch]).cpu().numpy(),
             texts.lengths,

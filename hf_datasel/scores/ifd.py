@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, did_you_mean
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import TokenRows, Tokens, TokenSettings
@@ -58,13 +58,15 @@ class IFD(ModelScore):
         ratio: `"perplexity"` divides perplexities and writes `ifd`; `"loss"` divides the losses (2410.09335, Eq. 2)
             and writes `ifd_loss_ratio`.
         prior_context: Context of the response in the prior: `"generation-prompt"` (default: BOS, else EOS, followed by
-            the chat template's generation prompt), `"bos"`, or `"none"`, which excludes the first token from both
-            terms.
+            the chat template's generation prompt if that does not begin with it), `"bos"`, or `"none"`, which excludes
+            the first token from both terms.
         end_token: Whether the token that ends the response is scored, in both terms; true by default.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
         model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
         column_prefix: Prefix of the name of every column that the score writes.
     """
+
+    version: ClassVar[int] = 2
 
     convention: Literal["sft", "iterit", "superfiltering", "cherry"] = field(default="sft", kw_only=True)
     ratio: Literal["perplexity", "loss"] = field(default="perplexity", kw_only=True)
@@ -93,6 +95,11 @@ class IFD(ModelScore):
     def column(self) -> str:
         """Name of the column with the ratio."""
         return f"{self.column_prefix}{_RATIOS[self.ratio]}"
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows, for the prompts of a published convention."""
+        return self.convention in PRESETS
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
@@ -139,10 +146,42 @@ class IFD(ModelScore):
         nulls = null_counts(tokens.reasons)
         loss = runner.mean_nll(tokens.conditional, len(rows), "loss", nulls)
         prior = runner.mean_nll(tokens.prior, len(rows), "loss_prior", nulls)
+        reasons = tokens.reasons
+        if rows.pool.format == "tokenized":
+            reasons = self._without_prompt(rows, tokens)
+            loss, prior = (np.where(reasons == "no_prompt_token", np.nan, values) for values in (loss, prior))
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
             ratio = np.exp(loss - prior) if self.ratio == "perplexity" else loss / prior
-        values, reasons = finite_or_null([ratio, loss, prior], tokens.reasons)
-        return dict(zip(self.columns(), [*values, reasons], strict=True))
+        values, nulls = finite_or_null([ratio, loss, prior], reasons)
+        return dict(zip(self.columns(), [*values, nulls], strict=True))
+
+    def check_inputs(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Raise an error if no row can have an IFD, since labels of tokenized rows mark no prompt."""
+        super().check_inputs(rows, runner)
+        if rows.pool.format == "tokenized" and (tokenized := rows.all_tokenized()) is not None:
+            self._without_prompt(tokenized, self.tokens(tokenized))
+
+    def _without_prompt(self, rows: TokenRows, tokens: Tokens) -> np.ndarray:
+        """Return the reasons of tokenized rows, with one for those whose first token has a label.
+
+        Raises:
+            FormatError: All rows are like that, or only some of them have the generation prompt before their labels.
+        """
+        reasons = tokens.reasons.astype(object)
+        conditional = tokens.conditional
+        reasons[conditional.owner[conditional.first_positions() == 0]] = "no_prompt_token"
+        if len(conditional) and not (reasons == "").any():
+            raise FormatError(
+                "IFD compares the loss of a response with and without its prompt, and no row of these tokenized rows "
+                "has a prompt: all tokens have a label. Add labels with -100 for the prompt, or select by Loss."
+            )
+        if self._prior()[0] == "generation-prompt" and 0 < rows.generation_prompts < 1:
+            raise FormatError(
+                "Some of these tokenized rows have the generation prompt of the chat template before their labels, "
+                "and others do not, so that IFD cannot tell what comes before a response without its prompt. Pass "
+                "IFD(prior_context='bos')."
+            )
+        return reasons.astype(np.str_)
 
 
 def _one_of(name: str, value: str | None, options: list[Any]) -> None:

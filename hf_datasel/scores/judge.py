@@ -67,10 +67,10 @@ class Judge(Score):
     answer, readable or not, is final. See `read_rating` for which answers can be read.
 
     Reads any supported row format that has a response; in conversations the last response is judged, with the turns
-    before it as the task. Writes `judge` (float32) and `judge_reason`: "" for a rated row, `unreadable_answer`,
-    `refused` (the endpoint rejects the row, which may be too long), `no_answer` or `budget_spent`. With a score store,
-    later runs request only rows with the last two, and rows that were not requested before. In `Dataset.map` the
-    budget is for each batch; use `hf_datasel.score`.
+    before it and the tools as the task; tool calls are read as JSON. Writes `judge` (float32) and `judge_reason`: ""
+    for a rated row, `unreadable_answer`, `refused` (the endpoint rejects the row, which may be too long), `no_answer`
+    or `budget_spent`. With a score store, later runs request only rows with the last two, and rows that were not
+    requested before. In `Dataset.map` the budget is for each batch; use `hf_datasel.score`.
 
     Reference: Zheng et al. 2023 (2306.05685), and Yu et al. 2024 (2409.11378) for data selection; the prompt is our
     own wording.
@@ -138,6 +138,11 @@ class Judge(Score):
             timeout=self.timeout,
             max_tokens_spent=self.max_tokens_spent,
         )
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.words import count_words
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.models import load_tokenizer, model_identity
 from hf_datasel.tokens import TokenRows, TokenSettings
@@ -30,10 +31,15 @@ class Length(Score):
     `prompt_tokens`, `response_tokens`, `num_tokens` (int32), as training reads the row, with `unit="tokens"`; and
     `length_reason` ("" for a row with a length).
 
+    Words are separated by white space. In scripts without spaces between words every character of Chinese and of
+    Japanese kanji and hiragana counts as one, and so do four letters with their marks in Thai, Lao, Khmer and Burmese,
+    whose words only a dictionary can find. A text has about 1.3 times as many in Chinese and 2.6 times as many in
+    Japanese as in English. In version 1 such a text was one word up to the next white space.
+
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
 
     Args:
-        unit: `"words"` of the response, separated by white space, or `"tokens"` of the row.
+        unit: `"words"` of the response or `"tokens"` of the row.
         model: Hub id or local path of the model whose tokenizer is used with `unit="tokens"`; by default that of the
             round.
         revision: Commit, branch or tag of the tokenizer on the Hub.
@@ -47,6 +53,7 @@ class Length(Score):
     model: str | None = None
     revision: str | None = field(default=None, kw_only=True)
 
+    version = 2
     citation = (
         "@article{zhao2024long, title={Long Is More for Alignment: A Simple but Tough-to-Beat Baseline for "
         "Instruction Fine-Tuning}, author={Zhao, Hao and Andriushchenko, Maksym and Croce, Francesco and "
@@ -71,6 +78,11 @@ class Length(Score):
         """Return how rows are tokenized outside a trainer."""
         return TokenSettings()
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows, to count its words."""
+        return self.unit == "words"
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         names = ["response_words"] if self.unit == "words" else ["prompt_tokens", "response_tokens", "num_tokens"]
@@ -89,7 +101,7 @@ class Length(Score):
         if rows.pool.format == "text":
             raise FormatError("Rows with only a text column have no response whose length could be measured.")
         parsed = list(rows.pool.rows(rows.indices))
-        words = [None if row.reason else len(row.response.split()) for row in parsed]
+        words = [None if row.reason else count_words(row.response) for row in parsed]
         reasons = pa.array([row.reason for row in parsed], pa.string())
         return {"response_words": pa.array(words, pa.int32()), "length_reason": reasons}
 

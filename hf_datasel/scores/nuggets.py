@@ -136,6 +136,11 @@ class Nuggets(ModelScore):
         """Whether the score has to be fitted first."""
         return self.anchor_file is None
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"golden": pa.float32(), "golden_reason": pa.string()}
@@ -237,6 +242,7 @@ class Nuggets(ModelScore):
                 num_long,
                 window,
             )
+        runner.check_tokens(examples)
         zero_shot = _zero_shot(anchors, runner)
 
         def wins(batch: np.ndarray) -> np.ndarray:

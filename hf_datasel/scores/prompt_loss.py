@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel._lazy import pc
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.tokens import Sequences, TokenRows, TokenSettings
@@ -57,6 +56,11 @@ class PromptLoss(ModelScore):
         """Return how rows are tokenized outside a trainer, as for `IFD`."""
         return self._as_ifd().token_settings()
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows, for the prompts of a published convention."""
+        return self._as_ifd().needs_text
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"loss_prompt": pa.float32(), "loss_prompt_reason": pa.string()}
@@ -79,24 +83,15 @@ class _Prompts(Sequences):
     @classmethod
     def of(cls, sequences: Sequences) -> _Prompts:
         """Return the prompts of full rows, without those of a single token, which has no context."""
-        usable = np.flatnonzero(_starts(sequences) >= 2)
+        usable = np.flatnonzero(sequences.first_positions() >= 2)
         return cls(sequences.data.select(usable), sequences.owner[usable])
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.lengths = _starts(self)
+        self.lengths = self.first_positions()
         self.scored = self.lengths - 1
 
     def fetch(self, indices: np.ndarray) -> list[Sequence]:
         """Return the prompts at these indices."""
         rows = zip(super().fetch(indices), self.lengths[indices].tolist(), strict=True)
         return [Sequence(row.ids[:stop], np.arange(1, stop)) for row, stop in rows]
-
-
-def _starts(sequences: Sequences) -> np.ndarray:
-    """Return the start of the first response in each sequence, int64 of shape (sequences,)."""
-    if not len(sequences.data):  # an empty dataset has no column types
-        return np.empty(0, dtype=np.int64)
-    spans = sequences.data.select_columns([sequences.spans]).with_format("arrow")[:].column(sequences.spans)
-    starts: np.ndarray = pc.list_element(spans, 0).cast("int64").to_numpy()
-    return starts

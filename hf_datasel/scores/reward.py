@@ -40,10 +40,11 @@ _HEADLESS = re.compile(r"(For(CausalLM|MaskedLM|PreTraining|ConditionalGeneratio
 class Reward(ModelScore):
     """The score that a reward model, a sequence classifier with one output, gives to a row.
 
-    The model reads the full conversation in its own chat template. Without a chat template it reads the turns as text,
-    one per line. A row of more than `max_length` tokens is truncated at the end of its last response, and the tokens
-    that the template adds after a response are kept, because these models read their score off the end. If that
-    leaves no response, the reason is `prompt_fills_window`.
+    The model reads the conversation up to the last response in its own chat template, with tools, tool calls and
+    thoughts where the template shows them. Without a chat template it reads the turns as text, one per line. A row of
+    more than `max_length` tokens is truncated at the end of its last response, and the tokens that the template adds
+    after a response are kept, because these models read their score off the end. If that leaves no response, the
+    reason is `prompt_fills_window`.
 
     The scores equal those of the model for each row alone. Decoders read the score off the last token that is not the
     padding token of the model's configuration: a model whose padding token ends each turn scores the token before.
@@ -84,6 +85,11 @@ class Reward(ModelScore):
         """Convention of the tokens: the reward model's chat template."""
         return "chat"
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"reward": pa.float32(), "reward_reason": pa.string()}
@@ -115,12 +121,17 @@ class Reward(ModelScore):
         _check_format(rows)
         parts = (rows.indices[start : start + _CHUNK_ROWS] for start in range(0, len(rows), _CHUNK_ROWS))
         parsed = (list(rows.pool.rows(part)) for part in parts)
-        rewards, reasons = self.rate(parsed, rows.tokenizer, runner, rows.settings.max_length)
+        rewards, reasons = self.rate(parsed, rows.tokenizer, runner, rows.settings.max_length, rows.messages)
         values, reason_array = finite_or_null([rewards], reasons)
         return {"reward": values[0], "reward_reason": reason_array}
 
     def rate(
-        self, parts: Iterable[Sequence[Row]], tokenizer: Any, runner: ModelRunner, default_length: int | None = None
+        self,
+        parts: Iterable[Sequence[Row]],
+        tokenizer: Any,
+        runner: ModelRunner,
+        default_length: int | None = None,
+        messages: dict[str, str] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the rewards of rows in chunks.
 
@@ -129,6 +140,7 @@ class Reward(ModelScore):
             tokenizer: Tokenizer of the reward model.
             runner: Runs the reward model.
             default_length: Maximum number of tokens of a row if `max_length` is None and the model takes as many.
+            messages: Mapping that receives the message of the first error of the chat template; see `TokenRows`.
 
         Returns:
             Rewards, float64, NaN for a row without one, and for each row "" or the reason.
@@ -139,7 +151,10 @@ class Reward(ModelScore):
         )
         reasons: list[str] = []
         texts = RaggedArray(_tokens(parts, chats, reasons))
+        if messages is not None:
+            messages |= chats.messages
         reason_array = np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1")
+        runner.check_tokens(texts)
         rewards = np.full(len(reason_array), np.nan)
         rewards[reason_array == ""] = runner.run(
             lambda batch: forwards([texts[position] for position in batch]),

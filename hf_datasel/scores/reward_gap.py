@@ -19,7 +19,7 @@ from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.logprobs import Forward, LogprobRunner
 from hf_datasel.scoring.models import model_identity
 from hf_datasel.tokens import TokenRows
-from hf_datasel.tokens.chat import prompt_and_response, replace_response
+from hf_datasel.tokens.chat import prompt_and_response, replace_response, strip_response
 from hf_datasel.tokens.sequences import RaggedArray, Sequence as TokenSequence
 
 if TYPE_CHECKING:
@@ -144,6 +144,11 @@ class RewardGap(ModelScore):
                 )
         return Judge(**settings)
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
+
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
         return {"reward_gap": pa.float32(), "reward_gap_reason": pa.string()}
@@ -192,7 +197,8 @@ class RewardGap(ModelScore):
         length = rows.settings.max_length
         length = None if length is None else length + self.max_new_tokens  # room for the longest answer
         parts = _rows_then_answers(rows, owner, answers)
-        return _difference(*reward.rate(parts, loading.tokenizer(), runner.with_model(loading), length))
+        rewards = reward.rate(parts, loading.tokenizer(), runner.with_model(loading), length, rows.messages)
+        return _difference(*rewards)
 
     def _compare_by_judge(
         self, rows: TokenRows, owner: np.ndarray, answers: list[str], runner: ModelRunner
@@ -229,6 +235,7 @@ def log_perplexities(runner: ModelRunner, texts: RaggedArray, label: str) -> np.
     Returns:
         Float64 of shape (texts,).
     """
+    runner.check_tokens(texts)
     forwards = LogprobRunner(runner.model)
 
     def compute(batch: np.ndarray) -> np.ndarray:
@@ -247,10 +254,7 @@ def _rows_then_answers(rows: TokenRows, owner: np.ndarray, answers: list[str]) -
             part = slice(start, start + _CHUNK_ROWS)
             parsed = rows.pool.rows(rows.indices[owner[part]])
             pairs = zip(parsed, answers[part], strict=True)
-            yield [
-                replace_response(row, row.turns[-1].content.strip() if own_response else answer)
-                for row, answer in pairs
-            ]
+            yield [strip_response(row) if own_response else replace_response(row, answer) for row, answer in pairs]
 
 
 def _difference(scores: np.ndarray, reasons: np.ndarray) -> ScoresAndReasons:

@@ -39,9 +39,9 @@ class SelectIT(ModelScore):
     one after the other, in each call: use `hf_datasel.score` and not `Dataset.map`.
 
     Reads any supported row format that has a response; in conversations the last response is rated, with the turns
-    before it as the task. Writes `selectit` (float32) and `selectit_reason` ("" for a scored row). A row that exceeds
-    `max_length` tokens with the prompt is rated with its response truncated. Cost: one forward pass per row, prompt
-    and model.
+    before it and the tools as the task; tool calls are read as JSON. Writes `selectit` (float32) and `selectit_reason`
+    ("" for a scored row). A row that exceeds `max_length` tokens with the prompt is rated with its response truncated.
+    Cost: one forward pass per row, prompt and model.
 
     Reference: Liu et al. 2024 (2402.16705); the prompts are our own wording.
 
@@ -111,6 +111,11 @@ class SelectIT(ModelScore):
     def needs_tokenizer(self) -> bool:
         """Whether the score needs tokenized rows."""
         return self.level != "model"  # there each model has its own, loaded when it runs
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows."""
+        return True
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""

@@ -17,7 +17,15 @@ import pyarrow as pa
 from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.formats import Batch
-from hf_datasel.scoring.models import MAP_MODELS, Kind as ModelKind, Loading, model_identity
+from hf_datasel.scoring.map_batches import check_batch, dataset_of_batch, with_new_columns
+from hf_datasel.scoring.models import (
+    MAP_MODELS,
+    Kind as ModelKind,
+    Loading,
+    check_max_length,
+    load_config,
+    model_identity,
+)
 from hf_datasel.spec import HasSpec, Kind, description, object_key, spec_name
 from hf_datasel.tokens import TokenRows, TokenSettings
 
@@ -89,7 +97,10 @@ class Score(HasSpec, ABC):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """Names of the columns that the score reads, other than those that hold the row's text."""
+        """Names of the columns that the score reads, other than those that make the row.
+
+        In `map` a score sees only these and the columns of the row.
+        """
         return ()
 
     def check(self, rows: int) -> None:
@@ -139,6 +150,11 @@ class Score(HasSpec, ABC):
         """Whether the score reads token ids."""
         return False
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether the score reads the text of rows, which tokenized rows do not have."""
+        return False
+
     def settings(self) -> dict[str, Any]:
         """Return the values of the fields by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
@@ -184,27 +200,32 @@ class Score(HasSpec, ABC):
         new = {name: generate_from_arrow_type(dtype) for name, dtype in self._prefixed(self.columns()).items()}
         return Features({**dataset.features, **new})
 
-    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
-        """Compute the columns for a batch of `Dataset.map(score, batched=True)`.
+    def __call__(self, batch: Batch | pa.Table) -> dict[str, list[Any]] | pa.Table:
+        """Compute the columns for a batch of `Dataset.map(score, batched=True)` or `IterableDataset.map`.
+
+        The numbers are those of `hf_datasel.score`, whatever the batch size. Only the columns that make the row and
+        those in `reads` are read. As in every function for `map`, a column of the dataset with the name of a new one
+        is replaced; `column_prefix` prevents it.
 
         Args:
-            batch: Column name -> values, in any supported row format.
+            batch: Column name -> values, in any supported row format; a `pa.Table` if the dataset has the format
+                "arrow". The formats "numpy", "torch", "jax" and "tf" are supported unless they round a number that is
+                part of a row, "pandas" and "polars" are not.
 
         Returns:
-            Column name -> values: float32, int32 or str, None where a row has no value.
+            Column name -> values: float32, int32 or str, None where a row has no value. For a `pa.Table` the table
+            with these columns.
 
         Raises:
-            ScoreError: The batch is a single row, or the score names no model.
+            ScoreError: The batch is a single row or in a format that is not supported, or the score names no model.
         """
-        from datasets import Dataset, are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+        from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-        first = batch[next(iter(batch))] if len(batch) else []
-        if isinstance(first, str) or not hasattr(first, "__len__"):
-            raise ScoreError(f"{type(self).__name__} works on batches: call dataset.map(..., batched=True).")
+        check_batch(batch, type(self).__name__)
         was_disabled = are_progress_bars_disabled()
         disable_progress_bars()
         try:
-            rows, runner = self._rows_of(Dataset.from_dict({name: list(batch[name]) for name in batch}))
+            rows, runner = self._rows_of(dataset_of_batch(batch, self.reads))
             columns = self._prefixed(self.compute(rows, runner))
         finally:
             if not was_disabled:
@@ -218,6 +239,8 @@ class Score(HasSpec, ABC):
                     type(self).__name__,
                 )
                 break
+        if isinstance(batch, pa.Table):
+            return with_new_columns(batch, columns)
         return {name: _to_python(values) for name, values in columns.items()}
 
     def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
@@ -337,6 +360,8 @@ class ModelScore(Score):
         from hf_datasel.formats import Pool
 
         loading = self.loading()
+        if self.max_length is not None:
+            check_max_length(load_config(loading), self.max_length, type(self).__name__)
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
         return rows, super()._rows_of(dataset)[1].with_model(loading)
 
@@ -361,9 +386,12 @@ def _is_json(value: object) -> bool:
 
 
 def _to_python(values: pa.Array) -> list[Any]:
-    """Return a list from which `datasets` infers the type of the column: numpy scalars, str, None for null."""
+    """Return a list from which `datasets` infers the type: numpy scalars and arrays, str, None for null."""
     if pa.types.is_string(values.type):
         return list(values.to_pylist())
+    if pa.types.is_list(values.type):
+        item = values.type.value_type.to_pandas_dtype()
+        return [None if value is None else np.asarray(value, dtype=item) for value in values.to_pylist()]
     scalar = np.dtype(values.type.to_pandas_dtype()).type
     return [None if value is None else scalar(value) for value in values.to_pylist()]
 

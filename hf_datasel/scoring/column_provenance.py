@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from hf_datasel.spec import upgraded
 
-__all__ = ["provenance_of", "read_provenance", "record_provenance", "write_provenance"]
+__all__ = ["is_computed", "provenance_of", "read_provenance", "record_provenance", "write_provenance"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def record_provenance(name: str, column: pa.Array | pa.ChunkedArray, spec: dict[
         spec: Spec of the score.
     """
     if _is_numeric(column):
-        for key in _keys(name, column.cast("double").to_numpy(zero_copy_only=False)):
+        for key in _keys(name, _as_float64(column)):
             _record(key, spec)
 
 
@@ -51,6 +51,18 @@ def provenance_of(name: str, values: np.ndarray) -> dict[str, Any] | None:
     return next((_specs[key] for key in _keys(name, values) if key in _specs), None)
 
 
+def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
+    """Return whether a column is known to be the result of a score, or holds nothing but nulls.
+
+    Args:
+        name: Name of the column.
+        column: Values of the column.
+    """
+    if column.null_count == len(column):
+        return True
+    return _is_numeric(column) and provenance_of(name, _as_float64(column)) is not None
+
+
 def write_provenance(path: Path, table: pa.Table) -> None:
     """Write the specs of the columns of a table, to be stored next to the file of the table.
 
@@ -59,7 +71,7 @@ def write_provenance(path: Path, table: pa.Table) -> None:
         table: The table.
     """
     columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
-    keys = [key for name, column in columns.items() for key in _keys(name, column.cast("double").to_numpy())]
+    keys = [key for name, column in columns.items() for key in _keys(name, _as_float64(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
     path.write_text(json.dumps({"origins": specs}, indent=1, sort_keys=True), encoding="utf-8")
 
@@ -98,6 +110,11 @@ def _keys(name: str, values: np.ndarray) -> list[str]:
 
 def _is_numeric(column: pa.Array | pa.ChunkedArray) -> bool:
     return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+
+
+def _as_float64(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    values = column.cast("double", safe=False)
+    return np.asarray(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False))
 
 
 def _digest(values: np.ndarray) -> str:

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from hf_datasel.errors import ScoreError
+from hf_datasel.errors import FormatError, ScoreError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.rows import no_text
 from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.distributed import Processes
-from hf_datasel.scoring.models import Loading, Models, load_tokenizer, tokenizer_identity
+from hf_datasel.scoring.models import (
+    Loading,
+    Models,
+    check_max_length,
+    load_config,
+    load_tokenizer,
+    tokenizer_identity,
+)
 from hf_datasel.scoring.outputs import ResultStore, TrainingLosses
 from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.spec import changed_settings, spec_name
@@ -49,6 +57,9 @@ class Engine:
         models: Cache of models loaded by name.
         training_losses: Losses of the model that are known from its training.
         optimizer: Optimizer that the model is trained with.
+
+    Attributes:
+        messages: What the first row without the last score shows about its reason, by reason; see `TokenRows`.
     """
 
     pool: Pool
@@ -63,6 +74,7 @@ class Engine:
     models: Models = field(default_factory=Models)
     training_losses: TrainingLosses | None = None
     optimizer: Any = None
+    messages: dict[str, str] = field(default_factory=dict, init=False)
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _runner: tuple[Hashable, ModelRunner] | None = field(default=None, init=False)
     """Runner of the current model with its results, and the key of the model."""
@@ -98,12 +110,16 @@ class Engine:
             ScoreError: The score needs a model and there is none, or it truncates rows differently from training.
         """
         score = self._for_training(score)
+        if self.pool.format == "tokenized":
+            self._check_tokens(score)
         rows, runner = self._inputs(score, indices)
         if indices is not None and not len(indices):
             score.check(len(self.pool))
             score.check_inputs(rows, runner)
             return {f"{score.column_prefix}{name}": pa.array([], dtype) for name, dtype in score.columns().items()}
-        return {f"{score.column_prefix}{name}": column for name, column in score.compute(rows, runner).items()}
+        columns = score.compute(rows, runner)
+        self.messages = rows.messages
+        return {f"{score.column_prefix}{name}": column for name, column in columns.items()}
 
     def announce(self, scores: Sequence[Score]) -> None:
         """Announce the scores to compute next, so that one forward pass computes what several of them need.
@@ -142,6 +158,19 @@ class Engine:
             spec["resolved_model"] = loading.identity()["weights"]
         return {**spec, "computed": computed}
 
+    def _check_tokens(self, score: Score) -> None:
+        """Raise if a score cannot be computed for rows that are tokenized already."""
+        if score.needs_text:
+            raise no_text(type(score).__name__)
+        if self.settings is None or not score.needs_tokenizer:
+            return
+        loading, tokenizer = self._loading(score)
+        if loading is not None and tokenizer_identity(tokenizer) != tokenizer_identity(self.tokenizer):
+            raise FormatError(
+                f"{type(score).__name__} runs {loading.name!r}, and the rows are tokenized already, with another "
+                "tokenizer. Name a model with the tokenizer of the model in training, or none."
+            )
+
     def _for_training(self, score: Score) -> Score:
         """Return the score as computed with the model in training, if it differs then."""
         is_training = self.settings is not None and self.model is not None and not isinstance(self.model, str)
@@ -155,10 +184,30 @@ class Engine:
                 self._runner = None  # the score loads models itself: release the current one first
             settings = self._settings(score) if _reads_rows_as_trained(score) else None
             return self._token_rows(None, None, settings, indices), self._new_runner()
+        self.check_max_length(score)
         loading, tokenizer = self._loading(score)
         tokenizer_key = "live" if loading is None else (loading.name, loading.revision)
         rows = self._token_rows(tokenizer_key, tokenizer, self._settings(score), indices)
         return rows, self._runner_of(score, loading) if isinstance(score, ModelScore) else self._new_runner()
+
+    def check_max_length(self, score: Score) -> None:
+        """Raise an error if a score was given a `max_length` above the number of positions of its model.
+
+        In a trainer rows are truncated as in training, and this is not checked.
+
+        Args:
+            score: The score.
+
+        Raises:
+            ModelError: Names both numbers.
+        """
+        if self.settings is not None or not isinstance(score, ModelScore) or not score.needs_tokenizer:
+            return
+        if score.max_length is None or (score.model is None and self.model is None):
+            return
+        loading = self._loading(score)[0]
+        config = self.model.config if loading is None else load_config(loading)
+        check_max_length(config, score.max_length, type(score).__name__)
 
     def _loading(self, score: Score) -> tuple[Loading | None, Any]:
         """Return how the model of a score is loaded, None for a loaded model, and its tokenizer."""

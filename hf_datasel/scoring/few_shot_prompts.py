@@ -105,7 +105,7 @@ class OneShotPrompts:
         question, answer = prompt_and_response(row)
         if self.chat:
             return question
-        if row_format == "alpaca":
+        if row_format in ("alpaca", "instruction-response") and len(row.turns) == 2 and not row.tools:
             return f"{alpaca_prompt(row.instruction, row.input)}\n"
         return question if question[-1:].isspace() or (question and answer[:1].isspace()) else f"{question}\n"
 

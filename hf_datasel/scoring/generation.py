@@ -131,7 +131,7 @@ def _responses_in_window(rows: TokenRows) -> tuple[np.ndarray, np.ndarray]:
 def _num_responses(rows: TokenRows, part: np.ndarray) -> list[int]:
     """Count all responses of each row."""
     selected = rows.pool.rows(rows.indices[part])
-    return [sum(turn.role == "assistant" for turn in row.turns[row.context :]) for row in selected]
+    return [len(row.response_turns) for row in selected]
 
 
 class Generator:
@@ -189,6 +189,7 @@ class Generator:
         Returns:
             The token ids of each answer, without its end token.
         """
+        self.runner.check_tokens(prompts)
         answers = self.runner.run(
             lambda batch: self._generate([prompts[index] for index in batch]),
             prompts.lengths + self.decoding.max_new_tokens,

@@ -15,7 +15,7 @@ from hf_datasel._lazy import torch
 from hf_datasel.errors import ModelError
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
 
-__all__ = ["Forward", "LogprobRunner", "PooledStates", "Reduction", "SummedNLL", "tolerance"]
+__all__ = ["Forward", "LogprobRunner", "PooledStates", "Reduction", "SummedNLL", "is_prompt_learning", "tolerance"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,15 @@ def tolerance(dtype: torch.dtype, device: torch.device) -> float:
     if torch.is_autocast_enabled(device.type):
         dtype = torch.get_autocast_dtype(device.type)
     return 5e-2 if torch.finfo(dtype).bits < 32 else 1e-4
+
+
+def is_prompt_learning(model: Any) -> bool:
+    """Return whether a model has an adapter of virtual tokens: prompt tuning, prefix tuning or p-tuning.
+
+    Args:
+        model: A model, with or without PEFT adapters.
+    """
+    return bool(getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False))
 
 
 class Forward:
@@ -98,7 +107,7 @@ class LogprobRunner:
     """
 
     def __init__(self, model: Any):
-        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        if is_prompt_learning(model):
             raise ModelError("Prompt-learning adapters put virtual tokens before every row and cannot be scored.")
         self.causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = self.causal.get_input_embeddings().weight.device

@@ -20,7 +20,9 @@ __all__ = [
     "Kind",
     "Loading",
     "Models",
+    "check_max_length",
     "check_model_exists",
+    "check_tokens",
     "load_config",
     "load_model",
     "load_tokenizer",
@@ -348,6 +350,63 @@ def load_config(loading: Loading) -> Any:
         raise ModelError(f"The model {loading.name!r} cannot be loaded: {error}") from error
     _check_config(loading, config)
     return config
+
+
+_POSITION_TABLES = re.compile(r"(wpe|embed_positions|position_embeddings?)$")
+"""Names of the modules with one embedding per position, which a longer row has none of."""
+
+
+def check_max_length(config: Any, max_length: int | None, score: str) -> None:
+    """Raise an error if a score truncates rows to more tokens than a model has positions.
+
+    Args:
+        config: Configuration of the model.
+        max_length: Maximum number of tokens that the score was given.
+        score: Name of the score, for the message.
+
+    Raises:
+        ModelError: Names both numbers.
+    """
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if max_length is not None and isinstance(positions, int) and 0 < positions < max_length:
+        raise ModelError(
+            f"{score}(max_length={max_length}) is more than the {positions:,} tokens that {config.name_or_path!r} "
+            "supports. Lower it, or omit it."
+        )
+
+
+def check_tokens(model: Any, longest: int, highest_id: int) -> None:
+    """Raise an error if a model cannot read some tokens: ids that it has no embedding for, or too many positions.
+
+    Args:
+        model: The model, with or without adapters.
+        longest: Number of tokens of the longest row.
+        highest_id: Highest token id.
+
+    Raises:
+        ModelError: Names both numbers, and what to do.
+    """
+    name, table = model.config.name_or_path, model.get_input_embeddings()
+    entries = getattr(table, "num_embeddings", None) or table.weight.shape[0]
+    if highest_id >= entries:
+        raise ModelError(
+            f"The tokenizer gives the token id {highest_id:,}, and {name!r} has embeddings for {entries:,} tokens "
+            "(ids from 0).",
+            hint="Pass the tokenizer of this model as processing_class, or add the new tokens to the model: "
+            "model.resize_token_embeddings(len(tokenizer)).",
+            cli_hint="Use a model that was saved with this tokenizer after "
+            "model.resize_token_embeddings(len(tokenizer)).",
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if isinstance(positions, int) and 0 < positions < longest and _has_position_table(model):
+        raise ModelError(
+            f"A row has {longest:,} tokens, and {name!r} has an embedding for each of {positions:,} positions. Set "
+            f"max_length={positions} or less."
+        )
+
+
+def _has_position_table(model: Any) -> bool:
+    return any(_POSITION_TABLES.search(name) and hasattr(module, "weight") for name, module in model.named_modules())
 
 
 def _check_config(loading: Loading, config: Any) -> None:

@@ -316,6 +316,7 @@ class CheckpointGradients:
             with torch.autocast(self.device.type, enabled=False):
                 return (features if directions is None else features @ directions.T).cpu().numpy()
 
+        self.runner.check_tokens(sequences)
         with self.gradients.active():
             return self.runner.run(
                 numbers,

@@ -180,6 +180,7 @@ class RatingRunner(LogprobRunner):
         Returns:
             Nats, float64 of shape (requests, ratings).
         """
+        self.runner.check_tokens(requests)
         spec = {"computed": "next_token", "version": 1, "tokens": self.tokens.tolist()}
         return self.runner.run(
             lambda batch: self._next_token(requests, batch),

@@ -15,12 +15,13 @@ from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_bat
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.eval_mode import eval_mode
 from hf_datasel.scoring.logprobs import LogprobRunner, Reduction, SummedNLL
-from hf_datasel.scoring.models import Loading, Models
+from hf_datasel.scoring.models import Loading, Models, check_tokens
 from hf_datasel.scoring.outputs import Output, ResultStore, ResultTable, TrainingLosses, is_complete
 from hf_datasel.scoring.progress import Progress
 
 if TYPE_CHECKING:
     from hf_datasel.tokens import Sequences
+    from hf_datasel.tokens.sequences import RaggedArray
 
 __all__ = ["ModelRunner", "Output"]
 
@@ -178,9 +179,22 @@ class ModelRunner:
         self._reused_rows.update(self._rows_from_training.get(key, []))
         return self._results[key]
 
+    def check_tokens(self, tokens: Sequences | RaggedArray) -> None:
+        """Raise an error before any work if the model cannot read some of the tokens.
+
+        Args:
+            tokens: Token ids that the model will read.
+
+        Raises:
+            ModelError: An id has no embedding, or a row has more tokens than the model has embeddings of positions.
+        """
+        if len(tokens):
+            check_tokens(self.model, int(tokens.lengths.max()), tokens.highest_id)
+
     def _run_reductions(
         self, sequences: Sequences, reductions: list[Reduction], label: str, nulls: Counter[str] | None
     ) -> None:
+        self.check_tokens(sequences)
         if self._logprobs is None:
             self._logprobs = LogprobRunner(self.model)
         logprobs, cached = self._logprobs, None

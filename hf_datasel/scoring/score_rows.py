@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 
+from hf_datasel._lazy import pc
 from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
+from hf_datasel.formats.mapping import rename_dataset
 from hf_datasel.scoring.base import Columns, Score
-from hf_datasel.scoring.column_provenance import record_provenance
+from hf_datasel.scoring.column_provenance import is_computed, record_provenance
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import Models, check_model_exists
 from hf_datasel.scoring.store.fit_cache import fit_with_cache
 from hf_datasel.scoring.store.store import ScoreStore
-from hf_datasel.spec import from_name
+from hf_datasel.spec import from_name, spec_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -38,6 +42,9 @@ def score(
     scoring_tokens_per_batch: int | None = None,
     on_summary: Callable[[str], Any] | None = None,
     store: ScoreStore | str | os.PathLike[str] | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    overwrite: bool = False,
 ) -> Dataset:
     """Add the columns of one or more scores to a dataset.
 
@@ -59,15 +66,20 @@ def score(
         store: Folder that every batch is written to as soon as it is computed. A run that was killed continues where
             it stopped, and only the new rows of a dataset that has grown are computed. The state of scores that are
             fitted (`Cluster`) is written to it too.
+        columns: Names of the columns of a row format, or `role` and `content` of messages, and the names that the
+            dataset has for them: `{"prompt": "question", "completion": "answer"}`.
+        overwrite: Whether a column of the dataset that no score of hf_datasel is known to have written may be replaced
+            by a new one of the same name. Columns of an earlier call are replaced in any case. `Dataset.map` cannot
+            know, and replaces every column.
 
     Returns:
         The dataset with the new columns, float32 in most cases. A row without a score is null, with a reason in
         another column.
 
     Raises:
-        ScoreError: Two scores write different values into one column, a score has no model, or a store is used with
-            a loaded model, whose weights have no identity.
-        FormatError: The columns are not in a supported format.
+        ScoreError: Two scores write different values into one column, or one that the dataset has of its own; a score
+            has no model; or a store is used with a loaded model, whose weights have no identity.
+        FormatError: The columns are not in a supported format, or `columns` does not fit them.
         ModelError: A model cannot be loaded or run.
     """
     scores = _checked(scores)
@@ -75,34 +87,41 @@ def score(
         type(scoring_tokens_per_batch) is not int or scoring_tokens_per_batch < 1
     ):
         raise ScoreError(f"scoring_tokens_per_batch={scoring_tokens_per_batch!r} has to be an int above 0.")
-    if len(Pool(dataset)) == 0:
+    if len(Pool(dataset, columns)) == 0:
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
+    if not overwrite:
+        check_own_columns(dataset, scores)
     score_store = _open_store(store, model)
     _check_inputs(scores, model, score_store, len(dataset))
     processes, models = Processes.current(), Models()
-    columns, recorded = dict[int, Columns](), set[str]()
+    for each in scores:
+        Engine(Pool(dataset, columns), model, processing_class, models=models).check_max_length(each)
+    computed, recorded = dict[int, Columns](), set[str]()
     data = dataset
     for stage in _stages(scores):
         engine = Engine(
-            Pool(data), model, processing_class, scoring_tokens_per_batch, store=score_store, models=models
+            Pool(data, columns), model, processing_class, scoring_tokens_per_batch, store=score_store, models=models
         )
-        fitted = {index: _fitted(scores[index], data, score_store, processes) for index in stage}
+        fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
         for group in engine.group_by_model(list(fitted.values())):
             engine.announce(group)
             for index in [index for index in stage if fitted[index] in group]:
-                columns[index] = engine.compute(fitted[index])
+                computed[index] = engine.compute(fitted[index])
                 spec = engine.describe(fitted[index])
-                for name in columns[index].keys() - recorded:  # the first of two scores that write the same column
-                    record_provenance(name, columns[index][name], spec)
-                recorded.update(columns[index])
+                for name in computed[index].keys() - recorded:  # the first of two scores that write the same column
+                    record_provenance(name, computed[index][name], spec)
+                recorded.update(computed[index])
                 if processes.is_main_process:
-                    _report(summary(fitted[index], columns[index]), columns[index], on_summary)
-        data = _with_columns(data, [columns[index] for index in stage])
-    return _with_columns(dataset, [columns[index] for index in range(len(scores))])
+                    line = summary(fitted[index], computed[index], engine.messages)
+                    _report(line, computed[index], on_summary)
+        data = _with_columns(data, [computed[index] for index in stage])
+    return _with_columns(dataset, [computed[index] for index in range(len(scores))])
 
 
 def _checked(scores: Any) -> list[Score]:
-    named = [scores] if isinstance(scores, Score | str | type | Mapping) else list(scores)
+    named = [scores] if isinstance(scores, Score | str | type | Mapping) else scores
+    if not isinstance(named, Iterable) or not (named := list(named)):
+        raise ScoreError(f"scores has to be a score, or a list with at least one, such as [IFD()], and is {scores!r}.")
     listed: list[Any] = [from_name(value, "score") for value in named]
     for value in listed:
         if not isinstance(value, Score):
@@ -125,6 +144,49 @@ def _check_inputs(scores: Sequence[Score], model: Any, store: ScoreStore | None,
             )
     if isinstance(model, str | os.PathLike) and any(score.needs_tokenizer for score in scores):
         check_model_exists(os.fspath(model))
+
+
+def check_own_columns(dataset: Dataset, scores: Sequence[Score]) -> None:
+    """Raise an error if a score would replace a column of the user.
+
+    A column was written by hf_datasel if its values are those of a score in this process or of a file next to which
+    `hf-datasel score` recorded them, or if the dataset has all columns that the score writes, with their types: its
+    reasons too.
+
+    Args:
+        dataset: The dataset to score.
+        scores: The scores to compute.
+
+    Raises:
+        ScoreError: Names the column, and how to keep it.
+    """
+    for score in scores:
+        written = {f"{score.column_prefix}{name}": dtype for name, dtype in score.columns().items()}
+        present = [name for name in written if name in dataset.column_names]
+        is_earlier_result = len(written) > 1 and all(
+            name in present and _same_type(dataset.data.column(name).type, dtype) for name, dtype in written.items()
+        )
+        if is_earlier_result:
+            continue
+        prefix = {spec_name(score): {"column_prefix": "my_"}}
+        for name in present:
+            if not is_computed(name, dataset.data.column(name)):
+                raise ScoreError(
+                    f"{type(score).__name__} writes column {name!r}, and the dataset has a column of this name that "
+                    "is no known result of a score.",
+                    hint=f"Keep it with {type(score).__name__}(..., column_prefix='my_'), rename it, or replace it "
+                    "with overwrite=True.",
+                    cli_hint=f"Keep it with --scores_kwargs '{json.dumps(prefix)}', rename it, or replace it with "
+                    "--overwrite.",
+                )
+
+
+def _same_type(existing: pa.DataType, written: pa.DataType) -> bool:
+    if pa.types.is_string(written):
+        return bool(pa.types.is_string(existing) or pa.types.is_large_string(existing))
+    if pa.types.is_list(written):
+        return bool(pa.types.is_nested(existing) and existing.value_type == written.value_type)
+    return bool(existing == written)
 
 
 def _open_store(store: ScoreStore | str | os.PathLike[str] | None, model: Any) -> ScoreStore | None:
@@ -152,11 +214,13 @@ def _stages(scores: Sequence[Score]) -> list[list[int]]:
     return stages
 
 
-def _fitted(score: Score, data: Dataset, store: ScoreStore | None, processes: Processes) -> Score:
+def _fitted(
+    score: Score, data: Dataset, columns: Mapping[str, str] | None, store: ScoreStore | None, processes: Processes
+) -> Score:
     """Return the score, fitted on the main process if it has to be and there is a store."""
     if store is None or not score.needs_fit:
         return score
-    folder = store.folder
+    folder, data = store.folder, rename_dataset(data, columns)
     return processes.run_on_main_process(lambda: fit_with_cache(folder, score, data))
 
 
@@ -177,12 +241,14 @@ def _report(line: str, columns: Columns, on_summary: Callable[[str], Any] | None
         logger.warning(line)
 
 
-def summary(score: Score, columns: Columns) -> str:
+def summary(score: Score, columns: Columns, messages: Mapping[str, str] | None = None) -> str:
     """Return one line with the number of rows that have the score, and of those without by reason.
 
     Args:
         score: The score.
         columns: Its columns, with the prefix.
+        messages: What the first row with a reason shows about it, by reason. The line contains it, with the numbers of
+            the first rows that have the reason.
     """
     name = next(iter(columns))
     nulls, rows = columns[name].null_count, len(columns[name])
@@ -190,8 +256,13 @@ def summary(score: Score, columns: Columns) -> str:
     reasons = next((columns[column] for column in columns if column.endswith("_reason")), None)
     if not nulls or reasons is None:
         return line if not nulls else f"{line}, {nulls:,} without a value"
-    counts = Counter(reason for reason in reasons.to_pylist() if reason)
-    return f"{line}, {nulls:,} without: {reason_counts(counts)}"
+    counts = reason_counts(Counter(reason for reason in reasons.to_pylist() if reason))
+    for reason, message in (messages or {}).items():
+        first = np.flatnonzero(pc.equal(reasons, reason).to_numpy(zero_copy_only=False))[:4].tolist()
+        if first:
+            numbers = ", ".join([*map(str, first[:3]), *["..."] * (len(first) > 3)])
+            counts = counts.replace(reason, f"{reason} ({'row' if len(first) == 1 else 'rows'} {numbers}: {message})")
+    return f"{line}, {nulls:,} without: {counts}"
 
 
 def _check_columns(scores: Sequence[Score]) -> None:

@@ -59,21 +59,24 @@ class TokenBudget:
 
     def __post_init__(self) -> None:
         if type(self.tokens) is not int or self.tokens < 1:
-            raise ConfigError(f"tokens={self.tokens!r} has to be a number of tokens, an int of at least 1.")
+            raise ConfigError(*_of_tokens(self.tokens, " has to be a number of tokens, an int of at least 1."))
         wrong = np.flatnonzero(self.eligible & ~(self.lengths >= 0))
         if len(wrong):
             raise SelectionError(
-                f"tokens={self.tokens:,}: {len(wrong):,} rows that can be selected have no token count, or one below "
-                f"0 (the first is row {wrong[0]:,}). Filter them out, or pass a model, with whose tokenizer they are "
-                "counted again."
+                *_of_tokens(
+                    self.tokens,
+                    f": {len(wrong):,} rows that can be selected have no token count, or one below 0 (the first is "
+                    f"row {wrong[0]:,}). Filter them out, or pass a model, with whose tokenizer they are counted "
+                    "again.",
+                )
             )
         if not self.max_rows:
-            raise SelectionError(
-                f"tokens={self.tokens:,} is less than the shortest row that can be selected has "
-                f"({self.lengths[self.eligible].min():,.0f})."
+            problem = (
+                f" is less than the shortest row that can be selected has ({self.lengths[self.eligible].min():,.0f})."
                 if self.eligible.any()
-                else f"tokens={self.tokens:,}: none of the {len(self.eligible):,} rows can be selected."
+                else f": none of the {len(self.eligible):,} rows can be selected."
             )
+            raise SelectionError(*_of_tokens(self.tokens, problem))
 
     @property
     def max_rows(self) -> int:
@@ -123,5 +126,11 @@ def select_within_tokens(
             too_large = size
         size = min(2 * size, budget.max_rows) if too_large > budget.max_rows else (fits + too_large) // 2
     if not len(best):
-        raise SelectionError(f"tokens={budget.tokens:,}: the first row that is selected has more. Raise it.")
+        raise SelectionError(*_of_tokens(budget.tokens, ": the first row that is selected has more. Raise it."))
     return best_size, best
+
+
+def _of_tokens(tokens: object, problem: str) -> tuple[str, str, str]:
+    """Return the arguments of an error about a budget of tokens, which has another name on the command line."""
+    value = f"{tokens:,}" if type(tokens) is int else repr(tokens)
+    return "", f"tokens={value}{problem}", f"selection_tokens={value}{problem}"

@@ -90,7 +90,7 @@ def explain(
 
     Args:
         selection: The selection.
-        dataset: The dataset that it was made from.
+        dataset: The dataset that it was made from; read with the `columns` that the selection records.
         row: Row number in the dataset, selected or not.
         model: Model for vectors that the model of the round computed: a Hub id, a path, or a model object together
             with `processing_class`. If that model was in training, this has to be the checkpoint of the run from the
@@ -104,9 +104,11 @@ def explain(
         SelectionError: The dataset has no such row.
     """
     if type(row) is not int or not 0 <= row < len(dataset):
-        raise SelectionError(f"row={row!r} is none of the {len(dataset):,} rows: 0 to {len(dataset) - 1:,}.")
+        raise SelectionError(
+            f"There is no row {row!r}: the dataset has {len(dataset):,} rows, 0 to {len(dataset) - 1:,}."
+        )
     selection.check(dataset)
-    pool, selected = Pool(dataset), selection.indices
+    pool, selected = selection.pool(dataset), selection.indices
     ranks = np.flatnonzero(selected == row)
     replay = Replay(selection, Engine(pool, model, processing_class))
     decided = _decided(selection, pool, row, replay, allow_imports)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, DatasetMismatchError, did_you_mean
-from hf_datasel.formats import FORMATS, canonical_rows
+from hf_datasel.formats import FORMATS, canonical_rows, row_columns
+from hf_datasel.formats.mapping import applicable
 
 __all__ = ["Between", "Keep"]
 
@@ -64,14 +65,16 @@ class Keep:
     Args:
         rows: Row number -> sha256 of the row's content, of the rows to keep.
         row_format: Row format of the dataset that the selection was made from.
+        columns: Names of the columns of the row format and those of that dataset, if the selection was made with them.
 
     Raises:
         DatasetMismatchError: The content of a row to keep differs from the selected row.
     """
 
-    def __init__(self, rows: dict[int, bytes], row_format: str):
+    def __init__(self, rows: dict[int, bytes], row_format: str, columns: Mapping[str, str] | None = None):
         self.rows = rows
         self.row_format = row_format
+        self.columns = columns
 
     def __call__(self, example: Mapping[str, Any], index: Any) -> Any:
         """Return whether to keep each row of a batch, or one row.
@@ -86,12 +89,11 @@ class Keep:
 
     def _batch(self, batch: Mapping[str, Any], row_numbers: list[int]) -> list[bool]:
         positions = [position for position, number in enumerate(row_numbers) if number in self.rows]
-        alternatives = FORMATS[self.row_format]
-        if positions and any(columns <= set(batch) for columns in alternatives):
-            columns = [name for alternative in alternatives for name in alternative]
-            needed = [name for name in (*columns, "input") if name in batch]
+        alternatives, mapping = FORMATS[self.row_format], applicable(self.columns, list(batch))
+        if positions and (mapping or any(columns <= set(batch) for columns in alternatives)):
+            needed = row_columns(list(batch), self.row_format, mapping)
             selected = {name: [batch[name][position] for position in positions] for name in needed}
-            for position, row in zip(positions, canonical_rows(selected, self.row_format), strict=True):
+            for position, row in zip(positions, canonical_rows(selected, self.row_format, mapping), strict=True):
                 if row.digest() != self.rows[row_numbers[position]]:
                     raise DatasetMismatchError(
                         f"Row {row_numbers[position]:,} is not the row that was selected. Filter the dataset that the "
@@ -100,4 +102,4 @@ class Keep:
         return [number in self.rows for number in row_numbers]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Keep, (dict(sorted(self.rows.items())), self.row_format)
+        return Keep, (dict(sorted(self.rows.items())), self.row_format, self.columns)

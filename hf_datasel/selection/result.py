@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.mapping import applicable
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
@@ -66,7 +67,11 @@ class Selection:
         computed = [len(numbers) for name, (numbers, _) in record.scored.items() if name not in not_computed]
         provenance = {
             "format_version": FORMAT_VERSION,
-            "dataset": {"id": pool.id, "rows": len(pool), "format": pool.format, **origin(pool.dataset)},
+            "dataset": {
+                **{"id": pool.id, "rows": len(pool), "format": pool.format},
+                **({"columns": pool.mapping} if pool.mapping else {}),
+                **origin(pool.dataset),
+            },
             "selector": selector.spec(),
             "scores": record.score_specs,
             "columns_unverified": [name for name in record.columns_used if name not in record.columns_verified],
@@ -105,13 +110,29 @@ class Selection:
         )
 
     @property
+    def columns(self) -> dict[str, str] | None:
+        """Names of the columns of the row format and those of the dataset, as passed to `select`; None without."""
+        mapping = self.provenance["dataset"].get("columns")
+        return dict(mapping) if mapping else None
+
+    def pool(self, dataset: Dataset) -> Pool:
+        """Return a dataset as a pool, with the columns that the selection was made with, if it has them.
+
+        Args:
+            dataset: The dataset that the selection was made from.
+        """
+        return Pool(dataset, applicable(self.columns, dataset.column_names) if self.columns else None)
+
+    @property
     def keep(self) -> Keep:
         """Function for `dataset.filter(selection.keep, with_indices=True)`; the result is in dataset order.
 
         The content of each row is checked against the selected row, if the dataset still has the columns.
         """
         ids = self.table.column("row_id").take(pa.array(self.indices)).to_pylist()
-        return Keep(dict(zip(self.indices.tolist(), ids, strict=True)), self.provenance["dataset"]["format"])
+        return Keep(
+            dict(zip(self.indices.tolist(), ids, strict=True)), self.provenance["dataset"]["format"], self.columns
+        )
 
     def apply(self, dataset: Dataset) -> Dataset:
         """Return the selected rows of the parent dataset, best first, with their scores.
@@ -279,7 +300,7 @@ class Selection:
         Raises:
             DatasetMismatchError: Names what differs.
         """
-        pool = Pool(dataset)
+        pool = self.pool(dataset)
         expected = self.provenance["dataset"]
         if len(pool) != expected["rows"]:
             raise DatasetMismatchError(

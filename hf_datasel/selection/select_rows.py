@@ -54,6 +54,7 @@ def select(
     scoring_tokens_per_batch: int | None = None,
     *,
     tokens: int | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Selection:
     """Select rows in one round, with a fixed model and no training.
 
@@ -70,6 +71,8 @@ def select(
         scoring_tokens_per_batch: Upper bound on the padded tokens of a scoring batch.
         tokens: Upper bound on the tokens of all selected rows together, counted as training counts them: with the
             tokenizer of `model`, or from the column `num_tokens` without a model. As many rows as fit are selected.
+        columns: Names of the columns of a row format, or `role` and `content` of messages, and the names that the
+            dataset has for them: `{"prompt": "question", "completion": "answer"}`.
 
     Returns:
         The selected row numbers, best first, with the scores and settings that they are based on.
@@ -80,9 +83,8 @@ def select(
         ConfigError: More than one of `size`, `ratio` and `tokens`, or a value that is not possible.
         Interrupted: Ctrl-C was pressed in a greedy selection; its `selection` holds the rows selected so far.
     """
-    return SelectionSession(dataset, model, processing_class, scoring_tokens_per_batch).select(
-        selector, size, ratio, seed, tokens=tokens
-    )
+    session = SelectionSession(dataset, model, processing_class, scoring_tokens_per_batch, columns=columns)
+    return session.select(selector, size, ratio, seed, tokens=tokens)
 
 
 def check_single_round(selector_class: type[Selector], rounds: Any) -> None:
@@ -116,6 +118,7 @@ class SelectionSession:
         model: See `select`.
         processing_class: See `select`.
         scoring_tokens_per_batch: See `select`.
+        columns: See `select`.
 
     Raises:
         SelectionError: The dataset is empty.
@@ -127,10 +130,12 @@ class SelectionSession:
         model: Any = None,
         processing_class: Any = None,
         scoring_tokens_per_batch: int | None = None,
+        *,
+        columns: Mapping[str, str] | None = None,
     ):
         if not getattr(dataset, "num_rows", True):
             raise SelectionError("The dataset is empty, so that there is nothing to select.")
-        self.pool = Pool(dataset)
+        self.pool = Pool(dataset, columns)
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
         self._eligible = self.pool.reasons == ""
         engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
@@ -149,7 +154,9 @@ class SelectionSession:
         start, cached = time.perf_counter(), self._cache.start_recording()
         selector = from_name(selector, "selector")
         if not isinstance(selector, Selector):
-            raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.")
+            given: Any = selector
+            hint = f"Write {given.__name__}()." if isinstance(given, type) and issubclass(given, Selector) else ""
+            raise ConfigError(f"selector has to be a Selector such as Random(), and is {selector!r}.", hint)
         if tokens is not None and (size is not None or ratio is not None):
             raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
         if type(seed) is not int or seed < 0:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionError, did_you_mean, reason_counts
-from hf_datasel.formats import canonical_rows, detect_format
+from hf_datasel.formats import canonical_rows
+from hf_datasel.formats.mapping import checked_mapping, rename_batch
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import Random, RankedSelector
 from hf_datasel.strategies.streaming import TopHeap
@@ -26,7 +28,13 @@ _COLUMNS = ("selection_rank", "selection_row")
 
 
 def select_streaming(
-    stream: IterableDataset, selector: Selector, size: int, seed: int = 0, batch_size: int = 1000
+    stream: IterableDataset,
+    selector: Selector,
+    size: int,
+    seed: int = 0,
+    batch_size: int = 1000,
+    *,
+    columns: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Select rows of a streaming dataset in one pass, with at most about `2 x size` rows in memory.
 
@@ -41,6 +49,8 @@ def select_streaming(
         size: Number of rows to select. If the stream has fewer, all are returned, and a warning is logged.
         seed: Random seed of `Random`.
         batch_size: Number of rows that are read, and scored, at once.
+        columns: Names of the columns of a row format, or `role` and `content` of messages, and the names that the
+            stream has for them.
 
     Returns:
         The selected rows, best first, with `selection_rank` (0 for the best row) and `selection_row` (row number in
@@ -51,8 +61,11 @@ def select_streaming(
         ColumnError: A column that the selector names is missing, or holds no numbers.
         ConfigError: A setting has a value that is not possible.
     """
-    from datasets import Dataset, IterableDataset, Value
+    from datasets import Dataset, IterableDataset, IterableDatasetDict, Value
 
+    if isinstance(stream, IterableDatasetDict):
+        splits = ", ".join(map(repr, stream))
+        raise FormatError(f"The stream is an IterableDatasetDict with the splits {splits}. Pick one: stream[SPLIT].")
     if not isinstance(stream, IterableDataset):
         raise FormatError(
             f"select_streaming takes an IterableDataset, and this is {type(stream).__name__}: use select."
@@ -66,7 +79,7 @@ def select_streaming(
             f"{type(selector).__name__} has to see all rows before it selects one. Load the dataset without "
             "streaming, or thin it out first with Top, Longest, Superfiltering, Random or a filter."
         )
-    best = _BestRows(selector, size, seed)
+    best = _BestRows(selector, size, seed, checked_mapping(columns))
     for batch in stream.iter(batch_size=batch_size):
         best.add(batch)
     selected = best.heap.positions.tolist()
@@ -90,8 +103,10 @@ def select_streaming(
 class _BestRows:
     """The best rows of a stream so far, and rows that they have replaced since the last clean-up."""
 
-    def __init__(self, selector: Random | RankedSelector, size: int, seed: int):
-        self.selector, self.size = selector, size
+    def __init__(
+        self, selector: Random | RankedSelector, size: int, seed: int, columns: Mapping[str, str] | None = None
+    ):
+        self.selector, self.size, self.columns = selector, size, columns
         self.heap = TopHeap(size)
         self.rng = np.random.default_rng([seed, 0])
         self.rows: dict[int, dict[str, Any]] = {}
@@ -100,34 +115,39 @@ class _BestRows:
 
     def add(self, batch: dict[str, list[Any]]) -> None:
         rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-        values = self._values(batch, len(rows))
-        self.heap.add(values)
-        for position in np.flatnonzero(np.isfinite(values)).tolist():
+        keys, present = self._sort_keys(batch, len(rows))
+        self.heap.add(keys)
+        for position in np.flatnonzero(present).tolist():
             self.rows[self.num_rows + position] = rows[position]
         self.num_rows += len(rows)
         if len(self.rows) > 2 * self.size + len(rows):
             self.rows = {number: self.rows[number] for number in self.heap.positions.tolist()}
 
-    def _values(self, batch: dict[str, list[Any]], num_rows: int) -> np.ndarray:
-        """Return the values that rows are ranked by, NaN for excluded rows, which are counted."""
-        canonical = canonical_rows(batch, detect_format(list(batch)))
+    def _sort_keys(self, batch: dict[str, list[Any]], num_rows: int) -> tuple[Any, np.ndarray]:
+        """Return the numbers that rows are ranked by, missing for excluded rows, and the mask of the other rows.
+
+        Excluded rows are counted.
+        """
+        canonical = canonical_rows(batch, columns=self.columns)
         reasons = np.array([row.reason for row in canonical] or [""])[:num_rows]
         usable = reasons == ""
         self.exclusions.update(reasons[~usable].tolist())
         if isinstance(self.selector, Random):
-            return np.where(usable, self.rng.random(num_rows), np.nan)
-        values = _numbers(self.selector, batch)
+            return np.where(usable, self.rng.random(num_rows), np.nan), usable
+        numbers = _numbers(self.selector, batch, self.columns)
+        values = np.array(numbers, dtype=np.float64)
         excluded, reason = self.selector.excluded(values)
-        for text, mask in ((reason, excluded), (f"without {self.selector.value_column}", ~np.isfinite(values))):
+        for text, mask in ((reason, excluded), (f"without {self.selector.value_column}", np.isnan(values))):
             if count := int((usable & mask).sum()):
                 self.exclusions[text] += count
-        return np.where(usable & ~excluded, values, np.nan)
+        present = usable & ~excluded & ~np.isnan(values)
+        return [number if kept else None for number, kept in zip(numbers, present, strict=True)], present
 
 
-def _numbers(selector: RankedSelector, batch: dict[str, list[Any]]) -> np.ndarray:
-    """Return the column that the selector ranks by, or that its score writes, float64 of shape (rows,)."""
+def _numbers(selector: RankedSelector, batch: dict[str, list[Any]], mapping: Mapping[str, str] | None) -> list[Any]:
+    """Return the numbers of the column that the selector ranks by, or that its score writes; NaN for null."""
     source, name = selector.ranks_by, selector.value_column
-    columns = batch if isinstance(source, str) else source(batch)
+    columns = batch if isinstance(source, str) else source(rename_batch(batch, mapping) if mapping else batch)
     if name not in columns:
         raise ColumnError(
             f"{type(selector).__name__} needs column {name!r}, but the stream has {list(batch)}."
@@ -136,7 +156,9 @@ def _numbers(selector: RankedSelector, batch: dict[str, list[Any]]) -> np.ndarra
     values = columns[name]
     if any(isinstance(value, str) for value in values):
         raise ColumnError(f"Column {name!r} holds text such as {values[0]!r}, and a selection needs numbers.")
+    numbers = [np.nan if value is None else value for value in values]
     try:
-        return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        np.array(numbers, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ColumnError(f"Column {name!r} holds {values[0]!r}, and a selection needs numbers.") from error
+    return numbers

@@ -11,7 +11,7 @@ from hf_datasel.errors import ConfigError
 from hf_datasel.rounds.cluster_selector import ClusterSelector
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.ranked_selector import RankedSelector
-from hf_datasel.rounds.selector import Selector, check_number, check_source
+from hf_datasel.rounds.selector import Selector, check_number, check_source, distinct_scores
 from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scores import IFD, Cluster, Embedding, PromptLoss
 from hf_datasel.scores.prompt_loss import Convention
@@ -93,6 +93,10 @@ class Cherry(WarmupSelector):
         """Return the score that rows are selected by, with the model as it is in a round."""
         return IFD(convention=self.convention, ratio=self.ratio)
 
+    def scores(self) -> tuple[Score, ...]:
+        """Return the scores that any round computes, with the one of the warm-up."""
+        return distinct_scores([*super().scores(), self._pick_by()])
+
     def later_scores(self) -> tuple[Score, ...]:
         """Return the scores that later rounds compute."""
         return (self.score(),)
@@ -103,8 +107,10 @@ class Cherry(WarmupSelector):
 
     def warmup(self, context: RoundContext) -> Selector:
         """Return the selector of the warm-up rows."""
-        by = self.score() if self.pick == "ifd" else PromptLoss(convention=self.convention)
-        return _WarmupRows(self.clusters, "equal", self.vectors, by=by, percentiles=self.percentiles)
+        return _WarmupRows(self.clusters, "equal", self.vectors, by=self._pick_by(), percentiles=self.percentiles)
+
+    def _pick_by(self) -> IFD | PromptLoss:
+        return self.score() if self.pick == "ifd" else PromptLoss(convention=self.convention)
 
     def final(self, context: RoundContext) -> Selector:
         """Return the selector of the rows after the warm-up."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.describe import describe_pick
 from hf_datasel.rounds.ifd_selector import IFDSelector
@@ -51,6 +52,10 @@ class GraphFilter(IFDSelector):
         super().__post_init__()
         if not isinstance(self.decay, int | float) or not 0 <= self.decay <= 1:
             raise ConfigError(f"GraphFilter(decay={self.decay!r}): it has to be a number from 0 to 1.")
+
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the part of the rows whose n-grams are counted."""
+        return ("prompt",)
 
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows in the order in which the greedy algorithm selects them."""

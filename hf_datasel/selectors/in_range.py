@@ -22,8 +22,9 @@ __all__ = ["InRange"]
 class InRange(RowFilter):
     """Rows with `low <= value < high` in a column or of a score.
 
-    Rows without a value are excluded. Without bounds, all rows with a value are kept. To filter a dataset by a column
-    without a selection, use `Dataset.filter` with `hf_datasel.selection.Between`.
+    Rows without a value (null or NaN) are excluded; infinity is a value. Without bounds, all rows with a value are
+    kept. To filter a dataset by a column without a selection, use `Dataset.filter` with
+    `hf_datasel.selection.Between`.
 
     Args:
         by: Name of a numeric column, or a score.
@@ -48,7 +49,7 @@ class InRange(RowFilter):
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the rows in the range, and count the others as excluded."""
         values, name = context.values(self.by, rows), column_name(self.by)
-        in_range = np.isfinite(values)
+        in_range = ~np.isnan(values)
         context.exclude(f"without {name}", rows[~in_range])
         if self.low is not None:
             context.exclude(f"with {name} < {self.low:g}", rows[values < self.low])
@@ -62,4 +63,4 @@ class InRange(RowFilter):
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence with the value of the row."""
         value = context.values(self.by, np.array([row]))[0]
-        return [f"Its {column_name(self.by)} is {value:.5g}."] if np.isfinite(value) else []
+        return [f"Its {column_name(self.by)} is {value:.5g}."] if not np.isnan(value) else []

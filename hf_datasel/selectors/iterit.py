@@ -101,6 +101,10 @@ class IterIT(IFDSelector):
             if value not in options:
                 raise ConfigError(f"IterIT({name}={value!r}): it has to be one of {list(options)}.")
 
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the part of the rows whose n-grams are counted."""
+        return () if self.diversity == "none" else (self.diversity,)
+
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows of this round; the first one stores the window in `context.state`.
 

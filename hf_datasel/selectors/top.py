@@ -18,7 +18,8 @@ __all__ = ["Top"]
 class Top(RankedSelector):
     """Rows with the highest value in a column or of a score.
 
-    Ties go to the lower row number. Rows without a value are never selected.
+    Ties go to the lower row number. Rows without a value (null or NaN) are never selected; infinity counts as the
+    highest value, minus infinity as the lowest. Integers and decimals are compared exactly, true is above false.
 
     `Top(by="ifd")` reads a column; `Top(by=Loss("Qwen/Qwen3-0.6B"))` computes the score.
 

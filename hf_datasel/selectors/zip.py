@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, get_args
 import numpy as np
 
 from hf_datasel.errors import ConfigError
+from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, check_number
 from hf_datasel.scores import Compressibility
@@ -78,6 +79,12 @@ class ZIP(Selector):
         if names and self.text != "row":
             raise ConfigError(f"ZIP(columns={names!r}, text={self.text!r}): columns are for text='row'.")
         object.__setattr__(self, "columns", tuple(names))  # a list where the settings come from JSON
+
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the part of the rows that is compressed."""
+        if self.text != "row":
+            return (self.text,)
+        return () if self.columns else ("both",)
 
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows in the order in which the steps select them."""

@@ -48,6 +48,33 @@ a finite score). Lower it.
     return rows
 
 
+def check_scores(function: str, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
+    """Return scores as one flat array that can be sorted without rounding, and a mask of those that are not missing.
+
+    Args:
+        function: Name of the strategy, for the error message.
+        scores: One number per row; NaN and None are missing. Integers and decimals that are not exact as float64 stay
+            Python objects.
+
+    Raises:
+        SelectionError: The scores are not one flat array.
+
+    >>> check_scores("top", [2**53 + 1, None, 2**53])
+    (array([9007199254740993, None, 9007199254740992], dtype=object), array([ True, False,  True]))
+    """
+    values = np.asarray(scores)
+    if values.dtype == np.float64 and not isinstance(scores, np.ndarray) and (np.abs(values) >= 2**53).any():
+        values = np.asarray(scores, dtype=object)  # integers beside floats were rounded
+    if values.ndim != 1:
+        raise SelectionError(f"{function} takes one score per row, shape (n,), but got shape {values.shape}.")
+    if values.dtype != object:
+        return values, ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), dtype=bool)
+    numbers = values.astype(np.float64)
+    present = ~np.isnan(numbers)
+    is_exact = all(value == number for value, number in zip(values[present], numbers[present].tolist(), strict=True))
+    return (numbers if is_exact else values), present
+
+
 def check_vectors(function: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Return vectors as float32 or float64 of shape (n, d), and a mask of those with only finite numbers.
 

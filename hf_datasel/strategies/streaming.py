@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import SelectionError
-from hf_datasel.strategies._checks import blocks, check_budget
+from hf_datasel.strategies._checks import blocks, check_budget, check_scores
 from hf_datasel.strategies.top import top
 
 Ints = npt.NDArray[np.int64]
@@ -46,19 +46,15 @@ class TopHeap:
         """Add the scores of the next rows.
 
         Args:
-            scores: One number per row, shape (n,). Rows whose score is NaN, None or infinite are never selected.
+            scores: One number per row, shape (n,). Rows whose score is NaN or None are never selected; infinity
+                counts as the highest score.
 
         Raises:
             SelectionError: The scores are not one flat array of numbers.
         """
-        values = np.asarray(scores)
-        if values.dtype == object:  # a list with None, as nulls are read
-            values = values.astype(np.float64)
-        if values.ndim != 1:
-            raise SelectionError(f"TopHeap takes one score per row, shape (n,), but got shape {values.shape}.")
-        entering = np.isfinite(values)
+        values, entering = check_scores("TopHeap", scores)
         if self._lowest is not None:
-            entering &= values > self._lowest
+            entering = entering & _are_above(values, entering, self._lowest)
         entering_rows = np.flatnonzero(entering)
         if len(entering_rows):
             self._scores.append(values[entering_rows])
@@ -80,12 +76,27 @@ class TopHeap:
         """Sort the stored scores and drop those that are not among the highest."""
         if not self._num_stored:
             return
+        if len({part.dtype for part in self._scores}) > 1:  # a common type would round integers
+            self._scores = [part.astype(object) for part in self._scores]
         scores, positions = np.concatenate(self._scores), np.concatenate(self._positions)
         # Equal scores stay in the order of their positions, so that ties are resolved correctly later too.
         best = top(scores, min(self._budget, len(scores)))
         self._scores, self._positions, self._num_stored = [scores[best]], [positions[best]], len(best)
         if self._num_stored == self._budget and self._budget:
             self._lowest = scores[best[-1]]
+
+
+def _are_above(
+    values: npt.NDArray[np.generic], present: npt.NDArray[np.bool_], lowest: np.generic
+) -> npt.NDArray[np.bool_]:
+    """Return which of the scores that are present are above another one, without rounding either."""
+    if values.dtype == np.asarray(lowest).dtype and values.dtype != object:
+        above: npt.NDArray[np.bool_] = values > lowest  # type: ignore[operator]
+        return above
+    above = np.zeros(len(values), dtype=bool)
+    exact = getattr(lowest, "item", lambda: lowest)()
+    above[present] = [value > exact for value in values[present].tolist()]
+    return above
 
 
 class Reservoir:

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from hf_datasel.formats import Row, Turn
+from hf_datasel.formats.messages import with_text_arguments
+from hf_datasel.tokens.tool_calls import conversion_options, is_only_calls, renders_calls, unrendered_message
 from hf_datasel.tokens.turns import common_prefix
+from hf_datasel.tokens.valid_rows import error_message
 
-__all__ = ["ChatTokenizer", "end_token_ids", "prompt_and_response", "replace_response"]
+__all__ = ["ChatTokenizer", "end_token_ids", "prompt_and_response", "replace_response", "strip_response"]
 
 
 class ChatTokenizer:
-    """Tokenizes complete rows with the chat template, or as text with special tokens if there is no template.
+    """Tokenizes rows up to their last response with the chat template, or as text with special tokens.
+
+    Text is what a tokenizer without a template gets. The template receives the messages with all their keys, the tools
+    and the arguments of the row.
 
     Args:
         tokenizer: Tokenizer of the model that reads the rows. It is not modified.
         max_length: Maximum number of tokens per row.
+
+    Attributes:
+        messages: Message of the first error of the chat template or the tokenizer, by the reason `template_error`.
     """
 
     def __init__(self, tokenizer: Any, max_length: int | None = None):
         self.tokenizer = _without_limits(tokenizer)
         self.max_length = max_length
+        self.messages: dict[str, str] = {}
 
     def encode(self, rows: Sequence[Row]) -> tuple[list[np.ndarray | None], list[str]]:
         """Tokenize rows.
@@ -39,14 +51,10 @@ class ChatTokenizer:
         Returns:
             Token ids of each row, int64, or None; and the reason why a row has none, or "".
         """
-        texts = [self._text(row) for row in rows]
-        rendered = [text for text in texts if text is not None]
-        encoded = iter(self._encode(rendered) if rendered else [])
         results: list[np.ndarray | None] = []
         reasons = []
-        for row, text in zip(rows, texts, strict=True):
-            ids = next(encoded) if text is not None else None
-            reason = "template_refuses" if ids is None else "" if ids else "empty_text"
+        for row, ids in zip(rows, self._try_encode([self._text(row) for row in rows]), strict=True):
+            reason = "template_error" if ids is None else "" if ids else "empty_text"
             if ids and self.max_length is not None and len(ids) > self.max_length:
                 ids = self._truncated(row, ids, self.max_length)
                 reason = "" if ids is not None else "prompt_fills_window"
@@ -55,16 +63,42 @@ class ChatTokenizer:
         return results, reasons
 
     def _text(self, row: Row) -> str | None:
-        """Return the row as text, or None if the template cannot render it."""
-        from jinja2 import TemplateError
-
+        """Return the row up to its last response as text, or None if the template cannot render it."""
+        num_turns = row.response_turns[-1] + 1
         if self.tokenizer.chat_template is None:
-            return "\n".join(turn.content for turn in row.turns)
-        chat = [{"role": turn.role, "content": turn.content} for turn in row.turns]
+            return "\n".join(turn.content for turn in row.turns[:num_turns])
+        kwargs = {"tools": row.tools, **(row.chat_template_kwargs or {})}
+        messages = row.messages[:num_turns]
+        if any(message.get("tool_calls") for message in messages):
+            if self._hides_calls and any(is_only_calls(messages[position]) for position in row.response_turns):
+                self.messages.setdefault("template_error", unrendered_message(self.tokenizer))
+                return None
+            messages = with_text_arguments(messages) if self._text_arguments else messages
         try:
-            return str(self.tokenizer.apply_chat_template(chat, tokenize=False))
-        except TemplateError:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+        except Exception as error:  # chat templates raise errors of any kind
+            self.messages.setdefault("template_error", error_message(error))
             return None
+
+    @cached_property
+    def _hides_calls(self) -> bool:
+        return not renders_calls(self.tokenizer)
+
+    @cached_property
+    def _text_arguments(self) -> bool:
+        return conversion_options(self.tokenizer)["text_arguments"]
+
+    def _try_encode(self, texts: Sequence[str | None]) -> list[list[int] | None]:
+        """Return the token ids of texts, None for a text that is None or cannot be tokenized."""
+        present = [text for text in texts if text is not None]
+        try:
+            encoded = iter(self._encode(present) if present else [])
+            return [None if text is None else next(encoded) for text in texts]
+        except Exception as error:
+            if len(texts) == 1:
+                self.messages.setdefault("template_error", error_message(error))
+                return [None]
+        return [ids for text in texts for ids in self._try_encode([text])]
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         special = self.tokenizer.chat_template is None  # a chat template adds its own special tokens
@@ -131,12 +165,27 @@ def end_token_ids(tokenizer: Any) -> set[int]:
 
 def replace_response(row: Row, response: str) -> Row:
     """Return the row with this text as its last response."""
-    return replace(row, turns=(*row.turns[:-1], Turn(row.turns[-1].role, response)))
+    last = row.response_turns[-1]
+    return replace(row, turns=(*row.turns[:last], Turn(row.turns[last].role, response), *row.turns[last + 1 :]))
 
 
 def prompt_and_response(row: Row) -> tuple[str, str]:
-    """Return the text before the last response, with role names if it has several turns, and the response."""
-    *before, last = row.turns
-    if len(before) == 1:
+    """Return the text before the last response, with role names if it has several turns, and the response.
+
+    The text of a row with tools begins with them, as JSON.
+    """
+    *before, last = row.turns[: row.response_turns[-1] + 1]
+    if len(before) == 1 and not row.tools:
         return before[0].content, last.content
-    return "\n\n".join(f"{turn.role.capitalize()}: {turn.content}" for turn in before), last.content
+    tools = [f"Tools: {json.dumps(row.tools, ensure_ascii=False, sort_keys=True)}"] if row.tools else []
+    turns = [f"{turn.role.capitalize()}: {turn.content}" for turn in before]
+    return "\n\n".join([*tools, *turns]), last.content
+
+
+def strip_response(row: Row) -> Row:
+    """Return the row without the white space around its last response; keys besides the content stay."""
+    last = row.response_turns[-1]
+    turn = row.turns[last]
+    message = turn.message and {**turn.message, "content": str(turn.message["content"]).strip()}
+    stripped = replace(turn, content=turn.content.strip(), message=message)
+    return replace(row, turns=(*row.turns[:last], stripped, *row.turns[last + 1 :]))

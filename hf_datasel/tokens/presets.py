@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import POOL_ROW, Pool, Row, alpaca_prompt, canonical_rows
+from hf_datasel.tokens.valid_rows import error_message
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "preset_tokens"]
 
-_VERSION = 1
+_VERSION = 2
 """Version of these tokens, part of the fingerprint in the cache of `datasets`."""
 
 TokenPair = tuple[list[int], int, list[int], int, int]
@@ -80,21 +81,26 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         max_length: Maximum number of tokens; None for no truncation.
 
     Returns:
-        Dataset with one row per pool row and the columns `pool_row`, `reason`, `input_ids`, `spans`, `prior_ids` and
-        `prior_spans`.
+        Dataset with one row per pool row and the columns `pool_row`, `reason`, `error`, `input_ids`, `spans`,
+        `prior_ids` and `prior_spans`. `error` is the message of a row with the reason `template_error`.
 
     Raises:
         ModelError: The tokenizer cannot render the prompts of the convention.
     """
+    from datasets import Dataset
+
     if convention == "iterit":
         _check_template(tokenizer)
     data = pool.dataset.select_columns(pool.columns)
+    if len(data) == 0:  # map returns an empty dataset without the new columns
+        return Dataset.from_dict({name: [] for name in _features()}, features=_features())
     return data.map(
         _tokenize_batch,
         batched=True,
         with_indices=True,
         fn_kwargs={
             "row_format": pool.format,
+            "mapping": pool.mapping,
             "tokenizer": tokenizer,
             "convention": convention,
             "max_length": sys.maxsize if max_length is None else max_length,
@@ -133,6 +139,7 @@ def _features() -> Any:
         {
             POOL_ROW: Value("int64"),
             "reason": Value("string"),
+            "error": Value("string"),
             "input_ids": ids,
             "spans": ids,
             "prior_ids": ids,
@@ -145,6 +152,7 @@ def _tokenize_batch(
     batch: Any,
     indices: list[int],
     row_format: str,
+    mapping: dict[str, str] | None,
     tokenizer: PreTrainedTokenizerBase,
     convention: str,
     max_length: int,
@@ -152,15 +160,21 @@ def _tokenize_batch(
 ) -> dict[str, list[Any]]:
     tokenize = PRESETS[convention][0]
     columns: dict[str, list[Any]] = {name: [] for name in _features()}
-    for index, row in zip(indices, canonical_rows(batch, row_format), strict=True):
-        reason = row.reason or ("" if row.single_turn else "not_single_turn")
-        full, start, prior, prior_start, limit = ([], 0, [], 0, 0) if reason else tokenize(row, tokenizer, max_length)
+    for index, row in zip(indices, canonical_rows(batch, row_format, mapping), strict=True):
+        reason, error = row.reason or ("" if row.single_turn else "not_single_turn"), ""
+        pair: TokenPair = [], 0, [], 0, 0
+        if not reason:
+            try:
+                pair = tokenize(row, tokenizer, max_length)
+            except Exception as problem:  # chat templates and tokenizers raise errors of any kind
+                reason, error = "template_error", error_message(problem)
+        full, start, prior, prior_start, limit = pair
         if not reason and (start >= len(full) or prior_start >= len(prior)):
             reason = "no_response_token"
         full, prior = full[:max_length], prior[: max(limit, 0)]
         if not reason and (start >= len(full) or prior_start >= len(prior)):
             reason = "prompt_fills_window"
-        values = index, reason, full, [start, len(full)], prior, [prior_start, len(prior)]
+        values = index, reason, error, full, [start, len(full)], prior, [prior_start, len(prior)]
         for name, value in zip(columns, values, strict=True):
             columns[name].append(value)
     return columns

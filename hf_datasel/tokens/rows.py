@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens.presets import preset_tokens
 from hf_datasel.tokens.sequences import Sequences, list_column
-from hf_datasel.tokens.training import PreparedDataset, PriorContext, TokenSettings, prepare_dataset, prior_prefix
+from hf_datasel.tokens.tool_calls import conversion_options, unrendered_message
+from hf_datasel.tokens.training import PreparedDataset, PriorContext, TokenSettings, prepare_rows, prior_prefix
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["TokenRows", "Tokens"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class TokenRows:
         prepared: Rows tokenized by the trainer; tokenized on first use by default.
         indices: Pool rows to score, in this order; all rows by default. Without `prepared`, the attributes `pool` and
             `indices` refer to these rows only.
+
+    Attributes:
+        messages: What the first row with a reason shows about it, such as the error of the chat template, by reason.
     """
 
     def __init__(
@@ -57,12 +64,13 @@ class TokenRows:
         indices: np.ndarray | None = None,
     ):
         if prepared is None and indices is not None:
-            pool, indices = Pool(pool.dataset.select(np.asarray(indices, dtype=np.int64))), None
+            pool, indices = pool.subset(indices), None
         self.pool = pool
         self.tokenizer: Any = tokenizer
         self.settings = settings or TokenSettings()
         self.indices = np.arange(len(pool)) if indices is None else np.asarray(indices, dtype=np.int64)
         self._passed = prepared
+        self.messages: dict[str, str] = {}
         self._tokens: dict[tuple[str, ...], Tokens] = {}
 
     def __len__(self) -> int:
@@ -72,13 +80,25 @@ class TokenRows:
     def _prepared(self) -> PreparedDataset:
         if self._passed is not None:
             return self._passed
-        rows = convert_pool(self.pool, chat_template=self.tokenizer.chat_template is not None)
-        return PreparedDataset(prepare_dataset(rows, self.tokenizer, self.settings), self.tokenizer, self.settings)
+        rows = convert_pool(self.pool, **conversion_options(self.tokenizer))
+        tokens, errors = prepare_rows(rows, self.tokenizer, self.settings, allow_none=True)
+        return PreparedDataset(tokens, self.tokenizer, self.settings, errors)
 
     @property
     def prepared(self) -> Dataset:
         """Dataset with `input_ids`, `labels` and `pool_row` of the rows that can be trained on."""
         return self._prepared.data
+
+    def all_tokenized(self) -> TokenRows | None:
+        """Return all rows that the trainer has tokenized; None outside a trainer."""
+        if self._passed is None:
+            return None
+        return TokenRows(self.pool, self.tokenizer, self.settings, self._passed)
+
+    @property
+    def generation_prompts(self) -> float:
+        """See `PreparedDataset.generation_prompts`, for rows that were tokenized before."""
+        return self._prepared.generation_prompts
 
     def training(self, prior_context: PriorContext = "generation-prompt", end_token: bool = True) -> Tokens:
         """Return the tokens of `SFTTrainer`, and the same response tokens after the context of the prior.
@@ -111,21 +131,40 @@ class TokenRows:
         owner = position[prepared.rows[selected]]
         missing = np.ones(len(self), dtype=bool)
         missing[owner] = False
+        for row, message in prepared.errors.items():
+            if position[row] >= 0:
+                reasons[position[row]] = "template_error"
+                self.messages.setdefault("template_error", message)
         reasons[missing & (reasons == "")] = "prompt_fills_window"
         if selected.size == 0:
             return _empty_tokens(reasons)
-        prefix = prior_prefix(self.tokenizer, prepared.conversational, prior_context)
+        chat = prepared.conversational
+        if self.pool.format == "tokenized" and prior_context == "generation-prompt":
+            chat = prepared.generation_prompts == 1.0
+        prefix = prior_prefix(self.tokenizer, chat, prior_context)
         skip = prefix.size == 0
         data = prepared.with_spans(end_token).select(selected)
         with_span = _scorable(data, skip)
         span_reasons = np.array(data["reason"][:], dtype=object)
         reasons[owner] = np.where((span_reasons == "") & ~with_span, "no_response_token", span_reasons)
+        self._explain(span_reasons, np.array(data["detail"][:], dtype=object))
         data, owner = data.select(np.flatnonzero(with_span)), owner[with_span]
         return Tokens(
             Sequences(data, owner, skip_first=skip),
             Sequences(data, owner, skip_first=skip, prefix=prefix),
             reasons.astype(np.str_),
         )
+
+    def _explain(self, reasons: np.ndarray, details: np.ndarray) -> None:
+        """Note why responses were not found, and warn about tool calls that the chat template does not render."""
+        template = f"the chat template of {self.tokenizer.name_or_path!r}"
+        if "response_not_found" in reasons:
+            self.messages.setdefault("response_not_found", f"{template} renders these turns in no recognizable place")
+        if "template_error" in reasons:
+            self.messages.setdefault("template_error", unrendered_message(self.tokenizer))
+        unrendered = int(((details == "tool_calls") & (reasons != "template_error")).sum())
+        if unrendered:
+            _warn_once(f"{unrendered:,} rows have tool calls that {template} does not render; they are not scored.")
 
     def preset(self, convention: str, max_length: int | None) -> Tokens:
         """Return the tokens of a published convention, see `hf_datasel.tokens.presets.PRESETS`.
@@ -136,14 +175,21 @@ class TokenRows:
         """
         key = (convention, str(max_length))
         if key not in self._tokens:
-            pool = self.pool if self._passed is None else Pool(self.pool.dataset.select(self.indices))
+            pool = self.pool if self._passed is None else self.pool.subset(self.indices)
             data = preset_tokens(pool, self.tokenizer, convention, max_length)
             reasons = np.array(data["reason"][:], dtype=np.str_)
+            if "template_error" in reasons:
+                self.messages.setdefault("template_error", next(filter(None, data["error"])))
             owner = np.flatnonzero(reasons == "")
             data = data.select(owner)
             prior = Sequences(data, owner, ids="prior_ids", spans="prior_spans")
             self._tokens[key] = Tokens(Sequences(data, owner), prior, reasons)
         return self._tokens[key]
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
 
 
 def _scorable(data: Dataset, skip_first: bool) -> np.ndarray:

@@ -15,7 +15,7 @@ from hf_datasel._lazy import pc
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["RaggedArray", "Sequence", "Sequences", "list_column"]
+__all__ = ["RaggedArray", "Sequence", "Sequences", "highest_token_id", "list_column"]
 
 _READ_BATCH_SIZE = 10_000
 
@@ -40,6 +40,12 @@ def list_column(table: pa.Table, column: str) -> list[np.ndarray]:
     return np.split(lists.flatten().to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])
 
 
+def highest_token_id(column: pa.ChunkedArray) -> int:
+    """Return the highest token id in a list column; -1 without tokens."""
+    highest = (pc.max(chunk.flatten()).as_py() for chunk in column.chunks)
+    return max((token_id for token_id in highest if token_id is not None), default=-1)
+
+
 @dataclass(eq=False)
 class Sequences:
     """Token sequences to score, in any order.
@@ -56,6 +62,7 @@ class Sequences:
     Attributes:
         lengths: Number of tokens in each sequence, int64.
         scored: Number of tokens in the spans of each sequence, int64.
+        highest_id: Highest token id; -1 without tokens.
     """
 
     data: Dataset
@@ -66,12 +73,14 @@ class Sequences:
     prefix: np.ndarray | None = None
     lengths: np.ndarray = field(init=False)
     scored: np.ndarray = field(init=False)
+    highest_id: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
         self._view = self.data.select_columns([self.ids, self.spans]).with_format("arrow")
         rows, turns, lengths, scored = [], [], [], []
         start = 0
         for table in self._view.iter(batch_size=_READ_BATCH_SIZE):
+            self.highest_id = max(self.highest_id, highest_token_id(table.column(self.ids)))
             n_spans = pc.list_value_length(table.column(self.spans)).to_numpy() // 2
             all_spans = np.concatenate(list_column(table, self.spans)).reshape(-1, 2).astype(np.int64)
             span_lengths = all_spans[:, 1] - all_spans[:, 0]
@@ -86,6 +95,8 @@ class Sequences:
                 lengths.append(span_lengths + len(self.prefix))
                 scored.append(span_lengths)
             start += len(n_spans)
+        if self.prefix is not None:
+            self.highest_id = max(self.highest_id, int(self.prefix.max(initial=-1)))
         empty = np.empty(0, dtype=np.int64)
         self._rows, self._turns = np.concatenate([empty, *rows]), np.concatenate([empty, *turns])
         self.lengths, self.scored = np.concatenate([empty, *lengths]), np.concatenate([empty, *scored])
@@ -93,6 +104,14 @@ class Sequences:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def first_positions(self) -> np.ndarray:
+        """Return the start of the first span of each row of `data`, int64."""
+        if not len(self.data):  # an empty dataset has no column types
+            return np.empty(0, dtype=np.int64)
+        spans = self.data.select_columns([self.spans]).with_format("arrow")[:].column(self.spans)
+        starts: np.ndarray = pc.list_element(spans, 0).cast("int64").to_numpy()
+        return starts
 
     def fetch(self, indices: np.ndarray) -> list[Sequence]:
         """Read the sequences at these indices."""
@@ -136,6 +155,7 @@ class RaggedArray:
 
     Attributes:
         lengths: Number of tokens of each text, int64.
+        highest_id: Highest token id; -1 without tokens.
     """
 
     def __init__(self, parts: Iterable[SequenceOf[SequenceOf[int] | np.ndarray]]):
@@ -145,6 +165,7 @@ class RaggedArray:
             lengths.append(np.array([len(ids) for ids in part], dtype=np.int64))
         self._flat = np.concatenate(flat)
         self.lengths = np.concatenate(lengths)
+        self.highest_id = int(self._flat.max(initial=-1))
         self._starts = np.cumsum(self.lengths) - self.lengths
 
     def __len__(self) -> int:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from hf_datasel.errors import ModelError, ScoreError
 from hf_datasel.formats import POOL_ROW
-from hf_datasel.tokens.turns import Conversation, common_prefix
+from hf_datasel.tokens.tool_calls import has_text
+from hf_datasel.tokens.turns import Conversation, Span, common_prefix
+from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -20,7 +24,7 @@ __all__ = ["PreparedDataset", "PriorContext", "TokenSettings", "add_response_spa
 
 PriorContext = Literal["generation-prompt", "bos", "none"]
 
-_SPANS_VERSION = 1
+_SPANS_VERSION = 3
 """Version of `add_response_spans`, part of the fingerprint in the cache of `datasets`."""
 
 
@@ -62,7 +66,7 @@ def is_conversational(dataset: Dataset) -> bool:
 
 
 def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Dataset:
-    """Tokenize converted rows with `SFTTrainer._prepare_dataset`, called on a stand-in for the trainer.
+    """Tokenize converted rows as `SFTTrainer` does; see `prepare_rows`.
 
     Args:
         dataset: Rows as returned by `hf_datasel.formats.convert_pool`.
@@ -70,10 +74,30 @@ def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settin
         settings: Settings of the training run.
 
     Returns:
-        The dataset with `input_ids` and `labels`, without the rows that have no label after truncation.
+        The dataset with `input_ids` and `labels`, without the rows that have no label after truncation and those that
+        cannot be rendered or tokenized.
+    """
+    return prepare_rows(dataset, tokenizer, settings)[0]
+
+
+def prepare_rows(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, allow_none: bool = False
+) -> tuple[Dataset, dict[int, str]]:
+    """Tokenize converted rows with `SFTTrainer._prepare_dataset`, called on a stand-in for the trainer.
+
+    Args:
+        dataset: Rows as returned by `hf_datasel.formats.convert_pool`.
+        tokenizer: Tokenizer, with a chat template if the rows are conversational.
+        settings: Settings of the training run.
+        allow_none: Whether to return no rows, instead of raising an error, if none can be rendered and tokenized.
+
+    Returns:
+        The dataset with `input_ids` and `labels`, without the rows that have no label after truncation; and the errors
+        of the rows that cannot be rendered or tokenized, by `pool_row`.
 
     Raises:
-        ModelError: The rows are conversational, and the tokenizer has no chat template.
+        ModelError: The rows are conversational, and the tokenizer has no chat template; or it renders none of them,
+            unless `allow_none`.
     """
     from trl import SFTTrainer
 
@@ -85,10 +109,11 @@ def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settin
             "SFTConfig), or convert the rows into text columns prompt and completion."
         )
     settings = settings.resolve(dataset.column_names)
+    template = _training_template(tokenizer, settings)
     trainer = SimpleNamespace(
         _tokenizer=tokenizer,
         processing_class=tokenizer,
-        chat_template=_training_template(tokenizer, settings),
+        chat_template=template,
         completion_only_loss=settings.completion_only_loss,
         _is_vlm=False,
         _is_vision_dataset=False,
@@ -104,7 +129,15 @@ def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settin
         eos_token=None,
         use_liger_kernel=False,
     )
-    return SFTTrainer._prepare_dataset(trainer, dataset, tokenizer, args, False, None, "pool")
+
+    def prepare(rows: Dataset, truncate: bool) -> Dataset:
+        whole = SimpleNamespace(**{**vars(args), "max_length": None})
+        options = (tokenizer, args if truncate else whole, False, None, "pool")
+        return SFTTrainer._prepare_dataset(trainer, rows, *options)
+
+    if "input_ids" in dataset.column_names:
+        return prepare(dataset, True), {}
+    return prepare_valid_rows(dataset, prepare, RowRenderer(tokenizer, settings, template), allow_none)
 
 
 def _training_template(tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> str | None:
@@ -125,13 +158,21 @@ class PreparedDataset:
             columns.
         tokenizer: Tokenizer of the rows.
         settings: Settings with which the rows were tokenized.
+        errors: Errors of the rows of the pool that cannot be rendered or tokenized, by row number.
 
     Attributes:
         rows: Pool row number of each row, int64.
         conversational: Whether the rows are lists of messages.
     """
 
-    def __init__(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings):
+    def __init__(
+        self,
+        data: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: TokenSettings,
+        errors: Mapping[int, str] | None = None,
+    ):
+        self.errors = dict(errors or {})
         self.data = data
         self.tokenizer = tokenizer
         self.settings = settings
@@ -139,8 +180,24 @@ class PreparedDataset:
         self.conversational = is_conversational(data)
         self._with_spans: dict[bool, Dataset] = {}
 
+    @cached_property
+    def generation_prompts(self) -> float:
+        """Share of the tokenized rows whose labels begin right after the generation prompt of the chat template.
+
+        Rows whose first token has a label do not count. 0 without a chat template.
+        """
+        if self.tokenizer.chat_template is None:
+            return 0.0
+        prompt = list(_generation_prompt(self.tokenizer, "Hello"))
+        matches = []
+        for row in self.with_spans(True).select_columns(["input_ids", "spans"]):
+            start = row["spans"][0] if row["spans"] else 0
+            if start:
+                matches.append(row["input_ids"][max(start - len(prompt), 0) : start] == prompt)
+        return float(np.mean(matches)) if prompt and matches else 0.0
+
     def with_spans(self, end_token: bool) -> Dataset:
-        """Return `pool_row`, `input_ids`, `spans` and `reason` of each row; see `add_response_spans`.
+        """Return `pool_row`, `input_ids`, `spans`, `reason` and `detail` of each row; see `add_response_spans`.
 
         Args:
             end_token: Whether the spans include the tokens that end a response.
@@ -162,8 +219,9 @@ def add_response_spans(
         end_token: Whether to include the tokens that end a response (EOS, end of turn), which are trained on too.
 
     Returns:
-        Dataset with `pool_row`, `input_ids`, `spans`, flattened as (start, stop, start, stop, ...), and `reason`. A
-        row without spans has a reason: its response was truncated, or cannot be located.
+        Dataset with `pool_row`, `input_ids`, `spans`, flattened as (start, stop, start, stop, ...), `reason` and
+        `detail`. A row without spans has a reason: its response was truncated, or cannot be located. `detail` is
+        `"tool_calls"` where the chat template does not render tool calls of the row.
     """
     from datasets import Features, List, Value
 
@@ -182,6 +240,7 @@ def add_response_spans(
                 **{name: prepared.features[name] for name in (POOL_ROW, "input_ids")},
                 "spans": List(Value("int32")),
                 "reason": Value("string"),
+                "detail": Value("string"),
             }
         ),
         desc="Locating the responses",
@@ -197,37 +256,79 @@ def _spans_of(
     version: int,
 ) -> dict[str, Any]:
     ids = row["input_ids"]
-    full, spans = _response_spans(row, tokenizer, settings, template)
-    shift = len(full) - len(ids) if settings.truncation_mode == "keep_end" else 0
-    if spans is None or full[shift : shift + len(ids)] != ids:  # the trainer rendered the row differently
-        return {"spans": [], "reason": "response_not_found"}
+    response = _response_spans(row, tokenizer, settings, template)
+    spans, detail = response.spans, "tool_calls" if response.unrendered else ""
+    shift = len(response.ids) - len(ids) if settings.truncation_mode == "keep_end" else 0
+    if spans is None or response.ids[shift : shift + len(ids)] != ids:  # the trainer rendered the row differently
+        return {"spans": [], "reason": "response_not_found", "detail": ""}
+    if response.lost:
+        return {"spans": [], "reason": "template_error", "detail": detail}
     spans = _after_truncation(spans, shift, len(ids))
     if not spans:
-        return {"spans": [], "reason": "prompt_fills_window"}
+        return {"spans": [], "reason": "prompt_fills_window", "detail": detail}
     if special is not None:
         spans = [(start, _without_end(ids, start, stop, special, tokenizer)) for start, stop in spans]
     # The first token of a sequence has no context and is not scored.
     flat = [position for start, stop in spans if stop > max(start, 1) for position in (start, stop)]
-    return {"spans": flat, "reason": "" if flat else "no_response_token"}
+    return {"spans": flat, "reason": "" if flat else "no_response_token", "detail": detail}
+
+
+class _Response(NamedTuple):
+    """The responses of a row before truncation.
+
+    Args:
+        ids: Token ids of the row.
+        spans: Start and stop of each response; None if they cannot be located.
+        unrendered: Whether the chat template renders none of the tool calls of a response.
+        lost: Whether such a response consists of nothing but tool calls.
+    """
+
+    ids: list[int]
+    spans: list[Span] | None
+    unrendered: bool = False
+    lost: bool = False
 
 
 def _response_spans(
     row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, settings: TokenSettings, template: str | None
-) -> tuple[list[int], list[tuple[int, int]] | None]:
-    """Return the tokens of the row before truncation, and its response spans, from the labels if possible."""
+) -> _Response:
+    """Return the response spans of a row, from its labels if possible."""
     ids, labels = row["input_ids"], row["labels"]
-    several = isinstance(row.get("completion"), list) and len(row["completion"]) > 1
-    if "completion" in row and settings.completion_only_loss and not settings.assistant_only_loss and not several:
-        start = next((index for index, label in enumerate(labels) if label != -100), len(ids))
-        return ids, [(start, len(ids))]
-    if "messages" in row or isinstance(row.get("prompt"), list):
-        conversation = Conversation(tokenizer, row, template)
-        return conversation.ids, conversation.spans()
-    full = tokenizer(text=row["prompt"] + row["completion"])["input_ids"]
-    return full, [(common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))]
+    if "messages" not in row and "prompt" not in row:  # tokenized before
+        return _Response(ids, _label_spans(labels))
+    if "messages" not in row and not isinstance(row["prompt"], list):
+        if settings.completion_only_loss and not settings.assistant_only_loss:
+            return _Response(ids, [(_first_label(labels), len(ids))])
+        full = tokenizer(text=row["prompt"] + row["completion"])["input_ids"]
+        return _Response(full, [(common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))])
+    completion = row.get("completion") or []
+    has_calls = any(message.get("tool_calls") for message in row.get("messages") or completion)
+    is_single = len(completion) == 1 and settings.completion_only_loss and not settings.assistant_only_loss
+    if is_single and not has_calls:
+        return _Response(ids, [(_first_label(labels), len(ids))])
+    conversation = Conversation(tokenizer, row, template)
+    turns = {conversation.context: [(_first_label(labels), len(ids))]} if is_single else conversation.turn_spans()
+    unrendered = conversation.unrendered_calls(turns) if turns and has_calls else set()
+    if turns is None:
+        return _Response(conversation.ids, None)
+    untrained = set(row.get("untrained_turns") or ())
+    lost = any(not has_text(conversation.messages[index]) for index in unrendered - untrained)
+    spans = [span for index, spans in turns.items() if index not in untrained for span in spans]
+    return _Response(ids if is_single else conversation.ids, spans, bool(unrendered), lost)
 
 
-def _after_truncation(spans: list[tuple[int, int]], shift: int, length: int) -> list[tuple[int, int]]:
+def _label_spans(labels: list[int]) -> list[Span]:
+    """Return start and stop of each run of tokens with a label."""
+    has_label = np.concatenate([[False], np.asarray(labels) != -100, [False]])
+    edges = np.flatnonzero(np.diff(has_label.astype(np.int8)))
+    return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
+
+
+def _first_label(labels: list[int]) -> int:
+    return next((index for index, label in enumerate(labels) if label != -100), len(labels))
+
+
+def _after_truncation(spans: list[Span], shift: int, length: int) -> list[Span]:
     clipped = [(max(start - shift, 0), min(stop - shift, length)) for start, stop in spans]
     return [(start, stop) for start, stop in clipped if stop > start]
 
@@ -253,9 +354,9 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
     Args:
         tokenizer: Tokenizer of the model that scores.
         chat: Whether the rows are conversational.
-        context: `"generation-prompt"` is BOS (or EOS if there is none) and the generation prompt of the chat template;
-            `"bos"` is BOS (or EOS) alone; `"none"` is no token, so that the first response token is not scored, with
-            or without the instruction.
+        context: `"generation-prompt"` is BOS (or EOS if there is none) and the generation prompt of the chat template,
+            which begins with BOS itself in some templates; `"bos"` is BOS (or EOS) alone; `"none"` is no token, so
+            that the first response token is not scored, with or without the instruction.
 
     Returns:
         Token ids, int64.
@@ -279,7 +380,9 @@ def prior_prefix(tokenizer: PreTrainedTokenizerBase, chat: bool, context: PriorC
             f"The chat template of {tokenizer.name_or_path!r} renders a question differently with a generation "
             "prompt, so that the generation prompt cannot be determined. Pass prior_context='bos'."
         )
-    return np.array([first, *prompts.pop()], dtype=np.int64)
+    prompt = prompts.pop()
+    # conversations of some templates begin with the header of a message, whose first token is BOS (SmolLM2)
+    return np.array(prompt if prompt[:1] == (first,) else (first, *prompt), dtype=np.int64)
 
 
 def _generation_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> tuple[int, ...]:

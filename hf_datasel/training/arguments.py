@@ -7,6 +7,8 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -15,13 +17,16 @@ from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats import Pool, convert_pool, detect_format
+from hf_datasel.formats.mapping import applicable, rename_batch
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import get_selector
 from hf_datasel.spec import default_of, from_name
+from hf_datasel.tokens.tool_calls import conversion_options
 from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.read_rows import FormattingFunction, column_mapping, format_stream, read_rows
 from hf_datasel.training.run_config import RunConfig
 
-__all__ = ["SelectorLike", "check_processing_class", "evaluation_rows", "prepare_arguments"]
+__all__ = ["SelectorLike", "check_labels", "check_processing_class", "evaluation_rows", "prepare_arguments"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +39,7 @@ _TRL_FORMATS = ("prompt-completion", "messages", "text")
 
 def prepare_arguments(
     base: type, trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], selector: SelectorLike | None
-) -> tuple[dict[str, Any], Pool, Selector, RunConfig]:
+) -> tuple[dict[str, Any], Pool, Selector, RunConfig, FormattingFunction | None]:
     """Bind, check and convert the arguments of the trainer.
 
     Args:
@@ -45,8 +50,8 @@ def prepare_arguments(
         selector: The argument `selector`.
 
     Returns:
-        The arguments for `SFTTrainer`, by name, with converted rows; the pool; the selector; and the settings of the
-        run as they were passed.
+        The arguments for `SFTTrainer`, by name, with converted rows; the pool; the selector; the settings of the
+        run as they were passed; and the formatting function, which has been applied.
 
     Raises:
         ConfigError: Settings that contradict each other, or a dataset that cannot be selected from.
@@ -58,20 +63,22 @@ def prepare_arguments(
     arguments["args"] = config
     _check_arguments(arguments, config)
     resolved = _resolve_selector(config, selector)
-    pool = Pool(arguments["train_dataset"])
+    formatting_func = arguments.get("formatting_func")
+    pool = read_rows(arguments["train_dataset"], config, formatting_func)
     run_config = RunConfig.from_arguments(arguments, config, resolved)
     if not type(trainer).__module__.startswith("hf_datasel."):
         run_config.in_python.append(f"the trainer was {type(trainer).__name__}, which is defined in Python")
-    chat = _has_chat_template(arguments, config)
+    options = _conversion_options(arguments, config)
     num_malformed = int((pool.reasons != "").sum())
     if num_malformed:
         logger.warning("train_dataset: %s", pool.summary())
-    arguments["train_dataset"] = convert_pool(pool, chat)
+    arguments["train_dataset"] = convert_pool(pool, **options)
+    arguments["formatting_func"] = None
     if num_malformed == len(pool):
         raise FormatError("No row can be trained on.")
     if arguments.get("eval_dataset") is not None:
-        arguments["eval_dataset"] = evaluation_rows(arguments["eval_dataset"], chat, config.dataset_text_field)
-    return arguments, pool, resolved, run_config
+        arguments["eval_dataset"] = evaluation_rows(arguments["eval_dataset"], options, config, formatting_func)
+    return arguments, pool, resolved, run_config, formatting_func
 
 
 def _as_selective(config: Any, model: Any) -> SelectiveSFTConfig:
@@ -143,15 +150,10 @@ def _check_arguments(arguments: dict[str, Any], config: SelectiveSFTConfig) -> N
         raise ConfigError("train_dataset is streaming, so its rows have no numbers. Load it with streaming=False.")
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ConfigError("train_dataset is empty, so that there is nothing to select from.")
-    if isinstance(dataset, Dataset):
-        _check_text_field(dataset.column_names, config.dataset_text_field)
-    if arguments.get("formatting_func") is not None:
-        raise ConfigError(
-            "formatting_func turns rows into plain text, which has no response to score. Map the dataset to prompt "
-            "and completion columns instead."
-        )
     if (config.dataset_kwargs or {}).get("skip_prepare_dataset"):
         raise ConfigError("skip_prepare_dataset leaves the rows without tokens to score. Remove it.")
+    if config.packing and config.max_length is None:
+        raise ConfigError("packing=True needs max_length, the length of the packed sequences, and it is None.")
     check_processing_class(arguments.get("processing_class"))
 
 
@@ -169,19 +171,33 @@ def check_processing_class(processing_class: Any) -> None:
         )
 
 
-def _check_text_field(columns: list[str], text_field: str) -> None:
-    """Raise if rows are plain text in another column than "text", which is the only one that is read."""
-    if text_field != "text" and detect_format([*columns, "text"]) == "text" and {text_field, "text"} & set(columns):
+def check_labels(tokens: Any, num_rows: int, config: Any, name: str) -> None:
+    """Raise if tokenized rows are empty because truncation left no row with a label.
+
+    Args:
+        tokens: The rows as `SFTTrainer` prepared them.
+        num_rows: Number of rows before.
+        config: Config of the run.
+        name: Name of the dataset, for the message.
+
+    Raises:
+        ConfigError: Names `max_length`.
+    """
+    if num_rows and isinstance(tokens, Dataset) and not len(tokens):
         raise ConfigError(
-            f"dataset_text_field={text_field!r}: plain text is read from the column 'text' only, but the columns are "
-            f"{columns}. Remove dataset_text_field, and rename the column: dataset.rename_column({text_field!r}, "
-            "'text')."
+            f"max_length={config.max_length} leaves no token to train on in any of the {num_rows:,} rows of {name}: "
+            f"with truncation_mode={config.truncation_mode!r} the part of a row that is kept ends before its labels "
+            "begin. Raise max_length."
         )
 
 
-def _has_chat_template(arguments: dict[str, Any], config: SelectiveSFTConfig) -> bool:
-    if config.chat_template_path is not None:
-        return True
+def _conversion_options(arguments: dict[str, Any], config: SelectiveSFTConfig) -> dict[str, bool]:
+    """Return the arguments of `convert_pool` that depend on the chat template that `SFTTrainer` is going to use."""
+    path, template = config.chat_template_path, None
+    if path is not None and os.path.isfile(path) and path.endswith((".jinja", ".j2")):
+        template = Path(path).read_text(encoding="utf-8")
+    elif path is not None:
+        return conversion_options(AutoTokenizer.from_pretrained(path))
     processing_class = arguments.get("processing_class")
     if processing_class is None:
         model = arguments["model"]
@@ -190,44 +206,70 @@ def _has_chat_template(arguments: dict[str, Any], config: SelectiveSFTConfig) ->
         processing_class = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=config.trust_remote_code
         )
-    return getattr(processing_class, "chat_template", None) is not None
+    return conversion_options(processing_class, template)
 
 
-def evaluation_rows(dataset: Any, chat: bool, text_field: str) -> Any:
+def evaluation_rows(
+    dataset: Any,
+    options: Mapping[str, bool],
+    config: SelectiveSFTConfig,
+    formatting_func: FormattingFunction | None = None,
+    name: str = "eval_dataset",
+) -> Any:
     """Convert evaluation rows to columns that `SFTTrainer` reads, without malformed rows.
 
     Args:
         dataset: A dataset, or several by name. Tokenized datasets and other values are returned as they are.
-        chat: Whether the tokenizer has a chat template.
-        text_field: `dataset_text_field` of the config.
+        options: Arguments of `convert_pool` that depend on the chat template.
+        config: The config, with `dataset_text_field` and `columns`.
+        formatting_func: `formatting_func` of the trainer.
+        name: Name of the dataset in messages.
 
     Raises:
-        ConfigError: Streaming rows in columns that `SFTTrainer` does not read, or plain text in another column than
-            "text".
+        ConfigError: A dataset without rows, or streaming rows in columns that `SFTTrainer` does not read.
         FormatError: Rows in no supported format, or none that can be used.
     """
     if isinstance(dataset, dict):
-        return {name: evaluation_rows(rows, chat, text_field) for name, rows in dataset.items()}
+        return {
+            key: evaluation_rows(rows, options, config, formatting_func, f"eval_dataset[{key!r}]")
+            for key, rows in dataset.items()
+        }
     if isinstance(dataset, IterableDataset):
-        _check_stream(dataset, text_field)
-        return dataset
+        return _checked_stream(dataset, config, formatting_func)
+    if isinstance(dataset, Dataset) and not len(dataset):
+        raise ConfigError(
+            f"{name} has no rows, so that there is nothing to evaluate on. Pass other rows, or leave it out and set "
+            "eval_strategy='no'."
+        )
     if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names:
         return dataset
-    _check_text_field(dataset.column_names, text_field)
-    pool = Pool(dataset)
+    pool = read_rows(dataset, config, formatting_func, is_pool=False)
     if (pool.reasons != "").any():
-        logger.warning("eval_dataset: %s", pool.summary())
-    return convert_pool(pool, chat)
+        logger.warning("%s: %s", name, pool.summary())
+    return convert_pool(pool, **options)
 
 
-def _check_stream(dataset: IterableDataset, text_field: str) -> None:
+def _checked_stream(
+    dataset: IterableDataset, config: SelectiveSFTConfig, formatting_func: FormattingFunction | None
+) -> IterableDataset:
     columns = dataset.column_names or list(next(iter(dataset), {}))
     if "input_ids" in columns:
-        return
-    _check_text_field(columns, text_field)
+        return dataset
+    if formatting_func is not None:
+        return format_stream(dataset, config, formatting_func)
+    if mapping := applicable(column_mapping(config), columns):
+        dataset = dataset.map(
+            partial(rename_batch, mapping=mapping),
+            batched=True,
+            remove_columns=[name for name in mapping.values() if name in columns],
+        )
+        columns = list(rename_batch(dict.fromkeys(columns, ()), mapping))
+    elif config.dataset_text_field in columns and not {"prompt", "messages", "conversations"} & set(columns):
+        return dataset
     row_format = detect_format(columns)
     if row_format not in _TRL_FORMATS:
         raise ConfigError(
             f"The evaluation rows are streaming, but {row_format} rows are converted only when they are loaded in "
             "full. Load them with streaming=False, or map them to the columns prompt and completion."
         )
+    return dataset

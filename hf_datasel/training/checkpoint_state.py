@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import transformers
 from transformers import TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel import __version__
-from hf_datasel.errors import ResumeError
+from hf_datasel.errors import ConfigError, ResumeError
 from hf_datasel.formats.digest import column_digest
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
@@ -38,6 +39,7 @@ __all__ = [
     "CarriedState",
     "CheckpointCallback",
     "SelectionState",
+    "check_resume_supported",
     "last_complete_checkpoint",
     "load_selections",
     "remove_stale_files",
@@ -350,6 +352,26 @@ def _is_complete(checkpoint: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def check_resume_supported(num_processes: int, device: torch.device) -> None:
+    """Raise if the installed transformers cannot load an optimizer in several processes on CPUs.
+
+    Before version 5.18 it maps the optimizer to "cpu:0", a device that `torch.load` does not accept.
+
+    Args:
+        num_processes: Number of processes of the run.
+        device: Device of this process.
+
+    Raises:
+        ConfigError: Says which version is needed.
+    """
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if num_processes > 1 and device.type == "cpu" and version < (5, 18):
+        raise ConfigError(
+            f"transformers {transformers.__version__} cannot resume {num_processes} processes on CPUs: it cannot load "
+            "the optimizer there. Use transformers 5.18 or newer, or GPUs."
+        )
 
 
 def remove_stale_files(checkpoint: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.selection import resolve_size
+from hf_datasel.spec import name_and_settings
 
 __all__ = ["SelectiveSFTConfig", "data_seed", "without_secrets"]
 
@@ -38,7 +40,8 @@ class SelectiveSFTConfig(SFTConfig):
         > Parameters that control which rows are selected
 
         selector (`str`, *optional*, defaults to `"iterit"`):
-            Name of the selector. `hf-datasel list` prints all names.
+            Name of the selector, or its name with settings, as in `{"top": {"by": "ifd"}}`. `hf-datasel list` prints
+            all names.
         selector_kwargs (`dict[str, Any]`, *optional*):
             Settings of the selector, for example `{"decay": 0.0}`.
         selection_size (`int`, *optional*):
@@ -49,6 +52,13 @@ class SelectiveSFTConfig(SFTConfig):
         selection_schedule (`list[int]`, *optional*):
             Number of rows of each round, if the rounds differ in size. Replaces `selection_size` and
             `selection_ratio`.
+
+        > Parameters that control how rows are read
+
+        columns (`dict[str, str]`, *optional*):
+            Names of the columns of a row format, or `role` and `content` of messages, and the names that the datasets
+            have for them, for example `{"prompt": "question", "completion": "answer"}`. Evaluation rows that do not
+            have these columns are read without it.
 
         > Parameters that control when rows are selected
 
@@ -96,7 +106,7 @@ class SelectiveSFTConfig(SFTConfig):
     """
 
     _is_public = False
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs"]  # noqa: RUF012 (declared so by TRL)
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs", "columns"]  # noqa: RUF012 (declared so by TRL)
 
     # Parameters that control which rows are selected
     selector: str = field(
@@ -118,6 +128,15 @@ class SelectiveSFTConfig(SFTConfig):
     selection_schedule: list[int] | None = field(
         default=None,
         metadata={"help": "Number of rows of each round, if the rounds differ in size."},
+    )
+
+    # Parameters that control how rows are read
+    columns: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Names of the columns of a row format, or role and content of messages, and the names that the "
+            'dataset has for them, for example {"prompt": "question", "completion": "answer"}.'
+        },
     )
 
     # Parameters that control when rows are selected
@@ -171,6 +190,7 @@ class SelectiveSFTConfig(SFTConfig):
     )
 
     def __post_init__(self) -> None:
+        self._split_selector()
         self._user_values = self._values()
         super().__post_init__()
         self.mark_derived()
@@ -238,6 +258,21 @@ class SelectiveSFTConfig(SFTConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as `SFTConfig.to_dict` does, without the tokens in `model_init_kwargs`."""
         return {name: without_secrets(value) for name, value in super().to_dict().items()}
+
+    def _split_selector(self) -> None:
+        """Move settings in `selector`, as in `{"top": {"by": "ifd"}}`, to `selector_kwargs`."""
+        value: Any = self.selector
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"selector={value!r} is no valid JSON: {error}.") from error
+        if isinstance(value, str):
+            return
+        self.selector, settings = name_and_settings(value, "selector")
+        if settings and self.selector_kwargs:
+            raise ConfigError(f"selector={value!r} has settings, and so has selector_kwargs. Remove one of the two.")
+        self.selector_kwargs = settings or self.selector_kwargs
 
     def _values(self) -> dict[str, Any]:
         names = [setting.name for setting in dataclasses.fields(self) if setting.name not in _SECRETS]

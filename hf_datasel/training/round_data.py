@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -9,28 +10,38 @@ import numpy as np
 from datasets import Dataset
 from trl import pack_dataset
 
-from hf_datasel.formats import Pool
+from hf_datasel._lazy import pc
+from hf_datasel.formats import POOL_ROW, Pool
+from hf_datasel.scoring.models import check_tokens
 from hf_datasel.tokens import PreparedDataset, TokenSettings
+from hf_datasel.tokens.sequences import highest_token_id, list_column
 from hf_datasel.training.checkpoint_state import tokens_digest
 from hf_datasel.training.config import SelectiveSFTConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TokenizedPool", "epoch_seed", "release_dataloader", "set_epoch"]
+__all__ = ["TokenizedPool", "epoch_seed", "release_dataloader", "set_epoch", "token_settings"]
+
+logger = logging.getLogger(__name__)
 
 
 class TokenizedPool:
     """The rows of the pool as `SFTTrainer` tokenizes them, from which the dataset of each round is built.
 
+    With packing, rows are not truncated, and scores read the first `max_length` tokens of each: no packed sequence is
+    longer, and `packing_strategy="bfd"` trains on exactly these.
+
     Args:
         pool: The rows.
-        tokens: The tokenized rows, without those that truncation leaves without a label.
+        tokens: The tokenized rows. Without packing they are truncated, and those that this leaves without a label are
+            missing.
         processing_class: Tokenizer that tokenized them.
         args: Config of the run.
-        completion_only_loss: As `SFTTrainer` resolved it for these rows.
+        settings: How the rows were tokenized.
 
     Attributes:
+        rows: Pool row number of each tokenized row, int64.
         prepared: The tokenized rows, as scores read them.
         eligible: Whether each row of the pool can be trained on, bool of shape (rows,).
     """
@@ -41,21 +52,45 @@ class TokenizedPool:
         tokens: Dataset,
         processing_class: PreTrainedTokenizerBase,
         args: SelectiveSFTConfig,
-        completion_only_loss: bool | None,
+        settings: TokenSettings,
     ):
         self.pool = pool
         self.tokens = tokens
         self._args = args
-        settings = TokenSettings(
-            max_length=args.max_length,
-            truncation_mode=args.truncation_mode,
-            completion_only_loss=completion_only_loss,
-            assistant_only_loss=args.assistant_only_loss,
-            dataset_num_proc=args.dataset_num_proc,
-        )
-        self.prepared = PreparedDataset(tokens, processing_class, settings)
+        self.rows = np.asarray(tokens.with_format("numpy")[POOL_ROW][:], dtype=np.int64)
+        scored = truncated(tokens, args.max_length) if args.packing and args.max_length else tokens
+        self.prepared = PreparedDataset(scored, processing_class, settings)
         self.eligible = np.zeros(len(pool), dtype=bool)
-        self.eligible[self.prepared.rows] = True
+        self.eligible[self.rows] = True
+
+    def check_tokens(self, model: Any) -> None:
+        """Raise an error if the model cannot read the rows.
+
+        Args:
+            model: Model in training.
+
+        Raises:
+            ModelError: A token id has no embedding, or a row is longer than the model has embeddings of positions.
+        """
+        longest, highest_id = 0, -1
+        for table in self.prepared.data.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000):
+            column = table.column("input_ids")
+            longest = max(longest, *(len(ids) for ids in list_column(table, "input_ids")))
+            highest_id = max(highest_id, highest_token_id(column))
+        check_tokens(model, longest, highest_id)
+
+    def warn_of_exclusions(self) -> None:
+        """Log a warning if more than a hundredth of the pool cannot be trained on, besides malformed rows."""
+        excluded, unlabelled = ~self.eligible, ~self.eligible & (self.pool.reasons == "")
+        is_new = unlabelled.any() or "template_error" in self.pool.reasons  # malformed rows are reported before
+        if not is_new or int(excluded.sum()) * 100 <= len(self.pool):
+            return
+        reasons = [self.pool.reason_details()] if self.pool.details else []
+        reasons += [f"{unlabelled.sum():,} without a label after truncation"] if unlabelled.any() else []
+        logger.warning(
+            "train_dataset: %s of %s rows cannot be trained on: %s",
+            *(f"{excluded.sum():,}", f"{len(self.pool):,}", ", ".join(reasons)),
+        )
 
     @cached_property
     def digest(self) -> str:
@@ -68,11 +103,11 @@ class TokenizedPool:
         Args:
             rows: Row numbers of the pool, in any order. The dataset keeps the order of the pool.
         """
-        subset = self.tokens.select(np.flatnonzero(np.isin(self.prepared.rows, rows)))
+        subset = self.tokens.select(np.flatnonzero(np.isin(self.rows, rows)))
         if not self._args.packing:
             return self._shuffled(subset)
         subset = self._shuffled(subset.select_columns(["input_ids", "labels"]))
-        options = {"keep_in_memory": True}
+        options = {"keep_in_memory": True, "num_proc": self._args.dataset_num_proc}  # processes pack separately
         return self._shuffled(pack_dataset(subset, self._args.max_length, self._args.packing_strategy, options))
 
     def first_rows(self, size: int) -> Dataset:
@@ -85,6 +120,40 @@ class TokenizedPool:
 
     def _shuffled(self, dataset: Dataset) -> Dataset:
         return dataset.shuffle(seed=self._args.seed) if self._args.shuffle_dataset else dataset
+
+
+def token_settings(args: Any, completion_only_loss: bool | None) -> TokenSettings:
+    """Return the settings of a run that determine tokens and labels.
+
+    Args:
+        args: Config of the run.
+        completion_only_loss: As `SFTTrainer` resolved it.
+    """
+    return TokenSettings(
+        max_length=args.max_length,
+        truncation_mode="keep_start" if args.packing else args.truncation_mode,
+        completion_only_loss=completion_only_loss,
+        assistant_only_loss=args.assistant_only_loss,
+        dataset_num_proc=args.dataset_num_proc,
+    )
+
+
+def truncated(tokens: Dataset, max_length: int) -> Dataset:
+    """Return tokenized rows with the first tokens of longer ones only.
+
+    Args:
+        tokens: Rows with `input_ids` and `labels`.
+        max_length: Maximum number of tokens of a row.
+    """
+    view = tokens.select_columns(["input_ids"]).with_format("arrow")
+    lengths = [table.column("input_ids").combine_chunks().value_lengths() for table in view.iter(batch_size=10_000)]
+    if all(pc.max(batch).as_py() <= max_length for batch in lengths):
+        return tokens
+    return tokens.map(_truncate, batched=True, fn_kwargs={"max_length": max_length}, desc="Truncating rows to score")
+
+
+def _truncate(batch: Any, max_length: int) -> dict[str, list[Any]]:
+    return {name: [values[:max_length] for values in batch[name]] for name in ("input_ids", "labels")}
 
 
 def set_epoch(dataloader: Any, epoch: int) -> None:

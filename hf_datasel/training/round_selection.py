@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,17 @@ import pyarrow as pa
 import torch
 from accelerate.utils import broadcast_object_list
 
+from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats.digest import column_digest
 from hf_datasel.rounds.cache import RoundCache, as_numpy
 from hf_datasel.rounds.context import RoundContext
-from hf_datasel.rounds.run import run_round
+from hf_datasel.rounds.run import check_texts, run_round
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.base import ModelScore, Score
 from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.logprobs import is_prompt_learning
 from hf_datasel.selection import Selection
+from hf_datasel.spec import object_key
 from hf_datasel.training.checkpoint_state import CarriedState
 from hf_datasel.training.config import SelectiveSFTConfig
 from hf_datasel.training.loss_cache import LossCache
@@ -82,6 +88,27 @@ class RoundRunner:
                 carried.columns[name] = column_digest(self.data.pool.dataset, name)
         return rows, context
 
+    def check_scores(self, model: Any, num_rounds: int) -> None:
+        """Raise the error that a score of any round would raise, before training. No model is run, and none is loaded.
+
+        Args:
+            model: Model to train, wrapped or not.
+            num_rounds: Number of rounds that are planned.
+
+        Raises:
+            ConfigError: The selector computes a score of the model, and its adapter puts virtual tokens before rows.
+            DataselError: As a score would raise it.
+        """
+        engine, name = self.engine(model), type(self.selector).__name__
+        check_texts(self.selector, self.data.pool)
+        later = [] if num_rounds > 1 else [object_key(score) for score in self.selector.later_scores()]
+        for score in self.selector.scores():
+            if object_key(score) in later or score.needs_fit:
+                continue
+            _check_adapter(engine.model, score, name)
+            with _named(f"{name} computes {type(score).__name__}."):
+                engine.compute(score, np.empty(0, dtype=np.int64))
+
     def engine(self, model: Any, optimizer: Any = None) -> Engine:
         """Return an engine that scores with the model as it is now, on the tokens that it is trained on."""
         return Engine(
@@ -122,6 +149,26 @@ class RoundRunner:
         return rows, state
 
 
+def _check_adapter(model: Any, score: Score, selector: str) -> None:
+    """Raise if a score of the model in training cannot be computed because of its adapter."""
+    of_model = isinstance(score, ModelScore) and score.model is None and not hasattr(score, "for_training")
+    if of_model and is_prompt_learning(model):
+        raise ConfigError(
+            f"{selector} computes {type(score).__name__} with the model in training, whose prompt-learning adapter "
+            "puts virtual tokens before every row, so that no row can be scored as it is trained. Train another kind "
+            "of adapter, such as LoRA, name another model in the score, or select by a column that is computed before."
+        )
+
+
+@contextmanager
+def _named(subject: str) -> Iterator[None]:
+    """Put a sentence that names the score before the message of an error about the format of the rows."""
+    try:
+        yield
+    except FormatError as error:
+        raise FormatError(f"{subject} {error}") from error
+
+
 def model_state(model: Any, schedule: Schedule, global_step: int) -> dict[str, Any]:
     """Describe the model that selects; `steps` are its updates since the base weights, which a restart puts back."""
     restarted = [
@@ -151,6 +198,7 @@ def round_logs(
         "selection_round": context.index,
         "selection_rows_scored": selection.provenance["rows_scored"],
         "selection_rows": len(selection.indices),
+        "selection_rows_excluded": int((~context.eligible).sum()),
         "selection_seconds": round(seconds, 4),
         "selection_time_share": round(time_share, 4),
     }

@@ -22,8 +22,8 @@ __all__ = ["RunConfig", "adapter_keys", "model_keys", "run_settings"]
 Keys = tuple[dict[str, Any], list[str]]
 """Keys of a recipe, and sentences on the settings that no key can express."""
 
-_SEPARATE = ("selector", "selector_kwargs", "model_init_kwargs")
-"""Fields of the config that are recorded from the objects themselves."""
+_SEPARATE = ("selector", "selector_kwargs", "model_init_kwargs", "columns")
+"""Fields of the config that are recorded from the objects themselves, or with the dataset."""
 _NOT_OF_THE_RUN = (
     "output_dir", "overwrite_output_dir", "logging_", "log_", "report_to", "run_name", "project", "trackio_", "hub_",
     "push_", "selection_repo_id", "disable_tqdm", "resume_from_checkpoint", "do_", "local_rank",
@@ -83,7 +83,10 @@ class RunConfig:
         selection, unsettled_selector = _selector_keys(selector)
         in_python = [*unsettled, *unsettled_adapter, *unsettled_selector]
         for name, value in arguments.items():
-            if name not in _RECORDED and value not in (None, [], (None, None)):
+            if name == "formatting_func" and value is not None:
+                function = getattr(value, "__qualname__", type(value).__name__)
+                in_python.append(f"the text of each row was returned by formatting_func={function}, a Python function")
+            elif name not in _RECORDED and value not in (None, [], (None, None)):
                 in_python.append(f"{name} was passed to the trainer in Python")
         parent = origin(arguments["train_dataset"])
         keys: dict[str, Any] = {}

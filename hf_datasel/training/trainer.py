@@ -33,11 +33,20 @@ from hf_datasel.rounds.run import check_budget
 from hf_datasel.scoring.eval_mode import preserve_rng_state
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origin, without_paths
-from hf_datasel.training.arguments import SelectorLike, check_processing_class, evaluation_rows, prepare_arguments
+from hf_datasel.tokens.tool_calls import conversion_options
+from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows
+from hf_datasel.training.arguments import (
+    SelectorLike,
+    check_labels,
+    check_processing_class,
+    evaluation_rows,
+    prepare_arguments,
+)
 from hf_datasel.training.checkpoint_state import (
     CarriedState,
     CheckpointCallback,
     SelectionState,
+    check_resume_supported,
     last_complete_checkpoint,
     load_selections,
     remove_stale_files,
@@ -49,7 +58,13 @@ from hf_datasel.training.config import SelectiveSFTConfig, data_seed
 from hf_datasel.training.loss_cache import LossCache
 from hf_datasel.training.model_card import card_results, evaluation_results, extend_card, training_data_section
 from hf_datasel.training.restart import BaseWeights, OptimizerSnapshot
-from hf_datasel.training.round_data import TokenizedPool, epoch_seed, release_dataloader, set_epoch
+from hf_datasel.training.round_data import (
+    TokenizedPool,
+    epoch_seed,
+    release_dataloader,
+    set_epoch,
+    token_settings,
+)
 from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
 from hf_datasel.training.run_config import run_settings
 from hf_datasel.training.schedule import (
@@ -113,9 +128,30 @@ def check_private_names(trainer_class: type) -> None:
 class SelectiveSFTTrainer(SFTTrainer):
     """`trl.SFTTrainer` that trains each round on the rows a selector selects with the current model.
 
-    Takes the arguments of `SFTTrainer` and a `selector`. `train_dataset` is the pool, in any supported row format.
-    From the first step of a round on, `trainer.train_dataset` contains the rows of that round, in the order of the
-    pool.
+    Takes the arguments of `SFTTrainer` and a `selector`. `train_dataset` is the pool, in any supported row format,
+    rows that are tokenized already (`input_ids` with `labels`, `completion_mask`, `assistant_masks` or none of them),
+    rows whose text is in the column `dataset_text_field`, and rows that `formatting_func` turns into text. Scores and
+    selectors that need a text or a response which such rows do not have are refused when the trainer is built.
+
+    Until the first selection, `trainer.train_dataset` contains as many rows as the first round trains on (the first
+    ones of the pool), so that its length gives the number of steps. From the first step of a round on it contains the
+    rows of that round, in the order of the pool; with `packing` or `shuffle_dataset`, packed and shuffled.
+
+    With the whole pool selected (`All()`), weights and logs equal those of `SFTTrainer` bit for bit. It differs in:
+
+    - Refused: streaming pools, images and multimodal processors, `skip_prepare_dataset`, a `formatting_func` for rows
+      with columns that `SFTTrainer` trains on instead, and prompt-learning adapters (prompt tuning, prefix tuning,
+      p-tuning) together with scores of the model in training, because virtual tokens come before every row.
+    - Rows that cannot be rendered end a run of `SFTTrainer`. Here they are excluded, and so are rows with an empty
+      response or an empty text.
+    - `state.log_history` has an entry for each selection, without a loss. The first one comes before the first step.
+    - `packing`: rows are packed as `SFTTrainer` packs them, and not truncated before. Scores read the first
+      `max_length` tokens of a row, since no packed sequence is longer: `packing_strategy="bfd"` trains on exactly
+      these, and the other strategies also on the rest of the row, as other sequences.
+    - `train_sampling_strategy="group_by_length"`: the sampler has a seed for each epoch, so that a run can be resumed,
+      and the order of batches differs from that of `SFTTrainer`.
+    - Callbacks: `control.should_epoch_stop` ends the pass over the rows of the current round. With a selector that
+      reselects, the next epoch begins with a selection.
 
     Selecting does not influence training otherwise: `SFTTrainer` gives the same weights when it trains on the same
     rows. Resuming from any checkpoint gives the weights of an uninterrupted run, and does not score the current round
@@ -123,8 +159,10 @@ class SelectiveSFTTrainer(SFTTrainer):
     is not pushed.
 
     Each selection is appended to `trainer.selections` and saved to `output_dir/selections/round-K`. Per round the
-    trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_<score>_mean`,
-    `selection_overlap` (Jaccard similarity with the previous round), `selection_seconds` and `selection_time_share`.
+    trainer logs `selection_round`, `selection_rows_scored`, `selection_rows`, `selection_rows_excluded` (rows of the
+    pool that cannot be trained on: malformed, not rendered by the chat template, or without a label),
+    `selection_<score>_mean`, `selection_overlap` (Jaccard similarity with the previous round), `selection_seconds` and
+    `selection_time_share`.
 
     `push_to_hub` pushes the model as TRL does, with a card that says how its rows were selected, and with
     `push_selection=True` in `args` the selections as well. The metadata of the card contains the last evaluation.
@@ -148,14 +186,16 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     Raises:
         ConfigError: Settings that contradict each other; a pool that has no row numbers or tokens (streaming, images,
-            `formatting_func`, `skip_prepare_dataset`); or unsupported versions of TRL and transformers.
-        FormatError: Rows in no supported format, or none that can be trained on.
+            `skip_prepare_dataset`); a `max_length` that leaves no label; evaluation datasets without rows; or
+            unsupported versions of TRL and transformers.
+        FormatError: Rows in no supported format, none that can be trained on, or rows without what a score reads.
     """
 
     _tag_names = ["trl", "sft", "hf_datasel"]  # noqa: RUF012 (declared so by TRL)
 
     args: SelectiveSFTConfig
     data_collator: Any
+    train_dataset: Any
     lr_scheduler: Any
     _budget: int
     _data: TokenizedPool
@@ -179,10 +219,10 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._evaluated: dict[str, dict[str, str]] = {}  # prefix of metrics -> origin of the rows, of `evaluate`
         self._published_at: str | None = None  # repository of the selections of this run
         self._candidates: Dataset | None = None
+        self._template_errors: dict[int, str] = {}  # pool row -> error
         self._schedule = Schedule((), [])
-        arguments, self._pool, self._selector, self._run_config = prepare_arguments(
-            SFTTrainer, self, args, kwargs, selector
-        )
+        prepared = prepare_arguments(SFTTrainer, self, args, kwargs, selector)
+        arguments, self._pool, self._selector, self._run_config, self._text_function = prepared
         config: SelectiveSFTConfig = arguments["args"]
         self._check_push(config)
         user_values = config.user_values()
@@ -190,7 +230,13 @@ class SelectiveSFTTrainer(SFTTrainer):
         self.args.mark_derived(user_values)
         assert self._candidates is not None
         self._budget = rows_per_round(self.args, len(self._pool))
-        self._data = TokenizedPool(self._pool, self._candidates, self._tokenizer, self.args, self.completion_only_loss)
+        for row, error in list(self._template_errors.items())[:1]:
+            self._pool.mark(list(self._template_errors), "template_error")
+            self._pool.mark([row], "template_error", error)
+        settings = token_settings(self.args, self.completion_only_loss)
+        self._data = TokenizedPool(self._pool, self._candidates, self._tokenizer, self.args, settings)
+        self._data.warn_of_exclusions()
+        self._data.check_tokens(self.model)
         self._carried = CarriedState()
         self._losses = LossCache(self, lambda: self._schedule)
         self._runner = RoundRunner(self._selector, self._data, self._losses, self.args, self.accelerator)
@@ -204,6 +250,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._train_start = time.perf_counter()
         plan = self._planned_rounds(self.args.num_train_epochs)  # raises before anything starts
         check_restarts(plan, self.accelerator, self.model, type(self._selector).__name__)
+        self._runner.check_scores(self.model, len(plan))
+        self.train_dataset = self._data.first_rows(plan[0].budget)
         self._checkpoint_callback = CheckpointCallback(self._needs_checkpoint)
         self.add_callback(self._checkpoint_callback)
 
@@ -213,20 +261,44 @@ class SelectiveSFTTrainer(SFTTrainer):
     ) -> Any:
         """Override `SFTTrainer._prepare_dataset` to tokenize the pool without shuffling or packing it.
 
-        Rounds are shuffled and packed separately, in `TokenizedPool.dataset`. `use_liger_kernel` is off here because
-        some versions of TRL then drop the text columns, which scores need.
+        Rows that cannot be rendered or tokenized are excluded, and turns that loss flags exclude get no labels. Rounds
+        are shuffled and packed separately, in `TokenizedPool.dataset`. `use_liger_kernel` is off here because some
+        versions of TRL then drop the text columns, which scores need.
         """
-        if dataset_name != "train" or self._candidates is not None:
+        if not isinstance(dataset, Dataset):
             return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         check_processing_class(processing_class)  # loaded with the model if none was passed
+        is_pool = dataset_name == "train" and self._candidates is None
         plain = copy.copy(args)
-        plain.shuffle_dataset = plain.packing = plain.use_liger_kernel = False
-        if packing and args.packing_strategy != "bfd":  # the other strategies split long rows instead of truncating
-            plain.max_length = None
-        self._candidates = super()._prepare_dataset(
-            dataset, processing_class, plain, False, formatting_func, dataset_name
-        )
-        return self._candidates
+        plain.dataset_text_field = "text"  # the column that rows of plain text are converted to
+        if is_pool:
+            plain.shuffle_dataset = plain.packing = plain.use_liger_kernel = False
+            if packing:  # it cuts long rows itself, and keeps those without a label
+                plain.max_length = None
+        whole = copy.copy(plain)
+        whole.max_length, whole.shuffle_dataset, whole.use_liger_kernel = None, False, False
+
+        def prepare(rows: Dataset, truncate: bool) -> Dataset:
+            options = (plain, packing and not is_pool) if truncate else (whole, False)
+            return super(SelectiveSFTTrainer, self)._prepare_dataset(
+                rows, processing_class, *options, formatting_func, dataset_name
+            )
+
+        if "input_ids" in dataset.column_names:
+            rows, errors = prepare(dataset, True), dict[int, str]()
+        else:
+            settings = token_settings(args, self.completion_only_loss)
+            renderer = RowRenderer(self._tokenizer, settings, self.chat_template)
+            rows, errors = prepare_valid_rows(dataset, prepare, renderer)
+        check_labels(rows, len(dataset) - len(errors), args, "train_dataset" if is_pool else dataset_name)
+        if is_pool:
+            self._candidates, self._template_errors = rows, errors
+        elif errors:
+            logger.warning(
+                "The %s dataset: %d of %d rows are not used, since they cannot be rendered or tokenized. The first "
+                "error: %s", dataset_name, len(errors), len(dataset), next(iter(errors.values())),
+            )  # fmt: skip
+        return rows
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Override `Trainer.train` to start the selection again, and to resume from a complete checkpoint only.
@@ -248,6 +320,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         if resume_from_checkpoint is True:
             # without any checkpoint, Trainer raises
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
+        if resume_from_checkpoint:
+            check_resume_supported(self.args.world_size, self.args.device)
         with self._losses.hooked(model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -635,8 +709,7 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     # -- evaluation and the Hub ---------------------------------------------------------------------------------------
     def _evaluation_rows(self, rows: Any) -> Any:
-        chat = self.processing_class.chat_template is not None
-        return evaluation_rows(rows, chat, self.args.dataset_text_field)
+        return evaluation_rows(rows, conversion_options(self.processing_class), self.args, self._text_function)
 
     def _results(self) -> list[EvalResult]:
         """Return the results of the last (or the best) evaluation, and those that the user appended."""

@@ -20,7 +20,7 @@ select(rows, Longest(), size=6).push_to_hub("tester/selected")
 """
 
 
-@pytest.mark.parametrize("last", ["PUT ", "POST .*/commit/"])
+@pytest.mark.parametrize("last", [pytest.param("PUT ", marks=pytest.mark.slow), "POST .*/commit/"])
 def test_killed_push(hub, tmp_path, last):
     hub.commit("tester/selected", {"notes.md": b"mine"})
     before = hub.files("tester/selected")

@@ -116,6 +116,25 @@ def test_card_reproduces_the_selection(hub, parent, selection):
     assert names["rows"][:] == selection.apply(parent)[:]
 
 
+def test_rows_with_other_column_names(hub, pool_rows):
+    foreign = pool_rows.rename_columns({"instruction": "task", "output": "gold"})
+    hub.commit("tester/foreign", {"README.md": CARD, "data/train-00000-of-00001.parquet": parquet(foreign)})
+    rows = load_dataset("tester/foreign", split="train")
+    columns = {"instruction": "task", "output": "gold"}
+    selection = select(rows, Longest(), size=6, columns=columns)
+    assert selection.indices.tolist() == select(pool_rows, Longest(), size=6).indices.tolist()
+    selection.push_to_hub(REPO)
+    published = load_dataset(REPO, split="train")
+    assert (
+        published.column_names[:3] == foreign.column_names[:3]
+        and published["gold"][:] == selection.apply(rows)["gold"][:]
+    )
+    assert Selection.from_hub(REPO).apply(rows)[:] == published[:]
+    assert yaml.safe_load(hub.files(REPO)["recipe.yaml"])["columns"] == columns
+    assert "6 of the 24 rows of [tester/foreign]" in card(hub), "not a modified copy"
+    assert """--columns '{"instruction": "task", "output": "gold"}'""" in card(hub)
+
+
 def test_card_of_a_filtered_pool(hub, parent):
     select(parent.select(range(20)), Longest(), size=5).push_to_hub(REPO)
     assert "The pool is not the parent dataset as it is on the Hub" in card(hub)

@@ -108,7 +108,7 @@ def test_failed_method(compare, tmp_path, capsys):
 def test_all_methods_fail(compare, tmp_path, capsys):
     assert compare(["random", "longest"], "--selection_size", "25") == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "None of the methods selected rows. Random: size=25 is more than the 24 of 24 rows" in last
+    assert "None of the methods selected rows. Random: selection_size=25 is more than the 24 of 24 rows" in last
     assert not (tmp_path / "out" / "compare.html").exists()
 
 

@@ -56,7 +56,7 @@ def test_json(selected, capsys):
         ([], "No row is named: hf-datasel explain 17 --selection"),
         (["eleven"], "Row 'eleven' is no row number"),
         (["-1"], "Row '-1' is no row number: rows are counted from 0."),
-        (["12"], "row=12 is none of the 12 rows: 0 to 11"),
+        (["12"], "There is no row 12: the dataset has 12 rows, 0 to 11"),
         (["1", "--selektion", "x"], "Unknown flag --selektion. Did you mean '--selection'?"),
     ],
 )

@@ -217,7 +217,7 @@ def test_select_and_publish(run, hub):
     assert [each["config_name"] for each in metadata["configs"]] == ["default", "scores"]
     assert (metadata["license"], metadata["source_datasets"]) == ("cc-by-nc-4.0", ["lab/alpaca"])
     assert f"12 of the {ROWS} rows" in text
-    assert "Nothing was measured" in text
+    assert "No model trained on these rows has been evaluated." in text
     assert f"/datasets/{repo}" in printed(next(each for each in notebook.cells if "push_to_hub" in each.source))
     assert len(indices) == 12
     assert exclusions == {"empty_response": 1}

@@ -101,7 +101,7 @@ def test_recipe_comments(recipe):
     lines = recipe.read_text().splitlines()
     comment = [line for line in lines if line.startswith("#")]
     assert lines[: len(comment)] == comment, "the comment is at the top"
-    assert 2 <= len(comment) <= 6
+    assert 2 <= len(comment) <= 7
     command, name = RUN_LINE.findall("\n".join(comment))[-1]
     assert name == recipe.name
     assert command in KINDS

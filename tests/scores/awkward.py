@@ -9,7 +9,7 @@ from typing import Any
 Turns = list[tuple[str, str]]
 
 REASONS = {
-    *("empty_response", "wrong_type", "unknown_role", "turn_order", "no_response", "empty_text", "empty_prompt"),
+    *("empty_response", "wrong_type", "unknown_role", "no_response", "empty_text", "empty_prompt"),
     *(
         "prompt_fills_window",
         "no_prompt_token",
@@ -18,7 +18,7 @@ REASONS = {
         "not_single_turn",
         "not_finite",
     ),
-    *("rating_not_found", "template_refuses", "empty_generation", "no_vector"),
+    *("rating_not_found", "template_error", "empty_generation", "no_vector"),
     *("refused", "no_answer", "budget_spent", "unreadable_answer"),
 }
 """Everything that may stand in a column of reasons."""
@@ -109,11 +109,12 @@ CHATS: dict[str, tuple[Any, str]] = {
     "a last response behind the window": ([(USER, "a"), (BOT, "b" * 5000), (USER, "c"), (BOT, "d")], ""),
     "a developer, and no text of the user": ([("developer", "Be brief."), (USER, ""), (BOT, "Hm.")], ""),
     "no response": ([(USER, "Hi")], "no_response"),
-    "no question": ([(BOT, "Hi")], "turn_order"),
-    "two questions": ([(USER, "a"), (USER, "b"), (BOT, "c")], "turn_order"),
-    "a question last": ([(USER, "a"), (BOT, "b"), (USER, "c")], "turn_order"),
-    "a tool first": ([(TOOL, "a"), (BOT, "b")], "turn_order"),
-    "a system message late": ([(USER, "a"), (BOT, "b"), (SYSTEM, "c"), (USER, "d"), (BOT, "e")], "turn_order"),
+    "no question": ([(BOT, "Hi")], ""),
+    "a greeting first": ([(BOT, "Hello!"), (USER, "Hi"), (BOT, "How are you?")], ""),
+    "two questions": ([(USER, "a"), (USER, "b"), (BOT, "c")], ""),
+    "a question last": ([(USER, "a"), (BOT, "b"), (USER, "c")], ""),
+    "a tool first": ([(TOOL, "a"), (BOT, "b")], ""),
+    "a system message late": ([(USER, "a"), (BOT, "b"), (SYSTEM, "c"), (USER, "d"), (BOT, "e")], ""),
     "a role of its own": ([("wizard", "a"), (BOT, "b")], "unknown_role"),
     "an empty response": ([(USER, "a"), (BOT, "")], "empty_response"),
     "None as a response": ([(USER, "a"), (BOT, None)], "empty_response"),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -279,7 +280,11 @@ def parts(row: Row) -> dict[str, str]:
 
 
 def words(world: World, row: Row) -> Found:
-    return row.reason or {"response_words": len(parts(row)["response"].split())}
+    """Words between white space, of which each character of hiragana and kanji is one."""
+    if row.reason:
+        return row.reason
+    found = [len(re.findall("[\u3041-\u3096\u4e00-\u9fff]", word)) or 1 for word in parts(row)["response"].split()]
+    return {"response_words": sum(found)}
 
 
 def tokens(world: World, row: Row) -> Found:
@@ -333,8 +338,13 @@ def cluster(world: World, row: Row) -> Found:
 
 
 # -- ratings ----------------------------------------------------------------------------------------------------------
+def to_last_response(row: Row) -> Turns:
+    """The turns up to the last one of the assistant."""
+    return row.turns[: max(number for number, (role, _) in enumerate(row.turns) if role == "assistant") + 1]
+
+
 def task(row: Row) -> tuple[str, str]:
-    *before, (_, answer) = row.turns
+    *before, (_, answer) = to_last_response(row)
     if len(before) == 1:
         return before[0][1], answer
     return "\n\n".join(f"{role.capitalize()}: {content}" for role, content in before), answer
@@ -381,11 +391,13 @@ def deita(world: World, row: Row, turns: str = "sum") -> Any:
     by_question, by_answer = world.plain("chat"), world.plain("text")
     pairs, asked = [], []
     for role, content in row.turns:
-        if role == "assistant":
+        if role == "assistant" and (asked or pairs):
             pairs.append(("\n".join(asked), content))
             asked = []
         elif role in ("user", "tool"):
             asked.append(content)
+    if not pairs:
+        return "empty_prompt"
 
     def question_ids(question: str) -> tuple[int, ...]:
         asks = "You are a helpful assistant. Please identify the complexity score of the following user query. \n"
@@ -440,7 +452,7 @@ def _reward(plain: Plain, turns: Turns) -> float | None:
 def reward(world: World, row: Row) -> Found:
     if row.reason:
         return row.reason
-    result = _reward(world.plain("reward"), row.turns)
+    result = _reward(world.plain("reward"), to_last_response(row))
     return "prompt_fills_window" if result is None else {"reward": result}
 
 
@@ -484,7 +496,7 @@ def gap_by_reward(world: World, row: Row) -> Found:
     if isinstance(result, str):
         return result
     written = plain.tokenizer.decode(list(result[2]), skip_special_tokens=True).strip()
-    *before, (role, response) = row.turns
+    *before, (role, response) = to_last_response(row)
     own, other = (_reward(world.plain("reward"), [*before, (role, item)]) for item in (response.strip(), written))
     return "prompt_fills_window" if own is None or other is None else {"reward_gap": own - other}
 

@@ -100,7 +100,7 @@ CASES = {
     ),
     "selectit": of(TOKEN, plain.selectit),
     "selectit of text": of_text(TOKEN, plain.selectit),
-    "deita": Case(lambda world: DeitaScore(complexity_model=world.chat, quality_model=world.text), plain.deita),
+    "deita_score": Case(lambda world: DeitaScore(complexity_model=world.chat, quality_model=world.text), plain.deita),
     "judge": Case(lambda world: Judge("m", base_url=world.url, prompt=plain.JUDGE, timeout=5.0), plain.judge),
     "reward": Case(lambda world: Reward(world.reward), plain.reward),
     "reward_gap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),
@@ -305,7 +305,7 @@ def turn_of(role, content):
 
 
 def test_gap_after_tool_call_without_template_support(world):
-    turns = [turn_of("user", "Is it warm?"), call(None), turn_of("tool", "3"), turn_of("assistant", "No.")]
+    turns = [turn_of("user", "Is it warm?"), call("Look."), turn_of("tool", "3"), turn_of("assistant", "No.")]
     several = [turn_of("user", "Hi"), turn_of("assistant", "Hello!"), turn_of("user", "Is it warm?"), call(None)]
     data = Dataset.from_dict({"messages": [turns, several]})
     gap = RewardGap(scorer="perplexity", max_new_tokens=plain.NEW)
@@ -314,7 +314,7 @@ def test_gap_after_tool_call_without_template_support(world):
     )
     for truncation in (1024, 100):
         result = score(data, [replace(gap, max_length=truncation)], model=world.chat, on_summary=str)
-        assert result["reward_gap_reason"][:] == ["", "no_response_token"]
+        assert result["reward_gap_reason"][:] == ["", "template_error"]
         np.testing.assert_allclose(result["reward_gap"][0], expected["reward_gap"], rtol=1e-4)
 
 

@@ -140,7 +140,7 @@ def test_pooling_excludes_padding():
 
 
 def test_batch_size_invariance(encoder_dir, model, tokenizer, pool_rows):
-    for inputs in ({"model": model, "tokenizer": tokenizer}, {"model": encoder_dir}):
+    for inputs in ({"model": model, "processing_class": tokenizer}, {"model": encoder_dir}):
         one, many = (
             score(pool_rows, [Embedding()], scoring_tokens_per_batch=tokens, **inputs)["embedding"]
             for tokens in (1, 10**6)
@@ -202,7 +202,7 @@ def test_as_trained_pools_training_tokens(part, pooling, model, tokenizer, rows)
 
 
 def test_as_trained_shares_forward_pass(model, tokenizer, rows):
-    live = {"model": model, "tokenizer": tokenizer}
+    live = {"model": model, "processing_class": tokenizer}
     seen = []
     model.base_model.layers[0].register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
     loss = score(rows, [Loss()], **live)["loss"][:]

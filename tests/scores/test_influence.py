@@ -283,7 +283,7 @@ from hf_datasel.scoring.distributed import Processes
 disable_progress_bars()
 folder, settings = sys.argv[1], json.loads(sys.argv[2])
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
-found = score(rows, [Influence(**settings)], tokens_per_batch=200, store=f"{folder}/store", on_summary=str)
+found = score(rows, [Influence(**settings)], scoring_tokens_per_batch=200, store=f"{folder}/store", on_summary=str)
 processes = Processes.current()
 with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(found["influence"][:], file)

@@ -14,7 +14,7 @@ def test_words_of_all_responses():
     turns = [{"from": name, "value": text} for name, text in [("human", "a b"), ("gpt", "c  d\ne"), ("human", "f")]]
     data = Dataset.from_dict({"conversations": [[*turns, {"from": "gpt", "value": "g"}], turns[:2], turns, None]})
     scored = score(data, [Length()])
-    assert scored["response_words"][:] == [4, 3, None, None]
+    assert scored["response_words"][:] == [4, 3, 3, None]
     assert scored.features["response_words"] == Value("int32")
 
 
@@ -54,3 +54,9 @@ def test_errors(model, pool_rows):
         Length("tokens")(pool_rows[:2])
     with pytest.raises(FormatError, match="only a text column have no response"):
         score(Dataset.from_dict({"text": ["a"]}), [Length()])
+
+
+def test_words_of_scripts_without_spaces():
+    data = Dataset.from_dict({"prompt": ["?"] * 3, "completion": ["我们八点见面。", "At eight.", "八点。 OK"]})
+    assert score(data, [Length()])["response_words"][:] == [6, 2, 3]
+    assert Length().version == 2

@@ -8,16 +8,21 @@ import pickle
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from datasets import Dataset, IterableDataset, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Json, LargeList, Value, load_dataset
 
 import hf_datasel
 from hf_datasel import score
 from hf_datasel.errors import ScoreError
-from hf_datasel.scores import IFD, Embedding, Length, Loss, SelectIT
+from hf_datasel.scores import IFD, Compressibility, Embedding, Length, Loss, SelectIT
+from hf_datasel.scoring.base import Score
 
 QUESTION, ANSWER = "Is it slow?", "Yes, on a hill."
 
@@ -202,3 +207,111 @@ def test_map_cache_across_processes(tiny_model_dir, pool_rows, tmp_path):
     weights[-1] ^= 1
     (model / "model.safetensors").write_bytes(weights)
     assert mapped_file(rows, IFD(str(model)), cache)[0] not in others | {first[0]}
+
+
+# -- one number by every way in ---------------------------------------------------------------------------------------
+ODD = {
+    "meta": (Json(), [5, "five", {"a": 1}, [1, "x"], None]),
+    "price": (Value("decimal128(10,2)"), [Decimal("1.10")] * 5),
+    "seen": (Value("timestamp[us]"), [datetime(2026, 1, 2)] * 5),
+    "blob": (Value("binary"), [b"\xff\x00"] * 5),
+    "long": (Value("large_string"), ["x"] * 5),
+    "ids": (LargeList(Value("int64")), [[1, 2]] * 5),
+    "other": (Value("float64"), [0.1] * 5),
+}
+"""Columns that no score reads."""
+
+
+def odd_rows():
+    rows = {"prompt": ["Is it slow?", "b c", None, "d", "e"], "completion": ["Yes, it is", "no", "x", "", "a b c d"]}
+    features = {"prompt": Value("large_string"), "completion": Value("string")}
+    columns = {name: values for name, (_, values) in ODD.items()}
+    types = {name: feature for name, (feature, _) in ODD.items()}
+    return Dataset.from_dict({**rows, **columns}, features=Features({**features, **types}))
+
+
+def columns_of(data, scores):
+    names = list(scores.columns())
+    data = data.with_format(None)
+    rows = list(data.select_columns(names))
+    return {name: [row[name] for row in rows] for name in names}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+@pytest.mark.parametrize("format_", [None, "arrow", "numpy"])
+def test_columns_beside_the_row_change_nothing(format_, batch_size):
+    data, scores = odd_rows(), Compressibility()
+    expected = columns_of(score(data, [scores], on_summary=str), scores)
+    mapped = data.with_format(format_).map(scores, batched=True, batch_size=batch_size, features=scores.features(data))
+    assert columns_of(mapped, scores) == expected
+    assert {name: mapped.features[name] for name in data.column_names} == data.features
+    streamed = data.to_iterable_dataset().with_format(format_ if format_ == "arrow" else None)
+    streamed = streamed.map(scores, batched=True, batch_size=batch_size, features=scores.features(streamed))
+    assert columns_of(streamed, scores) == expected
+
+
+@pytest.mark.parametrize("format_", ["numpy", "torch"])
+def test_messages_in_tensor_formats(format_):
+    chats = [[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": text}] for text in ("a b", "c", "")]
+    data, scores = Dataset.from_dict({"messages": chats, "other": [0.1, 0.2, 0.3]}), Length()
+    expected = columns_of(score(data, [scores], on_summary=str), scores)
+    assert columns_of(data.with_format(format_).map(scores, batched=True), scores) == expected
+    streamed = data.remove_columns("other").to_iterable_dataset().with_format(format_)
+    assert columns_of(streamed.map(scores, batched=True, features=scores.features(streamed)), scores) == expected
+
+
+@pytest.mark.parametrize("format_", ["numpy", "torch"])
+def test_formats_that_round_numbers_of_a_row(format_):
+    turn = {"role": "assistant", "content": "It is.", "degrees": 52.3702157}
+    data = Dataset.from_dict({"messages": [[{"role": "user", "content": "Hi", "degrees": 0.5}, turn]]})
+    with pytest.raises(ScoreError, match=r"rounds the numbers in column 'messages', .* dataset\.with_format\(None\)"):
+        data.with_format(format_).map(Length(), batched=True)
+
+
+def test_formats_that_round_a_column_of_a_score():
+    @dataclass(frozen=True)
+    class Halved(Score):
+        @property
+        def reads(self):
+            return ("other",)
+
+        def columns(self):
+            return {"halved": pa.float32()}
+
+        def compute(self, rows, runner):
+            return {"halved": pa.array([value / 2 for value in rows.pool.dataset["other"]], pa.float32())}
+
+    data = Dataset.from_dict({"prompt": ["a"], "completion": ["b"], "other": [0.1], "third": [1]})
+    assert data.map(Halved(), batched=True)["halved"][0] == pytest.approx(0.05)
+    assert Halved()({"prompt": ["a"], "completion": ["b"], "other": [0.1]})["halved"] == [np.float32(0.05)]
+    with pytest.raises(ScoreError, match=r"rounds the numbers in column 'other', which the score reads"):
+        data.with_format("numpy").map(Halved(), batched=True)
+
+
+def test_table_formats_that_are_refused(pool_rows):
+    expected = r"in the pandas format, .* dataset\.with_format\(None\)\.map\(Length\(\.\.\.\), batched=True\)"
+    with pytest.raises(ScoreError, match=expected):
+        pool_rows.with_format("pandas").map(Length(), batched=True)
+
+
+def test_single_rows_are_refused(pool_rows):
+    chats = Dataset.from_dict(
+        {"messages": [[{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]]}
+    )
+    for data in (pool_rows, chats):
+        with pytest.raises(ScoreError, match=r"Length works on batches: call dataset\.map\(\.\.\., batched=True\)"):
+            data.map(Length())
+        with pytest.raises(ScoreError, match="works on batches"):
+            list(data.to_iterable_dataset().map(Length()))
+    with pytest.raises(ScoreError, match="Call map without input_columns"):
+        pool_rows.map(Length(), batched=True, input_columns=["output"])
+
+
+def test_replaced_columns_before_the_score():
+    data = Dataset.from_dict({"prompt": ["a", "b"], "completion": ["c", "d"]})
+
+    def shout(batch):
+        batch["completion"] = [f"{text} {text}" for text in batch["completion"]]
+        return Length()(batch)
+
+    assert data.map(shout, batched=True)["response_words"][:] == [2, 2]

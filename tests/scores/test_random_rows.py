@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, assume, given, settings, strategies as st
 from hf_datasel import score
 from hf_datasel.errors import DataselError
 from hf_datasel.formats import canonical_rows
-from hf_datasel.formats.rows import ROLES
+from hf_datasel.formats.messages import ROLES
 from hf_datasel.scores import IFD, Compressibility, Embedding, Length, Loss, SelectIT
 from tests.scores.awkward import REASONS
 
@@ -118,12 +118,14 @@ def with_order(rows):
 
 
 @examples(MODELS)
+@pytest.mark.slow
 @given(drawn=with_order(PAIRS))
 def test_pairs(tiny_model_dir, drawn):
     require_invariants(of_pairs, *drawn, str(tiny_model_dir))
 
 
 @examples(MODELS)
+@pytest.mark.slow
 @given(drawn=with_order(PAIRS))
 def test_pairs_without_a_chat_template(tiny_text_model_dir, drawn):
     require_invariants(of_pairs, *drawn, str(tiny_text_model_dir))

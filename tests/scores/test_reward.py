@@ -371,7 +371,7 @@ def test_template_error_for_some_rows(tmp_path, reward_dirs):
         [{"role": "system", "content": "x"}, {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y"}],
     ]
     scored = score(Dataset.from_dict({"messages": chats}), [Reward(folder)], on_summary=str)
-    assert scored["reward_reason"][:] == ["", "template_refuses"]
+    assert scored["reward_reason"][:] == ["", "template_error"]
 
 
 def test_non_finite_values(reward_dirs, rows):

@@ -110,7 +110,7 @@ def test_no_row_fits(tiny_model_dir):
 def test_existing_columns_are_replaced(model, tokenizer, pool_rows):
     live = {"model": model, "processing_class": tokenizer}
     stale = pool_rows.add_column("ifd", ["stale"] * 24)
-    assert score(stale, [IFD()], **live)["ifd"][:] == score(pool_rows, [IFD()], **live)["ifd"][:]
+    assert score(stale, [IFD()], overwrite=True, **live)["ifd"][:] == score(pool_rows, [IFD()], **live)["ifd"][:]
 
 
 def test_single_score(pool_rows):

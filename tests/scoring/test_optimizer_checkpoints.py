@@ -199,6 +199,10 @@ class Given:
     def __init__(self, *rows):
         self.rows = rows
         self.lengths = np.array([len(item.ids) for item in rows])
+        self.highest_id = max(int(item.ids.max()) for item in rows)
+
+    def __len__(self):
+        return len(self.rows)
 
     def fetch(self, index):
         return [self.rows[item] for item in index]

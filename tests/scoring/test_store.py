@@ -227,7 +227,7 @@ def test_concurrent_writers(tmp_path):
         item.start()
     start.set()
     for item in writers:
-        item.join(120)
+        item.join(400)
     assert [item.exitcode for item in writers] == [0, 0, 0]
     requested = [first + step for first in (0, 100, 200, 1000) for step in range(10)]
     is_cached, values = filled(tmp_path, requested)

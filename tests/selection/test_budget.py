@@ -49,7 +49,7 @@ def test_selection_is_the_largest_that_fits(counted, tokens):
 
 
 def test_tokens_are_counted_as_in_training(counted, tiny_model_dir):
-    lengths = score(counted, [Length("tokens")], model=str(tiny_model_dir))["num_tokens"][:]
+    lengths = score(counted, [Length("tokens")], model=str(tiny_model_dir), overwrite=True)["num_tokens"][:]
     half = sum(lengths) // 2
     selected = select(counted, Random(), tokens=half, model=str(tiny_model_dir))
     total = sum(lengths[row] for row in selected.indices)

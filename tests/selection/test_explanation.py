@@ -249,7 +249,7 @@ def test_explanation_is_json(rows):
 
 @pytest.mark.parametrize("row", [12, -1, 1.0, "3"])
 def test_row_out_of_range(rows, row):
-    with pytest.raises(SelectionError, match=r"row=.* is none of the 12 rows: 0 to 11"):
+    with pytest.raises(SelectionError, match=r"There is no row .*: the dataset has 12 rows, 0 to 11"):
         explain(select(rows, Top(by="ifd"), size=2), rows, row)
 
 

@@ -107,7 +107,7 @@ def test_empty_dataset(columns):
 def test_streaming_dataset_and_splits_are_refused(pool_rows):
     with pytest.raises(FormatError, match="Rows of a streaming dataset have no row numbers: map it with a score"):
         select(pool_rows.to_iterable_dataset(), Random(), size=1)
-    with pytest.raises(FormatError, match=r"DatasetDict with splits \['train'\]\. Pass one of them"):
+    with pytest.raises(FormatError, match=r"Pick a split: dataset\['train'\]"):
         select(DatasetDict({"train": pool_rows}), Random(), size=1)
 
 

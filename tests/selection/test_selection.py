@@ -13,6 +13,7 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
+from hf_datasel.scores import IFD
 from hf_datasel.selection.provenance import origin, origins, without_paths
 from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
@@ -266,7 +267,7 @@ def test_provenance(rows, tiny_model_dir):
     assert provenance["selector"]["decay"] == 0.0
     assert [spec["score"] for spec in provenance["scores"]] == ["ifd"]
     assert provenance["scores"][0]["convention"] == "sft"
-    assert provenance["scores"][0]["version"] == 1
+    assert provenance["scores"][0]["version"] == IFD.version
     assert provenance["dataset"]["rows"] == 24
     assert len(provenance["dataset"]["id"]) == 64
     assert provenance["not_eligible"] == {"empty_response": 2}

@@ -315,7 +315,7 @@ def test_quality_decides_within_a_cluster_in_later_rounds_too():
 
 def test_mixed_gaps_stop_the_papers_update():
     values = [1.0 if at % 2 else -1.0 for at in range(20)]
-    with pytest.raises(SelectionError, match=r"update='paper'.*\(Eq\. 6\).*1 of 2 are below it"):
+    with pytest.raises(SelectionError, match=r"update='paper'.*\(Eq\. 6\).*1 of 2 are below 0"):
         play(made(update="paper", rounds=2), pool_of([0, 1] * 10), 8, [None, gaps_by(values)])
 
 

@@ -1,10 +1,14 @@
-import numpy as np
-import pytest
+from decimal import Decimal
 
-from hf_datasel import score, select
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+
+from hf_datasel import score, select, select_streaming
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, SelectionError
 from hf_datasel.scores import Length, Loss
-from hf_datasel.selectors import Random, Top, get_selector
+from hf_datasel.selectors import Chain, InRange, Random, Top, get_selector, per_source
 from hf_datasel.testing import contract
 
 
@@ -34,6 +38,35 @@ def test_null_and_nan_are_excluded(rows):
         SelectionError, match=r"size=11 is more than the 10 of 12 rows that can be selected \(2 without gaps\). Lower"
     ):
         select(gaps, Top(by="gaps"), size=11)
+
+
+@pytest.mark.parametrize(
+    ("values", "type_"),
+    [
+        ([2**53 + 1, 2**53, None, 2**53 + 2], pa.int64()),
+        ([2**62 + 1, 2**62, None, 2**63 - 1], pa.uint64()),
+        ([Decimal(f"0.1{'0' * 18}2"), Decimal(f"0.1{'0' * 18}1"), None, Decimal(1)], pa.decimal128(25, 20)),
+        ([1.0, -float("inf"), float("nan"), float("inf")], pa.float64()),
+    ],
+)
+def test_large_and_infinite_values_are_ranked_exactly(values, type_):
+    texts = [str(number) for number in range(4)]
+    data = Dataset(pa.table({"prompt": texts, "completion": texts, "big": pa.array(values, type_)}))
+    selection = select(data, Top(by="big"), size=3)
+    assert selection.indices.tolist() == [3, 0, 1]
+    within = select(data.add_column("source", ["a"] * 4), per_source(Top(by="big"), "source"), size=3)
+    assert within.indices.tolist() == [3, 0, 1]
+    filtered = select(data, Chain([InRange("big")], Top(by="big")), size=2)
+    assert filtered.indices.tolist() == [3, 0]
+    streamed = select_streaming(data.to_iterable_dataset(), Top(by="big"), size=3, batch_size=1)
+    assert streamed["selection_row"][:] == [3, 0, 1]
+    with pytest.raises(SelectionError, match=r"\(1 without big\)"):
+        select(data, Top(by="big"), size=4)
+
+
+def test_true_is_above_false(rows):
+    data = rows.select(range(3)).add_column("good", [False, True, None])
+    assert select(data, Top(by="good"), size=2).indices.tolist() == [1, 0]
 
 
 def test_a_column_of_nulls_alone(rows):

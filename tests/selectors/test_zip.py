@@ -53,7 +53,7 @@ def test_published_selection_needs_column_order(published):
 
 def test_compat_stops_where_the_published_code_does(published):
     data, sizes, _ = published
-    with pytest.raises(SelectionError, match=r"compat=True each step needs k1=200 rows .* are left for step 7"):
+    with pytest.raises(SelectionError, match=r"compat=True each step needs k1=200 rows .* remain for step 7"):
         select(data, ZIP(**sizes, compat=True), size=121)
     assert len(select(data, ZIP(**sizes), size=300).indices) == 300
 

@@ -1,3 +1,4 @@
+from decimal import Decimal
 from itertools import permutations
 
 import numpy as np
@@ -31,8 +32,8 @@ def test_top_heap_equals_top(dtype):
             seen += len(batch)
             if looks:
                 so_far = scores[:seen]
-                assert best.positions.tolist() == top(so_far, min(budget, np.isfinite(so_far).sum())).tolist()
-        assert best.positions.tolist() == top(scores, min(budget, np.isfinite(scores).sum())).tolist()
+                assert best.positions.tolist() == top(so_far, min(budget, (~np.isnan(so_far)).sum())).tolist()
+        assert best.positions.tolist() == top(scores, min(budget, (~np.isnan(scores)).sum())).tolist()
         assert best.positions.dtype == np.int64
 
 
@@ -60,6 +61,15 @@ def test_nulls_and_large_integers():
     best.add([2**53, 2**53 + 1])
     best.add([2**53 + 2])
     assert best.positions.tolist() == [2, 1]
+
+
+def test_batches_of_different_types():
+    best = TopHeap(3)
+    best.add([2**53, 5])
+    best.add([0.5, float(2**53)])
+    best.add([2**53 + 1, None, Decimal(2**53) + Decimal("0.5")])
+    best.add([float("nan"), 7])
+    assert best.positions.tolist() == [4, 6, 0]
 
 
 def test_fewer_rows_than_the_budget():

@@ -1,3 +1,5 @@
+from decimal import Decimal
+
 import numpy as np
 import pytest
 
@@ -7,8 +9,8 @@ from hf_datasel.strategies.top import top
 
 
 def plain_top(scores, budget):
-    finite = [(-float(score), position) for position, score in enumerate(scores) if np.isfinite(score)]
-    return [position for _, position in sorted(finite)[:budget]]
+    present = [(-float(score), position) for position, score in enumerate(scores) if not np.isnan(score)]
+    return [position for _, position in sorted(present)[:budget]]
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
@@ -19,7 +21,7 @@ def test_equals_sorted(dtype):
             [np.nan, np.inf, -np.inf, -1.5, 0.0, -0.0, 2.0, *rng.normal(size=3)], size=rng.integers(1, 30)
         )
         scores = scores.astype(dtype)
-        for budget in range(np.isfinite(scores).sum() + 1):
+        for budget in range((~np.isnan(scores)).sum() + 1):
             assert top(scores, budget).tolist() == plain_top(scores, budget)
 
 
@@ -35,6 +37,17 @@ def test_boolean_scores():
 
 def test_large_integers_are_not_rounded():
     assert top([2**53, 2**53 + 1, -(2**63)], 3).tolist() == [1, 0, 2]
+    assert top([2**53, None, 2**53 + 1, float("nan"), 2**70], 3).tolist() == [4, 2, 0]
+    assert top([2**53, 1.5, 2**53 + 1, float("inf")], 4).tolist() == [3, 2, 0, 1]
+
+
+def test_decimals_are_not_rounded():
+    scores = [Decimal("0.1000000000000000000001"), None, Decimal("0.1000000000000000000002"), 0]
+    assert top(scores, 3).tolist() == [2, 0, 3]
+
+
+def test_infinity_is_the_highest_and_nan_is_missing():
+    assert top([1.0, np.inf, np.nan, -np.inf, np.inf], 4).tolist() == [1, 4, 0, 3]
 
 
 def test_none_is_never_selected():
@@ -58,12 +71,10 @@ def test_scores_are_not_modified():
     np.testing.assert_array_equal(scores, [0.1, np.nan, 0.3])
 
 
-def test_budget_above_finite_scores():
-    message = (
-        r"^top: budget=3 is more than the 2 rows that can be selected \(2 of 4 are without a finite score\)\. Lower it"
-    )
+def test_budget_above_rows_with_a_score():
+    message = r"^top: budget=3 is more than the 2 rows that can be selected \(2 of 4 are without a score\)\. Lower it"
     with pytest.raises(SelectionError, match=message):
-        top([0.1, np.nan, np.inf, 0.2], 3)
+        top([0.1, np.nan, None, 0.2], 3)
 
 
 def test_budget_above_all_rows():

@@ -184,9 +184,6 @@ def test_published_templates(tokenizer, name):
     tokenizer.add_tokens(["<|end|>", "<|return|>"], special_tokens=True)
     row = chat("Is the kettle hot?", "Yes, very.", "And the pan?", "The pan is cold.", "Thanks", "Welcome, friend.")
     [stretches] = with_spans({"messages": [row]}, tokenizer, max_length=None)
-    if name == "gptoss.jinja":  # it ends the last response in another way than those before, so that none can be told
-        assert reasons_of({"messages": [row]}, tokenizer) == ["response_not_found"]
-        return
     assert len(stretches) == 3
     for answer, stretch in zip(("Yes, very.", "The pan is cold.", "Welcome, friend."), stretches, strict=True):
         assert answer in stretch

@@ -627,6 +627,7 @@ def run_two(tmp_path: Path, pool_rows: Any, tiny_model_dir: Path) -> Any:
     return call
 
 
+@pytest.mark.slow
 def test_losses_of_two_processes(run_two):
     still = {"dropout": 0.0, "learning_rate": 0.0}
     first, second = run_two("reused", **still)

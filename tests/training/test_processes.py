@@ -13,6 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+from packaging.version import Version
+
+CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
+"""Earlier versions cannot load the optimizer in several processes on CPUs."""
 
 _SCRIPT = """
 import hashlib, json, sys
@@ -115,6 +120,10 @@ def test_two_processes_agree_and_resume_exactly(run):
     assert len(whole["selected"]) == 3
     for selected, trained in zip(whole["selected"], rows_by_round([whole, other], [2, 2, 2]), strict=True):
         assert trained == Counter(selected)
+    if not CAN_RESUME:
+        with pytest.raises(AssertionError, match=r"cannot resume 2 processes on CPUs.*Use transformers 5\.18"):
+            run("whole", resume="whole/checkpoint-3", **CHOSEN)
+        return
     resumed = run("whole", resume="whole/checkpoint-3", **CHOSEN)
     assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
     assert resumed[0]["selected"] == whole["selected"]
@@ -150,7 +159,7 @@ def test_two_processes_rows_per_round(run, more):
         assert trained == Counter(selected)
     steps = 2 // more.get("gradient_accumulation_steps", 1)
     assert whole[0]["global_step"] == 3 * steps
-    for step in sorted({1, steps, steps + 1}):
+    for step in sorted({1, steps, steps + 1}) if CAN_RESUME else ():
         resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **CHOSEN, **more)
         assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2
         assert resumed[0]["rates"] == whole[0]["rates"]
@@ -163,6 +172,6 @@ def test_two_processes_with_restarts(run):
     whole = run("whole", **more)
     assert whole[0]["weights"] == whole[1]["weights"]
     assert [len(each) for each in whole[0]["selected"]] == [8, 16]
-    for step in (1, 2, 4):
+    for step in (1, 2, 4) if CAN_RESUME else ():
         resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **more)
         assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2

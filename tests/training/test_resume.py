@@ -138,7 +138,7 @@ KILLED = """
 """
 
 
-@pytest.mark.parametrize("kill", ["step-7", "scoring"])
+@pytest.mark.parametrize("kill", [pytest.param("step-7", marks=pytest.mark.slow), "scoring"])
 def test_resume_after_kill(tmp_path: Path, pool_rows, tiny_model_dir, kill):
     from safetensors.numpy import load_file
 

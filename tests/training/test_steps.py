@@ -67,7 +67,7 @@ def test_full_pool_by_steps_equals_sfttrainer(train, assert_equal_weights, pool_
     assert_equal_weights(ours, plain)
 
 
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("every", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_resume_from_every_checkpoint_is_exact(train, assert_equal_weights, tmp_path, every):
     whole = train(IterIT(), name="whole", reselection_steps=every, **EVERY)
     for step in range(1, 6):

@@ -22,7 +22,19 @@ _REASONS = {
     "no_label_after_truncation": ("with too long a prompt", "no token of the response is left after truncation"),
     "no_prompt_token": ("with a prompt of one token", "there is no context to predict it from"),
     "no_response_token": ("without a response token", "the response has no token of its own"),
-    "turn_order": ("with turns out of order", "the turns of a conversation have to alternate"),
+    "no_response": ("without a turn of the assistant", "there is nothing to train on"),
+    "no_trained_response": ("whose responses are masked", "loss flags exclude every turn of the assistant"),
+    "no_prompt": ("without a prompt", "chosen and rejected answer share no beginning"),
+    "missing_content": ("with a message without content", "its text is in another key"),
+    "empty_text": ("without text", "there is nothing to train on"),
+    "wrong_type": ("with a value of the wrong type", "text or a list of messages is needed"),
+    "unknown_role": ("with an unknown role", "a message has no role, or one that is not known"),
+    "invalid_json": ("with invalid JSON", "messages, tools or arguments cannot be read"),
+    "unsupported_flag": ("with a loss flag other than 0 and 1", "the loss covers a turn or does not"),
+    "template_error": (
+        "that cannot be rendered",
+        "the chat template or the tokenizer raises an error for the row, or does not render its tool calls",
+    ),
     "response_not_found": ("whose response is not found", "the chat template hides where the response ends"),
 }
 """Reason as recorded -> how it follows a number of rows, and what it means."""

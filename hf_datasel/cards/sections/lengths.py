@@ -13,6 +13,7 @@ from hf_datasel.analysis.plots.theme import shortened
 from hf_datasel.analysis.summaries import Distribution, distribution
 from hf_datasel.cards.section import CardSource, FigureInfo, Section
 from hf_datasel.cards.spread_wording import describe_spreads
+from hf_datasel.formats.words import count_words
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts
@@ -23,9 +24,9 @@ __all__ = ["SECTION"]
 def _compute(source: CardSource) -> Distribution | None:
     """Compute the number of words of the responses; None without the dataset, or for rows of plain text."""
     pool = source.pool
-    if pool is None or pool.format == "text":
+    if pool is None or not pool.has_responses:
         return None
-    words = np.fromiter((len(row.text("response").split()) for row in pool.rows()), dtype=np.float64, count=len(pool))
+    words = np.fromiter((count_words(row.text("response")) for row in pool.rows()), dtype=np.float64, count=len(pool))
     words[words == 0] = np.nan  # no response: a logarithmic axis cannot show it, and no selector selects it
     groups = {"pool": words, "selected": words[source.last.indices]}
     groups |= {name: words[rows] for name, rows in source.baselines.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.cards.round_wording import (
@@ -59,6 +59,7 @@ def _summary(facts: Facts) -> Markdown:
     rows: list[tuple[str, object]] = [
         ("rows", _rows(facts)),
         ("pool", _pool(facts)),
+        *([("columns", _columns(facts["parent"]["columns"]))] if facts["parent"].get("columns") else []),
         ("method", _method(facts)),
     ]
     of_last_round = len(facts["rounds"]) > 1 and last["rows_scored"] and not is_growing(facts["rounds"])
@@ -96,6 +97,10 @@ def _pool(facts: Facts) -> Markdown:
     parent = facts["parent"]
     names = [code(name) for name in (parent["config"], parent["split"]) if name not in (None, "default")]
     return Markdown(", ".join([_parent(facts), *names, f"{parent['rows']:,} rows"]))
+
+
+def _columns(mapping: Mapping[str, str]) -> Markdown:
+    return Markdown(", ".join(f"{code(column)} is read as {code(name)}" for name, column in mapping.items()))
 
 
 def _method(facts: Facts) -> Markdown:

@@ -63,6 +63,8 @@ def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str
         parent: The dataset, with its name on the Hub.
     """
     keys, unsettled = _dataset(parent)
+    if mapping := parent.get("columns"):
+        keys["columns"] = dict(mapping)
     if "training" in provenance:
         keys |= provenance["training"]["settings"]
         unsettled += [_as_sentence(clause) for clause in provenance["training"]["in_python"]]
@@ -302,7 +304,8 @@ def _published_rows(facts: Facts) -> str:
     configs = [config for config in facts["configs"] if config["holds"] == "rows"]
     config = "" if not configs or configs[-1]["default"] else f", config_name={json.dumps(configs[-1]['name'])}"
     if parent["name"] is None:
-        lines = ["from hf_datasel import Selection, load_pool", "", 'pool = load_pool("PATH")']
+        mapping = f", columns={json.dumps(parent['columns'], ensure_ascii=False)}" if parent.get("columns") else ""
+        lines = ["from hf_datasel import Selection, load_pool", "", f'pool = load_pool("PATH"{mapping})']
     else:
         arguments = json.dumps(parent["name"])
         if parent["config"] not in (None, "default"):

@@ -1,0 +1,191 @@
+"""Rows that cannot be rendered or tokenized, and assistant turns that are not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.errors import ModelError
+from hf_datasel.formats import POOL_ROW
+from hf_datasel.tokens.tool_calls import has_only_calls, renders_calls, unrendered_message
+from hf_datasel.tokens.turns import Conversation, template_kwargs
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+    from hf_datasel.tokens.training import TokenSettings
+
+__all__ = ["UNTRAINED_TURNS", "RowRenderer", "error_message", "prepare_valid_rows"]
+
+UNTRAINED_TURNS = "untrained_turns"
+"""Column with the positions of the assistant turns of a row that loss flags exclude."""
+
+_VERSION = 2
+"""Version of these functions, part of the fingerprint in the cache of `datasets`."""
+
+
+@dataclass(frozen=True)
+class RowRenderer:
+    """Renders and tokenizes single rows as `SFTTrainer` does.
+
+    Args:
+        tokenizer: Tokenizer of the rows.
+        settings: How training truncates and labels rows.
+        template: Chat template to use instead of the tokenizer's own.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    settings: TokenSettings
+    template: str | None
+
+    def error(self, row: dict[str, Any], hides_calls: bool) -> str:
+        """Return why a row cannot be rendered or tokenized, usually the message of an error; "" if it can be.
+
+        Args:
+            row: The row.
+            hides_calls: Whether the chat template renders no tool calls.
+        """
+        if hides_calls and has_only_calls(row):
+            return unrendered_message(self.tokenizer)
+        try:
+            self._tokenize(row)
+        except Exception as error:  # chat templates and tokenizers raise errors of any kind
+            return error_message(error)
+        return ""
+
+    def _tokenize(self, row: dict[str, Any]) -> None:
+        if "messages" not in row and not isinstance(row.get("prompt"), list):
+            texts = [row["prompt"], row["prompt"] + row["completion"]] if "prompt" in row else [row["text"]]
+            for text in texts:
+                self.tokenizer(text=text, verbose=False)
+            return
+        messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
+        options = {"tokenize": True, "return_dict": True, **template_kwargs(row, self.template)}
+        mask = self.settings.assistant_only_loss
+        rendered = self.tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=mask, **options)
+        if mask and 1 not in rendered["assistant_masks"]:
+            raise ModelError("The chat template marks no assistant tokens, which assistant_only_loss needs.")
+        if "messages" not in row:
+            self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **options)
+
+    def mask(self, row: dict[str, Any]) -> dict[str, list[int]]:
+        """Return the labels of a tokenized row, before truncation, without its untrained turns.
+
+        A row whose untrained turns cannot be located has no labels.
+        """
+        labels = list(row["labels"])
+        if untrained := row[UNTRAINED_TURNS]:
+            conversation = Conversation(self.tokenizer, row, self.template)
+            turns = conversation.turn_spans(first=0)
+            if turns is None or conversation.ids != row["input_ids"]:
+                return {"labels": [-100] * len(labels)}
+            for start, stop in (span for index in untrained for span in turns.get(index, ())):
+                labels[start:stop] = [-100] * (stop - start)
+        return {"labels": labels}
+
+
+def prepare_valid_rows(
+    dataset: Dataset, prepare: Callable[[Dataset, bool], Dataset], renderer: RowRenderer, allow_none: bool = False
+) -> tuple[Dataset, dict[int, str]]:
+    """Tokenize rows, without those that cannot be rendered or tokenized and without labels in untrained turns.
+
+    A row with a response that consists of tool calls only cannot be rendered if the chat template renders no tool
+    calls. Rows are rendered one by one only if there may be such rows, after `prepare` has raised an error, or in
+    several processes, in which one that raises an error would keep the others waiting.
+
+    Args:
+        dataset: Rows as returned by `hf_datasel.formats.convert_pool`.
+        prepare: Function that tokenizes, labels and truncates rows; without truncation and packing if its second
+            argument is False. It continues with rows that are tokenized already.
+        renderer: Renders rows as `prepare` does.
+        allow_none: Whether to return no rows, instead of raising an error, if none can be rendered and tokenized.
+
+    Returns:
+        The tokenized rows, and the errors of the others by `pool_row`, or by position if there is no such column.
+
+    Raises:
+        ModelError: No row can be rendered and tokenized.
+    """
+    from accelerate import PartialState
+
+    hides_calls = _may_have_calls(dataset) and not renders_calls(renderer.tokenizer, renderer.template)
+    if PartialState().num_processes == 1 and not hides_calls:
+        try:
+            return _prepare(dataset, prepare, renderer), {}
+        except Exception:
+            errors = _errors(dataset, renderer, hides_calls)
+            if not errors:
+                raise
+    else:
+        with PartialState().main_process_first():
+            errors = _errors(dataset, renderer, hides_calls)
+    if len(errors) == len(dataset) and not allow_none:
+        raise ModelError(
+            f"None of the {len(dataset):,} rows can be rendered with the chat template of "
+            f"{renderer.tokenizer.name_or_path!r} and tokenized. The first error: {next(iter(errors.values()))}"
+        )
+    valid = np.setdiff1d(np.arange(len(dataset)), list(errors))
+    if len(valid):
+        tokens = _prepare(dataset.select(valid) if errors else dataset, prepare, renderer)
+    else:
+        tokens = dataset.select(valid).add_column("input_ids", []).add_column("labels", [])
+    rows = dataset.with_format("numpy")[POOL_ROW][:] if POOL_ROW in dataset.column_names else range(len(dataset))
+    return tokens, {int(rows[position]): message for position, message in errors.items()}
+
+
+def _may_have_calls(dataset: Dataset) -> bool:
+    """Return whether converted rows are messages with other keys than role and content."""
+    from datasets import Json
+
+    return any(isinstance(dataset.features.get(name), Json) for name in ("messages", "completion"))
+
+
+def _prepare(dataset: Dataset, prepare: Callable[[Dataset, bool], Dataset], renderer: RowRenderer) -> Dataset:
+    if UNTRAINED_TURNS not in dataset.column_names:
+        return prepare(dataset, True)
+    tokens = prepare(dataset, False)
+    options = {"num_proc": renderer.settings.dataset_num_proc}
+    tokens = tokens.map(
+        _mask,
+        fn_kwargs={"renderer": renderer, "version": _VERSION},
+        desc="Masking turns that are not trained on",
+        **options,
+    )
+    tokens = tokens.filter(_has_label, desc="Dropping rows without labels", **options)
+    return prepare(tokens, True) if len(tokens) else tokens
+
+
+def _mask(row: dict[str, Any], renderer: RowRenderer, version: int) -> dict[str, list[int]]:
+    return renderer.mask(row)
+
+
+def _has_label(row: dict[str, Any]) -> bool:
+    return any(label != -100 for label in row["labels"])
+
+
+def _errors(dataset: Dataset, renderer: RowRenderer, hides_calls: bool) -> dict[int, str]:
+    """Return the errors of the rows that cannot be rendered or tokenized, by position."""
+    from datasets import Features, Value
+
+    messages = dataset.map(
+        _error,
+        fn_kwargs={"renderer": renderer, "hides_calls": hides_calls, "version": _VERSION},
+        remove_columns=dataset.column_names,
+        features=Features({"error": Value("string")}),
+        num_proc=renderer.settings.dataset_num_proc,
+        desc="Finding rows that cannot be rendered",
+    )
+    return {position: message for position, message in enumerate(messages["error"][:]) if message}
+
+
+def _error(row: dict[str, Any], renderer: RowRenderer, hides_calls: bool, version: int) -> dict[str, str]:
+    return {"error": renderer.error(row, hides_calls)}
+
+
+def error_message(error: Exception) -> str:
+    """Return the message of an error in one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
