@@ -16,7 +16,7 @@ __all__ = ["RowFiles"]
 
 
 @dataclass
-class RowFilesConfig(datasets.BuilderConfig):  # type: ignore[misc]
+class RowFilesConfig(datasets.BuilderConfig):  # type: ignore[misc]  # datasets has no types
     """Configuration of `RowFiles`, which is part of the name of its cache.
 
     Args:
@@ -30,7 +30,7 @@ class RowFilesConfig(datasets.BuilderConfig):  # type: ignore[misc]
     text_columns: Sequence[str] = ()
 
 
-class RowFiles(datasets.ArrowBasedBuilder):  # type: ignore[misc]
+class RowFiles(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets has no types
     """Rows of JSON, CSV and compressed Arrow and Parquet files.
 
     `datasets` itself reads "2024-01-01" as a time, "007" as a number, and "None" as a null.

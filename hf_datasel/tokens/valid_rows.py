@@ -116,7 +116,7 @@ def prepare_valid_rows(
     if PartialState().num_processes == 1 and not hides_calls:
         try:
             return _prepare(dataset, prepare, renderer), {}
-        except Exception:
+        except Exception:  # of any kind, as in RowRenderer.error; raised again if no single row is at fault
             errors = _errors(dataset, renderer, hides_calls)
             if not errors:
                 raise
