@@ -311,7 +311,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
     required = [field.name for field in fields(cls) if field.init and default_of(field) is MISSING]
     if missing := [key for key in required if key not in values]:
-        raise ConfigError(f"{name} needs the setting {missing[0]!r}: {_where_to_pass(kind, name, missing[0])}.")
+        raise ConfigError(f"{name} needs the setting {missing[0]!r}:", *_where_to_pass(kind, name, cls, missing[0]))
     try:
         return cls(**values)
     except TypeError as error:
@@ -383,10 +383,15 @@ def _built(value: Any, allow_imports: bool) -> Any:
     return value
 
 
-def _where_to_pass(kind: Kind, name: str, setting: str) -> str:
+def _where_to_pass(kind: Kind, name: str, cls: type, setting: str) -> tuple[str, str]:
+    """Return where a setting is passed in Python, and on the command line and in YAML."""
+    in_python = f"pass {cls.__name__}({setting}=...), or {{{name!r}: {{{setting!r}: ...}}}}."
     if kind == "score":
-        return f"scores_kwargs: {{{name}: {{{setting}: ...}}}}"
-    return "pass it in selector_kwargs" if kind == "selector" else "pass it beside filter"
+        return in_python, f"scores_kwargs: {{{name}: {{{setting}: ...}}}}."
+    if kind == "selector":
+        config = f"in SelectiveSFTConfig, selector_kwargs={{{setting!r}: ...}}."
+        return f"{in_python[:-1]}; {config}", "pass it in selector_kwargs."
+    return f"pass {cls.__name__}({setting}=...).", "pass it beside filter."
 
 
 def _misspelt_key(value: Any, setting: str) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.errors import FormatError
+from hf_datasel.formats.json_values import dump_json, table_values
 from hf_datasel.formats.layouts import Layout, row_layout
 from hf_datasel.formats.messages import ROLES, with_text_arguments
 from hf_datasel.formats.pool import KEYS, KWARGS, POOL_ROW, TOOLS, UNTRAINED, Pool
@@ -15,13 +15,23 @@ from hf_datasel.formats.readers import canonical_rows
 from hf_datasel.formats.rows import Row
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset, Features
 
-__all__ = ["alpaca_prompt", "convert_pool"]
+__all__ = ["JSON_KWARGS", "MESSAGE", "TEXT_ROLE", "alpaca_prompt", "convert_pool"]
 
 _CHAT_ROLES = frozenset(ROLES.values())
 
-_VERSION = 3
+MESSAGE = "message"
+"""Key of a converted message with all of its keys, as JSON text; null if it has nothing but a role and a content."""
+
+JSON_KWARGS = "json_kwargs"
+"""Key of converted arguments of the chat template, as JSON text."""
+
+TEXT_ROLE = "text"
+"""Role of a converted message that is a text without a chat template, beside rows of messages."""
+
+_VERSION = 4
 """Version of the conversion, part of the fingerprint in the cache of `datasets`."""
 
 
@@ -46,15 +56,19 @@ def alpaca_prompt(instruction: str, instruction_input: str) -> str:
 
 
 def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) -> Dataset:
-    """Convert a pool into the columns that `SFTTrainer` accepts, with a column `pool_row`.
+    """Convert a pool into the columns that `SFTTrainer` tokenizes, with a column `pool_row`.
 
     Rows that are tokenized already are returned as they are, and so are prompt-completion, messages and text rows that
     have nothing but text and the roles of chat templates. Other rows are written anew, each as if it were alone:
-    conversations become `messages`, or `prompt` and `completion`, with all keys of the messages; a single prompt and
-    response become a conversational prompt and completion if the tokenizer has a chat template, otherwise the Alpaca
-    prompt and the response as text.
+    conversations become `messages`, or `prompt` and `completion`; a single prompt and response become a conversational
+    prompt and completion if the tokenizer has a chat template, otherwise the Alpaca prompt and the response as text.
 
-    The result has the columns `tools` (null for none), `chat_template_kwargs` ({} for none) and `untrained_turns`
+    Some rows need `hf_datasel.tokens.row_tokenizer.RowTokenizer` in place of the tokenizer, since their columns could
+    not hold them exactly otherwise: messages with more keys than role and content are in a third key `message`, as
+    JSON text; a row of text beside rows of messages is a message with the role `text` in each column; and
+    `chat_template_kwargs` has a single key, the JSON text of the arguments.
+
+    The result has the columns `tools` (JSON text, null for none), `chat_template_kwargs` and `untrained_turns`
     (positions, among the messages of the row, of the assistant turns that loss flags exclude) where any row has them.
 
     Args:
@@ -82,7 +96,7 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
         return data
     contents = int(np.bitwise_or.reduce(pool.contents[usable]))
     target = _target(pool, data, chat_template)
-    return data.map(
+    converted = data.with_format("arrow").map(
         _convert_batch,
         batched=True,
         fn_kwargs={
@@ -97,6 +111,7 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
         features=_features(target, contents),
         desc=f"Converting {pool.format} rows",
     )
+    return converted.with_format(None)
 
 
 def _renamed(pool: Pool) -> dict[str, str]:
@@ -138,46 +153,57 @@ def _is_plain_chat(data: Dataset, name: str) -> bool:
 
 
 def _target(pool: Pool, data: Dataset, chat_template: bool) -> str:
-    """Return the columns to write: "messages", "chat" (prompt and completion) or "text" (prompt and completion)."""
+    """Return what to write: "messages"; prompt and completion as "chat", as "text" or "mixed"; or "plain", a text."""
+    from datasets import Json
+
     if "messages" in pool.layout.fields:
         return "messages"
     if pool.format == "text":
         return "plain"
-    columns = [name for key, name in pool.layout.fields.items() if key != "rejected"]
-    if not all(_is_text(data.features[name]) for name in columns) and _holds_lists(data, columns):
+    target = "text" if "prompt" in pool.layout.fields or not chat_template else "chat"
+    columns = _text_or_messages(pool.layout)
+    others = [data.features[name] for name in columns if not _is_text(data.features[name])]
+    if target == "chat" or not others:
+        return target
+    if not all(isinstance(feature, Json) for feature in others):
         return "chat"
-    as_text = pool.layout.fields.keys() & {"prompt"}
-    return "text" if as_text or not chat_template else "chat"
+    kinds = {
+        all(isinstance(value, str) for value in values)
+        for table in data.select_columns(columns).with_format("arrow").iter(batch_size=1_000)
+        for values in zip(*table_values(table).values(), strict=True)
+    }
+    return "mixed" if len(kinds) > 1 else "text" if kinds == {True} else "chat"
 
 
-def _holds_lists(data: Dataset, columns: list[str]) -> bool:
-    """Return whether a row holds messages; a column can hold texts and messages."""
-    return any(
-        isinstance(value, list | dict)
-        for batch in data.select_columns(columns).iter(batch_size=1_000)
-        for values in batch.values()
-        for value in values
-    )
+def _text_or_messages(layout: Layout) -> list[str]:
+    """Return the columns that are all text in a row of text."""
+    return [name for key, name in layout.fields.items() if key != "rejected"]
 
 
 def _features(target: str, contents: int) -> Features:
-    from datasets import Features, Json, List, Value
+    from datasets import Features, List, Value
 
     text = Value("string")
-    chat: Any = Json() if contents & KEYS else List({"role": text, "content": text})
+    message = {"role": text, "content": text}
+    chat: Any = List({**message, MESSAGE: text} if _has_message(target, contents) else message)
     features: dict[str, Any] = {POOL_ROW: Value("int64")}
     names = {"messages": ["messages"], "plain": ["text"]}.get(target, ["prompt", "completion"])
-    features |= {name: chat if target in ("messages", "chat") else text for name in names}
-    for content, name in ((TOOLS, "tools"), (KWARGS, "chat_template_kwargs")):
-        if contents & content:
-            features[name] = Json()
+    features |= {name: text if target in ("text", "plain") else chat for name in names}
+    if contents & TOOLS:
+        features["tools"] = text
+    if contents & KWARGS:
+        features["chat_template_kwargs"] = {JSON_KWARGS: text}
     if contents & UNTRAINED:
         features["untrained_turns"] = List(Value("int64"))
     return Features(features)
 
 
+def _has_message(target: str, contents: int) -> bool:
+    return target == "mixed" or (target in ("messages", "chat") and bool(contents & KEYS))
+
+
 def _convert_batch(
-    batch: Any,
+    table: pa.Table,
     row_format: str,
     columns: dict[str, str] | None,
     target: str,
@@ -185,23 +211,25 @@ def _convert_batch(
     text_arguments: bool,
     version: int,
 ) -> dict[str, list[Any]]:
-    rows = canonical_rows({name: values for name, values in batch.items() if name != POOL_ROW}, row_format, columns)
-    if target == "text":
-        converted = _text_pairs(rows, row_layout(list(batch), columns, row_format), batch)
+    batch = table_values(table)
+    numbers = batch.pop(POOL_ROW)
+    rows, layout = canonical_rows(batch, row_format, columns), row_layout(list(batch), columns, row_format)
+    if target in ("text", "mixed"):
+        values = zip(*(batch[name] for name in _text_or_messages(layout)), strict=True)
+        converted = [_pair(row, layout, texts, target) for row, texts in zip(rows, values, strict=True)]
     else:
         write = {"messages": _messages, "chat": _chat_pair, "plain": _plain}[target]
         converted = [write(row) for row in rows]
-    result: dict[str, list[Any]] = {POOL_ROW: list(batch[POOL_ROW])}
+    result: dict[str, list[Any]] = {POOL_ROW: numbers}
     result |= {name: [values[name] for values in converted] for name in converted[0]}
-    if contents & KEYS and target in ("messages", "chat"):
+    if _has_message(target, contents):
         for name in converted[0]:
-            if text_arguments:
-                result[name] = [with_text_arguments(messages) for messages in result[name]]
-            result[name] = [_json(messages) for messages in result[name]]
+            result[name] = [_with_json(messages, text_arguments) for messages in result[name]]
     if contents & TOOLS:
-        result["tools"] = [None if row.tools is None else _json(row.tools) for row in rows]
+        result["tools"] = [None if row.tools is None else dump_json(row.tools) for row in rows]
     if contents & KWARGS:
-        result["chat_template_kwargs"] = [_json(row.chat_template_kwargs or {}) for row in rows]
+        kwargs = [row.chat_template_kwargs for row in rows]
+        result["chat_template_kwargs"] = [{JSON_KWARGS: dump_json(value) if value else None} for value in kwargs]
     if contents & UNTRAINED:
         result["untrained_turns"] = [
             [position for position, turn in enumerate(row.turns) if not turn.trained] for row in rows
@@ -209,9 +237,17 @@ def _convert_batch(
     return result
 
 
-def _json(value: Any) -> str:
-    """Return the JSON text of a value for a `Json` column, which would write numbers with ten decimals."""
-    return json.dumps(value, ensure_ascii=False)
+def _with_json(messages: list[dict[str, Any]], text_arguments: bool) -> list[dict[str, Any]]:
+    """Return messages with role, content, and all keys as JSON text."""
+    messages = with_text_arguments(messages) if text_arguments else messages
+    return [
+        {
+            "role": message["role"],
+            "content": message["content"],
+            MESSAGE: dump_json(message) if len(message) > len(("role", "content")) else None,
+        }
+        for message in messages
+    ]
 
 
 def _messages(row: Row) -> dict[str, Any]:
@@ -223,18 +259,23 @@ def _chat_pair(row: Row) -> dict[str, Any]:
     return {"prompt": messages[: row.context], "completion": messages[row.context :]}
 
 
-def _text_pairs(rows: list[Row], layout: Layout, batch: Any) -> list[dict[str, Any]]:
+def _pair(row: Row, layout: Layout, values: tuple[Any, ...], target: str) -> dict[str, Any]:
+    """Return prompt and completion as text, or as messages if the row has any."""
+    if not all(isinstance(value, str) for value in values):
+        return _chat_pair(row)
+    pair = _text_pair(row, layout, values)
+    if target == "text":
+        return pair
+    return {name: [{"role": TEXT_ROLE, "content": text}] for name, text in pair.items()}
+
+
+def _text_pair(row: Row, layout: Layout, values: tuple[Any, ...]) -> dict[str, Any]:
     """Return prompt and completion as text: what the row has, or the Alpaca prompt if the columns ask for one."""
     if "prompt" in layout.fields:
-        return [{"prompt": _joined(row, row.turns[-2].content), "completion": row.response} for row in rows]
+        return {"prompt": _joined(row, row.turns[-2].content), "completion": row.response}
     if "rejected" not in layout.fields:
-        prompts = [_joined(row, f"{alpaca_prompt(row.instruction, row.input)}\n") for row in rows]
-        return [{"prompt": prompt, "completion": row.response} for prompt, row in zip(prompts, rows, strict=True)]
-    texts = batch[layout.fields["chosen"]]
-    return [
-        _dialogue(row) if text.lstrip().startswith("Human:") else _continued(row)
-        for row, text in zip(rows, texts, strict=True)
-    ]
+        return {"prompt": _joined(row, f"{alpaca_prompt(row.instruction, row.input)}\n"), "completion": row.response}
+    return _dialogue(row) if values[0].lstrip().startswith("Human:") else _continued(row)
 
 
 def _joined(row: Row, prompt: str) -> str:

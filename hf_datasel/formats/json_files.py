@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import FormatError
 from hf_datasel.formats.layouts import FORMATS
+from hf_datasel.formats.message_shapes import is_chat
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -30,7 +31,8 @@ def json_rows(stream: IO[bytes], name: str, lines: bool) -> Iterator[dict[str, A
     """Yield the rows of a JSON file.
 
     A file holds one object per line, a list of objects, a list of texts (rows with a column `text`), an object with
-    one key that holds the list of rows, an object of columns, or one row.
+    one key that holds the list of rows, an object of columns, or one row. A row can also be a list of messages, which
+    becomes the column `messages`.
 
     Args:
         stream: The open file.
@@ -52,8 +54,8 @@ def json_rows(stream: IO[bytes], name: str, lines: bool) -> Iterator[dict[str, A
     except json.JSONDecodeError:
         value = None
     second = next(numbered, None)
-    if isinstance(value, dict) and (second is not None or lines):
-        yield value
+    if (isinstance(value, dict) and (second is not None or lines)) or (is_chat(value) and lines):
+        yield _row(value)
         yield from _lines(itertools.chain([second] if second else [], numbered), name)
         return
     rest = [] if second is None else [line for _, line in itertools.chain([second], numbered)]
@@ -71,9 +73,13 @@ def _lines(numbered: Iterable[tuple[int, bytes]], name: str) -> Iterator[dict[st
             raise FormatError(
                 f"{name}, line {number:,}, column {error.colno:,}: no valid JSON ({error.msg})."
             ) from error
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) and not is_chat(value):
             raise FormatError(f"{name}, line {number:,} holds {_described(value)}; every line has to be an object.")
-        yield value
+        yield _row(value)
+
+
+def _row(value: Any) -> dict[str, Any]:
+    return {"messages": value} if isinstance(value, list) else value
 
 
 def _document(content: bytes, name: str) -> Any:
@@ -102,10 +108,12 @@ def _document_rows(document: Any, name: str) -> list[dict[str, Any]]:
         raise FormatError(f"{name} holds {_described(document)}; it has to hold rows.")
     if document and all(isinstance(value, str) for value in document):
         return [{"text": value} for value in document]
+    if is_chat(document):
+        return [_row(document)]
     for position, value in enumerate(document):
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) and not is_chat(value):
             raise FormatError(f"{name}: row {position:,} is {_described(value)}; every row has to be an object.")
-    return document
+    return [_row(value) for value in document]
 
 
 def _object_rows(document: dict[str, Any], name: str) -> list[dict[str, Any]]:
@@ -153,7 +161,8 @@ def json_features(files: Iterable[Iterable[dict[str, Any]]]) -> Features:
     """Return the features of the rows of files.
 
     Objects with differing keys, and values of differing types, are `datasets.Json()`, so that no row is padded with
-    the keys of another. Integers among decimals are decimals.
+    the keys of another. Integers among decimals are decimals in a column of numbers or of vectors; in objects, such as
+    the arguments of tool calls, they stay integers.
 
     Args:
         files: The rows of each file.
@@ -207,38 +216,38 @@ def _chunks(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield chunk
 
 
-def _kind(values: Sequence[Any]) -> Kind:
+def _kind(values: Sequence[Any], in_object: bool = False) -> Kind:
     """Return the kind of values, of which some may be null."""
     types = {type(value) for value in values} - {type(None)}
     if len(types) != 1:
-        return "null" if not types else "float64" if types == {int, float} else "json"
+        return "null" if not types else "float64" if types == {int, float} and not in_object else "json"
     (only,) = types
     if only is str:
         return "string"
     present = [value for value in values if value is not None]
     if only is list:
-        return [_kind(list(itertools.chain.from_iterable(present)))]
+        return [_kind(list(itertools.chain.from_iterable(present)), in_object)]
     if only is dict:
         keys = {frozenset(value) for value in present}
         if len(keys) > 1 or not present[0]:
             return "json"
-        return {key: _kind([value[key] for value in present]) for key in present[0]}
+        return {key: _kind([value[key] for value in present], in_object=True) for key in present[0]}
     if only is int:
         return "int64" if min(present) >= -(2**63) and max(present) < 2**63 else "json"
     return "bool" if only is bool else "float64"
 
 
-def _merged(first: Kind, second: Kind) -> Kind:
+def _merged(first: Kind, second: Kind, in_object: bool = False) -> Kind:
     if first == second or second == "null":
         return first
     if first == "null":
         return second
     if isinstance(first, list) and isinstance(second, list):
-        return [_merged(first[0], second[0])]
+        return [_merged(first[0], second[0], in_object)]
     if isinstance(first, dict) and isinstance(second, dict) and first.keys() == second.keys():
-        return {key: _merged(first[key], second[key]) for key in first}
+        return {key: _merged(first[key], second[key], in_object=True) for key in first}
     numbers = [kind in ("int64", "float64") for kind in (first, second) if isinstance(kind, str)]
-    return "float64" if numbers == [True, True] else "json"
+    return "float64" if numbers == [True, True] and not in_object else "json"
 
 
 def _feature(kind: Kind) -> Any:

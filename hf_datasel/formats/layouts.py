@@ -127,13 +127,13 @@ _KEYS = sorted(
 
 _SUSPECTS = {
     "system": ("system", "system_prompt", "system_message", "system_instruction"),
-    "tools": ("tools", "functions", "function", "tool_definitions"),
+    "tools": ("tools", "functions", "function", "tool_definitions", "tool_defs", "tool_schemas", "available_tools"),
     "input": ("context", "input", "documents", "knowledge", "passage"),
     "history": ("history",),
     "thinking": ("thinking", "reasoning", "reasoning_content", "think", "chain_of_thought", "cot"),
     "masked": ("masked", "mask", "message_loss_mask"),
     "chat_template_kwargs": ("chat_template_kwargs",),
-    "": ("videos", "audios", "video", "audio"),
+    "": ("enable_thinking", "loss_mask", "videos", "audios", "video", "audio"),
 }
 """Names of columns that look like part of a row, by the field that could read them."""
 
@@ -307,9 +307,9 @@ def row_columns(present: Sequence[str], row_format: str, mapping: Mapping[str, s
     return [name for name in present if name in columns]
 
 
-def _better_than_text(columns: Sequence[str]) -> dict[str, str]:
-    """Return the columns of a format with a response that a column of texts hides, each by its own name."""
-    others = [name for name in columns if name.lower() != "text"]
+def _hidden_layout(columns: Sequence[str], read: set[str]) -> dict[str, str]:
+    """Return the columns of a format with a response that the columns read hide, each by its own name."""
+    others = [name for name in columns if name.lower() not in read]
     try:
         layout = row_layout(others)
     except FormatError:
@@ -327,10 +327,8 @@ def unread_columns(columns: Sequence[str], layout: Layout) -> dict[str, str]:
     Returns:
         Column and key of the mapping that reads it; "" where nothing can.
     """
-    if layout.format == "tokenized":
-        return {}
-    if layout.format == "text":
-        return _better_than_text(columns)
+    if layout.format in ("tokenized", "text"):
+        return _hidden_layout(columns, next(entry.names for entry in _ENTRIES if entry.format == layout.format))
     readable = {name for entry in _ENTRIES if entry.format == layout.format for name in entry.optional}
     unread = {}
     for name in columns:

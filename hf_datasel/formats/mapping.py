@@ -16,11 +16,12 @@ MESSAGE_KEYS = ("role", "content")
 """Names in a mapping that are keys of messages and not columns."""
 
 
-def checked_mapping(columns: Any) -> dict[str, str] | None:
+def checked_mapping(columns: Any, name: str = "columns") -> dict[str, str] | None:
     """Return `columns` as a dict; None if it is None or empty.
 
     Args:
         columns: What the user passed.
+        name: Name of the argument, for the message.
 
     Raises:
         FormatError: It is no mapping.
@@ -29,7 +30,7 @@ def checked_mapping(columns: Any) -> dict[str, str] | None:
         return None
     if not isinstance(columns, Mapping):
         raise FormatError(
-            f"columns has to be a dict such as {{'prompt': 'question', 'completion': 'answer'}}, and is {columns!r}."
+            f"{name} has to be a dict such as {{'prompt': 'question', 'completion': 'answer'}}, and is {columns!r}."
         )
     return dict(columns) or None
 

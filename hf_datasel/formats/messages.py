@@ -8,6 +8,8 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from hf_datasel.formats.json_values import load_json
+from hf_datasel.formats.message_shapes import by_message, with_roles
 from hf_datasel.formats.rows import Turn
 
 __all__ = [
@@ -51,9 +53,10 @@ _TRAINED_FLAGS = ("weight", "train", "training", "train_on_turn", "trainable", "
 _MASKED_FLAGS = ("mask", "masked")
 """Keys of a message whose value 1 or true means that the loss does not cover it; `masked` is torchtune's."""
 
-_THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
+_TEXT_PARTS = ("text", "input_text", "output_text")
+"""Types of content parts that are text; the last two are those of OpenAI's Responses API."""
 
-_MAX_INTEGER = 2**63
+_THINKING_KEYS = ("reasoning_content", "thinking", "reasoning")
 
 
 class MalformedRowError(Exception):
@@ -113,27 +116,9 @@ def parse_json(text: str, place: str) -> Any:
         place: Where it is, such as "column 'tools'".
     """
     try:
-        value = json.loads(text, parse_int=_integer, parse_constant=lambda _: None)
+        return drop_nulls(load_json(text))
     except (ValueError, RecursionError) as error:
         raise MalformedRowError("invalid_json", f"{place} is not valid JSON ({_short(text)!r}: {error})") from error
-    if "\\ud" in text or "\\uD" in text:  # half a surrogate pair, which Arrow cannot store
-        value = _map_texts(value)
-    return drop_nulls(value)
-
-
-def _integer(digits: str) -> int | float:
-    value = int(digits) if len(digits) < 20 else float(digits)
-    return value if -_MAX_INTEGER <= value < _MAX_INTEGER else float(value)
-
-
-def _map_texts(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    if isinstance(value, list):
-        return [_map_texts(item) for item in value]
-    if isinstance(value, dict):
-        return {_map_texts(key): _map_texts(item) for key, item in value.items()}
-    return value
 
 
 def drop_nulls(value: Any) -> Any:
@@ -167,8 +152,8 @@ def read_messages(
     """Read a list of messages, or its JSON text, as turns.
 
     Args:
-        messages: Messages with role and content, or from and value; or plain texts of the user and the assistant in
-            turn.
+        messages: Messages with role and content, or from and value, also as one list for each key; mappings from
+            speakers to texts; or plain texts of the user and the assistant in turn.
         place: Where they are, such as "column 'messages'".
         role_key: Key of the role in a message; `role` or `from` by default.
         content_key: Key of the content in a message; `content` or `value` by default.
@@ -179,12 +164,14 @@ def read_messages(
     if isinstance(messages, str) and messages.lstrip().startswith(("[", "{")):
         messages = parse_json(messages, place)
     if isinstance(messages, dict) and ("role" in messages or "from" in messages):
-        messages = [messages]
+        messages = by_message(messages) or [messages]
     if not isinstance(messages, list):
         raise MalformedRowError("wrong_type", f"{place} is {describe(messages)}, and has to be a list of messages")
     keys = _DEFAULT_KEYS
     if role_key or content_key:
         keys = (role_key or "role", role_key or "from", content_key or "content", content_key or "value")
+    elif messages and isinstance(messages[0], dict) and not ("role" in messages[0] or "from" in messages[0]):
+        messages = with_roles(messages, ROLES)
     return [_turn(message, number, place, keys) for number, message in enumerate(messages)]
 
 
@@ -226,7 +213,7 @@ def _read(raw: dict[str, Any], place: str, keys: tuple[str, str, str, str]) -> T
         content = message.pop(other_content_key, None)
     trained = _flags(message, place) or role != "assistant"
     if isinstance(content, list):
-        content = _content_parts(content, place)
+        content = _content_parts(content, place, message)
     calls = _tool_calls(message, place)
     if role == "assistant" and isinstance(name, str) and name.lower() in _CALL_ROLES and not calls:
         calls = _calls_of_text(content)
@@ -254,13 +241,23 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _content_parts(parts: list[Any], place: str) -> str:
-    texts = []
+def _content_parts(parts: list[Any], place: str, message: dict[str, Any]) -> str:
+    """Return the text of content parts, and move their thinking into the message."""
+    texts, thoughts = [], []
     for part in parts:
-        if isinstance(part, dict) and part.get("type", "text") != "text":
-            raise MalformedRowError("wrong_type", f"{place} has a part of type {part['type']!r}; only text is read")
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if kind == "thinking":
+            thought = part.get("thinking")
+            thoughts.append(_content_parts(thought if isinstance(thought, list) else [thought], place, {}))
+            continue
+        if kind not in _TEXT_PARTS:
+            raise MalformedRowError("wrong_type", f"{place} has a part of type {kind!r}; only text is read")
         text = part.get("text") if isinstance(part, dict) else part
         texts.append(text_of(text, f"a text part of {place}"))
+    if thinking := "\n".join(thoughts):
+        if present := [key for key in _THINKING_KEYS if _is_text(message.get(key))]:
+            raise MalformedRowError("wrong_type", f"{place} has thinking in its content and in {present[0]!r}")
+        message["reasoning_content"] = thinking
     return "".join(texts)
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_datasel.errors import FormatError
+from hf_datasel.formats.json_values import table_values
 from hf_datasel.formats.layouts import row_layout, unread_columns
 from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.formats.readers import canonical_rows
@@ -118,8 +119,8 @@ class Pool:
         if indices is not None:
             data = data.select(np.asarray(indices, dtype=np.int64))
         try:
-            for batch in data.iter(batch_size=_BATCH_SIZE):
-                yield from canonical_rows(batch, self.format, self.mapping)
+            for table in data.with_format("arrow").iter(batch_size=_BATCH_SIZE):
+                yield from canonical_rows(table_values(table), self.format, self.mapping)
         except UnicodeDecodeError as error:
             raise FormatError(
                 f"A row of the dataset contains text that is not UTF-8 ({error}). Correct the file that it comes from "
@@ -219,6 +220,8 @@ class Pool:
         return f"{line}, {len(self.details):,} of them unusable: {self.reason_details()}" if self.details else line
 
     def _warn_of_unread_columns(self) -> None:
+        if self.mapping and self.format in ("text", "tokenized"):  # somebody wants these and not the others
+            return
         unread = unread_columns(self.dataset.column_names, self.layout)
         unread = {name: key for name, key in unread.items() if not self._is_null(name)}
         key = (self.format, tuple(sorted(self.layout.columns)), tuple(sorted(unread)))

@@ -246,6 +246,11 @@ class _Reader:
         return [Turn("user", prompt)] if isinstance(prompt, str) else self._turns_or_text(prompt, key)
 
     def _answer_turns(self, answer: Any, key: str) -> list[Turn]:
+        if isinstance(answer, list) and any(isinstance(item, str) and '"role"' not in item for item in answer):
+            raise MalformedRowError(
+                "wrong_type",
+                f"{self._place(key)} is a list of {len(answer)} texts, and has to be text or a list of messages",
+            )
         return [Turn("assistant", answer)] if isinstance(answer, str) else self._turns_or_text(answer, key)
 
     def _turns_or_text(self, value: Any, key: str) -> list[Turn]:

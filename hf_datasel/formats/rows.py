@@ -31,8 +31,8 @@ def no_text(subject: str = "") -> FormatError:
     return FormatError(
         f"{f'{subject} reads the text of rows, and these are' if subject else 'These rows are'} tokenized already: "
         "they have token ids (column 'input_ids') and no text. Remove that column from rows that have text as well, "
-        "or use what needs no text: Random, Top by a column, or scores of tokens, such as Loss, IFD or "
-        "Length(unit='tokens')."
+        "or name the columns of the text with columns={'prompt': ..., 'completion': ...}; or use what needs no text: "
+        "Random, Top by a column, or scores of tokens, such as Loss, IFD or Length(unit='tokens')."
     )
 
 

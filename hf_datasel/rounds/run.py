@@ -12,6 +12,7 @@ from hf_datasel.errors import FormatError, SelectionError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.spec import spec_name
 
 __all__ = ["check_budget", "check_texts", "run_round", "run_selector", "shortfall_error"]
 
@@ -88,6 +89,13 @@ def run_round(selector: Selector, context: RoundContext, strict: bool = True, re
     rows = run_selector(selector, context)
     if len(rows) < context.budget:
         requested = requested or f"A budget of {context.budget:,}"
+        unused = int(context.eligible.sum()) - sum(context.record.exclusions.values()) - len(rows)
+        if strict and len(rows) and unused > 0 and ":" in spec_name(selector):
+            raise SelectionError(
+                f"{type(selector).__name__}.select returned {len(rows):,} rows for a budget of {context.budget:,}, "
+                f"and {unused:,} more rows can be selected. It has to return as many rows as the budget, or to report "
+                "the rows that it excludes by context.exclude(reason, rows)."
+            )
         if strict:
             raise shortfall_error(context, len(rows), requested)
         message = _shortfall_message(

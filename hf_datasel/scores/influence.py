@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ScoreError, did_you_mean, reason_counts
 from hf_datasel.formats import Pool, load_pool
+from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity, tokenizer_identity
 from hf_datasel.scoring.optimizer_checkpoints import Checkpoint, CheckpointGradients
@@ -63,6 +64,8 @@ class Influence(ModelScore):
             parameters are used.
         validation: Rows of the target task: a file, a folder or a name on the Hub.
         validation_split: Split of the validation rows.
+        validation_columns: Names of the columns of a row format, or `role` and `content` of messages, and the names
+            that the validation rows have for them: `{"prompt": "question", "completion": "answer"}`.
         subtask: Column of the validation rows with the subtask of each; by default they are one task.
         aggregate: `"code"` is the mean of the cosines with a subtask's rows, for the best subtask, as in the authors'
             code. `"paper"` is the cosine with the mean of the subtask's gradients, for the best subtask. `"mean"` is
@@ -86,6 +89,7 @@ class Influence(ModelScore):
     checkpoints: tuple[str, ...] = field(kw_only=True)
     validation: str = field(kw_only=True)
     validation_split: str = field(default="train", kw_only=True)
+    validation_columns: dict[str, str] | None = field(default=None, kw_only=True)
     subtask: str | None = field(default=None, kw_only=True)
     aggregate: Literal["code", "paper", "mean"] = field(default="code", kw_only=True)
     projection_dim: int = field(default=8192, kw_only=True)
@@ -114,6 +118,7 @@ class Influence(ModelScore):
                 object.__setattr__(
                     self, name, sys.intern(value)
                 )  # pickles stay equal: the value may also be a field's name
+        checked_mapping(self.validation_columns, "validation_columns")
         if self.aggregate not in _AGGREGATES:
             hint = did_you_mean(self.aggregate, _AGGREGATES)
             raise ConfigError(f"Influence(aggregate={self.aggregate!r}): it has to be one of {_AGGREGATES}.{hint}")
@@ -185,7 +190,9 @@ class Influence(ModelScore):
             rows.training()  # raises for formats without a response
             return {name: pa.array([], kind) for name, kind in self.columns().items()}
         tokenizer, settings = self._tokenizer(), rows.settings
-        tokens = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices).training()
+        own_rows = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices)
+        tokens = own_rows.training()
+        rows.messages |= own_rows.messages
         sequences, influence = tokens.conditional, np.full(len(rows), np.nan)
         if len(sequences):
             task = self._task(tokenizer, settings)
@@ -215,9 +222,11 @@ class Influence(ModelScore):
 
     def _source(self) -> tuple[Pool, np.ndarray, str]:
         """Return the validation rows, the subtask of each, and a digest of both."""
+        columns = checked_mapping(self.validation_columns)
 
         def read() -> tuple[Pool, np.ndarray, str]:
-            pool = Pool(load_pool(self.validation, self.validation_split))
+            rows = load_pool(self.validation, self.validation_split, columns=columns)
+            pool = Pool(rows, columns)
             if pool.format == "text":
                 raise FormatError(
                     f"The validation rows {self.validation!r} have only a text column, and no response to learn from."
@@ -225,7 +234,8 @@ class Influence(ModelScore):
             labels = _labels(pool, self.validation, self.subtask)
             return pool, labels, hashlib.sha256(json.dumps([pool.id, labels.tolist()]).encode()).hexdigest()
 
-        key = ("rows", self.validation, self.validation_split, self.subtask, _file_stats(self.validation))
+        names = self.validation, self.validation_split, self.subtask, json.dumps(columns)
+        key = ("rows", *names, _file_stats(self.validation))
         source: tuple[Pool, np.ndarray, str] = _cached(key, read)
         return source
 
@@ -250,16 +260,21 @@ class _Task:
     def read(cls, name: str, pool: Pool, labels: np.ndarray, tokenizer: Any, settings: TokenSettings) -> _Task:
         """Tokenize the validation rows. Unusable rows are excluded, and logged."""
         plain = replace(settings, completion_only_loss=None)  # the trainer's is for the pool's format
-        tokens = TokenRows(pool, tokenizer, plain).training()
+        rows = TokenRows(pool, tokenizer, plain)
+        tokens = rows.training()
         sequences, nulls = tokens.conditional, null_counts(tokens.reasons)
+        counts = reason_counts(nulls)
+        for reason, message in rows.messages.items():
+            counts = counts.replace(reason, f"{reason} ({message})")
         if not len(sequences):
-            raise ScoreError(f"None of the {len(pool):,} rows of {name!r} can be used: {reason_counts(nulls)}.")
+            raise ScoreError(f"None of the {len(pool):,} rows of {name!r} can be used: {counts}.")
         names, groups = np.unique(labels[sequences.owner], return_inverse=True)
         if nulls:
             empty = sorted(set(labels.tolist()) - set(names.tolist()))
             more = f" Subtasks without any row: {', '.join(empty)}." if empty else ""
-            counts = (nulls.total(), len(pool), name, reason_counts(nulls))
-            logger.warning("%d of the %d validation rows %r are excluded: %s.%s", *counts, more)
+            logger.warning(
+                "%d of the %d validation rows %r are excluded: %s.%s", nulls.total(), len(pool), name, counts, more
+            )
         digest = hashlib.sha256(sequences.digests().tobytes() + groups.astype("<i8").tobytes()).hexdigest()
         return cls(sequences, groups, names.tolist(), digest)
 

@@ -100,10 +100,12 @@ class Length(Score):
     def _words(self, rows: TokenRows) -> Columns:
         if rows.pool.format == "text":
             raise FormatError("Rows with only a text column have no response whose length could be measured.")
-        parsed = list(rows.pool.rows(rows.indices))
-        words = [None if row.reason else count_words(row.response) for row in parsed]
-        reasons = pa.array([row.reason for row in parsed], pa.string())
-        return {"response_words": pa.array(words, pa.int32()), "length_reason": reasons}
+        words: list[int | None] = []
+        reasons = []
+        for row in rows.pool.rows(rows.indices):
+            words.append(None if row.reason else count_words(row.response))
+            reasons.append(row.reason)
+        return {"response_words": pa.array(words, pa.int32()), "length_reason": pa.array(reasons, pa.string())}
 
     def _tokens(self, rows: TokenRows) -> Columns:
         tokens = rows.training()

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
 from hf_datasel.formats import Pool
+from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.scores.cluster import Cluster
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.scoring.few_shot_prompts import AnchorTokens, OneShotPrompts
@@ -80,6 +81,8 @@ class Nuggets(ModelScore):
         column: Name of the column of vectors that are clustered.
         seed: Random seed of the clusters or the sample.
         anchor_file: File of the anchors (.jsonl, .json or .parquet), in any supported row format; `fit` writes one.
+        anchor_columns: Names of the columns of a row format, or `role` and `content` of messages, and the names that
+            the file has for them: `{"prompt": "question", "completion": "answer"}`.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
         model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
         column_prefix: Prefix of the name of every column that the score writes.
@@ -93,6 +96,7 @@ class Nuggets(ModelScore):
     column: str = field(default="embedding", kw_only=True)
     seed: int = field(default=42, kw_only=True)
     anchor_file: str | None = field(default=None, kw_only=True)
+    anchor_columns: dict[str, str] | None = field(default=None, kw_only=True)
     max_length: int | None = field(default=None, kw_only=True)
 
     citation = (
@@ -115,6 +119,7 @@ class Nuggets(ModelScore):
             raise ConfigError(f"Nuggets(column={self.column!r}): it has to be the name of a column.")
         if self.anchor_file is not None and not isinstance(self.anchor_file, str):
             raise ConfigError(f"Nuggets(anchor_file={self.anchor_file!r}): it has to be the path of a file, or None.")
+        checked_mapping(self.anchor_columns, "anchor_columns")
 
     @property
     def convention(self) -> str:
@@ -147,7 +152,11 @@ class Nuggets(ModelScore):
 
     # -- anchors ------------------------------------------------------------------------------------------------------
     def fit(
-        self, dataset: Dataset, path: str | os.PathLike[str], rows: Sequence[int] | np.ndarray | None = None
+        self,
+        dataset: Dataset,
+        path: str | os.PathLike[str],
+        rows: Sequence[int] | np.ndarray | None = None,
+        columns: Mapping[str, str] | None = None,
     ) -> Nuggets:
         """Select the anchors among the rows of a dataset, and write them to a file.
 
@@ -155,18 +164,20 @@ class Nuggets(ModelScore):
             dataset: Rows in any supported format that has a response, with the column of vectors for `by="kmeans"`.
             path: File to write, with the suffix .jsonl, .json or .parquet.
             rows: Numbers of the rows to use as anchors, instead of selecting them.
+            columns: Names of the columns of a row format and those of the dataset, as in `hf_datasel.score`.
 
         Returns:
-            This score with `anchor_file` set, and `anchors` set to their number.
+            This score with `anchor_file` and `anchor_columns` set, and `anchors` set to their number.
 
         Raises:
             ColumnError: The column is missing, or does not hold vectors of one length.
             ScoreError: There are fewer distinct rows than anchors, or one of `rows` cannot be an anchor.
         """
         target = check_anchor_path(Path(path).expanduser())
-        selected = self._select_anchors(dataset) if rows is None else check_rows(dataset, rows)
-        write_anchors(dataset, selected, target)
-        return replace(self, anchors=len(selected), anchor_file=str(target.resolve()))
+        pool = Pool(dataset, columns)
+        selected = self._select_anchors(pool) if rows is None else check_rows(pool, rows)
+        write_anchors(pool, selected, target)
+        return replace(self, anchors=len(selected), anchor_file=str(target.resolve()), anchor_columns=pool.mapping)
 
     def fitted(self, dataset: Dataset, folder: Path) -> Nuggets:
         """Return this score with the anchors of a dataset, in a file of the folder named by a hash of its content."""
@@ -177,20 +188,20 @@ class Nuggets(ModelScore):
         named = draft.replace(folder.resolve() / f"anchors-{str(fitted._digest())[5:17]}.jsonl")
         return replace(fitted, anchor_file=str(named))
 
-    def _select_anchors(self, dataset: Dataset) -> np.ndarray:
+    def _select_anchors(self, pool: Pool) -> np.ndarray:
         if self.by == "random":
-            return sample_rows(dataset, self.anchors, self.seed)
-        return select_medoids(dataset, self.anchors, *self._clusters(dataset))
+            return sample_rows(pool, self.anchors, self.seed)
+        return select_medoids(pool, self.anchors, *self._clusters(pool))
 
-    def _clusters(self, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    def _clusters(self, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster ids of the rows (-1 for a row without a vector) and the distances to the centroids."""
-        usable = np.flatnonzero(Pool(dataset).reasons == "")
-        data = dataset.select(usable)
+        usable = np.flatnonzero(pool.reasons == "")
+        part = pool.subset(usable)
         with tempfile.TemporaryDirectory() as folder:
             cluster = Cluster(self.anchors, column=self.column, seed=self.seed)
-            fitted = cluster.fit(data, Path(folder) / "centroids.npy")
-            columns = fitted.compute(TokenRows(Pool(data), None), ModelRunner(progress=False))
-        ids, distances = np.full(len(dataset), -1, dtype=np.int64), np.full(len(dataset), np.inf)
+            fitted = cluster.fit(part.dataset, Path(folder) / "centroids.npy")
+            columns = fitted.compute(TokenRows(part, None), ModelRunner(progress=False))
+        ids, distances = np.full(len(pool), -1, dtype=np.int64), np.full(len(pool), np.inf)
         ids[usable] = columns["cluster_id"].fill_null(-1).to_numpy(zero_copy_only=False)
         distances[usable] = columns["cluster_distance"].fill_null(np.inf).to_numpy(zero_copy_only=False)
         return ids, distances
@@ -230,7 +241,7 @@ class Nuggets(ModelScore):
             )
         tokens = OneShotPrompts(rows.tokenizer)
         window = resolve_max_length(runner.model, rows.tokenizer, self.max_length, "Nuggets")
-        anchor_rows, row_format = read_anchors(path)
+        anchor_rows, row_format = read_anchors(path, checked_mapping(self.anchor_columns))
         all_anchors = [tokens.anchor(row, row_format) for row in anchor_rows]
         anchors = self._fitting_anchors(all_anchors, window)
         shots = PrefixCacheRunner(runner.model, anchors, runner.tokens_per_batch)

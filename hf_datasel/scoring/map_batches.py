@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import FormatError, ScoreError
 from hf_datasel.formats import Batch, Pool
+from hf_datasel.formats.message_shapes import is_message
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -64,7 +65,7 @@ def _is_value(values: Any) -> bool:
     if isinstance(values, str | bytes | Mapping) or not hasattr(values, "__len__"):
         return True
     return len(values) > 0 and all(
-        isinstance(value, Mapping) and any(keys <= set(value) for keys in _MESSAGE_KEYS) for value in values
+        is_message(value) and any(keys <= set(value) for keys in _MESSAGE_KEYS) for value in values
     )
 
 
@@ -162,12 +163,12 @@ def _as_json(values: list[Any]) -> list[Any]:
     In a column of mappings Arrow looks for one type of everything in them, and where there is none, numbers get other
     digits.
     """
-    lists = [[value] if isinstance(value, dict) and "role" in value else value for value in values]
+    lists = [[value] if is_message(value) and "role" in value else value for value in values]
     items = [item for value in lists if isinstance(value, list) for item in value]
     is_chat = all(isinstance(value, list) or value is None for value in lists)
     if is_chat and all(isinstance(item, dict) and all(_is_text(each) for each in item.values()) for item in items):
         return lists
-    if is_chat and not any(isinstance(item, dict) and "from" in item for item in items):
+    if is_chat and all("role" in item for item in items if isinstance(item, dict)):
         return [
             value and [json.dumps(item, default=str) if isinstance(item, dict) else item for item in value]
             for value in lists

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,8 @@ import pyarrow.parquet as pq
 
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean, reason_counts
 from hf_datasel.formats import POOL_ROW, Pool, Row, canonical_rows, detect_format
+from hf_datasel.formats.json_values import dump_json, table_values
 from hf_datasel.scoring.base import null_counts
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 __all__ = ["check_anchor_path", "check_rows", "read_anchors", "sample_rows", "select_medoids", "write_anchors"]
 
@@ -24,14 +22,14 @@ _EXTENSIONS = (".jsonl", ".json", ".parquet")
 
 
 # -- selection --------------------------------------------------------------------------------------------------------
-def select_medoids(dataset: Dataset, count: int, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
+def select_medoids(pool: Pool, count: int, ids: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """Select the row nearest to the centroid of each of `count` clusters.
 
     A row with the same text as a selected one is replaced by the next nearest row of the cluster, and in a cluster
     without another row by the nearest remaining row of any cluster.
 
     Args:
-        dataset: Rows in any supported format.
+        pool: The rows.
         count: Number of rows to select.
         ids: Cluster of each row, int64 of shape (rows,); -1 for a row without a vector.
         distances: Distance of each row to the centroid of its cluster, of shape (rows,).
@@ -42,7 +40,6 @@ def select_medoids(dataset: Dataset, count: int, ids: np.ndarray, distances: np.
     Raises:
         ScoreError: There are fewer distinct rows with a vector.
     """
-    pool = Pool(dataset)
     order = [int(row) for row in np.argsort(distances, kind="stable") if ids[row] >= 0 and not pool.reasons[row]]
     selected, texts, clusters = list[int](), set[bytes](), set[int]()
     for distinct_clusters in (True, False):
@@ -55,11 +52,11 @@ def select_medoids(dataset: Dataset, count: int, ids: np.ndarray, distances: np.
     return _sorted(np.array(selected, dtype=np.int64), count)
 
 
-def sample_rows(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+def sample_rows(pool: Pool, count: int, seed: int) -> np.ndarray:
     """Sample rows with distinct texts.
 
     Args:
-        dataset: Rows in any supported format.
+        pool: The rows.
         count: Number of rows to sample.
         seed: Random seed.
 
@@ -69,18 +66,17 @@ def sample_rows(dataset: Dataset, count: int, seed: int) -> np.ndarray:
     Raises:
         ScoreError: There are fewer distinct rows.
     """
-    pool = Pool(dataset)
     usable = np.flatnonzero(pool.reasons == "")
     _, first = np.unique(pool.row_ids[usable], axis=0, return_index=True)
     distinct = usable[np.sort(first)]
     return _sorted(np.random.default_rng(seed).permutation(distinct)[:count], count)
 
 
-def check_rows(dataset: Dataset, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+def check_rows(pool: Pool, rows: Sequence[int] | np.ndarray) -> np.ndarray:
     """Check the row numbers of anchors, and return them.
 
     Args:
-        dataset: Rows in any supported format.
+        pool: The rows.
         rows: Row numbers.
 
     Returns:
@@ -92,9 +88,9 @@ def check_rows(dataset: Dataset, rows: Sequence[int] | np.ndarray) -> np.ndarray
     numbers = np.asarray(rows)
     if numbers.ndim != 1 or not len(numbers) or not np.issubdtype(numbers.dtype, np.integer):
         raise ScoreError(f"Anchors have to be row numbers, at least one, and are {rows!r}.")
-    if len(np.unique(numbers)) < len(numbers) or numbers.min() < 0 or numbers.max() >= len(dataset):
-        raise ScoreError(f"Row numbers of anchors have to be distinct and from 0 to {len(dataset) - 1:,}: {rows!r}.")
-    reasons = Pool(dataset.select(numbers)).reasons
+    if len(np.unique(numbers)) < len(numbers) or numbers.min() < 0 or numbers.max() >= len(pool):
+        raise ScoreError(f"Row numbers of anchors have to be distinct and from 0 to {len(pool) - 1:,}: {rows!r}.")
+    reasons = pool.subset(numbers).reasons
     if (reasons != "").any():
         raise ScoreError(f"Some rows cannot be anchors: {reason_counts(null_counts(reasons))}. Select others.")
     return numbers.astype(np.int64)
@@ -109,21 +105,21 @@ def _sorted(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
-def write_anchors(dataset: Dataset, rows: np.ndarray, path: Path) -> None:
+def write_anchors(pool: Pool, rows: np.ndarray, path: Path) -> None:
     """Write rows to a file as anchors: the columns of their format and their row numbers as `pool_row`.
 
     Args:
-        dataset: Rows in any supported format.
+        pool: The rows.
         rows: Row numbers.
         path: File to write; its extension determines the format.
     """
-    pool = Pool(dataset)
-    data = pool.dataset.select_columns(pool.columns).select(rows)
+    table = pool.dataset.select_columns(pool.columns).select(rows).with_format("arrow")[:]
+    table = table.append_column(POOL_ROW, pa.array(rows, pa.int64()))
     if path.suffix == ".parquet":
-        table = data.with_format("arrow")[:]
-        pq.write_table(table.append_column(POOL_ROW, pa.array(rows, pa.int64())), path)
+        pq.write_table(table, path)
         return
-    lines = [json.dumps({**data[index], POOL_ROW: int(row)}, ensure_ascii=False) for index, row in enumerate(rows)]
+    columns = table_values(table)
+    lines = [dump_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     text = "\n".join(lines) + "\n" if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]\n"
     path.write_text(text, encoding="utf-8", newline="\n")
 
@@ -143,11 +139,12 @@ def check_anchor_path(path: Path) -> Path:
     return path
 
 
-def read_anchors(path: Path) -> tuple[list[Row], str]:
+def read_anchors(path: Path, columns: Mapping[str, str] | None = None) -> tuple[list[Row], str]:
     """Read the rows of a file of anchors.
 
     Args:
         path: The file, in any supported row format.
+        columns: Names of the columns of a row format, and the names that the file has for them.
 
     Returns:
         The rows and their format.
@@ -160,8 +157,8 @@ def read_anchors(path: Path) -> tuple[list[Row], str]:
         batch = _read_columns(path)
     except (OSError, ValueError) as error:
         raise ScoreError(f"{str(path)!r} cannot be read as a file of anchors: {error}") from error
-    row_format = detect_format(list(batch))
-    rows = canonical_rows(batch, row_format)
+    row_format = detect_format(list(batch), columns)
+    rows = canonical_rows(batch, row_format, columns)
     unusable = {index: row.reason for index, row in enumerate(rows) if row.reason}
     if not rows or unusable or row_format == "text":
         reason = ", ".join(f"row {index}: {reason}" for index, reason in list(unusable.items())[:5])
@@ -171,8 +168,7 @@ def read_anchors(path: Path) -> tuple[list[Row], str]:
 
 def _read_columns(path: Path) -> dict[str, list[Any]]:
     if path.suffix == ".parquet":
-        columns: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-        return columns
+        return table_values(pq.read_table(path))
     text = path.read_text(encoding="utf-8")
     is_array = text.lstrip().startswith("[")
     rows = json.loads(text) if is_array else [json.loads(line) for line in text.split("\n") if line.strip()]

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_datasel.errors import DatasetMismatchError, SelectionError
+from hf_datasel.errors import DatasetMismatchError, FormatError, SelectionError
 from hf_datasel.formats import Pool
-from hf_datasel.formats.mapping import applicable
+from hf_datasel.formats.mapping import MESSAGE_KEYS, applicable
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
@@ -23,6 +23,8 @@ from hf_datasel.selection.provenance import origin, versions
 from hf_datasel.selection.saved_format import FORMAT_VERSION, upgrade_provenance
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
@@ -120,8 +122,17 @@ class Selection:
 
         Args:
             dataset: The dataset that the selection was made from.
+
+        Raises:
+            DatasetMismatchError: It lacks columns that the selection was made from, and is in no supported format.
         """
-        return Pool(dataset, applicable(self.columns, dataset.column_names) if self.columns else None)
+        try:
+            return Pool(dataset, applicable(self.columns, dataset.column_names) if self.columns else None)
+        except FormatError as error:
+            names = getattr(dataset, "column_names", None)
+            if isinstance(names, list) and (missing := self._missing_columns(names)):
+                raise DatasetMismatchError(f"The selection was made from another dataset.{missing}") from error
+            raise
 
     @property
     def keep(self) -> Keep:
@@ -294,6 +305,15 @@ class Selection:
         provenance = upgrade_provenance(provenance, repr(str(path)))
         return cls(np.load(path / "indices.npy"), provenance, pq.read_table(path / "scores.parquet"))
 
+    def _missing_columns(self, names: Sequence[str]) -> str:
+        """Return a sentence about the columns that the selection was made from and a dataset does not have."""
+        read = {column for key, column in (self.columns or {}).items() if key not in MESSAGE_KEYS}
+        if not (missing := sorted(read - set(names))):
+            return ""
+        advice = " Add what formatting_func returned: dataset.map(lambda row: {'text': formatting_func(row)})."
+        made_from = f"It was made from the column {', '.join(map(repr, missing))}, which this dataset does not have."
+        return f" {made_from}{advice if missing == ['text'] else ''}"
+
     def check(self, dataset: Dataset) -> None:
         """Raise if the selection was not made from this dataset.
 
@@ -315,6 +335,7 @@ class Selection:
         hint = "the same rows in another order" if shuffled else f"the first that differs is row {differs[0]:,}"
         raise DatasetMismatchError(
             f"The selection was made from another dataset: {len(differs):,} of {len(pool):,} rows differ ({hint})."
+            f"{self._missing_columns(pool.dataset.column_names)}"
         )
 
 

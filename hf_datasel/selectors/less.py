@@ -27,6 +27,7 @@ __all__ = ["LESS"]
 _INFLUENCE_SETTINGS = (
     "validation",
     "validation_split",
+    "validation_columns",
     "subtask",
     "aggregate",
     "projection_dim",
@@ -65,6 +66,7 @@ class LESS(WarmupSelector):
     Args:
         validation: Rows of the target task: a file, a folder or a dataset on the Hub.
         validation_split: Split of `validation`.
+        validation_columns: Names of the columns of the validation rows; see `Influence`.
         subtask: Column of the validation rows that names the subtask of a row; None treats all rows as one subtask.
         aggregate: How the cosine similarities with the validation rows are combined; see `Influence`.
         projection_dim: Number of dimensions that gradients are projected to.
@@ -81,6 +83,7 @@ class LESS(WarmupSelector):
 
     validation: str = field(kw_only=True)
     validation_split: str = field(default="train", kw_only=True)
+    validation_columns: dict[str, str] | None = field(default=None, kw_only=True)
     subtask: str | None = field(default=None, kw_only=True)
     aggregate: Literal["code", "paper", "mean"] = field(default="code", kw_only=True)
     projection_dim: int = field(default=8192, kw_only=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hf_datasel.formats import Row, Turn
 from hf_datasel.formats.messages import with_text_arguments
-from hf_datasel.tokens.tool_calls import conversion_options, is_only_calls, renders_calls, unrendered_message
+from hf_datasel.tokens.tool_calls import CallRendering, call_rendering, is_only_calls, unrendered_message
 from hf_datasel.tokens.turns import common_prefix
 from hf_datasel.tokens.valid_rows import error_message
 
@@ -70,10 +70,11 @@ class ChatTokenizer:
         kwargs = {"tools": row.tools, **(row.chat_template_kwargs or {})}
         messages = row.messages[:num_turns]
         if any(message.get("tool_calls") for message in messages):
-            if self._hides_calls and any(is_only_calls(messages[position]) for position in row.response_turns):
+            hides_calls = not self._call_rendering.renders_calls
+            if hides_calls and any(is_only_calls(messages[position]) for position in row.response_turns):
                 self.messages.setdefault("template_error", unrendered_message(self.tokenizer))
                 return None
-            messages = with_text_arguments(messages) if self._text_arguments else messages
+            messages = with_text_arguments(messages) if self._call_rendering.text_arguments else messages
         try:
             return str(self.tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
         except Exception as error:  # chat templates raise errors of any kind
@@ -81,12 +82,8 @@ class ChatTokenizer:
             return None
 
     @cached_property
-    def _hides_calls(self) -> bool:
-        return not renders_calls(self.tokenizer)
-
-    @cached_property
-    def _text_arguments(self) -> bool:
-        return conversion_options(self.tokenizer)["text_arguments"]
+    def _call_rendering(self) -> CallRendering:
+        return call_rendering(self.tokenizer)
 
     def _try_encode(self, texts: Sequence[str | None]) -> list[list[int] | None]:
         """Return the token ids of texts, None for a text that is None or cannot be tokenized."""

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import POOL_ROW, Pool, Row, alpaca_prompt, canonical_rows
+from hf_datasel.formats.json_values import table_values
 from hf_datasel.tokens.valid_rows import error_message
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PRESETS", "preset_tokens"]
 
-_VERSION = 2
+_VERSION = 3
 """Version of these tokens, part of the fingerprint in the cache of `datasets`."""
 
 TokenPair = tuple[list[int], int, list[int], int, int]
@@ -94,7 +96,7 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
     data = pool.dataset.select_columns(pool.columns)
     if len(data) == 0:  # map returns an empty dataset without the new columns
         return Dataset.from_dict({name: [] for name in _features()}, features=_features())
-    return data.map(
+    tokens = data.with_format("arrow").map(
         _tokenize_batch,
         batched=True,
         with_indices=True,
@@ -110,6 +112,7 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         features=_features(),
         desc=f"Tokenizing ({convention})",
     )
+    return tokens.with_format(None)
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -149,7 +152,7 @@ def _features() -> Any:
 
 
 def _tokenize_batch(
-    batch: Any,
+    table: pa.Table,
     indices: list[int],
     row_format: str,
     mapping: dict[str, str] | None,
@@ -160,7 +163,7 @@ def _tokenize_batch(
 ) -> dict[str, list[Any]]:
     tokenize = PRESETS[convention][0]
     columns: dict[str, list[Any]] = {name: [] for name in _features()}
-    for index, row in zip(indices, canonical_rows(batch, row_format, mapping), strict=True):
+    for index, row in zip(indices, canonical_rows(table_values(table), row_format, mapping), strict=True):
         reason, error = row.reason or ("" if row.single_turn else "not_single_turn"), ""
         pair: TokenPair = [], 0, [], 0, 0
         if not reason:

@@ -138,7 +138,7 @@ class TokenRows:
         reasons[missing & (reasons == "")] = "prompt_fills_window"
         if selected.size == 0:
             return _empty_tokens(reasons)
-        chat = prepared.conversational
+        chat = prepared.conversational and self.tokenizer.chat_template is not None
         if self.pool.format == "tokenized" and prior_context == "generation-prompt":
             chat = prepared.generation_prompts == 1.0
         prefix = prior_prefix(self.tokenizer, chat, prior_context)
@@ -148,10 +148,11 @@ class TokenRows:
         span_reasons = np.array(data["reason"][:], dtype=object)
         reasons[owner] = np.where((span_reasons == "") & ~with_span, "no_response_token", span_reasons)
         self._explain(span_reasons, np.array(data["detail"][:], dtype=object))
+        is_text = prepared.text_rows[selected][with_span]
         data, owner = data.select(np.flatnonzero(with_span)), owner[with_span]
         return Tokens(
             Sequences(data, owner, skip_first=skip),
-            Sequences(data, owner, skip_first=skip, prefix=prefix),
+            Sequences(data, owner, skip_first=skip, prefix=prefix, without_prompt=is_text),
             reasons.astype(np.str_),
         )
 

@@ -58,6 +58,7 @@ class Sequences:
         spans: Name of the column of spans.
         skip_first: Whether to exclude the first token of each span, because it has no context.
         prefix: If set, each span becomes a separate sequence after these tokens: the prior of a turn.
+        without_prompt: Rows of `data` for which the prefix is its first token only, bool; none by default.
 
     Attributes:
         lengths: Number of tokens in each sequence, int64.
@@ -71,6 +72,7 @@ class Sequences:
     spans: str = "spans"
     skip_first: bool = False
     prefix: np.ndarray | None = None
+    without_prompt: np.ndarray | None = None
     lengths: np.ndarray = field(init=False)
     scored: np.ndarray = field(init=False)
     highest_id: int = field(init=False, default=-1)
@@ -92,7 +94,8 @@ class Sequences:
             else:
                 rows.append(np.repeat(np.arange(start, start + len(n_spans)), n_spans))
                 turns.append(np.concatenate([np.arange(n) for n in n_spans]))
-                lengths.append(span_lengths + len(self.prefix))
+                sizes = [len(self._prefix(row)) for row in range(start, start + len(n_spans))]
+                lengths.append(span_lengths + np.repeat(np.array(sizes, dtype=np.int64), n_spans))
                 scored.append(span_lengths)
             start += len(n_spans)
         if self.prefix is not None:
@@ -119,8 +122,10 @@ class Sequences:
         table = self._view[rows]
         ids = [row.astype(np.int64) for row in list_column(table, self.ids)]
         spans = [row.reshape(-1, 2) for row in list_column(table, self.spans)]
-        build = self._full_row if self.prefix is None else self._turn
-        return [build(ids[row], spans[row], turn) for row, turn in zip(inverse, self._turns[indices], strict=True)]
+        if self.prefix is None:
+            return [self._full_row(ids[row], spans[row]) for row in inverse]
+        turns = zip(inverse, self._turns[indices], strict=True)
+        return [self._turn(ids[row], spans[row][turn], self._prefix(rows[row])) for row, turn in turns]
 
     def digests(self) -> np.ndarray:
         """Return a digest of the tokens and scored positions of each sequence, uint8 of shape (sequences, 16)."""
@@ -136,15 +141,18 @@ class Sequences:
     def _first(self, start: int) -> int:
         return max(start + 1, 1) if self.skip_first else max(start, 1)
 
-    def _full_row(self, ids: np.ndarray, spans: np.ndarray, turn: int) -> Sequence:
+    def _prefix(self, row: int) -> np.ndarray:
+        assert self.prefix is not None
+        return self.prefix if self.without_prompt is None or not self.without_prompt[row] else self.prefix[:1]
+
+    def _full_row(self, ids: np.ndarray, spans: np.ndarray) -> Sequence:
         return Sequence(ids, np.concatenate([np.arange(self._first(start), stop) for start, stop in spans]))
 
-    def _turn(self, ids: np.ndarray, spans: np.ndarray, turn: int) -> Sequence:
-        assert self.prefix is not None
-        start, stop = spans[turn]
+    def _turn(self, ids: np.ndarray, span: np.ndarray, prefix: np.ndarray) -> Sequence:
+        start, stop = span
         unscored = self._first(start) - start
-        sequence = np.concatenate([self.prefix, ids[start:stop]])
-        return Sequence(sequence, np.arange(len(self.prefix) + unscored, len(sequence)))
+        sequence = np.concatenate([prefix, ids[start:stop]])
+        return Sequence(sequence, np.arange(len(prefix) + unscored, len(sequence)))
 
 
 class RaggedArray:

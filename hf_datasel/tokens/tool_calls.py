@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.tokens.row_tokenizer import row_messages
 from hf_datasel.tokens.turns import RENDERING_ERRORS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["conversion_options", "has_only_calls", "has_text", "is_only_calls", "renders_calls", "unrendered_message"]
+__all__ = ["call_rendering", "conversion_options", "has_only_calls", "has_text", "is_only_calls", "unrendered_message"]
 
 _NAME = "find_nearest_harbour"
-_ARGUMENTS = {"town": "Bern"}
+_TOWN = "Longyearbyen"
+_ARGUMENTS = {"town": _TOWN}
 _TOOLS = [{"type": "function", "function": {"name": "get_time", "description": "Time.", "parameters": {
     "type": "object", "properties": {"zone": {"type": "string", "description": "A zone."}}, "required": ["zone"]
 }}}]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CallRendering:
+    """How a chat template renders tool calls.
+
+    Args:
+        renders_calls: Whether it renders them, or raises an error for them.
+        text_arguments: Whether it needs their arguments as JSON text, not as mappings.
+    """
+
+    renders_calls: bool
+    text_arguments: bool
+
+
+def call_rendering(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> CallRendering:
+    """Render tool calls with a chat template, with arguments as a mapping and as JSON text.
+
+    Args:
+        tokenizer: Tokenizer of the rows.
+        template: Chat template to use instead of the tokenizer's own.
+    """
+    mappings, texts = (
+        [_render(tokenizer, template, arguments, tools) for tools in (None, _TOOLS)]
+        for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS))
+    )
+    rendered = [text for text in (*mappings, *texts) if text is not None]
+    return CallRendering(
+        not rendered or any(_NAME in text or _TOWN in text for text in rendered),
+        mappings == [None, None] and texts[0] is not None,
+    )
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, template: str | None, arguments: Any, tools: Any) -> str | None:
@@ -42,26 +76,7 @@ def conversion_options(tokenizer: PreTrainedTokenizerBase, template: str | None 
     """
     if template is None and tokenizer.chat_template is None:
         return {"chat_template": False, "text_arguments": False}
-    texts = (_render(tokenizer, template, _ARGUMENTS, tools) for tools in (None, _TOOLS))
-    is_needed = all(text is None for text in texts)
-    text = _render(tokenizer, template, json.dumps(_ARGUMENTS), None) if is_needed else None
-    return {"chat_template": True, "text_arguments": text is not None}
-
-
-def renders_calls(tokenizer: PreTrainedTokenizerBase, template: str | None = None) -> bool:
-    """Return whether a chat template renders tool calls, or raises an error for them.
-
-    Args:
-        tokenizer: Tokenizer of the rows.
-        template: Chat template to use instead of the tokenizer's own.
-    """
-    texts = [
-        _render(tokenizer, template, arguments, tools)
-        for arguments in (_ARGUMENTS, json.dumps(_ARGUMENTS))
-        for tools in (None, _TOOLS)
-    ]
-    rendered = [text for text in texts if text is not None]
-    return not rendered or any(_NAME in text for text in rendered)
+    return {"chat_template": True, "text_arguments": call_rendering(tokenizer, template).text_arguments}
 
 
 def unrendered_message(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -91,12 +106,10 @@ def has_only_calls(row: dict[str, Any]) -> bool:
     Args:
         row: Row with `messages`, or conversational `prompt` and `completion`.
     """
-    if "messages" in row:
-        start, messages = 0, row["messages"]
-    else:
-        start, messages = len(row["prompt"]), row["completion"]
+    messages, context = row_messages(row)
     excluded = row.get("untrained_turns") or ()
     return any(
         message["role"] == "assistant" and is_only_calls(message) and position not in excluded
-        for position, message in enumerate(messages, start)
+        for position, message in enumerate(messages)
+        if position >= context
     )

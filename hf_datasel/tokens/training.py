@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
+from hf_datasel._lazy import pc
 from hf_datasel.errors import ModelError, ScoreError
 from hf_datasel.formats import POOL_ROW
+from hf_datasel.formats.convert import MESSAGE, TEXT_ROLE
+from hf_datasel.tokens.row_tokenizer import RowTokenizer, is_text_row, row_messages, row_texts
 from hf_datasel.tokens.tool_calls import has_text
 from hf_datasel.tokens.turns import Conversation, Span, common_prefix
 from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows
@@ -24,7 +27,7 @@ __all__ = ["PreparedDataset", "PriorContext", "TokenSettings", "add_response_spa
 
 PriorContext = Literal["generation-prompt", "bos", "none"]
 
-_SPANS_VERSION = 3
+_SPANS_VERSION = 4
 """Version of `add_response_spans`, part of the fingerprint in the cache of `datasets`."""
 
 
@@ -65,6 +68,41 @@ def is_conversational(dataset: Dataset) -> bool:
     return isinstance(row.get("messages", row.get("prompt")), list)
 
 
+def text_beside_messages(dataset: Dataset) -> np.ndarray:
+    """Return which rows are text beside rows of messages, bool of shape (rows,)."""
+    is_text = np.zeros(len(dataset), dtype=bool)
+    message = getattr(dataset.features.get("prompt"), "feature", None)
+    if not isinstance(message, dict) or MESSAGE not in message:
+        return is_text
+    start = 0
+    for table in dataset.select_columns(["prompt"]).with_format("arrow").iter(batch_size=10_000):
+        prompts = table["prompt"].combine_chunks()
+        roles = prompts.flatten().field("role").to_numpy(zero_copy_only=False)
+        is_text[start + pc.list_parent_indices(prompts).to_numpy()[roles == TEXT_ROLE]] = True
+        start += len(prompts)
+    return is_text
+
+
+def check_chat_template(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise an error if the rows need a chat template, and the tokenizer has none.
+
+    Args:
+        dataset: Converted rows.
+        tokenizer: The tokenizer.
+
+    Raises:
+        ModelError: All rows are lists of messages, and there is no chat template.
+    """
+    if not is_conversational(dataset) or tokenizer.chat_template is not None:
+        return
+    if not text_beside_messages(dataset).any():
+        raise ModelError(
+            f"The rows are conversations, and the tokenizer of {tokenizer.name_or_path!r} has no chat template. "
+            "Use the tokenizer of an instruction-tuned model, set tokenizer.chat_template (chat_template_path in "
+            "SFTConfig), or convert the rows into text columns prompt and completion."
+        )
+
+
 def prepare_dataset(dataset: Dataset, tokenizer: PreTrainedTokenizerBase, settings: TokenSettings) -> Dataset:
     """Tokenize converted rows as `SFTTrainer` does; see `prepare_rows`.
 
@@ -101,13 +139,7 @@ def prepare_rows(
     """
     from trl import SFTTrainer
 
-    chat = is_conversational(dataset)
-    if chat and tokenizer.chat_template is None:
-        raise ModelError(
-            f"The rows are conversations, and the tokenizer of {tokenizer.name_or_path!r} has no chat template. "
-            "Use the tokenizer of an instruction-tuned model, set tokenizer.chat_template (chat_template_path in "
-            "SFTConfig), or convert the rows into text columns prompt and completion."
-        )
+    check_chat_template(dataset, tokenizer)
     settings = settings.resolve(dataset.column_names)
     template = _training_template(tokenizer, settings)
     trainer = SimpleNamespace(
@@ -132,7 +164,7 @@ def prepare_rows(
 
     def prepare(rows: Dataset, truncate: bool) -> Dataset:
         whole = SimpleNamespace(**{**vars(args), "max_length": None})
-        options = (tokenizer, args if truncate else whole, False, None, "pool")
+        options = (RowTokenizer(tokenizer), args if truncate else whole, False, None, "pool")
         return SFTTrainer._prepare_dataset(trainer, rows, *options)
 
     if "input_ids" in dataset.column_names:
@@ -162,7 +194,8 @@ class PreparedDataset:
 
     Attributes:
         rows: Pool row number of each row, int64.
-        conversational: Whether the rows are lists of messages.
+        conversational: Whether the rows are lists of messages, but for `text_rows`.
+        text_rows: Which rows are text beside rows of messages, bool of shape (rows,).
     """
 
     def __init__(
@@ -178,6 +211,7 @@ class PreparedDataset:
         self.settings = settings
         self.rows = np.asarray(data.with_format("numpy")[POOL_ROW][:], dtype=np.int64)
         self.conversational = is_conversational(data)
+        self.text_rows = text_beside_messages(data)
         self._with_spans: dict[bool, Dataset] = {}
 
     @cached_property
@@ -296,14 +330,20 @@ def _response_spans(
     ids, labels = row["input_ids"], row["labels"]
     if "messages" not in row and "prompt" not in row:  # tokenized before
         return _Response(ids, _label_spans(labels))
-    if "messages" not in row and not isinstance(row["prompt"], list):
+    if is_text_row(row):
         if settings.completion_only_loss and not settings.assistant_only_loss:
             return _Response(ids, [(_first_label(labels), len(ids))])
-        full = tokenizer(text=row["prompt"] + row["completion"])["input_ids"]
-        return _Response(full, [(common_prefix(tokenizer(text=row["prompt"])["input_ids"], full), len(full))])
-    completion = row.get("completion") or []
-    has_calls = any(message.get("tool_calls") for message in row.get("messages") or completion)
-    is_single = len(completion) == 1 and settings.completion_only_loss and not settings.assistant_only_loss
+        prompt, completion = row_texts(row, tokenizer)
+        full = tokenizer(text=prompt + completion)["input_ids"]
+        return _Response(full, [(common_prefix(tokenizer(text=prompt)["input_ids"], full), len(full))])
+    messages, context = row_messages(row)
+    has_calls = any(message.get("tool_calls") for message in messages[context:])
+    is_single = (
+        "messages" not in row
+        and len(messages) == context + 1
+        and settings.completion_only_loss
+        and not settings.assistant_only_loss
+    )
     if is_single and not has_calls:
         return _Response(ids, [(_first_label(labels), len(ids))])
     conversation = Conversation(tokenizer, row, template)

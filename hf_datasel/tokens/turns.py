@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections.abc import Iterable
 from functools import cached_property
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from hf_datasel.tokens.row_tokenizer import row_messages, template_kwargs
 from hf_datasel.tokens.turn_segments import Segment, message_segments
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ class Conversation:
 
     Args:
         tokenizer: Tokenizer with a chat template.
-        row: Row with `messages`, or conversational `prompt` and `completion`, and optionally `tools` and
-            `chat_template_kwargs`.
+        row: Converted row with `messages`, or conversational `prompt` and `completion`.
         template: Chat template to use instead of the tokenizer's own.
 
     Attributes:
@@ -66,8 +65,7 @@ class Conversation:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, row: dict[str, Any], template: str | None):
         self.tokenizer = tokenizer
-        self.messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
-        self.context = 0 if "messages" in row else len(row["prompt"])
+        self.messages, self.context = row_messages(row)
         self.kwargs = template_kwargs(row, template)
         self.text = self._render(self.messages)
         encoded = tokenizer(self.text, add_special_tokens=False, return_offsets_mapping=tokenizer.is_fast)
@@ -207,15 +205,3 @@ class Conversation:
     def _has_calls(self, index: int) -> bool:
         plain = {key: value for key, value in self.messages[index].items() if key != "tool_calls"}
         return self._try_render([*self.messages[:index], plain, *self.messages[index + 1 :]]) != self.text
-
-
-def template_kwargs(row: dict[str, Any], template: str | None) -> dict[str, Any]:
-    """Return the keyword arguments with which `SFTTrainer` renders a row.
-
-    Args:
-        row: Row with `tools` and `chat_template_kwargs`, or without them.
-        template: Chat template to use instead of the tokenizer's own.
-    """
-    tools = row.get("tools")
-    tools = json.loads(tools) if isinstance(tools, str) else tools
-    return {"chat_template": template, "tools": tools, **(row.get("chat_template_kwargs") or {})}

@@ -10,8 +10,10 @@ import numpy as np
 
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import POOL_ROW
-from hf_datasel.tokens.tool_calls import has_only_calls, renders_calls, unrendered_message
-from hf_datasel.tokens.turns import Conversation, template_kwargs
+from hf_datasel.formats.convert import MESSAGE
+from hf_datasel.tokens.row_tokenizer import RowTokenizer
+from hf_datasel.tokens.tool_calls import call_rendering, has_only_calls, unrendered_message
+from hf_datasel.tokens.turns import Conversation
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,19 +60,24 @@ class RowRenderer:
         return ""
 
     def _tokenize(self, row: dict[str, Any]) -> None:
-        if "messages" not in row and not isinstance(row.get("prompt"), list):
+        if not isinstance(row.get("messages", row.get("prompt")), list):
             texts = [row["prompt"], row["prompt"] + row["completion"]] if "prompt" in row else [row["text"]]
             for text in texts:
                 self.tokenizer(text=text, verbose=False)
             return
+        tokenizer, mask = RowTokenizer(self.tokenizer), self.settings.assistant_only_loss
         messages = row["messages"] if "messages" in row else row["prompt"] + row["completion"]
-        options = {"tokenize": True, "return_dict": True, **template_kwargs(row, self.template)}
-        mask = self.settings.assistant_only_loss
-        rendered = self.tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=mask, **options)
+        options = {
+            "chat_template": self.template,
+            "tools": row.get("tools"),
+            **(row.get("chat_template_kwargs") or {}),
+        }
+        options = {"tokenize": True, "return_dict": True, **options}
+        rendered = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=mask, **options)
         if mask and 1 not in rendered["assistant_masks"]:
             raise ModelError("The chat template marks no assistant tokens, which assistant_only_loss needs.")
         if "messages" not in row:
-            self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **options)
+            tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, **options)
 
     def mask(self, row: dict[str, Any]) -> dict[str, list[int]]:
         """Return the labels of a tokenized row, before truncation, without its untrained turns.
@@ -112,7 +119,7 @@ def prepare_valid_rows(
     """
     from accelerate import PartialState
 
-    hides_calls = _may_have_calls(dataset) and not renders_calls(renderer.tokenizer, renderer.template)
+    hides_calls = _may_have_calls(dataset) and not call_rendering(renderer.tokenizer, renderer.template).renders_calls
     if PartialState().num_processes == 1 and not hides_calls:
         try:
             return _prepare(dataset, prepare, renderer), {}
@@ -132,16 +139,23 @@ def prepare_valid_rows(
     if len(valid):
         tokens = _prepare(dataset.select(valid) if errors else dataset, prepare, renderer)
     else:
-        tokens = dataset.select(valid).add_column("input_ids", []).add_column("labels", [])
+        tokens = _no_tokens(dataset)
     rows = dataset.with_format("numpy")[POOL_ROW][:] if POOL_ROW in dataset.column_names else range(len(dataset))
     return tokens, {int(rows[position]): message for position, message in errors.items()}
 
 
+def _no_tokens(dataset: Dataset) -> Dataset:
+    """Return no rows, with the columns of tokenized rows."""
+    from datasets import Dataset, Features, List, Value
+
+    features = Features({**dataset.features, "input_ids": List(Value("int32")), "labels": List(Value("int64"))})
+    return Dataset.from_dict({name: [] for name in features}, features=features)
+
+
 def _may_have_calls(dataset: Dataset) -> bool:
     """Return whether converted rows are messages with other keys than role and content."""
-    from datasets import Json
-
-    return any(isinstance(dataset.features.get(name), Json) for name in ("messages", "completion"))
+    features = (getattr(dataset.features.get(name), "feature", None) for name in ("messages", "completion"))
+    return any(isinstance(feature, dict) and MESSAGE in feature for feature in features)
 
 
 def _prepare(dataset: Dataset, prepare: Callable[[Dataset, bool], Dataset], renderer: RowRenderer) -> Dataset:

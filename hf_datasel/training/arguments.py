@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,10 @@ def _conversion_options(arguments: dict[str, Any], config: SelectiveSFTConfig) -
     return conversion_options(processing_class, template)
 
 
+_TOKENS = ("input_ids", "attention_mask", "labels", "completion_mask", "assistant_masks", "seq_lengths")
+"""Columns of tokenized rows."""
+
+
 def evaluation_rows(
     dataset: Any,
     options: Mapping[str, bool],
@@ -219,7 +223,8 @@ def evaluation_rows(
     """Convert evaluation rows to columns that `SFTTrainer` reads, without malformed rows.
 
     Args:
-        dataset: A dataset, or several by name. Tokenized datasets and other values are returned as they are.
+        dataset: A dataset, or several by name. Tokenized datasets are returned as they are, unless `columns` of the
+            config names their columns, and so are other values.
         options: Arguments of `convert_pool` that depend on the chat template.
         config: The config, with `dataset_text_field` and `columns`.
         formatting_func: `formatting_func` of the trainer.
@@ -227,7 +232,7 @@ def evaluation_rows(
 
     Raises:
         ConfigError: A dataset without rows, or streaming rows in columns that `SFTTrainer` does not read.
-        FormatError: Rows in no supported format, or none that can be used.
+        FormatError: Rows in no supported format, in a list or in a table of pandas; or none that can be used.
     """
     if isinstance(dataset, dict):
         return {
@@ -241,7 +246,12 @@ def evaluation_rows(
             f"{name} has no rows, so that there is nothing to evaluate on. Pass other rows, or leave it out and set "
             "eval_strategy='no'."
         )
-    if not isinstance(dataset, Dataset) or "input_ids" in dataset.column_names:
+    if isinstance(dataset, list) or type(dataset).__module__.startswith(("pandas", "polars")):
+        try:
+            return Pool(dataset)  # raises, and says how to convert them
+        except FormatError as error:
+            raise FormatError(f"{name} cannot be read. {error}") from error
+    if not isinstance(dataset, Dataset) or _is_tokenized(dataset.column_names, config):
         return dataset
     pool = read_rows(dataset, config, formatting_func, is_pool=False)
     if (pool.reasons != "").any():
@@ -249,15 +259,21 @@ def evaluation_rows(
     return convert_pool(pool, **options)
 
 
+def _is_tokenized(columns: Sequence[str], config: SelectiveSFTConfig) -> bool:
+    return "input_ids" in columns and applicable(column_mapping(config), columns) is None
+
+
 def _checked_stream(
     dataset: IterableDataset, config: SelectiveSFTConfig, formatting_func: FormattingFunction | None
 ) -> IterableDataset:
     columns = dataset.column_names or list(next(iter(dataset), {}))
-    if "input_ids" in columns:
+    if _is_tokenized(columns, config):
         return dataset
     if formatting_func is not None:
         return format_stream(dataset, config, formatting_func)
     if mapping := applicable(column_mapping(config), columns):
+        dataset = dataset.remove_columns([name for name in _TOKENS if name in columns])
+        columns = [name for name in columns if name not in _TOKENS]
         dataset = dataset.map(
             partial(rename_batch, mapping=mapping),
             batched=True,

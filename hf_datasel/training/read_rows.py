@@ -26,9 +26,9 @@ def read_rows(
 ) -> Pool:
     """Read a dataset as instruction rows, in the order in which `SFTTrainer` looks at it.
 
-    Rows with `input_ids` are tokenized already. A formatting function returns the text of every row, and is not called
-    for tokenized rows. `dataset_text_field` is the text if it names a column and there are no columns that
-    `SFTTrainer` reads first.
+    Rows with `input_ids` are tokenized already, unless `columns` of the config names the columns to read. A formatting
+    function returns the text of every row, and is not called for tokenized rows. `dataset_text_field` is the text if
+    it names a column and there are no columns that `SFTTrainer` reads first.
 
     Args:
         dataset: The dataset.
@@ -45,7 +45,10 @@ def read_rows(
         FormatError: The rows are in no supported format.
     """
     names = dataset.column_names if isinstance(dataset, Dataset) else []
-    if "input_ids" in names:
+    mapping, field = column_mapping(config), config.dataset_text_field
+    if not is_pool:
+        mapping = applicable(mapping, names)
+    if "input_ids" in names and mapping is None:
         if formatting_func is not None:
             logger.warning("formatting_func is not called, since the rows are tokenized already.")
         return Pool(dataset)
@@ -55,9 +58,6 @@ def read_rows(
             _with_text, fn_kwargs={"formatting_func": formatting_func}, desc="Applying formatting function"
         )
         return Pool(texts, {"text": "text"})
-    mapping, field = column_mapping(config), config.dataset_text_field
-    if not is_pool:
-        mapping = applicable(mapping, names)
     if mapping is None and field != "text" and field in names and not _columns_read_first(dataset):
         mapping = {"text": field}
     return Pool(dataset, mapping)

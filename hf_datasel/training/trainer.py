@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PredictionOutput
+from transformers.utils import chat_template_utils
 from trl import SFTTrainer
 
 from hf_datasel.cards.push import check_push, push_selections
@@ -33,7 +34,9 @@ from hf_datasel.rounds.run import check_budget
 from hf_datasel.scoring.eval_mode import preserve_rng_state
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import origin, without_paths
+from hf_datasel.tokens.row_tokenizer import RowTokenizer
 from hf_datasel.tokens.tool_calls import conversion_options
+from hf_datasel.tokens.training import check_chat_template
 from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows
 from hf_datasel.training.arguments import (
     SelectorLike,
@@ -103,9 +106,12 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Methods of `SFTTrainer` and `Trainer` that are overridden, and the parameters that the overrides rely on."""
 
+PRIVATE_FUNCTIONS: dict[str, tuple[str, ...]] = {"_compile_jinja_template": ("chat_template",)}
+"""Functions of `transformers.utils.chat_template_utils` that are called, and their parameters."""
+
 
 def check_private_names(trainer_class: type) -> None:
-    """Raise if the installed TRL and transformers lack a method that is overridden, or one of its parameters.
+    """Raise if the installed TRL and transformers lack a private name that is used, or one of its parameters.
 
     Args:
         trainer_class: The trainer, for the message.
@@ -113,9 +119,12 @@ def check_private_names(trainer_class: type) -> None:
     Raises:
         ConfigError: Names what is missing.
     """
-    for name, parameters in PRIVATE_NAMES.items():
-        method = next((vars(base)[name] for base in SFTTrainer.__mro__ if name in vars(base)), None)
-        present = () if method is None else inspect.signature(method).parameters
+    for name, parameters in {**PRIVATE_NAMES, **PRIVATE_FUNCTIONS}.items():
+        if name in PRIVATE_FUNCTIONS:
+            found = getattr(chat_template_utils, name, None)
+        else:
+            found = next((vars(base)[name] for base in SFTTrainer.__mro__ if name in vars(base)), None)
+        present = () if found is None else inspect.signature(found).parameters
         missing = [parameter for parameter in parameters if parameter not in present]
         if missing:
             raise ConfigError(
@@ -281,12 +290,13 @@ class SelectiveSFTTrainer(SFTTrainer):
         def prepare(rows: Dataset, truncate: bool) -> Dataset:
             options = (plain, packing and not is_pool) if truncate else (whole, False)
             return super(SelectiveSFTTrainer, self)._prepare_dataset(
-                rows, processing_class, *options, formatting_func, dataset_name
+                rows, RowTokenizer(processing_class), *options, formatting_func, dataset_name
             )
 
         if "input_ids" in dataset.column_names:
             rows, errors = prepare(dataset, True), dict[int, str]()
         else:
+            check_chat_template(dataset, self._tokenizer)
             settings = token_settings(args, self.completion_only_loss)
             renderer = RowRenderer(self._tokenizer, settings, self.chat_template)
             rows, errors = prepare_valid_rows(dataset, prepare, renderer)

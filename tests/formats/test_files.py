@@ -271,6 +271,31 @@ def test_messages_as_json_text(tmp_path, kind):
     assert pool.id == Pool(Dataset.from_list([{"messages": messages}])).id
 
 
+CHAT = [{"from": "human", "value": "Is it wet?"}, {"from": "gpt", "value": "It rains."}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("rows.json", [CHAT, CHAT], 2),
+        ("rows.jsonl", f"{json.dumps(CHAT)}\n{json.dumps(CHAT)}\n", 2),
+        ("rows.jsonl", f"{json.dumps(CHAT)}\n", 1),
+        ("rows.json", CHAT, 1),
+    ],
+    ids=["lists", "lines", "line", "list"],
+)
+def test_lists_of_messages_are_rows(tmp_path, name, content, rows):
+    (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content, indent=1))
+    data = load_pool(tmp_path / name)
+    assert data.to_list() == [{"messages": CHAT}] * rows
+
+
+def test_lists_of_rows_with_a_role_are_no_messages(tmp_path):
+    rows = [{"message_id": 1, "role": "user", "content": "Hi"}, {"message_id": 2, "role": "assistant", "content": "a"}]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    assert load_pool(tmp_path / "rows.json").column_names == ["message_id", "role", "content"]
+
+
 def test_types_of_later_rows_count(tmp_path):
     rows = [{"text": "a", "late": None, "n": 1}] * 2_500 + [{"text": "2024-01-01", "late": ["x"], "n": "one"}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -354,3 +379,18 @@ def test_splits_saved_to_disk(tmp_path):
     with pytest.raises(FormatError, match="has no split 'test'"):
         load_pool(tmp_path / "one", split="test")
     assert contents(load_pool(glob.glob(str(tmp_path / "one" / "*.arrow"))[0])) == TEXT
+
+
+def test_numbers_of_one_row_do_not_change_those_of_another(tmp_path):
+    def row(number):
+        call = {"type": "function", "function": {"name": "wait", "arguments": {"hours": number, "at": [1, number]}}}
+        turns = [{"role": "user", "content": "Wait."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+        return {"messages": turns, "vector": [1, number], "gap": number}
+
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row(number)) + "\n" for number in (1, 2.5)))
+    (tmp_path / "alone.jsonl").write_text(json.dumps(row(1)) + "\n")
+    rows, alone = load_pool(tmp_path / "rows.jsonl"), load_pool(tmp_path / "alone.jsonl")
+    [arguments] = [turn["tool_calls"][0]["function"]["arguments"] for turn in next(Pool(rows).rows()).messages[1:]]
+    assert json.dumps(arguments) == '{"hours": 1, "at": [1, 1]}'
+    assert Pool(rows).row_ids[0].tobytes() == Pool(alone).row_ids[0].tobytes()
+    assert [list(rows["vector"]), list(rows["gap"])] == [[[1.0, 1.0], [1.0, 2.5]], [1.0, 2.5]]

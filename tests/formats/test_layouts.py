@@ -169,12 +169,12 @@ def test_hh_dialogue_of_several_turns():
 
 def test_text_beside_lists():
     features = Features({"prompt": Json(), "completion": Json()})
-    prompts, completions = [Q, [USER], 5], [A, [ANSWER], A]
+    prompts, completions = [Q, [USER], 5, Q], [A, [ANSWER], A, [ANSWER]]
     data = Dataset.from_dict({"prompt": prompts, "completion": completions}, features=features)
     pool = Pool(data)
-    assert pool.reasons.tolist() == ["", "", "wrong_type"]
+    assert pool.reasons.tolist() == ["", "", "wrong_type", ""]
     rows = convert_pool(pool, chat_template=True).to_list()
-    assert [row["prompt"] for row in rows] == [[USER], [USER]]
+    assert [row["prompt"][0]["role"] for row in rows] == ["text", "user", "user"]
     alone = convert_pool(Pool(data.select([0, 2])), chat_template=True).to_list()
     assert alone == [{"pool_row": 0, "prompt": Q, "completion": A}]
 
@@ -270,6 +270,16 @@ def test_one_warning_about_columns_that_are_not_read(caplog, monkeypatch):
     assert next(Pool(data, {"tools": "functions"}).rows()).tools == [{"name": "f"}]
 
 
+def test_warning_about_columns_of_other_trainers(caplog, monkeypatch):
+    monkeypatch.setattr(pool_module, "_warned", set())
+    data = Dataset.from_dict({"messages": [[USER, ANSWER]], "tool_defs": ["[]"], "enable_thinking": [False]})
+    with caplog.at_level(logging.WARNING):
+        Pool(data)
+    [record] = caplog.records
+    assert "tool_defs, enable_thinking are not read" in record.message
+    assert 'columns={"tools": "tool_defs"} reads tool_defs' in record.message
+
+
 def test_text_column_that_hides_a_prompt_and_a_response(caplog, monkeypatch):
     monkeypatch.setattr(pool_module, "_warned", set())
     data = Dataset.from_dict({"text": ["..."], "Question": [Q], "answer": [A]})
@@ -278,6 +288,24 @@ def test_text_column_that_hides_a_prompt_and_a_response(caplog, monkeypatch):
     [record] = caplog.records
     assert 'columns={"question": "Question", "answer": "answer"} reads' in record.message
     assert next(Pool(data, {"question": "Question", "answer": "answer"}).rows()).response == A
+    caplog.clear()
+    monkeypatch.setattr(pool_module, "_warned", set())
+    Pool(data, {"text": "text"})
+    assert not caplog.records
+
+
+def test_token_ids_that_hide_text(caplog, monkeypatch):
+    monkeypatch.setattr(pool_module, "_warned", set())
+    data = Dataset.from_dict({"messages": [[USER, ANSWER]], "input_ids": [[1, 2]], "attention_mask": [[1, 1]]})
+    with caplog.at_level(logging.WARNING):
+        assert Pool(data).format == "tokenized"
+        Pool(data.remove_columns("messages"))
+    [record] = caplog.records
+    assert (
+        'messages is not read, though the name suggests a part of the row: columns={"messages": "messages"} reads'
+        in record.message
+    )
+    assert next(Pool(data, {"messages": "messages"}).rows()).response == A
 
 
 def test_no_warning_about_columns_of_nulls(caplog, monkeypatch):

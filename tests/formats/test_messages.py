@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, Features, Json
 
 from hf_datasel.formats import Pool, canonical_rows, convert_pool
+from hf_datasel.tokens.row_tokenizer import row_messages, template_kwargs
 
 USER = {"role": "user", "content": "Is it wet in Bern?"}
 ANSWER = {"role": "assistant", "content": "Yes, it rains."}
@@ -79,6 +80,57 @@ def test_all_keys_of_a_message_are_kept():
 def test_thinking_alone_is_a_response():
     row = one(messages=[USER, {"role": "assistant", "content": None, "thinking": "Hm."}])
     assert (row.reason, row.response) == ("", "Hm.")
+
+
+THOUGHT = {"role": "assistant", "content": "Yes, it rains.", "reasoning_content": "The sky is grey."}
+PARTS = {
+    "text parts of the Responses API": ([{"type": "output_text", "text": "Yes, it rains."}], ANSWER),
+    "thinking": (
+        [{"type": "thinking", "thinking": "The sky is grey."}, {"type": "text", "text": "Yes, it rains."}],
+        THOUGHT,
+    ),
+    "thinking in parts": (
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "The sky is grey."}]}, "Yes, it rains."],
+        THOUGHT,
+    ),
+}
+
+
+@pytest.mark.parametrize(("parts", "message"), PARTS.values(), ids=PARTS.keys())
+def test_content_parts(parts, message):
+    row = one(messages=[USER, {"role": "assistant", "content": parts}])
+    assert row.messages == [USER, message]
+    assert row.digest() == one(messages=[USER, message]).digest()
+
+
+Q, A, BRIEF = USER["content"], ANSWER["content"], {"role": "system", "content": "Be brief."}
+SHAPES = {
+    "XTuner": [{"system": "Be brief.", "input": Q, "output": A}, {"system": "", "input": "Sure?", "output": "Yes."}],
+    "Firefly": [{"system": "Be brief."}, {"assistant": A, "human": Q}, {"human": "Sure?", "assistant": "Yes."}],
+    "speakers": [{"system": "Be brief."}, {"User": Q}, {"Assistant": A}, {"user": "Sure?"}, {"assistant": "Yes."}],
+    "padded": [
+        {"assistant": None, "human": Q, "system": "Be brief."},
+        {"assistant": A, "human": None, "system": None},
+        {"assistant": "Yes.", "human": "Sure?", "system": None},
+    ],
+    "one list per key": {
+        "role": ["system", "user", "assistant", "user", "assistant"],
+        "content": ["Be brief.", Q, A, "Sure?", "Yes."],
+        "name": None,
+    },
+    "one list per key, ShareGPT": {
+        "from": ["system", "human", "gpt", "human", "gpt"], "value": ["Be brief.", Q, A, "Sure?", "Yes."],
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("messages", SHAPES.values(), ids=SHAPES.keys())
+def test_messages_in_other_shapes(messages):
+    expected = [BRIEF, USER, ANSWER, {"role": "user", "content": "Sure?"}, {"role": "assistant", "content": "Yes."}]
+    for value in (messages, json.dumps(messages)):
+        row = one(conversation=value)
+        assert (row.reason, row.messages) == ("", expected)
+        assert row.digest() == one(messages=expected).digest()
 
 
 @pytest.mark.parametrize("role", ["function", "observation", "tool_response", "ipython"])
@@ -203,6 +255,20 @@ REASONS = {
         {"messages": [{**USER, "content": [{"type": "image", "image": "x"}]}, ANSWER]},
         "wrong_type", "part of type 'image'",
     ),
+    "tool use as a part": (
+        {"messages": [USER, {**ANSWER, "content": [{"type": "tool_use", "name": "f", "input": {}}]}]},
+        "wrong_type", "part of type 'tool_use'",
+    ),
+    "thinking twice": (
+        {"messages": [USER, {**ANSWER, "thinking": "x", "content": [{"type": "thinking", "thinking": "y"}]}]},
+        "wrong_type", "has thinking in its content and in 'thinking'",
+    ),
+    "a list of answers": (
+        {"prompt": "a", "completion": ["b"]}, "wrong_type", r"column 'completion' is a list of 1 texts, and has to be",
+    ),
+    "lists of other lengths": (
+        {"messages": {"role": ["user", "assistant"], "content": ["a"]}}, "unknown_role", "has the role",
+    ),
     "broken tools": ({"messages": [USER, ANSWER], "tools": "[{"}, "invalid_json", "column 'tools' is not valid JSON"),
     "tools of numbers": ({"messages": [USER, ANSWER], "tools": [5]}, "wrong_type", "column 'tools' has a number"),
     "broken arguments": (
@@ -279,7 +345,7 @@ def test_odd_row_changes_no_other(odd, messages):
     alone = both.select([0])
     assert Pool(both).row_ids[0].tolist() == Pool(alone).row_ids[0].tolist()
     [row, *_], [expected] = convert_pool(Pool(both), True).to_list(), convert_pool(Pool(alone), True).to_list()
-    assert row["messages"] == expected["messages"] == messages
+    assert row_messages(row)[0] == row_messages(expected)[0] == messages
     assert row.get("tools") is None and row.get("untrained_turns", []) == []
 
 
@@ -289,9 +355,10 @@ def test_columns_of_a_conversion():
     features = Features({name: Json() for name in ("messages", "tools", "chat_template_kwargs")})
     columns = {"messages": messages, "tools": tools, "chat_template_kwargs": kwargs}
     rows = convert_pool(Pool(Dataset.from_dict(columns, features=features)), True).to_list()
-    assert [row["messages"] for row in rows] == [[USER, ANSWER, USER, ANSWER], [USER, CALLING], [USER, ANSWER]]
-    assert [row["tools"] for row in rows] == [None, [TOOL], None]
-    assert [row["chat_template_kwargs"] for row in rows] == [{}, {}, {"enable_thinking": False}]
+    assert [row_messages(row)[0] for row in rows] == [[USER, ANSWER, USER, ANSWER], [USER, CALLING], [USER, ANSWER]]
+    plain = {"chat_template": None, "tools": None}
+    options = [plain, plain | {"tools": [TOOL]}, plain | {"enable_thinking": False}]
+    assert [template_kwargs(row, None) for row in rows] == options
     assert [row["untrained_turns"] for row in rows] == [[1], [], []]
 
 

@@ -326,6 +326,47 @@ def test_rows_without_score(subject):
     assert nothing["influence"][:] == [None, None]
 
 
+@pytest.fixture
+def without_oslo(adapters, tmp_path):
+    """Checkpoints whose chat template raises an error for rows about Oslo."""
+    folder = tmp_path / "checkpoint-4"
+    shutil.copytree(adapters[1], folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(
+        "{% if 'Oslo' in messages[0].content %}{{ raise_exception('No Oslo') }}{% endif %}" + template.read_text()
+    )
+    return (str(folder),)
+
+
+def test_rows_that_are_not_rendered(subject, without_oslo, tmp_path, caplog):
+    rows = Dataset.from_dict({"instruction": ["Hi?", "Is Oslo far?", "a"], "output": ["Yo.", "No.", "b"]})
+    rows.to_json(tmp_path / "rows.jsonl")
+    lines = []
+    task = replace(subject, checkpoints=without_oslo, validation=str(tmp_path / "rows.jsonl"), subtask=None)
+    with caplog.at_level(logging.WARNING, "hf_datasel"):
+        score(rows, task, on_summary=lines.append)
+    assert lines == ["influence: 2 of 3 rows scored, 1 without: 1 template_error (row 1: No Oslo)"]
+    assert "1 of the 3 validation rows" in caplog.text
+    assert "1 template_error (No Oslo)" in caplog.text
+
+
+def test_validation_rows_with_other_names(pool_rows, subject, tmp_path):
+    plain = [{"prompt": row["instruction"], "completion": row["output"]} for row in pool_rows.select([3, 4])]
+    for name, keys in (("plain", ("prompt", "completion")), ("other", ("frage", "antwort"))):
+        lines = [json.dumps(dict(zip(keys, row.values(), strict=True))) for row in plain]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    named = replace(subject, subtask=None, validation=str(tmp_path / "plain.jsonl"))
+    other = replace(named, validation=str(tmp_path / "other.jsonl"))
+    with pytest.raises(FormatError, match="match none of the supported formats"):
+        score(pool_rows.select(range(2)), other)
+    mapped = replace(other, validation_columns={"prompt": "frage", "completion": "antwort"})
+    expected, result = (score(pool_rows.select(range(2)), each)["influence"][:] for each in (named, mapped))
+    assert result == expected
+    assert mapped.spec()["validation_columns"] == {"prompt": "frage", "completion": "antwort"}
+    with pytest.raises(FormatError, match="validation_columns has to be a dict such as"):
+        replace(other, validation_columns="frage")
+
+
 def test_unusable_validation_rows(pool_rows, subject, tmp_path, caplog):
     rows = [
         {"prompt": row["instruction"], "completion": row["output"], "task": "a"} for row in pool_rows.select([3, 4])

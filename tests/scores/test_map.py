@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, Features, IterableDataset, Json, LargeList, Value, load_dataset
+from datasets import Dataset, Features, IterableDataset, Json, LargeList, Sequence, Value, load_dataset
 
 import hf_datasel
 from hf_datasel import score
@@ -258,6 +258,29 @@ def test_messages_in_tensor_formats(format_):
     assert columns_of(data.with_format(format_).map(scores, batched=True), scores) == expected
     streamed = data.remove_columns("other").to_iterable_dataset().with_format(format_)
     assert columns_of(streamed.map(scores, batched=True, features=scores.features(streamed)), scores) == expected
+
+
+def test_speakers_as_keys_with_content_in_parts():
+    parts = [{"type": "text", "text": "a b"}]
+    rows = [{"conversation": [{"input": "Hi", "output": output}]} for output in (parts, "c")]
+    expected = score(Dataset.from_list(rows, on_mixed_types="use_json"), Length())["response_words"][:]
+    assert expected == [2, 1]
+    for batch_size in (1, 2):
+        stream = IterableDataset.from_generator(lambda: iter(rows)).map(Length(), batched=True, batch_size=batch_size)
+        assert [row["response_words"] for row in stream] == expected
+
+
+def test_messages_that_are_stored_by_key():
+    chats = [{"role": ["user", "assistant"], "content": ["Hi", text]} for text in ("a b", "c")]
+    features = Features({"messages": Sequence({"role": Value("string"), "content": Value("string")})})
+    data, scores = Dataset.from_dict({"messages": chats}, features=features), Length()
+    assert score(data, [scores])["response_words"][:] == [2, 1]
+    for batch_size in (1, 2):
+        assert data.map(scores, batched=True, batch_size=batch_size)["response_words"][:] == [2, 1]
+    stream = IterableDataset.from_generator(lambda: iter([{"messages": chat} for chat in chats]))
+    for batch_size in (1, 2):
+        streamed = stream.map(scores, batched=True, batch_size=batch_size)
+        assert [row["response_words"] for row in streamed] == [2, 1]
 
 
 @pytest.mark.parametrize("format_", ["numpy", "torch"])

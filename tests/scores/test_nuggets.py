@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, List, Value
+from datasets import Dataset, Features, Json, List, Value
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -525,6 +525,27 @@ def test_anchor_files(pool_rows, tmp_path, ending):
     chats = Dataset.from_dict({"messages": turns * 2})
     Nuggets().fit(chats, path, rows=[1])
     assert read_anchors(path)[0] == canonical_rows({"messages": turns})
+
+
+def test_anchors_with_other_names(rows, pool_rows, tmp_path, tiny_model_dir):
+    names = {"instruction": "frage", "output": "antwort"}
+    data = pool_rows.select(range(10, 14)).rename_columns(names)
+    expected = Nuggets().fit(pool_rows.select(range(10, 14)), tmp_path / "plain.jsonl", rows=[0, 2])
+    mapped = Nuggets().fit(data, tmp_path / "other.jsonl", rows=[0, 2], columns=names)
+    assert mapped.anchor_columns == names
+    values = [score(rows, each, model=str(tiny_model_dir))["golden"][:] for each in (expected, mapped)]
+    assert values[0] == values[1]
+    with pytest.raises(FormatError, match="match none of the supported formats"):
+        score(rows, replace(mapped, anchor_columns=None), model=str(tiny_model_dir))
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_anchors_of_json_columns(tmp_path, ending):
+    call = {"type": "function", "function": {"name": "heat", "arguments": {"degrees": 52.37}}}
+    turns = [{"role": "user", "content": "Heat it."}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    data = Dataset.from_dict({"messages": [turns] * 2}, features=Features({"messages": Json()}))
+    Nuggets().fit(data, tmp_path / f"anchors.{ending}", rows=[1])
+    assert read_anchors(tmp_path / f"anchors.{ending}")[0] == canonical_rows({"messages": [turns]})
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,7 @@ def test_progress_bar(monkeypatch, capsys):
     import sys
 
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "250")
     nulls = Counter({"empty_response": 2})
     with Progress("ifd", 50, 4_000, nulls) as bar:
         bar.advance(20, 3_000)

@@ -182,7 +182,7 @@ class Answers(Selector):
         ([0.5, 1.0, 2.0], "returned float64 of shape"),
         ([[0, 1, 2]], "returned int64 of shape"),
         ([True, False, True], "returned bool of shape"),
-        ([3, 4], r"size=3 is more than the 2 of 24 rows"),
+        ([3, 4], "returned 2 rows for a budget of 3, and 22 more rows can be selected"),
     ],
 )
 def test_invalid_row_numbers(pool_rows, monkeypatch, answer, message):

@@ -452,7 +452,7 @@ def test_as_recipes_write_it():
             {"filters": [{"filter": "in_range", "by": "x", "lo": 1}]},
             r"in_range has no setting 'lo'\. Did you mean 'lo",
         ),
-        ({"filters": [{"filter": "in_range", "low": 1}]}, "in_range needs the setting 'by': pass it beside filter"),
+        ({"filters": [{"filter": "in_range", "low": 1}]}, r"needs the setting 'by': pass InRange\(by=\.\.\.\)\."),
         (
             {"filters": [{"filter": "in_range", "by": {"score": "lenght"}}]},
             r"no score 'lenght'\. Did you mean 'length'",
@@ -480,8 +480,9 @@ def test_impossible_settings_are_found_at_once(settings, message):
 
 
 def test_missing_columns():
-    with pytest.raises(ConfigError, match="chain needs the setting 'then': pass it in selector_kwargs"):
+    with pytest.raises(ConfigError, match=r"chain needs the setting 'then': pass Chain\(then=\.\.\.\)") as caught:
         get_selector("chain", {"filters": []})
+    assert caught.value.cli_message == "chain needs the setting 'then': pass it in selector_kwargs."
 
 
 def test_a_filter_is_named_where_its_column_is_missing(copies):

@@ -76,9 +76,10 @@ def model(tiny_model_dir):
 
 @pytest.fixture
 def trained_on(model, tmp_path):
-    """Give a function from a pool to the (pool row, ids, labels) that a real trainer makes of it."""
+    """Give a function from a pool, or rows as they are, to the (pool row, ids, labels) of a real trainer."""
 
     def rows(pool, tokenizer, settings):
+        data = pool if isinstance(pool, Dataset) else convert_pool(pool, tokenizer.chat_template is not None)
         config = SFTConfig(
             output_dir=str(tmp_path),
             report_to="none",
@@ -90,7 +91,7 @@ def trained_on(model, tmp_path):
         trainer = SFTTrainer(
             model=model,
             args=config,
-            train_dataset=convert_pool(pool, tokenizer.chat_template is not None),
+            train_dataset=data,
             processing_class=tokenizer,
         )
         return triples(trainer.train_dataset)
@@ -180,7 +181,7 @@ def test_tools_and_chat_template_kwargs(trained_on, tiny_model_dir):
         "chat_template_kwargs": [{"mood": "calm"}] * 2,
     }
     pool = Pool(Dataset.from_dict(data))
-    expected = trained_on(pool, tokenizer, {})
+    expected = trained_on(Dataset.from_dict({**data, "pool_row": [0, 1]}), tokenizer, {})
     assert offline(pool, tokenizer, {}) == expected
     assert "now" in tokenizer.decode(expected[0][1])
     assert "calm" in tokenizer.decode(expected[0][1])

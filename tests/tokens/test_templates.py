@@ -19,7 +19,7 @@ from transformers import AddedToken
 
 from hf_datasel.errors import ScoreError
 from hf_datasel.formats.messages import with_text_arguments
-from hf_datasel.tokens.tool_calls import conversion_options, renders_calls
+from hf_datasel.tokens.tool_calls import call_rendering, conversion_options
 from hf_datasel.tokens.training import prior_prefix
 from hf_datasel.tokens.turns import RENDERING_ERRORS, Conversation
 
@@ -387,4 +387,4 @@ def test_templates_that_render_calls(markers, name):
         if render(markers, messages, tools=TOOLS) is not None:
             conversation = Conversation(markers, {"messages": messages, "tools": TOOLS}, None)
             found |= {not conversation.unrendered_calls([1])}
-    assert found <= {renders_calls(markers)}
+    assert found <= {call_rendering(markers).renders_calls}

@@ -152,7 +152,7 @@ def test_card_selection_schedule(train, tmp_path):
 
 
 def test_card_reused_losses(train, tmp_path, pool_rows):
-    trainer = train(IterIT(), selection_size=8, num_train_epochs=3, reuse_training_loss=True)
+    trainer = train(IterIT(), selection_size=8, num_train_epochs=3, reuse_training_loss=True, loss_type="nll")
     trainer.create_model_card(model_name="run")
     computed = [each.provenance["scores"][0]["computed"] for each in trainer.selections]
     counts = [each.get("reused_training_loss", 0) for each in computed]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import transformers
+from datasets import Dataset
 from packaging.version import Version
 
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
@@ -31,6 +32,7 @@ from hf_datasel.selectors import get_selector
 disable_progress_bars()
 folder, model, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 output, resume, selector = settings.pop("output"), settings.pop("resume"), settings.pop("selector")
+pool = settings.pop("pool", "pool")
 set_seed(0)
 
 class Seen(SelectiveSFTTrainer):
@@ -49,7 +51,7 @@ args = SelectiveSFTConfig(
 )
 trainer = Seen(
     model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.1), args=args,
-    train_dataset=load_from_disk(f"{folder}/pool"), processing_class=AutoTokenizer.from_pretrained(model),
+    train_dataset=load_from_disk(f"{folder}/{pool}"), processing_class=AutoTokenizer.from_pretrained(model),
     selector=get_selector(**selector),
 )
 trainer.train(resume_from_checkpoint=f"{folder}/{resume}" if resume else None)
@@ -64,6 +66,7 @@ result = {
     "prepared": {hashlib.sha256(json.dumps(row["input_ids"]).encode()).hexdigest(): row["pool_row"]
                  for row in trainer._candidates},
     "global_step": trainer.state.global_step,
+    "excluded": [each["selection_rows_excluded"] for each in trainer.state.log_history if "selection_round" in each],
     "rates": [each["learning_rate"] for each in trainer.state.log_history if "learning_rate" in each],
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
@@ -127,6 +130,35 @@ def test_two_processes_agree_and_resume_exactly(run):
     resumed = run("whole", resume="whole/checkpoint-3", **CHOSEN)
     assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
     assert resumed[0]["selected"] == whole["selected"]
+
+
+@pytest.mark.slow
+def test_rows_that_are_not_rendered(run, pool_rows, tmp_path):
+    def turn(role, content):
+        return {"role": role, "content": content}
+
+    rows = [[turn("user", row["instruction"]), turn("assistant", row["output"])] for row in pool_rows]
+    bad = [1, 2, 17]
+    for row in bad:
+        rows[row].insert(1, turn("tool", "rain"))
+    Dataset.from_dict({"messages": rows}).save_to_disk(tmp_path / "mixed")
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% for message in messages %}{% if message.role == 'tool' %}{{ raise_exception('No tools') }}{% endif %}"
+        "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    more = {"pool": "mixed", "chat_template_path": str(template), "num_train_epochs": 1, **CHOSEN}
+    first, second = run("two", **more)
+    [alone] = run("one", processes=1, per_device_train_batch_size=4, **more)
+    usable = sorted(set(range(len(rows))) - set(bad))
+    for result in (first, second, alone):
+        assert sorted(result["prepared"].values()) == usable
+        assert result["excluded"] in ([3], [])  # only the main process logs
+        assert result["prepared"] == alone["prepared"]
+        assert result["selected"] == alone["selected"]
+    assert first["excluded"] == alone["excluded"] == [3]
+    assert first["weights"] == second["weights"]
 
 
 @pytest.mark.slow

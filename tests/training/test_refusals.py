@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, Value
 from transformers import AutoTokenizer, LlavaProcessor, SiglipImageProcessor
+from transformers.utils import chat_template_utils
 from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
@@ -21,7 +22,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random
 from hf_datasel.training.checkpoint_state import CarriedState, SelectionState
-from hf_datasel.training.trainer import PRIVATE_NAMES, check_private_names
+from hf_datasel.training.trainer import PRIVATE_FUNCTIONS, PRIVATE_NAMES, check_private_names
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -273,3 +274,10 @@ def test_private_names_are_checked_first(train, monkeypatch):
     monkeypatch.setattr(SFTTrainer, "save_model", lambda self, output_dir: None)
     with pytest.raises(ConfigError, match="save_model has no _internal_call"):
         SelectiveSFTTrainer()
+
+
+@pytest.mark.parametrize("name", PRIVATE_FUNCTIONS)
+def test_missing_function_of_transformers(monkeypatch, name):
+    monkeypatch.delattr(chat_template_utils, name)
+    with pytest.raises(ConfigError, match=f": {name} has no {', '.join(PRIVATE_FUNCTIONS[name])}"):
+        check_private_names(SelectiveSFTTrainer)

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trl
-from datasets import Dataset
+from datasets import Dataset, Features, Json
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-from hf_datasel import score, select
+from hf_datasel import SelectiveSFTTrainer, score, select
 from hf_datasel.errors import ModelError
-from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.formats import Pool
 from hf_datasel.scores import IFD, Loss
-from hf_datasel.selectors import IterIT, Random, Top
+from hf_datasel.selectors import All, IterIT, Random, Top
 from hf_datasel.tokens import TokenRows, TokenSettings
 from hf_datasel.tokens.chat import ChatTokenizer
 
@@ -34,10 +34,10 @@ def turn(role, content, **more):
     return {"role": role, "content": content, **more}
 
 
-def conversations():
-    """Six rows each: plain, with tools, with thoughts, with both, and such that the template does not render."""
+def conversations(towns=TOWNS):
+    """A row per town: plain, with tools, with thoughts, with both, and such that the template does not render."""
     shapes = [[], [], [], [], []]
-    for town in TOWNS:
+    for town in towns:
         call = [{"type": "function", "function": {"name": "get_weather", "arguments": {"town": town}}}]
         ask, rain = turn("user", f"Is {town} wet?"), turn("tool", "rain", name="get_weather")
         think = {"reasoning_content": f"{town} is far."}
@@ -103,12 +103,24 @@ def test_rows_without_rendering_are_excluded_from_training(train, mixed, templat
 
 
 def test_labels_equal_those_of_stock_trainer(train, mixed, template, strict, tiny_model_dir, tmp_path):
-    data = convert_pool(Pool(mixed), chat_template=True)
+    messages = [[{**message, "content": message["content"] or ""} for message in row] for row in conversations()]
+    data = Dataset.from_dict({"messages": messages}, features=Features({"messages": Json()}))
     with pytest.raises(Exception, match="A tool result needs a name"):
         stock_rows(data, tiny_model_dir, strict, tmp_path, max_length=100)
     expected = stock_rows(data.select(range(24)), tiny_model_dir, strict, tmp_path, max_length=100)
     trainer = train.make(Random(), "run", mixed, selection_size=6, max_length=100, chat_template_path=template)
     assert [(row["input_ids"], row["labels"]) for row in trainer._data.tokens] == expected
+
+
+def test_labels_of_text_beside_messages(train):
+    pairs = [("Slow?", "No."), ([turn("user", "Name a lamp.")], [turn("assistant", "A red lamp.")]), ("Two: ", "4, 9")]
+    columns = {"prompt": [prompt for prompt, _ in pairs], "completion": [completion for _, completion in pairs]}
+    rows = Dataset.from_dict(columns, features=Features(dict.fromkeys(columns, Json())))
+    tokens = train(All(), rows=rows, num_train_epochs=1, selection_size=3)._data.tokens
+    for row, (prompt, completion) in enumerate(pairs):
+        alone = Dataset.from_dict({"prompt": [prompt], "completion": [completion]})
+        [expected] = train.make(None, "alone", alone, base=SFTTrainer).train_dataset
+        assert [tokens[row][name] for name in ("input_ids", "labels")] == [expected["input_ids"], expected["labels"]]
 
 
 def test_resume_with_excluded_rows(train, mixed, template, assert_equal_weights, tmp_path):
@@ -119,6 +131,29 @@ def test_resume_with_excluded_rows(train, mixed, template, assert_equal_weights,
         again = train(IterIT(), name="whole", resume=str(tmp_path / "whole" / checkpoint), **options)
         assert_equal_weights(again, whole)
         assert [s.indices.tolist() for s in again.selections] == [s.indices.tolist() for s in whole.selections]
+
+
+@pytest.mark.slow
+def test_pool_of_400_rows(train, resumed, template, strict, tiny_model_dir, tmp_path, caplog):
+    messages = [row for n in range(80) for row in conversations([f"{TOWNS[n % 6]}-{n}"])]
+    bad = np.arange(4, 400, 5)
+    rows = Dataset.from_dict({"messages": messages}, features=Features({"messages": Json()}))
+    options = {"rows": rows, "selection_ratio": 0.2, "num_train_epochs": 3, "max_length": 512}
+    options |= {"per_device_train_batch_size": 8, "logging_steps": 1, "eval_dataset": rows.select(range(10))}
+    options |= {"chat_template_path": template, "save_strategy": "steps", "save_steps": 4}
+    whole = train(IterIT(), name="whole", **options)
+    assert np.flatnonzero(~whole._data.eligible).tolist() == bad.tolist()
+    assert "80 of 400 rows cannot be trained on: 80 template_error (rows 4, 9, 14, ...: A tool result" in caplog.text
+    entries = [entry for entry in whole.state.log_history if "selection_round" in entry]
+    assert [entry["selection_rows_excluded"] for entry in entries] == [80] * 3
+    assert [len(selection.indices) for selection in whole.selections] == [80] * 3
+    assert not np.isin(np.concatenate([selection.indices for selection in whole.selections]), bad).any()
+
+    renderable = rows.select(np.setdiff1d(np.arange(400), bad))
+    labels = [(row["input_ids"], row["labels"]) for row in whole._data.tokens]
+    assert labels == stock_rows(renderable, tiny_model_dir, strict, tmp_path, max_length=512)
+
+    assert len(list(resumed(whole, IterIT(), steps=(4, 12, 20, 28), **options))) == 4
 
 
 def test_one_row_in_a_thousand_gives_no_warning(train, pool_rows, caplog):
@@ -142,6 +177,16 @@ def test_no_row_can_be_rendered(train, mixed, template, tmp_path):
         ModelError, match=r"None of the 6 rows can be rendered .* The first error: A tool result needs"
     ):
         train.make(Random(), "run", mixed.select(range(24, 30)), selection_size=2, chat_template_path=template)
+
+
+def test_tokenizer_without_chat_template(train, mixed, tiny_text_model_dir):
+    def build(**settings):
+        return SelectiveSFTTrainer(
+            **settings | {"processing_class": AutoTokenizer.from_pretrained(tiny_text_model_dir)}
+        )
+
+    with pytest.raises(ModelError, match=r"has no chat template.* \(chat_template_path in SFTConfig\)"):
+        train.make(Random(), "run", mixed, base=build, selection_size=2)
 
 
 # -- scores -----------------------------------------------------------------------------------------------------------
@@ -258,9 +303,8 @@ def test_template_that_needs_text_arguments(train, tiny_model_dir, tmp_path):
     path.write_text(DEEPSEEK)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.chat_template = DEEPSEEK
-    expected = [
-        tokenizer.apply_chat_template(messages, return_dict=True)["input_ids"] for messages in text["messages"]
-    ]
+    chats = [[{k: v for k, v in message.items() if v is not None} for message in row] for row in text["messages"]]
+    expected = [tokenizer.apply_chat_template(chat, return_dict=True)["input_ids"] for chat in chats]
     trainer = train.make(
         Random(), "run", text, selection_size=1, max_length=None, chat_template_path=str(path), eval_dataset=text
     )

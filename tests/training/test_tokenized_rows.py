@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 from peft import PromptTuningConfig
 
-from hf_datasel.errors import ConfigError, FormatError
+from hf_datasel.errors import ConfigError, DatasetMismatchError, FormatError
 from hf_datasel.scores import IFD, Compressibility, Judge, Length, Loss
 from hf_datasel.selectors import ZIP, GraphFilter, IterIT, Longest, Random, Top
 
@@ -113,6 +113,19 @@ def shout(row: dict[str, Any]) -> str:
     return row["answer"].upper()
 
 
+@pytest.mark.parametrize("streaming", [False, True], ids=["rows", "stream"])
+def test_named_columns_of_text_beside_token_ids(train, answers, streaming):
+    text = Dataset.from_dict({"prompt": answers["question"], "completion": answers["answer"]})
+    beside = Dataset.from_dict({**answers, "input_ids": [[1, 2]] * 8, "labels": [[-100, 2]] * 8})
+    columns = {"prompt": "question", "completion": "answer"}
+    settings = {"columns": columns, "eval_dataset": beside.to_iterable_dataset() if streaming else beside}
+    trainer = train.make(Longest(), "named", rows=beside, **settings, **ONCE)
+    expected = train.make(Longest(), "text", rows=text, eval_dataset=text, **ONCE)
+    for name in ("input_ids", "labels"):
+        assert trainer.train_dataset[name][:] == expected.train_dataset[name][:]
+        assert [row[name] for row in trainer.eval_dataset] == expected.eval_dataset[name][:]
+
+
 def test_formatting_func_is_recorded(train, answers):
     from hf_datasel import SelectiveSFTTrainer
 
@@ -124,6 +137,12 @@ def test_formatting_func_is_recorded(train, answers):
     notes = trainer.selections[0].provenance["training"]["in_python"]
     assert "the text of each row was returned by formatting_func=shout, a Python function" in notes
     assert np.isfinite(trainer.evaluate(Dataset.from_dict(answers))["eval_loss"])
+    selection = trainer.selections[0]
+    texts = Dataset.from_dict(answers).map(lambda row: {"text": shout(row)})
+    assert selection.apply(texts)["text"][:] == [shout(texts[int(row)]) for row in selection.indices]
+    for rows in (Dataset.from_dict(answers), Dataset.from_dict({"reply": answers["answer"]})):
+        with pytest.raises(DatasetMismatchError, match=r"made from the column 'text', .* Add what formatting_func"):
+            selection.apply(rows)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +185,12 @@ def test_empty_evaluation_set(train, same_rows):
         train.make(Random(), "bad", eval_dataset=same_rows.select([]), selection_size=4)
     with pytest.raises(ConfigError, match=r"eval_dataset\['dev'\] has no rows"):
         train.make(Random(), "bad", eval_dataset={"dev": same_rows.select([])}, selection_size=4)
+
+
+def test_evaluation_rows_that_are_no_dataset(train, same_rows):
+    for rows, kind in ((same_rows.to_pandas(), "pandas"), (same_rows.to_list(), "list")):
+        with pytest.raises(FormatError, match=rf"eval_dataset cannot be read\. .* datasets\.Dataset\.from_{kind}\("):
+            train.make(Random(), "bad", eval_dataset=rows, selection_size=4)
 
 
 def test_prompt_tuning_with_scores_of_the_model(train):

@@ -1,0 +1,81 @@
+"""Values of JSON texts and of `Json` columns, with every number as it is written.
+
+`datasets` decodes `Json` columns with pandas, which reads 52.37 as 52.370000000000005, and encodes numbers with ten
+decimals.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+__all__ = ["dump_json", "load_json", "table_values"]
+
+
+def load_json(text: str) -> Any:
+    """Return the value of a JSON text; NaN and infinite numbers are None.
+
+    Args:
+        text: The JSON text.
+
+    Raises:
+        ValueError: The text is not valid JSON.
+        RecursionError: It is nested too deeply.
+    """
+    value = json.loads(text, parse_constant=lambda _: None)
+    if "\\ud" in text or "\\uD" in text:  # half a surrogate pair, which Arrow cannot store
+        value = _map_texts(value)
+    return value
+
+
+def _map_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_map_texts(item) for item in value]
+    if isinstance(value, dict):
+        return {_map_texts(key): _map_texts(item) for key, item in value.items()}
+    return value
+
+
+def dump_json(value: Any) -> str:
+    """Return the JSON text of a value, from which `load_json` returns the same numbers."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def table_values(table: pa.Table) -> dict[str, list[Any]]:
+    """Return the values of an Arrow table by column, those of `Json` features decoded.
+
+    Args:
+        table: Rows of a dataset in the arrow format.
+    """
+    return {name: _values(table.column(name)) for name in table.column_names}
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    values: list[Any] = column.to_pylist()
+    return [_decoded(value, column.type) for value in values] if _has_json(column.type) else values
+
+
+def _has_json(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.JsonType):
+        return True
+    return any(_has_json(kind.field(number).type) for number in range(kind.num_fields))
+
+
+def _decoded(value: Any, kind: pa.DataType) -> Any:
+    if value is None or not _has_json(kind):
+        return value
+    if isinstance(value, dict):
+        return {
+            kind.field(number).name: _decoded(value[kind.field(number).name], kind.field(number).type)
+            for number in range(kind.num_fields)
+        }
+    if isinstance(value, list):
+        return [_decoded(item, kind.value_type) for item in value]
+    try:
+        return load_json(value)
+    except (ValueError, RecursionError):  # a text that was cast to Json, which `datasets` stores as it is
+        return value
