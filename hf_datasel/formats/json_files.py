@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 
 from hf_datasel.errors import FormatError
+from hf_datasel.formats.json_values import dump_json
 from hf_datasel.formats.layouts import FORMATS
 from hf_datasel.formats.message_shapes import is_chat
 
@@ -286,7 +287,7 @@ def _encoded(value: Any, feature: Any) -> Any:
     if value is None:
         return None
     if isinstance(feature, Json):
-        return json.dumps(value, ensure_ascii=False)
+        return dump_json(value)
     if isinstance(feature, Mapping):
         return {key: _encoded(value.get(key), inner) for key, inner in feature.items()}
     inner = getattr(feature, "feature", None)

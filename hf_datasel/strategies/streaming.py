@@ -91,6 +91,7 @@ def _are_above(
 ) -> npt.NDArray[np.bool_]:
     """Return which of the scores that are present are above another one, without rounding either."""
     if values.dtype == np.asarray(lowest).dtype and values.dtype != object:
+        # the types of numpy do not say that scalars of any dtype can be compared
         above: npt.NDArray[np.bool_] = values > lowest  # type: ignore[operator]
         return above
     above = np.zeros(len(values), dtype=bool)

@@ -57,6 +57,7 @@ def prepare_arguments(
         ConfigError: Settings that contradict each other, or a dataset that cannot be selected from.
         FormatError: Rows in no supported format, or none that can be trained on.
     """
+    # mypy warns of __init__ read from an instance, whose class may differ; base is a class
     arguments = dict(inspect.signature(base.__init__).bind(trainer, *args, **kwargs).arguments)  # type: ignore[misc]
     arguments.pop("self")
     config = _as_selective(arguments.get("args"), arguments["model"])
