@@ -109,7 +109,8 @@ def dataset_of_batch(batch: Batch | pa.Table, reads: Sequence[str] = ()) -> Data
     selected = [name for name in names if name in row_columns or name in reads]
     table, features = _arrow_table(batch, selected)
     if table is None:
-        columns = {name: _column(name, batch[name], name in row_columns) for name in selected}
+        read = {name: _row_column if name in row_columns else _inferred for name in selected}
+        columns = {name: read[name](name, batch[name]) for name in selected}
         table = pa.table({name: values for name, (values, _) in columns.items()})
         features = Features({name: feature for name, (_, feature) in columns.items()})
     elif features is None:
@@ -131,17 +132,18 @@ def _arrow_table(batch: Any, names: list[str]) -> tuple[pa.Table | None, Feature
     return batch.pa_table.select(names), Features({name: features[name] for name in names}) if known else None
 
 
-def _column(name: str, values: Any, is_row: bool) -> tuple[pa.Array, Any]:
-    """Return the values of a column as Arrow array, and its feature."""
-    from datasets import Value
+def _row_column(name: str, values: Any) -> tuple[pa.Array, Any]:
+    """Return the values of a column of the row as Arrow array, and its feature.
 
-    if not is_row:
-        if getattr(values, "ndim", 0) == 1 and str(values.dtype).endswith("float32"):
-            raise _rounded(name, "which the score reads")
-        return _inferred(name, list(values))
+    Values other than text are JSON: Arrow looks for one type of everything in a column, and where there is none,
+    numbers get other digits; old versions of pyarrow sort the keys of a mapping as well.
+    """
+    from datasets import Json, Value
+
     values = [_plain(name, value) for value in values]
     if not all(value is None or isinstance(value, str) for value in values):
-        return _inferred(name, _as_json(values))
+        texts = [None if value is None else json.dumps(value, default=str) for value in values]
+        return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string())), Json()
     try:
         return pa.array(values, pa.large_string()), Value("large_string")
     except UnicodeEncodeError as error:
@@ -150,34 +152,14 @@ def _column(name: str, values: Any, is_row: bool) -> tuple[pa.Array, Any]:
         ) from error
 
 
-def _inferred(name: str, values: list[Any]) -> tuple[pa.Array, Any]:
+def _inferred(name: str, values: Any) -> tuple[pa.Array, Any]:
+    """Return the values of a column that a score reads besides the row as Arrow array, and its feature."""
     from datasets import Dataset
 
-    data = Dataset.from_dict({name: values}, on_mixed_types="use_json")
+    if getattr(values, "ndim", 0) == 1 and str(values.dtype).endswith("float32"):
+        raise _rounded(name, "which the score reads")
+    data = Dataset.from_dict({name: list(values)}, on_mixed_types="use_json")
     return data.data.column(name), data.features[name]
-
-
-def _as_json(values: list[Any]) -> list[Any]:
-    """Return the values of a column with the JSON text of each message, which rows may have in place of a mapping.
-
-    In a column of mappings Arrow looks for one type of everything in them, and where there is none, numbers get other
-    digits.
-    """
-    lists = [[value] if is_message(value) and "role" in value else value for value in values]
-    items = [item for value in lists if isinstance(value, list) for item in value]
-    is_chat = all(isinstance(value, list) or value is None for value in lists)
-    if is_chat and all(isinstance(item, dict) and all(_is_text(each) for each in item.values()) for item in items):
-        return lists
-    if is_chat and all("role" in item for item in items if isinstance(item, dict)):
-        return [
-            value and [json.dumps(item, default=str) if isinstance(item, dict) else item for item in value]
-            for value in lists
-        ]
-    return [json.dumps(value, default=str) if isinstance(value, dict) else value for value in lists]
-
-
-def _is_text(value: Any) -> bool:
-    return value is None or isinstance(value, str)
 
 
 def _plain(name: str, value: Any) -> Any:
