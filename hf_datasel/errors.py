@@ -132,11 +132,16 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     return f" Did you mean {matches[0]!r}?" if matches else ""
 
 
-def reason_counts(counts: Mapping[str, int]) -> str:
+def reason_counts(counts: Mapping[str, int], details: Mapping[str, str] | None = None) -> str:
     """Return counts by reason as text, the most frequent reason first.
 
-    >>> reason_counts({"empty_response": 2, "prompt_fills_window": 217})
-    '217 prompt_fills_window, 2 empty_response'
+    Args:
+        counts: Number of rows by reason.
+        details: What to add to a reason, in parentheses.
+
+    >>> reason_counts({"empty_response": 2, "prompt_fills_window": 217}, {"empty_response": "rows 3, 8"})
+    '217 prompt_fills_window, 2 empty_response (rows 3, 8)'
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+    added = {reason: f" ({detail})" for reason, detail in (details or {}).items()}
+    return ", ".join(f"{count:,} {reason}{added.get(reason, '')}" for reason, count in ordered)

@@ -7,11 +7,12 @@ decimals.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["dump_json", "load_json", "table_values"]
+__all__ = ["dump_json", "json_array", "load_json", "table_values"]
 
 
 def load_json(text: str) -> Any:
@@ -43,6 +44,16 @@ def _map_texts(value: Any) -> Any:
 def dump_json(value: Any) -> str:
     """Return the JSON text of a value, from which `load_json` returns the same numbers."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def json_array(values: Iterable[Any]) -> pa.Array:
+    """Return values as the Arrow array of a `Json` column, from which `table_values` returns the same.
+
+    Args:
+        values: The values, None for null. What JSON has no type for becomes text.
+    """
+    texts = [None if value is None else json.dumps(value, default=str) for value in values]
+    return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
 
 
 def table_values(table: pa.Table) -> dict[str, list[Any]]:

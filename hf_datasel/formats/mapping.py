@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from hf_datasel.errors import FormatError
+from hf_datasel.formats.json_values import json_array, table_values
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -90,6 +93,8 @@ def rename_dataset(dataset: Dataset, mapping: Mapping[str, str] | None) -> Datas
     """
     if not mapping:
         return dataset
+    from datasets import Features, Json
+
     columns = {column: key for key, column in mapping.items() if key not in MESSAGE_KEYS}
     hidden = [name for name in dataset.column_names if name in columns.values() and name not in columns]
     renamed = dataset.remove_columns(hidden).rename_columns(
@@ -99,9 +104,12 @@ def rename_dataset(dataset: Dataset, mapping: Mapping[str, str] | None) -> Datas
     if not keys:
         return renamed
     names = [name for name in ("messages", "conversations", "prompt", "completion") if name in renamed.column_names]
-    return renamed.map(
-        lambda batch: rename_batch({name: batch[name] for name in names}, keys),
-        batched=True,
-        remove_columns=names,
-        desc="Renaming the keys of messages",
-    )
+
+    def renamed_keys(table: pa.Table) -> pa.Table:
+        for name, values in rename_batch(table_values(table.select(names)), keys).items():
+            table = table.set_column(table.column_names.index(name), name, json_array(values))
+        return table
+
+    features = Features({**renamed.features, **dict.fromkeys(names, Json())})
+    settings = {"batched": True, "features": features, "desc": "Renaming the keys of messages"}
+    return renamed.with_format("arrow").map(renamed_keys, **settings).with_format(None)

@@ -263,9 +263,7 @@ class _Task:
         rows = TokenRows(pool, tokenizer, plain)
         tokens = rows.training()
         sequences, nulls = tokens.conditional, null_counts(tokens.reasons)
-        counts = reason_counts(nulls)
-        for reason, message in rows.messages.items():
-            counts = counts.replace(reason, f"{reason} ({message})")
+        counts = reason_counts(nulls, rows.messages)
         if not len(sequences):
             raise ScoreError(f"None of the {len(pool):,} rows of {name!r} can be used: {counts}.")
         names, groups = np.unique(labels[sequences.owner], return_inverse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import FormatError, ScoreError
 from hf_datasel.formats import Batch, Pool
+from hf_datasel.formats.json_values import json_array
 from hf_datasel.formats.message_shapes import is_message
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def _row_column(name: str, values: Any) -> tuple[pa.Array, Any]:
 
     values = [_plain(name, value) for value in values]
     if not all(value is None or isinstance(value, str) for value in values):
-        texts = [None if value is None else json.dumps(value, default=str) for value in values]
-        return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string())), Json()
+        return json_array(values), Json()
     try:
         return pa.array(values, pa.large_string()), Value("large_string")
     except UnicodeEncodeError as error:

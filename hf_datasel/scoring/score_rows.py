@@ -256,12 +256,12 @@ def summary(score: Score, columns: Columns, messages: Mapping[str, str] | None =
     reasons = next((columns[column] for column in columns if column.endswith("_reason")), None)
     if not nulls or reasons is None:
         return line if not nulls else f"{line}, {nulls:,} without a value"
-    counts = reason_counts(Counter(reason for reason in reasons.to_pylist() if reason))
+    details = {}
     for reason, message in (messages or {}).items():
         first = np.flatnonzero(pc.equal(reasons, reason).to_numpy(zero_copy_only=False))[:4].tolist()
-        if first:
-            numbers = ", ".join([*map(str, first[:3]), *["..."] * (len(first) > 3)])
-            counts = counts.replace(reason, f"{reason} ({'row' if len(first) == 1 else 'rows'} {numbers}: {message})")
+        numbers = ", ".join([*map(str, first[:3]), *["..."] * (len(first) > 3)])
+        details[reason] = f"{'row' if len(first) == 1 else 'rows'} {numbers}: {message}"
+    counts = reason_counts(Counter(reason for reason in reasons.to_pylist() if reason), details)
     return f"{line}, {nulls:,} without: {counts}"
 
 

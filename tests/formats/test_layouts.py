@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, Features, Json, Value
 
 from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool, canonical_rows, convert_pool, detect_format, pool as pool_module
+from hf_datasel.formats.json_values import json_array
+from hf_datasel.formats.mapping import rename_dataset
 
 Q, A = "Which planet is the largest?", "Jupiter."
 USER, ANSWER = {"role": "user", "content": Q}, {"role": "assistant", "content": A}
@@ -215,6 +218,16 @@ def test_mapping_of_message_keys():
     assert next(pool.rows()).messages == [USER, ANSWER]
     assert convert_pool(pool, True).to_list() == [{"pool_row": 0, "messages": [USER, ANSWER]}]
     assert Pool(data).reasons.tolist() == ["unknown_role"]
+
+
+def test_rows_under_the_names_of_the_format_are_the_same():
+    call = {"function": {"name": "sum", "arguments": {"numbers": [0.12345678901234567, 52.37, "7"]}}}
+    turns = [{"who": "user", "said": Q}, {"who": "assistant", "said": A, "tool_calls": [call]}]
+    data = Dataset(pa.table({"dialog": json_array([turns])}))
+    mapping = {"messages": "dialog", "role": "who", "content": "said"}
+    named = Pool(rename_dataset(data, mapping))
+    assert named.id == Pool(data, mapping).id
+    assert named.reasons.tolist() == [""]
 
 
 def test_mapping_is_more_explicit_than_the_columns():
