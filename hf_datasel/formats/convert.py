@@ -31,7 +31,7 @@ JSON_KWARGS = "json_kwargs"
 TEXT_ROLE = "text"
 """Role of a converted message that is a text without a chat template, beside rows of messages."""
 
-_VERSION = 4
+_VERSION = 5
 """Version of the conversion, part of the fingerprint in the cache of `datasets`."""
 
 
@@ -135,11 +135,11 @@ def _is_unchanged(pool: Pool, data: Dataset) -> bool:
 
 
 def _is_text(feature: Any) -> bool:
-    return getattr(feature, "dtype", None) in ("string", "large_string")
+    return getattr(feature, "dtype", None) in ("string", "large_string", "string_view")
 
 
 def _is_plain_chat(data: Dataset, name: str) -> bool:
-    """Return whether all messages of a column have only a content and a role of chat templates."""
+    """Return whether all messages of a column have only a text as content and a role of chat templates."""
     message = getattr(data.features[name], "feature", None)
     if not isinstance(message, dict) or message.keys() != {"role", "content"}:
         return False
@@ -148,7 +148,10 @@ def _is_plain_chat(data: Dataset, name: str) -> bool:
     roles = set[str | None]()
     for table in data.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
         for chunk in table.column(name).chunks:
-            roles |= set(chunk.flatten().field("role").unique().to_pylist())
+            messages = chunk.flatten()
+            if messages.field("content").null_count:  # of tool calls; templates fail for null or write "None"
+                return False
+            roles |= set(messages.field("role").unique().to_pylist())
     return roles <= _CHAT_ROLES
 
 

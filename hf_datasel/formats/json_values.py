@@ -6,13 +6,14 @@ decimals.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import pyarrow as pa
 
-__all__ = ["dump_json", "json_array", "load_json", "table_values"]
+__all__ = ["dump_json", "json_array", "json_value", "load_json", "replace_surrogates", "table_values"]
 
 
 def load_json(text: str) -> Any:
@@ -26,18 +27,21 @@ def load_json(text: str) -> Any:
         RecursionError: It is nested too deeply.
     """
     value = json.loads(text, parse_constant=lambda _: None)
-    if "\\ud" in text or "\\uD" in text:  # half a surrogate pair, which Arrow cannot store
-        value = _map_texts(value)
-    return value
+    return replace_surrogates(value) if "\\ud" in text or "\\uD" in text else value
 
 
-def _map_texts(value: Any) -> Any:
+def replace_surrogates(value: Any) -> Any:
+    """Return a value with U+FFFD in place of each half of a surrogate pair, which neither Arrow nor UTF-8 can store.
+
+    Args:
+        value: Text, or a list or mapping with text.
+    """
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if isinstance(value, list):
-        return [_map_texts(item) for item in value]
+        return [replace_surrogates(item) for item in value]
     if isinstance(value, dict):
-        return {_map_texts(key): _map_texts(item) for key, item in value.items()}
+        return {replace_surrogates(key): replace_surrogates(item) for key, item in value.items()}
     return value
 
 
@@ -46,13 +50,26 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def json_value(value: Any) -> Any:
+    """Return a value that JSON has no type for as one that it has: bytes as a list of numbers, and others as text.
+
+    Args:
+        value: Date or time, bytes, array or scalar of numpy, decimal number, or any other value.
+    """
+    if isinstance(value, bytes):  # no text, so that nothing is read as one
+        return list(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def json_array(values: Iterable[Any]) -> pa.Array:
     """Return values as the Arrow array of a `Json` column, from which `table_values` returns the same.
 
     Args:
-        values: The values, None for null. What JSON has no type for becomes text.
+        values: The values, None for null. For what JSON has no type for, see `json_value`.
     """
-    texts = [None if value is None else json.dumps(value, default=str) for value in values]
+    texts = [None if value is None else json.dumps(value, default=json_value) for value in values]
     return pa.ExtensionArray.from_storage(pa.json_(), pa.array(texts, pa.string()))
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from dataclasses import replace
 from typing import Any
 
-from hf_datasel.formats.json_values import load_json
+from hf_datasel.formats.json_values import json_value, load_json
 from hf_datasel.formats.message_shapes import by_message, with_roles
 from hf_datasel.formats.rows import Turn
 
@@ -135,11 +134,7 @@ def drop_nulls(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if hasattr(value, "tolist"):  # numpy
-        return drop_nulls(value.tolist())
-    return str(value)
+    return drop_nulls(json_value(value))
 
 
 def _is_null(value: Any) -> bool:

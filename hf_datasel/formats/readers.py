@@ -284,11 +284,19 @@ class _Reader:
             raise MalformedRowError("empty_response", f"{self._place('chosen')} is {describe(second)}")
         key = "instruction" if "instruction" in self.layout.fields else "prompt"
         prompt, chosen = self._prompt_turns(first, key), self._answer_turns(second, "chosen")
-        if isinstance(first, str) and prompt[0] in chosen[:-1]:  # argilla: the prompt is a turn of the chosen
+        asked, told = _texts(prompt), _texts(chosen)
+        if isinstance(first, str) and asked[0] in told[:-1]:  # argilla: the prompt is a turn of the chosen
             return self._chat_row(extra, chosen, _shared(chosen, self._other_turns(rejected)))
-        if len(chosen) > len(prompt) and chosen[: len(prompt)] == prompt:
-            chosen = chosen[len(prompt) :]
-        return self._chat_row(extra, [*prompt, *chosen], len(prompt))
+        most = max(min(len(asked), len(told) - 1), 0)
+        repeated = next(size for size in range(most, -1, -1) if told[:size] == asked[len(asked) - size :])
+        roles = [turn.role for turn in chosen]
+        if not repeated and "assistant" in roles and roles[0] not in ("assistant", "tool"):
+            raise MalformedRowError(
+                "no_prompt",
+                f"{self._place('chosen')} is a conversation without {self._place(key)}; remove one of the two "
+                "columns, or leave nothing but the answer in the former",
+            )
+        return self._chat_row(extra, [*prompt, *chosen[repeated:]], len(prompt))
 
     def _other_turns(self, rejected: Any) -> list[Turn]:
         return self._answer_turns(rejected, "rejected") if rejected else []
@@ -309,6 +317,11 @@ class _Reader:
                 "no_prompt", f"{self._place('chosen')} and {self._place('rejected')} share no beginning"
             )
         return self._pair(extra, chosen[:start].rstrip(), chosen[start:], chosen[:start].rstrip())
+
+
+def _texts(turns: list[Turn]) -> list[tuple[str, str]]:
+    """Return what turns say, for comparing turns that differ in white space."""
+    return [(turn.role, turn.content.strip()) for turn in turns]
 
 
 def _shared(turns: list[Turn], others: list[Turn]) -> int:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import FormatError, ScoreError
 from hf_datasel.formats import Batch, Pool
-from hf_datasel.formats.json_values import json_array
+from hf_datasel.formats.json_values import json_array, replace_surrogates
 from hf_datasel.formats.message_shapes import is_message
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def dataset_of_batch(batch: Batch | pa.Table, reads: Sequence[str] = ()) -> Data
         reads: Names of further columns to read, those of a dataset without them excepted.
 
     Raises:
-        FormatError: The columns are not in a supported format, or a text is not valid Unicode.
+        FormatError: The columns are not in a supported format.
         ScoreError: The format of the dataset has changed the values of a column.
     """
     from datasets import Dataset, DatasetInfo, Features
@@ -145,10 +145,8 @@ def _row_column(name: str, values: Any) -> tuple[pa.Array, Any]:
         return json_array(values), Json()
     try:
         return pa.array(values, pa.large_string()), Value("large_string")
-    except UnicodeEncodeError as error:
-        raise FormatError(
-            f"A row of the dataset contains text that is not valid Unicode ({error}). Correct the source of the rows."
-        ) from error
+    except UnicodeEncodeError:
+        return pa.array(replace_surrogates(values), pa.large_string()), Value("large_string")
 
 
 def _inferred(name: str, values: Any) -> tuple[pa.Array, Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRESETS", "preset_tokens"]
 
-_VERSION = 3
+_VERSION = 4
 """Version of these tokens, part of the fingerprint in the cache of `datasets`."""
 
 TokenPair = tuple[list[int], int, list[int], int, int]

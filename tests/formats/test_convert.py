@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset
 
@@ -40,6 +41,12 @@ def test_alpaca_without_chat_template():
 def test_trl_formats_are_unchanged(columns):
     [row] = rows_of(**columns)
     assert row == {**{name: values[0] for name, values in columns.items()}, "pool_row": 0}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
+def test_text_of_every_arrow_type_is_text(kind):
+    table = pa.table({"prompt": pa.array(["a"], kind), "completion": pa.array(["b"], kind)})
+    assert convert_pool(Pool(Dataset(table)), True).to_list() == [{"prompt": "a", "completion": "b", "pool_row": 0}]
 
 
 def test_sharegpt():

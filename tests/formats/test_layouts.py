@@ -163,6 +163,18 @@ def test_argilla_prompt_of_several_turns():
     assert (row.context, row.response) == (4, "Mercury.")
 
 
+@pytest.mark.parametrize(
+    ("prompt", "chosen"),
+    [(f"{Q} ", [USER, ANSWER]), ([{**USER, "content": f"{Q}\n"}], [USER, ANSWER]), ([SYSTEM, USER], [USER, ANSWER])],
+    ids=["text", "messages", "without the system turn"],
+)
+def test_prompt_that_the_chosen_repeats_with_other_white_space(prompt, chosen):
+    row = one(prompt=prompt, chosen=chosen)
+    assert [turn.role for turn in row.turns][-2:] == ["user", "assistant"]
+    assert [turn.role for turn in row.turns].count("user") == 1
+    assert (row.response, row.context) == (A, len(row.turns) - 1)
+
+
 def test_hh_dialogue_of_several_turns():
     start = "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Bye\n\nAssistant:"
     row = one(chosen=f"{start} Ciao.", rejected=f"{start} No.")

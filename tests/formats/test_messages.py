@@ -295,6 +295,16 @@ REASONS = {
     "message without a role": (
         {"messages": [{"speaker": "a", "content": "b"}]}, "unknown_role", r"has no role: its keys are \['speaker',",
     ),
+    "chosen about something else": (
+        {"prompt": "Name a stone.", "chosen": [USER, ANSWER]},
+        "no_prompt",
+        "column 'chosen' is a conversation without column 'prompt'",
+    ),
+    "bytes": (
+        {"messages": [{**USER, "content": b"Hi"}, ANSWER]},
+        "wrong_type",
+        "text part of message 0 of column 'messages'",
+    ),
     "nothing in common": ({"chosen": "Yes.", "rejected": "No."}, "no_prompt", "share no beginning"),
     "no turn of the assistant": ({"messages": [USER]}, "no_response", "column 'messages' has no turn"),
     "deep JSON": ({"messages": [USER, ANSWER], "tools": "[" * 100_000}, "invalid_json", "column 'tools'"),
@@ -376,3 +386,16 @@ def test_plain_rows_are_not_written_anew():
     converted = convert_pool(Pool(data), True)
     assert converted.features["messages"] == data.features["messages"]
     assert converted.column_names == ["messages", "pool_row"]
+
+
+def test_null_content_is_no_text_whatever_the_other_rows_have():
+    silent = [USER, {"role": "assistant", "content": None}, USER, ANSWER]
+    alone = convert_pool(Pool(Dataset.from_dict({"messages": [silent]})), True)[0]["messages"]
+    named = [USER, {**ANSWER, "name": "Ann"}]
+    beside = convert_pool(Pool(Dataset.from_dict({"messages": [silent, named]})), True)[0]["messages"]
+    contents = [message["content"] for message in alone]
+    assert (
+        contents
+        == [message["content"] for message in beside]
+        == [USER["content"], "", USER["content"], ANSWER["content"]]
+    )

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
 
@@ -21,8 +21,10 @@ from datasets import Dataset, Features, IterableDataset, Json, LargeList, Sequen
 import hf_datasel
 from hf_datasel import score
 from hf_datasel.errors import ScoreError
+from hf_datasel.formats import Pool, canonical_rows
 from hf_datasel.scores import IFD, Compressibility, Embedding, Length, Loss, SelectIT
 from hf_datasel.scoring.base import Score
+from hf_datasel.scoring.map_batches import dataset_of_batch
 
 QUESTION, ANSWER = "Is it slow?", "Yes, on a hill."
 
@@ -268,6 +270,32 @@ def test_speakers_as_keys_with_content_in_parts():
     for batch_size in (1, 2):
         stream = IterableDataset.from_generator(lambda: iter(rows)).map(Length(), batched=True, batch_size=batch_size)
         assert [row["response_words"] for row in stream] == expected
+
+
+VALUES = [52.37, 1e-12, 0.1 + 0.2, 3, "5", True, datetime(2024, 5, 6, 7), date(2024, 5, 6)]
+
+
+def chats_with(value):
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": value}}}
+    texts = {"human": {"value": "Hi"}, "gpt": {"value": "a", "tool_calls": [call]}}
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"default": value}}}]
+    return {"conversations": [{"from": name, **rest} for name, rest in texts.items()], "tools": tools}
+
+
+def test_values_of_other_rows_change_no_value_of_a_batch():
+    rows = [chats_with(value) for value in VALUES]
+    batch = {name: [row[name] for row in rows] for name in rows[0]}
+    found = Pool(dataset_of_batch(batch)).row_ids.tolist()
+    assert found == [list(canonical_rows({name: [row[name]] for name in row})[0].digest()) for row in rows]
+    assert found == [Pool(Dataset.from_list([row])).row_ids[0].tolist() for row in rows]
+
+
+def test_half_a_surrogate_pair_in_a_stream():
+    rows = [{"prompt": "Hi", "completion": text} for text in ("a b", "c \ud83d")]
+    chats = [{"conversations": [row["prompt"], row["completion"]]} for row in rows]
+    for stream in (rows, chats):
+        scored = IterableDataset.from_generator(lambda stream=stream: iter(stream)).map(Length(), batched=True)
+        assert [row["response_words"] for row in scored] == [2, 2]
 
 
 def test_messages_that_are_stored_by_key():
