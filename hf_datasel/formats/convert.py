@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +15,15 @@ from hf_datasel.formats.layouts import Layout, row_layout
 from hf_datasel.formats.messages import ROLES, with_text_arguments
 from hf_datasel.formats.pool import KEYS, KWARGS, POOL_ROW, TOOLS, UNTRAINED, Pool
 from hf_datasel.formats.readers import canonical_rows
-from hf_datasel.formats.rows import Row
+from hf_datasel.formats.rows import Batch, Row
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from datasets import Dataset, Features
+    from datasets import Dataset, Features, IterableDataset
 
-__all__ = ["JSON_KWARGS", "MESSAGE", "TEXT_ROLE", "alpaca_prompt", "convert_pool"]
+__all__ = ["JSON_KWARGS", "MESSAGE", "TEXT_ROLE", "alpaca_prompt", "convert_pool", "convert_stream"]
+
+logger = logging.getLogger(__name__)
 
 _CHAT_ROLES = frozenset(ROLES.values())
 
@@ -114,6 +119,73 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
     return converted.with_format(None)
 
 
+def convert_stream(
+    stream: IterableDataset,
+    columns: Sequence[str],
+    mapping: Mapping[str, str] | None,
+    chat_template: bool,
+    text_arguments: bool = False,
+) -> IterableDataset:
+    """Convert streaming rows as `convert_pool` does, and leave out those that cannot be used.
+
+    Since the rows to come are unknown, the result has all columns that rows may need `RowTokenizer` for, and no column
+    `pool_row`.
+
+    Args:
+        stream: Rows that are not tokenized.
+        columns: Names of their columns.
+        mapping: Names of columns of the supported formats, and the names that the rows have for them.
+        chat_template: Whether the tokenizer has a chat template.
+        text_arguments: Whether the chat template needs the arguments of tool calls as JSON text, not as mappings.
+
+    Returns:
+        The converted rows.
+
+    Raises:
+        FormatError: The columns match no supported format.
+    """
+    layout = row_layout(columns, mapping)
+    if "messages" in layout.fields or layout.format == "text":
+        target = "messages" if "messages" in layout.fields else "plain"
+    else:
+        target = "mixed" if "prompt" in layout.fields or not chat_template else "chat"
+    contents = 0 if target == "plain" else KEYS | TOOLS | KWARGS | UNTRAINED
+    features = _features(target, contents)
+    del features[POOL_ROW]
+    options = {"layout": layout, "mapping": mapping, "target": target, "contents": contents}
+    return stream.map(
+        _convert_stream_batch,
+        batched=True,
+        fn_kwargs={**options, "text_arguments": text_arguments},
+        remove_columns=list(columns),
+        features=features,
+    )
+
+
+def _convert_stream_batch(
+    batch: Batch,
+    layout: Layout,
+    mapping: Mapping[str, str] | None,
+    target: str,
+    contents: int,
+    text_arguments: bool,
+) -> dict[str, list[Any]]:
+    read = {name: batch[name] for name in batch if name in layout.columns}
+    rows = canonical_rows(read, layout.format, mapping)
+    usable = [position for position, row in enumerate(rows) if not row.reason]
+    for row in rows:
+        if row.reason:
+            _warn_of_stream(f"{row.reason}: {row.detail}")
+            break
+    read = {name: [values[position] for position in usable] for name, values in read.items()}
+    return _columns([rows[position] for position in usable], read, layout, target, contents, text_arguments)
+
+
+@lru_cache(maxsize=1)
+def _warn_of_stream(reason: str) -> None:
+    logger.warning("Streaming rows that cannot be used are left out. The first one is %s.", reason)
+
+
 def _renamed(pool: Pool) -> dict[str, str]:
     columns = {**pool.layout.fields, **pool.layout.optional}
     return {key: name for key, name in columns.items() if key != name}
@@ -190,8 +262,7 @@ def _features(target: str, contents: int) -> Features:
     message = {"role": text, "content": text}
     chat: Any = List({**message, MESSAGE: text} if _has_message(target, contents) else message)
     features: dict[str, Any] = {POOL_ROW: Value("int64")}
-    names = {"messages": ["messages"], "plain": ["text"]}.get(target, ["prompt", "completion"])
-    features |= {name: text if target in ("text", "plain") else chat for name in names}
+    features |= {name: text if target in ("text", "plain") else chat for name in _names(target)}
     if contents & TOOLS:
         features["tools"] = text
     if contents & KWARGS:
@@ -199,6 +270,11 @@ def _features(target: str, contents: int) -> Features:
     if contents & UNTRAINED:
         features["untrained_turns"] = List(Value("int64"))
     return Features(features)
+
+
+def _names(target: str) -> list[str]:
+    """Return the columns that hold the text or the messages."""
+    return {"messages": ["messages"], "plain": ["text"]}.get(target, ["prompt", "completion"])
 
 
 def _has_message(target: str, contents: int) -> bool:
@@ -217,16 +293,23 @@ def _convert_batch(
     batch = table_values(table)
     numbers = batch.pop(POOL_ROW)
     rows, layout = canonical_rows(batch, row_format, columns), row_layout(list(batch), columns, row_format)
+    return {POOL_ROW: numbers, **_columns(rows, batch, layout, target, contents, text_arguments)}
+
+
+def _columns(
+    rows: list[Row], batch: Batch, layout: Layout, target: str, contents: int, text_arguments: bool
+) -> dict[str, list[Any]]:
+    """Return the columns of converted rows, given the rows and the columns that they were read from."""
     if target in ("text", "mixed"):
         values = zip(*(batch[name] for name in _text_or_messages(layout)), strict=True)
         converted = [_pair(row, layout, texts, target) for row, texts in zip(rows, values, strict=True)]
     else:
         write = {"messages": _messages, "chat": _chat_pair, "plain": _plain}[target]
         converted = [write(row) for row in rows]
-    result: dict[str, list[Any]] = {POOL_ROW: numbers}
-    result |= {name: [values[name] for values in converted] for name in converted[0]}
+    names = _names(target)
+    result: dict[str, list[Any]] = {name: [values[name] for values in converted] for name in names}
     if _has_message(target, contents):
-        for name in converted[0]:
+        for name in names:
             result[name] = [_with_json(messages, text_arguments) for messages in result[name]]
     if contents & TOOLS:
         result["tools"] = [None if row.tools is None else dump_json(row.tools) for row in rows]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +18,14 @@ from hf_datasel.tokens.tool_calls import call_rendering, has_only_calls, unrende
 from hf_datasel.tokens.turns import Conversation
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
     from transformers import PreTrainedTokenizerBase
 
     from hf_datasel.tokens.training import TokenSettings
 
-__all__ = ["UNTRAINED_TURNS", "RowRenderer", "error_message", "prepare_valid_rows"]
+__all__ = ["UNTRAINED_TURNS", "RowRenderer", "error_message", "prepare_valid_rows", "prepare_valid_stream"]
+
+logger = logging.getLogger(__name__)
 
 UNTRAINED_TURNS = "untrained_turns"
 """Column with the positions of the assistant turns of a row that loss flags exclude."""
@@ -119,7 +123,7 @@ def prepare_valid_rows(
     """
     from accelerate import PartialState
 
-    hides_calls = _may_have_calls(dataset) and not call_rendering(renderer.tokenizer, renderer.template).renders_calls
+    hides_calls = _hides_calls(dataset, renderer)
     if PartialState().num_processes == 1 and not hides_calls:
         try:
             return _prepare(dataset, prepare, renderer), {}
@@ -144,6 +148,44 @@ def prepare_valid_rows(
     return tokens, {int(rows[position]): message for position, message in errors.items()}
 
 
+def prepare_valid_stream(
+    stream: IterableDataset, prepare: Callable[[IterableDataset, bool], IterableDataset], renderer: RowRenderer
+) -> IterableDataset:
+    """Tokenize streaming rows as `prepare_valid_rows` does, each when it is read.
+
+    Args:
+        stream: Rows as returned by `hf_datasel.formats.convert.convert_stream`.
+        prepare: Function that tokenizes, labels and truncates rows, as in `prepare_valid_rows`.
+        renderer: Renders rows as `prepare` does.
+
+    Returns:
+        The tokenized rows.
+
+    Raises:
+        ModelError: None of the rows can be used.
+    """
+    options = {"renderer": renderer, "hides_calls": _hides_calls(stream, renderer)}
+    stream = stream.filter(_is_rendered, fn_kwargs=options)
+    if next(iter(stream), None) is None:
+        raise ModelError("None of the streaming rows can be read, rendered with the chat template and tokenized.")
+    tokens = prepare(stream, False)
+    if UNTRAINED_TURNS in (stream.column_names or ()):
+        tokens = tokens.map(_mask, fn_kwargs={"renderer": renderer, "version": _VERSION}).filter(_has_label)
+    return prepare(tokens, True)
+
+
+def _is_rendered(row: dict[str, Any], renderer: RowRenderer, hides_calls: bool) -> bool:
+    error = renderer.error(row, hides_calls)
+    if error:
+        _warn_of_error(error)
+    return not error
+
+
+@lru_cache(maxsize=1)
+def _warn_of_error(error: str) -> None:
+    logger.warning("Streaming rows that cannot be rendered or tokenized are left out. The first error: %s", error)
+
+
 def _no_tokens(dataset: Dataset) -> Dataset:
     """Return no rows, with the columns of tokenized rows."""
     from datasets import Dataset, Features, List, Value
@@ -152,10 +194,11 @@ def _no_tokens(dataset: Dataset) -> Dataset:
     return Dataset.from_dict({name: [] for name in features}, features=features)
 
 
-def _may_have_calls(dataset: Dataset) -> bool:
-    """Return whether converted rows are messages with other keys than role and content."""
-    features = (getattr(dataset.features.get(name), "feature", None) for name in ("messages", "completion"))
-    return any(isinstance(feature, dict) and MESSAGE in feature for feature in features)
+def _hides_calls(rows: Dataset | IterableDataset, renderer: RowRenderer) -> bool:
+    """Return whether converted rows may have tool calls, and the chat template renders none."""
+    features = (getattr(rows.features.get(name), "feature", None) for name in ("messages", "completion"))
+    may_have_calls = any(isinstance(feature, dict) and MESSAGE in feature for feature in features)
+    return may_have_calls and not call_rendering(renderer.tokenizer, renderer.template).renders_calls
 
 
 def _prepare(dataset: Dataset, prepare: Callable[[Dataset, bool], Dataset], renderer: RowRenderer) -> Dataset:

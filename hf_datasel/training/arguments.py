@@ -7,7 +7,6 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,15 @@ from transformers import AutoTokenizer, ProcessorMixin, TrainingArguments
 from trl import SFTConfig
 
 from hf_datasel.errors import ConfigError, FormatError
-from hf_datasel.formats import Pool, convert_pool, detect_format
-from hf_datasel.formats.mapping import applicable, rename_batch
+from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.formats.convert import convert_stream
+from hf_datasel.formats.mapping import applicable
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import get_selector
 from hf_datasel.spec import default_of, from_name
 from hf_datasel.tokens.tool_calls import conversion_options
 from hf_datasel.training.config import SelectiveSFTConfig
-from hf_datasel.training.read_rows import FormattingFunction, column_mapping, format_stream, read_rows
+from hf_datasel.training.read_rows import FormattingFunction, column_mapping, read_rows, row_text, text_mapping
 from hf_datasel.training.run_config import RunConfig
 
 __all__ = ["SelectorLike", "check_labels", "check_processing_class", "evaluation_rows", "prepare_arguments"]
@@ -32,9 +32,6 @@ logger = logging.getLogger(__name__)
 
 SelectorLike = Selector | str | Mapping[str, Any]
 """A selector, its name, or its name with its settings: `IterIT()`, `"iterit"` or `{"top": {"by": "ifd"}}`."""
-
-_TRL_FORMATS = ("prompt-completion", "messages", "text")
-"""Formats that `SFTTrainer` reads itself."""
 
 
 def prepare_arguments(
@@ -210,10 +207,6 @@ def _conversion_options(arguments: dict[str, Any], config: SelectiveSFTConfig) -
     return conversion_options(processing_class, template)
 
 
-_TOKENS = ("input_ids", "attention_mask", "labels", "completion_mask", "assistant_masks", "seq_lengths")
-"""Columns of tokenized rows."""
-
-
 def evaluation_rows(
     dataset: Any,
     options: Mapping[str, bool],
@@ -232,7 +225,7 @@ def evaluation_rows(
         name: Name of the dataset in messages.
 
     Raises:
-        ConfigError: A dataset without rows, or streaming rows in columns that `SFTTrainer` does not read.
+        ConfigError: A dataset without rows.
         FormatError: Rows in no supported format, in a list or in a table of pandas; or none that can be used.
     """
     if isinstance(dataset, dict):
@@ -241,7 +234,7 @@ def evaluation_rows(
             for key, rows in dataset.items()
         }
     if isinstance(dataset, IterableDataset):
-        return _checked_stream(dataset, config, formatting_func)
+        return _evaluation_stream(dataset, options, config, formatting_func)
     if isinstance(dataset, Dataset) and not len(dataset):
         raise ConfigError(
             f"{name} has no rows, so that there is nothing to evaluate on. Pass other rows, or leave it out and set "
@@ -264,29 +257,17 @@ def _is_tokenized(columns: Sequence[str], config: SelectiveSFTConfig) -> bool:
     return "input_ids" in columns and applicable(column_mapping(config), columns) is None
 
 
-def _checked_stream(
-    dataset: IterableDataset, config: SelectiveSFTConfig, formatting_func: FormattingFunction | None
+def _evaluation_stream(
+    stream: IterableDataset,
+    options: Mapping[str, bool],
+    config: SelectiveSFTConfig,
+    formatting_func: FormattingFunction | None,
 ) -> IterableDataset:
-    columns = dataset.column_names or list(next(iter(dataset), {}))
+    columns = stream.column_names or list(next(iter(stream), {}))
     if _is_tokenized(columns, config):
-        return dataset
+        return stream
     if formatting_func is not None:
-        return format_stream(dataset, config, formatting_func)
-    if mapping := applicable(column_mapping(config), columns):
-        dataset = dataset.remove_columns([name for name in _TOKENS if name in columns])
-        columns = [name for name in columns if name not in _TOKENS]
-        dataset = dataset.map(
-            partial(rename_batch, mapping=mapping),
-            batched=True,
-            remove_columns=[name for name in mapping.values() if name in columns],
-        )
-        columns = list(rename_batch(dict.fromkeys(columns, ()), mapping))
-    elif config.dataset_text_field in columns and not {"prompt", "messages", "conversations"} & set(columns):
-        return dataset
-    row_format = detect_format(columns)
-    if row_format not in _TRL_FORMATS:
-        raise ConfigError(
-            f"The evaluation rows are streaming, but {row_format} rows are converted only when they are loaded in "
-            "full. Load them with streaming=False, or map them to the columns prompt and completion."
-        )
-    return dataset
+        stream = stream.map(row_text, fn_kwargs={"formatting_func": formatting_func}, remove_columns=columns)
+        return convert_stream(stream, ["text"], None, **options)
+    mapping = applicable(column_mapping(config), columns) or text_mapping(stream, columns, config)
+    return convert_stream(stream, columns, mapping, **options)

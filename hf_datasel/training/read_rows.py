@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -13,7 +13,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import applicable
 from hf_datasel.training.config import SelectiveSFTConfig
 
-__all__ = ["FormattingFunction", "column_mapping", "format_stream", "read_rows"]
+__all__ = ["FormattingFunction", "column_mapping", "read_rows", "row_text", "text_mapping"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,9 +45,7 @@ def read_rows(
         FormatError: The rows are in no supported format.
     """
     names = dataset.column_names if isinstance(dataset, Dataset) else []
-    mapping, field = column_mapping(config), config.dataset_text_field
-    if not is_pool:
-        mapping = applicable(mapping, names)
+    mapping = column_mapping(config) if is_pool else applicable(column_mapping(config), names)
     if "input_ids" in names and mapping is None:
         if formatting_func is not None:
             logger.warning("formatting_func is not called, since the rows are tokenized already.")
@@ -55,26 +53,26 @@ def read_rows(
     if formatting_func is not None and names:
         _check_formatting_func(dataset, config)
         texts = dataset.map(
-            _with_text, fn_kwargs={"formatting_func": formatting_func}, desc="Applying formatting function"
+            row_text, fn_kwargs={"formatting_func": formatting_func}, desc="Applying formatting function"
         )
         return Pool(texts, {"text": "text"})
-    if mapping is None and field != "text" and field in names and not _columns_read_first(dataset):
-        mapping = {"text": field}
-    return Pool(dataset, mapping)
+    return Pool(dataset, mapping or text_mapping(dataset, names, config))
 
 
-def format_stream(
-    dataset: IterableDataset, config: SelectiveSFTConfig, formatting_func: FormattingFunction
-) -> IterableDataset:
-    """Return streaming rows with the text that a formatting function returns.
+def text_mapping(
+    rows: Dataset | IterableDataset, names: Sequence[str], config: SelectiveSFTConfig
+) -> dict[str, str] | None:
+    """Return the mapping that reads `dataset_text_field` as the text; None if it names no column that is read.
 
     Args:
-        dataset: Rows without `input_ids`.
+        rows: Rows that are not tokenized.
+        names: Names of their columns.
         config: Config of the run.
-        formatting_func: `formatting_func` of the trainer.
     """
     field = config.dataset_text_field
-    return dataset.map(lambda row: {field: formatting_func(row)}, remove_columns=dataset.column_names)
+    if field == "text" or field not in names or _columns_read_first(rows, names):
+        return None
+    return {"text": field}
 
 
 def column_mapping(config: SelectiveSFTConfig) -> dict[str, str] | None:
@@ -91,21 +89,27 @@ def column_mapping(config: SelectiveSFTConfig) -> dict[str, str] | None:
     return config.columns or None
 
 
-def _with_text(row: dict[str, Any], formatting_func: FormattingFunction) -> dict[str, str]:
+def row_text(row: dict[str, Any], formatting_func: FormattingFunction) -> dict[str, str]:
+    """Return the column `text` of a row, for `map`.
+
+    Args:
+        row: The row.
+        formatting_func: `formatting_func` of the trainer.
+    """
     return {"text": formatting_func(row)}
 
 
-def _columns_read_first(dataset: Dataset) -> list[str]:
+def _columns_read_first(rows: Dataset | IterableDataset, names: Sequence[str]) -> list[str]:
     """Return the columns that `SFTTrainer` reads even if there is a column of text."""
-    names = [name for name in ("prompt", "completion", "messages") if name in dataset.column_names]
-    if names in (["prompt"], ["completion"]):
+    found = [name for name in ("prompt", "completion", "messages") if name in names]
+    if found in (["prompt"], ["completion"]):
         return []
-    row = dataset[0] if "conversations" in dataset.column_names and len(dataset) else {}
+    row: dict[str, Any] = next(iter(rows), {}) if "conversations" in names else {}
     messages = row.get("conversations")
     first = messages[0] if isinstance(messages, list) and messages else None
     if isinstance(first, dict) and {"from", "value"} <= first.keys():
-        names.append("conversations")
-    return names
+        found.append("conversations")
+    return found
 
 
 def _check_formatting_func(dataset: Dataset, config: SelectiveSFTConfig) -> None:
@@ -115,7 +119,7 @@ def _check_formatting_func(dataset: Dataset, config: SelectiveSFTConfig) -> None
             "formatting_func returns plain text, which has no completion, but completion_only_loss=True. Set it to "
             "False, or map the dataset to the columns prompt and completion instead."
         )
-    if names := _columns_read_first(dataset):
+    if names := _columns_read_first(dataset, dataset.column_names):
         raise ConfigError(
             f"formatting_func returns plain text, but SFTTrainer trains on {', '.join(map(repr, names))} of these "
             f"rows instead. Leave formatting_func out, or remove these columns: dataset.remove_columns({names})."

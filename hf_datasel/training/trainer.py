@@ -37,7 +37,7 @@ from hf_datasel.selection.provenance import origin, without_paths
 from hf_datasel.tokens.row_tokenizer import RowTokenizer
 from hf_datasel.tokens.tool_calls import conversion_options
 from hf_datasel.tokens.training import check_chat_template
-from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows
+from hf_datasel.tokens.valid_rows import RowRenderer, prepare_valid_rows, prepare_valid_stream
 from hf_datasel.training.arguments import (
     SelectorLike,
     check_labels,
@@ -274,8 +274,6 @@ class SelectiveSFTTrainer(SFTTrainer):
         are shuffled and packed separately, in `TokenizedPool.dataset`. `use_liger_kernel` is off here because some
         versions of TRL then drop the text columns, which scores need.
         """
-        if not isinstance(dataset, Dataset):
-            return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
         check_processing_class(processing_class)  # loaded with the model if none was passed
         is_pool = dataset_name == "train" and self._candidates is None
         plain = copy.copy(args)
@@ -287,18 +285,20 @@ class SelectiveSFTTrainer(SFTTrainer):
         whole = copy.copy(plain)
         whole.max_length, whole.shuffle_dataset, whole.use_liger_kernel = None, False, False
 
-        def prepare(rows: Dataset, truncate: bool) -> Dataset:
+        def prepare(rows: Any, truncate: bool) -> Any:
             options = (plain, packing and not is_pool) if truncate else (whole, False)
             return super(SelectiveSFTTrainer, self)._prepare_dataset(
                 rows, RowTokenizer(processing_class), *options, formatting_func, dataset_name
             )
 
-        if "input_ids" in dataset.column_names:
+        if "input_ids" in (dataset.column_names or next(iter(dataset), {})):
             rows, errors = prepare(dataset, True), dict[int, str]()
         else:
-            check_chat_template(dataset, self._tokenizer)
             settings = token_settings(args, self.completion_only_loss)
             renderer = RowRenderer(self._tokenizer, settings, self.chat_template)
+            if isinstance(dataset, IterableDataset):
+                return prepare_valid_stream(dataset, prepare, renderer)
+            check_chat_template(dataset, self._tokenizer)
             rows, errors = prepare_valid_rows(dataset, prepare, renderer)
         check_labels(rows, len(dataset) - len(errors), args, "train_dataset" if is_pool else dataset_name)
         if is_pool:
