@@ -36,7 +36,7 @@ JSON_KWARGS = "json_kwargs"
 TEXT_ROLE = "text"
 """Role of a converted message that is a text without a chat template, beside rows of messages."""
 
-_VERSION = 5
+_VERSION = 6
 """Version of the conversion, part of the fingerprint in the cache of `datasets`."""
 
 

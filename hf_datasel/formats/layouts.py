@@ -226,6 +226,10 @@ def _check_mapping(columns: tuple[str, ...], renamed: dict[str, str]) -> None:
             raise FormatError(
                 f"columns maps {key!r} to {name!r}, but the columns are {list(columns)}.{did_you_mean(name, columns)}"
             )
+    twice = next((name for name in renamed.values() if list(renamed.values()).count(name) > 1), None)
+    if twice is not None:
+        keys = [key for key, name in renamed.items() if name == twice]
+        raise FormatError(f"columns maps {keys} to the same column {twice!r}; each needs a column of its own.")
 
 
 def _check_use(renamed: dict[str, str], keys: dict[str, str], layout: Layout, columns: tuple[str, ...]) -> None:

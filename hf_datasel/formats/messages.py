@@ -107,15 +107,16 @@ def text_of(value: Any, place: str) -> str:
     return value
 
 
-def parse_json(text: str, place: str) -> Any:
+def parse_json(text: str, place: str, keep_nulls: bool = False) -> Any:
     """Return the value of a JSON text, or raise `MalformedRowError` if it is none.
 
     Args:
         text: The JSON text.
         place: Where it is, such as "column 'tools'".
+        keep_nulls: Whether mappings keep their nulls; else they are as in rows that Arrow pads with nulls.
     """
     try:
-        return drop_nulls(load_json(text))
+        return load_json(text) if keep_nulls else drop_nulls(load_json(text))
     except (ValueError, RecursionError) as error:
         raise MalformedRowError("invalid_json", f"{place} is not valid JSON ({_short(text)!r}: {error})") from error
 
@@ -316,7 +317,8 @@ def _call(call: Any, place: str) -> Any:
     arguments = function.get("arguments")
     if not isinstance(arguments, str):
         return call
-    parsed = parse_json(arguments, f"arguments of a tool call of {place}") if arguments.strip() else {}
+    place = f"arguments of a tool call of {place}"
+    parsed = parse_json(arguments, place, keep_nulls=True) if arguments.strip() else {}
     if isinstance(parsed, dict):
         return {**call, "function": {**function, "arguments": _ParsedArguments(parsed, arguments)}}
     return call
@@ -360,9 +362,11 @@ def _with_text_arguments(call: dict[str, Any]) -> dict[str, Any]:
 def _calls_of_text(content: Any) -> list[Any]:
     """Return the calls that a text is the JSON of; none for another text."""
     try:
-        value = parse_json(content, "") if _is_text(content) else None
-        calls = value if isinstance(value, list) else [value]
+        value = parse_json(content, "", keep_nulls=True) if _is_text(content) else None
+        calls: list[Any] = value if isinstance(value, list) else [value]
         is_call = [isinstance(call, dict) and {"name", "arguments"} <= call.keys() for call in calls]
-        return [_call(call, "") for call in calls] if calls and all(is_call) else []
+        if not calls or not all(is_call):
+            return []
+        return [_call({**drop_nulls(call), "arguments": call["arguments"]}, "") for call in calls]
     except MalformedRowError:
         return []

@@ -44,8 +44,9 @@ class Turn:
         role: Role as in chat templates.
         content: Text of the message for scores that read text: thinking, content and tool calls as JSON, on a line
             each; what is absent is omitted.
-        message: The message that a chat template receives, with all its keys but loss flags, without nulls, with text
-            parts joined and tool-call arguments as mappings. None if it is just the role and the content.
+        message: The message that a chat template receives, with all its keys but loss flags, text parts joined, and
+            arguments of tool calls as mappings; without nulls, but for those in arguments that the dataset has as JSON
+            text. None if it is just the role and the content.
         trained: Whether the loss covers the turn if it is a response; False if a loss flag excludes it.
     """
 

@@ -264,6 +264,11 @@ def test_mapped_plain_rows_convert_to_text():
         ({"prompt": "frage"}, r'columns=\{"prompt": "frage", "completion": "antwort"\}'),
         ({"text": "frage", "system": "antwort"}, "maps 'system' to 'antwort', which rows of the format text do not"),
         ({"instruction": "frage", "output": "antwort", "role": "who"}, r"maps \['role'\], the keys of a message"),
+        (
+            {"prompt": "frage", "completion": "antwort", "system": "frage"},
+            r"\['prompt', 'system'\] to the same column",
+        ),
+        ({"prompt": "frage", "completion": "frage"}, r"\['prompt', 'completion'\] to the same column 'frage'"),
         ({"prompt": 5}, "has to map names to the names of the dataset's columns"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset, Features, Json
 
 from hf_datasel.formats import Pool, canonical_rows, convert_pool
+from hf_datasel.formats.messages import with_text_arguments
 from hf_datasel.tokens.row_tokenizer import row_messages, template_kwargs
 
 USER = {"role": "user", "content": "Is it wet in Bern?"}
@@ -62,6 +63,15 @@ def test_calls_in_all_writings(message):
     assert row.response_turns == [1, 3]
     assert row.digest() == one(messages=[USER, CALLING, RESULT, ANSWER]).digest()
     assert row.turns[1].content == json.dumps([CALL], sort_keys=True)
+
+
+@pytest.mark.parametrize("writing", ["arguments as JSON text", "ShareGPT", "ShareGPT, a list", "ms-swift"])
+def test_null_in_the_text_of_arguments_is_an_argument(writing):
+    message = json.loads(json.dumps(CALLS[writing]).replace('\\"Bern\\"', '\\"Bern\\", \\"zone\\": null'))
+    row = one(messages=[USER, message, RESULT, ANSWER])
+    assert row.messages[1]["tool_calls"][0]["function"]["arguments"] == {"town": "Bern", "zone": None}
+    assert row.digest() != one(messages=[USER, CALLING, RESULT, ANSWER]).digest()
+    assert with_text_arguments(row.messages)[1]["tool_calls"][0]["function"]["arguments"].endswith('"zone": null}')
 
 
 @pytest.mark.parametrize("text", ["weather(Bern)", '{"name": "weather"}', "{broken", "5", '"weather"', "[]"])
