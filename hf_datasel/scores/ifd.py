@@ -14,7 +14,7 @@ from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_co
 from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import TokenRows, Tokens, TokenSettings
 from hf_datasel.tokens.presets import PRESETS
-from hf_datasel.tokens.training import PriorContext
+from hf_datasel.tokens.prior import PriorContext
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.runner import ModelRunner

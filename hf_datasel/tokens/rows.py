@@ -12,9 +12,11 @@ import numpy as np
 from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens.presets import preset_tokens
+from hf_datasel.tokens.prior import PriorContext, prior_prefix
+from hf_datasel.tokens.responses import PreparedDataset
 from hf_datasel.tokens.sequences import Sequences, list_column
 from hf_datasel.tokens.tool_calls import conversion_options, unrendered_message
-from hf_datasel.tokens.training import PreparedDataset, PriorContext, TokenSettings, prepare_rows, prior_prefix
+from hf_datasel.tokens.training import TokenSettings, prepare_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -104,7 +106,7 @@ class TokenRows:
         """Return the tokens of `SFTTrainer`, and the same response tokens after the context of the prior.
 
         Args:
-            prior_context: Context of the prior, see `hf_datasel.tokens.training.prior_prefix`.
+            prior_context: Context of the prior, see `hf_datasel.tokens.prior.prior_prefix`.
             end_token: Whether to score the tokens that end a response.
 
         Raises:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from hf_datasel.errors import ModelError, ScoreError
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings, prepare_dataset
-from hf_datasel.tokens.training import prior_prefix
+from hf_datasel.tokens.prior import prior_prefix
 
 END = "<|im_end|>\n"
 

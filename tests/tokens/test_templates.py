@@ -19,8 +19,8 @@ from transformers import AddedToken
 
 from hf_datasel.errors import ScoreError
 from hf_datasel.formats.messages import with_text_arguments
+from hf_datasel.tokens.prior import prior_prefix
 from hf_datasel.tokens.tool_calls import call_rendering, conversion_options
-from hf_datasel.tokens.training import prior_prefix
 from hf_datasel.tokens.turns import RENDERING_ERRORS, Conversation
 
 FOLDER = Path(trl.__file__).parent / "chat_templates"
