@@ -308,7 +308,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
     options = [field.name for field in fields(cls) if field.init]
     for key in values:
         if key not in options:
-            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(key, options)} It has {options}.")
+            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(str(key), options)} It has {options}.")
     required = [field.name for field in fields(cls) if field.init and default_of(field) is MISSING]
     if missing := [key for key in required if key not in values]:
         raise ConfigError(f"{name} needs the setting {missing[0]!r}:", *_where_to_pass(kind, name, cls, missing[0]))

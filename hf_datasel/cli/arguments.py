@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import glob
 import json
 import logging
@@ -14,10 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import yaml
 from trl import TrlParser
 
+from hf_datasel.cli.config_file import read_config
+from hf_datasel.cli.terminal import printable
 from hf_datasel.errors import ConfigError, SelectionError, did_you_mean
+from hf_datasel.side_effects import side_effects
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -37,6 +40,13 @@ __all__ = [
     "record_columns",
     "selector_and_settings",
 ]
+
+_TRUST_FLAGS = ("--trust_config", "--trust-config")
+_TRUST_HELP = (
+    "Permit what the config file does besides computing: send rows or tokens to an address (base_url, api_key_env), "
+    "run code from the Hub (trust_remote_code, attn_implementation, use_kernels), import classes (allow_imports), use "
+    "a token of its own, and set environment variables (env). Only on the command line."
+)
 
 
 @dataclass
@@ -134,25 +144,30 @@ def parse(
         An instance of each dataclass.
 
     Raises:
-        ConfigError: If a key or flag is unknown, a key occurs twice in the file, the file cannot be read, or a value
-            is invalid.
+        ConfigError: If a key or flag is unknown, a key occurs twice in the file, the file cannot be read, a value is
+            invalid, or the file does what needs `--trust_config`.
     """
     parser = TrlParser(
         tuple(argument_types), prog=f"hf-datasel {command}", allow_abbrev=False, description=description
     )
-    flags = parser._option_string_actions
     keys = sorted({action.dest for action in parser._actions} - {"help"})
-    arguments = list(argv)
+    parser.add_argument(*_TRUST_FLAGS, action="store_true", default=argparse.SUPPRESS, help=_TRUST_HELP)
+    flags = parser._option_string_actions
+    arguments = [argument for argument in argv if argument not in _TRUST_FLAGS]
     for argument in arguments:
         name = argument.split("=", 1)[0]
         if name.startswith("--") and name not in flags and name != "--config":
             raise ConfigError(
                 f"Unknown flag {name}.{did_you_mean(name, [flag for flag in flags if flag.startswith('--')])}"
             )
-    arguments, keys_in_file = _check_file(arguments, keys)
+    arguments, content, file = _read_file(arguments, keys)
     _check_mappings(arguments, flags)
+    _check_booleans(content, parser)
     names = [argument.split("=", 1)[0] for argument in arguments]
-    keys_set = {flags[name].dest for name in names if name in flags} | keys_in_file
+    keys_of_flags = {flags[name].dest for name in names if name in flags}
+    if len(arguments) == len(argv):
+        _check_trusted({key: value for key, value in content.items() if key not in keys_of_flags}, file)
+    keys_set = keys_of_flags | set(content)
     parser.error = _raise_config_error  # argparse would print the usage with all keys and exit
     try:
         return tuple(parser.parse_args_and_config(arguments))
@@ -183,62 +198,37 @@ def create_output_folder(path: str) -> Path:
     """Create the output folder and check that it is writable, before any expensive work.
 
     Raises:
-        ConfigError: If the folder cannot be created or written to.
+        ConfigError: If `path` is no path, or the folder cannot be created or written to.
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
         (Path(path) / "probe.tmp").touch()
         (Path(path) / "probe.tmp").unlink()
-    except OSError as error:
-        raise ConfigError(f"output_dir={path!r} cannot be created or written to: {error.strerror}.") from error
+    except (OSError, ValueError, TypeError) as error:  # a name with a null byte, a value that is no text
+        problem = getattr(error, "strerror", None) or error
+        raise ConfigError(f"output_dir={path!r} cannot be created or written to: {problem}.") from error
     return Path(path)
 
 
-def _check_file(arguments: list[str], keys: list[str]) -> tuple[list[str], set[str]]:
-    """Check the config file; return the arguments with `--config=FILE` split in two, and the keys in the file."""
+def _read_file(arguments: list[str], keys: list[str]) -> tuple[list[str], dict[str, Any], str]:
+    """Return the arguments with `--config=FILE` split in two, the content of that file, and its name."""
     split: list[str] = []
     for argument in arguments:
         split += argument.split("=", 1) if argument.startswith("--config=") else [argument]
     if "--config" not in split:
-        return split, set()
+        return split, {}, ""
     index = split.index("--config") + 1
     if index == len(split):
         raise ConfigError("--config needs a file.")
-    path = Path(split[index])
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        _check_duplicate_keys(yaml.compose(text, Loader=yaml.SafeLoader), path)
-    except OSError as error:
-        raise ConfigError(f"Cannot read {str(path)!r}: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        kind = {list: "a list", type(None): "nothing"}.get(type(content), repr(content))
-        raise ConfigError(f"{path} has to contain keys and values, such as selector: random, and contains {kind}.")
-    for key in content:
-        if key not in keys and key != "env":
-            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), keys)}")
-    return split, set(content)
+    return split, read_config(Path(split[index]), keys), split[index]
 
 
-def _check_duplicate_keys(node: yaml.Node | None, path: Path) -> None:
-    """Raise `ConfigError` if a mapping has a key twice; YAML's reader would silently use the last value."""
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[Any, int] = {}
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                line = key.start_mark.line + 1
-                if key.value in lines:
-                    raise ConfigError(
-                        f"{path}, line {line}: duplicate key {key.value!r}, first in line {lines[key.value]}. "
-                        "Remove one of them."
-                    )
-                lines[key.value] = line
-            _check_duplicate_keys(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check_duplicate_keys(item, path)
+def _check_trusted(content: Mapping[str, Any], file: str) -> None:
+    """Raise `ConfigError` if a config file does what the user has to agree to."""
+    if effects := side_effects(content):
+        *first, last = effects
+        listed = f"{', '.join(first)}, and {last}" if first else last
+        raise ConfigError(f"{file} {listed}. If you trust the file, permit it with {_TRUST_FLAGS[0]}.")
 
 
 def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
@@ -248,6 +238,14 @@ def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:
         flag, equals_sign, value = argument.partition("=")
         if flag in mappings:
             as_dict(value if equals_sign else next(iter(arguments[index + 1 : index + 2]), None), flag)
+
+
+def _check_booleans(content: Mapping[str, Any], parser: TrlParser) -> None:
+    """Raise `ConfigError` if a key of a file that is true or false has a number, a list or a mapping."""
+    booleans = (action.dest for action in parser._actions if getattr(action.type, "__name__", "") == "string_to_bool")
+    for key in booleans:
+        if not isinstance(content.get(key), bool | str | None):
+            raise ConfigError(f"{key} has to be true or false, and is {content[key]!r}.")
 
 
 def as_dict(value: Any, key: str) -> dict[str, Any]:
@@ -262,9 +260,10 @@ def as_dict(value: Any, key: str) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
+            shown = value if len(value) <= 200 else f"{value[:200]}..."
             raise ConfigError(
-                f"{key} has to be JSON on the command line, {example}, and is {value!r}: {error}."
+                f"{key} has to be JSON on the command line, {example}, and is {shown!r}: {error}."
             ) from error
     if not isinstance(value, dict):
         raise ConfigError(f"{key} has to be a mapping of settings, {example}, and is {value!r}.")
@@ -374,7 +373,7 @@ class _StderrHandler(logging.Handler):
     """Handler that looks up `sys.stderr` for each record, because notebooks replace it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr)
+        print(printable(self.format(record)), file=sys.stderr)
 
 
 def log_to_stderr() -> None:

@@ -39,7 +39,10 @@ class ExplainArguments:
     )
     json: bool = field(default=False, metadata={"help": "Print one JSON object per row instead of text."})
     allow_imports: bool = field(
-        default=False, metadata={"help": "Permit the import of the selection's selector from outside hf_datasel."}
+        default=False,
+        metadata={
+            "help": "Permit what the selection names: a selector outside hf_datasel, an endpoint, a model's own code."
+        },
     )
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from hf_datasel.cli.log_filters import filter_log_messages
+from hf_datasel.cli.terminal import printable, printable_stdout
 from hf_datasel.errors import DataselError, did_you_mean
 
 __all__ = ["main"]
@@ -53,12 +54,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in _WITHOUT_FLAGS and flags in (["-h"], ["--help"]):
             print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}")
             return 0
-        with filter_log_messages():
+        with filter_log_messages(), printable_stdout():
             importlib.import_module(f"hf_datasel.cli.{name}").run(flags)
         _destroy_process_group()
     except DataselError as error:
         command = f"hf-datasel {name}" if name in COMMANDS else "hf-datasel"
-        print(f"{command}: error: {error.cli_message}", file=sys.stderr)
+        print(printable(f"{command}: error: {error.cli_message}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"hf-datasel {name}: interrupted.", file=sys.stderr)

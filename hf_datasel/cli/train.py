@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.cli.arguments import allow_local_imports, as_dict, create_output_folder, log_to_stderr, parse
-from hf_datasel.errors import ConfigError, FormatError
+from hf_datasel.errors import ConfigError, DataselError, FormatError
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -77,15 +79,16 @@ def train(script: Any, config: Any, model: Any, mixture: Any, own: TrainArgument
     create_output_folder(config.output_dir)
     check_model_exists(model.model_name_or_path, model.model_revision)  # before the dataset is loaded
     train_dataset, eval_dataset = _load_datasets(script, config, mixture, own.dataset_revision)
-    trainer = SelectiveSFTTrainer(
-        model=model.model_name_or_path,
-        args=config,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-        selector=selector,
-    )
+    with _model_errors(model.model_name_or_path):
+        trainer = SelectiveSFTTrainer(
+            model=model.model_name_or_path,
+            args=config,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            quantization_config=get_quantization_config(model),
+            peft_config=get_peft_config(model),
+            selector=selector,
+        )
     trainer.train(resume_from_checkpoint=resume)
     trainer.accelerator.print(rounds_table(trainer.selections))
     trainer.save_state()
@@ -109,6 +112,22 @@ def _with_precision_flags(error: ConfigError) -> ConfigError:
         "There is no GPU, but training runs on one in bf16 by default. To train on the CPU add --use_cpu true --bf16 "
         "false."
     )
+
+
+@contextmanager
+def _model_errors(name: str) -> Iterator[None]:
+    """Raise `ModelError` for an error of `from_pretrained`; all others are raised as they are."""
+    from hf_datasel.scoring.models import loading_errors
+
+    try:
+        yield
+    except DataselError:
+        raise
+    except Exception as error:  # of any kind: see `loading_errors`
+        if not any(frame.f_code.co_name == "from_pretrained" for frame, _ in walk_tb(error.__traceback__)):
+            raise
+        with loading_errors(f"The model {name!r}"):
+            raise
 
 
 def _check_resume(resume: Any, folder: str) -> None:

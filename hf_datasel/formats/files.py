@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import FormatError, did_you_mean
 from hf_datasel.formats.layouts import FORMATS
+from hf_datasel.formats.mapping import checked_mapping
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,7 +85,7 @@ def load_pool(
         if _is_saved(path):
             data: Any = _from_disk(path, name, split)
         elif (splits := _local_files(path, name, config)) is not None:
-            data = _read(splits, name, split, {value.lower() for value in (columns or {}).values()})
+            data = _read(splits, name, split, {value.lower() for value in (checked_mapping(columns) or {}).values()})
         else:
             data = load_dataset(name, config, split=split, revision=revision)
     except FormatError:

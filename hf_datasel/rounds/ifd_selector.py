@@ -37,6 +37,8 @@ class IFDSelector(Selector):
 
     def __post_init__(self) -> None:
         self.score()
+        if self.quality is not None and not (isinstance(self.quality, str) and self.quality):
+            raise ConfigError(f"{type(self).__name__}(quality={self.quality!r}): it has to be the name of a column.")
         if self.quality is not None and (self.model, self.revision, self.convention) != (None, None, "sft"):
             raise ConfigError(
                 f"{type(self).__name__}(quality={self.quality!r}) uses that column as it is: leave out model, "

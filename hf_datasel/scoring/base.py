@@ -294,6 +294,8 @@ class ModelScore(Score):
                 f"a {type(self.model).__name__}. Pass a loaded model to hf_datasel.score(dataset, {name}(), "
                 "model=..., processing_class=...)."
             )
+        if self.model == "":
+            raise ConfigError(f"{name}(model=''): it has to be the name or path of a model.")
         if self.max_length is not None and (not isinstance(self.max_length, int) or self.max_length < 2):
             raise ConfigError(f"max_length has to be an int of at least 2, or None, and is {self.max_length!r}.")
         if self.model_init_kwargs is not None and not isinstance(self.model_init_kwargs, dict):

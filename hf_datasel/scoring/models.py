@@ -7,8 +7,10 @@ import gc
 import hashlib
 import json
 import os
+import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -187,14 +189,40 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
     return _load_tokenizer(model, revision, model_identity(model, revision))
 
 
+@contextmanager
+def loading_errors(subject: str) -> Iterator[None]:
+    """Raise `ModelError` for an error in the context, which reads the files of a model.
+
+    Files that are damaged, missing or of another model raise errors of many kinds, those of the libraries that read
+    them included.
+
+    Args:
+        subject: What is loaded, such as "The model 'gpt2'".
+    """
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # of any kind, see above
+        raise ModelError(f"{subject} cannot be loaded: {_loading_problem(error)}") from error
+
+
+def _loading_problem(error: Exception) -> str:
+    """Return what an error of transformers or of what it reads with says about files, in one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, pickle.UnpicklingError):
+        return "its weights are a pickle that contains more than tensors, and could run code. Use safetensors files."
+    if "ignore_mismatched_sizes" in text:
+        return "its weights have other shapes than its config.json says, such as another vocabulary size."
+    return text
+
+
 @functools.lru_cache(maxsize=4)
 def _load_tokenizer(model: str, revision: str | None, identity: str) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with loading_errors(f"The tokenizer of {model!r}"):
         tokenizer = AutoTokenizer.from_pretrained(model, revision=_pinned(model, revision))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"The tokenizer of {model!r} cannot be loaded: {error}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # transformers creates one if there are no files
         raise ModelError(f"The tokenizer of {model!r} cannot be loaded: the model has no tokenizer files.")
     return tokenizer
@@ -286,7 +314,6 @@ def load_model(loading: Loading) -> Any:
         ModelError: The model does not exist, cannot be loaded, or is of an unsupported kind.
     """
     import torch
-    from safetensors import SafetensorError
 
     from hf_datasel.scoring.eval_mode import preserve_rng_state
 
@@ -295,15 +322,13 @@ def load_model(loading: Loading) -> Any:
     is_adapter, kind = base[0] != name, loading.kind
     if is_adapter:
         kind = "causal" if kind == "encoder" else kind  # the kind that adapters are trained for
-    try:
-        with preserve_rng_state():  # missing weights are initialized at random
-            loaded, info = _auto_class(kind).from_pretrained(
-                base[0], revision=base[1], dtype=loading.dtype, output_loading_info=True, **kwargs
-            )
-            if is_adapter:
-                _check_adapter(name, loaded, loaded.load_adapter(name, adapter_kwargs={"revision": commit}))
-    except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as error:
-        raise ModelError(f"The model {name!r} cannot be loaded: {error}") from error
+    # missing weights are initialized at random
+    with loading_errors(f"The model {name!r}"), preserve_rng_state():
+        loaded, info = _auto_class(kind).from_pretrained(
+            base[0], revision=base[1], dtype=loading.dtype, output_loading_info=True, **kwargs
+        )
+        if is_adapter:
+            _check_adapter(name, loaded, loaded.load_adapter(name, adapter_kwargs={"revision": commit}))
     missing = sorted(info["missing_keys"])
     if kind == "causal" and missing:
         raise ModelError(
@@ -344,10 +369,8 @@ def load_config(loading: Loading) -> Any:
 
     name, commit = loading.base()
     kwargs = loading.from_pretrained_kwargs()
-    try:
+    with loading_errors(f"The model {loading.name!r}"):
         config, _ = AutoConfig.from_pretrained(name, revision=commit, return_unused_kwargs=True, **kwargs)
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        raise ModelError(f"The model {loading.name!r} cannot be loaded: {error}") from error
     _check_config(loading, config)
     return config
 

@@ -97,7 +97,8 @@ def explain(
             time of the selection; other folders are refused. Also used in place of a local model of which the
             selection records only the name.
         processing_class: Tokenizer of a `model` that is passed as an object.
-        allow_imports: Whether a selector outside hf_datasel, which the selection names, may be imported.
+        allow_imports: Whether what the selection names may be used: a selector outside hf_datasel, an endpoint, the
+            code of a model's repository.
 
     Raises:
         DatasetMismatchError: The selection was not made from this dataset.
@@ -110,7 +111,7 @@ def explain(
     selection.check(dataset)
     pool, selected = selection.pool(dataset), selection.indices
     ranks = np.flatnonzero(selected == row)
-    replay = Replay(selection, Engine(pool, model, processing_class))
+    replay = Replay(selection, Engine(pool, model, processing_class), allow_imports)
     decided = _decided(selection, pool, row, replay, allow_imports)
     same_content = (pool.row_ids[selected] == pool.row_ids[row]).all(axis=1)
     return {

@@ -20,6 +20,7 @@ from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import check_model_exists, model_identity
 from hf_datasel.selection.result import Selection
+from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import spec_name
 from hf_datasel.tokens import TokenSettings
 
@@ -39,13 +40,15 @@ class Replay:
     Args:
         selection: The selection.
         engine: Engine over the same pool, with the model that the user passed, if any.
+        allow_imports: Whether scores may use endpoints and code that the selection names.
 
     Attributes:
         missing_checkpoint: Checkpoint of the training run that has to be passed as the model; empty if none is needed.
     """
 
-    def __init__(self, selection: Selection, engine: Engine):
+    def __init__(self, selection: Selection, engine: Engine, allow_imports: bool = False):
         self.selection, self.table, self.engine = selection, selection.table, engine
+        self.allow_imports = allow_imports
         self.missing_checkpoint = ""
         self._used_model = False
 
@@ -53,7 +56,8 @@ class Replay:
         """Return the columns of a score for these rows (all where None).
 
         Raises:
-            ScoreError: The score has to be computed again, and its model is not available. Names the model to pass.
+            ScoreError: The score has to be computed again, and its model is not available, or has to be permitted.
+                Names the model to pass.
         """
         names = [f"{score.column_prefix}{name}" for name in score.columns()]
         if not set(names) <= set(self.table.column_names):
@@ -74,6 +78,11 @@ class Replay:
         return [f"What the selection does not contain was computed by {name}."]
 
     def _compute_again(self, score: Score, rows: np.ndarray | None) -> Columns:
+        if not self.allow_imports and (effects := side_effects(score.spec())):
+            raise ScoreError(
+                f"Computing {type(score).__name__} again {', and '.join(effects)}. Permit it with allow_imports if "
+                "you trust the selection."
+            )
         spec = self._recorded_spec(score)
         model_name = getattr(score, "model", None)
         if isinstance(score, ModelScore) and score.needs_tokenizer:

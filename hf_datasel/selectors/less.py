@@ -101,7 +101,7 @@ class LESS(WarmupSelector):
     keeps_checkpoints: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_number(self, "warmup_epochs", 1, integer=True)
+        check_number(self, "warmup_epochs", 1, 1_000, integer=True)
         check_number(self, "warmup_ratio", 0, 1, exclude_low=True)
         if self.warmup_size is not None:
             check_number(self, "warmup_size", 1, integer=True)

@@ -5,6 +5,7 @@ Sources: Yu et al. 2024, "Diversify and Conquer: Diversity-Centric Data Selectio
 Scale" (arXiv:2410.09335), for the highest scores within clusters.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Literal, SupportsIndex, get_args
 
@@ -208,7 +209,7 @@ def _log_weights(values: npt.NDArray[np.generic], finite: Bools, temperature: fl
         with np.errstate(divide="ignore"):
             logs = np.log(logs)
     with np.errstate(over="ignore"):
-        return logs / temperature if np.isfinite(temperature) else np.zeros(len(logs))
+        return logs / temperature if math.isfinite(temperature) else np.zeros(len(logs))
 
 
 def _clusters(function: str, cluster_id: npt.ArrayLike) -> tuple[Ints, Ints]:

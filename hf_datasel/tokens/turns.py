@@ -19,7 +19,7 @@ __all__ = ["RENDERING_ERRORS", "Conversation", "Span", "common_prefix"]
 
 Span = tuple[int, int]
 
-RENDERING_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+RENDERING_ERRORS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """Errors that chat templates raise for conversations that they do not support, besides those of Jinja."""
 
 _QUESTION = {"role": "user", "content": "Hello"}

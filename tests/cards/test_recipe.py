@@ -97,3 +97,11 @@ def test_values_are_quoted():
         "--flag", "true", "--names", "x y", "z",
     ]  # fmt: skip
     assert yaml.safe_load(as_yaml(keys, "select", "recipe.yaml")) == keys
+
+
+def test_file_says_how_it_is_permitted():
+    judge = {"score": "judge", "model": "m", "base_url": "http://localhost:8000/v1"}
+    keys = {"selector": "top", "selector_kwargs": {"by": judge}}
+    run = "# Run: hf-datasel select --config recipe.yaml"
+    assert as_yaml(keys, "select", "recipe.yaml").splitlines()[0] == f"{run} --trust_config"
+    assert as_yaml({"selector": "random"}, "select", "recipe.yaml").splitlines()[0] == run

@@ -98,13 +98,17 @@ def test_score(here, capsys):
     assert scored["characters"][:] == responses(here)
 
 
-def test_score_in_a_config_file(here):
+def test_score_in_a_config_file(here, capsys):
     (here / "score.yaml").write_text(
         "dataset_name: rows.jsonl\nscores: [my_scores:Loss]\nscores_kwargs: {my_scores:Loss: {factor: 3}}\n"
         "allow_imports: true\noutput_dir: out\n",
         encoding="utf-8",
     )
-    assert run("score --config score.yaml") == 0
+    assert run("score --config score.yaml") == 2
+    message = "score.yaml imports classes outside hf_datasel: my_scores:Loss (allow_imports). If you trust the file, "
+    assert message in capsys.readouterr().err
+    assert "my_scores" not in sys.modules
+    assert run("score --config score.yaml --trust_config") == 0
     scored = load_dataset("parquet", data_files=str(here / "out/scored.parquet"), split="train")
     assert scored["characters"][:] == [3 * length for length in responses(here)]
 

@@ -36,6 +36,7 @@ from tests.recipes.toys import (
     ROWS,
     RUN_LINE,
     SCORED,
+    config_flags,
     on_toys,
     only,
     read,
@@ -81,7 +82,7 @@ def run(
         if command == "train":
             words += [*ON_CPU, "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
             words += ["--disable_tqdm", "true"]
-        code = main([command, "--config", str(recipe), *words])
+        code = main([command, *config_flags(recipe), *words])
         printed = capsys.readouterr()
         assert code == 0, printed.err
         return tmp_path / recipe.stem, printed.out
@@ -102,7 +103,7 @@ def test_recipe_comments(recipe):
     comment = [line for line in lines if line.startswith("#")]
     assert lines[: len(comment)] == comment, "the comment is at the top"
     assert 2 <= len(comment) <= 7
-    command, name = RUN_LINE.findall("\n".join(comment))[-1]
+    command, name, _ = RUN_LINE.findall("\n".join(comment))[-1]
     assert name == recipe.name
     assert command in KINDS
 
@@ -110,7 +111,7 @@ def test_recipe_comments(recipe):
 @each_recipe
 def test_every_key_arrives(recipe):
     command, keys = read(recipe)
-    parsed = parse(KINDS[command], ["--config", str(recipe), *(ON_CPU if command == "train" else [])], command)
+    parsed = parse(KINDS[command], [*config_flags(recipe), *(ON_CPU if command == "train" else [])], command)
     arrived: dict[str, Any] = {}
     for each in parsed:
         arrived |= vars(each)

@@ -18,7 +18,7 @@ from datasets import Dataset
 from hf_datasel import Selection, load_pool
 from hf_datasel.cli import main
 from hf_datasel.scoring import logprobs as forward
-from tests.recipes.toys import COLUMNS, ELIGIBLE, EVERY_ROW, FOLDER, RECIPES, ROWS, only, read, toy_file
+from tests.recipes.toys import COLUMNS, ELIGIBLE, EVERY_ROW, FOLDER, RECIPES, ROWS, config_flags, only, read, toy_file
 from tests.scores.endpoint_server import EndpointServer, rating_of, serving
 
 THEN = re.compile(r"^# Then: hf-datasel (select .*)\n#   (.*)$", re.MULTILINE)
@@ -84,7 +84,7 @@ def run(tmp_path, toy_files, models, request, capsys) -> Callable[[Path], Datase
         if "model_name_or_path" in keys:
             flags["model_name_or_path"] = models[keys["model_name_or_path"]]
         words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
-        code = main(["score", "--config", str(recipe), *words])
+        code = main(["score", *config_flags(recipe), *words])
         assert code == 0, capsys.readouterr().err
         return load_pool(str(tmp_path / recipe.stem / "scored.parquet"))
 
@@ -153,7 +153,7 @@ def test_the_judge_stops_at_its_budget_and_goes_on(run, server, tmp_path, toy_fi
     words = ["--dataset_name", str(toy_files["alpaca"]), "--output_dir", str(folder)]
     words += ["--scores_kwargs", json.dumps({"judge": settings})]
     for asked in (30, 60):
-        assert main(["score", "--config", str(FOLDER / "alpaca-judge.yaml"), *words]) == 0
+        assert main(["score", *config_flags(FOLDER / "alpaca-judge.yaml"), *words]) == 0
         assert len(server.asked) == asked
         reasons = load_pool(str(folder / "scored.parquet"))["judge_reason"][:]
         assert reasons.count("budget_spent") == ELIGIBLE - asked

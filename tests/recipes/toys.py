@@ -17,7 +17,7 @@ RECIPES = sorted(FOLDER.glob("*.yaml"))
 COPIES = 5
 ELIGIBLE = COPIES * 24
 ROWS = ELIGIBLE + 1  # as in Alpaca, a row with an empty output is among them
-RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)$", re.MULTILINE)
+RUN_LINE = re.compile(r"^# Run: hf-datasel (\w+) --config recipes/(\S+)( --trust_config)?$", re.MULTILINE)
 
 COLUMNS = {
     "alpaca-all-scores": [
@@ -125,6 +125,13 @@ def read(recipe: Path) -> tuple[str, dict[str, Any]]:
         f"{recipe.name} has no line like '# Run: hf-datasel train --config recipes/{recipe.name}'"
     )
     return found[1], yaml.safe_load(text)
+
+
+def config_flags(recipe: Path) -> list[str]:
+    """The flags with which the recipe's comment says to run it."""
+    found = RUN_LINE.search(recipe.read_text())
+    assert found is not None
+    return ["--config", str(recipe), *(["--trust_config"] if found[3] else [])]
 
 
 def only(command: str) -> pytest.MarkDecorator:

@@ -19,10 +19,12 @@ import pytest
 import torch
 from datasets import Dataset, List, Value
 
-from hf_datasel import score
+from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scores import Embedding, Length, Loss, embedding
+from hf_datasel.selection import explain
+from hf_datasel.selectors import KCenter
 from hf_datasel.testing import contract
 from tests.scores.endpoint_server import CUT, Reply, serving
 
@@ -294,7 +296,7 @@ _SCRIPT = """
 import json, sys
 from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
-from hf_datasel import score
+from hf_datasel import score, select
 from hf_datasel.scores import Embedding
 from hf_datasel.scoring import Processes
 from hf_datasel.scoring.endpoint import embeddings
@@ -385,3 +387,18 @@ def test_first_text_without_answer(server, tmp_path):
 def test_invalid_settings(settings, message):
     with pytest.raises(ConfigError, match=message):
         Embedding(**{"model": "m", "base_url": "http://localhost/v1", **settings})
+
+
+def test_explanation_asks_before_rows_are_sent(server, pool_rows, monkeypatch):
+    monkeypatch.setenv("ENDPOINT_KEY", SECRET)
+    rows = pool_rows.select(range(8))
+    vectors_of_server = Embedding("m", base_url=server.url, api_key_env="ENDPOINT_KEY")
+    selection = select(rows, KCenter(vectors=vectors_of_server), size=3)
+    requests = len(server.asked)
+    decided = " ".join(explain(selection, rows, 2)["decided"])
+    host = server.url.removesuffix("/v1")
+    assert f"Computing Embedding again sends rows and the token in ENDPOINT_KEY to {host} (base_url)." in decided
+    assert "Permit it with allow_imports if you trust the selection." in decided
+    assert len(server.asked) == requests
+    assert "Computing Embedding again" not in " ".join(explain(selection, rows, 2, allow_imports=True)["decided"])
+    assert len(server.asked) > requests

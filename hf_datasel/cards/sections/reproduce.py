@@ -16,6 +16,7 @@ from hf_datasel.cards.score_values import group_column
 from hf_datasel.cards.section import CardSource, Section
 from hf_datasel.cards.sections.usage import revision_argument
 from hf_datasel.hub.markdown import Markdown, code, fence, text
+from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import compact, describe_outside, is_importable, outside_names
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def as_yaml(keys: Mapping[str, Any], command: str, file: str) -> str:
         file: Name of the file.
     """
     body = yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True, width=110)
-    return f"# Run: hf-datasel {command} --config {file}\n{body}"
+    trust = " --trust_config" if side_effects(keys) else ""
+    return f"# Run: hf-datasel {command} --config {file}{trust}\n{body}"
 
 
 def as_command(keys: Mapping[str, Any], command: str) -> str:
