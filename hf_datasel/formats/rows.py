@@ -147,6 +147,8 @@ class Row:
         for position, turn in enumerate(self.turns):
             is_response = turn.role == "assistant" and turn.trained and position >= self.context
             content.append([turn.role, turn.content, is_response])
+        if 0 < self.context < len(self.turns) and self.turns[self.context].role != "assistant":
+            content.append(["completion", self.context])  # its first turn gets labels too
         if self.only_text:
             text = _encode(content)
         else:

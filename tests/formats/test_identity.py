@@ -78,6 +78,14 @@ def test_rows_that_train_differently_have_different_ids(other):
     assert row.digest() != changed.digest()
 
 
+def test_a_turn_that_gets_labels_has_another_id_than_one_of_the_prompt():
+    answer = {"role": "assistant", "content": "Ahoy."}
+    [row] = canonical_rows({"prompt": [[ANSWER, USER]], "completion": [[answer]]})
+    [labeled] = canonical_rows({"prompt": [[ANSWER]], "completion": [[USER, answer]]})
+    assert row.messages == labeled.messages
+    assert row.digest() != labeled.digest()
+
+
 KEYS = st.sampled_from(["town", "zone", "days", "x"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text("ab 1é", max_size=4),
