@@ -85,7 +85,9 @@ def load_pool(
         if _is_saved(path):
             data: Any = _from_disk(path, name, split)
         elif (splits := _local_files(path, name, config)) is not None:
-            data = _read(splits, name, split, {value.lower() for value in (checked_mapping(columns) or {}).values()})
+            data = _read(
+                splits, name, split, {str(value).lower() for value in (checked_mapping(columns) or {}).values()}
+            )
         else:
             data = load_dataset(name, config, split=split, revision=revision)
     except FormatError:

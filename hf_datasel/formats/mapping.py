@@ -27,7 +27,7 @@ def checked_mapping(columns: Any, name: str = "columns") -> dict[str, str] | Non
         name: Name of the argument, for the message.
 
     Raises:
-        FormatError: It is no mapping of names to names.
+        FormatError: It is no mapping.
     """
     if columns is None:
         return None
@@ -35,8 +35,6 @@ def checked_mapping(columns: Any, name: str = "columns") -> dict[str, str] | Non
         raise FormatError(
             f"{name} has to be a dict such as {{'prompt': 'question', 'completion': 'answer'}}, and is {columns!r}."
         )
-    if wrong := [item for pair in columns.items() for item in pair if not isinstance(item, str)]:
-        raise FormatError(f"{name} maps names to names, and contains {wrong[0]!r}.")
     return dict(columns) or None
 
 

@@ -98,7 +98,7 @@ def bomb(start: str, level: str) -> str:
         ("save_subset: 7\n", "save_subset has to be true or false, and is 7."),
         ("selector: iterit\nselector_kwargs: {quality: 5}\n", "IterIT(quality=5): it has to be the name of a column."),
         ("selector: top\nselector_kwargs: {5: 3, by: ifd}\n", "top has no setting 5."),
-        ("columns: {prompt: 5}\n", "columns maps names to names, and contains 5."),
+        ("columns: {prompt: 5}\n", "has to map names to the names of the dataset's columns"),
         ("output_dir: [a]\n", "duplicate key 'output_dir'"),
         pytest.param((SELECT + "selector: random\n").encode("utf-16"), "is not UTF-8 text (byte 0).", id="UTF-16"),
         (b"# caf\xe9\n", "is not UTF-8 text (byte 5). Save it as UTF-8."),
