@@ -293,6 +293,8 @@ class SelectiveSFTTrainer(SFTTrainer):
 
         if "input_ids" in (dataset.column_names or next(iter(dataset), {})):
             rows, errors = prepare(dataset, True), dict[int, str]()
+            if isinstance(dataset, IterableDataset):
+                return rows
         else:
             settings = token_settings(args, self.completion_only_loss)
             renderer = RowRenderer(self._tokenizer, settings, self.chat_template)

@@ -122,3 +122,14 @@ def test_formatting_func_of_a_stream(train, pool_rows):
     datasets = {"rows": rows, "stream": rows.to_iterable_dataset()}
     prepared = train.make(Random(), "run", base=build, eval_dataset=datasets, **ONCE).eval_dataset
     assert [row["input_ids"] for row in prepared["stream"]] == prepared["rows"]["input_ids"][:]
+
+
+def test_streams_that_are_tokenized_already(train):
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7, 8]}, {"input_ids": [9, 10, 11]}])
+    trainer = train.make(Random(), "run", eval_dataset={"ids": rows.to_iterable_dataset()}, **ONCE)
+    assert [row["labels"] for row in trainer.eval_dataset["ids"]] == rows["input_ids"][:]
+    chats = Dataset.from_list([{"messages": CHAT}])
+    streams = {"ids": rows.to_iterable_dataset(), "chats": chats.to_iterable_dataset()}
+    losses, expected = trainer.evaluate(streams), trainer.evaluate({"ids": rows, "chats": chats})
+    for name in ("eval_ids_loss", "eval_chats_loss"):
+        assert losses[name] == pytest.approx(expected[name], rel=1e-5)
