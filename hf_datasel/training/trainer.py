@@ -151,6 +151,10 @@ class SelectiveSFTTrainer(SFTTrainer):
     - Refused: streaming pools, images and multimodal processors, `skip_prepare_dataset`, a `formatting_func` for rows
       with columns that `SFTTrainer` trains on instead, and prompt-learning adapters (prompt tuning, prefix tuning,
       p-tuning) together with scores of the model in training, because virtual tokens come before every row.
+    - Chat templates receive mappings in tools, calls and messages without nulls (arguments of calls in JSON text keep
+      theirs), arguments as mappings if they take them, numbers of `Json` columns as they are written, and content
+      parts as one text. `SFTTrainer` renders what the columns hold, for example a null for each argument that only
+      tools of other rows have. Assistant turns that loss flags exclude get no labels.
     - Rows that cannot be rendered end a run of `SFTTrainer`. Here they are excluded, and so are rows with an empty
       response or an empty text.
     - `state.log_history` has an entry for each selection, without a loss. The first one comes before the first step.

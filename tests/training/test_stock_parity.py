@@ -153,3 +153,22 @@ def test_whole_pool_trains_as_stock(case, tmp_path, tiny_model_dir):
     assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
     assert logs(ours) == logs(stock)
     assert ours.train_dataset["input_ids"][:] == stock.train_dataset["input_ids"][:]
+
+
+def calls(**padding: None) -> dict[str, Any]:
+    """Rows with a tool and a call of it; both have the padding besides what they need."""
+    call = {"type": "function", "function": {"name": "tide", "arguments": {"town": "Deal", **padding}}}
+    parameters = {"type": "object", "properties": {"town": {"type": "string"}, **padding}}
+    tool = {"type": "function", "function": {"name": "tide", "description": "Tide.", "parameters": parameters}}
+    chats = [[*ask, {"role": "assistant", "content": "", "tool_calls": [call]}] for ask in CHATS["prompt"]]
+    return {"messages": chats, "tools": [[tool]] * len(chats)}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_nulls_that_arrow_adds_to_tools_and_calls_are_not_trained_on(tmp_path, tiny_model_dir):
+    settings = {"template": "qwen2_5", "max_length": 1024}
+    stock = trained(SFTTrainer, tmp_path / "stock", tiny_model_dir, calls(), settings)
+    ours = trained(SelectiveSFTTrainer, tmp_path / "ours", tiny_model_dir, calls(hour=None), settings)
+    assert ours.train_dataset["input_ids"][:] == stock.train_dataset["input_ids"][:]
+    weights, expected = ours.model.state_dict(), stock.model.state_dict()
+    assert [name for name in expected if not torch.equal(weights[name], expected[name])] == []
