@@ -15,8 +15,8 @@ import hf_datasel
 
 PACKAGE = Path(hf_datasel.__file__).parent
 ORDER = (
-    "_lazy < errors < side_effects < spec < formats < tokens < strategies < hub < scoring < scores < rounds"
-    " < selectors < selection < analysis < cards < training < evaluation < testing < cli"
+    "_lazy < errors < atomic < side_effects < spec < formats < tokens < strategies < hub < scoring < scores"
+    " < rounds < selectors < selection < analysis < cards < training < evaluation < testing < cli"
 )
 RANK = {part: rank for rank, group in enumerate(ORDER.split(" < ")) for part in group.split(", ")}
 # Selection.push_to_hub and Selection.from_hub import cards inside the method.

@@ -18,6 +18,7 @@ import jinja2
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from hf_datasel.atomic import write_file
 from hf_datasel.cards.card import card, image_folder, page
 from hf_datasel.cards.facts import FORMAT, Facts, Result
 from hf_datasel.cards.figures import figures, png
@@ -165,16 +166,9 @@ def write_files(folder: Path, files: Mapping[str, str | bytes]) -> list[Path]:
         files: Path within the folder -> content.
 
     Raises:
-        PublishError: The folder cannot be written.
+        PublishError: A file cannot be written.
     """
-    try:
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    except OSError as error:
-        raise PublishError(f"Cannot write to {str(folder)!r}: {error.strerror}.") from error
-    return [folder / name for name in files]
+    return [write_file(folder / name, content, PublishError) for name, content in files.items()]
 
 
 # -- JSON ------------------------------------------------------------------------------------------------------------

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,9 @@ from hf_datasel.cards.card import image_folder
 from hf_datasel.cards.facts import DataConfig, Facts
 from hf_datasel.cards.figures import figures, png
 from hf_datasel.cards.sections.reproduce import as_yaml
-from hf_datasel.errors import SelectionError
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
-from hf_datasel.selection.saved_format import upgrade_provenance
+from hf_datasel.selection.saved_format import parse_selection, with_digests
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,8 +79,9 @@ def write_data(folder: Path, selections: Sequence[Selection], dataset: Dataset, 
         split = "train" if len(selections) == 1 else f"round_{selection.provenance['round']}"
         scores["splits"][split] = selection.table.num_rows
         scores["files"][split] = f"scores/{name}/{split}-*.parquet"
-        scores["bytes"] += _write_scores(folder / "scores" / name / f"{split}-00000-of-00001.parquet", table, schema)
-        _write_selection(folder / "selections" / name, selection)
+        scores_file = folder / "scores" / name / f"{split}-00000-of-00001.parquet"
+        scores["bytes"] += _write_scores(scores_file, table, schema)
+        _write_selection(folder / "selections" / name, selection, scores_file)
     return [*configs, scores]
 
 
@@ -157,22 +157,17 @@ def read_selection(provenance_file: Path, indices: Path, scores: Sequence[Path],
         source: Where the files come from, for messages.
 
     Raises:
-        SelectionError: The files are of a later version, or do not fit together.
+        SelectionError: The files are damaged, changed or of a later version, or do not fit together.
     """
-    try:
-        provenance = upgrade_provenance(json.loads(provenance_file.read_text(encoding="utf-8")), source)
-        columns = provenance.pop("columns")
-        table = pa.concat_tables([pq.read_table(path) for path in scores])
-        ids = pa.array([bytes.fromhex(row_id) for row_id in table.column("row_id").to_pylist()], pa.binary(32))
-        values = {name: table.column(_published_name(name)).combine_chunks() for name in columns}
-        rows = np.load(indices, allow_pickle=False)
-    except SelectionError:
-        raise
-    except (KeyError, ValueError, TypeError, OSError, pa.ArrowException) as error:
-        raise SelectionError(f"The selection in {source} cannot be read: {' '.join(str(error).split())}") from error
-    if rows.ndim != 1 or rows.dtype != np.int64 or (rows.size and not 0 <= rows.min() <= rows.max() < len(ids)):
-        raise SelectionError(f"The selection in {source} has row numbers beyond its pool of {len(ids):,} rows.")
-    return Selection(rows, provenance, pa.table({"row_id": ids, **values}))
+    contents = [path.read_bytes() for path in (provenance_file, indices, *scores)]
+    return Selection(*parse_selection(contents[0], contents[1], contents[2:], source, _selection_table))
+
+
+def _selection_table(published: pa.Table, provenance: dict[str, Any]) -> pa.Table:
+    """Return the table of a selection, whose scores the provenance names: other rounds may have more of them."""
+    ids = pa.array([bytes.fromhex(row_id) for row_id in published.column("row_id").to_pylist()], pa.binary(32))
+    columns = provenance.pop("columns")
+    return pa.table({"row_id": ids, **{name: published.column(_published_name(name)) for name in columns}})
 
 
 def _published_name(column: str) -> str:
@@ -212,11 +207,11 @@ def _write_scores(path: Path, table: pa.Table, schema: pa.Schema) -> int:
     return path.stat().st_size
 
 
-def _write_selection(folder: Path, selection: Selection) -> None:
+def _write_selection(folder: Path, selection: Selection, scores: Path) -> None:
+    files = {"indices": folder / "indices.npy", "scores": scores}
     folder.mkdir(parents=True)
     with (folder / "indices.npy").open("wb") as file:
         np.save(file, selection.indices)
-    columns = selection.table.column_names[1:]
-    provenance: Mapping[str, Any] = {**without_paths(selection.provenance), "columns": columns}
-    text = json.dumps(provenance, indent=2, ensure_ascii=False, default=str)
-    (folder / "selection.json").write_text(f"{text}\n", encoding="utf-8")
+    digests = {key: hashlib.sha256(path.read_bytes()).hexdigest() for key, path in files.items()}
+    provenance = {**without_paths(selection.provenance), "columns": selection.table.column_names[1:]}
+    (folder / "selection.json").write_text(with_digests(provenance, digests), encoding="utf-8")

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -202,8 +203,8 @@ def create_output_folder(path: str) -> Path:
     """
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
-        (Path(path) / "probe.tmp").touch()
-        (Path(path) / "probe.tmp").unlink()
+        with tempfile.TemporaryFile(dir=path):
+            pass
     except (OSError, ValueError, TypeError) as error:  # a name with a null byte, a value that is no text
         problem = getattr(error, "strerror", None) or error
         raise ConfigError(f"output_dir={path!r} cannot be created or written to: {problem}.") from error

@@ -202,10 +202,10 @@ def _select_with(
     try:
         for method in methods:
             try:
-                selection = cache.load(method)
+                saved = cache.load(method)
+                selection = saved
                 if selection is None:
                     selection = selecting.select(method.selector, size, ratio, method.seed, tokens=tokens)
-                    cache.save(method, selection)
             except DataselError as error:
                 spec = without_paths(method.selector.spec())
                 failures.append({"name": method.name, "selector": spec, "error": error.cli_message})
@@ -213,6 +213,12 @@ def _select_with(
                 print(f"{method.name}: failed. {error.cli_message}", file=sys.stderr)
                 continue
             selections[method.name] = selection
+            try:
+                if saved is None:
+                    cache.save(method, selection)
+            except SelectionError as error:  # it can be compared all the same
+                print(f"{method.name}: {len(selection.indices):,} rows. {error.cli_message}", file=sys.stderr)
+                continue
             print(f"{method.name}: {len(selection.indices):,} rows, in {cache.folders[method.name]}.")
     except KeyboardInterrupt:
         print(f"\nInterrupted. Run the same command again to continue with what is in {folder}.", file=sys.stderr)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
+import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -25,6 +28,8 @@ COMMANDS = {
     "env": "print versions and devices, for a bug report",
 }
 _WITHOUT_FLAGS = ("list", "env")
+_REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+"""Errors of a full disk or a folder that cannot be written to, such as the one of a library's cache."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,7 +69,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"hf-datasel {name}: interrupted.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not (reason := _refusal(error)):
+            raise
+        print(printable(f"hf-datasel {name}: error: {reason}"), file=sys.stderr)
+        return 2
     return 0
+
+
+def _refusal(error: Exception) -> str:
+    """Return a message for an error of a full disk or a folder that cannot be written to; "" for others."""
+    number = error.errno if isinstance(error, OSError) else None
+    if match := re.search(r"\(os error (\d+)\)", str(error)):  # from safetensors and tokenizers
+        number = int(match[1])
+    if number not in _REFUSED:
+        return ""
+    file = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+    return f"{os.strerror(number)}{file}. Make room, or use folders that can be written to."
 
 
 def _usage() -> str:

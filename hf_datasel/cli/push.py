@@ -143,12 +143,17 @@ def _replaced(hub: Hub, now: Snapshot, selections: Sequence[Selection], config_n
     if not published:
         return ""
     pinned = Hub(hub.repo_id, revision=now.commit)
-    rows = {name: np.load(pinned.download(f"selections/{name}/indices.npy"), allow_pickle=False) for name in published}
+    files = {name: pinned.download(f"selections/{name}/indices.npy") for name in published}
+    last = max(published, key=lambda name: (len(name), name))
+    record_file = pinned.download(f"selections/{last}/selection.json")
+    try:
+        rows = {name: np.load(file, allow_pickle=False) for name, file in files.items()}
+        method = method_name(json.loads(record_file.read_text(encoding="utf-8"))["selector"])
+    except (ValueError, EOFError, LookupError, TypeError, AttributeError):
+        return "a selection whose files are damaged"
     names = config_names(selections, publication)
     new_rows = {name: selection.indices for name, selection in zip(names, selections, strict=True)}
     if rows.keys() == new_rows.keys() and all(np.array_equal(rows[name], new_rows[name]) for name in new_rows):
         return ""
-    last = max(published, key=lambda name: (len(name), name))
-    record = json.loads(pinned.download(f"selections/{last}/selection.json").read_text(encoding="utf-8"))
     rounds = f"{len(published)} rounds, the last of " if len(published) > 1 else ""
-    return f"{method_name(record['selector'])}, {rounds}{len(rows[last]):,} rows"
+    return f"{method}, {rounds}{rows[last].size:,} rows"

@@ -7,9 +7,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from hf_datasel.atomic import write_file
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
@@ -22,7 +24,7 @@ from hf_datasel.cli.arguments import (
 )
 from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.tables import column_table, numeric_columns
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.spec import changed_settings
 
 __all__ = ["ScoreArguments", "run"]
@@ -180,7 +182,7 @@ def _with_loading(score: Any, loading: Mapping[str, Any]) -> Any:
 
 
 def _write_parquet(scored: Any, folder: Path) -> None:
-    """Write the rows and the provenance of their columns; the file is replaced atomically."""
+    """Write the rows and the provenance of their columns."""
     import pyarrow.parquet as pq
 
     from hf_datasel.scoring.column_provenance import write_provenance
@@ -189,10 +191,8 @@ def _write_parquet(scored: Any, folder: Path) -> None:
     columns_before = pq.read_schema(target).names if target.is_file() else []
     if missing := [name for name in columns_before if name not in scored.column_names]:
         print(f"Replaces {target.name} of an earlier run, which also had {', '.join(missing)}.")
-    draft = folder / "scored.parquet.tmp"
     with no_progress_bars():
-        scored.to_parquet(draft)
-    draft.replace(target)
+        write_file(target, scored.to_parquet, ScoreError)
     write_provenance(folder / "scored.origins.json", scored.data.table)
 
 
@@ -206,26 +206,25 @@ def _write_histograms(scored: Any, names: list[str], folder: Path) -> bool:
     """
     from hf_datasel.analysis import distribution, draw_scores
 
-    for name in _columns_drawn_before(folder):
-        (folder / "histograms" / f"{name}.png").unlink(missing_ok=True)
     columns = {name: values for name, values in numeric_columns(scored, names).items() if values.size}
     distributions = {name: distribution(name, {"scored": values}) for name, values in columns.items()}
-    (folder / "histograms.json").write_text(json.dumps(distributions, indent=1), encoding="utf-8")
-    if importlib.util.find_spec("matplotlib") is None:
-        return False
-    (folder / "histograms").mkdir(exist_ok=True)
-    for name, summary in distributions.items():
-        draw_scores(summary, f"{name} of {columns[name].size:,} rows").savefig(folder / "histograms" / f"{name}.png")
-    return bool(distributions)
+    drawn_before, has_matplotlib = _columns_drawn_before(folder), importlib.util.find_spec("matplotlib") is not None
+    write_file(folder / "histograms.json", json.dumps(distributions, indent=1), ScoreError)
+    for name, summary in distributions.items() if has_matplotlib else ():
+        figure = draw_scores(summary, f"{name} of {columns[name].size:,} rows")
+        write_file(folder / "histograms" / f"{name}.png", partial(figure.savefig, format="png"), ScoreError)
+    for name in drawn_before if not has_matplotlib else drawn_before - distributions.keys():
+        (folder / "histograms" / f"{name}.png").unlink(missing_ok=True)
+    return has_matplotlib and bool(distributions)
 
 
-def _columns_drawn_before(folder: Path) -> list[str]:
+def _columns_drawn_before(folder: Path) -> set[str]:
     """Return the columns in the `histograms.json` of an earlier run; empty if there is none or it is not ours."""
     try:
         content = json.loads((folder / "histograms.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return []
-    return [name for name in content if name == Path(name).name] if isinstance(content, dict) else []
+        return set()
+    return {name for name in content if name == Path(name).name} if isinstance(content, dict) else set()
 
 
 def _check_hub(dataset: Any, arguments: ScoreArguments) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.atomic import write_file
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
@@ -16,12 +20,15 @@ from hf_datasel.cli.arguments import (
     selector_and_settings,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
-from hf_datasel.errors import ConfigError, Interrupted, reason_counts
+from hf_datasel.errors import ConfigError, Interrupted, SelectionError, reason_counts
 
 if TYPE_CHECKING:
     from hf_datasel.rounds.selector import Selector
+    from hf_datasel.selection import Selection
 
 __all__ = ["SelectArguments", "run"]
+
+_SUBSET = "subset.parquet"
 
 
 @dataclass
@@ -92,17 +99,42 @@ def run(argv: Sequence[str]) -> None:
             )
     except Interrupted as interrupt:
         if len(interrupt.selected):
-            interrupt.selection.save(folder)
+            _save(interrupt.selection, folder)
             print(f"Interrupted: the {len(interrupt.selected):,} rows selected so far are in {folder}.")
         raise
-    selection.save(folder)
+    _save(selection, folder)
     print(f"{selector}: {len(selection.indices):,} of {len(dataset):,} rows.")
     _print_provenance(selection.provenance)
-    (folder / "subset.parquet").unlink(missing_ok=True)  # written for an earlier selection
     if arguments.save_subset:
         with no_progress_bars():
-            selection.apply(dataset).to_parquet(folder / "subset.parquet")
+            write_file(folder / _SUBSET, selection.apply(dataset).to_parquet, SelectionError)
     print(f"Written to {arguments.output_dir}.")
+
+
+def _save(selection: Selection, folder: Path) -> None:
+    """Save a selection to the output folder, and remove the rows of the earlier selection in it.
+
+    If that fails, the selection is saved to a temporary folder.
+
+    Raises:
+        SelectionError: The output folder cannot be written to; the message names the temporary folder.
+    """
+    subset, aside = folder / _SUBSET, folder / f".{_SUBSET}.old"
+    try:
+        if subset.is_file():
+            os.replace(subset, aside)  # so that it is never beside the record of another selection
+        selection.save(folder)
+        aside.unlink(missing_ok=True)
+    except (OSError, SelectionError) as error:
+        if aside.is_file():
+            os.replace(aside, subset)
+        message = error.cli_message if isinstance(error, SelectionError) else f"Cannot write to {folder}: {error}."
+        try:
+            elsewhere = Path(tempfile.mkdtemp(prefix="hf-datasel-selection-"))
+            selection.save(elsewhere)
+        except (OSError, SelectionError):
+            raise SelectionError(message) from error
+        raise SelectionError(f"{message} The selection was saved to {elsewhere}: copy it from there.") from error
 
 
 def _selector(arguments: SelectArguments) -> Selector:

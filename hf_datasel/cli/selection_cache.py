@@ -11,8 +11,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.atomic import write_file
 from hf_datasel.cli.methods import Method
-from hf_datasel.errors import DataselError
+from hf_datasel.errors import DataselError, SelectionError
 from hf_datasel.formats.digest import column_digest
 
 if TYPE_CHECKING:
@@ -54,27 +55,30 @@ class SelectionCache:
         for path in sorted(self.folder.glob(f"*/{_RECORD}")):
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
-                if record == self._record(method, record["columns"]):
+                is_of_selection = record.pop("selection") == _selection_digest(path.parent)
+                if is_of_selection and record == self._record(method, record["columns"]):
                     selection = Selection.load(path.parent)
                     selection.dataset = self.dataset  # the record contains the id of the dataset
                     self.folders[method.name] = path.parent
                     return selection
-            except (OSError, ValueError, KeyError, TypeError):  # incomplete, or not written by this class
+            except (OSError, ValueError, LookupError, TypeError, AttributeError):  # not written by this class
                 continue
         return None
 
-    def save(self, method: Method, selection: Selection) -> Selection:
-        """Save the selection of a method that `load` did not find, and return it."""
+    def save(self, method: Method, selection: Selection) -> None:
+        """Save the selection of a method that `load` did not find.
+
+        Raises:
+            SelectionError: Its folder cannot be written to.
+        """
         folder = self._new_folder(method.name)
-        (folder / _RECORD).unlink(missing_ok=True)
         selection.save(folder)
         provenance = selection.provenance
         columns = [*provenance["columns_unverified"], *provenance["columns_verified"]]
         columns += ["num_tokens"] if "tokens" in self.shared else []  # a budget of tokens may be counted in it
-        record = json.dumps(self._record(method, columns), indent=1)
-        (folder / _RECORD).write_text(record, encoding="utf-8")
+        record = {**self._record(method, columns), "selection": _selection_digest(folder)}
+        write_file(folder / _RECORD, json.dumps(record, indent=1), SelectionError)
         self.folders[method.name] = folder
-        return selection
 
     def unused_folders(self) -> list[str]:
         """Return the names of the folders with selections of earlier comparisons."""
@@ -101,6 +105,11 @@ class SelectionCache:
         while (folder := self.folder / (stem if count == 1 else f"{stem}-{count}")) in used:
             count += 1
         return folder
+
+
+def _selection_digest(folder: Path) -> str:
+    """Return a digest of a saved selection: a record beside another selection was written for an earlier one."""
+    return hashlib.sha256((folder / "selection.json").read_bytes()).hexdigest()
 
 
 def _resolve(value: Any) -> Any:

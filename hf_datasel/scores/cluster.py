@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import logging
 import os
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.kmeans import KMeansFit, fit_all, kmeans, nearest_centroids
@@ -125,8 +127,9 @@ class Cluster(Score):
         if target.suffix != ".npy":
             raise ConfigError(f"Cluster.fit(path={str(path)!r}): centroids are written as .npy, so it has to end so.")
         k, centroids = self.find(data)
-        with open(target, "wb") as file:
-            np.save(file, centroids)
+        content = io.BytesIO()
+        np.save(content, centroids)
+        write_file(target, content.getvalue(), ScoreError)
         return replace(self, k=k, centroids=str(target.resolve()))
 
     def find(self, data: Dataset | np.ndarray) -> tuple[int, np.ndarray]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel.atomic import write_file
+from hf_datasel.errors import ScoreError
 from hf_datasel.spec import upgraded
 
 __all__ = ["is_computed", "provenance_of", "read_provenance", "record_provenance", "write_provenance"]
@@ -73,7 +75,7 @@ def write_provenance(path: Path, table: pa.Table) -> None:
     columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
     keys = [key for name, column in columns.items() for key in _keys(name, _as_float64(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
-    path.write_text(json.dumps({"origins": specs}, indent=1, sort_keys=True), encoding="utf-8")
+    write_file(path, json.dumps({"origins": specs}, indent=1, sort_keys=True), ScoreError)
 
 
 def read_provenance(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ import numpy as np
 import xxhash
 
 from hf_datasel._lazy import torch
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
 from hf_datasel.scoring.distributed import Processes
 
@@ -216,9 +218,7 @@ class FeatureStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not file.is_file():
-                draft = file.with_suffix(f".{os.getpid()}.tmp")
-                draft.write_text(json.dumps(spec, indent=1, sort_keys=True), encoding="utf-8")
-                draft.replace(file)
+                write_file(file, json.dumps(spec, indent=1, sort_keys=True), ScoreError)
             stored = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             parent = str(self.folder.parent)
@@ -264,10 +264,9 @@ class FeatureStore:
             number += 1
         for kind, shape, dtype in (("features", (len(keys), self.dim), "<f2"), ("checks", (len(keys),), "<u8")):
             np.lib.format.open_memmap(_sibling(file, kind), mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
-        draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-        with open(draft, "wb") as out:
-            np.save(out, keys)
-        draft.replace(file)
+        content = io.BytesIO()
+        np.save(content, keys)
+        write_file(file, content.getvalue(), ScoreError)
 
     def _set_aside(self, file: Path, reason: str) -> None:
         logger.warning("%s is damaged (%s): it is renamed, and its features are computed again.", file, reason)

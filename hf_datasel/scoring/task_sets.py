@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean, reason_counts
 from hf_datasel.formats import POOL_ROW, Pool, Row, canonical_rows, detect_format
 from hf_datasel.formats.json_values import dump_json, table_values
@@ -116,12 +118,12 @@ def write_anchors(pool: Pool, rows: np.ndarray, path: Path) -> None:
     table = pool.dataset.select_columns(pool.columns).select(rows).with_format("arrow")[:]
     table = table.append_column(POOL_ROW, pa.array(rows, pa.int64()))
     if path.suffix == ".parquet":
-        pq.write_table(table, path)
+        write_file(path, partial(pq.write_table, table), ScoreError)
         return
     columns = table_values(table)
     lines = [dump_json(dict(zip(columns, row, strict=True))) for row in zip(*columns.values(), strict=True)]
     text = "\n".join(lines) + "\n" if path.suffix == ".jsonl" else "[\n" + ",\n".join(lines) + "\n]\n"
-    path.write_text(text, encoding="utf-8", newline="\n")
+    write_file(path, text, ScoreError)
 
 
 def check_anchor_path(path: Path) -> Path:

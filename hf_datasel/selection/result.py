@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from hf_datasel.errors import DatasetMismatchError, FormatError, SelectionError
 from hf_datasel.formats import Pool
@@ -20,9 +17,11 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import origin, versions
-from hf_datasel.selection.saved_format import FORMAT_VERSION, upgrade_provenance
+from hf_datasel.selection.saved_folder import load_folder, save_folder
+from hf_datasel.selection.saved_format import FORMAT_VERSION
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
 
     from datasets import Dataset
@@ -252,6 +251,7 @@ class Selection:
 
         Raises:
             PublishError: The repository does not exist, or has no such selection.
+            SelectionError: Its files are damaged or changed, or a later version wrote them.
         """
         from hf_datasel.cards.pull import pull_selection
 
@@ -279,31 +279,31 @@ class Selection:
         return np.intersect1d(self.indices, other.indices).size / union if union else 1.0
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write `selection.json`, `indices.npy` and `scores.parquet` to a folder, each atomically."""
-        path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
-        _atomically(path / "indices.npy", lambda file: _save_npy(file, self.indices))
-        _atomically(path / "scores.parquet", lambda file: pq.write_table(self.table, file))
-        text = json.dumps(self.provenance, indent=2, ensure_ascii=False, default=str)
-        _atomically(path / "selection.json", lambda file: file.write_text(f"{text}\n", encoding="utf-8"))
+        """Write `selection.json`, `indices.npy` and `scores.parquet` to a folder.
+
+        A selection that the folder holds already is replaced atomically: if the process is killed or the disk is full,
+        the folder holds either the earlier one or the new one. `selection.json` contains the SHA-256 of all three
+        files, which `load` checks.
+
+        Args:
+            directory: The folder; it is created if it does not exist.
+
+        Raises:
+            SelectionError: The folder cannot be written to. The selection stays usable, and can be saved elsewhere.
+        """
+        save_folder(Path(directory), self.indices, self.provenance, self.table)
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str]) -> Selection:
         """Load a selection that `save` wrote, with this or an earlier version of hf_datasel.
 
+        Args:
+            directory: The folder.
+
         Raises:
-            SelectionError: A file is missing or cannot be read, or a later version wrote it.
+            SelectionError: A file is missing, damaged or changed, or a later version wrote it.
         """
-        path = Path(directory)
-        missing = [name for name in ("selection.json", "indices.npy", "scores.parquet") if not (path / name).is_file()]
-        if missing:
-            raise SelectionError(f"{str(path)!r} holds no selection: {', '.join(missing)} not found.")
-        try:
-            provenance = json.loads((path / "selection.json").read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise SelectionError(f"{str(path / 'selection.json')!r} is no valid JSON: {error}") from error
-        provenance = upgrade_provenance(provenance, repr(str(path)))
-        return cls(np.load(path / "indices.npy"), provenance, pq.read_table(path / "scores.parquet"))
+        return cls(*load_folder(Path(directory)))
 
     def _missing_columns(self, names: Sequence[str]) -> str:
         """Return a sentence about the columns that the selection was made from and a dataset does not have."""
@@ -366,14 +366,3 @@ def _among_rounds(context: RoundContext, rows: np.ndarray) -> dict[str, Any]:
 def _counts(reasons: np.ndarray) -> dict[str, int]:
     names, counts = np.unique(np.where(reasons == "", "no_label_after_truncation", reasons), return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
-
-
-def _save_npy(path: Path, values: np.ndarray) -> None:
-    with path.open("wb") as file:
-        np.save(file, values)
-
-
-def _atomically(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    write(temporary)
-    os.replace(temporary, path)

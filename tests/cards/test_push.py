@@ -606,14 +606,28 @@ def test_push_while_reading(hub, parent, selection):
 def test_inconsistent_files(hub, selection):
     selection.push_to_hub(REPO)
     about = json.loads(hub.files(REPO)["selections/default/selection.json"])
+    unsigned = {**about, "format_version": 2}  # as versions without digests wrote it
+    del unsigned["sha256"]
+    scores = "scores/default/train-00000-of-00001.parquet"
     files = {
         "format_version 99": {
             "selections/default/selection.json": json.dumps({**about, "format_version": 99}).encode()
         },
         "no record of a selection": {"selections/default/selection.json": b"[]"},
-        "cannot be read": {"selections/default/selection.json": b"{"},
-        "has row numbers beyond its pool": {"selections/default/indices.npy": npy([99])},
-        "cannot be read: Object arrays": {"selections/default/indices.npy": npy([{}])},
+        "is no valid JSON": {"selections/default/selection.json": b"{"},
+        "indices.npy is not what was written": {"selections/default/indices.npy": npy([3, 2, 1])},
+        "the scores are not what was written": {scores: hub.files(REPO)[scores] + b" "},
+        "selection.json is not as it was written": {
+            "selections/default/selection.json": json.dumps({**about, "seed": 1}).encode()
+        },
+        "has row numbers beyond its pool": {
+            "selections/default/selection.json": json.dumps(unsigned).encode(),
+            "selections/default/indices.npy": npy([99]),
+        },
+        "indices.npy cannot be read .Object arrays": {
+            "selections/default/selection.json": json.dumps(unsigned).encode(),
+            "selections/default/indices.npy": npy([{}]),
+        },
     }
     for message, content in files.items():
         before = hub.files(REPO)

@@ -160,3 +160,14 @@ def test_name_and_rows_are_checked_before_the_login(
 
 def _nobody(self):
     raise LocalTokenNotFoundError("Token is required, but no token found.")
+
+
+@pytest.mark.parametrize(("name", "content"), [("indices.npy", b"no array"), ("selection.json", b"[1]")])
+def test_damaged_selection_is_replaced(local_hub, selection, rows_file, capsys, name, content):
+    command = ["push", "--repo_id", "tester/x", "--dataset_name", str(rows_file), "--selection", str(selection)]
+    assert main(command) == 0
+    local_hub.commit("tester/x", {f"selections/default/{name}": content})
+    capsys.readouterr()
+    assert main(command) == 0
+    assert capsys.readouterr().out.startswith("Replaces a selection whose files are damaged, in tester/x;")
+    assert Selection.from_hub("tester/x") == Selection.load(selection)

@@ -13,6 +13,7 @@ import sys
 import time
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -24,7 +25,7 @@ from hf_datasel import score
 from hf_datasel.errors import ScoreError
 from hf_datasel.scores import IFD, Embedding, Loss, SelectIT
 from hf_datasel.scoring import logprobs as forward
-from hf_datasel.scoring.store.segment_log import read_segment
+from hf_datasel.scoring.store.segment_log import SegmentWriter, read_segment
 from hf_datasel.scoring.store.store import ScoreStore
 
 SPEC = {"computed": "test", "version": 1}
@@ -190,6 +191,64 @@ def test_damaged_parquet_file_is_set_aside(tmp_path, caplog, harm):
     assert [path.name for path in tmp_path.glob("*/set-aside/*")] == [part.name]
     stored(tmp_path, range(100))
     assert all(filled(tmp_path, range(100))[0])
+
+
+PAIRS = pa.array([[1.0, 2.0]] * 3, pa.list_(pa.float64(), 2))
+KEYS = [b"k" * 16, b"l" * 16, b"m" * 16]
+FOREIGN = {
+    "a dataset": {"text": ["a"] * 3},
+    "another width": {"key": KEYS, "values": pa.array([[1.0]] * 3, pa.list_(pa.float64(), 1))},
+    "another type": {"key": KEYS, "values": PAIRS.cast(pa.list_(pa.float32(), 2))},
+    "no lists": {"key": KEYS, "values": [1.0, 2.0, 3.0]},
+    "no bytes": {"key": [1, 2, 3], "values": PAIRS},
+    "short keys": {"key": [b"k"] * 3, "values": PAIRS},
+    "no values": {"key": KEYS, "values": pa.array([None] * 3, PAIRS.type)},
+    "no keys": {"key": pa.array([None] * 3, pa.binary()), "values": PAIRS},
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_foreign_parquet_file_is_set_aside(tmp_path, caplog, content):
+    stored(tmp_path, range(10))
+    (part,) = tmp_path.glob("*/*.parquet")
+    pq.write_table(pa.table(FOREIGN[content]), part.with_name("part-0000000000000000.parquet"))
+    with caplog.at_level(logging.WARNING, "hf_datasel"):
+        assert all(filled(tmp_path, range(10))[0])
+    assert "is damaged" in caplog.text
+    assert [path.name for path in tmp_path.glob("*/set-aside/*")] == ["part-0000000000000000.parquet"]
+
+
+@pytest.mark.parametrize("harm", ["spec.json", "parquet"])
+def test_tables_of_a_damaged_store(tmp_path, harm):
+    stored(tmp_path, range(10))
+    (path,) = tmp_path.glob(f"*/*{harm}")
+    content = path.read_bytes()
+    changed = content.replace(b'"version": 1', b'"version": 2') if harm == "spec.json" else content[:-9]
+    assert changed != content
+    path.write_bytes(changed)
+    with pytest.raises(ScoreError, match=rf"'.*{path.name}' of the score store is damaged \(.*\)\. Delete it"):
+        ScoreStore(tmp_path).tables()
+    path.unlink()
+    stored(tmp_path, range(20))
+    assert ScoreStore(tmp_path).tables()[0]["rows"] == 20
+
+
+def test_full_disk_while_compacting(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hf_datasel.scoring.store.store.pq.write_table", full)
+        stored(tmp_path, range(10))
+    assert all(filled(tmp_path, range(10))[0])
+    stored(tmp_path, [10])
+    assert all(filled(tmp_path, range(11))[0])
+
+
+def test_folder_of_a_segment_cannot_be_written_to(tmp_path):
+    (tmp_path / "sums").write_text("a file")
+    with pytest.raises(ScoreError, match=r"Cannot write to the score store at '.*/sums': "):
+        SegmentWriter(tmp_path / "sums")
 
 
 def test_disk_full(tmp_path, monkeypatch):

@@ -76,5 +76,5 @@ def test_later_format_is_refused(tmp_path, versions, writer):
     path = tmp_path / "selection.json"
     provenance = json.loads(path.read_text()) | {"format_version": FORMAT_VERSION + 1, "versions": versions}
     path.write_text(json.dumps(provenance))
-    with pytest.raises(SelectionError, match=f"format_version 3, written by {writer}, and .* reads up to 2. Upgrade"):
+    with pytest.raises(SelectionError, match=f"format_version 4, written by {writer}, and .* reads up to 3. Upgrade"):
         Selection.load(tmp_path)

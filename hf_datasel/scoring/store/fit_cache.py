@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import DataselError
+from hf_datasel.atomic import write_file
+from hf_datasel.errors import DataselError, ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.base import Score
 from hf_datasel.spec import spec_name, upgraded
@@ -98,6 +99,4 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 
 def _write(path: Path, entries: list[dict[str, Any]]) -> None:
-    draft = path.with_suffix(".tmp")
-    draft.write_text(json.dumps(entries, indent=1), encoding="utf-8")
-    draft.replace(path)
+    write_file(path, json.dumps(entries, indent=1), ScoreError)

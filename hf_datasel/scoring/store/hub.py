@@ -7,13 +7,15 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from huggingface_hub import CommitInfo
 
-from hf_datasel.errors import PublishError
+from hf_datasel.atomic import write_file
+from hf_datasel.errors import PublishError, ScoreError
 from hf_datasel.hub.permissions import sign_in
 from hf_datasel.hub.repository import Hub, Snapshot
 
@@ -84,10 +86,7 @@ def pull_store(
     for path in paths:
         target = store.folder / path
         if not target.is_file():
-            target.parent.mkdir(exist_ok=True)
-            draft = target.with_suffix(".tmp")
-            shutil.copyfile(hub.download(path), draft)
-            draft.replace(target)
+            write_file(target, partial(shutil.copyfile, hub.download(path)), ScoreError)
     return store
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
+from hf_datasel.atomic import failure_reason
 from hf_datasel.errors import ScoreError
 
 __all__ = ["KEY_BYTES", "Records", "SegmentWriter", "lock_if_finished", "read_segment"]
@@ -42,14 +43,20 @@ class SegmentWriter:
 
     Args:
         folder: Folder of the segment, created if it does not exist.
+
+    Raises:
+        ScoreError: The folder cannot be written to.
     """
 
     def __init__(self, folder: Path):
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{uuid.uuid4().hex}.segment"
         self._lock = FileLock(_lock_path(self.path))
-        self._lock.acquire()
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND)
+        except OSError as error:
+            raise self._error(error) from error
 
     def append(self, keys: np.ndarray, values: np.ndarray) -> None:
         """Write one batch. If the process is killed, either all of it or nothing of it will be read.
@@ -69,15 +76,24 @@ class SegmentWriter:
             while record:
                 record = record[os.write(self._file, record) :]
         except OSError as error:
-            raise ScoreError(
-                f"Cannot write to the score store at {str(self.path.parent)!r}: {error.strerror}."
-            ) from error
+            raise self._error(error) from error
 
     def close(self) -> None:
-        """Flush the segment to disk, and unlock it."""
-        os.fsync(self._file)
-        os.close(self._file)
-        self._lock.release()
+        """Flush the segment to disk, and unlock it.
+
+        Raises:
+            ScoreError: The file cannot be written to.
+        """
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise self._error(error) from error
+        finally:
+            os.close(self._file)
+            self._lock.release()
+
+    def _error(self, error: OSError) -> ScoreError:
+        return ScoreError(f"Cannot write to the score store at {str(self.path.parent)!r}: {failure_reason(error)}.")
 
 
 def read_segment(path: Path, width: int, dtype: np.dtype[np.floating]) -> Records:

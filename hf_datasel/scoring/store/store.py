@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
 from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, lock_if_finished, read_segment
 
@@ -52,8 +54,8 @@ class ScoreStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not any(self.folder.iterdir()):  # a folder with results may be read-only
-                (self.folder / "probe.tmp").touch()
-                (self.folder / "probe.tmp").unlink()
+                with tempfile.TemporaryFile(dir=self.folder):
+                    pass
         except OSError as error:
             raise ScoreError(f"store={str(folder)!r} cannot be created: {error.strerror}.") from error
 
@@ -66,15 +68,30 @@ class ScoreStore:
             dtype: Data type of the numbers.
         """
         full_spec = {**spec, "width": width, "values": dtype.name}
-        digest = hashlib.sha256(json.dumps(full_spec, sort_keys=True).encode()).hexdigest()[:16]
-        return StoreTable(self.folder / f"{spec['computed']}-{digest}", full_spec, width, dtype)
+        return StoreTable(self.folder / _table_name(full_spec), full_spec, width, dtype)
 
     def tables(self) -> list[dict[str, Any]]:
-        """Return the spec of each table, with its `folder` and the number of `rows` in its finished files."""
+        """Return the spec of each table, with its `folder` and the number of `rows` in its finished files.
+
+        Raises:
+            ScoreError: A file is damaged.
+        """
         tables = []
         for file in sorted(self.folder.glob("*/spec.json")):
-            rows = sum(pq.read_metadata(part).num_rows for part in file.parent.glob("*.parquet"))
-            tables.append({**json.loads(file.read_text(encoding="utf-8")), "folder": file.parent.name, "rows": rows})
+            damaged = file
+            try:
+                spec = json.loads(file.read_text(encoding="utf-8"))
+                if _table_name(spec) != file.parent.name:
+                    raise ValueError("it is not the spec of its folder")
+                rows = 0
+                for damaged in file.parent.glob("*.parquet"):
+                    rows += pq.read_metadata(damaged).num_rows
+            except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+                raise ScoreError(
+                    f"{str(damaged)!r} of the score store is damaged ({' '.join(str(error).split())}). Delete it and "
+                    "score again with this store: what is missing is computed and written again."
+                ) from error
+            tables.append({**spec, "folder": file.parent.name, "rows": rows})
         return tables
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
@@ -193,15 +210,13 @@ class StoreTable:
                 self._compact()
         except Timeout:
             logger.debug("Another process is compacting %s.", self.folder)
-        except PermissionError as error:
-            logger.debug("%s is read-only and is not compacted: %s", self.folder, error)
+        except OSError as error:  # the folder is read-only or the disk is full: nothing is lost without it
+            logger.debug("%s is not compacted: %s", self.folder, error)
 
     def _write_spec(self) -> None:
         path = self.folder / "spec.json"
         if not path.is_file():
-            draft = path.with_suffix(f".{os.getpid()}.tmp")
-            draft.write_text(json.dumps(self.spec, indent=1, sort_keys=True), encoding="utf-8")
-            draft.replace(path)
+            write_file(path, json.dumps(self.spec, indent=1, sort_keys=True), ScoreError)
 
     # -- reading ------------------------------------------------------------------------------------------------------
     def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -230,7 +245,7 @@ class StoreTable:
             groups = list(self._read_part(path))
         except FileNotFoundError:
             raise
-        except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the operating system, not a damaged file
                 raise ScoreError(f"Cannot read {str(path)!r} of the score store: {error.strerror}.") from error
             self._set_aside(path, str(error))
@@ -239,14 +254,23 @@ class StoreTable:
 
     def _read_part(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = {field.name: field.type for field in file.schema_arrow}
+            if found != self._columns():
+                raise ValueError(f"its columns are {', '.join(f'{name} ({kind})' for name, kind in found.items())}")
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
+                if table.column("key").null_count:
+                    raise ValueError("a key is null")
                 keys = table.column("key").combine_chunks().cast(pa.binary(KEY_BYTES))
                 values = table.column("values").combine_chunks()
                 flat = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=self.dtype)
                 start = keys.offset
                 stored = np.frombuffer(keys.buffers()[1], dtype=f"S{KEY_BYTES}")[start : start + len(keys)]
                 yield stored, flat.reshape(len(stored), self.width)
+
+    def _columns(self) -> dict[str, pa.DataType]:
+        """Return the columns of a Parquet file of the table."""
+        return {"key": pa.binary(), "values": pa.list_(pa.from_numpy_dtype(self.dtype), self.width)}
 
     def _set_aside(self, path: Path, reason: str) -> None:
         folder = self.folder / "set-aside"
@@ -304,6 +328,12 @@ class StoreTable:
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
         return draft.replace(self.folder / f"part-{digest}.parquet")
+
+
+def _table_name(spec: Mapping[str, Any]) -> str:
+    """Return the name of the folder of a table, which contains a digest of its spec."""
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{spec['computed']}-{digest}"
 
 
 def _as_bytes(keys: np.ndarray) -> np.ndarray:
