@@ -94,7 +94,7 @@ class ConfigError(DataselError):
 
 
 class ResumeError(DataselError):
-    """A checkpoint was saved with another dataset, selector or version than those of the resuming run."""
+    """A checkpoint is incomplete or damaged, or belongs to a run with other rows, models or settings."""
 
 
 class PublishError(DataselError):

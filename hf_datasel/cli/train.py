@@ -131,20 +131,13 @@ def _model_errors(name: str) -> Iterator[None]:
 
 
 def _check_resume(resume: Any, folder: str) -> None:
-    """Raise if there is nothing to resume from."""
-    from hf_datasel.training.checkpoint_state import last_complete_checkpoint
+    """Raise if there is nothing to resume from, before the dataset is loaded."""
+    from hf_datasel.training.checkpoint_files import check_run_exists
 
     if isinstance(resume, str) and not Path(resume).is_dir():
         raise ConfigError(f"resume_from_checkpoint={resume!r}: there is no such folder.")
-    if resume is not True:
-        return
-    if not Path(folder).is_dir() or not any(Path(folder).iterdir()):
-        raise ConfigError(f"There is no run in {folder!r}. Remove resume_from_checkpoint to start one.")
-    if last_complete_checkpoint(folder) is None:
-        raise ConfigError(
-            f"{folder!r} has no checkpoint: its run ended before the first one was saved. Remove "
-            "resume_from_checkpoint to start again."
-        )
+    if resume is True:
+        check_run_exists(folder)
 
 
 def _load_datasets(script: Any, config: Any, mixture: Any, revision: str | None) -> tuple[Any, Any]:

@@ -180,6 +180,10 @@ class LESS(WarmupSelector):
 class _RunInfluence(Influence):
     """Influence at checkpoints of the model in training."""
 
+    def _identity(self) -> str:
+        """Return what determines the values apart from the settings and the checkpoints, which the run saves."""
+        return f"v{self.version}:{self._source()[2]}"
+
     def for_training(self, run: Engine) -> Influence:
         """Return this score with the dtype of the model in training, if `dtype` is `"auto"`.
 

@@ -1,31 +1,29 @@
-"""The state of the selection in checkpoints, the saved selections, and which checkpoint to resume from."""
+"""The state of the selection in checkpoints, and the saved selections."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 import transformers
 from transformers import TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel import __version__
-from hf_datasel.errors import ConfigError, ResumeError
-from hf_datasel.formats.digest import column_digest
+from hf_datasel.errors import ConfigError, DataselError, ResumeError
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import without_paths
 from hf_datasel.spec import upgraded
-from hf_datasel.training.config import SelectiveSFTConfig, data_seed, without_secrets
+from hf_datasel.training.checkpoint_files import STATE_ARRAYS, STATE_JSON, read_json
+from hf_datasel.training.run_identity import check_columns, check_identity
 from hf_datasel.training.schedule import StartedRound
 
 if TYPE_CHECKING:
@@ -33,26 +31,24 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from hf_datasel.formats import Pool
-    from hf_datasel.rounds.selector import Selector
 
 __all__ = [
     "CarriedState",
     "CheckpointCallback",
     "SelectionState",
     "check_resume_supported",
-    "last_complete_checkpoint",
     "load_selections",
-    "remove_stale_files",
     "restore_dtypes",
-    "run_identity",
     "save_selection",
-    "tokens_digest",
 ]
 
 logger = logging.getLogger(__name__)
 
-_VERSION, _OLDEST_VERSION = 4, 3
-_JSON, _ARRAYS = "selection_state.json", "selection_state.npz"
+_VERSION, _OLDEST_VERSION = 5, 3
+_RENAMED_IN = 4
+"""Version from which on the state of selectors has the names of this release."""
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+"""Errors of reading arrays, and rounds that fit them, from a damaged file."""
 
 
 @dataclass
@@ -94,6 +90,8 @@ class SelectionState:
         losses: Losses of rows from their training steps, where they are reused.
         pass_ended: Whether a callback had ended the pass over the rows early at this step.
         base: Digest of the base weights, where later rounds restart from them.
+        plan: Planned rounds, as plain values.
+        selections: Provenance of the selection of each round.
     """
 
     identity: dict[str, Any]
@@ -102,6 +100,8 @@ class SelectionState:
     losses: dict[str, np.ndarray] = field(default_factory=dict)
     pass_ended: bool = False
     base: str | None = None
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    selections: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside the weights of a checkpoint. Row numbers are stored as differences, to compress."""
@@ -111,7 +111,7 @@ class SelectionState:
         arrays |= {f"losses/{name}": values for name, values in self.losses.items()}
         for index, record in enumerate(self.records):
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
-        with (path / _ARRAYS).open("wb") as file:
+        with (path / STATE_ARRAYS).open("wb") as file:
             np.savez_compressed(file, **arrays)
         rounds = [{name: value for name, value in vars(record).items() if name != "rows"} for record in self.records]
         content = {
@@ -123,8 +123,10 @@ class SelectionState:
             "columns": self.carried.columns,
             "pass_ended": self.pass_ended,
             "base": self.base,
+            "plan": self.plan,
+            "selections": self.selections,
         }
-        (path / _JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        (path / STATE_JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], identity: dict[str, Any], pool: Dataset) -> SelectionState:
@@ -140,61 +142,54 @@ class SelectionState:
                 relied on has other values now. The message names what differs.
         """
         path = Path(directory)
-        if not (path / _JSON).is_file() or not (path / _ARRAYS).is_file():
+        if not (path / STATE_JSON).is_file() or not (path / STATE_ARRAYS).is_file():
             raise ResumeError(
-                f"{str(path)!r} has no {_JSON}: it was not written by SelectiveSFTTrainer. Start without "
+                f"{str(path)!r} has no {STATE_JSON}: it was not written by SelectiveSFTTrainer. Start without "
                 "resume_from_checkpoint, or pass the folder of the checkpoint as the model."
             )
-        content = json.loads((path / _JSON).read_text(encoding="utf-8"))
+        content = read_json(path / STATE_JSON)
         # releases that did not record themselves are 0.1.0 and earlier
-        writer = f"hf_datasel {content.get('hf_datasel', '0.1.0 or earlier')}"
-        if not _OLDEST_VERSION <= content["version"] <= _VERSION:
+        writer, version = f"hf_datasel {content.get('hf_datasel', '0.1.0 or earlier')}", content.get("version")
+        if not (isinstance(version, int) and _OLDEST_VERSION <= version <= _VERSION):
             raise ResumeError(
-                f"{str(path)!r} was written by {writer} with version {content['version']} of the state, but "
-                f"hf_datasel {__version__} reads versions {_OLDEST_VERSION} to {_VERSION}.",
+                f"{str(path)!r} was written by {writer} with version {version} of the state, but hf_datasel "
+                f"{__version__} reads versions {_OLDEST_VERSION} to {_VERSION}.",
                 "Resume with the release that wrote it, or start without resume_from_checkpoint.",
             )
-        _check_identity(path, content["identity"], identity, writer)
-        _check_columns(path, content["columns"], pool)
-        with np.load(path / _ARRAYS) as stored:
+        is_current = writer == f"hf_datasel {__version__}"
+        wrote = "" if is_current else f" It was written by {writer}; this is {__version__}."
+        check_identity(path, content.get("identity", {}), identity, wrote)
+        check_columns(path, content.get("columns", {}), pool)
+        try:
+            return cls._of(content, path)
+        except _DAMAGED as error:
+            raise ResumeError(
+                f"{str(path / STATE_ARRAYS)!r} or {STATE_JSON} is damaged: {error}. Resume from another checkpoint."
+            ) from error
+
+    @classmethod
+    def _of(cls, content: dict[str, Any], path: Path) -> SelectionState:
+        with (path / STATE_ARRAYS).open("rb") as file, np.load(file) as stored:
             rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
             arrays, losses = (
                 {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
                 for prefix in ("state/", "losses/")
             )
-        arrays = _upgrade_arrays(arrays) if content["version"] < _VERSION else arrays
-        records = [StartedRound(rows[index], **record) for index, record in enumerate(content["rounds"])]
-        checkpoints = [os.path.normpath(path.parent / folder) for folder in content["checkpoints"]]
-        carried = CarriedState(arrays, checkpoints, content["columns"])
-        return cls(content["identity"], records, carried, losses, content["pass_ended"], content["base"])
-
-
-def run_identity(
-    args: SelectiveSFTConfig, pool: Pool, digest: str, selector: Selector, rows_per_round: int, rows_per_update: int
-) -> dict[str, Any]:
-    """Return everything that has to be equal in a run that resumes from a checkpoint of this one.
-
-    Args:
-        args: Config of the run.
-        pool: The rows.
-        digest: Digest of the tokens of the rows.
-        selector: Selector of the run.
-        rows_per_round: Number of rows per round, without a schedule.
-        rows_per_update: Number of rows per optimizer update.
-    """
-    return {
-        "pool": {"id": pool.id, "rows": len(pool)},
-        "tokens": digest,
-        "selector": without_paths(selector.spec()),  # checkpoints may be pushed with the model
-        "places": _paths_digest(selector.spec()),
-        "rows_per_round": args.selection_schedule or rows_per_round,
-        "reselection": [args.reselection_strategy, args.reselection_steps],
-        "packing": args.packing and args.packing_strategy,
-        "rows_per_update": rows_per_update,
-        "scoring": [args.scoring_dtype, args.scoring_tokens_per_batch],
-        "reuse_training_loss": args.reuse_training_loss,
-        "seed": [args.seed, data_seed(args)],
-    }
+        arrays = _upgrade_arrays(arrays) if content["version"] < _RENAMED_IN else arrays
+        return cls(
+            content["identity"],
+            [StartedRound(rows[index], **record) for index, record in enumerate(content["rounds"])],
+            CarriedState(
+                arrays,
+                [os.path.normpath(path.parent / folder) for folder in content["checkpoints"]],
+                content["columns"],
+            ),
+            losses,
+            content["pass_ended"],
+            content["base"],
+            content.get("plan", []),
+            content.get("selections", []),
+        )
 
 
 def _upgrade_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -213,75 +208,6 @@ def _upgrade_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return current
 
 
-def _check_identity(path: Path, saved: dict[str, Any], identity: dict[str, Any], writer: str) -> None:
-    current = json.loads(json.dumps(identity, default=str))
-    selector = saved.get("selector")
-    saved = {**saved, "selector": upgraded(selector)}  # by the names of this version
-    differs = [name for name in current if saved.get(name) != current[name]]
-    if "places" in differs and ("selector" in differs or saved["selector"] != selector):
-        differs.remove("places")  # a digest of the selector's names as well
-    if differs:
-        name = differs[0]
-        difference = _describe_difference(name, saved.get(name), current[name])
-        wrote = "" if writer == f"hf_datasel {__version__}" else f"It was written by {writer}; this is {__version__}."
-        raise ResumeError(f"{str(path)!r} belongs to another run: {', '.join(differs)} differ ({difference}).", wrote)
-
-
-def _check_columns(path: Path, columns: Mapping[str, str], pool: Dataset) -> None:
-    for name, digest in columns.items():
-        if name not in pool.column_names or column_digest(pool, name) != digest:
-            now = "has other values now" if name in pool.column_names else "no longer exists"
-            raise ResumeError(
-                f"{str(path)!r} belongs to another run: its rows were selected by column {name!r}, which {now}."
-            )
-
-
-def _describe_difference(name: str, before: Any, now: Any) -> str:
-    """Describe how one part of an identity differs between a checkpoint and this run."""
-    if name == "tokens":
-        return "the same rows have other tokens or labels in this run"
-    if name == "places":
-        return "a model or file of the selector is in another folder in this run"
-    if not isinstance(before, dict) or not isinstance(now, dict):
-        return f"{before} in the checkpoint, {now} in this run"
-    if name == "pool":
-        if before["rows"] == now["rows"]:
-            return "other rows"
-        return f"another dataset: {before['rows']:,} rows in the checkpoint, {now['rows']:,} in this run"
-    if before.get("selector") != now.get("selector"):
-        return f"{before.get('selector')} in the checkpoint, {now.get('selector')} in this run"
-    return "; ".join(_changed_settings(before, now))
-
-
-def _changed_settings(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """Describe the settings of one selector that differ, also those of its scores and inner selectors."""
-    changes = []
-    for key in (key for key in {**before, **now} if before.get(key) != now.get(key)):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            changes += _changed_settings(old, new, f"{prefix}{key}.")
-        else:
-            changes.append(f"{prefix}{key}: {old} in the checkpoint, {new} in this run")
-    return changes
-
-
-def _paths_digest(spec: dict[str, Any]) -> str:
-    """Return the SHA-256 of a selector's spec with the paths of its models and files, which stay private."""
-    return hashlib.sha256(json.dumps(without_secrets(spec), sort_keys=True, default=str).encode()).hexdigest()
-
-
-def tokens_digest(tokens: Dataset) -> str:
-    """Return the SHA-256 of the token ids and labels of all rows in order."""
-    digest = hashlib.sha256()
-    view = tokens.select_columns(["input_ids", "labels"]).with_format("arrow")
-    for table in view.iter(batch_size=10_000):
-        for name in ("input_ids", "labels"):
-            lists = table.column(name).combine_chunks()
-            digest.update(np.asarray(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
-            digest.update(np.asarray(lists.flatten().to_numpy(zero_copy_only=False), dtype=np.int64).tobytes())
-    return digest.hexdigest()
-
-
 # -- saved selections -------------------------------------------------------------------------------------------------
 def save_selection(selection: Selection, output_dir: str, index: int) -> None:
     """Save the selection of a round, and remove those of later rounds, which an earlier run left in this folder."""
@@ -290,21 +216,59 @@ def save_selection(selection: Selection, output_dir: str, index: int) -> None:
         shutil.rmtree(later)
 
 
-def load_selections(output_dir: str, records: list[StartedRound]) -> list[Selection]:
-    """Return the saved selections of earlier rounds, and log a warning for each that no longer exists."""
+def load_selections(
+    output_dir: str, checkpoint: str, saved: SelectionState, pool: Pool, should_save: bool
+) -> list[Selection]:
+    """Return the selections of the rounds of a checkpoint, and save those that the output folder lacks.
+
+    They are read from the output folder, or from the one that the checkpoint is in. Where neither has one, the
+    selection is made of the row numbers in the checkpoint, without scores, and a warning is logged.
+
+    Args:
+        output_dir: Output folder of the run that resumes.
+        checkpoint: Folder of the checkpoint.
+        saved: Its state.
+        pool: The rows.
+        should_save: Whether this process writes files.
+    """
+    provenances = {provenance["round"]: provenance for provenance in saved.selections}
     selections = []
-    for index, record in enumerate(records):
+    for index, record in enumerate(saved.records):
         folder = _selection_folder(output_dir, index)
-        if (folder / "selection.json").is_file():
-            selection = Selection.load(folder)
-            if np.array_equal(selection.indices, record.rows):
-                selections.append(selection)
-                continue
-        logger.warning("%s is missing or of another run: trainer.selections lacks round %d.", folder, index)
+        selection = _matching_selection(folder, record)
+        is_saved = selection is not None
+        if not is_saved:
+            selection = _matching_selection(_selection_folder(Path(checkpoint).parent, index), record)
+        if selection is None and index in provenances:
+            logger.warning(
+                "%s is missing or of another run: the selection of round %d has the row numbers of the checkpoint, "
+                "but no scores.", folder, index,
+            )  # fmt: skip
+            ids = pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))
+            selection = Selection(record.rows, provenances[index], pa.table({"row_id": ids}))
+        if selection is None:
+            logger.warning("%s is missing or of another run: trainer.selections lacks round %d.", folder, index)
+            continue
+        if should_save and not is_saved:
+            selection.save(folder)
+        selection.dataset = pool.dataset
+        selections.append(selection)
     return selections
 
 
-def _selection_folder(output_dir: str, index: int) -> Path:
+def _matching_selection(folder: Path, record: StartedRound) -> Selection | None:
+    """Return the selection in a folder if it is that of a round."""
+    if not (folder / "selection.json").is_file():
+        return None
+    try:
+        selection = Selection.load(folder)
+    except (DataselError, *_DAMAGED) as error:
+        logger.warning("%s", error)
+        return None
+    return selection if np.array_equal(selection.indices, record.rows) else None
+
+
+def _selection_folder(output_dir: str | os.PathLike[str], index: int) -> Path:
     return Path(output_dir) / "selections" / f"round-{index}"
 
 
@@ -329,31 +293,6 @@ class CheckpointCallback(TrainerCallback):
         control.should_save = control.should_save or self.requested
 
 
-def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
-    """Return the last complete checkpoint of a run, or None.
-
-    A run that is killed while it saves a checkpoint leaves an incomplete one. `Trainer` writes its state last.
-    """
-    steps = {}
-    for path in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        step = path.name.removeprefix(f"{PREFIX_CHECKPOINT_DIR}-")
-        if step.isdecimal() and path.is_dir():
-            steps[int(step)] = path
-    for _, path in sorted(steps.items(), reverse=True):
-        if _is_complete(path):
-            return str(path)
-        logger.warning("%s is incomplete: the run ended while it was being saved. It is skipped.", path)
-    return None
-
-
-def _is_complete(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
-
-
 def check_resume_supported(num_processes: int, device: torch.device) -> None:
     """Raise if the installed transformers cannot load an optimizer in several processes on CPUs.
 
@@ -372,16 +311,6 @@ def check_resume_supported(num_processes: int, device: torch.device) -> None:
             f"transformers {transformers.__version__} cannot resume {num_processes} processes on CPUs: it cannot load "
             "the optimizer there. Use transformers 5.18 or newer, or GPUs."
         )
-
-
-def remove_stale_files(checkpoint: str) -> None:
-    """Remove files that an earlier run left in the folder of a checkpoint, before a new one is saved there.
-
-    They are an adapter, which would be loaded with the full model of the new one, and the state of the trainer, which
-    would make an incomplete checkpoint look complete.
-    """
-    for name in (ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME, TRAINER_STATE_NAME):
-        (Path(checkpoint) / name).unlink(missing_ok=True)
 
 
 def restore_dtypes(model: torch.nn.Module, dtypes: Mapping[str, torch.dtype]) -> None:

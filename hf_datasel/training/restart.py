@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from hf_datasel.errors import ResumeError
@@ -20,6 +21,7 @@ __all__ = ["BaseWeights", "OptimizerSnapshot"]
 _FOLDER = "_base_weights"  # folders that begin with "_" are not pushed with the model
 _DIGEST = "sha256"
 _BYTES_PER_FILE = 2 << 30
+_RESTORE = "Restore them beside the checkpoint, or start without resume_from_checkpoint."
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,7 @@ class BaseWeights:
         size, digest = 0, hashlib.sha256()
         for name, weight in _trainable(model).items():
             tensor = weight.detach().cpu().contiguous()
-            digest.update(name.encode())
-            digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+            _update(digest, name, tensor)
             if size and size + weight.nbytes > _BYTES_PER_FILE:
                 self._write(shard)
                 shard, size = {}, 0
@@ -65,15 +66,18 @@ class BaseWeights:
         save_file(shard, self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors")
 
     @classmethod
-    def of_checkpoint(cls, checkpoint: str | os.PathLike[str], digest: str | None) -> BaseWeights:
+    def of_checkpoint(
+        cls, checkpoint: str | os.PathLike[str], digest: str | None, model: torch.nn.Module
+    ) -> BaseWeights:
         """Return the base weights of the run that a checkpoint belongs to.
 
         Args:
             checkpoint: Folder of the checkpoint.
             digest: Digest of the weights that the checkpoint recorded.
+            model: The unwrapped model, whose weights have the same names in the same order.
 
         Raises:
-            ResumeError: The weights no longer exist, or another run has replaced them.
+            ResumeError: The weights no longer exist, are damaged, or another run has replaced them.
         """
         weights = cls(str(Path(checkpoint).parent))
         if weights.digest is None:
@@ -86,7 +90,21 @@ class BaseWeights:
                 f"{str(weights.folder)!r} holds the base weights of another run, which replaced those of the run of "
                 f"{str(checkpoint)!r}. Start without resume_from_checkpoint."
             )
+        weights._check(model)
         return weights
+
+    def _check(self, model: torch.nn.Module) -> None:
+        """Raise if the files do not hold the weights of the digest."""
+        names, digest = list(_trainable(model)), hashlib.sha256()
+        for path in sorted(self.folder.glob("*.safetensors")):
+            try:
+                stored = load_file(path)
+            except SafetensorError as error:
+                raise ResumeError(f"{str(path)!r} is damaged: {error}. {_RESTORE}") from error
+            for name in (name for name in names if name in stored):
+                _update(digest, name, stored[name])
+        if digest.hexdigest() != self.digest:
+            raise ResumeError(f"The files in {str(self.folder)!r} are not as they were saved. {_RESTORE}")
 
     def copy_from(self, source: BaseWeights) -> None:
         """Copy the weights of another folder into this one."""
@@ -107,9 +125,9 @@ class BaseWeights:
             digest: Digest of the weights that the checkpoint recorded.
 
         Raises:
-            ResumeError: The weights of the checkpoint no longer exist.
+            ResumeError: The weights of the checkpoint no longer exist, or are damaged.
         """
-        source = None if checkpoint is None else self.of_checkpoint(checkpoint, digest)
+        source = None if checkpoint is None else self.of_checkpoint(checkpoint, digest, model)
         accelerator.wait_for_everyone()  # every process has read the digest that the main one may replace
         if should_save and source is not None:
             self.copy_from(source)
@@ -134,6 +152,11 @@ class BaseWeights:
             raise ResumeError(
                 f"{str(self.folder)!r} lacks weights of this model, for example {next(iter(missing))!r}."
             )
+
+
+def _update(digest: Any, name: str, weight: torch.Tensor) -> None:
+    digest.update(name.encode())
+    digest.update(weight.flatten().view(torch.uint8).numpy().data)
 
 
 def _trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

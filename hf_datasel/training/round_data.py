@@ -15,8 +15,8 @@ from hf_datasel.formats import POOL_ROW, Pool
 from hf_datasel.scoring.models import check_tokens
 from hf_datasel.tokens import PreparedDataset, TokenSettings
 from hf_datasel.tokens.sequences import highest_token_id, list_column
-from hf_datasel.training.checkpoint_state import tokens_digest
 from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.run_identity import tokens_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

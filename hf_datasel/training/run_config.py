@@ -17,28 +17,31 @@ from hf_datasel.selection.provenance import origin
 from hf_datasel.spec import changed_settings, default_of, describe_outside, outside_names
 from hf_datasel.training.config import SelectiveSFTConfig
 
-__all__ = ["RunConfig", "adapter_keys", "model_keys", "run_settings"]
+__all__ = ["EVALUATION", "NOT_OF_THE_RUN", "RunConfig", "adapter_keys", "model_keys", "plain", "run_settings"]
 
 Keys = tuple[dict[str, Any], list[str]]
 """Keys of a recipe, and sentences on the settings that no key can express."""
 
 _SEPARATE = ("selector", "selector_kwargs", "model_init_kwargs", "columns")
 """Fields of the config that are recorded from the objects themselves, or with the dataset."""
-_NOT_OF_THE_RUN = (
+NOT_OF_THE_RUN = (
     "output_dir", "overwrite_output_dir", "logging_", "log_", "report_to", "run_name", "project", "trackio_", "hub_",
     "push_", "selection_repo_id", "disable_tqdm", "resume_from_checkpoint", "do_", "local_rank",
 )  # fmt: skip
 """Prefixes of the fields that say where results are written and what is displayed."""
-_EVALUATION = (
+EVALUATION = (
     "eval_", "per_device_eval_", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     "prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "label_names", "bf16_full_eval",
     "fp16_full_eval",
 )  # fmt: skip
+"""Prefixes of the fields that say how a run is evaluated."""
 _SCHEDULERS_ON_METRICS = ("reduce_lr_on_plateau", "greedy")
 _NOT_SECRET = ("scoring_tokens_per_batch", "eos_token", "pad_token", "average_tokens_across_devices")
 """Fields whose names contain "token" but that hold no secret."""
 _MODEL_OR_FILE = ("model", "models", "model_name_or_path", "_path", "_file", "centroids")
 """Suffixes of the settings that name a model or a file, possibly without a folder."""
+_OBJECTS = ("compute_loss_func", "data_collator", "optimizer_cls_and_kwargs", "optimizers")
+"""Arguments in Python that decide the weights and that no key of a recipe can express."""
 _RECORDED = ("model", "args", "train_dataset", "eval_dataset", "peft_config", "quantization_config")
 
 _MODEL_DEFAULTS = {setting.name: setting.default for setting in fields(ModelConfig)}
@@ -66,6 +69,7 @@ class RunConfig:
         parent: Name, revision, configuration and split of the pool on the Hub, as far as they are known.
         evaluation: The same of each evaluation dataset, by the prefix of its metrics.
         evaluation_split: Split of the parent that is the evaluation dataset, if one is.
+        objects: Names and settings of the functions and optimizers in Python that decide the weights, by argument.
     """
 
     keys: dict[str, Any]
@@ -73,6 +77,7 @@ class RunConfig:
     parent: dict[str, str]
     evaluation: dict[str, dict[str, str]] = field(default_factory=dict)
     evaluation_split: str | None = None
+    objects: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any], config: SelectiveSFTConfig, selector: Selector) -> RunConfig:
@@ -93,7 +98,9 @@ class RunConfig:
         for name, value in {**model, **adapter, **selection}.items():
             in_python += _add_key(keys, name, value, drop_tokens=name != "selector_kwargs")
         eval_dataset = arguments.get("eval_dataset")
-        return cls(keys, in_python, parent, _evaluation_origins(eval_dataset), _split_of_parent(parent, eval_dataset))
+        objects = {name: _describe_object(arguments[name]) for name in _OBJECTS if arguments.get(name) is not None}
+        split = _split_of_parent(parent, eval_dataset)
+        return cls(keys, in_python, parent, _evaluation_origins(eval_dataset), split, objects)
 
     def provenance(self, config: SelectiveSFTConfig, model_config: Any) -> dict[str, Any]:
         """Return the record for a selection: `model`, `settings` (keys and values of the recipe) and `in_python`."""
@@ -120,7 +127,7 @@ class RunConfig:
             return []
         if evaluates and settings.get("lr_scheduler_type") in _SCHEDULERS_ON_METRICS:
             return ["the learning rate follows evaluations on other rows: name them with dataset_test_split"]
-        for name in [name for name in settings if name.startswith(_EVALUATION)]:
+        for name in [name for name in settings if name.startswith(EVALUATION)]:
             del settings[name]
         return ["the run was evaluated on rows that the recipe does not name"] if evaluates else []
 
@@ -135,7 +142,7 @@ def run_settings(config: SelectiveSFTConfig) -> dict[str, Any]:
         name: value
         for name, value in changed_settings(config, config.user_values()).items()
         if name not in _SEPARATE
-        and not name.startswith(_NOT_OF_THE_RUN)
+        and not name.startswith(NOT_OF_THE_RUN)
         and ("token" not in name or name in _NOT_SECRET)
         and not (_is_empty(value) and _is_empty(defaults[name]))
     }
@@ -147,7 +154,7 @@ def _add_key(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = Tr
     if value is None:
         return [f"`{name}: null` has to be added to the recipe as a file"]
     try:
-        value = _plain(value, drop_tokens)
+        value = plain(value, drop_tokens)
     except TypeError as error:
         return [f"{name} holds {error}, which a recipe cannot express"]
     if value == {}:
@@ -157,7 +164,7 @@ def _add_key(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = Tr
     return [f"{path!r} in {name} is a file or folder of one machine: replace it with its path" for path in local]
 
 
-def _plain(value: Any, drop_tokens: bool = True) -> Any:
+def plain(value: Any, drop_tokens: bool = True) -> Any:
     """Return a value in the types of JSON and YAML.
 
     Raises:
@@ -171,16 +178,29 @@ def _plain(value: Any, drop_tokens: bool = True) -> Any:
         return str(value)
     if isinstance(value, Mapping):
         shown = {key: item for key, item in value.items() if not (drop_tokens and "token" in str(key).lower())}
-        return {str(key): _plain(item, drop_tokens) for key, item in shown.items()}
+        return {str(key): plain(item, drop_tokens) for key, item in shown.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, drop_tokens) for item in value]
+        return [plain(item, drop_tokens) for item in value]
     if isinstance(value, set | frozenset):
-        return sorted(_plain(item, drop_tokens) for item in value)
+        return sorted(plain(item, drop_tokens) for item in value)
     if type(value).__name__ == "dtype":
         return str(value).removeprefix("torch.")
     if hasattr(value, "to_dict"):
-        return _plain(value.to_dict(), drop_tokens)
+        return plain(value.to_dict(), drop_tokens)
     raise TypeError(f"a {type(value).__name__}")
+
+
+def _describe_object(value: Any) -> Any:
+    """Return the name of a function or class, and the settings of an optimizer, in the types of JSON."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_describe_object(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _describe_object(item) for key, item in value.items()}
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    settings = getattr(value, "defaults", None)
+    return {name: _describe_object(settings)} if isinstance(settings, Mapping) else name
 
 
 def _is_local(value: str, name: str) -> bool:

@@ -236,6 +236,11 @@ class Schedule:
         """Whether any round that has not begun yet, other than the first, begins from the base model."""
         return any(round_plan.restart for round_plan in self.plan[max(len(self.records), 1) :])
 
+    @property
+    def repeats(self) -> bool:
+        """Whether the last planned round may begin several times: a bounded run has as many rounds as it takes."""
+        return self.every is not None or (self.bounded and len(self.plan) > 1)
+
     def round_plan(self, index: int) -> RoundPlan:
         """Return the plan of a round."""
         return self.plan[min(index, len(self.plan) - 1)]

@@ -20,7 +20,8 @@ import trl
 from datasets import Dataset, IterableDataset
 from huggingface_hub import EvalResult
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PredictionOutput
 from transformers.utils import chat_template_utils
@@ -45,16 +46,19 @@ from hf_datasel.training.arguments import (
     evaluation_rows,
     prepare_arguments,
 )
+from hf_datasel.training.checkpoint_files import (
+    check_checkpoint,
+    last_complete_checkpoint,
+    remove_stale_files,
+    save_digests,
+)
 from hf_datasel.training.checkpoint_state import (
     CarriedState,
     CheckpointCallback,
     SelectionState,
     check_resume_supported,
-    last_complete_checkpoint,
     load_selections,
-    remove_stale_files,
     restore_dtypes,
-    run_identity,
     save_selection,
 )
 from hf_datasel.training.config import SelectiveSFTConfig, data_seed
@@ -70,6 +74,7 @@ from hf_datasel.training.round_data import (
 )
 from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
 from hf_datasel.training.run_config import run_settings
+from hf_datasel.training.run_identity import check_length, check_models, run_identity
 from hf_datasel.training.schedule import (
     Schedule,
     build_schedule,
@@ -95,6 +100,8 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "create_scheduler": ("num_training_steps", "optimizer"),
     "_get_train_sampler": ("train_dataset",),
     "save_model": ("output_dir", "_internal_call"),
+    "_save_checkpoint": ("model", "trial"),
+    "_save_rng_state": ("output_dir",),
     "_save": ("output_dir", "state_dict"),
     "_push_from_checkpoint": ("checkpoint_folder",),
     "log": ("logs", "start_time"),
@@ -211,6 +218,8 @@ class SelectiveSFTTrainer(SFTTrainer):
     train_dataset: Any
     lr_scheduler: Any
     _budget: int
+    _identity: dict[str, Any]
+    _saved_state: SelectionState  # of the checkpoint that the run resumes from
     _data: TokenizedPool
     _carried: CarriedState
     _losses: LossCache
@@ -320,10 +329,15 @@ class SelectiveSFTTrainer(SFTTrainer):
         """Override `Trainer.train` to start the selection again, and to resume from a complete checkpoint only.
 
         Args:
-            resume_from_checkpoint: Folder of a checkpoint, or True for the last complete one in `output_dir`. Without
+            resume_from_checkpoint: Folder of a checkpoint, or True for the last complete one in `output_dir`. If the
+                run in `output_dir` was killed before it had saved one, training begins again, with a warning. Without
                 it, rows are selected again in every call.
             *args: Further arguments of `Trainer.train`.
             **kwargs: Further keyword arguments of `Trainer.train`.
+
+        Raises:
+            ResumeError: There is nothing to resume from; or the checkpoint is incomplete, damaged, or of a run with
+                other rows, models or settings. The message says what differs.
         """
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
@@ -333,11 +347,16 @@ class SelectiveSFTTrainer(SFTTrainer):
         self.train_dataset = self._data.first_rows(self._planned_rounds(self.args.num_train_epochs)[0].budget)
         model = self.accelerator.unwrap_model(self.model)
         self._dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
+        self._identity = self._run_identity(model)
         if resume_from_checkpoint is True:
-            # without any checkpoint, Trainer raises
-            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir) or True
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        elif resume_from_checkpoint:
+            check_checkpoint(resume_from_checkpoint)
         if resume_from_checkpoint:
             check_resume_supported(self.args.world_size, self.args.device)
+            self._saved_state = self._load_state(resume_from_checkpoint)  # raises before the weights are loaded
+        if self.args.should_save:  # a run that is killed while it selects the first rows can begin again
+            (Path(self.args.output_dir) / "selections").mkdir(parents=True, exist_ok=True)
         with self._losses.hooked(model):
             return super().train(resume_from_checkpoint, *args, **kwargs)
 
@@ -390,13 +409,15 @@ class SelectiveSFTTrainer(SFTTrainer):
             self._store_base_weights(None, None)
             return position
         restore_dtypes(self.accelerator.unwrap_model(self.model), self._dtypes)
-        saved = SelectionState.load(resume_from_checkpoint, self._identity(), self._pool.dataset)
+        saved = copy.deepcopy(self._saved_state)  # auto_find_batch_size may begin again
         self._schedule.restore(saved.records)
         self._store_base_weights(resume_from_checkpoint, saved.base)
         self._carried = saved.carried
         self._losses.restore(saved.losses)
         self.state.max_steps = self._schedule.max_steps
-        self.selections = load_selections(self.args.output_dir, saved.records)
+        self.selections = load_selections(
+            self.args.output_dir, resume_from_checkpoint, saved, self._pool, self.args.should_save
+        )
         if len(self._schedule.records) < len(self._schedule.plan):
             self._carried.check_checkpoints()
         resumed = self._schedule.position(self.state.global_step, saved.pass_ended)
@@ -522,13 +543,38 @@ class SelectiveSFTTrainer(SFTTrainer):
             if len(records) == len(self._schedule.plan):  # no later round reads the checkpoints
                 carried = dataclasses.replace(carried, checkpoints=[])
             SelectionState(
-                self._identity(),
+                self._current_identity(),
                 records,
                 carried,
                 losses=self._losses.arrays(),
                 pass_ended=self.control.should_epoch_stop,
                 base=self._base_weights.digest if self._has_base_weights else None,
+                plan=[dataclasses.asdict(round_plan) for round_plan in self._schedule.plan],
+                selections=[selection.provenance for selection in self.selections],
             ).save(output_dir or self.args.output_dir)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Override `Trainer._save_checkpoint` to add the digests of all files.
+
+        They are written after the state of the trainer, which is the last file, and before the checkpoint is pushed
+        and earlier checkpoints are deleted.
+        """
+        save_state = self.state.save_to_json
+
+        def save_state_and_digests(json_path: str) -> None:
+            save_state(json_path)
+            save_digests(Path(json_path).parent)
+
+        self.state.save_to_json = save_state_and_digests
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            del self.state.save_to_json
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Override `Trainer._save_rng_state` to wait until every process has written its files."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Override `Trainer._save` to leave tokens out of training_args.bin, which is pushed with the model."""
@@ -719,9 +765,28 @@ class SelectiveSFTTrainer(SFTTrainer):
             self._base_weights.store(model, self.accelerator, self.args.should_save, checkpoint, digest)
             self._has_base_weights = True
 
-    def _identity(self) -> dict[str, Any]:
-        updates = self.get_total_train_batch_size(self.args)
-        return run_identity(self.args, self._pool, self._data.digest, self._selector, self._budget, updates)
+    # -- resuming -----------------------------------------------------------------------------------------------------
+    def _run_identity(self, model: Any) -> dict[str, Any]:
+        sizes, objects = (self._budget, self.get_total_train_batch_size(self.args)), self._run_config.objects
+        return run_identity(self.args, self._pool, self._data.digest, self._selector, sizes, model, objects)
+
+    def _current_identity(self) -> dict[str, Any]:
+        """Return the identity of the run with the batch size as it is now: `auto_find_batch_size` lowers it."""
+        return {**self._identity, "rows_per_update": self.get_total_train_batch_size(self.args)}
+
+    def _load_state(self, checkpoint: str) -> SelectionState:
+        """Return the state of the selection in a checkpoint, or raise if the checkpoint belongs to another run."""
+        path, state = Path(checkpoint), TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if self.args.auto_find_batch_size and state.train_batch_size is not None:
+            self._train_batch_size = state.train_batch_size  # as Trainer does it before the first step
+        identity = self._current_identity()
+        saved = SelectionState.load(path, identity, self._pool.dataset)
+        updates = self._count_updates(self._planned_rounds(self.args.num_train_epochs)[0].budget)
+        schedule = build_schedule(self.args, self._planned_rounds, self._count_updates, updates)
+        rounds = len(saved.records)
+        check_length(path, saved.identity, identity, saved.plan, schedule, rounds, state.global_step)
+        check_models(path, saved.identity, identity, rounds < len(schedule.plan) or schedule.repeats)
+        return saved
 
     # -- evaluation and the Hub ---------------------------------------------------------------------------------------
     def _evaluation_rows(self, rows: Any) -> Any:

@@ -32,15 +32,38 @@ def test_model_card_names_the_folder(relative, command, tmp_path):
     [
         (None, "There is no run in 'run'. Remove resume_from_checkpoint to start one."),
         ("run", "There is no run in 'run'."),
-        ("run/selections/round-0", "'run' has no checkpoint: its run ended before the first one was saved."),
+        ("run/selection_state.json", "The run in 'run' has saved its model, but has no checkpoint."),
     ],
 )
 def test_resume_without_checkpoint(existing, message, command, tmp_path, capsys):
     if existing:
-        (tmp_path / existing).mkdir(parents=True)
+        (tmp_path / "run").mkdir()
+    if existing and existing != "run":
+        (tmp_path / existing).touch()
     assert main([*command, *ON_CPU, "--output_dir", "run", "--resume_from_checkpoint", "true"]) == 2
     assert message in capsys.readouterr().err
     assert (tmp_path / "run").exists() == bool(existing)
+
+
+def test_a_run_without_a_complete_checkpoint_begins_again(command, tmp_path, capsys):
+    (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)
+    assert main([*command, *ON_CPU, "--output_dir", "run", "--resume_from_checkpoint", "true"]) == 0
+    output = capsys.readouterr().err
+    assert "run/checkpoint-1 is incomplete: the run ended while it was being saved. It is skipped." in output
+    assert "Training begins again." in output
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_resume_with_another_learning_rate(command, tmp_path, capsys):
+    saved = [*command, *ON_CPU, "--output_dir", "run", "--save_strategy", "steps", "--save_steps", "1"]
+    assert main(saved) == 0
+    capsys.readouterr()
+    assert main([*saved, "--learning_rate", "0.5", "--resume_from_checkpoint", "true"]) == 2
+    message = capsys.readouterr().err
+    assert (
+        "belongs to another run: arguments differ (learning_rate: 2e-05 in the checkpoint, 0.5 in this run)" in message
+    )
+    assert "start a new run with another --output_dir" in message
 
 
 def test_missing_model_before_missing_gpu(rows_file, command, monkeypatch, capsys):

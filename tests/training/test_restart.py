@@ -285,3 +285,17 @@ def test_another_seed_is_another_run(train, tmp_path):
     train(Given(), "run", save_strategy="steps", save_steps=1)
     with pytest.raises(ResumeError, match="seed differ"):
         train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), save_strategy="no", seed=7)
+
+
+def test_damaged_base_weights(train, tmp_path):
+    saved = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+    train(Given(), "run", **saved)
+    (path,) = (tmp_path / "run" / "_base_weights").glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ResumeError, match=r"_base_weights' are not as they were saved. Restore them beside the check"):
+        train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)
+    path.write_bytes(content[:60])
+    with pytest.raises(ResumeError, match=r"safetensors' is damaged: .* Restore them beside the checkpoint"):
+        train(Given(), "run", resume=str(tmp_path / "run" / "checkpoint-1"), **saved)

@@ -20,7 +20,8 @@ from hf_datasel.errors import ResumeError
 from hf_datasel.scores import IFD
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.selectors import IterIT, Longest, Random
-from hf_datasel.training.checkpoint_state import CarriedState, SelectionState, last_complete_checkpoint
+from hf_datasel.training.checkpoint_files import last_complete_checkpoint
+from hf_datasel.training.checkpoint_state import CarriedState, SelectionState
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -95,7 +96,8 @@ def test_resume_of_another_run(train, tmp_path, pool_rows):
 def test_resume_of_another_trainer(train, tmp_path):
     train(IterIT(), name="run", **SAVED)
     checkpoint = tmp_path / "run" / "checkpoint-3"
-    (checkpoint / "selection_state.json").unlink()
+    for name in ("selection_state.json", "checkpoint_digests.json"):
+        (checkpoint / name).unlink()
     with pytest.raises(ResumeError, match=r"has no selection_state.json: it was not written by SelectiveSFTTrainer"):
         train(IterIT(), name="run", resume=str(checkpoint), **SAVED)
 
@@ -171,8 +173,8 @@ def test_resume_after_kill(tmp_path: Path, pool_rows, tiny_model_dir, kill):
 def test_incomplete_checkpoint_is_skipped(train, tmp_path, assert_equal_weights, caplog):
     saved = {"name": "run", **SAVED}
     whole = train(IterIT(), **saved)
-    state = tmp_path / "run" / "checkpoint-5" / "trainer_state.json"
-    state.write_text(state.read_text()[:100])
+    for step in (5, 6):
+        (tmp_path / "run" / f"checkpoint-{step}" / "checkpoint_digests.json").unlink()
     (tmp_path / "run" / "checkpoint-6" / "trainer_state.json").unlink()
     resumed = train(IterIT(), resume=True, **saved)
     assert resumed.state.global_step == whole.state.global_step == 6
@@ -180,7 +182,6 @@ def test_incomplete_checkpoint_is_skipped(train, tmp_path, assert_equal_weights,
     for step in (5, 6):
         assert f"checkpoint-{step} is incomplete: the run ended while it was being saved." in caplog.text
     assert last_complete_checkpoint(tmp_path / "run") == str(tmp_path / "run" / "checkpoint-6")
-    assert last_complete_checkpoint(tmp_path) is None
 
 
 def test_stale_trainer_state(train, tmp_path, monkeypatch):
@@ -223,12 +224,12 @@ def test_a_finished_run_is_not_trained_further(train, assert_equal_weights, tmp_
 def saved_state(folder: Path, pool: Any, version: int) -> SelectionState:
     record = {"reasons": [], "specs": [{"score": "promptloss"}], "columns_used": [], "columns_known": ["loss"]}
     arrays = {"window": np.arange(3), "then/record": np.array([json.dumps(record)])}
-    SelectionState({"selector": {"selector": "random"}, "places": "a"}, [], CarriedState(arrays)).save(folder)
+    SelectionState({"selector": {"selector": "random"}}, [], CarriedState(arrays)).save(folder)
     path = folder / "selection_state.json"
     content = json.loads(path.read_text()) | {"version": version}
     del content["hf_datasel"]  # as older releases wrote it
     path.write_text(json.dumps(content))
-    return SelectionState.load(folder, {"selector": {"selector": "random"}, "places": "a"}, pool)
+    return SelectionState.load(folder, {"selector": {"selector": "random"}}, pool)
 
 
 def test_state_of_an_older_release_is_upgraded(tmp_path, pool_rows):
@@ -250,4 +251,4 @@ def test_state_of_an_unsupported_version_names_the_release(tmp_path, pool_rows):
 def test_another_run_of_an_older_release_names_the_release(tmp_path, pool_rows):
     saved_state(tmp_path, pool_rows, version=3)
     with pytest.raises(ResumeError, match=r"selector differ .* It was written by hf_datasel 0\.1\.0 or earlier"):
-        SelectionState.load(tmp_path, {"selector": {"selector": "longest"}, "places": "a"}, pool_rows)
+        SelectionState.load(tmp_path, {"selector": {"selector": "longest"}}, pool_rows)
