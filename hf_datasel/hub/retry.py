@@ -16,6 +16,7 @@ from hf_datasel.errors import PublishError
 
 __all__ = [
     "ATTEMPTS",
+    "SILENT_WAIT",
     "TRANSPORT_ERROR",
     "backoff",
     "call_hub",
@@ -34,6 +35,8 @@ WAIT = 1.0
 """Seconds before the second attempt; doubled before each further one."""
 TRANSPORT_ERROR: type[Exception] = HfHubHTTPError.__bases__[0]
 """Base of the errors of the HTTP library that this version of huggingface_hub is built on: httpx, or its successor."""
+SILENT_WAIT = 5.0
+"""Longer waits than these seconds are logged as warnings when they begin."""
 _LONGEST_WAIT = 60.0
 _OUTDATED = (409, 412)  # another commit was made first
 _TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
@@ -128,9 +131,12 @@ def _is_worth_repeating(error: Exception) -> bool:
 
 def wait_before_retry(attempt: int, error: Exception) -> None:
     """Log a temporary error of the Hub and wait: twice as long after each attempt, or as long as the Hub asks for."""
-    logger.info("Attempt %d of %d failed, trying again: %s", attempt + 1, ATTEMPTS, error_line(error))
     asked_for = retry_after(getattr(error, "response", None))
-    time.sleep(min(max(backoff(attempt), asked_for), _LONGEST_WAIT))
+    seconds = min(max(backoff(attempt), asked_for), _LONGEST_WAIT)
+    level = logging.WARNING if seconds > SILENT_WAIT else logging.INFO
+    message = "Attempt %d of %d failed, trying again in %.0f s: %s"
+    logger.log(level, message, attempt + 1, ATTEMPTS, seconds, error_line(error))
+    time.sleep(seconds)
 
 
 def status_code(error: BaseException | None) -> int | None:

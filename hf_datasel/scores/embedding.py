@@ -72,6 +72,7 @@ class Embedding(ModelScore):
             runs locally.
         dimensions: Number of dimensions, if the endpoint's model can shorten its vectors; its own by default.
         concurrency: Maximum number of simultaneous requests to the endpoint in each process.
+        limits: Limits of a request to the endpoint, as in `Judge`.
         api_key_env: Environment variable with the endpoint's token.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
         model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
@@ -89,6 +90,7 @@ class Embedding(ModelScore):
     base_url: str | None = field(default=None, kw_only=True)
     dimensions: int | None = field(default=None, kw_only=True)
     concurrency: int = field(default=8, kw_only=True)
+    limits: dict[str, Any] | None = field(default=None, kw_only=True)
     api_key_env: str | None = field(default=None, kw_only=True)
 
     @property
@@ -116,7 +118,9 @@ class Embedding(ModelScore):
 
     def _endpoint(self) -> Endpoint:
         model: Any = self.model  # Endpoint rejects None
-        return Endpoint(model, self.base_url, api_key_env=self.api_key_env, concurrency=self.concurrency)
+        return Endpoint(
+            model, self.base_url, api_key_env=self.api_key_env, concurrency=self.concurrency, limits=self.limits
+        )
 
     @property
     def needs_tokenizer(self) -> bool:

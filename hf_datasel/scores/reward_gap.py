@@ -94,6 +94,7 @@ class RewardGap(ModelScore):
     temperature: float = field(default=0.0, kw_only=True)
     seed: int = field(default=0, kw_only=True)
 
+    version = 2
     citation = (
         "@article{yu2024diversify, title={Diversify and Conquer: Diversity-Centric Data Selection with Iterative "
         "Refinement}, author={Yu, Simon and Chen, Liangyu and Ahmadian, Sara and Fadaee, Marzieh}, "
@@ -135,7 +136,8 @@ class RewardGap(ModelScore):
         options = [field.name for field in fields(Judge)]
         if "model" not in settings:
             raise ConfigError(
-                f"RewardGap(judge={self.judge!r}): scorer='judge' needs the settings of Judge, its model at least."
+                "RewardGap(scorer='judge') needs judge=..., the settings of Judge, its model at least: "
+                "judge={'model': 'gpt-4.1-mini'}."
             )
         for name in settings:
             if name not in options:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class BatchRunner:
         self.compute = compute
         self.max_tokens = max_tokens
 
-    def run(self, batch: np.ndarray) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    def run(self, batch: np.ndarray) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
         """Compute the results of a batch, in as many parts as necessary.
 
         Args:

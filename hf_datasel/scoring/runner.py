@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Mapping
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from hf_datasel.tokens.sequences import RaggedArray
 
 __all__ = ["ModelRunner", "Output"]
+
+_RunBatch: TypeAlias = Callable[[np.ndarray], Generator[tuple[np.ndarray, list[np.ndarray]], None, None]]
+"""Function of the indices of a batch that yields a part of them and one array per output."""
 
 
 class ModelRunner:
@@ -299,6 +302,44 @@ class ModelRunner:
             gradients=gradients,
         )[0]
 
+    def run_as_completed(
+        self,
+        compute: Callable[[np.ndarray], Generator[tuple[np.ndarray, np.ndarray], None, None]],
+        num_items: int,
+        width: int,
+        *,
+        label: str,
+        keys: Callable[[], np.ndarray],
+        spec: Mapping[str, Any],
+        dtype: type[np.floating[Any]] = np.float64,
+        nulls: Counter[str] | None = None,
+    ) -> np.ndarray:
+        """Compute numbers for each item without a model, and store each result as soon as there is one.
+
+        Args:
+            compute: Function of the indices of some items that yields a part of them and its numbers, of shape
+                (part, width), in any order; each item once.
+            num_items: Number of items.
+            width: As in `run`.
+            label: As in `run`.
+            keys: As in `run`.
+            spec: As in `run`.
+            dtype: As in `run`.
+            nulls: As in `run`.
+
+        Returns:
+            As in `run`.
+        """
+
+        def run_batch(batch: np.ndarray) -> Generator[tuple[np.ndarray, list[np.ndarray]], None, None]:
+            with closing(compute(batch)) as parts:
+                for part, results in parts:
+                    yield part, [results]
+
+        ones, outputs = np.ones(num_items, dtype=np.int64), [Output(width, spec, dtype)]
+        share = -(-num_items // self.processes.num_processes) or 1
+        return self._run(run_batch, ones, outputs, label=label, keys=keys, batch_size=share, nulls=nulls)[0]
+
     def run_many(
         self,
         compute: Callable[[np.ndarray], list[np.ndarray]],
@@ -328,6 +369,31 @@ class ModelRunner:
         Returns:
             One array per output, of shape (items, width of the output).
         """
+        return self._run(
+            BatchRunner(lengths, compute).run,
+            lengths,
+            outputs,
+            label=label,
+            keys=keys,
+            unit=unit,
+            batch_size=batch_size,
+            nulls=nulls,
+            gradients=gradients,
+        )
+
+    def _run(
+        self,
+        run_batch: _RunBatch,
+        lengths: np.ndarray,
+        outputs: list[Output],
+        *,
+        label: str,
+        keys: Callable[[], np.ndarray] | None,
+        unit: str = "row",
+        batch_size: int | None = None,
+        nulls: Counter[str] | None = None,
+        gradients: bool = False,
+    ) -> list[np.ndarray]:
         processes = self.processes
         values = [np.zeros((len(lengths), output.width), dtype=output.dtype) for output in outputs]
         batch_size = 1 if self._must_run_rows_alone(lengths) else batch_size
@@ -345,7 +411,7 @@ class ModelRunner:
         mode = eval_mode(self.model, gradients) if self.model is not None else nullcontext()
         try:
             with Progress(label, num_rows, num_tokens, nulls, shown, unit) as bar, mode:
-                self._run_batches(batches, BatchRunner(lengths, compute), values, tables, digests, bar)
+                self._run_batches(batches, run_batch, lengths, values, tables, digests, bar)
         finally:
             for table in tables:
                 if table is not None:
@@ -359,7 +425,8 @@ class ModelRunner:
     def _run_batches(
         self,
         batches: list[np.ndarray],
-        runner: BatchRunner,
+        run_batch: _RunBatch,
+        lengths: np.ndarray,
         values: list[np.ndarray],
         tables: list[ResultTable | None],
         digests: np.ndarray | None,
@@ -368,14 +435,15 @@ class ModelRunner:
         """Run the batches of this process, and write the results into `values` and the tables."""
         device_type = self.device.type
         for batch in batches:
-            with torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None):
-                for part, results in runner.run(batch):
+            autocast = torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None)
+            with autocast, closing(run_batch(batch)) as parts:
+                for part, results in parts:
                     for array, table, result in zip(values, tables, results, strict=True):
                         array[part] = result
                         if table is not None and digests is not None:
                             stored = part[~np.isnan(array[part]).all(axis=1)]
                             table.append(digests[stored], array[stored])
-                    bar.advance(len(part), int(runner.lengths[part].sum()))
+                    bar.advance(len(part), int(lengths[part].sum()))
 
     def _fill(
         self,

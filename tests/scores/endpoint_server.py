@@ -166,8 +166,8 @@ def serving(token: str | None = None) -> Iterator[EndpointServer]:
             server.stop()
 
 
-def between(text: str, mark: str) -> str:
+def between(text: str, name: str, mark: str = "") -> str:
     """What stands between the marks of the default prompt."""
-    result = re.search(rf"<{mark}>\n(.*?)\n</{mark}>", text, re.DOTALL)
+    result = re.search(rf"<{name}{mark}>\n(.*?)\n</{name}{mark}>", text, re.DOTALL)
     assert result is not None
     return result[1]

@@ -14,9 +14,10 @@ import pytest
 
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.hub.retry import ATTEMPTS
-from hf_datasel.scoring.endpoint import client as module
+from hf_datasel.scoring.endpoint import client as module, requests
 from hf_datasel.scoring.endpoint.client import Endpoint
-from hf_datasel.scoring.endpoint.requests import Completion, chat, embed
+from hf_datasel.scoring.endpoint.requests import Completion
+from hf_datasel.scoring.endpoint.transport import Transport
 from tests.scores.endpoint_server import CUT, Reply, completion, serving
 
 SECRET = "sk-do-not-show-0123456789"
@@ -32,6 +33,26 @@ def server():
 
 def connect(server, **settings):
     return Endpoint("judge", server.url, **{"concurrency": 4, "timeout": 5.0, **settings})
+
+
+def chat(*args, **settings):
+    """The answers in the order of the requests."""
+    return [answer for _, answer in sorted(requests.chat(*args, **settings), key=lambda item: item[0])]
+
+
+def embed(endpoint, asked, batch_size=32, **settings):
+    """The vectors, NaN where there is none, and the reasons, in the order of the texts."""
+    vectors, reasons = {}, [None] * len(asked)
+    for part, values, reason in requests.embed(endpoint, asked, batch_size, **settings):
+        for position, index in enumerate(part):
+            assert reasons[index] is None
+            reasons[index] = reason
+            if not reason:
+                vectors[index] = values[position]
+    result = np.full((len(asked), len(next(iter(vectors.values()), []))), np.nan, dtype=np.float32)
+    for index, vector in vectors.items():
+        result[index] = vector
+    return result, reasons
 
 
 def texts(answers):
@@ -274,7 +295,7 @@ def test_programming_errors_are_raised(server):
         raise ZeroDivisionError("ours")
 
     with pytest.raises(ZeroDivisionError, match="ours"):
-        endpoint.send_all(send, ["a"])
+        list(endpoint.answers(send, ["a"]))
 
 
 def test_offline(server, monkeypatch):
@@ -316,7 +337,7 @@ def test_hub_token_is_not_sent_elsewhere(monkeypatch):
         chat(connect(server), ["a"])
         server.reply = lambda texts: Reply({"data": [{"index": 0, "embedding": [1.0]}]})
         embed(connect(server), ["a"])
-        assert server.tokens == {"Bearer none", None}
+        assert server.tokens == {None}
 
 
 def test_api_key_env(server, monkeypatch):
@@ -353,18 +374,15 @@ def test_hub_needs_a_token(server, monkeypatch):
 
 @pytest.mark.parametrize("provider", [None, "together"])
 def test_hub(server, monkeypatch, provider):
-    from huggingface_hub import InferenceClient
-
-    stored = InferenceClient._inner_post
+    post = Transport.post
     seen = []
 
-    def redirected(self, request, **more):
-        seen.append((request.url, request.json["model"]))
-        request.url = f"{server.url}/chat/completions"
-        return stored(self, request, **more)
+    def post_here(self, url, body, headers):
+        seen.append((url, body["model"]))
+        return post(self, f"{server.url}/chat/completions", body, headers)
 
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(InferenceClient, "_inner_post", redirected)
+    monkeypatch.setattr(Transport, "post", post_here)
     if provider:
         from huggingface_hub.hf_api import InferenceProviderMapping
         from huggingface_hub.inference._providers import _common
@@ -471,9 +489,9 @@ def test_vectors_of_different_lengths(server):
         ({"base_url": 5}, "base_url=5 has to be like 'http://localhost"),
         ({"base_url": "http://[host"}, r"base_url='http://\[host' has to be like"),
         ({"base_url": "http://host:99999/v1"}, "base_url='http://host:99999/v1' has to be like"),
-        ({"base_url": "http://me:secret@host/v1"}, "base_url holds a password or a key"),
-        ({"base_url": "ftp://me:secret@host/v1"}, "base_url holds a password or a key"),
-        ({"base_url": "https://host/v1?api-key=secret"}, "base_url holds a password or a key"),
+        ({"base_url": "http://me:secret@host/v1"}, "base_url holds a password, a key"),
+        ({"base_url": "ftp://me:secret@host/v1"}, "base_url holds a password, a key"),
+        ({"base_url": "https://host/v1?api-key=secret"}, "base_url holds a password, a key"),
         ({"api_key_env": "hf_secret"}, "in capitals, and not the token"),
         ({"base_url": "http://host/v1", "provider": "together"}, "provider='together' is for the Hub"),
         (

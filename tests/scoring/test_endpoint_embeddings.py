@@ -145,9 +145,9 @@ def test_tokens_per_batch_is_ignored(server, pool_rows):
     assert len(server.asked) == 1
 
 
-def test_blocks_of_texts(server, pool_rows, monkeypatch):
+def test_texts_per_request(server, pool_rows, monkeypatch):
     full = score(pool_rows, [remote(server)])["embedding"][:]
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 5)
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_REQUEST", 5)
     assert score(pool_rows, [remote(server)])["embedding"][:] == full
 
 
@@ -255,7 +255,7 @@ def test_other_models_and_dimensions_are_not_cached(server, rows, tmp_path):
 
 
 def test_second_run_sends_missing_texts(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 2)
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_REQUEST", 2)
     texts = ["a", "bb", "too long", "dd", "broken", "ff"]
     plain = refusing("too long")
     server.reply = lambda texts: CUT if "broken" in texts else plain(texts)
@@ -271,12 +271,12 @@ def test_second_run_sends_missing_texts(server, tmp_path, monkeypatch):
 
 
 def test_answers_before_a_failure_are_stored(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_BLOCK", 2)
+    monkeypatch.setattr("hf_datasel.scoring.endpoint.embeddings._TEXTS_PER_REQUEST", 2)
     data = Dataset.from_dict({"text": [f"text {index}" for index in range(8)]})
-    left = [*range(3)]  # the dimensions, and two blocks
+    left = [*range(3)]  # the dimensions, and two requests
     server.reply = lambda texts: vectors(texts) if left and left.pop() >= 0 else Reply({"error": "expired"}, 401)
     with pytest.raises(ScoreError, match=r"answers 401 to 'm' \(expired\)"):
-        score(data, [remote(server)], store=tmp_path)
+        score(data, [remote(server, concurrency=1)], store=tmp_path)
     server.asked.clear()
     server.reply = vectors
     result = score(data, [remote(server)], store=tmp_path)
@@ -301,7 +301,7 @@ from hf_datasel.scores import Embedding
 from hf_datasel.scoring import Processes
 from hf_datasel.scoring.endpoint import embeddings
 disable_progress_bars()
-embeddings._TEXTS_PER_BLOCK = 5
+embeddings._TEXTS_PER_REQUEST = 5
 folder, url = sys.argv[1:3]
 one = Embedding("m", base_url=url)
 found = [

@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints: requests, retries, errors and embeddings."""
+"""OpenAI-compatible endpoints: requests, their limits and errors, ratings and embeddings."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -10,15 +11,17 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from hf_datasel.errors import ConfigError, ScoreError, reason_counts
 from hf_datasel.scoring.endpoint.errors import FailureReader, RequestFailure, request_errors
+from hf_datasel.scoring.endpoint.limits import RequestLimits
+from hf_datasel.scoring.endpoint.transport import Transport
 
 if TYPE_CHECKING:
     from huggingface_hub import InferenceClient
@@ -29,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 WAIT = 1.0
 """Seconds before the second attempt, plus or minus a half; doubled before each further one."""
+_PARAMETERS = {"api-version"}
+"""Parameters that a `base_url` may have: that of Azure."""
+_SECRET = re.compile(r"(?<![a-z0-9])(?:sk-|hf_|gh[pousr]_|github_pat_|xox[a-z]-|akia|aiza|eyj)[\w-]{8}", re.IGNORECASE)
+"""The beginning of well-known tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,7 @@ class Endpoint:
         api_key_env: Another environment variable with the token.
         concurrency: Maximum number of concurrent requests.
         timeout: Seconds without a response after which a request is cancelled and sent again.
+        limits: Limits of a request, as in `RequestLimits`: `{"request_seconds": 60, "attempts": 3}`.
         max_tokens_spent: Token budget: once the answers cost this many tokens, as counted by the server, no further
             request is sent. Requests that are running at that time are completed, and come on top.
 
@@ -92,18 +100,21 @@ class Endpoint:
         api_key_env: str | None = None,
         concurrency: int = 8,
         timeout: float = 120.0,
+        limits: dict[str, Any] | None = None,
         max_tokens_spent: int | None = None,
     ):
         self.model, self.base_url, self.provider = model, base_url, provider
         self.api_key_env, self.concurrency, self.timeout = api_key_env, concurrency, timeout
         self.max_tokens_spent = max_tokens_spent
+        self.limits = RequestLimits.from_settings(limits)
         self._check()
         self.answered = self.spent = 0
         self.unanswered: Counter[str] = Counter()
         self._failure = ""  # message of the failure that ended the run
         self._last_failure = self._possible_failure = ""
         self._consecutive_failures = 0
-        self._send_from = 0.0
+        self._send_from = self._announced = 0.0
+        self._transport: Transport | None = None
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._random = random.Random()
@@ -112,11 +123,7 @@ class Endpoint:
         if not isinstance(self.model, str) or not self.model.strip():
             raise ConfigError(f"model={self.model!r} has to be the name of a model.")
         if self.base_url is not None:
-            parts = _split_url(self.base_url)
-            if "@" in str(self.base_url) or (parts and re.search("key|token|secret|sig", parts.query, re.IGNORECASE)):
-                raise ConfigError("base_url holds a password or a key. Put it into an environment variable.")
-            if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ConfigError(f"base_url={self.base_url!r} has to be like 'http://localhost:8000/v1'.")
+            _check_url(self.base_url)
             if self.provider is not None:
                 raise ConfigError(f"provider={self.provider!r} is for the Hub, and base_url is another endpoint.")
         if self.api_key_env is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", str(self.api_key_env)):
@@ -163,16 +170,21 @@ class Endpoint:
         _ = self._token
 
     @cached_property
-    def client(self) -> InferenceClient:
-        """Client of huggingface_hub. It always has a token, or it would send the Hub's token to any `base_url`."""
+    def hub_client(self) -> InferenceClient:
+        """Client of the Hub's inference providers, which sends its requests as `post` does."""
         from huggingface_hub import InferenceClient
 
-        hub = {"model": self.model, "provider": self.provider}
-        options: dict[str, Any] = hub if self.base_url is None else {"base_url": self.base_url}
-        return InferenceClient(**options, token=self._token or "none", timeout=self.timeout)
+        send = self._send_json
+
+        class HubClient(InferenceClient):
+            def _inner_post(self, request_parameters: Any, *, stream: bool = False) -> Any:
+                return send(request_parameters.url, request_parameters.json, request_parameters.headers)
+
+        provider: Any = self.provider
+        return HubClient(model=self.model, provider=provider, token=self._token)
 
     def post(self, route: str, body: dict[str, Any]) -> Any:
-        """Post JSON to a route that the client of huggingface_hub does not support.
+        """Post JSON to a route of the `base_url`.
 
         Args:
             route: Route after `/v1`, such as `embeddings`.
@@ -181,29 +193,29 @@ class Endpoint:
         Returns:
             The parsed response.
         """
-        from huggingface_hub.utils import get_session, hf_raise_for_status
-
         parts = urlsplit(self.base_url or "")
-        path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix(f"/{route}")
+        path = parts.path.rstrip("/").removesuffix("/chat/completions").removesuffix("/embeddings")
         path = path if path.endswith("/v1") else f"{path}/v1"
         headers = {"authorization": f"Bearer {self._token}"} if self._token else {}
-        url = parts._replace(path=f"{path}/{route}").geturl()
-        response = get_session().post(url, json=body, headers=headers, timeout=self.timeout)
-        hf_raise_for_status(response)
-        return response.json()
+        return json.loads(self._send_json(parts._replace(path=f"{path}/{route}").geturl(), body, headers))
+
+    def _send_json(self, url: str, body: Any, headers: Mapping[str, str]) -> bytes:
+        if self._transport is None:
+            raise RuntimeError("Requests are sent in a function that is passed to Endpoint.answers.")
+        return self._transport.post(url, body, headers)
 
     # -- requests -----------------------------------------------------------------------------------------------------
     @cached_property
     def _reader(self) -> FailureReader:
         return FailureReader(self.name, self.model, self.base_url is None, self._token_name, self._token)
 
-    def send_all(
+    def answers(
         self,
         send: Callable[[Any], tuple[Any, int | None]],
         requests: Sequence[Any],
         is_divisible: Callable[[Any], bool] = lambda request: False,
-    ) -> list[Answer]:
-        """Send requests concurrently, with retries.
+    ) -> Iterator[tuple[int, Answer]]:
+        """Send requests concurrently, with retries, and yield the answers as they come.
 
         Args:
             send: Function that sends one request, and returns the value of its answer and the tokens that it cost
@@ -212,33 +224,40 @@ class Endpoint:
             is_divisible: Whether a request can be divided into smaller ones. If such a request is refused for its
                 content, this does not count as a failure of the endpoint.
 
-        Returns:
-            The answers in the order of the requests.
+        Yields:
+            The index of a request and its answer; each request once.
 
         Raises:
             ScoreError: The endpoint cannot be reached, answers none of the first requests, or does not accept the
-                token, the model or the settings. If some of the requests were answered, these answers are returned,
-                and `raise_failure` raises the error.
+                token, the model or the settings. If some of the requests were answered, no error is raised here, but
+                by `raise_failure`.
         """
         self.raise_failure()
-        if requests:
-            from huggingface_hub.utils import get_session
-
-            # before the threads start, which share the token and the session
-            _ = self.client, self._reader, get_session()
-        pool, finished = ThreadPoolExecutor(self.concurrency, "hf_datasel_endpoint"), False
+        if not requests:
+            return
+        _ = self._reader, self.base_url or self.hub_client  # before the threads start, which share them
+        transport, pool = Transport(self.timeout, self.limits), ThreadPoolExecutor(self.concurrency, "hf_datasel")
+        self._transport, finished, any_answer = transport, False, False
         try:
-            answers = list(pool.map(lambda request: self._answer(send, request, is_divisible(request)), requests))
+            futures = {
+                pool.submit(self._answer, send, request, is_divisible(request)): index
+                for index, request in enumerate(requests)
+            }
+            for future in as_completed(futures):
+                answer = future.result()
+                any_answer |= not answer.reason
+                yield futures[future], answer
             finished = True
         finally:
             if not finished:
                 self._stopped.set()
-            pool.shutdown(wait=finished, cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            transport.close()
+            pool.shutdown()
         if not self.answered:
             self._failure = self._failure or self._possible_failure
-        if all(answer.reason for answer in answers):
+        if not any_answer:
             self.raise_failure()
-        return answers
 
     @property
     def has_failed(self) -> bool:
@@ -269,9 +288,13 @@ class Endpoint:
     def _answer(self, send: Callable[[Any], tuple[Any, int | None]], request: Any, is_divisible: bool) -> Answer:
         from hf_datasel.hub.retry import retry
 
+        waits = list[float]()
         try:
             value, tokens = retry(
-                lambda: self._send_once(send, request), should_retry=_is_temporary, wait=self._wait_before_retry
+                lambda: self._send_once(send, request),
+                should_retry=_is_temporary,
+                wait=lambda attempt, error: self._wait_before_retry(attempt, error, waits),
+                attempts=self.limits.attempts,
             )
         except _NotSentError as error:
             return self._count_unanswered(error.reason)
@@ -290,18 +313,41 @@ class Endpoint:
             raise _NotSentError("budget_spent")
         try:
             return send(request)
+        except CancelledError:
+            raise _NotSentError("no_answer") from None
         except request_errors() as error:
             raise _RequestError(self._reader.read(error)) from error
 
-    def _wait_before_retry(self, attempt: int, error: Exception) -> None:
+    def _wait_before_retry(self, attempt: int, error: Exception, waits: list[float]) -> None:
         """Wait for the backoff of this request; all requests wait as long as the server asks for."""
-        from hf_datasel.hub.retry import backoff
+        from hf_datasel.hub.retry import SILENT_WAIT, backoff
 
+        if not isinstance(error, _RequestError):
+            raise error
+        failure = error.failure
         with self._lock:
-            asked_for = error.failure.retry_after if isinstance(error, _RequestError) else 0.0
-            self._send_from = max(self._send_from, time.monotonic() + asked_for)
-            seconds = backoff(attempt, WAIT) * self._random.uniform(0.5, 1.5)
-        self._stopped.wait(seconds)
+            backoff_seconds = backoff(attempt, WAIT) * self._random.uniform(0.5, 1.5)
+            seconds = max(backoff_seconds, failure.retry_after)
+            waits.append(seconds)
+            if sum(waits) > self.limits.waiting_seconds:
+                raise _RequestError(self._reader.without_budget(failure, self.limits.waiting_seconds)) from error
+            end = time.monotonic() + seconds
+            self._send_from = max(self._send_from, end - seconds + failure.retry_after)
+            is_news = seconds > SILENT_WAIT and end > self._announced + SILENT_WAIT
+            self._announced = max(self._announced, end) if is_news else self._announced
+        if is_news:
+            logger.warning(
+                "%s %s to %r (%s). Waiting for %.0f s%s, before attempt %d of %d.",
+                self.name,
+                "gives no answer" if failure.status is None else f"answers {failure.status}",
+                self.model,
+                failure.message,
+                seconds,
+                ", as it asks" if failure.retry_after == seconds else "",
+                attempt + 2,
+                self.limits.attempts,
+            )
+        self._stopped.wait(backoff_seconds)
 
     def _count_answer(self, value: Any, tokens: int | None) -> Answer:
         with self._lock:
@@ -343,9 +389,20 @@ def _is_temporary(error: Exception) -> bool:
     return isinstance(error, _RequestError) and error.failure.is_temporary
 
 
-def _split_url(url: Any) -> SplitResult | None:
+def _check_url(url: Any) -> None:
+    """Raise an error for a URL that may hold a secret, without showing it, and for one that is not of an endpoint."""
+    address, _, query = str(url).partition("?")
+    parameters = {part.partition("=")[0] for part in query.split("&") if part}
+    if "@" in str(url) or "#" in str(url) or not parameters <= _PARAMETERS or _SECRET.search(str(url)):
+        raise ConfigError(
+            "base_url holds a password, a key, a fragment or parameters. Put a token into an environment variable "
+            f"that api_key_env names. Only the parameters {sorted(_PARAMETERS)} are accepted."
+        )
     try:
         parts = urlsplit(url) if isinstance(url, str) else None
-        return parts if parts is None or parts.port != 0 else None
+        is_endpoint = parts is not None and parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_endpoint = is_endpoint and parts is not None and parts.port != 0 and address.isprintable()
     except ValueError:
-        return None
+        is_endpoint = False
+    if not is_endpoint:
+        raise ConfigError(f"base_url={url!r} has to be like 'http://localhost:8000/v1'.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["EndpointEmbeddings", "check_settings"]
 
-_TEXTS_PER_BLOCK = 2048
-"""Number of texts that are requested before their embeddings are stored."""
+_TEXTS_PER_REQUEST = 32
 _STORED_REASONS = ["", "refused"]
 """Reasons that are stored, as their index after the numbers of the embedding; others are requested again."""
 _LOCAL = ("revision", "dtype", "model_init_kwargs", "max_length", "pooling", "as_trained")
 """Settings of a local model."""
-_REMOTE = ("dimensions", "concurrency", "api_key_env")
+_REMOTE = ("dimensions", "concurrency", "limits", "api_key_env")
 """Settings of an endpoint, other than its URL."""
 _DIMENSIONS_KEY = np.ones((1, 16), dtype=np.uint8)
 
@@ -101,7 +100,7 @@ class EndpointEmbeddings:
             The embeddings, float32; the row of each; and the reason of each row, "" if it has an embedding.
 
         Raises:
-            ScoreError: As in `Endpoint.send_all`, or the embeddings have a wrong number of dimensions.
+            ScoreError: As in `Endpoint.answers`, or the embeddings have a wrong number of dimensions.
         """
         results = np.empty((0, 1), dtype=np.float32)
         if len(self._first_rows):
@@ -128,10 +127,11 @@ class EndpointEmbeddings:
 
         def compute(_: np.ndarray) -> list[list[float]]:
             for text_id in np.argsort(self._lengths, kind="stable"):
-                vectors, reasons = self._embed(text_id[None])
-                if not reasons[0]:
+                [answer] = self._embed(text_id[None])
+                vectors, reason = answer[1:]
+                if vectors is not None:
                     return [[vectors.shape[1]]]
-                codes[text_id] = _code(reasons[0])
+                codes[text_id] = _code(reason)
             return [[np.nan]]
 
         silent = runner.without_model()
@@ -146,31 +146,31 @@ class EndpointEmbeddings:
         """Return the embedding and the reason code of each distinct text; all NaN if it is to be requested again."""
         nulls = null_counts(self.reasons)
 
-        def compute(batch: np.ndarray) -> np.ndarray:
-            vectors, reasons = self._embed(batch)
-            nulls.update(reason for reason in reasons if reason)
-            results = np.full((len(batch), dimensions + 1), np.nan, dtype=np.float32)
-            if vectors.shape[1]:
-                self._check_dimensions(vectors.shape[1], dimensions)
-                results[:, :-1] = vectors
-            results[:, -1] = [_code(reason) for reason in reasons]
-            return results
+        def compute(batch: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+            for part, vectors, reason in self._embed(batch):
+                results = np.full((len(part), dimensions + 1), np.nan, dtype=np.float32)
+                results[:, -1] = _code(reason)
+                if vectors is None:
+                    nulls[reason] += len(part)
+                else:
+                    self._check_dimensions(vectors.shape[1], dimensions)
+                    results[:, :-1] = vectors
+                yield batch[part], results
 
-        return runner.without_model().run(
+        return runner.without_model().run_as_completed(
             compute,
-            np.ones(len(self._first_rows), dtype=np.int64),
+            len(self._first_rows),
             dimensions + 1,
             label="embedding",
             keys=lambda: self._digests,
             spec=self._spec("endpoint_vectors"),
             dtype=np.float32,
-            batch_size=_TEXTS_PER_BLOCK,
             nulls=nulls,
         )
 
-    def _embed(self, text_ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    def _embed(self, text_ids: np.ndarray) -> Iterator[tuple[list[int], np.ndarray | None, str]]:
         rows = self.rows.pool.rows(self.rows.indices[self._first_rows[text_ids]])
-        return embed(self.endpoint, [self.text(row) for row in rows], dimensions=self.dimensions)
+        return embed(self.endpoint, [self.text(row) for row in rows], _TEXTS_PER_REQUEST, self.dimensions)
 
     def _check_dimensions(self, received: int, expected: int) -> None:
         if received != expected:

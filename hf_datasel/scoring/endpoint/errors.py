@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from hf_datasel.scoring.endpoint.transport import LimitError, RedirectError, StatusError
 
 __all__ = ["FailureReader", "RequestFailure", "request_errors"]
 
-_LONGEST_WAIT = 600.0
-"""Maximum number of seconds to wait because a server asks for it."""
 _TEMPORARY = (408, 409, 424, 425, 429)  # 424: text-generation-inference, if the generation failed
 _TOO_LARGE = 413
 _REFUSED = (400, _TOO_LARGE, 422)
@@ -25,7 +26,8 @@ def request_errors() -> tuple[type[Exception], ...]:
     from hf_datasel.hub.retry import TRANSPORT_ERROR
 
     # The client parses answers and error pages without checking their structure, so malformed ones raise the others.
-    return (TRANSPORT_ERROR, OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+    malformed = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
+    return (StatusError, LimitError, RedirectError, TRANSPORT_ERROR, OSError, *malformed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class RequestFailure:
         message: Message of the server or of the client.
         retry_after: Number of seconds that the server asks to wait for.
         ends_run: Whether no further request can succeed.
+        is_final: Whether this request is not sent again.
         no_endpoint: Whether there is no endpoint at this address.
     """
 
@@ -44,12 +47,14 @@ class RequestFailure:
     message: str
     retry_after: float = 0.0
     ends_run: bool = False
+    is_final: bool = False
     no_endpoint: bool = False
 
     @property
     def is_temporary(self) -> bool:
         """Whether another attempt may succeed."""
-        return not self.ends_run and (self.status is None or self.status in _TEMPORARY or self.status >= 500)
+        is_worth_repeating = self.status is None or self.status in _TEMPORARY or self.status >= 500
+        return is_worth_repeating and not (self.ends_run or self.is_final)
 
     @property
     def is_refused(self) -> bool:
@@ -92,6 +97,9 @@ class FailureReader:
 
         if isinstance(error, OfflineModeIsEnabled):
             return RequestFailure(None, "HF_HUB_OFFLINE is set, which blocks all requests: unset it", ends_run=True)
+        if isinstance(error, LimitError | RedirectError):
+            is_limit = isinstance(error, LimitError)
+            return RequestFailure(None, self._clean(str(error)), ends_run=not is_limit, is_final=is_limit)
         cause: BaseException | None = error
         while cause is not None and getattr(cause, "response", None) is None:
             cause = cause.__cause__ or cause.__context__
@@ -103,14 +111,25 @@ class FailureReader:
         response: Any = getattr(cause, "response", None)
         message, status = self._clean(_message(response)), status_code(cause) or 0
         is_final = status not in (*_TEMPORARY, *_REFUSED) and status < 500
-        wait = retry_after(response, _LONGEST_WAIT)
+        wait = retry_after(response, math.inf)
         return RequestFailure(status, message, wait, is_final or "insufficient_quota" in message)
+
+    def without_budget(self, failure: RequestFailure, waiting_seconds: float) -> RequestFailure:
+        """Return the failure of a request whose next attempt would exceed the time for waiting.
+
+        Args:
+            failure: The failure of the last attempt.
+            waiting_seconds: The limit.
+        """
+        asks = f" and asks to wait for {failure.retry_after:,.0f} s" if failure.retry_after > waiting_seconds else ""
+        message = f"{failure.message}{asks}; the limit waiting_seconds is {waiting_seconds:,g} s"
+        return replace(failure, message=message, is_final=True)
 
     def describe(self, failure: RequestFailure) -> str:
         """Return a message with what is wrong and how to solve it."""
         address = "model and provider" if self.on_hub else "base_url, which ends in /v1 in most cases"
         if failure.status is None:
-            hint = "" if failure.ends_run else f" Check {address}."
+            hint = "" if failure.ends_run or failure.is_final else f" Check {address}."
             return f"{self.endpoint} gives no answer to {self.model!r} ({failure.message}).{hint}"
         token = f"Check the token in {self.token_name}" if self.token else f"Set {self.token_name}"
         hints = {
@@ -126,7 +145,7 @@ class FailureReader:
 
     def _clean(self, text: str) -> str:
         text = text.replace(self.token, "***") if self.token else text
-        text = " ".join(text.split())
+        text = " ".join("".join(char if char.isprintable() else " " for char in text[:10_000]).split())
         return text if len(text) <= 300 else f"{text[:300]}..."
 
 

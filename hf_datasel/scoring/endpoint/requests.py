@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,7 +27,7 @@ class Completion(NamedTuple):
 
 def chat(
     endpoint: Endpoint, requests: Sequence[str], max_tokens: int | None = None, temperature: float | None = None
-) -> list[Answer]:
+) -> Iterator[tuple[int, Answer]]:
     """Request a chat completion for each message. Settings that are None are not sent.
 
     Args:
@@ -36,32 +36,35 @@ def chat(
         max_tokens: Maximum number of tokens of an answer.
         temperature: Sampling temperature.
 
-    Returns:
-        One answer per message, with a `Completion` as its value.
+    Yields:
+        The index of a message and its answer, with a `Completion` as its value, as they come.
 
     Raises:
-        ScoreError: As in `Endpoint.send_all`.
+        ScoreError: As in `Endpoint.answers`.
     """
-    model = None if endpoint.base_url is None else endpoint.model
+    settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
+    settings = {name: value for name, value in settings.items() if value is not None}
 
     def send(request: str) -> tuple[Completion, int | None]:
         messages = [{"role": "user", "content": request}]
-        response: Any = endpoint.client.chat_completion(
-            messages, model=model, max_tokens=max_tokens, temperature=temperature
-        )
-        if not isinstance(response.choices, list):
+        if endpoint.base_url is None:
+            response: Any = endpoint.hub_client.chat_completion(messages, **settings)
+        else:
+            response = endpoint.post("chat/completions", {"model": endpoint.model, "messages": messages, **settings})
+        choices = response.get("choices")
+        if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError(f"no chat completion, but {str(dict(response))[:200]}")
-        choice = response.choices[0] if response.choices else None
-        text = getattr(getattr(choice, "message", None), "content", None)
-        truncated = getattr(choice, "finish_reason", None) == "length"
-        return Completion(text if isinstance(text, str) else "", truncated), _num_tokens(response.usage)
+        choice = choices[0] if choices else {}
+        text = _item(_item(choice, "message"), "content")
+        truncated = _item(choice, "finish_reason") == "length"
+        return Completion(text if isinstance(text, str) else "", truncated), _num_tokens(response.get("usage"))
 
-    return endpoint.send_all(send, [request.encode("utf-8", "replace").decode() for request in requests])
+    return endpoint.answers(send, [request.encode("utf-8", "replace").decode() for request in requests])
 
 
 def embed(
-    endpoint: Endpoint, texts: Sequence[str], batch_size: int = 32, dimensions: int | None = None
-) -> tuple[np.ndarray, list[str]]:
+    endpoint: Endpoint, texts: Sequence[str], batch_size: int, dimensions: int | None = None
+) -> Iterator[tuple[list[int], np.ndarray | None, str]]:
     """Request an embedding for each text.
 
     Args:
@@ -70,13 +73,13 @@ def embed(
         batch_size: Number of texts per request. A request that is refused is sent again in halves.
         dimensions: Number of dimensions of the embeddings, for models that can shorten them.
 
-    Returns:
-        The embeddings, float32 of shape (texts, dimensions), NaN for a text without one (with 0 dimensions if no text
-        has one); and the reason of each text, "" if it has an embedding.
+    Yields:
+        The indices of some texts, as their answer comes: with their embeddings, float32 of shape (texts, dimensions),
+        and "", or with None and the reason. Each text once.
 
     Raises:
         ConfigError: The endpoint has no `base_url`.
-        ScoreError: As in `Endpoint.send_all`, or the embeddings have different lengths.
+        ScoreError: As in `Endpoint.answers`, or the embeddings have different lengths.
     """
     if endpoint.base_url is None:
         raise ConfigError("Embeddings need an endpoint with a base_url.")
@@ -93,26 +96,28 @@ def embed(
         return vectors, _num_tokens(response.get("usage"))
 
     parts = [list(range(len(texts)))[start : start + batch_size] for start in range(0, len(texts), batch_size)]
-    embeddings: dict[int, np.ndarray] = {}
-    reasons = ["no_answer"] * len(texts)
-    while parts and not (embeddings and endpoint.has_failed):  # embeddings received before a failure are returned
-        halves = []
-        for part, answer in zip(parts, endpoint.send_all(send, parts, lambda part: len(part) > 1), strict=True):
+    lengths = set[int]()
+    while parts:
+        halves: list[list[int]] = []
+        if lengths and endpoint.has_failed:  # embeddings received before a failure are returned
+            yield [index for part in parts for index in part], None, "no_answer"
+            return
+        for position, answer in endpoint.answers(send, parts, lambda part: len(part) > 1):
+            part = parts[position]
             if not answer.reason:
-                embeddings.update(zip(part, answer.value, strict=True))
+                lengths.add(answer.value.shape[1])
+                if len(lengths) > 1:
+                    raise ScoreError(f"{endpoint.name} gives vectors of {sorted(lengths)} numbers.")
+                yield part, answer.value, ""
             elif answer.reason == "refused" and len(part) > 1:
                 halves += [part[: len(part) // 2], part[len(part) // 2 :]]
-                continue
-            for index in part:
-                reasons[index] = answer.reason
-        parts = halves
-    lengths = {len(vector) for vector in embeddings.values()}
-    if len(lengths) > 1:
-        raise ScoreError(f"{endpoint.name} gives vectors of {sorted(lengths)} numbers.")
-    vectors = np.full((len(texts), max(lengths, default=0)), np.nan, dtype=np.float32)
-    for index, vector in embeddings.items():
-        vectors[index] = vector
-    return vectors, reasons
+            else:
+                yield part, None, answer.reason
+        parts = sorted(halves)
+
+
+def _item(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
 
 
 def _num_tokens(usage: Any) -> int | None:
