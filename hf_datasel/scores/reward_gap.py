@@ -136,7 +136,7 @@ class RewardGap(ModelScore):
         options = [field.name for field in fields(Judge)]
         if "model" not in settings:
             raise ConfigError(
-                "RewardGap(scorer='judge') needs judge=..., the settings of Judge, its model at least: "
+                "RewardGap(judge=...): scorer='judge' needs the settings of Judge, its model at least, such as "
                 "judge={'model': 'gpt-4.1-mini'}."
             )
         for name in settings:

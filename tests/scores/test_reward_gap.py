@@ -285,7 +285,7 @@ def test_causal_model_is_rejected(model, tokenizer, rows, tiny_model_dir):
         ({}, r"RewardGap\(scorer='reward'\) needs a reward model"),
         ({"scorer": "judge", "reward_model": "x"}, r"reward_model=\.\.\.\) is for scorer='reward', and scorer is 'ju"),
         ({"scorer": "perplexity", "judge": {}}, r"judge=\.\.\.\) is for scorer='judge', and scorer is 'perplexity'"),
-        ({"scorer": "judge"}, r"RewardGap\(scorer='judge'\) needs judge=\.\.\., the settings of Judge"),
+        ({"scorer": "judge"}, r"RewardGap\(judge=\.\.\.\): scorer='judge' needs the settings of Judge"),
         ({"scorer": "judge", "judge": {"temperature": 0}}, "needs the settings of Judge, its model at least"),
         ({"scorer": "judge", "judge": {"model": "x", "rating": 5}}, r"has 'rating'.*Did you mean 'ratings'\?"),
         ({"scorer": "judge", "judge": {"model": "x", "ratings": 1}}, r"Judge\(ratings=1\)"),

@@ -8,6 +8,7 @@ import threading
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import CancelledError
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -83,6 +84,8 @@ class Transport:
         from huggingface_hub.utils import get_async_session
 
         self.timeout, self.limits = timeout, limits
+        # shorter than the limit for connecting, and for TLS: a handshake that is cancelled leaves its socket open
+        self._timeouts = (min(timeout, limits.request_seconds / 3), timeout, timeout, timeout)
         self._client: Any = get_async_session()
         self._client.event_hooks = {**self._client.event_hooks, "response": []}  # reads error pages of any size
         self._is_closed = False
@@ -104,6 +107,8 @@ class Transport:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._client.aclose()
+        await self._loop.shutdown_asyncgens()
+        await asyncio.sleep(0)  # sockets are closed in the next turn of the loop
 
     def post(self, url: str, body: Any, headers: Mapping[str, str]) -> bytes:
         """Post JSON.
@@ -141,7 +146,7 @@ class Transport:
         headers = {**headers, "Accept-Encoding": "gzip"}
         for _ in range(_MAX_REDIRECTS + 1):
             request = self._client.stream(
-                "POST", url, json=body, headers=headers, timeout=self.timeout, follow_redirects=False
+                "POST", url, json=body, headers=headers, timeout=self._timeouts, follow_redirects=False
             )
             async with request as response:
                 if response.status_code in _REDIRECTS:
@@ -160,13 +165,14 @@ class Transport:
             raise ValueError(f"an answer that is compressed as {encoding[:20]!r}, and not as requested")
         inflate = zlib.decompressobj(31) if encoding.endswith("gzip") else None
         content, received = bytearray(), 0
-        async for chunk in response.aiter_raw():
-            received += len(chunk)
-            content += chunk if inflate is None else _inflated(inflate, chunk, limit + 1 - len(content))
-            if max(len(content), received) > limit:
-                if truncate:
-                    return bytes(content[:limit])
-                raise LimitError(f"an answer of more than {limit:,} bytes, the limit response_bytes")
+        async with aclosing(response.aiter_raw()) as chunks:
+            async for chunk in chunks:
+                received += len(chunk)
+                content += chunk if inflate is None else _inflated(inflate, chunk, limit + 1 - len(content))
+                if max(len(content), received) > limit:
+                    if truncate:
+                        return bytes(content[:limit])
+                    raise LimitError(f"an answer of more than {limit:,} bytes, the limit response_bytes")
         if inflate is not None and not inflate.eof and not truncate:
             raise ValueError("a compressed answer that breaks off")
         return bytes(content)
