@@ -18,8 +18,10 @@ from hf_datasel.cards.sections import SECTIONS
 from hf_datasel.cards.sections.method import describe_method, describe_score, reused_losses
 from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
+from hf_datasel.hub.card_yaml import combined_metadata
+from hf_datasel.hub.parents import Parents, parents_of, recorded_parents
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origins, without_paths
+from hf_datasel.selection.provenance import without_paths
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -53,6 +55,7 @@ def gather(
     title: str,
     target: PublishTarget | None = None,
     metadata: Mapping[str, Any] | None = None,
+    parents: Parents | None = None,
     changed: bool | None = None,
     configs: Sequence[DataConfig] = (),
     results: Sequence[Result] = (),
@@ -67,6 +70,7 @@ def gather(
         title: Title of the page.
         target: Where the page is published; a local page by default.
         metadata: Metadata of the parent's card, as `inherited_metadata` returns it; None if it was not looked up.
+        parents: Where the rows come from; by default as the dataset shows it, else as the selections record it.
         changed: Whether the dataset differs from its parent on the Hub; by default what the dataset itself shows.
         configs: Configurations of the published dataset.
         results: Evaluation results of models trained on the rows.
@@ -78,7 +82,7 @@ def gather(
     check_together(selections)
     target = target or PublishTarget()
     provenance = without_paths(selections[-1].provenance)
-    parent = _parent(provenance, dataset, metadata)
+    parent = _parent(provenance, parents or _parents(provenance, dataset), metadata)
     parent["changed"] = parent["changed"] if changed is None else changed
     names = config_names(selections, target.publication)
     rounds = [_round_facts(selection, name) for selection, name in zip(selections, names, strict=True)]
@@ -179,11 +183,20 @@ def _numbered_folders(folder: Path, name: str) -> list[Path]:
     return [path for _, path in sorted((int(match[1]), path) for match, path in matches if match)]
 
 
-def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Mapping[str, Any] | None) -> Parent:
-    recorded = provenance["dataset"]
-    sources = origins(dataset) if dataset is not None else []
-    source = recorded if not sources else sources[0] if len(sources) == 1 else {}
-    names = [source["name"] for source in sources] or ([recorded["name"]] if recorded.get("name") else [])
+def _parents(provenance: Mapping[str, Any], dataset: Dataset | None) -> Parents:
+    """Return where the rows come from, with the licence that is recorded."""
+    recorded = recorded_parents(provenance["dataset"])
+    parents = recorded if dataset is None else parents_of(dataset)
+    earlier = {(parent["name"], parent["revision"]): parent for parent in recorded.known}
+    known = [{**earlier.get((parent["name"], parent["revision"]), {}), **parent} for parent in parents.known]
+    return Parents(tuple(known), parents.complete) if known else recorded
+
+
+def _parent(provenance: Mapping[str, Any], parents: Parents, metadata: Mapping[str, Any] | None) -> Parent:
+    recorded, source = provenance["dataset"], parents.only
+    if metadata is None and parents.known and all("private" in parent for parent in parents.known):
+        licences = [{"license": parent["license"]} for parent in parents.known if "license" in parent]
+        metadata = combined_metadata(licences)
     parent: Parent = {
         "name": source.get("name"),
         "revision": source.get("revision"),
@@ -193,7 +206,7 @@ def _parent(provenance: Mapping[str, Any], dataset: Dataset | None, metadata: Ma
         "id": recorded["id"],
         "rows": recorded["rows"],
         "format": recorded["format"],
-        "sources": names,
+        "sources": parents.names,
         "looked_up": metadata is not None,
         "metadata": dict(metadata or {}),
     }

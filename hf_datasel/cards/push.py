@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hf_datasel.cards.build import PublishTarget, check_together, gather
 from hf_datasel.cards.card import card, updated_card
@@ -21,19 +22,18 @@ from hf_datasel.cards.repository_files import (
 )
 from hf_datasel.cards.round_wording import warm_up_rounds
 from hf_datasel.errors import PublishError
-from hf_datasel.hub.card_yaml import combined_metadata, data_configs
-from hf_datasel.hub.permissions import is_unchanged, parent_metadata, sign_in
+from hf_datasel.hub.card_yaml import data_configs
+from hf_datasel.hub.parents import Parents, merged_parents, parents_of, recorded_parents
+from hf_datasel.hub.permissions import is_unchanged, sign_in, visibility
 from hf_datasel.hub.repository import Hub, Snapshot
+from hf_datasel.hub.secrets import SecretScan
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origins
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
 __all__ = ["check_access", "check_push", "push_selections"]
-
-logger = logging.getLogger(__name__)
 
 _DATA = re.compile(r".+\.(parquet|jsonl?|csv|tsv|arrow|txt|zip|tar|gz|zst)")
 _CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
@@ -50,6 +50,7 @@ def push_selections(
     revision: str | None = None,
     commit_message: str | None = None,
     config_name: str | None = None,
+    allow_secrets: bool = False,
     results: Sequence[Result] = (),
     training: TrainingRun | None = None,
 ) -> CommitInfo:
@@ -65,6 +66,7 @@ def push_selections(
         revision: As for `Selection.push_to_hub`.
         commit_message: As for `Selection.push_to_hub`.
         config_name: As for `Selection.push_to_hub`.
+        allow_secrets: As for `Selection.push_to_hub`.
         results: Evaluation results of models trained on the rows, for the card.
         training: The training run that selected, for the card.
 
@@ -73,40 +75,41 @@ def push_selections(
         DatasetMismatchError: The dataset is not the one the selections were made from.
     """
     check_together(selections)
-    publication = _publication(config_name)
+    config = _publication(config_name)
     parent = dataset if dataset is not None else selections[-1].dataset
     if parent is None:
         raise PublishError("The selection does not contain the dataset that it was made from. Pass it: dataset=...")
     selections[-1].check(parent)  # all are of the same dataset
     hub = Hub(repo_id, token, revision)
     sign_in(hub)
-    is_private, recorded = hub.is_private(), selections[-1].provenance["dataset"]
-    sources, public = _sources(parent, recorded), _is_public(hub, is_private, private)
-    metadata = _metadata(hub, sources, public)
-    if public and not sources:
-        logger.warning(
-            "The origin of the rows is unknown, so it cannot be checked whether they may be public. %s is public.",
-            hub.repo_id,
-        )
-    if is_private is not None:
-        _check_conflicts(hub, hub.snapshot(), publication)
+    recorded = selections[-1].provenance["dataset"]
+    parents = _parents(parent, recorded)
+    _check_not_a_parent(hub, parents)
+    private, metadata = visibility(hub, parents, private)
+    is_new = hub.is_private() is None
+    if not is_new:
+        _check_conflicts(hub, hub.snapshot(), config)
+    scan = hub.secret_scan(allow_secrets)
+    rows = np.unique(np.concatenate([selection.indices for selection in selections]))
+    scan.check_rows(parent.select(rows), rows)
     with tempfile.TemporaryDirectory(prefix="hf_datasel_") as scratch:
         folder = Path(scratch)
         page = gather(
             selections,
             parent,
             title=hub.repo_id.split("/")[1],
-            target=PublishTarget(hub.repo_id, revision, publication, hub.files_url),
+            target=PublishTarget(hub.repo_id, revision, config, hub.files_url),
             metadata=metadata,
-            changed=_changed(sources, recorded),
-            configs=write_data(folder, selections, parent, publication),
+            parents=parents,
+            changed=_changed(parents, recorded),
+            configs=write_data(folder, selections, parent, config),
             results=results,
             training=training,
         )
         write_page(folder, page)
-        if is_private is None:
+        if is_new:
             hub.validate(card(page))
-        return _commit(hub, folder, page, private, commit_message or _message(page))
+        return _commit(hub, folder, page, private, scan, commit_message or _message(page))
 
 
 def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, token: str | None = None) -> None:
@@ -127,7 +130,7 @@ def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, t
         _check_conflicts(hub, hub.snapshot(), "default")
 
 
-def check_access(hub: Hub, dataset: Dataset, private: bool | None) -> None:
+def check_access(hub: Hub, dataset: Dataset, private: bool | None) -> tuple[bool | None, dict[str, Any]]:
     """Raise if the token may not write, or if rows of a private or gated parent would become public.
 
     Args:
@@ -135,24 +138,30 @@ def check_access(hub: Hub, dataset: Dataset, private: bool | None) -> None:
         dataset: The dataset whose rows are published.
         private: Whether a new repository is private.
 
+    Returns:
+        Whether a new repository is to be private (True also for rows of unknown origin, unless `private` is False),
+        and licence, languages and tasks of the parents.
+
     Raises:
         PublishError: One of the two is the case; the message says which.
     """
     sign_in(hub)
-    _metadata(hub, _sources(dataset, {}), _is_public(hub, hub.is_private(), private))
+    parents = parents_of(dataset)
+    _check_not_a_parent(hub, parents)
+    return visibility(hub, parents, private)
 
 
-def _commit(hub: Hub, folder: Path, page: Facts, private: bool | None, message: str) -> CommitInfo:
+def _commit(hub: Hub, folder: Path, page: Facts, private: bool | None, scan: SecretScan, message: str) -> CommitInfo:
     """Commit the files of the folder, and the existing card with the generated page replaced."""
     publication = page["publication"]
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    hub.check_secret(files)
+    scan.check_files(files)
 
     def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
         _check_conflicts(hub, current, publication)
         readme = folder / "README.md"
         readme.write_text(_card(current, page, publication), encoding="utf-8", newline="")
-        hub.check_secret({"README.md": readme})
+        scan.check_files({"README.md": readme})
         written = {**files, "README.md": readme}
         return written, {path for path in current.files if is_file_of(path, publication) and path not in written}
 
@@ -171,39 +180,28 @@ def _publication(config_name: str | None) -> str:
     return config_name
 
 
-def _is_public(hub: Hub, is_private: bool | None, private: bool | None) -> bool:
-    if is_private is False and private:
+def _parents(dataset: Dataset, recorded: Mapping[str, Any]) -> Parents:
+    """Return where the rows come from: by the dataset itself, else as recorded when they were selected."""
+    parents = parents_of(dataset)
+    if parents.complete:
+        return parents
+    earlier = recorded_parents(recorded)
+    return Parents(merged_parents([parents, earlier]).known, earlier.complete)
+
+
+def _check_not_a_parent(hub: Hub, parents: Parents) -> None:
+    if any(name.lower() == hub.repo_id.lower() for name in parents.names):
         raise PublishError(
-            f"{hub.repo_id!r} is public already, and private=True does not change that. Change it in the settings of "
-            "the repository, or use another repo_id."
+            f"{hub.repo_id!r} is the parent dataset itself, whose rows the selection would hide. Use another repo_id."
         )
-    return not (is_private if is_private is not None else private)
 
 
-def _sources(dataset: Dataset, recorded: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the datasets on the Hub that the rows come from: by the files of the dataset, else as recorded."""
-    return [*origins(dataset)] or ([recorded] if recorded.get("name") else [])
-
-
-def _changed(sources: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any]) -> bool | None:
+def _changed(parents: Parents, recorded: Mapping[str, Any]) -> bool | None:
     """Return whether the pool differs from its only parent; None if that cannot be checked."""
-    if len(sources) != 1:
-        return bool(sources)
-    unchanged = is_unchanged(sources[0], recorded["id"], recorded.get("columns"))
+    if not parents.only:
+        return bool(parents.known)
+    unchanged = is_unchanged(parents.only, recorded["id"], recorded.get("columns"))
     return None if unchanged is None else not unchanged
-
-
-def _metadata(hub: Hub, sources: Sequence[Mapping[str, Any]], public: bool) -> dict[str, Any]:
-    """Return the metadata of the parents' cards; raise if their rows may not be published."""
-    for source in sources:
-        if source["name"].lower() == hub.repo_id.lower():
-            raise PublishError(
-                f"{hub.repo_id!r} is the parent dataset itself, whose rows the selection would hide. Use another "
-                "repo_id."
-            )
-    return combined_metadata(
-        [parent_metadata(hub, source["name"], source.get("revision"), not public) for source in sources]
-    )
 
 
 def _check_conflicts(hub: Hub, current: Snapshot, publication: str) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from hf_datasel.cards.push import check_access
 from hf_datasel.cards.sections.method import describe_score, score_settings
+from hf_datasel.hub.card_yaml import split_card, to_yaml
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.hub.repository import Hub, Snapshot
 from hf_datasel.hub.retry import call_hub
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["push_scored"]
 
+_INHERITED = ("license", "license_name", "license_link", "language", "task_categories")
 _SCORES_SECTION = re.compile(r"\n*<!-- hf_datasel scores -->.*<!-- end of hf_datasel scores -->\n*", re.DOTALL)
 
 
@@ -36,6 +38,7 @@ def push_scored(
     *,
     private: bool | None = None,
     token: str | None = None,
+    allow_secrets: bool = False,
 ) -> str:
     """Publish a dataset with its score columns, and describe in its card how each was computed.
 
@@ -44,17 +47,21 @@ def push_scored(
         repo_id: `"name"` or `"namespace/name"`; created if it does not exist. Other text of its card is preserved.
         columns: Names of the score columns.
         histograms: Folder with an image `COLUMN.png` for each column; columns without an image are skipped.
-        private: Whether a new repository is private.
+        private: Whether a new repository is private; by default, if rows of unknown origin would become public.
         token: Access token; the token of the login by default.
+        allow_secrets: Whether to publish text with the shape of keys and tokens.
 
     Returns:
         URL of the repository.
 
     Raises:
-        PublishError: The token may not write, or rows of a private or gated dataset would become public.
+        PublishError: The token may not write, rows of a private or gated dataset would become public, or there are
+            secrets in them.
     """
     hub = Hub(repo_id, token)
-    check_access(hub, dataset, private)
+    private, metadata = check_access(hub, dataset, private)
+    scan = hub.secret_scan(allow_secrets)
+    scan.check_rows(dataset)
     call_hub(lambda: dataset.push_to_hub(hub.repo_id, private=private, token=token))
     pictures = {name: histograms / f"{name}.png" for name in columns} if histograms is not None else {}
     pictures = {name: path for name, path in pictures.items() if path.is_file()}
@@ -63,13 +70,20 @@ def push_scored(
 
         def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
             card = Path(drafts) / "README.md"
-            card.write_text(
-                f"{_SCORES_SECTION.sub('', current.card or '').rstrip()}\n\n{section}", encoding="utf-8", newline=""
-            )
+            before = _SCORES_SECTION.sub("", _with_metadata(current.card or "", metadata)).rstrip()
+            card.write_text(f"{before}\n\n{section}", encoding="utf-8", newline="")
+            scan.check_files({"README.md": card})
             return {"README.md": card, **{f"histograms/{path.name}": path for path in pictures.values()}}, set()
 
         hub.commit(build, "Describe how the scores were computed")
     return hub.url
+
+
+def _with_metadata(card: str, inherited: Mapping[str, Any]) -> str:
+    """Return the card with licence, languages and tasks of the parents, where it does not say them itself."""
+    metadata, body = split_card(card)
+    added = {key: value for key, value in inherited.items() if key not in metadata and key in _INHERITED}
+    return to_yaml({**added, **metadata}) + body if added else card
 
 
 def _section(dataset: Dataset, columns: Sequence[str], pictures: Sequence[str]) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_datasel.hub.repository import Hub, Snapshot
     from hf_datasel.selection import Selection
 
-__all__ = ["PushArguments", "hub_errors", "run"]
+__all__ = ["PushArguments", "hub_errors", "is_private", "run"]
 
 
 @dataclass
@@ -37,11 +37,28 @@ class PushArguments(RunArguments):
     )
     private: bool | None = field(
         default=None,
-        metadata={"help": "Whether a new repository is private; an existing repository is not changed."},
+        metadata={
+            "help": "Whether a new repository is private; by default, if the origin of the rows is unknown. An "
+            "existing repository is not changed."
+        },
+    )
+    public: bool = field(
+        default=False,
+        metadata={
+            "help": "Publish in a public repository also if the origin of the rows is unknown. Rows of a private or "
+            "gated dataset are never published in one."
+        },
     )
     revision: str | None = field(default=None, metadata={"help": "Branch, created if it does not exist."})
     commit_message: str | None = field(
         default=None, metadata={"help": "Commit message; by default it names the selection."}
+    )
+    allow_secrets: bool = field(
+        default=False,
+        metadata={
+            "help": "Publish rows with text that has the shape of a key or token. Values of secret environment "
+            "variables are never published."
+        },
     )
     config_name: str | None = field(
         default=None, metadata={"help": "Name of the configuration, to publish several selections in one repository."}
@@ -72,10 +89,11 @@ def run(argv: Sequence[str]) -> None:
             selections,
             arguments.repo_id,
             dataset,
-            private=arguments.private,
+            private=is_private(arguments.private, arguments.public),
             revision=arguments.revision,
             commit_message=arguments.commit_message,
             config_name=arguments.config_name,
+            allow_secrets=arguments.allow_secrets,
             results=results,
             training=training,
         )
@@ -83,6 +101,17 @@ def run(argv: Sequence[str]) -> None:
         print(f"Nothing has changed, and nothing was uploaded: {info.repo_url}")
     else:
         print(f"Published: {info.repo_url} (commit {info.oid[:12]})")
+
+
+def is_private(private: bool | None, public: bool) -> bool | None:
+    """Return whether a new repository is private, from the two flags; None if neither is set.
+
+    Raises:
+        ConfigError: They contradict each other.
+    """
+    if private and public:
+        raise ConfigError("--private true and --public contradict each other. Remove one of them.")
+    return False if public else private
 
 
 @contextlib.contextmanager

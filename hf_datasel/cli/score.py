@@ -85,7 +85,20 @@ class ScoreArguments:
     repo_id: str | None = field(
         default=None, metadata={"help": "Also push the scored dataset to this dataset repository on the Hub."}
     )
-    private: bool | None = field(default=None, metadata={"help": "Whether a new repository is private."})
+    private: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a new repository is private; by default, if the origin of the rows is unknown."},
+    )
+    public: bool = field(
+        default=False, metadata={"help": "Publish in a public repository also if the origin of the rows is unknown."}
+    )
+    allow_secrets: bool = field(
+        default=False,
+        metadata={
+            "help": "Publish rows with text that has the shape of a key or token. Values of secret environment "
+            "variables are never published."
+        },
+    )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -102,7 +115,7 @@ def run(argv: Sequence[str]) -> None:
     store = ScoreStore(arguments.store or folder / "store")
     with progress_bars_on_terminals():
         dataset = dataset_arguments.load()
-        _check_hub(dataset, arguments)
+        private = _check_hub(dataset, arguments)
         try:
             scored = score(
                 dataset,
@@ -121,10 +134,12 @@ def run(argv: Sequence[str]) -> None:
             )
             raise
         if Processes.current().is_main_process:
-            _write_results(scored, scores, folder, arguments)
+            _write_results(scored, scores, folder, arguments, private)
 
 
-def _write_results(scored: Any, scores: Sequence[Any], folder: Path, arguments: ScoreArguments) -> None:
+def _write_results(
+    scored: Any, scores: Sequence[Any], folder: Path, arguments: ScoreArguments, private: bool | None
+) -> None:
     """Write the file and histograms, print the table, and push to the Hub if a repository is named."""
     names = list(dict.fromkeys(f"{score.column_prefix}{name}" for score in scores for name in score.columns()))
     _write_parquet(scored, folder)
@@ -133,7 +148,7 @@ def _write_results(scored: Any, scores: Sequence[Any], folder: Path, arguments: 
     plots = ", with a histogram of each column next to it" if has_plots else ""
     print(f"Written to {folder / 'scored.parquet'}{plots}.")
     if arguments.repo_id is not None:
-        _push(scored, names, folder, arguments.repo_id, arguments.private)
+        _push(scored, names, folder, arguments.repo_id, private, arguments.allow_secrets)
 
 
 def _scores(arguments: ScoreArguments) -> list[Any]:
@@ -185,6 +200,7 @@ def _write_parquet(scored: Any, folder: Path) -> None:
     """Write the rows and the provenance of their columns."""
     import pyarrow.parquet as pq
 
+    from hf_datasel.hub.parents import parents_of, write_parquet
     from hf_datasel.scoring.column_provenance import write_provenance
 
     target = folder / "scored.parquet"
@@ -192,8 +208,9 @@ def _write_parquet(scored: Any, folder: Path) -> None:
     if missing := [name for name in columns_before if name not in scored.column_names]:
         print(f"Replaces {target.name} of an earlier run, which also had {', '.join(missing)}.")
     with no_progress_bars():
-        write_file(target, scored.to_parquet, ScoreError)
-    write_provenance(folder / "scored.origins.json", scored.data.table)
+        parents = parents_of(scored).with_state()
+        write_file(target, lambda file: write_parquet(scored, file, parents), ScoreError)
+    write_provenance(folder / "scored.origins.json", scored.data.table, parents.record())
 
 
 def _write_histograms(scored: Any, names: list[str], folder: Path) -> bool:
@@ -227,21 +244,27 @@ def _columns_drawn_before(folder: Path) -> set[str]:
     return {name for name in content if name == Path(name).name} if isinstance(content, dict) else set()
 
 
-def _check_hub(dataset: Any, arguments: ScoreArguments) -> None:
-    """Raise `PublishError` before scoring if the rows cannot be pushed to the repository."""
+def _check_hub(dataset: Any, arguments: ScoreArguments) -> bool | None:
+    """Raise `PublishError` before scoring if the rows cannot be pushed, and return whether that is done privately."""
     if arguments.repo_id is None:
-        return
+        return None
     from hf_datasel.cards.push import check_access
-    from hf_datasel.cli.push import hub_errors
+    from hf_datasel.cli.push import hub_errors, is_private
     from hf_datasel.hub.repository import Hub
 
+    hub = Hub(arguments.repo_id)
     with hub_errors():
-        check_access(Hub(arguments.repo_id), dataset, arguments.private)
+        private, _ = check_access(hub, dataset, is_private(arguments.private, arguments.public))
+    hub.secret_scan(arguments.allow_secrets).check_rows(dataset)
+    return private
 
 
-def _push(scored: Any, names: list[str], folder: Path, repo_id: str, private: bool | None) -> None:
+def _push(
+    scored: Any, names: list[str], folder: Path, repo_id: str, private: bool | None, allow_secrets: bool
+) -> None:
     from hf_datasel.cards.scored import push_scored
     from hf_datasel.cli.push import hub_errors
 
     with hub_errors():
-        print(f"Published: {push_scored(scored, repo_id, names, folder / 'histograms', private=private)}")
+        url = push_scored(scored, repo_id, names, folder / "histograms", private=private, allow_secrets=allow_secrets)
+        print(f"Published: {url}")

@@ -79,6 +79,7 @@ def run(argv: Sequence[str]) -> None:
     dataset_arguments, arguments = parse((DatasetArguments, SelectArguments), argv, "select")
     log_to_stderr()
     allow_local_imports(arguments.allow_imports)
+    from hf_datasel.hub.parents import write_parquet
     from hf_datasel.selection import select
 
     selector = _selector(arguments)
@@ -107,7 +108,8 @@ def run(argv: Sequence[str]) -> None:
     _print_provenance(selection.provenance)
     if arguments.save_subset:
         with no_progress_bars():
-            write_file(folder / _SUBSET, selection.apply(dataset).to_parquet, SelectionError)
+            subset = selection.apply(dataset)
+            write_file(folder / _SUBSET, lambda file: write_parquet(subset, file), SelectionError)
     print(f"Written to {arguments.output_dir}.")
 
 

@@ -216,7 +216,7 @@ def _read(splits: Mapping[str, Sequence[Path]], name: str, split: str, text_colu
     (kind,) = kinds
     if kind in ("parquet", "arrow") and not any(file_kind(path)[2] for path in paths):
         data_files = {base: [glob.escape(str(path)) for path in part] for base, part in files.items()}
-        return load_dataset(kind, data_files=data_files, split=split)
+        return _with_sources(load_dataset(kind, data_files=data_files, split=split), paths)
     builder = RowFiles(
         dataset_name=kind,
         files={base: [str(path) for path in part] for base, part in files.items()},
@@ -229,7 +229,13 @@ def _read(splits: Mapping[str, Sequence[Path]], name: str, split: str, text_colu
         if isinstance(cause := _cause(error), FormatError):
             raise FormatError(f"Cannot load {name!r}: {cause}") from error
         raise
-    return builder.as_dataset(split=split)
+    return _with_sources(builder.as_dataset(split=split), paths)
+
+
+def _with_sources(data: Dataset, paths: Sequence[Path]) -> Dataset:
+    """Record in a dataset which files it was read from, where `datasets` records downloads."""
+    data.info.download_checksums = {str(path): {"num_bytes": path.stat().st_size, "checksum": None} for path in paths}
+    return data
 
 
 def _split_names(split: str, present: Mapping[str, Any], name: str) -> list[str]:

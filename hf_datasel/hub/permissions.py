@@ -1,9 +1,9 @@
-"""Checks before anything is published: whether the token may write, and whether the parent's rows may be shown."""
+"""Checks before anything is published: whether the token may write, and whether the parents' rows may be shown."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from huggingface_hub.errors import (
@@ -17,17 +17,22 @@ from huggingface_hub.errors import (
 
 from hf_datasel.errors import FormatError, PublishError, did_you_mean
 from hf_datasel.formats import Pool
-from hf_datasel.hub.card_yaml import inherited_metadata, split_card
+from hf_datasel.hub.card_yaml import combined_metadata, inherited_metadata, split_card
+from hf_datasel.hub.parents import Parents
 from hf_datasel.hub.repository import PULL_REQUEST, Hub, read_card
 from hf_datasel.hub.retry import call_hub, error_line, status_code
 
-__all__ = ["is_unchanged", "parent_metadata", "sign_in"]
+__all__ = ["is_unchanged", "sign_in", "visibility"]
 
 logger = logging.getLogger(__name__)
 
 _PUBLISH_PRIVATELY = {
     "hint": "Publish to a private repository: private=True.",
     "cli_hint": "Publish to a private repository: --private true.",
+}
+_PUBLISH_ANYWAY = {
+    "hint": "Publish to a private repository, or pass private=False if the rows may be public.",
+    "cli_hint": "Publish to a private repository, or pass --public if the rows may be public.",
 }
 
 
@@ -94,39 +99,95 @@ def _check_token(hub: Hub, token_info: Mapping[str, Any]) -> None:
     )
 
 
-def parent_metadata(hub: Hub, name: str, revision: str | None, private: bool) -> dict[str, Any]:
-    """Return the licence, languages and task from the card of the parent dataset.
+def visibility(hub: Hub, parents: Parents, private: bool | None) -> tuple[bool | None, dict[str, Any]]:
+    """Decide whether rows are published privately, and return what the cards of their parents say.
+
+    Rows of private and gated parents are not made public. Rows that may come from elsewhere, or whose parent cannot be
+    accessed, are published privately unless `private` is False.
 
     Args:
-        hub: Repository that the selected rows are published in.
-        name: Repository of the parent dataset.
-        revision: Commit of the parent dataset; None for its latest one.
-        private: Whether the selected rows are published privately.
+        hub: Repository that the rows are published in.
+        parents: Where the rows come from.
+        private: Whether a new repository is private; None if that is not said.
+
+    Returns:
+        Whether a new repository is private (None for the default of the namespace), and the licence, languages and
+        tasks of the parents.
 
     Raises:
-        PublishError: Rows of a private or gated parent would become public, or that cannot be checked.
+        PublishError: The rows may not be public, or that cannot be checked, but they would be.
     """
+    exists_privately = hub.is_private()
+    if exists_privately is False and private:
+        raise PublishError(
+            f"{hub.repo_id!r} is public already, and private=True does not change that. Change it in the settings of "
+            "the repository, or use another repo_id."
+        )
+    public = not (private if exists_privately is None else exists_privately)
+    metadata, unknown = [], [] if parents.complete else ["the origin of the rows is unknown"]
+    for parent in parents.known:
+        info = _parent_info(hub, parent)
+        state = "private" if info["private"] else "gated" if info["gated"] else ""
+        if public and state:
+            raise PublishError(
+                f"The parent {parent['name']!r} is {state}, but {hub.repo_id!r} would show its rows.",
+                **_PUBLISH_PRIVATELY,
+            )
+        if info["private"] is None:
+            unknown.append(f"the parent {parent['name']!r} does not exist or cannot be accessed with this token")
+            if private is False and public:
+                raise PublishError(
+                    f"{_sentence(unknown[-1:])}, so it cannot be checked whether the rows may be public.",
+                    **_PUBLISH_PRIVATELY,
+                )
+        metadata.append(info["metadata"])
+    if public and unknown and private is None:
+        reason = f"{_sentence(unknown)}, so it cannot be checked whether the rows may be public"
+        if exists_privately is False:
+            raise PublishError(f"{reason}, and {hub.repo_id!r} is public.", **_PUBLISH_ANYWAY)
+        logger.warning("%s: %s is created as a private repository.", reason, hub.repo_id)
+        private = True
+    return private, combined_metadata(metadata)
+
+
+def _sentence(parts: Sequence[str]) -> str:
+    joined = ", and ".join(parts)
+    return joined[0].upper() + joined[1:]
+
+
+def _parent_info(hub: Hub, parent: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `private`, `gated` and `metadata` of a parent; as recorded with its rows if it cannot be accessed.
+
+    Raises:
+        PublishError: The Hub cannot be reached, or refuses access to the card.
+    """
+    name, revision = parent["name"], parent.get("revision")
     try:
         try:
             info = call_hub(lambda: hub.api.dataset_info(name, revision=revision))
         except RevisionNotFoundError:  # its history was rewritten
             info, revision = call_hub(lambda: hub.api.dataset_info(name)), None
-    except RepositoryNotFoundError as error:
-        if private:
-            logger.warning("The parent %s cannot be accessed on the Hub, so its licence is not copied.", name)
-            return {}
-        raise PublishError(
-            f"The parent {name!r} does not exist or cannot be accessed with this token, so it cannot be checked "
-            "whether its rows may be public.",
-            **_PUBLISH_PRIVATELY,
-        ) from error
+    except RepositoryNotFoundError:
+        licence = {"license": parent["license"]} if "license" in parent else {}
+        logger.warning(
+            "The parent %s cannot be accessed on the Hub, so its licence is that of the record, if any.", name
+        )
+        was_closed = parent.get("private") or parent.get("gated")
+        return {
+            "private": parent["private"] if was_closed else None,
+            "gated": parent.get("gated"),
+            "metadata": licence,
+        }
     except (HfHubHTTPError, HFValidationError) as error:
         raise PublishError(f"Cannot access the parent {name!r} on the Hub: {error_line(error)}") from error
-    if not private and (info.private or info.gated):
-        state = "private" if info.private else "gated"
-        raise PublishError(
-            f"The parent {name!r} is {state}, but {hub.repo_id!r} would show its rows.", **_PUBLISH_PRIVATELY
-        )
+    return {
+        "private": bool(info.private),
+        "gated": bool(info.gated),
+        "metadata": _card_metadata(hub, name, revision),
+    }
+
+
+def _card_metadata(hub: Hub, name: str, revision: str | None) -> dict[str, Any]:
     try:
         path = call_hub(lambda: hub.api.hf_hub_download(name, "README.md", repo_type="dataset", revision=revision))
         files_url = f"{hub.api.endpoint}/datasets/{name}/blob/{revision or 'main'}/"

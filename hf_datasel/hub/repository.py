@@ -24,6 +24,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.retry import ATTEMPTS, TRANSPORT_ERROR, call_hub, error_line, is_temporary, wait_before_retry
+from hf_datasel.hub.secrets import SecretScan
 
 __all__ = ["PULL_REQUEST", "Hub", "Snapshot", "read_card"]
 
@@ -71,7 +72,7 @@ class Hub:
             raise PublishError("token=False, but publishing needs a token. Omit it to use the token of the login.")
         token = token if isinstance(token, str) and token else None  # True means the same
         self.api = HfApi(token=token)
-        self._token = token or get_token()
+        self.token = token or get_token()
         self.repo_id = repo_id
         self.revision = revision
 
@@ -118,22 +119,15 @@ class Hub:
         # not by DatasetCard.validate, which in older versions asks the public Hub whatever the endpoint is
         body = {"repoType": "dataset", "content": card}
         url = f"{self.api.endpoint}/api/validate-yaml"
-        hf_raise_for_status(get_session().post(url, json=body, headers=build_hf_headers(token=self._token)))
+        hf_raise_for_status(get_session().post(url, json=body, headers=build_hf_headers(token=self.token)))
 
-    def check_secret(self, files: Mapping[str, Path]) -> None:
-        """Raise if a text file contains the access token.
+    def secret_scan(self, allow: bool = False) -> SecretScan:
+        """Return a search for secrets, which knows the access token.
 
         Args:
-            files: Path in the repository -> local file.
-
-        Raises:
-            PublishError: A file contains the token; the message names it.
+            allow: Whether to accept what has the shape of a secret.
         """
-        for path, file in files.items():
-            if self._token and file.suffix in (".json", ".yaml", ".md") and self._token in file.read_text("utf-8"):
-                raise PublishError(
-                    f"{path} contains the access token, which comes from a setting of the run. It is not published."
-                )
+        return SecretScan(self.token, allow)
 
     # ---- commits ----
 

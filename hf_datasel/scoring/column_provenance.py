@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,19 @@ def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
     return _is_numeric(column) and provenance_of(name, _as_float64(column)) is not None
 
 
-def write_provenance(path: Path, table: pa.Table) -> None:
+def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | None = None) -> None:
     """Write the specs of the columns of a table, to be stored next to the file of the table.
 
     Args:
         path: JSON file to write.
         table: The table.
+        parents: Record of the datasets that the rows come from.
     """
     columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
     keys = [key for name, column in columns.items() for key in _keys(name, _as_float64(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
-    write_file(path, json.dumps({"origins": specs}, indent=1, sort_keys=True), ScoreError)
+    content = {"origins": specs, "parents": parents or {}}
+    write_file(path, json.dumps(content, indent=1, sort_keys=True), ScoreError)
 
 
 def read_provenance(path: Path) -> None:

@@ -16,6 +16,7 @@ from hf_datasel._lazy import pc
 from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import rename_dataset
+from hf_datasel.hub.parents import parents_of
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.column_provenance import is_computed, record_provenance
 from hf_datasel.scoring.distributed import Processes
@@ -96,6 +97,8 @@ def score(
     processes, models = Processes.current(), Models()
     for each in scores:
         Engine(Pool(dataset, columns), model, processing_class, models=models).check_max_length(each)
+    if score_store is not None and processes.is_main_process:
+        score_store.add_parents(parents_of(dataset).with_state())
     computed, recorded = dict[int, Columns](), set[str]()
     data = dataset
     for stage in _stages(scores):
@@ -231,7 +234,10 @@ def _with_columns(dataset: Dataset, parts: Sequence[Columns]) -> Dataset:
     if not columns:
         return dataset
     others = [name for name in dataset.column_names if name not in columns]
-    return concatenate_datasets([dataset.select_columns(others), Dataset(pa.table(columns))], axis=1)
+    info = dataset.info.copy()  # tells where the rows come from
+    info.features = None
+    parts_of_rows = [dataset.select_columns(others), Dataset(pa.table(columns))]
+    return concatenate_datasets(parts_of_rows, info=info, split=dataset.split, axis=1)
 
 
 def _report(line: str, columns: Columns, on_summary: Callable[[str], Any] | None) -> None:

@@ -13,10 +13,11 @@ import pyarrow as pa
 from hf_datasel.errors import DatasetMismatchError, FormatError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import MESSAGE_KEYS, applicable
+from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
-from hf_datasel.selection.provenance import origin, versions
+from hf_datasel.selection.provenance import versions
 from hf_datasel.selection.saved_folder import load_folder, save_folder
 from hf_datasel.selection.saved_format import FORMAT_VERSION
 
@@ -71,7 +72,7 @@ class Selection:
             "dataset": {
                 **{"id": pool.id, "rows": len(pool), "format": pool.format},
                 **({"columns": pool.mapping} if pool.mapping else {}),
-                **origin(pool.dataset),
+                **parents_of(pool.dataset).with_state().record(),
             },
             "selector": selector.spec(),
             "scores": record.score_specs,
@@ -201,6 +202,7 @@ class Selection:
         revision: str | None = None,
         commit_message: str | None = None,
         config_name: str | None = None,
+        allow_secrets: bool = False,
     ) -> CommitInfo:
         """Publish the selected rows, their scores and provenance, a dataset card and its plots, in one commit.
 
@@ -210,18 +212,22 @@ class Selection:
         Args:
             repo_id: Id of the dataset repository, which is created if it does not exist.
             dataset: The parent dataset; not needed if the selection was made in this process.
-            private: Whether a new repository is private. An existing one is not changed.
+            private: Whether a new repository is private; by default, if the origin of the rows is unknown. Rows of a
+                private or gated dataset are never published in a public one. An existing one is not changed.
             token: Token with write permission; by default the one that is logged in.
             revision: Branch to push to, which is created if it does not exist; by default the main branch.
             commit_message: Message of the commit; by default describes the selection.
             config_name: Configuration for the rows; by default the one that `load_dataset(repo_id)` returns. With
                 another name the repository keeps its other selections.
+            allow_secrets: Whether to publish text with the shape of keys and tokens. Values of secret variables of
+                the environment are never published.
 
         Returns:
             The commit.
 
         Raises:
-            PublishError: The token, the repository or the parent dataset does not permit it. Nothing is uploaded then.
+            PublishError: The token, the repository or the parent dataset does not permit it, or the rows contain
+                secrets. Nothing is uploaded then.
             DatasetMismatchError: The selection was not made from this dataset.
         """
         from hf_datasel.cards.push import push_selections
@@ -235,6 +241,7 @@ class Selection:
             revision=revision,
             commit_message=commit_message,
             config_name=config_name,
+            allow_secrets=allow_secrets,
         )
 
     @classmethod

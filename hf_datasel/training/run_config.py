@@ -12,8 +12,8 @@ from typing import Any
 from datasets import Dataset
 from trl import ModelConfig, get_peft_config, get_quantization_config
 
+from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.selector import Selector
-from hf_datasel.selection.provenance import origin
 from hf_datasel.spec import changed_settings, default_of, describe_outside, outside_names
 from hf_datasel.training.config import SelectiveSFTConfig
 
@@ -93,7 +93,7 @@ class RunConfig:
                 in_python.append(f"the text of each row was returned by formatting_func={function}, a Python function")
             elif name not in _RECORDED and value not in (None, [], (None, None)):
                 in_python.append(f"{name} was passed to the trainer in Python")
-        parent = origin(arguments["train_dataset"])
+        parent = parents_of(arguments["train_dataset"]).only
         keys: dict[str, Any] = {}
         for name, value in {**model, **adapter, **selection}.items():
             in_python += _add_key(keys, name, value, drop_tokens=name != "selector_kwargs")
@@ -249,12 +249,12 @@ def _evaluation_origins(dataset: Any) -> dict[str, dict[str, str]]:
         return {f"eval_{name}": inner["eval"] for name, inner in origins.items() if inner}
     if dataset is None:
         return {}
-    return {"eval": origin(dataset) if isinstance(dataset, Dataset) else {}}
+    return {"eval": parents_of(dataset).only if isinstance(dataset, Dataset) else {}}
 
 
 def _split_of_parent(parent: Mapping[str, str], dataset: Any) -> str | None:
     """Return the split of the parent's repository that a dataset is, if it is a full one."""
-    source = origin(dataset) if isinstance(dataset, Dataset) else {}
+    source = parents_of(dataset).only if isinstance(dataset, Dataset) else {}
     if not source or any(source[key] != parent.get(key) for key in ("name", "revision", "config")):
         return None
     return source["split"] if _split_size(dataset) == len(dataset) else None
@@ -263,7 +263,7 @@ def _split_of_parent(parent: Mapping[str, str], dataset: Any) -> str | None:
 def _split_size(dataset: Dataset) -> int | None:
     """Return the number of rows of the split on the Hub, if it is known."""
     split = (dataset.info.splits or {}).get(str(dataset.split))
-    return split.num_examples if split is not None and origin(dataset) else None
+    return split.num_examples if split is not None and parents_of(dataset).only else None
 
 
 # -- model, adapter, quantization: the keys of `trl.ModelConfig` ------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import json
 import logging
 import os
 import time
@@ -30,11 +31,13 @@ from trl import SFTTrainer
 from hf_datasel.cards.push import check_push, push_selections
 from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import ConfigError, PublishError
+from hf_datasel.hub.parents import parents_of
+from hf_datasel.hub.secrets import SecretScan
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.run import check_budget
 from hf_datasel.scoring.eval_mode import preserve_rng_state
 from hf_datasel.selection import Selection
-from hf_datasel.selection.provenance import origin, without_paths
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.tokens.row_tokenizer import RowTokenizer
 from hf_datasel.tokens.tool_calls import conversion_options
 from hf_datasel.tokens.training import check_chat_template
@@ -500,7 +503,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         The origin of the rows is recorded for the model card.
         """
         if isinstance(eval_dataset, Dataset):
-            self._evaluated[metric_key_prefix] = origin(eval_dataset)
+            self._evaluated[metric_key_prefix] = parents_of(eval_dataset).only
         elif not isinstance(eval_dataset, Mapping):
             self._evaluated.pop(metric_key_prefix, None)
         rows = self._evaluation_rows(eval_dataset)
@@ -800,7 +803,10 @@ class SelectiveSFTTrainer(SFTTrainer):
         return [*evaluation_results(self.state.log_history, origins, best), *self.evaluation_results]
 
     def _check_push(self, config: SelectiveSFTConfig) -> None:
-        """Raise if the selections could not be published, before any work is done."""
+        """Raise if settings contain secrets, or the selections could not be published, before any work is done."""
+        if config.push_to_hub and config.process_index == 0:
+            settings = without_paths({**self._run_config.keys, **run_settings(config)})
+            SecretScan(config.hub_token).check_texts({"the settings of the run": json.dumps(settings, default=str)})
         if config.push_selection and config.push_to_hub and config.process_index == 0:
             model = config.hub_model_id or Path(config.output_dir).absolute().name
             repo_id = config.selection_repo_id or f"{model}-selection"

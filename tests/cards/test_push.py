@@ -316,7 +316,7 @@ def test_licences_of_two_parents(hub, parent, selection, pool_rows):
     metadata = split_card(card(hub))[0]
     assert metadata["license"] == ["cc-by-nc-4.0", "mit"]
     assert metadata["source_datasets"] == ["tester/parent", "tester/code"]
-    select(pool_rows, Longest(), size=3).push_to_hub(REPO)
+    select(pool_rows, Longest(), size=3).push_to_hub(REPO, private=False)
     metadata = split_card(card(hub))[0]
     assert (metadata["license"], metadata["source_datasets"]) == ("mit", ["tester/code"])
 
@@ -374,9 +374,30 @@ def test_mixture_with_a_private_parent(hub, parent, pool_rows):
     assert "48 rows of a mixture of [tester/parent]" in card(hub)
 
 
-def test_unknown_origin_is_logged(hub, pool_rows, caplog):
-    select(pool_rows, Longest(), size=6).push_to_hub(REPO)
-    assert "it cannot be checked whether they may be public" in caplog.text
+def test_rows_of_unknown_origin_are_private_by_default(hub, pool_rows, caplog):
+    selection = select(pool_rows, Longest(), size=6)
+    selection.push_to_hub(REPO)
+    assert hub.repo(REPO).private
+    assert f"The origin of the rows is unknown, so it cannot be checked whether the rows may be public: {REPO} is" in (
+        caplog.text
+    )
+    selection.push_to_hub("tester/public", private=False)
+    assert not hub.repo("tester/public").private
+    before = len(hub.commits("tester/public"))
+    with pytest.raises(PublishError, match=r"'tester/public' is public. .* private=False if the rows may be public"):
+        selection.push_to_hub("tester/public")
+    assert len(hub.commits("tester/public")) == before
+
+
+def test_partly_unknown_rows_are_private_by_default(hub, parent, pool_rows):
+    from datasets import Dataset, concatenate_datasets
+
+    memory = Dataset.from_list(pool_rows.to_list())
+    mixture = concatenate_datasets([parent, memory])
+    for name, rows in {"mixed": mixture, "mapped": mixture.map(lambda row: {"output": row["output"] + "!"})}.items():
+        select(rows, Longest(), size=6).push_to_hub(f"tester/{name}")
+        assert hub.repo(f"tester/{name}").private, name
+        assert "tester/parent" in split_card(card(hub, f"tester/{name}"))[0]["source_datasets"]
 
 
 def test_parent_with_rewritten_history(hub, parent, selection):
@@ -431,12 +452,13 @@ def test_rejected_metadata(hub, selection):
     assert ("dataset", REPO) not in hub.repos
 
 
-def test_inaccessible_parent(hub, selection):
+def test_inaccessible_parent(hub, selection, caplog):
     del hub.repos["dataset", "tester/parent"]
     with pytest.raises(PublishError, match="does not exist or cannot be accessed with this token"):
-        selection.push_to_hub(REPO)
-    selection.push_to_hub(REPO, private=True)
-    assert "license" not in split_card(card(hub))[0]
+        selection.push_to_hub(REPO, private=False)
+    selection.push_to_hub(REPO)
+    assert hub.repo(REPO).private
+    assert "cannot be accessed with this token, so it cannot be checked whether the rows may be public" in caplog.text
 
 
 def test_public_repository_does_not_become_private(hub, selection):
@@ -577,7 +599,7 @@ def test_token_is_not_leaked(hub, parent, selection, caplog, capfd):
     out = capfd.readouterr()
     assert hub.token not in caplog.text + out.out + out.err + repr(selection)
     selection.provenance["selector"]["note"] = f"Bearer {hub.token}"
-    with pytest.raises(PublishError, match="contains the access token") as caught:
+    with pytest.raises(PublishError, match=r"selection.json \(the access token\)") as caught:
         selection.push_to_hub(REPO)
     assert hub.token not in str(caught.value)
 

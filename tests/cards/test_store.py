@@ -59,7 +59,7 @@ def test_foreign_card_is_preserved(local_hub, filled):
     api = HfApi()
     api.create_repo(REPO, repo_type="dataset")
     api.upload_file(path_or_fileobj=b"Mine.\n", path_in_repo="README.md", repo_id=REPO, repo_type="dataset")
-    filled.push_to_hub(REPO)
+    filled.push_to_hub(REPO, private=False)
     assert Path(api.hf_hub_download(REPO, "README.md", repo_type="dataset")).read_text() == "Mine.\n"
 
 
@@ -80,3 +80,33 @@ def test_empty_stores(local_hub, tmp_path):
     HfApi().create_repo(REPO, repo_type="dataset")
     with pytest.raises(PublishError, match="'tester/scores' holds no scores"):
         ScoreStore.from_hub(REPO, tmp_path)
+
+
+@pytest.mark.parametrize(("private", "gated", "word"), [(True, False, "private"), (False, "auto", "gated")])
+def test_scores_of_a_private_parent_do_not_become_public(
+    local_hub, tmp_path, tiny_model_dir, pool_rows, private, gated, word
+):
+    pool_rows.push_to_hub("tester/parent")
+    rows = load_dataset("tester/parent", split="train")
+    store = ScoreStore(tmp_path / "mine")
+    score(rows, [Loss()], model=tiny_model_dir, store=store)
+    store.push_to_hub("tester/before")
+    assert not local_hub.repo("tester/before").private
+    local_hub.repo("tester/parent").private, local_hub.repo("tester/parent").gated = private, gated
+    local_hub.granted.add("tester")
+    pulled = ScoreStore.from_hub("tester/before", tmp_path / "theirs")
+    for each in (store, pulled):
+        with pytest.raises(PublishError, match=f"The parent 'tester/parent' is {word}"):
+            each.push_to_hub(REPO)
+        assert ("dataset", REPO) not in local_hub.repos
+    store.push_to_hub(REPO, private=True)
+    assert local_hub.repo(REPO).private
+
+
+def test_scores_of_unknown_rows_are_private_by_default(local_hub, tmp_path, filled, tiny_model_dir, pool_rows):
+    filled.push_to_hub(REPO)
+    assert local_hub.repo(REPO).private
+    pool_rows.push_to_hub("tester/parent")
+    score(load_dataset("tester/parent", split="train"), [Loss(over="pair")], model=tiny_model_dir, store=filled)
+    filled.push_to_hub("tester/both")
+    assert local_hub.repo("tester/both").private, "some of its entries are of unknown rows"

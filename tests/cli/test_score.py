@@ -199,7 +199,7 @@ def test_existing_card_text_is_preserved(local_hub, command):
     api.create_repo("tester/scored", repo_type="dataset")
     text = b"# Mine\n\nWords of a person.\n"
     api.upload_file(path_or_fileobj=text, path_in_repo="README.md", repo_id="tester/scored", repo_type="dataset")
-    assert main([*command, "--scores", "length", "--repo_id", "tester/scored"]) == 0
+    assert main([*command, "--scores", "length", "--repo_id", "tester/scored", "--public"]) == 0
     card = Path(api.hf_hub_download("tester/scored", "README.md", repo_type="dataset")).read_text()
     assert "Words of a person." in card
     assert "## Scores" in card

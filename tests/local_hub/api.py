@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
+
+import yaml
 
 from .calls import Call
 from .server import HubError, Reply, Request
@@ -132,9 +135,19 @@ def info(call: Call) -> Reply:
         **{"_id": git_oid("repo", repo.path.encode())[:24], "id": repo.repo_id, "author": repo.namespace},
         **{"sha": commit.oid, "lastModified": commit.date, "createdAt": repo.created, "siblings": siblings},
         **{"private": repo.private, "gated": repo.gated, "disabled": False, "downloads": 0, "likes": 0, "tags": []},
+        **_card_data(commit),
     }
     requested = call.request.query.get("expand")
     return Reply({name: full[name] for name in full if not requested or name in ("_id", "id", *requested)})
+
+
+def _card_data(commit: Commit) -> dict[str, Any]:
+    card = commit.files.get("README.md")
+    block = re.match(r"---\r?\n(.*?)\r?\n---", card.content.decode(errors="replace"), re.DOTALL) if card else None
+    try:
+        return {"cardData": data} if block and isinstance(data := yaml.safe_load(block[1]), dict) else {}
+    except yaml.YAMLError:
+        return {}
 
 
 # -- files ------------------------------------------------------------------------------------------------------------

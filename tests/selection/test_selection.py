@@ -13,8 +13,9 @@ from datasets.fingerprint import Hasher
 import hf_datasel
 from hf_datasel import Between, Selection, select
 from hf_datasel.errors import ColumnError, DatasetMismatchError, SelectionError
+from hf_datasel.hub.parents import parents_of
 from hf_datasel.scores import IFD
-from hf_datasel.selection.provenance import origin, origins, without_paths
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import GraphFilter, IterIT, Longest, Random, Superfiltering, Top
 
 FILES = {"selection.json", "indices.npy", "scores.parquet"}
@@ -327,23 +328,23 @@ def test_origin_on_the_hub(local_hub, pool_rows):
     rows = load_dataset("tester/parent", split="train")
     commit = local_hub.commits("tester/parent")[-1].oid
     place = {"name": "tester/parent", "revision": commit, "config": "default", "split": "train", "changed": False}
-    assert origin(rows) == place
-    assert origin(rows.add_column("ifd", [0.5] * 24)) == place
-    assert origin(load_dataset("tester/parent", split="train[:10]")) == {**place, "split": "train[:10]"}
+    assert parents_of(rows).only == place
+    assert parents_of(rows.add_column("ifd", [0.5] * 24)).only == place
+    assert parents_of(load_dataset("tester/parent", split="train[:10]")).only == {**place, "split": "train[:10]"}
     for changed in (rows.select(range(9)), rows.shuffle(seed=0), rows.filter(lambda row: len(row["output"]) > 20)):
-        assert origin(changed) == {**place, "changed": True}
+        assert parents_of(changed).only == {**place, "changed": True}
     mixed = concatenate_datasets([rows, load_dataset("tester/other", split="train")])
-    assert origin(mixed) == {}
-    assert [item["name"] for item in origins(mixed)] == ["tester/parent", "tester/other"]
-    assert all(item["changed"] for item in origins(mixed))
-    assert origin(pool_rows) == {}
-    assert origins(pool_rows) == []
+    assert parents_of(mixed).only == {}
+    assert [item["name"] for item in parents_of(mixed).known] == ["tester/parent", "tester/other"]
+    assert all(item["changed"] for item in parents_of(mixed).known)
+    assert parents_of(pool_rows).only == {}
+    assert not parents_of(pool_rows).known
 
 
 @pytest.mark.parametrize("name", ["OpenHermes-2.5", "Magpie-Pro-300K-Filtered", "MATH-500", "alpaca", "a_b.C"])
 def test_origin_name_as_on_the_hub(local_hub, pool_rows, name):
     pool_rows.push_to_hub(f"tester/{name}")
-    assert origin(load_dataset(f"tester/{name}", split="train"))["name"] == f"tester/{name}"
+    assert parents_of(load_dataset(f"tester/{name}", split="train")).only["name"] == f"tester/{name}"
 
 
 @pytest.mark.parametrize("place", ["/home/me/models/tiny", "~/models/tiny", "../models/tiny/", "./tiny"])

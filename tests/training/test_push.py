@@ -18,8 +18,11 @@ from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer
 from hf_datasel.cards.build import gather
 from hf_datasel.cli import main
 from hf_datasel.errors import PublishError
+from hf_datasel.formats import load_pool
+from hf_datasel.hub.parents import write_parquet
 from hf_datasel.selectors import IterIT, Random
 
+SECRET = "ghp_0aB1cD2eF3gH4iJ5kL6mN7oP8qR9sT0uV1wX"
 QUICK = {"selection_size": 6, "num_train_epochs": 2, "hub_model_id": "tester/model"}
 
 
@@ -105,6 +108,25 @@ def test_model_is_pushed_if_selections_fail(train, hub, parent):
     assert "| `selections/round-0` |" in card_of(hub)[1]
 
 
+@pytest.mark.parametrize("kind", ["private", "gated", "public", "unknown"])
+def test_push_of_rows_from_a_file(train, hub, parent, tmp_path, kind):
+    hub.repo("tester/parent").private, hub.repo("tester/parent").gated = kind == "private", kind == "gated"
+    hub.granted.add("tester")
+    write_parquet(parent, tmp_path / "rows.parquet")
+    rows = Dataset.from_list(parent.to_list()) if kind == "unknown" else load_pool(tmp_path / "rows.parquet")
+    trainer = train(Random(), rows=rows, push_selection=True, **QUICK)
+    if kind in ("private", "gated"):
+        with pytest.raises(PublishError, match=f"The parent 'tester/parent' is {kind}"):
+            trainer.push_to_hub()
+        assert ("dataset", "tester/model-selection") not in hub.repos
+        trainer.push_to_hub(private=True)
+    else:
+        trainer.push_to_hub()
+    assert hub.repo("tester/model-selection").private == (kind != "public")
+    source = "a dataset that is not on the Hub" if kind == "unknown" else "[tester/parent]"
+    assert f"rows of {source}" in card_of(hub)[1]
+
+
 def test_push_before_training(train, hub, parent):
     trainer = train.make(Random(), "run", rows=parent, push_selection=True, **QUICK)
     with pytest.raises(PublishError, match="No rows have been selected yet"):
@@ -119,6 +141,7 @@ def test_push_before_training(train, hub, parent):
         (False, {"hub_token": "hf_nobodys"}, "rejects this token"),
         (False, {"selection_repo_id": "stranger/rows"}, "cannot publish under 'stranger'"),
         (False, {"selection_repo_id": "tester/parent"}, "is the parent dataset itself"),
+        (False, {"lr_scheduler_kwargs": {"note": SECRET}}, r"the settings of the run \(GitHub token ghp_…\)"),
     ],
 )
 def test_push_is_checked_first(hub, parent, tmp_path, tiny_model_dir, private_parent, more, message):

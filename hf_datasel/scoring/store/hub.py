@@ -16,7 +16,8 @@ from huggingface_hub import CommitInfo
 
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import PublishError, ScoreError
-from hf_datasel.hub.permissions import sign_in
+from hf_datasel.hub.parents import PARENTS_FILE, Parents, merged_parents, read_parents, write_parents
+from hf_datasel.hub.permissions import sign_in, visibility
 from hf_datasel.hub.repository import Hub, Snapshot
 
 if TYPE_CHECKING:
@@ -58,12 +59,18 @@ def push_store(
         raise PublishError(f"The store at {str(store.folder)!r} holds no scores yet.")
     hub = Hub(repo_id, token)
     sign_in(hub)
+    private, _ = visibility(hub, store.parents, private)
+    hub.secret_scan().check_files({path: store.folder / path for path in _files(store)})
     hub.create(private)
 
     with tempfile.TemporaryDirectory() as drafts:
 
         def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
             files = {path: store.folder / path for path in _files(store)}
+            files[PARENTS_FILE] = Path(drafts) / PARENTS_FILE
+            earlier = [_published_parents(hub, current)] if any(map(_STORE_FILE.fullmatch, current.files)) else []
+            parents = merged_parents([store.parents, *earlier])
+            write_parents(files[PARENTS_FILE], parents)
             card = Path(drafts) / "README.md"
             if current.card is None or _TITLE in current.card:
                 folders = {path.split("/")[0] for path in current.files if _STORE_FILE.fullmatch(path)}
@@ -83,11 +90,20 @@ def pull_store(
     if not paths:
         raise PublishError(f"{repo_id!r} holds no scores: there is no folder with spec.json and Parquet files in it.")
     store = cls(folder)
+    store.add_parents(_published_parents(hub, hub.snapshot()))
     for path in paths:
         target = store.folder / path
         if not target.is_file():
             write_file(target, partial(shutil.copyfile, hub.download(path)), ScoreError)
     return store
+
+
+def _published_parents(hub: Hub, current: Snapshot) -> Parents:
+    """Return where the rows come from that the results in a repository are of."""
+    if PARENTS_FILE not in current.files:
+        return Parents()
+    pinned = Hub(hub.repo_id, hub.token, current.commit)
+    return read_parents(pinned.download(PARENTS_FILE))
 
 
 def _files(store: ScoreStore) -> list[str]:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
+from hf_datasel.hub.parents import PARENTS_FILE, Parents, merged_parents, read_parents, write_parents
 from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, lock_if_finished, read_segment
 
 __all__ = ["ScoreStore", "StoreTable"]
@@ -94,6 +95,19 @@ class ScoreStore:
             tables.append({**spec, "folder": file.parent.name, "rows": rows})
         return tables
 
+    @property
+    def parents(self) -> Parents:
+        """Where the rows that the results are of come from."""
+        path = self.folder / PARENTS_FILE
+        return read_parents(path) if path.is_file() else Parents()
+
+    def add_parents(self, parents: Parents) -> None:
+        """Record where rows come from that are scored now; nothing is written if that is recorded already."""
+        is_first = not (self.folder / PARENTS_FILE).is_file() and not self.tables()
+        added = parents if is_first else merged_parents([self.parents, parents])
+        if (is_first or added != self.parents) and os.access(self.folder, os.W_OK):
+            write_file(self.folder / PARENTS_FILE, lambda file: write_parents(file, added), ScoreError)
+
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
         """Upload the results to a dataset repository, so that others compute only new ones.
 
@@ -101,7 +115,8 @@ class ScoreStore:
 
         Args:
             repo_id: `"name"` or `"namespace/name"`, created if it does not exist.
-            private: Whether a new repository is private.
+            private: Whether a new repository is private; by default, if the origin of the rows is unknown. Results of
+                rows of a private or gated dataset are never published in a public one.
             token: Token of the Hub; by default that of the login.
 
         Returns:
