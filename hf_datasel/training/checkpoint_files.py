@@ -15,6 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import ADAPTER_CONFIG_NAME, ADAPTER_SAFE_WEIGHTS_NAME, ADAPTER_WEIGHTS_NAME
 
 from hf_datasel import __version__
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ResumeError
 
 __all__ = [
@@ -50,9 +51,8 @@ def save_digests(checkpoint: str | os.PathLike[str]) -> None:
     folder = Path(checkpoint)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (_DIGESTS, *_NOT_READ))
     digests = {path.relative_to(folder).as_posix(): _file_digest(path) for path in files}
-    draft = folder / f".{_DIGESTS}.draft"
-    draft.write_text(json.dumps({"hf_datasel": __version__, "xxh3_128": digests}, indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, folder / _DIGESTS)
+    content = json.dumps({"hf_datasel": __version__, "xxh3_128": digests}, indent=2)
+    write_file(folder / _DIGESTS, f"{content}\n")
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike[str]) -> str | None:
