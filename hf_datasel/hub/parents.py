@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from hf_datasel.atomic import write_file
 from hf_datasel.hub.card_yaml import inherited_metadata
 from hf_datasel.hub.retry import TRANSPORT_ERROR, error_line
 
@@ -171,7 +172,7 @@ def read_parents(path: Path) -> Parents:
 
 def write_parents(path: Path, parents: Parents) -> None:
     """Write the record of parents as JSON."""
-    path.write_text(json.dumps({_FIELD: parents.record()}, indent=1), encoding="utf-8")
+    write_file(path, json.dumps({_FIELD: parents.record()}, indent=1))
 
 
 def write_parquet(dataset: Dataset, path: str | os.PathLike[str], parents: Parents | None = None) -> None:
