@@ -339,7 +339,7 @@ def test_by_name_and_back():
         ({"aggregate": "papr"}, r"Did you mean 'paper'\?"),
         ({"projection_dim": 0}, "projection_dim=0"),
         ({"seed": -1}, "seed=-1"),
-        ({"warmup_epochs": 1.5}, r"LESS\(warmup_epochs=1\.5\): it has to be an int of at least 1"),
+        ({"warmup_epochs": 1.5}, r"LESS\(warmup_epochs=1\.5\): it has to be an int from 1 to 1000"),
         ({"warmup_ratio": 0}, r"LESS\(warmup_ratio=0\): .* above 0 and at most 1"),
         ({"warmup_size": 0}, r"LESS\(warmup_size=0\)"),
         ({"warmup_size": 5, "warmup_ratio": 0.1}, "leave one of them out"),
