@@ -158,9 +158,10 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     With the whole pool selected (`All()`), weights and logs equal those of `SFTTrainer` bit for bit. It differs in:
 
-    - Refused: streaming pools, images and multimodal processors, `skip_prepare_dataset`, a `formatting_func` for rows
-      with columns that `SFTTrainer` trains on instead, and prompt-learning adapters (prompt tuning, prefix tuning,
-      p-tuning) together with scores of the model in training, because virtual tokens come before every row.
+    - Refused: streaming pools, `with_transform`, images and multimodal processors, `skip_prepare_dataset`, a
+      `formatting_func` for rows with columns that `SFTTrainer` trains on instead, and prompt-learning adapters (prompt
+      tuning, prefix tuning, p-tuning) together with scores of the model in training, because virtual tokens come
+      before every row.
     - Chat templates receive mappings in tools, calls and messages without nulls (arguments of calls in JSON text keep
       theirs), arguments as mappings if they take them, numbers of `Json` columns as they are written, and content
       parts as one text. `SFTTrainer` renders what the columns hold, for example a null for each argument that only
