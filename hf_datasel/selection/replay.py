@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class Replay:
         return [f"What the selection does not contain was computed by {name}."]
 
     def _compute_again(self, score: Score, rows: np.ndarray | None) -> Columns:
-        if not self.allow_imports and (effects := side_effects(score.spec())):
+        if not self.allow_imports and (effects := side_effects(asdict(score))):
             raise ScoreError(
                 f"Computing {type(score).__name__} again {', and '.join(effects)}. Permit it with allow_imports if "
                 "you trust the selection."
