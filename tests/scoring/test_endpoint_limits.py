@@ -9,7 +9,6 @@ import threading
 import time
 import tracemalloc
 from contextlib import contextmanager
-from email.utils import formatdate
 
 import pytest
 
@@ -238,7 +237,7 @@ def test_redirect_on_the_same_server(server):
 
 
 # -- waiting ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("after", ["1e9", "100000", formatdate(time.time() + 1e7, usegmt=True)])
+@pytest.mark.parametrize("after", ["1e9", "100000", "Fri, 31 Dec 9999 23:59:59 GMT"])
 def test_long_waits_are_refused(server, after):
     server.reply = lambda text: Reply({"error": "slow down"}, 429, {"Retry-After": after})
     reasons, failure, seconds = ask(server.url, waiting_seconds=2)
