@@ -25,13 +25,13 @@ def side_effects(settings: Mapping[str, Any]) -> list[str]:
     >>> side_effects({"scores": ["ifd"], "scores_kwargs": {"ifd": {"model_init_kwargs": {"trust_remote_code": True}}}})
     ['runs Python code from the repository of a model (trust_remote_code)']
     """
-    found = [_variables(settings["env"])] if settings.get("env") else []
+    effects = [_variables(settings["env"])] if settings.get("env") else []
     for mapping in _mappings(settings):
-        found += _effects(mapping)
+        effects += _effects(mapping)
     if settings.get("allow_imports"):
         names = ", ".join(dict.fromkeys(_class_names(settings)))
-        found.append(f"imports classes outside hf_datasel{f': {names}' if names else ''} (allow_imports)")
-    return list(dict.fromkeys(found))
+        effects.append(f"imports classes outside hf_datasel{f': {names}' if names else ''} (allow_imports)")
+    return list(dict.fromkeys(effects))
 
 
 def _variables(env: Any) -> str:

@@ -187,15 +187,15 @@ def _parents(provenance: Mapping[str, Any], dataset: Dataset | None) -> Parents:
     """Return where the rows come from, with the licence that is recorded."""
     recorded = recorded_parents(provenance["dataset"])
     parents = recorded if dataset is None else parents_of(dataset)
-    earlier = {(parent["name"], parent["revision"]): parent for parent in recorded.known}
-    known = [{**earlier.get((parent["name"], parent["revision"]), {}), **parent} for parent in parents.known]
-    return Parents(tuple(known), parents.complete) if known else recorded
+    earlier = {(parent["name"], parent["revision"]): parent for parent in recorded.datasets}
+    datasets = [{**earlier.get((parent["name"], parent["revision"]), {}), **parent} for parent in parents.datasets]
+    return Parents(tuple(datasets), parents.complete) if datasets else recorded
 
 
 def _parent(provenance: Mapping[str, Any], parents: Parents, metadata: Mapping[str, Any] | None) -> Parent:
     recorded, source = provenance["dataset"], parents.only
-    if metadata is None and parents.known and all("private" in parent for parent in parents.known):
-        licences = [{"license": parent["license"]} for parent in parents.known if "license" in parent]
+    if metadata is None and parents.datasets and all("private" in parent for parent in parents.datasets):
+        licences = [{"license": parent["license"]} for parent in parents.datasets if "license" in parent]
         metadata = combined_metadata(licences)
     parent: Parent = {
         "name": source.get("name"),

@@ -186,7 +186,7 @@ def _parents(dataset: Dataset, recorded: Mapping[str, Any]) -> Parents:
     if parents.complete:
         return parents
     earlier = recorded_parents(recorded)
-    return Parents(merged_parents([parents, earlier]).known, earlier.complete)
+    return Parents(merged_parents([parents, earlier]).datasets, earlier.complete)
 
 
 def _check_not_a_parent(hub: Hub, parents: Parents) -> None:
@@ -199,7 +199,7 @@ def _check_not_a_parent(hub: Hub, parents: Parents) -> None:
 def _changed(parents: Parents, recorded: Mapping[str, Any]) -> bool | None:
     """Return whether the pool differs from its only parent; None if that cannot be checked."""
     if not parents.only:
-        return bool(parents.known)
+        return bool(parents.datasets)
     unchanged = is_unchanged(parents.only, recorded["id"], recorded.get("columns"))
     return None if unchanged is None else not unchanged
 

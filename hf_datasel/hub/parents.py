@@ -61,40 +61,40 @@ class Parents:
     """The datasets on the Hub that rows come from.
 
     Args:
-        known: For each repository `name`, `revision`, `config`, `split`, and `changed`: whether the rows visibly
+        datasets: For each repository `name`, `revision`, `config`, `split`, and `changed`: whether the rows visibly
             differ from that split (filtered, reordered, mixed, or loaded from some files only); and, where the Hub
             has been asked, `private`, `gated` and `license`.
         complete: Whether all rows come from these, as far as can be told. False for rows of a file or from memory.
     """
 
-    known: tuple[dict[str, Any], ...] = ()
+    datasets: tuple[dict[str, Any], ...] = ()
     complete: bool = False
 
     @property
     def names(self) -> list[str]:
         """Names of the repositories."""
-        return list(dict.fromkeys(parent["name"] for parent in self.known))
+        return list(dict.fromkeys(parent["name"] for parent in self.datasets))
 
     @property
     def only(self) -> dict[str, Any]:
         """The parent, if there is just one; else empty."""
-        return self.known[0] if len(self.known) == 1 else {}
+        return self.datasets[0] if len(self.datasets) == 1 else {}
 
     def with_state(self) -> Parents:
         """Return the parents with `private`, `gated` and `license`; the Hub is asked once in a process for each."""
         address = constants.ENDPOINT, get_token()
-        known = [
+        datasets = [
             parent
             if "private" in parent
             else {**parent, **_asked(address[0], parent["name"], parent["revision"], address[1])}
-            for parent in self.known
+            for parent in self.datasets
         ]
-        return Parents(tuple(known), self.complete)
+        return Parents(tuple(datasets), self.complete)
 
     def record(self) -> dict[str, Any]:
         """Return plain JSON values that `recorded_parents` reads: those of the only parent, or a list of `sources`."""
-        incomplete = {} if self.complete or not self.known else {"complete": False}
-        return ({"sources": list(self.known)} if len(self.known) > 1 else self.only) | incomplete
+        incomplete = {} if self.complete or not self.datasets else {"complete": False}
+        return ({"sources": list(self.datasets)} if len(self.datasets) > 1 else self.only) | incomplete
 
 
 def parents_of(dataset: Dataset) -> Parents:
@@ -120,7 +120,7 @@ def parents_of(dataset: Dataset) -> Parents:
         is_known = any(_CACHE_FILE.search(path) and not (is_merged and _is_mapped(path)) for path in paths)
         complete &= is_known or (bool(sources) and (bool(paths) or len(blocks) == 1))
     split_info = (info.splits or {}).get(split)
-    names = {*direct, *((parent["name"], parent["revision"]) for part in from_files for parent in part.known)}
+    names = {*direct, *((parent["name"], parent["revision"]) for part in from_files for parent in part.datasets)}
     changed = (
         len(names) > 1
         or not complete
@@ -128,25 +128,25 @@ def parents_of(dataset: Dataset) -> Parents:
         or (split_info is not None and split_info.num_examples != len(dataset))
         or any(match["config"] != config for match in matches)
     )
-    known = [
+    datasets = [
         {"name": name, "revision": revision, "config": config, "split": split, "changed": changed}
         for name, revision in direct
     ]
     for part in from_files:
-        known += [{**parent, "changed": changed or parent["changed"]} for parent in part.known]
-    return merged_parents([Parents((parent,), complete) for parent in known])
+        datasets += [{**parent, "changed": changed or parent["changed"]} for parent in part.datasets]
+    return merged_parents([Parents((parent,), complete) for parent in datasets])
 
 
 def merged_parents(parts: Iterable[Parents]) -> Parents:
     """Return the parents of several parts of the rows, each repository and commit once."""
-    known: dict[tuple[str, Any], dict[str, Any]] = {}
+    datasets: dict[tuple[str, Any], dict[str, Any]] = {}
     complete = []
     for part in parts:
         complete.append(part.complete)
-        for parent in part.known:
+        for parent in part.datasets:
             key = (parent["name"], parent.get("revision"))
-            known[key] = {**parent, **known.get(key, {})}
-    return Parents(tuple(known.values()), bool(complete) and all(complete))
+            datasets[key] = {**parent, **datasets.get(key, {})}
+    return Parents(tuple(datasets.values()), bool(complete) and all(complete))
 
 
 def recorded_parents(record: Mapping[str, Any]) -> Parents:
@@ -157,10 +157,10 @@ def recorded_parents(record: Mapping[str, Any]) -> Parents:
     """
     sources = record.get("sources") or ([record] if record.get("name") else [])
     keys = ("name", "revision", "config", "split", "changed", *_STATE)
-    known = [{key: source[key] for key in keys if key in source} for source in sources]
+    datasets = [{key: source[key] for key in keys if key in source} for source in sources]
     return Parents(
-        tuple({"revision": None, "changed": False} | parent for parent in known),
-        bool(known) and "complete" not in record,
+        tuple({"revision": None, "changed": False} | parent for parent in datasets),
+        bool(datasets) and "complete" not in record,
     )
 
 
@@ -214,7 +214,7 @@ def _of_source(source: str) -> Parents | tuple[str, str] | None:
     if record is None and beside.is_file():
         record = _json_record(beside.read_bytes(), beside)
     parents = Parents() if record is None else recorded_parents(record)
-    return parents if parents.known else None
+    return parents if parents.datasets else None
 
 
 def _parquet_record(path: Path) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ def visibility(hub: Hub, parents: Parents, private: bool | None) -> tuple[bool |
         )
     public = not (private if exists_privately is None else exists_privately)
     metadata, unknown = [], [] if parents.complete else ["the origin of the rows is unknown"]
-    for parent in parents.known:
+    for parent in parents.datasets:
         info = _parent_info(hub, parent)
         state = "private" if info["private"] else "gated" if info["gated"] else ""
         if public and state:

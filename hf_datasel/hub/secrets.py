@@ -108,7 +108,7 @@ class SecretScan:
         Raises:
             PublishError: Names rows, columns and kinds, and shows the first four characters of a secret at most.
         """
-        found = [f"the columns: {kind}" for kind in self._kinds(str(dataset.features))]
+        places = [f"the columns: {kind}" for kind in self._kinds(str(dataset.features))]
         rows: dict[int, list[str]] = {}
         first = 0
         for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
@@ -117,8 +117,8 @@ class SecretScan:
                     number = first + row if numbers is None else int(numbers[first + row])
                     rows.setdefault(number, []).extend(f"{kind} in {name}" for kind in self._kinds(text))
             first += len(table)
-        found += [f"row {row:,} ({', '.join(dict.fromkeys(kinds))})" for row, kinds in sorted(rows.items()) if kinds]
-        self._refuse(found, "Remove the rows or what they contain")
+        places += [f"row {row:,} ({', '.join(dict.fromkeys(kinds))})" for row, kinds in sorted(rows.items()) if kinds]
+        self._refuse(places, "Remove the rows or what they contain")
 
     def check_files(self, files: Mapping[str, Path]) -> None:
         """Raise if a text file contains a secret.
@@ -142,17 +142,17 @@ class SecretScan:
         Raises:
             PublishError: A text contains one; the message names it.
         """
-        found = [f"{path} ({kind})" for path, text in texts.items() for kind in dict.fromkeys(self._kinds(text))]
+        places = [f"{path} ({kind})" for path, text in texts.items() for kind in dict.fromkeys(self._kinds(text))]
         addresses = [path for path, text in texts.items() if _ADDRESS_WITH_PASSWORD.search(text)]
-        found += [f"{path} (an address with a password)" for path in addresses if not self.allow]
-        self._refuse(found, "It may come from a setting or a column of the run")
+        places += [f"{path} (an address with a password)" for path in addresses if not self.allow]
+        self._refuse(places, "It may come from a setting or a column of the run")
 
-    def _refuse(self, found: Sequence[str], remedy: str) -> None:
-        if not found:
+    def _refuse(self, places: Sequence[str], remedy: str) -> None:
+        if not places:
             return
-        more = f" and {len(found) - _MAX_SHOWN:,} more" if len(found) > _MAX_SHOWN else ""
-        message = f"What would be published contains secrets: {', '.join(found[:_MAX_SHOWN])}{more}."
-        if any(name in place for place in found for name in self.values):
+        more = f" and {len(places) - _MAX_SHOWN:,} more" if len(places) > _MAX_SHOWN else ""
+        message = f"What would be published contains secrets: {', '.join(places[:_MAX_SHOWN])}{more}."
+        if any(name in place for place in places for name in self.values):
             raise PublishError(f"{message} {remedy}.")
         raise PublishError(
             message,

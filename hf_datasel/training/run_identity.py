@@ -236,7 +236,7 @@ def check_models(path: Path, saved: dict[str, Any], identity: dict[str, Any], se
     Raises:
         ResumeError: Names the scores.
     """
-    before, now = saved.get("selector_models"), [list(each) for each in identity["selector_models"]]
+    before, now = saved.get("selector_models"), [list(pair) for pair in identity["selector_models"]]
     if before is None or before == now:
         return
     changed = dict.fromkeys(name for name, value in now if [name, value] not in before)
@@ -281,7 +281,7 @@ def check_length(
     """
     if "arguments" not in saved:
         return
-    changes = [each for each in _changed(saved["arguments"], identity["arguments"]) if each[0] in _LENGTH]
+    changes = [change for change in _changed(saved["arguments"], identity["arguments"]) if change[0] in _LENGTH]
     if not changes:
         return
     described = "; ".join(f"{name}: {before} in the checkpoint, {now} in this run" for name, before, now in changes)
@@ -323,8 +323,8 @@ def _difference(name: str, before: Any, now: Any) -> str:
             return "other rows"
         return f"another dataset: {before['rows']:,} rows in the checkpoint, {now['rows']:,} in this run"
     if name in ("arguments", "model"):  # not settings that only one of two versions of the libraries has
-        changed = [each for each in _changed(before, now) if not each[0].startswith((*_ROUNDING, *_LENGTH))]
-        return "; ".join(_values(*each) for each in changed)
+        changed = [change for change in _changed(before, now) if not change[0].startswith((*_ROUNDING, *_LENGTH))]
+        return "; ".join(_values(*change) for change in changed)
     if name == "selector" and before.get("selector") != now.get("selector"):
         return _values("", before.get("selector"), now.get("selector"))
     return "; ".join(_changed_settings(before, now))

@@ -335,10 +335,10 @@ def test_origin_on_the_hub(local_hub, pool_rows):
         assert parents_of(changed).only == {**place, "changed": True}
     mixed = concatenate_datasets([rows, load_dataset("tester/other", split="train")])
     assert parents_of(mixed).only == {}
-    assert [item["name"] for item in parents_of(mixed).known] == ["tester/parent", "tester/other"]
-    assert all(item["changed"] for item in parents_of(mixed).known)
+    assert [item["name"] for item in parents_of(mixed).datasets] == ["tester/parent", "tester/other"]
+    assert all(item["changed"] for item in parents_of(mixed).datasets)
     assert parents_of(pool_rows).only == {}
-    assert not parents_of(pool_rows).known
+    assert not parents_of(pool_rows).datasets
 
 
 @pytest.mark.parametrize("name", ["OpenHermes-2.5", "Magpie-Pro-300K-Filtered", "MATH-500", "alpaca", "a_b.C"])
