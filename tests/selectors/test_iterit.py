@@ -149,8 +149,11 @@ def test_saved_selections_with_the_former_name_can_be_loaded_and_explained(rows,
     selection = select(rows, IterIT(quality="ifd"), size=2)
     selection.save(tmp_path)
     path = tmp_path / "selection.json"
-    path.write_text(path.read_text().replace('"candidates": "filtered"', '"candidates": "paper"'))
-    assert '"candidates": "paper"' in path.read_text()
+    record = json.loads(path.read_text())
+    record["format_version"] = 2
+    record["selector"]["candidates"] = "paper"
+    del record["sha256"]
+    path.write_text(json.dumps(record))
     loaded = Selection.load(tmp_path)
     assert loaded.provenance["selector"]["candidates"] == "filtered"
     row = int(loaded.indices[0])
