@@ -1,4 +1,4 @@
-"""What settings do besides computing: hosts that rows are sent to, tokens, code from elsewhere, variables."""
+"""What settings do besides computing: hosts that rows are sent to, tokens, code from elsewhere, what is published."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 __all__ = ["side_effects"]
 
 _CLASS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_KERNEL = re.compile(r"[^/:\s]+/[^/:\s]+(@[^/:\s]+)?(:[^/:\s]+)?")
+_KERNEL = re.compile(r"[^/:]+/[^/:]+(@[^/:]+)?(:[^/:]+)?")
 
 
 def side_effects(settings: Mapping[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def side_effects(settings: Mapping[str, Any]) -> list[str]:
     effects = [_variables(settings["env"])] if settings.get("env") else []
     for mapping in _mappings(settings):
         effects += _effects(mapping)
-    if settings.get("allow_imports"):
+    if _is_true(settings.get("allow_imports")):
         names = ", ".join(dict.fromkeys(_class_names(settings)))
         effects.append(f"imports classes outside hf_datasel{f': {names}' if names else ''} (allow_imports)")
     return list(dict.fromkeys(effects))
@@ -49,9 +49,15 @@ def _effects(mapping: Mapping[Any, Any]) -> Iterator[str]:
         yield f"sends the token in {variable} to the Hub (api_key_env)"
     if _is_true(mapping.get("trust_remote_code")):
         yield "runs Python code from the repository of a model (trust_remote_code)"
-    attention = mapping.get("attn_implementation")
-    if _is_true(mapping.get("use_kernels")) or (isinstance(attention, str) and _KERNEL.fullmatch(attention)):
+    kernels = any(_KERNEL.fullmatch(text) for text in _texts(mapping.get("attn_implementation")))
+    if kernels or any(_is_true(mapping.get(key)) for key in ("use_kernels", "allow_all_kernels")):
         yield "runs kernels from the Hub (attn_implementation, use_kernels)"
+    if "weights_only" in mapping and not _is_only_true(mapping["weights_only"]):
+        yield "loads pickles that can run code (weights_only)"
+    if _is_true(mapping.get("public")):
+        yield "publishes rows of unknown origin (public)"
+    if _is_true(mapping.get("allow_secrets")):
+        yield "publishes what looks like secrets (allow_secrets)"
     for key in ("token", "hub_token"):
         if mapping.get(key):
             yield f"uses a token of its own ({key})"
@@ -69,6 +75,18 @@ def _host(url: Any) -> str:
 
 def _is_true(value: Any) -> bool:
     return str(value).strip().lower() not in ("none", "false", "no", "off", "0", "")
+
+
+def _is_only_true(value: Any) -> bool:
+    return str(value).strip().lower() == "true"
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield a text, and those in the mapping that gives each part of a model its own, also as JSON text."""
+    if isinstance(value, str):
+        yield value
+    for mapping in _mappings(value):
+        yield from (item for item in mapping.values() if isinstance(item, str))
 
 
 def _mappings(value: Any) -> Iterator[Mapping[Any, Any]]:

@@ -42,11 +42,13 @@ __all__ = [
     "selector_and_settings",
 ]
 
+_CONFIG_FLAG = "--config"
 _TRUST_FLAGS = ("--trust_config", "--trust-config")
 _TRUST_HELP = (
     "Permit what the config file does besides computing: send rows or tokens to an address (base_url, api_key_env), "
-    "run code from the Hub (trust_remote_code, attn_implementation, use_kernels), import classes (allow_imports), use "
-    "a token of its own, and set environment variables (env). Only on the command line."
+    "run code from the Hub or from pickles (trust_remote_code, attn_implementation, use_kernels, weights_only), "
+    "import classes (allow_imports), use a token of its own, publish what is not published otherwise (public, "
+    "allow_secrets), and set environment variables (env). Only on the command line."
 )
 
 
@@ -157,7 +159,7 @@ def parse(
     arguments = [argument for argument in argv if argument not in _TRUST_FLAGS]
     for argument in arguments:
         name = argument.split("=", 1)[0]
-        if name.startswith("--") and name not in flags and name != "--config":
+        if name.startswith("--") and name not in flags and name != _CONFIG_FLAG:
             raise ConfigError(
                 f"Unknown flag {name}.{did_you_mean(name, [flag for flag in flags if flag.startswith('--')])}"
             )
@@ -166,12 +168,14 @@ def parse(
     _check_booleans(content, parser)
     names = [argument.split("=", 1)[0] for argument in arguments]
     keys_of_flags = {flags[name].dest for name in names if name in flags}
-    if len(arguments) == len(argv):
+    if not any(argument in _TRUST_FLAGS for argument in argv):
         _check_trusted({key: value for key, value in content.items() if key not in keys_of_flags}, file)
     keys_set = keys_of_flags | set(content)
     parser.error = _raise_config_error  # argparse would print the usage with all keys and exit
     try:
-        return tuple(parser.parse_args_and_config(arguments))
+        _set_variables(content.pop("env", None) or {}, file)
+        parser.set_defaults_with_config(**content)
+        return tuple(parser.parse_args_into_dataclasses(args=arguments))
     except ConfigError:
         raise
     except (ValueError, TypeError) as error:
@@ -212,16 +216,27 @@ def create_output_folder(path: str) -> Path:
 
 
 def _read_file(arguments: list[str], keys: list[str]) -> tuple[list[str], dict[str, Any], str]:
-    """Return the arguments with `--config=FILE` split in two, the content of that file, and its name."""
+    """Return the arguments without `--config FILE`, the content of that file, and its name."""
     split: list[str] = []
     for argument in arguments:
-        split += argument.split("=", 1) if argument.startswith("--config=") else [argument]
-    if "--config" not in split:
+        split += argument.split("=", 1) if argument.startswith(f"{_CONFIG_FLAG}=") else [argument]
+    if _CONFIG_FLAG not in split:
         return split, {}, ""
-    index = split.index("--config") + 1
-    if index == len(split):
+    index = split.index(_CONFIG_FLAG)
+    file, others = split[index + 1 : index + 2], split[:index] + split[index + 2 :]
+    if not file:
         raise ConfigError("--config needs a file.")
-    return split, read_config(Path(split[index]), keys), split[index]
+    if _CONFIG_FLAG in others:
+        raise ConfigError("--config occurs twice. Put all keys into one file.")
+    return others, read_config(Path(file[0]), keys), file[0]
+
+
+def _set_variables(variables: Any, file: str) -> None:
+    """Set the environment variables of a config file, as TRL's parser does."""
+    if not isinstance(variables, dict):
+        raise ConfigError(f"{file}: env has to be a mapping of variables, such as {{HF_HOME: cache}}.")
+    for name, value in variables.items():
+        os.environ[str(name)] = str(value)
 
 
 def _check_trusted(content: Mapping[str, Any], file: str) -> None:

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["SecretScan", "without_credentials"]
 
-_ALONE, _BASE64 = r"(?<![A-Za-z0-9_-])", r"(?<![A-Za-z0-9_/+=-])"
-"""What a key must not follow: it would be a part of a word, of a longer key, or of data in base64."""
+_ESCAPE = r"(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
+_ALONE, _BASE64 = rf"(?:(?<![A-Za-z0-9_-])|{_ESCAPE})", rf"(?:(?<![A-Za-z0-9_/+=-])|{_ESCAPE})"
+"""What a key must not follow: it would be a part of a word, of a longer key, or of data in base64. The end of an
+escape, such as that of a line break in JSON text, is no part of a word."""
 _SHAPES: dict[str, tuple[str, str]] = {
     "Hugging Face token": (_ALONE, r"(?:hf|api_org)_[A-Za-z0-9]{30,}"),
     "Anthropic key": (_ALONE, r"sk-ant-[A-Za-z0-9_-]{32,}"),

@@ -75,6 +75,35 @@ def test_every_command_asks(folder, capsys, command):
     assert f"hf-datasel {command}: error: some.yaml sets the environment variable A" in capsys.readouterr().err
 
 
+def test_every_spelling_of_the_flag_asks(folder, capsys):
+    Path("some.yaml").write_text(f"{SELECT}selector: random\nenv: {{SOME_VARIABLE: theirs}}\n")
+    assert main(["select", "--config=some.yaml"]) == 2
+    assert "some.yaml sets the environment variable SOME_VARIABLE (env)" in capsys.readouterr().err
+    assert "SOME_VARIABLE" not in os.environ
+
+
+def test_variables_have_to_be_a_mapping(folder, capsys):
+    assert select(f"{SELECT}selector: random\nenv: [A]\n", "--trust_config") == 2
+    assert "some.yaml: env has to be a mapping of variables" in capsys.readouterr().err
+
+
+def test_the_file_is_read_once(folder):
+    """A pipe, such as that of `--config <(command)`, can be read only once; and what was checked is what is used."""
+    read, write = os.pipe()
+    os.write(write, f"{SELECT}selector: random\n".encode())
+    os.close(write)
+    try:
+        assert main(["select", "--config", f"/dev/fd/{read}"]) == 0
+    finally:
+        os.close(read)
+
+
+def test_two_files_are_refused(folder, capsys):
+    Path("other.yaml").write_text("seed: 1\n")
+    assert select(f"{SELECT}selector: random\n", "--config", "other.yaml") == 2
+    assert "--config occurs twice. Put all keys into one file." in capsys.readouterr().err
+
+
 # -- odd files --------------------------------------------------------------------------------------------------------
 def bomb(start: str, level: str) -> str:
     """A file of less than a kilobyte with billions of values."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import random
 import re
 import string
@@ -93,6 +94,15 @@ def test_placeholders_hashes_and_images_are_no_secrets(text):
 
 
 TOKEN = "ghp_" + key(36)
+
+
+@pytest.mark.parametrize("before", [*(json.dumps(text)[1:-1] for text in ("\n", "\t", "é")), "%3D", "%20"])
+@pytest.mark.parametrize("secret", [TOKEN, "hf_" + key(34, LETTERS), "AKIA" + key(16, BASE32)])
+def test_secrets_behind_an_escape(before, secret):
+    with pytest.raises(PublishError, match="row 0"):
+        SecretScan().check_rows(Dataset.from_dict({"messages": [f'[{{"content": "Look:{before}{secret}"}}]']}))
+    with pytest.raises(PublishError, match=re.escape("selection.json")):
+        SecretScan().check_texts({"selection.json": f'{{"prompt": "Look:{before}{secret}"}}'})
 
 
 @pytest.mark.parametrize(
