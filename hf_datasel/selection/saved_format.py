@@ -68,6 +68,9 @@ _OPTIONAL_IN_DATASET: dict[str, Any] = {
     "columns": {str: str},
 }
 
+_INNER_SELECTORS = {"chain": "then", "within": "method"}
+"""Setting that is a selector, by the selector that has it."""
+
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 
@@ -126,6 +129,7 @@ def parse_selection(
     try:
         _check_types(provenance, _REQUIRED, _OPTIONAL, "")
         _check_types(provenance["dataset"], {}, _OPTIONAL_IN_DATASET, "dataset.")
+        _check_selector(provenance["selector"], "selector.")
     except TypeError as error:
         raise SelectionError(f"The selection.json in {source} is no record of a selection: {error}.") from error
     rows = _parse_npy(indices, source)
@@ -240,6 +244,15 @@ def _check_digests(content: dict[str, Any], indices: bytes, scores: Sequence[byt
     for key, what in (("indices", "indices.npy is"), ("scores", "the scores are")):
         if digests.get(key) != found[key]:
             raise _damaged(source, f"{what} not what was written with its selection.json (the sha256 differs)")
+
+
+def _check_selector(spec: Mapping[str, Any], name: str) -> None:
+    """Raise `TypeError` if a setting that has to be a score or a selector has another type."""
+    if isinstance(spec.get("by"), dict):
+        _check_types(spec, {"by": {"score": str}}, {}, name)
+    if (inner := _INNER_SELECTORS.get(spec["selector"])) is not None:
+        _check_types(spec, {inner: {"selector": str}}, {}, name)
+        _check_selector(spec[inner], f"{name}{inner}.")
 
 
 def _check_types(value: Any, required: Mapping[Any, Any], optional: Mapping[str, Any], name: str) -> None:

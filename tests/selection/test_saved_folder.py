@@ -232,6 +232,11 @@ DAMAGED = {
     "columns_unverified[0] is not text": lambda folder: edit(folder, columns_unverified=[0]),
     "columns_unverified is no list": lambda folder: edit(folder, columns_unverified="loss"),
     "selector is no object": lambda folder: edit(folder, selector=["top"]),
+    "it has no selector.by.score": lambda folder: edit(folder, selector={"selector": "top", "by": {}}),
+    "selector.then is no object": lambda folder: edit(folder, selector={"selector": "chain", "then": 5}),
+    "selector.then.method.": lambda folder: edit(
+        folder, selector={"selector": "chain", "then": {"selector": "within", "method": {}}}
+    ),
     "round is not a whole number": lambda folder: edit(folder, round=True),
     "plan[0] is no object": lambda folder: edit(folder, plan=[1]),
 }
