@@ -11,6 +11,7 @@ __all__ = [
     "ConfigError",
     "DataselError",
     "DatasetMismatchError",
+    "EvaluationError",
     "FormatError",
     "Interrupted",
     "ModelError",
@@ -91,6 +92,10 @@ class DatasetMismatchError(SelectionError):
 
 class ConfigError(DataselError):
     """A setting is unknown, has an invalid value, or contradicts another setting."""
+
+
+class EvaluationError(DataselError):
+    """Rows, settings or results do not allow an evaluation, for example because no held-out row can be scored."""
 
 
 class ResumeError(DataselError):
