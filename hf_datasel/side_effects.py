@@ -43,8 +43,8 @@ def _effects(mapping: Mapping[Any, Any]) -> Iterator[str]:
     """Yield what the keys of one mapping do."""
     url, variable = mapping.get("base_url"), mapping.get("api_key_env")
     if url is not None:
-        token = f"the token in {variable}" if variable else "the token in OPENAI_API_KEY if it is set"
-        yield f"sends rows and {token} to {_host(url)} (base_url)"
+        token = f" and the token in {variable}" if variable else ", and the token in OPENAI_API_KEY if there is one,"
+        yield f"sends rows{token} to {_host(url)} (base_url)"
     elif variable:
         yield f"sends the token in {variable} to the Hub (api_key_env)"
     if _is_true(mapping.get("trust_remote_code")):
@@ -55,9 +55,9 @@ def _effects(mapping: Mapping[Any, Any]) -> Iterator[str]:
     if "weights_only" in mapping and not _is_only_true(mapping["weights_only"]):
         yield "loads pickles that can run code (weights_only)"
     if _is_true(mapping.get("public")):
-        yield "publishes rows of unknown origin (public)"
+        yield "publishes rows even if their origin is unknown (public)"
     if _is_true(mapping.get("allow_secrets")):
-        yield "publishes what looks like secrets (allow_secrets)"
+        yield "publishes rows even if they seem to contain secrets (allow_secrets)"
     for key in ("token", "hub_token"):
         if mapping.get(key):
             yield f"uses a token of its own ({key})"

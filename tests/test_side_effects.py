@@ -9,6 +9,7 @@ import pytest
 from hf_datasel.side_effects import side_effects
 
 CODE = "runs Python code from the repository of a model (trust_remote_code)"
+SENDS = "sends rows, and the token in OPENAI_API_KEY if there is one, to"
 KERNELS = "runs kernels from the Hub (attn_implementation, use_kernels)"
 
 
@@ -18,7 +19,7 @@ KERNELS = "runs kernels from the Hub (attn_implementation, use_kernels)"
         ({"scores": ["ifd", {"length": {"unit": "tokens"}}], "model_name_or_path": "gpt2"}, []),
         (
             {"scores": [{"judge": {"model": "m", "base_url": "https://me:pw@api.example.com:8443/v1?key=k"}}]},
-            ["sends rows and the token in OPENAI_API_KEY if it is set to https://api.example.com:8443 (base_url)"],
+            [f"{SENDS} https://api.example.com:8443 (base_url)"],
         ),
         (
             {"selector_kwargs": {"by": {"score": "judge", "base_url": "http://10.0.0.1", "api_key_env": "AWS_KEY"}}},
@@ -26,7 +27,7 @@ KERNELS = "runs kernels from the Hub (attn_implementation, use_kernels)"
         ),
         (
             {"judge": {"base_url": "http://[::1"}},
-            ["sends rows and the token in OPENAI_API_KEY if it is set to an address that is not valid (base_url)"],
+            [f"{SENDS} an address that is not valid (base_url)"],
         ),
         ({"judge": {"api_key_env": "AWS_KEY"}}, ["sends the token in AWS_KEY to the Hub (api_key_env)"]),
         ({"trust_remote_code": True}, [CODE]),
@@ -46,7 +47,10 @@ KERNELS = "runs kernels from the Hub (attn_implementation, use_kernels)"
         ({"model_init_kwargs": {"weights_only": True}}, []),
         (
             {"repo_id": "me/rows", "public": True, "allow_secrets": True},
-            ["publishes rows of unknown origin (public)", "publishes what looks like secrets (allow_secrets)"],
+            [
+                "publishes rows even if their origin is unknown (public)",
+                "publishes rows even if they seem to contain secrets (allow_secrets)",
+            ],
         ),
         ({"repo_id": "me/rows", "public": False, "private": True, "allow_secrets": False}, []),
         ({"hub_token": "hf_x", "push_to_hub": True}, ["uses a token of its own (hub_token)"]),

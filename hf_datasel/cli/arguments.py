@@ -159,6 +159,8 @@ def parse(
     arguments = [argument for argument in argv if argument not in _TRUST_FLAGS]
     for argument in arguments:
         name = argument.split("=", 1)[0]
+        if name in _TRUST_FLAGS:
+            raise ConfigError(f"{name} takes no value. Pass {name} if you trust the file.")
         if name.startswith("--") and name not in flags and name != _CONFIG_FLAG:
             raise ConfigError(
                 f"Unknown flag {name}.{did_you_mean(name, [flag for flag in flags if flag.startswith('--')])}"

@@ -123,6 +123,8 @@ def visibility(hub: Hub, parents: Parents, private: bool | None) -> tuple[bool |
             f"{hub.repo_id!r} is public already, and private=True does not change that. Change it in the settings of "
             "the repository, or use another repo_id."
         )
+    if exists_privately and private is False:
+        logger.warning("%s is private and stays so. Make it public in the settings of the repository.", hub.repo_id)
     public = not (private if exists_privately is None else exists_privately)
     metadata, unknown = [], [] if parents.complete else ["the origin of the rows is unknown"]
     for parent in parents.datasets:

@@ -50,7 +50,7 @@ def test_effects_are_listed(folder, capsys):
     keys = {"selector": "top", "selector_kwargs": {"by": judge}, "allow_imports": True}
     assert select(SELECT + yaml.safe_dump(keys)) == 2
     assert (
-        "some.yaml sends rows and the token in OPENAI_API_KEY if it is set to http://localhost:1 (base_url), and "
+        "some.yaml sends rows, and the token in OPENAI_API_KEY if there is one, to http://localhost:1 (base_url), and "
         "imports classes outside hf_datasel (allow_imports). If"
     ) in capsys.readouterr().err
 
@@ -80,6 +80,12 @@ def test_every_spelling_of_the_flag_asks(folder, capsys):
     assert main(["select", "--config=some.yaml"]) == 2
     assert "some.yaml sets the environment variable SOME_VARIABLE (env)" in capsys.readouterr().err
     assert "SOME_VARIABLE" not in os.environ
+
+
+@pytest.mark.parametrize("flag", ["--trust_config=true", "--trust-config=false"])
+def test_the_permission_has_no_value(folder, capsys, flag):
+    assert select(f"{SELECT}selector: random\nenv: {{A: b}}\n", flag) == 2
+    assert "takes no value" in capsys.readouterr().err
 
 
 def test_variables_have_to_be_a_mapping(folder, capsys):

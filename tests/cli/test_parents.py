@@ -202,6 +202,16 @@ def test_contradicting_flags(parent, local_hub, tmp_path, capsys):
     assert "--private true and --public contradict each other" in capsys.readouterr().err
 
 
+def test_a_private_repository_stays_private(parent, local_hub, tmp_path, capsys):
+    scored, folder = by_command_line(parent("unknown"), tmp_path)
+    push = ("push", "--selection", folder, "--dataset_name", scored, "--repo_id", "tester/new")
+    assert run(*push) == 0
+    capsys.readouterr()
+    assert run(*push, "--public") == 0
+    assert local_hub.repo("tester/new").private
+    assert "tester/new is private and stays so. Make it public in the settings" in capsys.readouterr().err
+
+
 def test_card_of_a_scored_dataset_has_the_licence(parent, local_hub, tmp_path):
     words = ("--scores", "length", "--repo_id", "tester/scored", "--output_dir", tmp_path / "score")
     assert run("score", "--dataset_name", parent("public"), *words) == 0
