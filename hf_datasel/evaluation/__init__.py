@@ -1,4 +1,8 @@
-"""Evaluation of trained models: the loss of held-out rows, and exact match of generated answers."""
+"""Evaluation: the loss of held-out rows, exact match of generated answers, and statistics of training runs.
+
+The statistics read arrays: one number per training run, or one per run and question. The unit of evidence is the
+training run, since the claim about a method is about the next run, not about the weights of one.
+"""
 
 from __future__ import annotations
 
@@ -9,5 +13,19 @@ from hf_datasel._lazy import lazy_imports
 if TYPE_CHECKING:
     from hf_datasel.evaluation.heldout import HeldoutLoss as HeldoutLoss, heldout_loss as heldout_loss
     from hf_datasel.evaluation.heldout_rows import rows_in_pool as rows_in_pool
+    from hf_datasel.evaluation.item_statistics import (
+        bootstrap_two_models as bootstrap_two_models,
+        crossed_bootstrap as crossed_bootstrap,
+        mcnemar_two_models as mcnemar_two_models,
+        variance_components as variance_components,
+    )
+    from hf_datasel.evaluation.rank_sum import mann_whitney as mann_whitney
+    from hf_datasel.evaluation.statistics import (
+        compare_tasks as compare_tasks,
+        compare_with_control as compare_with_control,
+        minimum_detectable_effect as minimum_detectable_effect,
+        non_inferiority as non_inferiority,
+        pooled_sd as pooled_sd,
+    )
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
