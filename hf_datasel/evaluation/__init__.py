@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
+    from hf_datasel.evaluation.exact_match import MatchedAnswers as MatchedAnswers, match_answers as match_answers
     from hf_datasel.evaluation.heldout import HeldoutLoss as HeldoutLoss, heldout_loss as heldout_loss
     from hf_datasel.evaluation.heldout_rows import rows_in_pool as rows_in_pool
     from hf_datasel.evaluation.item_statistics import (
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
         mcnemar_two_models as mcnemar_two_models,
         variance_components as variance_components,
     )
+    from hf_datasel.evaluation.metrics import ExactMatch as ExactMatch
+    from hf_datasel.evaluation.normalization import Normalization as Normalization
     from hf_datasel.evaluation.rank_sum import mann_whitney as mann_whitney
     from hf_datasel.evaluation.statistics import (
         compare_tasks as compare_tasks,

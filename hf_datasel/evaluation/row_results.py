@@ -135,6 +135,7 @@ class RowResults(ABC):
                 f"{cls.version}. Update hf_datasel."
             )
         columns = {field.name: _array(table[field.name]) for field in fields(cls) if field.name != "settings"}
+        columns |= {name: columns[name].astype(np.str_) for name in ("reasons", "groups")}
         return cls(**columns, settings=record["settings"])
 
 
@@ -146,7 +147,5 @@ def _binary(row_ids: np.ndarray) -> pa.Array:
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_fixed_size_binary(column.type):
         return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint8).reshape(-1, _ROW_ID_BYTES)
-    if pa.types.is_string(column.type):
-        return np.array(column.to_pylist(), dtype=np.str_)
     array: np.ndarray = column.to_numpy()
     return array
