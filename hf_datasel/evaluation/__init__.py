@@ -30,5 +30,6 @@ if TYPE_CHECKING:
         non_inferiority as non_inferiority,
         pooled_sd as pooled_sd,
     )
+    from hf_datasel.evaluation.tables import MethodRuns as MethodRuns, results_table as results_table
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

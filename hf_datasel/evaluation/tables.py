@@ -1,0 +1,188 @@
+"""Markdown table of an experiment: methods, their differences to Random, and what the experiment cannot see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_datasel.errors import ConfigError
+from hf_datasel.evaluation._checks import check_array
+from hf_datasel.evaluation.statistics import (
+    Difference,
+    compare_with_control,
+    minimum_detectable_effect,
+    pooled_sd,
+)
+from hf_datasel.hub.markdown import Markdown, table, text
+
+__all__ = ["MethodRuns", "results_table"]
+
+_NONE = Markdown("–")
+
+
+@dataclass(frozen=True)
+class MethodRuns:
+    """Results of the runs of one method.
+
+    Args:
+        average: The primary result of each finished run, such as the average accuracy in points.
+        tasks: Results of the finished runs on each task.
+        rows: Number of rows that a run trains on, or None.
+        epochs: Number of epochs over these rows, or None.
+        steps: Number of updates of a run, or None.
+        planned: Number of runs that were planned, finished or not; the number of finished runs by default.
+    """
+
+    average: Sequence[float] | npt.NDArray[np.floating]
+    tasks: Mapping[str, Sequence[float] | npt.NDArray[np.floating]] = field(default_factory=dict)
+    rows: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    planned: int | None = None
+
+
+def results_table(
+    methods: Mapping[str, MethodRuns],
+    *,
+    items: int,
+    control: str = "random",
+    confidence: float = 0.95,
+    decimals: int = 2,
+) -> str:
+    """Write the results of an experiment as a Markdown table.
+
+    Above the table stands which differences are too small to be seen. Differences are bold only where their interval
+    leaves 0. A method with fewer than two finished runs has a row too, without an interval, and a line below the table
+    names every run that is missing.
+
+    Args:
+        methods: Results by name of the method, the control included, in the order of the rows.
+        items: Number of questions or held-out rows that every run was evaluated on.
+        control: Name of the method that the others are compared with.
+        confidence: Confidence level of the simultaneous intervals of `compare_with_control`.
+        decimals: Number of decimals of results.
+
+    Returns:
+        Markdown: a paragraph, the table, and a list.
+
+    Raises:
+        EvaluationError: Results are not finite numbers, or no run differs from the others of its method.
+        ConfigError: `control` is not one of the methods, or `confidence` does not lie between 0 and 1.
+    """
+    if control not in methods:
+        raise ConfigError(
+            f"results_table: control={control!r} is none of the methods: {', '.join(map(repr, methods))}.",
+            "Pass control=NAME.",
+        )
+    averages = {
+        name: check_array("results_table", name, runs.average, ("run",), least=0) for name, runs in methods.items()
+    }
+    compared = {
+        name: values
+        for name, values in averages.items()
+        if name != control and min(len(values), len(averages[control])) >= 2
+    }
+    found = compare_with_control(compared, averages[control], confidence=confidence) if compared else {}
+    tasks = list(dict.fromkeys(task for runs in methods.values() for task in runs.tasks))
+    level = f"{100 * confidence:g} %"
+    head = [
+        *("method", "rows x epochs", "steps", "average (sd, runs)"),
+        Markdown(f"difference to {text(control)} [{level}]"),
+        "p",
+        *tasks,
+    ]
+    rows = [
+        [
+            name,
+            _NONE if runs.rows is None or runs.epochs is None else f"{runs.rows:,} x {runs.epochs:g}",
+            _NONE if runs.steps is None else f"{runs.steps:,}",
+            _average(averages[name], decimals),
+            _difference(found[name], decimals) if name in found else _NONE,
+            _p(found[name]["p"]) if name in found else _NONE,
+            *(_task(name, task, runs, decimals) for task in tasks),
+        ]
+        for name, runs in methods.items()
+    ]
+    above = _above(averages[control], control, compared, items, confidence, decimals)
+    return "\n\n".join([above, table(head, rows), _below(methods, control, found, bool(tasks), level)]) + "\n"
+
+
+def _average(values: npt.NDArray[np.float64], decimals: int) -> Markdown:
+    if not len(values):
+        return Markdown("no run")
+    sd = f"sd {values.std(ddof=1):.{decimals}f}, " if len(values) > 1 else ""
+    return Markdown(f"{values.mean():.{decimals}f} ({sd}{_count(len(values), 'run')})")
+
+
+def _difference(difference: Difference, decimals: int) -> Markdown:
+    low, high = difference["low"], difference["high"]
+    cell = f"{difference['difference']:+.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+    return Markdown(f"**{cell}**" if low > 0 or high < 0 else cell)
+
+
+def _p(p: float) -> str:
+    return "below 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _task(name: str, task: str, runs: MethodRuns, decimals: int) -> str:
+    if task not in runs.tasks or not len(runs.tasks[task]):
+        return "missing"
+    values = check_array("results_table", f"{name}: {task}", runs.tasks[task], ("run",))
+    share = f" ({len(values)} of {_count(len(runs.average), 'run')})" if len(values) < len(runs.average) else ""
+    return f"{values.mean():.{decimals}f}{share}"
+
+
+def _above(
+    control_runs: npt.NDArray[np.float64],
+    control: str,
+    compared: Mapping[str, npt.NDArray[np.float64]],
+    items: int,
+    confidence: float,
+    decimals: int,
+) -> str:
+    """Return what the experiment cannot see, in words."""
+    facts = f"{text(control)}: {_count(len(control_runs), 'run')}. {_count(items, 'question')}."
+    if not compared:
+        return (
+            f"{facts} Nothing can be compared: {text(control)} and another method need at least 2 finished runs each."
+        )
+    sd = pooled_sd({**compared, control: control_runs})
+    fewest = min(len(values) for values in compared.values())
+    effect = minimum_detectable_effect(
+        sd, fewest, control_runs=len(control_runs), methods=len(compared), confidence=confidence
+    )
+    return (
+        f"{facts} Runs of the same method have a standard deviation of {sd:.{decimals}f}. With {fewest} runs and"
+        f" {_count(len(compared), 'method')} compared at once, a true difference of {effect:.{decimals}f} is seen in"
+        " 80 % of such experiments; smaller ones are mostly missed."
+    )
+
+
+def _below(
+    methods: Mapping[str, MethodRuns], control: str, found: Mapping[str, Difference], has_tasks: bool, level: str
+) -> str:
+    """Return how to read the table, and what is missing, as a list."""
+    lines = []
+    if found:
+        lines.append(
+            f"Differences are means of runs minus those of {text(control)}. The intervals hold for all"
+            f" {_count(len(found), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
+            " questions. Bold: the interval leaves 0."
+        )
+    if has_tasks:
+        lines.append("Tasks: means of runs, for exploration.")
+    for name, runs in methods.items():
+        finished, planned = len(runs.average), runs.planned
+        missing = [] if planned is None or finished >= planned else [f"{finished} of {planned} planned runs finished"]
+        if finished < 2:
+            missing.append("an interval needs at least 2")
+        if missing:
+            lines.append(f"{text(name)}: {'; '.join(missing)}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
