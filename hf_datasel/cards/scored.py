@@ -62,10 +62,11 @@ def push_scored(
     private, metadata = check_access(hub, dataset, private)
     scan = hub.secret_scan(allow_secrets)
     scan.check_rows(dataset)
-    call_hub(lambda: dataset.push_to_hub(hub.repo_id, private=private, token=token))
     pictures = {name: histograms / f"{name}.png" for name in columns} if histograms is not None else {}
     pictures = {name: path for name, path in pictures.items() if path.is_file()}
     section = _section(dataset, columns, list(pictures))
+    scan.check_texts({"README.md": section})
+    call_hub(lambda: dataset.push_to_hub(hub.repo_id, private=private, token=token))
     with tempfile.TemporaryDirectory() as drafts:
 
         def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:

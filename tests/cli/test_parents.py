@@ -253,3 +253,13 @@ def test_secrets_in_rows_are_not_published(local_hub, pool_rows, tmp_path, capsy
     assert not local_hub.repos
     assert run(*push, "--allow_secrets") == 0
     assert run("score", "--dataset_name", tmp_path / "rows.parquet", *score_words, "--allow_secrets") == 0
+
+
+def test_secrets_in_settings_are_found_before_rows_are_published(local_hub, pool_rows, tmp_path, capsys, monkeypatch):
+    pool_rows.to_parquet(tmp_path / "rows.parquet")
+    words = ("--scores", "length", "--repo_id", "tester/scored", "--output_dir", tmp_path / "score")
+    monkeypatch.setattr("hf_datasel.cards.scored.describe_score", lambda spec, model: {**spec, "prompt": TOKEN})
+    monkeypatch.setattr("hf_datasel.cards.scored.score_settings", lambda shown: str(shown))
+    assert run("score", "--dataset_name", tmp_path / "rows.parquet", *words) == 2
+    assert "README.md (GitHub token ghp_" in capsys.readouterr().err
+    assert ("dataset", "tester/scored") not in local_hub.repos
