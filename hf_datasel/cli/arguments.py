@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trl import TrlParser
 
-from hf_datasel.cli.config_file import read_config
+from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables
 from hf_datasel.cli.terminal import printable
 from hf_datasel.errors import ConfigError, SelectionError, did_you_mean
-from hf_datasel.side_effects import side_effects
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -43,7 +42,6 @@ __all__ = [
 ]
 
 _CONFIG_FLAG = "--config"
-_TRUST_FLAGS = ("--trust_config", "--trust-config")
 _TRUST_HELP = (
     "Permit what the config file does besides computing: send rows or tokens to an address (base_url, api_key_env), "
     "run code from the Hub or from pickles (trust_remote_code, attn_implementation, use_kernels, weights_only), "
@@ -154,12 +152,12 @@ def parse(
         tuple(argument_types), prog=f"hf-datasel {command}", allow_abbrev=False, description=description
     )
     keys = sorted({action.dest for action in parser._actions} - {"help"})
-    parser.add_argument(*_TRUST_FLAGS, action="store_true", default=argparse.SUPPRESS, help=_TRUST_HELP)
+    parser.add_argument(*TRUST_FLAGS, action="store_true", default=argparse.SUPPRESS, help=_TRUST_HELP)
     flags = parser._option_string_actions
-    arguments = [argument for argument in argv if argument not in _TRUST_FLAGS]
+    arguments = [argument for argument in argv if argument not in TRUST_FLAGS]
     for argument in arguments:
         name = argument.split("=", 1)[0]
-        if name in _TRUST_FLAGS:
+        if name in TRUST_FLAGS:
             raise ConfigError(f"{name} takes no value. Pass {name} if you trust the file.")
         if name.startswith("--") and name not in flags and name != _CONFIG_FLAG:
             raise ConfigError(
@@ -170,12 +168,12 @@ def parse(
     _check_booleans(content, parser)
     names = [argument.split("=", 1)[0] for argument in arguments]
     keys_of_flags = {flags[name].dest for name in names if name in flags}
-    if not any(argument in _TRUST_FLAGS for argument in argv):
-        _check_trusted({key: value for key, value in content.items() if key not in keys_of_flags}, file)
+    if not any(argument in TRUST_FLAGS for argument in argv):
+        check_trusted({key: value for key, value in content.items() if key not in keys_of_flags}, file)
     keys_set = keys_of_flags | set(content)
     parser.error = _raise_config_error  # argparse would print the usage with all keys and exit
     try:
-        _set_variables(content.pop("env", None) or {}, file)
+        set_variables(content.pop("env", None) or {}, file)
         parser.set_defaults_with_config(**content)
         return tuple(parser.parse_args_into_dataclasses(args=arguments))
     except ConfigError:
@@ -231,22 +229,6 @@ def _read_file(arguments: list[str], keys: list[str]) -> tuple[list[str], dict[s
     if _CONFIG_FLAG in others:
         raise ConfigError("--config occurs twice. Put all keys into one file.")
     return others, read_config(Path(file[0]), keys), file[0]
-
-
-def _set_variables(variables: Any, file: str) -> None:
-    """Set the environment variables of a config file, as TRL's parser does."""
-    if not isinstance(variables, dict):
-        raise ConfigError(f"{file}: env has to be a mapping of variables, such as {{HF_HOME: cache}}.")
-    for name, value in variables.items():
-        os.environ[str(name)] = str(value)
-
-
-def _check_trusted(content: Mapping[str, Any], file: str) -> None:
-    """Raise `ConfigError` if a config file does what the user has to agree to."""
-    if effects := side_effects(content):
-        *first, last = effects
-        listed = f"{', '.join(first)}, and {last}" if first else last
-        raise ConfigError(f"{file} {listed}. If you trust the file, permit it with {_TRUST_FLAGS[0]}.")
 
 
 def _check_mappings(arguments: Sequence[str], flags: Iterable[str]) -> None:

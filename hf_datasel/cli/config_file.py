@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.side_effects import side_effects
 
-__all__ = ["read_config"]
+__all__ = ["TRUST_FLAGS", "check_trusted", "read_config", "set_variables"]
+
+TRUST_FLAGS = ("--trust_config", "--trust-config")
+"""Spellings of the flag that permits what a file does besides computing."""
 
 _MAX_VALUES = 100_000
 """Number of keys and values that a file may have, with aliases replaced by what they stand for."""
@@ -46,6 +51,38 @@ def read_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         if key not in keys and key != "env":
             raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), keys)}")
     return content
+
+
+def check_trusted(content: Mapping[str, Any], file: str) -> None:
+    """Raise if a config file does what the user has to agree to.
+
+    Args:
+        content: Keys and values of the file, without those that flags replace.
+        file: Name of the file, for the message.
+
+    Raises:
+        ConfigError: Names all that the file would do.
+    """
+    if effects := side_effects(content):
+        *first, last = effects
+        listed = f"{', '.join(first)}, and {last}" if first else last
+        raise ConfigError(f"{file} {listed}. If you trust the file, permit it with {TRUST_FLAGS[0]}.")
+
+
+def set_variables(variables: Any, file: str) -> None:
+    """Set the environment variables of a config file, as TRL's parser does.
+
+    Args:
+        variables: Value of the key `env`.
+        file: Name of the file, for the message.
+
+    Raises:
+        ConfigError: The value is no mapping.
+    """
+    if not isinstance(variables, dict):
+        raise ConfigError(f"{file}: env has to be a mapping of variables, such as {{HF_HOME: cache}}.")
+    for name, value in variables.items():
+        os.environ[str(name)] = str(value)
 
 
 def _read_text(path: Path) -> str:
