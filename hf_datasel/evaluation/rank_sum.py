@@ -38,7 +38,7 @@ def mann_whitney(
     *,
     alternative: Literal["greater", "less", "two-sided"] = "greater",
 ) -> MannWhitney:
-    """Test by ranks whether a method's runs are better than those of the control, exactly.
+    """Test by ranks whether a method's results are higher than those of the control, exactly.
 
     The test assumes no distribution, and pays for it: one run against five has no p value below 1 / 6, whatever the
     results. Print `floor` beside p. There is no interval; `compare_with_control` gives one.
@@ -46,7 +46,8 @@ def mann_whitney(
     Args:
         method: One number per run of the method.
         control: One number per run of the control.
-        alternative: "greater" if the method is expected to be better, "less" if worse, "two-sided" for both.
+        alternative: "greater" if the method is expected to have higher results, "less" for lower ones such as losses,
+            "two-sided" for both.
 
     Returns:
         p and its floor. Where runs have equal results, p is that of all arrangements of their mean ranks.

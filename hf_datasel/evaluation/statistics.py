@@ -282,7 +282,8 @@ def non_inferiority(
     above -margin.
 
     Args:
-        methods: One number per run of each method, at least two. Higher is better.
+        methods: One number per run of each method, at least two. Higher is better: pass
+            losses negated, for the whole pool too.
         whole_pool: One number per run that trained on all rows, at least two.
         margin: Largest loss that is accepted, in the unit of the results. Name it before the experiment.
         confidence: Confidence level of the two-sided simultaneous intervals of `compare_with_control`. With 0.95 a
