@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.errors import ResumeError
+from hf_datasel.errors import ModelError, ResumeError
 from hf_datasel.formats.digest import column_digest
 from hf_datasel.scoring.models import model_identity
 from hf_datasel.selection.provenance import without_paths
@@ -140,10 +140,19 @@ def _describe_adapter(adapter: Any) -> dict[str, Any]:
     return {name: _plain_or_text(value) for name, value in settings.items() if name not in names}
 
 
-def _selector_models(selector: Selector) -> list[list[str]]:
-    """Return what the models and files of a selector's scores are now: name of the score, and digests or commits."""
-    # what `datasets` hashes, since some names are resolved only there
-    return [[spec_name(score), score.__reduce__()[1][2]] for score in selector.scores()]
+def _selector_models(selector: Selector) -> list[list[str | None]]:
+    """Return what the models and files of a selector's scores are now: name of the score, and digests or commits.
+
+    A score that no round computes may name a model that does not exist, which has None.
+    """
+    models: list[list[str | None]] = []
+    for score in selector.scores():
+        try:
+            resolved = score.__reduce__()[1][2]  # what `datasets` hashes, since some names are resolved only there
+        except ModelError:
+            resolved = None
+        models.append([spec_name(score), resolved])
+    return models
 
 
 def tokens_digest(tokens: Dataset) -> str:
