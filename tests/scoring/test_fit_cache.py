@@ -25,7 +25,7 @@ def grown(vectors, number):
 
 
 def files(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != "fitted.json")
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ".npy")
 
 
 def test_appended_rows_keep_the_fit(tmp_path, vectors):
