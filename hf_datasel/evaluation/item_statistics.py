@@ -154,7 +154,7 @@ def crossed_bootstrap(
     reference = check_array(caller, "control", control, _RUN_ITEM, least=2)
     _check_resamples(caller, resamples)
     drawn_control = _resampled_means(reference, resamples, seed, stream=0)
-    found = {}
+    differences = {}
     for stream, (name, values) in enumerate(groups.items(), start=1):
         _check_items(caller, name, values, "the control", reference)
         difference = float(values.mean() - reference.mean())
@@ -162,7 +162,7 @@ def crossed_bootstrap(
         if se <= 1e-12 * max(np.abs(values).max(), np.abs(reference).max()):
             raise _constant(caller, f"{name!r} and the control differ by the same amount in all runs and items")
         half_width = float(t.isf((1 - confidence) / 2, len(values) + len(reference) - 2)) * se
-        found[name] = BootstrapDifference(
+        differences[name] = BootstrapDifference(
             difference=difference,
             se=se,
             low=difference - half_width,
@@ -171,7 +171,7 @@ def crossed_bootstrap(
             control_runs=len(reference),
             items=values.shape[1],
         )
-    return found
+    return differences
 
 
 def _resampled_means(values: Floats, resamples: int, seed: int, stream: int) -> Floats:
@@ -209,14 +209,14 @@ def variance_components(values: npt.ArrayLike) -> VarianceComponents:
         raise _constant(caller, "all values are equal")
     runs, items = array.shape
     of_run, of_item = array.mean(axis=1, keepdims=True), array.mean(axis=0, keepdims=True)
-    rest = float(((array - of_run - of_item + array.mean()) ** 2).sum() / ((runs - 1) * (items - 1)))
-    run = max(0.0, float(of_run.var(ddof=1)) - rest / items)
-    item = max(0.0, float(of_item.var(ddof=1)) - rest / runs)
+    residual = float(((array - of_run - of_item + array.mean()) ** 2).sum() / ((runs - 1) * (items - 1)))
+    run = max(0.0, float(of_run.var(ddof=1)) - residual / items)
+    item = max(0.0, float(of_item.var(ddof=1)) - residual / runs)
     return VarianceComponents(
         run=math.sqrt(run),
         item=math.sqrt(item),
-        run_x_item=math.sqrt(rest),
-        se=math.sqrt(run / runs + item / items + rest / (runs * items)),
+        run_x_item=math.sqrt(residual),
+        se=math.sqrt(run / runs + item / items + residual / (runs * items)),
     )
 
 

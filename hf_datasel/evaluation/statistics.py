@@ -118,8 +118,8 @@ def compare_with_control(
     B. L. Welch 1947, "The generalization of 'Student's' problem"; S. Holm 1979, "A simple sequentially rejective
     multiple test procedure".
 
-    >>> found = compare_with_control({"iterit": [31.0, 33.0, 32.0]}, [26.0, 28.0, 27.0])
-    >>> [round(found["iterit"][key], 2) for key in ("difference", "low", "high", "p")]
+    >>> differences = compare_with_control({"iterit": [31.0, 33.0, 32.0]}, [26.0, 28.0, 27.0])
+    >>> [round(differences["iterit"][key], 2) for key in ("difference", "low", "high", "p")]
     [5.0, 2.73, 7.27, 0.0]
     """
     return _compare("compare_with_control", methods, control, confidence, equal_variances)
@@ -298,8 +298,8 @@ def non_inferiority(
 
     Reference: G. Piaggio et al. 2012, "Reporting of noninferiority and equivalence randomized trials".
 
-    >>> found = non_inferiority({"iterit": [31.0, 33.0, 32.0]}, [32.0, 33.0, 32.5], margin=3.0)
-    >>> round(found["iterit"]["low"], 2), found["iterit"]["non_inferior"]
+    >>> differences = non_inferiority({"iterit": [31.0, 33.0, 32.0]}, [32.0, 33.0, 32.5], margin=3.0)
+    >>> round(differences["iterit"]["low"], 2), found["iterit"]["non_inferior"]
     (-2.29, True)
     """
     margin = check_positive("non_inferiority", "margin", margin)

@@ -85,7 +85,7 @@ def results_table(
         for name, values in averages.items()
         if name != control and min(len(values), len(averages[control])) >= 2
     }
-    found = compare_with_control(compared, averages[control], confidence=confidence) if compared else {}
+    differences = compare_with_control(compared, averages[control], confidence=confidence) if compared else {}
     tasks = list(dict.fromkeys(task for runs in methods.values() for task in runs.tasks))
     level = f"{100 * confidence:g} %"
     head = [
@@ -100,14 +100,14 @@ def results_table(
             _NONE if runs.rows is None or runs.epochs is None else f"{runs.rows:,} x {runs.epochs:g}",
             _NONE if runs.steps is None else f"{runs.steps:,}",
             _average(averages[name], decimals),
-            _difference(found[name], decimals) if name in found else _NONE,
-            _p(found[name]["p"]) if name in found else _NONE,
+            _difference(differences[name], decimals) if name in differences else _NONE,
+            _p(differences[name]["p"]) if name in differences else _NONE,
             *(_task(name, task, runs, decimals) for task in tasks),
         ]
         for name, runs in methods.items()
     ]
     above = _above(averages[control], control, compared, items, confidence, decimals)
-    return "\n\n".join([above, table(head, rows), _below(methods, control, found, bool(tasks), level)]) + "\n"
+    return "\n\n".join([above, table(head, rows), _below(methods, control, differences, bool(tasks), level)]) + "\n"
 
 
 def _average(values: npt.NDArray[np.float64], decimals: int) -> Markdown:
@@ -162,14 +162,14 @@ def _above(
 
 
 def _below(
-    methods: Mapping[str, MethodRuns], control: str, found: Mapping[str, Difference], has_tasks: bool, level: str
+    methods: Mapping[str, MethodRuns], control: str, differences: Mapping[str, Difference], has_tasks: bool, level: str
 ) -> str:
     """Return how to read the table, and what is missing, as a list."""
     lines = []
-    if found:
+    if differences:
         lines.append(
             f"Differences are means of runs minus those of {text(control)}. The intervals hold for all"
-            f" {_count(len(found), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
+            f" {_count(len(differences), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
             " questions. Bold: the interval leaves 0."
         )
     if has_tasks:
