@@ -299,7 +299,7 @@ def non_inferiority(
     Reference: G. Piaggio et al. 2012, "Reporting of noninferiority and equivalence randomized trials".
 
     >>> differences = non_inferiority({"iterit": [31.0, 33.0, 32.0]}, [32.0, 33.0, 32.5], margin=3.0)
-    >>> round(differences["iterit"]["low"], 2), found["iterit"]["non_inferior"]
+    >>> round(differences["iterit"]["low"], 2), differences["iterit"]["non_inferior"]
     (-2.29, True)
     """
     margin = check_positive("non_inferiority", "margin", margin)
