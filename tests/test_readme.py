@@ -94,6 +94,17 @@ def test_large_pool_example(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     assert sum(table["rows"] for table in store.tables()) > 0
 
 
+def test_evaluate_example(pool_rows, tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pool_rows.select(range(4)).to_json("train.jsonl")
+    pool_rows.select(range(4, 10)).add_column("source", ["a", "b"] * 3).to_json("heldout.jsonl")
+    names = {}
+    exec(example("Evaluate").replace("outputs/alpaca-iterit", str(tiny_model_dir)), names)
+    assert names["loss"].bits_per_byte() > 0
+    assert list(names["loss"].to_dict()["groups"]) == ["a", "b"]
+    assert names["answers"].to_dict()["rows_with_value"] == 1
+
+
 def test_scores_table():
     from hf_datasel.scores import list_scores
 

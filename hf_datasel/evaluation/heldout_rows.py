@@ -48,7 +48,7 @@ def rows_in_pool(dataset: Dataset | Pool, training_pool: Dataset | Pool) -> np.n
     array([1])
     """
     heldout, trained = (rows if isinstance(rows, Pool) else Pool(rows) for rows in (dataset, training_pool))
-    ids = {row_id.tobytes() for row_id in trained.row_ids[trained.reasons == ""]}
+    ids = {row_id.tobytes() for row_id in trained.row_ids}
     is_in_pool = np.array([row_id.tobytes() in ids for row_id in heldout.row_ids], dtype=bool)
     return np.flatnonzero(is_in_pool & (heldout.reasons == ""))
 

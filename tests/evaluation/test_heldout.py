@@ -93,13 +93,16 @@ def test_row_formats_have_equal_values(pool_rows, model, tokenizer):
 
 
 def test_tokenized_rows(model, tokenizer, plain_losses):
-    prompt, response = tokenizer("Name a fruit.")["input_ids"], tokenizer("A cherry.</s>", add_special_tokens=False)
-    ids = prompt + response["input_ids"]
-    row = {"input_ids": ids, "labels": [-100] * len(prompt) + response["input_ids"]}
-    result = heldout_loss(Dataset.from_list([row]), model, tokenizer)
-    assert result.num_bytes.tolist() == [len("A cherry.")]
-    nats = plain_losses(model, ids, range(len(prompt), len(ids))).sum()
-    np.testing.assert_allclose(result.values, [nats / math.log(2) / 9], rtol=1e-5)
+    prompt = tokenizer("Name a fruit.")["input_ids"]
+    texts = ["A cherry.</s>", "A <s>cherry.<|im_end|>\n", "<s></s>", "</s>"]
+    responses = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    rows = [{"input_ids": prompt + ids, "labels": [-100] * len(prompt) + ids} for ids in responses]
+    result = heldout_loss(Dataset.from_list(rows), model, tokenizer)
+    assert result.reasons.tolist() == ["", "", "empty_response", "no_response_token"]
+    assert result.num_bytes.tolist() == [len("A cherry.")] * 2 + [0, 0]
+    for value, row in zip(result.values[:2], rows, strict=False):
+        nats = plain_losses(model, row["input_ids"], range(len(prompt), len(row["input_ids"]))).sum()
+        assert value == pytest.approx(nats / math.log(2) / 9, rel=1e-5)
 
 
 # -- rows without a value ---------------------------------------------------------------------------------------------
@@ -123,6 +126,14 @@ def test_truncated_rows_are_counted(pool_rows, model, tokenizer):
     assert summary["rows"] == 24
     assert summary["rows_without_value"] == {"truncated": sum(length > limit for length in lengths)}
     assert summary["bits_per_byte"] == result.bits_per_byte() > 0
+
+
+def test_a_row_of_exactly_max_length_is_complete(model, tokenizer):
+    messages = chat("Name a fruit.", "A cherry.")
+    rows = Dataset.from_dict({"messages": [messages, chat("Hi", "Ho")]})
+    length = len(tokenizer.apply_chat_template(messages)["input_ids"])
+    assert heldout_loss(rows, model, tokenizer, max_length=length).reasons.tolist() == ["", ""]
+    assert heldout_loss(rows, model, tokenizer, max_length=length - 1).reasons.tolist() == ["truncated", ""]
 
 
 def test_later_prompt_may_be_truncated(model, tokenizer):
@@ -213,6 +224,7 @@ def test_saved_results_are_equal(chats, model, tokenizer, tmp_path):
     loaded = HeldoutLoss.load(path)
     for name in ("row_ids", "reasons", "groups", "nats", "num_bytes", "values"):
         np.testing.assert_array_equal(getattr(loaded, name), getattr(result, name))
+        assert getattr(loaded, name).dtype == getattr(result, name).dtype
     assert loaded.to_dict() == result.to_dict()
     assert [entry.name for entry in path.parent.iterdir()] == ["loss.parquet"]
 
