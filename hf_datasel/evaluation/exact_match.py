@@ -102,7 +102,8 @@ def match_answers(
         max_new_tokens: Maximum number of tokens of an answer, including its end; longer ones are cut and counted.
         group_by: Name of a column whose values group the rows, such as their source.
         columns: Names of the columns of a row format, as in `hf_datasel.score`.
-        training_pool: Rows that models are trained on. An error names those of them that are held out.
+        training_pool: Rows that models are trained on, or their `Pool`, which may rename columns. An error names
+            those of them that are held out.
         excluded: Row numbers that are not evaluated, by reason, such as `{"in_training_pool": rows_in_pool(...)}`.
         revision: Commit, branch or tag of a Hub model.
         dtype: Data type of the weights of a model that is named: "auto" or the name of a floating-point type.
@@ -130,6 +131,7 @@ def match_answers(
     generator = Generator(evaluated.runner(scoring_tokens_per_batch), evaluated.tokenizer, decoding)
     prompts = Prompts.from_rows(token_rows, generator.max_prompt_length)
     rows.reasons[usable] = prompts.reasons
+    rows.messages.update(token_rows.messages)
     rows.check_usable()
     generated = generator.answers(prompts.prompt_ids, "exact_match answers", null_counts(prompts.reasons))
     answered = usable[prompts.owner]

@@ -116,7 +116,8 @@ def heldout_loss(
         processing_class: Tokenizer of the loaded model.
         group_by: Name of a column whose values group the rows, such as their source.
         columns: Names of the columns of a row format, as in `hf_datasel.score`.
-        training_pool: Rows that models are trained on. An error names those of them that are held out.
+        training_pool: Rows that models are trained on, or their `Pool`, which may rename columns. An error names
+            those of them that are held out.
         excluded: Row numbers that are not evaluated, by reason, such as `{"in_training_pool": rows_in_pool(...)}`.
         max_length: Number of tokens that a row with its responses may have.
         revision: Commit, branch or tag of a Hub model.
@@ -177,6 +178,7 @@ def _response_bytes(rows: HeldoutRows, tokenizer: Any, max_length: int) -> np.nd
     token_rows = TokenRows(rows.pool.subset(usable), tokenizer, TokenSettings(max_length=None))
     tokens = token_rows.training()
     rows.reasons[usable] = tokens.reasons
+    rows.messages.update(token_rows.messages)
     sequences, owner = tokens.conditional, usable[tokens.conditional.owner]
     is_tokenized = rows.pool.format == "tokenized"
     without_end = token_rows.training(end_token=False).conditional if is_tokenized else sequences

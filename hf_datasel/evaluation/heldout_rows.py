@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,11 +61,13 @@ class HeldoutRows:
         pool: The rows.
         groups: Group of each row, str of shape (rows,).
         reasons: Reason why a row is not evaluated, object of shape (rows,); empty for the others.
+        messages: What the first row with a reason shows about it, by reason; see `TokenRows`.
     """
 
     pool: Pool
     groups: np.ndarray
     reasons: np.ndarray
+    messages: dict[str, str] = field(default_factory=dict)
 
     @property
     def usable(self) -> np.ndarray:
@@ -80,11 +82,12 @@ class HeldoutRows:
         """
         if not len(self.usable):
             names, counts = np.unique(self.reasons.astype(np.str_), return_counts=True)
-            details = self.pool.reason_details()
+            by_reason = dict(zip(names.tolist(), counts.tolist(), strict=True))
+            unusable = sorted(self.pool.details.items(), reverse=True)  # so that the first row of a reason remains
+            details = {str(self.pool.reasons[row]): detail for row, detail in unusable if detail}
             raise EvaluationError(
                 f"None of the {len(self.pool):,} held-out rows can be evaluated: "
-                f"{reason_counts(dict(zip(names.tolist(), counts.tolist(), strict=True)))}."
-                f"{f' Unusable: {details}.' if details else ''}"
+                f"{reason_counts(by_reason, {**details, **self.messages})}."
             )
 
 

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 
 from hf_datasel.errors import ColumnError, ConfigError, EvaluationError, FormatError, ModelError
-from hf_datasel.evaluation import HeldoutLoss, heldout_loss, rows_in_pool
+from hf_datasel.evaluation import HeldoutLoss, heldout_loss, match_answers, rows_in_pool
 from hf_datasel.formats import Pool
 
 
@@ -286,3 +286,15 @@ def test_errors_of_rows_and_models(chats, model, tokenizer, tiny_model_dir):
         heldout_loss(Dataset.from_dict({"text": ["Hi"]}), model, tokenizer)
     with pytest.raises(EvaluationError, match="weighting='tokens' has to be 'bytes' or 'rows'"):
         heldout_loss(chats, model, tokenizer).bits_per_byte("tokens")
+
+
+def test_error_of_rows_that_cannot_be_evaluated_says_why(chats, model, tokenizer):
+    malformed = Dataset.from_dict({"prompt": ["Hi", "Ho"], "completion": ["", None]})
+    with pytest.raises(
+        EvaluationError, match=r"2 held-out rows .*: 2 empty_response \(column 'completion' is null\)\."
+    ):
+        heldout_loss(malformed, model, tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('No conversations today.') }}"
+    for evaluate in (heldout_loss, match_answers):
+        with pytest.raises(EvaluationError, match=r"3 template_error \(.*No conversations today"):
+            evaluate(chats, model, tokenizer)
