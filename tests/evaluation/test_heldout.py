@@ -291,7 +291,7 @@ def test_errors_of_rows_and_models(chats, model, tokenizer, tiny_model_dir):
 def test_error_of_rows_that_cannot_be_evaluated_says_why(chats, model, tokenizer):
     malformed = Dataset.from_dict({"prompt": ["Hi", "Ho"], "completion": ["", None]})
     with pytest.raises(
-        EvaluationError, match=r"2 held-out rows .*: 2 empty_response \(column 'completion' is null\)\."
+        EvaluationError, match=r"2 held-out rows .*: 2 empty_response \(column 'completion' is no text\)\."
     ):
         heldout_loss(malformed, model, tokenizer)
     tokenizer.chat_template = "{{ raise_exception('No conversations today.') }}"
