@@ -138,8 +138,8 @@ def heldout_loss(
     if max_length is None:
         raise EvaluationError("max_length=None: name the number of tokens that a row may have, such as 1024.")
     evaluated = EvaluatedModel.of(model, processing_class, revision, dtype, model_init_kwargs)
-    loading = {"revision": revision, "dtype": dtype, "model_init_kwargs": model_init_kwargs}
-    loss = Loss(reduction="sum", max_length=max_length, **loading)  # type: ignore[arg-type]
+    loading: dict[str, Any] = {"revision": revision, "dtype": dtype, "model_init_kwargs": model_init_kwargs}
+    loss = Loss(reduction="sum", max_length=max_length, **loading)
     rows = read_rows(dataset, columns, group_by, training_pool, excluded)
     num_bytes = _response_bytes(rows, evaluated.tokenizer, max_length)
     rows.check_usable()
