@@ -31,5 +31,11 @@ if TYPE_CHECKING:
         pooled_sd as pooled_sd,
     )
     from hf_datasel.evaluation.tables import MethodRuns as MethodRuns, results_table as results_table
+    from hf_datasel.evaluation.task import (
+        DatasetTask as DatasetTask,
+        ExactMatchTask as ExactMatchTask,
+        HeldoutTask as HeldoutTask,
+        Task as Task,
+    )
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

@@ -6,7 +6,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -60,6 +60,18 @@ class RowResults(ABC):
             rows: Which rows with a value to summarize, bool of shape (rows,), at least one.
         """
 
+    def subset(self, rows: np.ndarray) -> Self:
+        """Return the results of some rows.
+
+        Args:
+            rows: Which rows, bool of shape (rows,), or their numbers.
+        """
+        return replace(self, **{name: getattr(self, name)[rows] for name in self._columns()})
+
+    @classmethod
+    def _columns(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name != "settings"]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain values: counts, reasons, means over all rows and by group, and the settings.
 
@@ -97,7 +109,7 @@ class RowResults(ABC):
         import pyarrow.parquet as pq
 
         record = {"kind": self.kind, "version": self.version, "settings": self.settings}
-        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "settings"}
+        columns = {name: getattr(self, name) for name in self._columns()}
         columns["row_ids"] = _binary(self.row_ids)
         table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(record)})
         return write_file(
@@ -134,7 +146,7 @@ class RowResults(ABC):
                 f"{name!r} has version {record['version']} of {cls.kind}, and this release reads version "
                 f"{cls.version}. Update hf_datasel."
             )
-        columns = {field.name: _array(table[field.name]) for field in fields(cls) if field.name != "settings"}
+        columns = {name: _array(table[name]) for name in cls._columns()}
         columns |= {name: columns[name].astype(np.str_) for name in ("reasons", "groups")}
         return cls(**columns, settings=record["settings"])
 
