@@ -19,7 +19,7 @@ from hf_datasel.errors import EvaluationError
 __all__ = ["RowResults"]
 
 _METADATA = b"hf_datasel"
-_ROW_ID_BYTES = 32
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -110,7 +110,7 @@ class RowResults(ABC):
 
         record = {"kind": self.kind, "version": self.version, "settings": self.settings}
         columns = {name: getattr(self, name) for name in self._columns()}
-        columns["row_ids"] = _binary(self.row_ids)
+        columns |= {name: _binary(values) for name, values in columns.items() if values.ndim == 2}
         table = pa.table(columns).replace_schema_metadata({_METADATA: json.dumps(record)})
         return write_file(
             Path(path), lambda draft: pq.write_table(table, draft, write_page_checksum=True), EvaluationError
@@ -151,13 +151,13 @@ class RowResults(ABC):
         return cls(**columns, settings=record["settings"])
 
 
-def _binary(row_ids: np.ndarray) -> pa.Array:
-    buffer = pa.py_buffer(np.ascontiguousarray(row_ids).tobytes())
-    return pa.Array.from_buffers(pa.binary(_ROW_ID_BYTES), len(row_ids), [None, buffer])
+def _binary(digests: np.ndarray) -> pa.Array:
+    buffer = pa.py_buffer(np.ascontiguousarray(digests).tobytes())
+    return pa.Array.from_buffers(pa.binary(_DIGEST_BYTES), len(digests), [None, buffer])
 
 
 def _array(column: pa.ChunkedArray) -> np.ndarray:
     if pa.types.is_fixed_size_binary(column.type):
-        return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint8).reshape(-1, _ROW_ID_BYTES)
+        return np.frombuffer(b"".join(column.to_pylist()), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
     array: np.ndarray = column.to_numpy()
     return array

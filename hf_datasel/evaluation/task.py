@@ -33,11 +33,20 @@ class Task(ABC):
 
     name: str
 
-    metric: ClassVar[str]
-    """Name of the number: `"bits_per_byte"`, `"exact_match"`."""
-    higher_is_better: ClassVar[bool] = True
-    scale: ClassVar[float] = 100.0
-    """Factor from the mean of the values of items to the number in tables: 100 for shares, which gives points."""
+    @property
+    @abstractmethod
+    def metric(self) -> str:
+        """Name of the number: `"bits_per_byte"`, `"exact_match"`."""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher number is better."""
+        return True
+
+    @property
+    def scale(self) -> float:
+        """Factor from the mean of the values of items to the number in tables: 100 for shares, which gives points."""
+        return 100.0
 
     @abstractmethod
     def check(self, allow_code_execution: bool = False) -> None:
