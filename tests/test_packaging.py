@@ -33,7 +33,8 @@ def normalized(requirement: str) -> str:
 def test_imports_are_declared():
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    declared = {normalized(each) for each in project["dependencies"] + extras["plot"] + extras["testing"]}
+    optional = extras["eval"] + extras["plot"] + extras["testing"]
+    declared = {normalized(each) for each in project["dependencies"] + optional}
     distributions = packages_distributions()
     undeclared = {
         name for name in imported_packages() if not declared & {normalized(each) for each in distributions[name]}

@@ -12,6 +12,8 @@ from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
     from hf_datasel.evaluation.exact_match import MatchedAnswers as MatchedAnswers, match_answers as match_answers
+    from hf_datasel.evaluation.harness import HarnessTask as HarnessTask
+    from hf_datasel.evaluation.harness_results import HarnessResults as HarnessResults
     from hf_datasel.evaluation.heldout import HeldoutLoss as HeldoutLoss, heldout_loss as heldout_loss
     from hf_datasel.evaluation.heldout_rows import rows_in_pool as rows_in_pool
     from hf_datasel.evaluation.item_statistics import (

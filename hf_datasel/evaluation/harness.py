@@ -1,0 +1,388 @@
+"""Tasks of lm-eval (the LM evaluation harness), with one value per item.
+
+Reference: https://github.com/EleutherAI/lm-evaluation-harness
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib.util
+import logging
+import os
+import re
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.evaluation.evaluated_model import EvaluatedModel
+from hf_datasel.evaluation.harness_results import HarnessResults
+from hf_datasel.evaluation.harness_tasks import LoadedTask, digest, harness_version, load_task
+from hf_datasel.evaluation.row_results import RowResults
+from hf_datasel.evaluation.task import Task
+from hf_datasel.scoring.eval_mode import preserve_rng_state
+
+__all__ = ["HarnessTask"]
+
+_SHARE = re.compile(r"acc|exact_match|(^|_)em$|(^|_)f1$|^pass")
+"""Metrics between 0 and 1, which tables show in points."""
+_DEFAULT_MAX_GEN_TOKS = 256
+
+
+@dataclass(frozen=True)
+class HarnessTask(Task):
+    """A task or a group of tasks of lm-eval, such as `gsm8k_cot` or `mmlu`.
+
+    A value per item is the metric of lm-eval, and the number of the task is the one that lm-eval reports: the mean
+    over items, or for a group what its config says. Metrics that are no means over items are refused. Answers are
+    never cached. Models run on one device, and with the same batch size for all, because both change answers.
+
+    A YAML file in the format of lm-eval is a task too. These four lines evaluate a task of lm-eval on rows of your
+    own; the path after `include:` is that of the file in the folder of lm-eval:
+
+        include: /path/to/lm_eval/tasks/gsm8k/gsm8k.yaml
+        task: my_gsm8k
+        dataset_path: json
+        dataset_kwargs: {data_files: {train: shots.jsonl, test: questions.jsonl}}
+
+    Args:
+        name: Name of the task in tables.
+        task: Name of the task or group in lm-eval, or path of a YAML file; by default `name`.
+        num_fewshot: Number of examples in the prompt; by default that of the task.
+        limit: Number of items to evaluate, the first ones; of each subtask for a group. By default all.
+        metric_name: Metric; by default the first one of the task.
+        filter_name: Filter that extracts the answer; by default the first one of the task.
+        apply_chat_template: Whether prompts are rendered with the chat template of the model.
+        fewshot_as_multiturn: Whether the examples are turns of their own in the chat template.
+        batch_size: Number of prompts in a batch.
+        max_gen_toks: Maximum number of tokens of a generated answer; by default that of the task, or 256.
+        seed: Random seed of the examples in the prompt, and of sampling.
+        include_path: Folder with YAML files of further tasks.
+        backend: `"hf"` for transformers, or `"vllm"` where that package is installed.
+
+    Raises:
+        ConfigError: A setting has an invalid value.
+    """
+
+    task: str | None = None
+    num_fewshot: int | None = None
+    limit: int | None = None
+    metric_name: str | None = None
+    filter_name: str | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = True
+    batch_size: int = 8
+    max_gen_toks: int | None = None
+    seed: int = 1234
+    include_path: str | None = None
+    backend: str = "hf"
+    _permissions: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_fewshot", 0), ("limit", 1), ("batch_size", 1), ("max_gen_toks", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value is None and name not in ("batch_size", "seed"):
+                continue
+            if type(value) is not int or value < least:
+                raise ConfigError(
+                    f"The task {self.name!r} has {name}={value!r}: it has to be an int of at least {least}."
+                )
+        if self.backend not in ("hf", "vllm"):
+            raise ConfigError(f"The task {self.name!r} has backend={self.backend!r}: it has to be 'hf' or 'vllm'.")
+
+    @property
+    def may_execute_code(self) -> bool:
+        """Whether programs that a model writes may be run: whether `check` was told so."""
+        return "code" in self._permissions
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric in lm-eval."""
+        return self.metric_name or load_task(self).metric
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher number is better, as the task says."""
+        return load_task(self).higher_is_better
+
+    @property
+    def scale(self) -> float:
+        """100 for shares such as accuracy, else 1."""
+        return 100.0 if _SHARE.search(self.metric) else 1.0
+
+    def check(self, allow_code_execution: bool = False) -> None:
+        """Load the task and its data, and raise if something is missing."""
+        if allow_code_execution:
+            self._permissions.add("code")
+        if self.backend == "vllm" and importlib.util.find_spec("vllm") is None:
+            raise EvaluationError(
+                f"The task {self.name!r} has backend='vllm', and vLLM is not installed: pip install vllm. Or omit it."
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise EvaluationError(
+                f"The task {self.name!r} is evaluated on one device, since more of them change answers, and this is "
+                f"one of {os.environ['WORLD_SIZE']} processes. Run it without torchrun or accelerate launch."
+            )
+        load_task(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return settings, versions, and digests of the config, of the items and of the first prompt."""
+        loaded = load_task(self)
+        settings = ("limit", "apply_chat_template", "fewshot_as_multiturn", "batch_size", "max_gen_toks", "seed")
+        return {
+            "kind": "lm_eval",
+            "name": loaded.name,
+            "version": loaded.version,
+            "shots": loaded.shots,
+            "metric": loaded.metric,
+            "filter": loaded.filter,
+            **{name: getattr(self, name) for name in settings},
+            **loaded.digests,
+            "backend": self.backend,
+            "harness": {"name": "lm_eval", "version": harness_version()},
+        }
+
+    def questions(self) -> list[str]:
+        """Return the questions without their examples: what the task names for decontamination, else the prompts."""
+        return load_task(self).questions()
+
+    def number(self, results: RowResults) -> float:
+        """Return the number of a model as lm-eval aggregates it, in points for shares."""
+        if not (results.reasons == "").any():
+            raise EvaluationError(f"No item of the task {self.name!r} has a value.")
+        assert isinstance(results, HarnessResults)
+        return results.mean() * self.scale
+
+    def evaluate(
+        self,
+        model: str,
+        *,
+        revision: str | None = None,
+        dtype: str = "auto",
+        model_init_kwargs: dict[str, Any] | None = None,
+    ) -> HarnessResults:
+        """Evaluate a model or an adapter with lm-eval."""
+        from lm_eval.evaluator import evaluate
+
+        self.check()
+        loaded = load_task(self)
+        evaluated = EvaluatedModel.of(model, None, revision, dtype, model_init_kwargs)
+        template = evaluated.tokenizer.chat_template
+        if self.apply_chat_template and not template:
+            raise EvaluationError(
+                f"The task {self.name!r} has apply_chat_template=True, and the tokenizer of {model!r} has no chat "
+                "template. Omit it."
+            )
+        with preserve_rng_state():
+            lm = _language_model(evaluated, self)
+            _set_seeds(self.seed)
+            for task in loaded.tasks.values():
+                task.set_fewshot_seed(seed=self.seed)
+            try:
+                output = evaluate(
+                    lm=lm,
+                    task_dict={"tasks": dict(loaded.tasks), "groups": dict(loaded.groups)},
+                    limit=self.limit,
+                    bootstrap_iters=0,
+                    apply_chat_template=self.apply_chat_template,
+                    fewshot_as_multiturn=self.fewshot_as_multiturn,
+                    confirm_run_unsafe_code=self.may_execute_code,
+                )
+            except AssertionError as error:  # lm-eval checks windows and shots with assertions
+                raise EvaluationError(f"The task {self.name!r} cannot be evaluated on {model!r}: {error}") from error
+            results = _results(loaded, output["samples"], lm)
+        del lm
+        gc.collect()  # a model is part of reference cycles
+        results.settings.update(
+            model=evaluated.describe(),
+            task=self.identity(),
+            chat_template=digest(template) if self.apply_chat_template else None,
+        )
+        reported = output["results"][loaded.name][f"{results.settings['metric']},{loaded.filter}"]
+        if not np.isclose(results.mean(), reported, rtol=0, atol=1e-9, equal_nan=True):
+            raise EvaluationError(
+                f"lm-eval reports {reported} for {loaded.metric!r} of the task {self.name!r}, and the mean of its "
+                f"items is {results.mean()}: this metric has no value per item. Name another one with metric_name."
+            )
+        return results
+
+
+# -- items ------------------------------------------------------------------------------------------------------------
+def _results(loaded: LoadedTask, samples: dict[str, list[dict[str, Any]]], lm: Any) -> HarnessResults:
+    chosen = [
+        (name, sample)
+        for name, task_samples in samples.items()
+        for sample in sorted(task_samples, key=lambda sample: int(sample["doc_id"]))
+        if sample["filter"] == loaded.filter
+    ]
+    metric = _sample_metric(loaded, chosen[0][1]) if chosen else loaded.metric
+    scores = np.full(len(chosen), np.nan)
+    for row, (_, sample) in enumerate(chosen):
+        value = sample.get(metric)
+        if value is not None and not isinstance(value, bool | int | float | np.number | np.bool_):
+            raise EvaluationError(
+                f"The metric {metric!r} of {loaded.name!r} is {value!r} for an item, not a number, so it has no value "
+                "per item. Name another one with metric_name."
+            )
+        scores[row] = np.nan if value is None else float(value)
+    return HarnessResults(
+        row_ids=_digests([sample["doc_hash"] for _, sample in chosen]),
+        reasons=np.where(np.isnan(scores), "no_value", "").astype(np.str_),
+        groups=np.array([name if loaded.groups else "" for name, _ in chosen], dtype=np.str_),
+        settings={
+            "metric": metric,
+            "filter": loaded.filter,
+            "weighting": "items" if loaded.by_size else "subtasks",
+            "group_by": "subtask" if loaded.groups else None,
+        },
+        scores=scores,
+        truncated=np.array([_is_truncated(sample, lm) for _, sample in chosen], dtype=bool),
+        truncated_prompts=np.array([_is_prompt_truncated(sample, lm) for _, sample in chosen], dtype=bool),
+        answers=np.array([_answer(loaded.tasks[name], sample, metric) for name, sample in chosen], dtype=object),
+        prompt_hashes=_digests([sample["prompt_hash"] for _, sample in chosen]),
+    )
+
+
+def _sample_metric(loaded: LoadedTask, sample: dict[str, Any]) -> str:
+    """Return the name of the metric in the results of items, which differs for functions that return several."""
+    names = list(sample["metrics"])
+    if loaded.metric in names:
+        return loaded.metric
+    if len(names) == 1:
+        return str(names[0])
+    raise EvaluationError(f"The items of {loaded.name!r} have no {loaded.metric!r}. They have {', '.join(names)}.")
+
+
+def _digests(hashes: list[str]) -> np.ndarray:
+    return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, 32)
+
+
+def _generation_settings(sample: dict[str, Any]) -> dict[str, Any] | None:
+    arguments = sample["arguments"][0]
+    return arguments[1] if len(arguments) > 1 and isinstance(arguments[1], dict) else None
+
+
+def _is_truncated(sample: dict[str, Any], lm: Any) -> bool:
+    settings = _generation_settings(sample)
+    if settings is None:
+        return False
+    flags = getattr(lm, "truncated", None)
+    if flags is not None:
+        return bool(flags[sample["arguments"][0][0]])
+    tokens = lm.tok_encode(str(sample["resps"][0][0]))  # vLLM does not say why it stopped: as many as allowed
+    return len(tokens) >= int(settings.get("max_gen_toks", _DEFAULT_MAX_GEN_TOKS))
+
+
+def _is_prompt_truncated(sample: dict[str, Any], lm: Any) -> bool:
+    settings = _generation_settings(sample)
+    if settings is None:
+        text = max(("".join(map(str, arguments)) for arguments in sample["arguments"]), key=len)
+        window = lm.max_length + 1
+    else:
+        text = sample["arguments"][0][0]
+        window = lm.max_length - settings.get("max_gen_toks", _DEFAULT_MAX_GEN_TOKS)
+    if len(text.encode()) + 2 <= window:  # no tokenizer has more tokens than bytes, but for BOS and EOS
+        return False
+    return len(lm.tok_encode(text)) > int(window)
+
+
+def _answer(task: Any, sample: dict[str, Any], metric: str) -> str:
+    if _generation_settings(sample) is not None:
+        return str(sample["resps"][0][0])
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return ""
+    choices = [str(choice) for choice in task.doc_to_choice(sample["doc"])]
+    logprobs = np.array([float(response[0][0]) for response in sample["resps"]])[: len(choices)]
+    if metric in ("acc_norm", "acc_bytes"):
+        logprobs = logprobs / [len(text) if metric == "acc_norm" else len(text.encode()) for text in choices]
+    return choices[int(np.argmax(logprobs))]
+
+
+# -- the model --------------------------------------------------------------------------------------------------------
+def _language_model(evaluated: EvaluatedModel, settings: HarnessTask) -> Any:
+    """Return the model for lm-eval, loaded as for every other task and score."""
+    from hf_datasel.scoring.models import load_model
+
+    loading = evaluated.loading
+    assert loading is not None
+    if settings.backend == "vllm":
+        return _vllm_model(loading, settings)
+    from lm_eval.api.model import CacheHook
+    from lm_eval.models.huggingface import HFLM
+
+    class CountingLM(HFLM):
+        """The model of lm-eval, which remembers the prompts whose answers were cut at the maximum length."""
+
+        truncated: dict[str, bool]
+
+        def _model_generate(self, context: Any, max_length: int, stop: list[str], **kwargs: Any) -> Any:
+            output = super()._model_generate(context=context, max_length=max_length, stop=stop, **kwargs)
+            answers, room = output[:, context.shape[1] :].tolist(), max_length - context.shape[1]
+            ends = {self.eot_token_id, *_list(self.model.generation_config.eos_token_id)}
+            for ids in answers:
+                is_ended = not ends.isdisjoint(ids) or any(text in self.tok_decode(ids) for text in stop if text)
+                batch.append(len(ids) == room and not is_ended)
+            return output
+
+    class Hook(CacheHook):
+        """What lm-eval calls for each answer, in the order of the batch."""
+
+        def add_partial(self, attr: str, req: Any, res: Any) -> None:
+            if attr == "generate_until":
+                lm.truncated[req[0]] = batch.popleft()
+
+    batch = deque[bool]()
+    model, tokenizer = load_model(loading), copy.deepcopy(evaluated.tokenizer)  # lm-eval adds a padding token
+    with _quiet():
+        lm = CountingLM(pretrained=model, tokenizer=tokenizer, batch_size=settings.batch_size)
+    lm.truncated = {}
+    lm.set_cache_hook(Hook(None))
+    return lm
+
+
+def _vllm_model(loading: Any, settings: HarnessTask) -> Any:
+    from lm_eval.models.vllm_causallms import VLLM
+
+    base, revision = loading.base()
+    adapter = {"lora_local_path": loading.name, "enable_lora": True} if base != loading.name else {}
+    return VLLM(
+        pretrained=base,
+        revision=revision,
+        tokenizer=loading.name,
+        dtype=loading.dtype,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        **adapter,
+        **loading.from_pretrained_kwargs(),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide the two warnings of lm-eval about a model that is loaded already, which is meant."""
+    logger = logging.getLogger("lm_eval.models.huggingface")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _set_seeds(seed: int) -> None:
+    import random
+
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
