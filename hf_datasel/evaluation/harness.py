@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -68,6 +68,8 @@ class HarnessTask(Task):
     Raises:
         ConfigError: A setting has an invalid value.
     """
+
+    results_type: ClassVar[type[RowResults]] = HarnessResults
 
     task: str | None = None
     num_fewshot: int | None = None

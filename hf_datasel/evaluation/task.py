@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from hf_datasel.errors import ConfigError, DataselError, EvaluationError
-from hf_datasel.evaluation.exact_match import match_answers
-from hf_datasel.evaluation.heldout import heldout_loss
+from hf_datasel.evaluation.exact_match import MatchedAnswers, match_answers
+from hf_datasel.evaluation.heldout import HeldoutLoss, heldout_loss
 from hf_datasel.evaluation.normalization import Normalization
 from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.formats import Pool, Row, load_pool
@@ -32,6 +32,9 @@ class Task(ABC):
     """
 
     name: str
+
+    results_type: ClassVar[type[RowResults]]
+    """Class of the results, which reads their files."""
 
     @property
     @abstractmethod
@@ -90,6 +93,10 @@ class Task(ABC):
         Returns:
             One value per item; `settings["task"]` is `identity()`.
         """
+
+    def num_items(self) -> int | None:
+        """Return the number of items, or None if only evaluating tells it."""
+        return None
 
     def number(self, results: RowResults) -> float:
         """Return the number of a model in tables: the scaled mean over the items with a value.
@@ -172,6 +179,10 @@ class DatasetTask(Task):
                 f"The task {self.name!r} has group_by={self.group_by!r}, but the columns are {names}."
             )
 
+    def num_items(self) -> int:
+        """Return the number of rows."""
+        return len(self.pool)
+
     def identity(self) -> dict[str, Any]:
         """Return the id of the rows and the settings, without where the rows lie."""
         source = {"name", "dataset_name", "dataset_config", "dataset_test_split", "dataset_revision"}
@@ -212,6 +223,7 @@ class HeldoutTask(DatasetTask):
     metric: ClassVar[str] = "bits_per_byte"
     higher_is_better: ClassVar[bool] = False
     scale: ClassVar[float] = 1.0
+    results_type: ClassVar[type[RowResults]] = HeldoutLoss
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -273,6 +285,7 @@ class ExactMatchTask(DatasetTask):
     normalization: Mapping[str, Any] = field(default_factory=dict)
 
     metric: ClassVar[str] = "exact_match"
+    results_type: ClassVar[type[RowResults]] = MatchedAnswers
 
     def __post_init__(self) -> None:
         super().__post_init__()
