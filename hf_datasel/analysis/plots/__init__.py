@@ -17,11 +17,14 @@ if TYPE_CHECKING:
         draw_coverage as draw_coverage,
         draw_jaccard as draw_jaccard,
     )
+    from hf_datasel.analysis.plots.costs import plot_cost as plot_cost
     from hf_datasel.analysis.plots.curves import draw_loss as draw_loss
     from hf_datasel.analysis.plots.drift import draw_drift as draw_drift
+    from hf_datasel.analysis.plots.forest import plot_forest as plot_forest
     from hf_datasel.analysis.plots.grids import draw_map as draw_map, draw_overlaps as draw_overlaps
     from hf_datasel.analysis.plots.maps import draw_tsne as draw_tsne
     from hf_datasel.analysis.plots.rounds import draw_rounds as draw_rounds, plot_rounds as plot_rounds
+    from hf_datasel.analysis.plots.runs import PlottedMethod as PlottedMethod
     from hf_datasel.analysis.plots.spreads import draw_lengths as draw_lengths, draw_scores as draw_scores
     from hf_datasel.analysis.plots.sweeps import draw_ablation as draw_ablation, draw_sweep as draw_sweep
     from hf_datasel.analysis.plots.weights import draw_cluster_weights as draw_cluster_weights
