@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hf_datasel.cards.facts import FORMAT, DataConfig, Facts, Parent, Result, RoundFacts, TrainingRun
+from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import round_step
 from hf_datasel.cards.score_values import score_means
 from hf_datasel.cards.section import CardSource
@@ -77,9 +78,10 @@ def gather(
         training: The training run that selected.
 
     Raises:
-        PublishError: There are no selections, or they do not belong together.
+        PublishError: There are no selections, they do not belong together, or a result is not valid.
     """
     check_together(selections)
+    results = check_results(results, "results")
     target = target or PublishTarget()
     provenance = without_paths(selections[-1].provenance)
     parent = _parent(provenance, parents or _parents(provenance, dataset), metadata)

@@ -9,11 +9,15 @@ from typing import Any, NotRequired, TypedDict
 
 __all__ = [
     "FORMAT",
+    "Cost",
     "DataConfig",
     "Facts",
+    "Harness",
     "Method",
     "Parent",
     "Result",
+    "ResultCost",
+    "ResultTask",
     "RoundFacts",
     "RoundStep",
     "TokenCount",
@@ -163,15 +167,92 @@ class DataConfig(TypedDict):
     default: bool
 
 
+class Cost(TypedDict):
+    """Cost of one phase of a run.
+
+    Attributes:
+        tokens_forward: Number of tokens without padding that a model processed.
+        tokens_backward: Number of tokens without padding with a backward pass.
+        flops: Number of floating-point operations.
+        wall_seconds: Duration.
+        device_seconds: Duration times the number of devices.
+        device: Name of the device, such as `"cpu"`.
+        peak_memory: Peak memory in bytes, or None.
+    """
+
+    tokens_forward: int
+    tokens_backward: int
+    flops: float
+    wall_seconds: float
+    device_seconds: float
+    device: str
+    peak_memory: int | None
+
+
+class ResultTask(TypedDict):
+    """The task that a result was measured on; every key is optional.
+
+    Attributes:
+        name: Name of the task, such as `"gsm8k_cot"`.
+        version: Version of the task.
+        shots: Number of examples in the prompt.
+        template: Name or digest of the prompt template.
+        metric: Name of the metric in the harness.
+        filter: Name of the filter that extracts the answer.
+        limit: Number of questions that were used, or their share if it is less than 1.
+    """
+
+    name: NotRequired[str]
+    version: NotRequired[str]
+    shots: NotRequired[int]
+    template: NotRequired[str]
+    metric: NotRequired[str]
+    filter: NotRequired[str]
+    limit: NotRequired[float]
+
+
+class Harness(TypedDict):
+    """The package that evaluated, such as `lm_eval`, and its version."""
+
+    name: str
+    version: str
+
+
+class ResultCost(TypedDict):
+    """Cost of the runs behind a result by phase, means over the runs; every key is optional."""
+
+    selecting: NotRequired[Cost]
+    training: NotRequired[Cost]
+    evaluation: NotRequired[Cost]
+
+
 class Result(TypedDict):
-    """An evaluation result of a model trained on the selected rows, or of a model to compare with.
+    """An evaluation result of models trained on the selected rows, or of models to compare with.
+
+    The first five keys are required. The others describe several training runs and their comparison.
 
     Attributes:
         trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...
         metric: `"exact match"`, `"loss"` ...
-        dataset: Name of the evaluation dataset.
-        value: Value of the metric.
+        dataset: Name of the evaluation dataset; its id for a dataset on the Hub.
+        value: Value of the metric, the mean over the runs.
         note: Further information, such as the range over seeds, or "".
+        versus: `trained_on` of the results that `difference`, `low`, `high` and `p` compare with: `"random rows"`.
+        difference: Difference of `value` to that of `versus`, in the unit of `value`.
+        low: Lower end of the interval of the difference, which holds for all compared methods at once.
+        high: Upper end of the interval.
+        confidence: Confidence level of the interval, between 0 and 1.
+        p: p value of the difference, adjusted for all compared methods.
+        higher_is_better: Whether higher values of the metric are better; True if it is missing.
+        sd: Standard deviation between the runs, in the unit of `value`.
+        runs: Number of finished runs.
+        planned: Number of planned runs.
+        items: Number of questions or held-out rows that every run was evaluated on.
+        values: Value of each run, in the order of their seeds.
+        task: The task.
+        harness: The package that evaluated.
+        cost: Cost by phase.
+        detectable: True difference that is seen in 80 % of such experiments, in the unit of `value`.
     """
 
     trained_on: str
@@ -179,6 +260,22 @@ class Result(TypedDict):
     dataset: str
     value: float
     note: str
+    versus: NotRequired[str]
+    difference: NotRequired[float]
+    low: NotRequired[float]
+    high: NotRequired[float]
+    confidence: NotRequired[float]
+    p: NotRequired[float]
+    higher_is_better: NotRequired[bool]
+    sd: NotRequired[float]
+    runs: NotRequired[int]
+    planned: NotRequired[int]
+    items: NotRequired[int]
+    values: NotRequired[list[float]]
+    task: NotRequired[ResultTask]
+    harness: NotRequired[Harness]
+    cost: NotRequired[ResultCost]
+    detectable: NotRequired[float]
 
 
 class TrainingRun(TypedDict):
@@ -220,6 +317,7 @@ class Facts(TypedDict):
         rounds: One selection, or one for each round; the last is the final one.
         configs: Configurations of the published dataset; empty for a local page.
         training: The training run that selected, or None.
+        items: Paths in the repository of the files with the result of every question; missing without any.
         sections: Name of a section -> its own facts, of the type that its module defines.
     """
 
@@ -236,4 +334,5 @@ class Facts(TypedDict):
     rounds: list[RoundFacts]
     configs: list[DataConfig]
     training: TrainingRun | None
+    items: NotRequired[list[str]]
     sections: dict[str, Any]

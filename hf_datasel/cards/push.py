@@ -20,6 +20,7 @@ from hf_datasel.cards.repository_files import (
     write_data,
     write_page,
 )
+from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import warm_up_rounds
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import data_configs
@@ -75,6 +76,7 @@ def push_selections(
         DatasetMismatchError: The dataset is not the one the selections were made from.
     """
     check_together(selections)
+    results = check_results(results, "results")
     config = _publication(config_name)
     parent = dataset if dataset is not None else selections[-1].dataset
     if parent is None:

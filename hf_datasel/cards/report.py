@@ -9,10 +9,9 @@ import json
 import math
 import os
 import re
-import types
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NotRequired, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, cast
 
 import jinja2
 from markdown_it import MarkdownIt
@@ -22,8 +21,10 @@ from hf_datasel.atomic import write_file
 from hf_datasel.cards.card import card, image_folder, page
 from hf_datasel.cards.facts import FORMAT, Facts, Result
 from hf_datasel.cards.figures import figures, png
+from hf_datasel.cards.results import check_results
 from hf_datasel.cards.sections import SECTIONS
-from hf_datasel.errors import PublishError, did_you_mean
+from hf_datasel.cards.typed_json import checked, checked_keys
+from hf_datasel.errors import PublishError
 from hf_datasel.hub.markdown import text
 
 __all__ = ["html_page", "json_text", "read_facts", "read_results", "write_card", "write_files", "write_report"]
@@ -95,15 +96,7 @@ def read_results(path: str | os.PathLike[str]) -> list[Result]:
     Raises:
         PublishError: The file does not exist, or an entry is not valid; the message says which.
     """
-    content = _load(Path(path))
-    if not isinstance(content, list):
-        raise PublishError(f"{os.fspath(path)} has to hold a list of results, not {_type_name(content)}.")
-    complete = [{"note": "", **entry} if isinstance(entry, dict) else entry for entry in content]
-    results = cast(list[Result], _checked(complete, list[Result], os.fspath(path)))
-    for index, result in enumerate(results):
-        if not math.isfinite(result["value"]):
-            raise PublishError(f"{os.fspath(path)}[{index}]['value'] has to be a number.")
-    return results
+    return check_results(_load(Path(path)), os.fspath(path))
 
 
 # -- the page in HTML ------------------------------------------------------------------------------------------------
@@ -208,73 +201,7 @@ def _load(path: Path) -> Any:
 
 def _checked_facts(content: Any, name: str) -> Facts:
     """Return facts with checked types: those of the page, and those that each section defines."""
-    facts = cast(Facts, _checked(content, Facts, name))
+    facts = cast(Facts, checked(content, Facts, name))
     types_by_section = {section.name: section.facts_type for section in SECTIONS if section.compute is not None}
-    facts["sections"] = _checked_keys(facts["sections"], types_by_section, f"{name}['sections']")
+    facts["sections"] = checked_keys(facts["sections"], types_by_section, f"{name}['sections']")
     return facts
-
-
-def _checked(value: Any, expected: Any, name: str) -> Any:
-    """Return a value with its keys in the order of its type, and tuples where JSON has lists.
-
-    Raises:
-        PublishError: The value is not of this type; `name` says where it is.
-    """
-    origin, arguments = get_origin(expected), get_args(expected)
-    if expected is Any:
-        return value
-    if origin in (Union, types.UnionType):
-        return None if value is None else _checked(value, arguments[0], name)
-    if expected is float and value is None:
-        return math.nan
-    plain = dict if is_typeddict(expected) else origin or expected
-    if not _is_instance(value, plain) or (plain is tuple and len(value) != len(arguments)):
-        type_name = f"a list of {len(arguments)}" if plain is tuple else _TYPE_NAMES[plain]
-        raise PublishError(f"{name} has to be {type_name}, not {_type_name(value)}.")
-    if is_typeddict(expected):
-        hints = get_type_hints(expected, include_extras=True)
-        optional = {key: get_args(hint)[0] for key, hint in hints.items() if get_origin(hint) is NotRequired}
-        hints |= optional
-        return _checked_keys(
-            value, {key: hint for key, hint in hints.items() if key not in optional or key in value}, name
-        )
-    if plain is dict:
-        return {key: _checked(item, arguments[1], f"{name}[{key!r}]") for key, item in value.items()}
-    if plain is list:
-        return [_checked(item, arguments[0], f"{name}[{index}]") for index, item in enumerate(value)]
-    if plain is tuple:
-        pairs = enumerate(zip(value, arguments, strict=True))
-        return tuple(_checked(item, part, f"{name}[{index}]") for index, (item, part) in pairs)
-    return value
-
-
-def _checked_keys(value: Mapping[str, Any], expected: Mapping[str, Any], name: str) -> dict[str, Any]:
-    for key in value:
-        if key not in expected:
-            raise PublishError(f"{name} has an unknown key {key!r}.{did_you_mean(str(key), expected)}")
-    for key in expected:
-        if key not in value:
-            raise PublishError(f"{name} has no {key!r}. It needs {', '.join(expected)}.")
-    return {key: _checked(value[key], item, f"{name}[{key!r}]") for key, item in expected.items()}
-
-
-_TYPE_NAMES = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    list: "a list",
-    dict: "an object",
-}
-
-
-def _is_instance(value: Any, expected: type) -> bool:
-    if isinstance(value, bool):
-        return expected is bool
-    if expected in (float, tuple):
-        return isinstance(value, int | float if expected is float else list | tuple)
-    return isinstance(value, expected)
-
-
-def _type_name(value: Any) -> str:
-    return "null" if value is None else _TYPE_NAMES.get(type(value), type(value).__name__)

@@ -121,7 +121,7 @@ def card_results(results: Sequence[EvalResult]) -> list[Result]:
             "note": "",
         }
         for result in results
-        if isinstance(result.metric_value, int | float)
+        if isinstance(result.metric_value, int | float) and math.isfinite(result.metric_value)
     ]
 
 

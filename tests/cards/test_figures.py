@@ -30,7 +30,7 @@ def facts(
     """Return facts with only the parts that figures are drawn from."""
     empty = {"distributions": [], "lengths": None, "overlap": None, "embedding_map": None}
     groups = {"coverage": None, "weights": weights}
-    own = {"groups": groups, "rounds": {"distribution": rounds, "overlap": []}}
+    own = {"groups": groups, "rounds": {"distribution": rounds, "overlap": []}, "evaluation": []}
     return cast(Facts, {"sections": empty | own | sections, "training": training, "rounds": list(round_facts)})
 
 
@@ -50,6 +50,19 @@ def everything(name: str = "ifd") -> Facts:
         overlap=overlaps({"round 0": rows, name: rows + 20, "Random": rows * 3}, 400),
         weights=weights(rng.dirichlet(np.ones(30), size=3)),
         embedding_map=embedding_map(name, rng.normal(size=(400, 8)), rows),
+        evaluation=[
+            {"trained_on": "random rows", "metric": name, "dataset": name, "value": 2.0, "values": [1.0, 3.0]},
+            {
+                "trained_on": name,
+                "metric": name,
+                "dataset": name,
+                "value": 4.0,
+                "versus": "random rows",
+                "difference": 2.0,
+                "low": 1.0,
+                "high": 3.0,
+            },
+        ],
         training=training,
     )
 
@@ -85,7 +98,7 @@ def least() -> Facts:
     )
 
 
-NAMES = ["scores-ifd", "scores-ifd-2", "rounds-ifd", "lengths", "overlap", "weights", "map", "training"]
+NAMES = ["scores-ifd", "scores-ifd-2", "rounds-ifd", "lengths", "overlap", "weights", "map", "forest", "training"]
 
 
 def test_figures_follow_the_facts():
@@ -195,11 +208,11 @@ def test_figures_of_minimal_facts(index, dark):
     assert len(figures(poor)) == 7
 
 
-@pytest.mark.parametrize("index", range(8))
+@pytest.mark.parametrize("index", range(9))
 def test_foreign_text_in_figures(index):
     wild = everything(HOSTILE)
     info = figures(wild)[index]
-    assert len(figures(wild)) == 8
+    assert len(figures(wild)) == 9
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", info.name)
     assert len(info.name) <= 60
     assert "\n" not in info.alt + info.title

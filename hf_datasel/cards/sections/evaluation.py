@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+from hf_datasel.analysis import plots
+from hf_datasel.analysis.plots.theme import shortened
 from hf_datasel.cards.facts import Result
-from hf_datasel.cards.section import CardSource, Section
-from hf_datasel.hub.markdown import table
+from hf_datasel.cards.result_wording import describe_experiment, difference_text, result_groups
+from hf_datasel.cards.results import describes_runs
+from hf_datasel.cards.section import CardSource, FigureInfo, Section
+from hf_datasel.hub.markdown import code, table
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts
 
 __all__ = ["SECTION"]
+
+_MAX_LISTED = 24  # differences that the alternative text lists one by one
+_WHOLE_POOL = "the whole pool"
 
 
 def _compute(source: CardSource) -> list[Result]:
@@ -24,6 +32,17 @@ def _text(facts: Facts, own: list[Result]) -> str:
             "No model trained on these rows has been evaluated. A high score does not mean that training on a row "
             "helps: compare with the same number of random rows before you rely on this selection."
         )
+    parts = [describe_experiment(own) if any(describes_runs(result) for result in own) else _simple_table(own)]
+    if items := facts.get("items"):
+        files = f"{len(items)} files such as {code(items[0])}" if len(items) > 1 else code(items[0])
+        parts.append(
+            f"The result of every question is in {files}: `pull_evaluation` of `hf_datasel.cards` reads them, to "
+            "compute these numbers again."
+        )
+    return "\n\n".join(parts)
+
+
+def _simple_table(own: list[Result]) -> str:
     rows = [
         (result["trained_on"], result["metric"], result["dataset"], f"{result['value']:.4g}", result["note"])
         for result in own
@@ -31,4 +50,54 @@ def _text(facts: Facts, own: list[Result]) -> str:
     return table(["trained on", "metric", "evaluated on", "value", "note"], rows)
 
 
-SECTION = Section("evaluation", "Evaluation", _text, compute=_compute, facts_type=list[Result])
+def _figures(facts: Facts, own: list[Result]) -> list[FigureInfo]:
+    """Return the forest plot, if there are intervals and the runs that they compare with."""
+    control = next((result["versus"] for result in own if "low" in result), None)
+    compared = [result for result in own if result.get("versus", control) == control]
+    if control is None or control not in [result["trained_on"] for result in compared]:
+        return []
+    groups = result_groups(compared)
+    methods = {
+        name: plots.PlottedMethod(
+            tasks={
+                label: result.get("values", [result["value"]])
+                for label, results in groups.items()
+                for result in results
+                if result["trained_on"] == name
+            },
+            task_intervals={
+                label: (result["low"], result["high"])
+                for label, results in groups.items()
+                for result in results
+                if result["trained_on"] == name and "low" in result
+            },
+        )
+        for name in dict.fromkeys(result["trained_on"] for result in compared)
+    }
+    lower = [label for label, results in groups.items() if not results[0].get("higher_is_better", True)]
+    draw = partial(
+        plots.plot_forest,
+        methods,
+        control=control,
+        whole_pool=_WHOLE_POOL if _WHOLE_POOL in methods else None,
+        lower_is_better=lower,
+    )
+    return [FigureInfo("forest", f"Differences to {shortened(control)}", _alt(control, groups), draw)]
+
+
+def _alt(control: str, groups: dict[str, list[Result]]) -> str:
+    differences = [
+        f"{shortened(result['trained_on'])} on {shortened(label, 60)} {difference_text(result, results)}"
+        for label, results in groups.items()
+        for result in results
+        if "low" in result
+    ]
+    more = f"; and {len(differences) - _MAX_LISTED} more" if len(differences) > _MAX_LISTED else ""
+    return (
+        f"Runs as dots, a panel per task and a row per method; bars are intervals of the difference to "
+        f"{shortened(control)}. "
+        f"{'; '.join(differences[:_MAX_LISTED])}{more}."
+    )
+
+
+SECTION = Section("evaluation", "Evaluation", _text, _figures, _compute, list[Result])
