@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from hf_datasel.cards.facts import FORMAT, DataConfig, Facts, Parent, Result, RoundFacts, TrainingRun
+from hf_datasel.cards.facts import FORMAT, DataConfig, Facts, Parent, RoundFacts, TrainingRun
 from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import round_step
 from hf_datasel.cards.score_values import score_means
@@ -59,7 +59,7 @@ def gather(
     parents: Parents | None = None,
     changed: bool | None = None,
     configs: Sequence[DataConfig] = (),
-    results: Sequence[Result] = (),
+    results: Sequence[Mapping[str, Any]] = (),
     training: TrainingRun | None = None,
 ) -> Facts:
     """Compute the facts of one selection, or of the rounds of one run.
@@ -81,14 +81,14 @@ def gather(
         PublishError: There are no selections, they do not belong together, or a result is not valid.
     """
     check_together(selections)
-    results = check_results(results, "results")
+    checked_results = check_results(results, "results")
     target = target or PublishTarget()
     provenance = without_paths(selections[-1].provenance)
     parent = _parent(provenance, parents or _parents(provenance, dataset), metadata)
     parent["changed"] = parent["changed"] if changed is None else changed
     names = config_names(selections, target.publication)
     rounds = [_round_facts(selection, name) for selection, name in zip(selections, names, strict=True)]
-    source = CardSource(selections, dataset, provenance, parent, rounds, results)
+    source = CardSource(selections, dataset, provenance, parent, rounds, checked_results)
     return {
         "format_version": FORMAT,
         "title": title,

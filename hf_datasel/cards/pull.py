@@ -1,15 +1,20 @@
-"""Reading published selections."""
+"""Reading published selections and evaluation results."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from pathlib import Path
 
+from hf_datasel.cards.evaluation_files import evaluation_folder, publications
+from hf_datasel.cards.facts import Result
+from hf_datasel.cards.report import read_results
 from hf_datasel.cards.repository_files import read_selection, selection_folders
 from hf_datasel.errors import PublishError, did_you_mean
 from hf_datasel.hub.repository import Hub
 from hf_datasel.selection import Selection
 
-__all__ = ["pull_selection"]
+__all__ = ["PublishedEvaluation", "pull_evaluation", "pull_selection"]
 
 
 def pull_selection(
@@ -32,6 +37,57 @@ def pull_selection(
         hub.download(f"{folder}/indices.npy"),
         [hub.download(path) for path in folders[name]],
         f"{repo_id!r}",
+    )
+
+
+@dataclass(frozen=True)
+class PublishedEvaluation:
+    """Evaluation results of a published selection.
+
+    Args:
+        results: Results as they were published, with the keys of `Result`.
+        items: Name -> downloaded Parquet file with the result of every question; `load` of the results in
+            `hf_datasel.evaluation` reads it.
+    """
+
+    results: list[Result]
+    items: dict[str, Path]
+
+
+def pull_evaluation(
+    repo_id: str, *, config_name: str | None = None, revision: str | None = None, token: str | None = None
+) -> PublishedEvaluation:
+    """Load the evaluation results that were published with a selection.
+
+    Args:
+        repo_id: Id of the dataset repository.
+        config_name: `config_name` of the push; by default the only one with results, or else `"default"`.
+        revision: Commit, branch or tag.
+        token: Token for a private repository; by default the one that is logged in.
+
+    Raises:
+        PublishError: The repository does not exist, has no such results, or they are damaged.
+    """
+    hub = Hub(repo_id, token, revision)
+    files = hub.pin()
+    names = publications(files)
+    if not names:
+        raise PublishError(f"{repo_id!r} holds no evaluation results: there is no evaluation/*/results.json in it.")
+    name = config_name or (names[0] if len(names) == 1 else "default")
+    if name not in names:
+        raise PublishError(
+            f"{repo_id!r} has no evaluation results of {name!r}.{did_you_mean(name, names)} There are those of "
+            f"{', '.join(sorted(names))}.",
+            hint="Pass config_name.",
+        )
+    folder = f"{evaluation_folder(name)}/"
+    return PublishedEvaluation(
+        read_results(hub.download(f"{folder}results.json")),
+        {
+            path.removeprefix(folder).removesuffix(".parquet"): hub.download(path)
+            for path in sorted(files)
+            if path.startswith(folder) and path.endswith(".parquet")
+        },
     )
 
 

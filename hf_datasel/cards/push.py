@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,8 @@ import numpy as np
 
 from hf_datasel.cards.build import PublishTarget, check_together, gather
 from hf_datasel.cards.card import card, updated_card
-from hf_datasel.cards.facts import Facts, Result, TrainingRun
+from hf_datasel.cards.evaluation_files import item_files, write_evaluation
+from hf_datasel.cards.facts import Facts, TrainingRun
 from hf_datasel.cards.repository_files import (
     data_folders,
     is_config_of,
@@ -52,7 +54,8 @@ def push_selections(
     commit_message: str | None = None,
     config_name: str | None = None,
     allow_secrets: bool = False,
-    results: Sequence[Result] = (),
+    results: Sequence[Mapping[str, Any]] = (),
+    items: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
     training: TrainingRun | None = None,
 ) -> CommitInfo:
     """Publish one selection, or all rounds of one run, in one commit; see `Selection.push_to_hub`.
@@ -68,7 +71,11 @@ def push_selections(
         commit_message: As for `Selection.push_to_hub`.
         config_name: As for `Selection.push_to_hub`.
         allow_secrets: As for `Selection.push_to_hub`.
-        results: Evaluation results of models trained on the rows, for the card.
+        results: Evaluation results of models trained on the rows, for the card: mappings with the keys of
+            `hf_datasel.cards.Result`. They are also saved in the repository, where `pull_evaluation` reads them.
+        items: Files with the result of every question, as `save` of the results of `hf_datasel.evaluation` writes
+            them: name -> file, or a folder, of which all such files are published, also those in its folders. They
+            are in `evaluation/` of the repository, and no configuration of the dataset.
         training: The training run that selected, for the card.
 
     Raises:
@@ -77,6 +84,13 @@ def push_selections(
     """
     check_together(selections)
     results = check_results(results, "results")
+    files = {} if items is None else item_files(items)
+    if files and not results:
+        raise PublishError(
+            "Results of questions are published together with the results computed from them.",
+            hint="Pass results, too.",
+            cli_hint="Pass --results, too.",
+        )
     config = _publication(config_name)
     parent = dataset if dataset is not None else selections[-1].dataset
     if parent is None:
@@ -108,6 +122,8 @@ def push_selections(
             results=results,
             training=training,
         )
+        if written := write_evaluation(folder, config, page["sections"]["evaluation"], files, scan):
+            page["items"] = written
         write_page(folder, page)
         if is_new:
             hub.validate(card(page))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from hf_datasel.cards.build import config_names
 from hf_datasel.cards.card import image_folder
+from hf_datasel.cards.evaluation_files import evaluation_folder, publications
 from hf_datasel.cards.facts import DataConfig, Facts
 from hf_datasel.cards.figures import figures, png
 from hf_datasel.cards.sections.reproduce import as_yaml
@@ -116,16 +117,19 @@ def is_file_of(path: str, publication: str) -> bool:
     data = rf"(data|scores)/{configs}/\w+-\d{{5}}-of-\d{{5}}\.parquet"
     selection = rf"selections/{configs}/(selection\.json|indices\.npy)"
     image = rf"{re.escape(image_folder(publication))}/((scores|rounds)-[^/]+|{'|'.join(_IMAGES)})-(light|dark)\.png"
-    return bool(re.fullmatch(rf"{data}|{selection}|{image}", path))
+    evaluation = rf"{re.escape(evaluation_folder(publication))}/(results\.json|.+\.parquet)"
+    return bool(re.fullmatch(rf"{data}|{selection}|{image}|{evaluation}", path))
 
 
 def data_folders(files: Iterable[str]) -> tuple[str, ...]:
-    """Return the folders with the rows and scores of the selections in a repository.
+    """Return the folders with the rows, scores and evaluation results of the selections in a repository.
 
     Args:
         files: Paths of all files of the repository.
     """
-    return tuple(f"{kind}/{name}/" for name in _selection_names(files) for kind in ("data", "scores", "selections"))
+    files = list(files)
+    folders = [f"{kind}/{name}/" for name in _selection_names(files) for kind in ("data", "scores", "selections")]
+    return (*folders, *(f"{evaluation_folder(publication)}/" for publication in publications(files)))
 
 
 def is_config_of(name: str, publication: str) -> bool:

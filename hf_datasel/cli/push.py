@@ -60,6 +60,13 @@ class PushArguments(RunArguments):
             "variables are never published."
         },
     )
+    items: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder with the result of every question behind --results: Parquet files that hf-datasel wrote. "
+            "They are published in evaluation/, so that others can compute the results again."
+        },
+    )
     config_name: str | None = field(
         default=None, metadata={"help": "Name of the configuration, to publish several selections in one repository."}
     )
@@ -95,6 +102,7 @@ def run(argv: Sequence[str]) -> None:
             config_name=arguments.config_name,
             allow_secrets=arguments.allow_secrets,
             results=results,
+            items=arguments.items,
             training=training,
         )
     if before is not None and info.oid == before.commit:

@@ -37,7 +37,8 @@ class RunArguments:
         default=None,
         metadata={
             "help": "JSON file with evaluation results of models trained on the rows: a list of objects with "
-            "trained_on, metric, dataset, value and, optionally, note."
+            "trained_on, metric, dataset, value and, optionally, note and the other keys of hf_datasel.cards.Result, "
+            "such as runs and intervals."
         },
     )
 

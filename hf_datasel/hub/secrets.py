@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,16 +110,42 @@ class SecretScan:
         Raises:
             PublishError: Names rows, columns and kinds, and shows the first four characters of a secret at most.
         """
-        places = [f"the columns: {kind}" for kind in self._kinds(str(dataset.features))]
+        tables = dataset.with_format("arrow").iter(batch_size=_BATCH)
+        self._check_tables(tables, str(dataset.features), numbers)
+
+    def check_table(self, table: pa.Table, name: str) -> None:
+        """Raise if a table that is published as a file contains a secret.
+
+        Args:
+            table: The table.
+            name: Path of the file in the repository, for the message.
+
+        Raises:
+            PublishError: Names the file, rows, columns and kinds.
+        """
+        slices = (table.slice(start, _BATCH) for start in range(0, len(table), _BATCH))
+        self._check_tables(slices, str(table.schema.names), None, f"{name}: ")
+
+    def _check_tables(
+        self,
+        tables: Iterable[pa.Table],
+        columns: str,
+        numbers: Sequence[int] | np.ndarray | None,
+        prefix: str = "",
+    ) -> None:
+        """Raise if the rows of tables or the description of their columns contain a secret."""
+        places = [f"{prefix}the columns: {kind}" for kind in self._kinds(columns)]
         rows: dict[int, list[str]] = {}
         first = 0
-        for table in dataset.with_format("arrow").iter(batch_size=_BATCH):
+        for table in tables:
             for name in table.column_names:
                 for row, text in self._candidates(table.column(name).combine_chunks()):
                     number = first + row if numbers is None else int(numbers[first + row])
                     rows.setdefault(number, []).extend(f"{kind} in {name}" for kind in self._kinds(text))
             first += len(table)
-        places += [f"row {row:,} ({', '.join(dict.fromkeys(kinds))})" for row, kinds in sorted(rows.items()) if kinds]
+        places += [
+            f"{prefix}row {row:,} ({', '.join(dict.fromkeys(kinds))})" for row, kinds in sorted(rows.items()) if kinds
+        ]
         self._refuse(places, "Remove the rows or what they contain")
 
     def check_files(self, files: Mapping[str, Path]) -> None:

@@ -22,6 +22,7 @@ _PATHS = (
     "chat_template_path",
     "checkpoints",
     "complexity_model",
+    "dataset_name",
     "gradients",
     "model",
     "model_name_or_path",

@@ -23,7 +23,7 @@ from hf_datasel.selection.saved_format import FORMAT_VERSION
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from datasets import Dataset
     from huggingface_hub import CommitInfo
@@ -203,6 +203,8 @@ class Selection:
         commit_message: str | None = None,
         config_name: str | None = None,
         allow_secrets: bool = False,
+        results: Sequence[Mapping[str, Any]] = (),
+        items: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
     ) -> CommitInfo:
         """Publish the selected rows, their scores and provenance, a dataset card and its plots, in one commit.
 
@@ -221,6 +223,8 @@ class Selection:
                 another name the repository keeps its other selections.
             allow_secrets: Whether to publish text with the shape of keys and tokens. Values of secret variables of
                 the environment are never published.
+            results: Evaluation results of models trained on the rows, as for `hf_datasel.cards.push_selections`.
+            items: Files with the result of every question, as for `hf_datasel.cards.push_selections`.
 
         Returns:
             The commit.
@@ -242,6 +246,8 @@ class Selection:
             commit_message=commit_message,
             config_name=config_name,
             allow_secrets=allow_secrets,
+            results=results,
+            items=items,
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from datasets import load_dataset
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
@@ -126,6 +127,33 @@ def test_replaced_selection_is_printed(local_hub, selection, rows_file, pool_row
     (tmp_path / "results.json").write_text(json.dumps([result]))
     assert main([*command, str(tmp_path / "random"), "--results", str(tmp_path / "results.json")]) == 0
     assert capsys.readouterr().out.startswith("Published: "), "the same rows with more on the card replace nothing"
+
+
+def test_results_of_questions(local_hub, selection, rows_file, tmp_path, capsys):
+    from hf_datasel.evaluation import MatchedAnswers
+
+    texts = np.array([""], dtype=object)
+    answers = MatchedAnswers(
+        row_ids=np.zeros((1, 32), dtype=np.uint8),
+        reasons=texts.astype(str),
+        groups=texts.astype(str),
+        settings={"group_by": None},
+        correct=np.ones(1),
+        truncated=np.zeros(1, dtype=bool),
+        answers=texts,
+        references=texts,
+    )
+    answers.save(tmp_path / "items" / "seed-0.parquet")
+    command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
+    command += ["--items", str(tmp_path / "items")]
+    assert main(command) == 2
+    assert "together with the results computed from them. Pass --results, too." in capsys.readouterr().err
+    result = {"trained_on": "this selection", "metric": "exact match", "dataset": "sums", "value": 1.0}
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    assert main([*command, "--results", str(tmp_path / "results.json")]) == 0
+    files = local_hub.files("tester/x")
+    assert files["evaluation/default/seed-0.parquet"] == (tmp_path / "items" / "seed-0.parquet").read_bytes()
+    assert json.loads(files["evaluation/default/results.json"]) == [{**result, "note": ""}]
 
 
 def test_replaced_rounds_are_counted(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
