@@ -116,7 +116,7 @@ def test_every_class_is_named_by_its_module():
     for classes, kind in ((list_scores(), Score), (list_selectors(), Selector), (list_filters(), RowFilter)):
         assert all(issubclass(cls, kind) for cls in classes.values())
         assert all(cls.__module__.rsplit(".", 1)[-1] == name for name, cls in classes.items())
-    assert set(list_filters()) == {"in_range", "no_near_duplicates"}
+    assert set(list_filters()) == {"decontaminate", "in_range", "no_near_duplicates"}
     assert "base" not in list_selectors()
 
 
@@ -210,7 +210,9 @@ def test_misspelt_name():
 def test_unknown_name():
     with pytest.raises(ConfigError, match=r"no selector 'xyz'\. There are all, chain, .*cross_entropy, deita, "):
         get_selector("xyz")
-    with pytest.raises(ConfigError, match=r"no score 'xyz'\. There are cluster, compressibility, deita_score, "):
+    with pytest.raises(
+        ConfigError, match=r"no score 'xyz'\. There are cluster, compressibility, contamination, deita_score, "
+    ):
         get_score("xyz")
 
 

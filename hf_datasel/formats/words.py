@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import regex
 
-__all__ = ["count_words", "segments"]
+__all__ = ["comparable_words", "count_words", "segments"]
 
 _UNSPACED = regex.compile(
     r"[\p{Ideographic}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Tibetan}\p{Line_Break=Complex_Context}]"
@@ -14,6 +16,7 @@ _SEGMENT = regex.compile(r"[\p{L}\p{N}](?:\B.)*", regex.WORD | regex.DOTALL | re
 """Segment between Unicode word boundaries (UAX 29) with a letter or digit."""
 _NEEDS_DICTIONARY = regex.compile(r"\p{Line_Break=Complex_Context}")
 """Characters of Thai, Lao, Khmer, Burmese and related scripts, whose words only a dictionary can find."""
+_WORD = regex.compile(r"\w+")
 _CLUSTERS_PER_WORD = 4
 """Clusters of these scripts that count as one word.
 
@@ -62,3 +65,21 @@ def count_words(text: str) -> int:
         clusters += in_clusters
         words += len(parts) - in_clusters
     return words + -(-clusters // _CLUSTERS_PER_WORD)
+
+
+def comparable_words(text: str) -> list[str]:
+    """Return the words of a text in a form in which copies of it agree, whatever their case and punctuation.
+
+    Words are in lower case and in the Unicode form NFKC. Whatever is no letter, mark, digit or underscore separates
+    them, and so does the border of each segment in scripts without spaces between words (see `segments`).
+
+    Args:
+        text: The text.
+
+    >>> comparable_words("Don’t add 3.5 %, *please*!"), comparable_words("用Python写。")
+    (['don', 't', 'add', '3', '5', 'please'], ['用', 'python', '写'])
+    """
+    if text.isascii():
+        return list(_WORD.findall(text.lower()))
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).lower())
+    return [part for word in words for part in segments(word)]

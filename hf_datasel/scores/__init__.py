@@ -12,6 +12,7 @@ from hf_datasel.spec import build, list_classes
 if TYPE_CHECKING:
     from hf_datasel.scores.cluster import Cluster as Cluster
     from hf_datasel.scores.compressibility import Compressibility as Compressibility
+    from hf_datasel.scores.contamination import Contamination as Contamination
     from hf_datasel.scores.deita_score import DeitaScore as DeitaScore
     from hf_datasel.scores.embedding import Embedding as Embedding
     from hf_datasel.scores.ifd import IFD as IFD

@@ -8,6 +8,10 @@ from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Columns as Columns, ModelScore as ModelScore, Score as Score
+    from hf_datasel.scoring.contamination import (
+        ContaminatedRows as ContaminatedRows,
+        contaminated_rows as contaminated_rows,
+    )
     from hf_datasel.scoring.distributed import Processes as Processes
     from hf_datasel.scoring.score_rows import score as score
     from hf_datasel.scoring.store import ScoreStore as ScoreStore

@@ -188,9 +188,9 @@ class Selection:
 
     @property
     def score_columns(self) -> list[str]:
-        """Names of the scores that the selection is based on, without columns of reasons."""
-        names = self.table.column_names[1:]
-        return [name for name in names if not name.endswith("_reason") and name not in _COLUMNS]
+        """Names of the scores that the selection is based on, without columns of text, such as reasons."""
+        fields = list(self.table.schema)[1:]
+        return [field.name for field in fields if not pa.types.is_string(field.type) and field.name not in _COLUMNS]
 
     def push_to_hub(
         self,

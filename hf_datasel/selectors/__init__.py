@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.chain import Chain as Chain
     from hf_datasel.selectors.cherry import Cherry as Cherry
     from hf_datasel.selectors.cross_entropy import CrossEntropy as CrossEntropy
+    from hf_datasel.selectors.decontaminate import Decontaminate as Decontaminate
     from hf_datasel.selectors.deita import Deita as Deita
     from hf_datasel.selectors.diverse_evol import DiverseEvol as DiverseEvol
     from hf_datasel.selectors.dq import DQ as DQ

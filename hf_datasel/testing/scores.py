@@ -46,15 +46,16 @@ def _columns(subject: Score, rows: Dataset, model: str | None) -> None:
 
 
 def _values(subject: Score, rows: Dataset, model: str | None) -> None:
-    """Check that numbers are finite or null, reasons are never null, and a row without any number has a reason."""
+    """Check that numbers are finite or null, texts are never null, and a row without any number has a reason."""
     scored = _scored(subject, with_unusable_row(rows), model)
     reasons = [name for name in _names(subject) if name.endswith("_reason")]
-    numbers = [name for name in _names(subject) if name not in reasons]
-    for row in scored.select_columns([*numbers, *reasons]):
+    texts = [name for name, kind in _names(subject).items() if pa.types.is_string(kind)]
+    numbers = [name for name in _names(subject) if name not in texts]
+    for row in scored.select_columns([*numbers, *texts]):
         for name in numbers:
             wrong = row[name] is not None and not np.all(np.isfinite(np.asarray(row[name], dtype=np.float64)))
             require(not wrong, f"{name} is {row[name]}: write None where a row has no value")
-        for name in reasons:
+        for name in texts:
             require(isinstance(row[name], str), f"{name} is {row[name]!r}: a scored row has the reason ''")
         unexplained = reasons and all(row[name] is None for name in numbers) and not any(row[n] for n in reasons)
         require(not unexplained, "a row has no value, and no reason why")

@@ -47,4 +47,6 @@ def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir, toy_files) -> 
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": reward,
         "sentence-transformers/all-MiniLM-L6-v2": encoder,
         "HuggingFaceH4/no_robots": str(toy_files["no_robots"]),
+        "openai/gsm8k": str(toy_files["exam"]),
+        "truthfulqa/truthful_qa": str(toy_files["exam"]),
     }

@@ -30,6 +30,7 @@ from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import get_selector, list_selectors
 from tests.recipes.toys import (
     COLUMNS,
+    COPIES,
     ELIGIBLE,
     FOLDER,
     RECIPES,
@@ -165,6 +166,14 @@ def test_select_recipes_save_the_selection_and_its_rows(recipe, run, toy_files, 
         assert selection.provenance["scores"][0]["convention"] == keys["selector_kwargs"]["convention"]
     subset = load_pool(str(folder / "subset.parquet"))
     assert subset[:] == selection.apply(load_pool(str(toy_file(keys, toy_files))))[:]
+
+
+def test_decontaminated_rows_are_counted_by_evaluation_set(run):
+    folder, printed = run(FOLDER / "alpaca-decontaminated.yaml")
+    exclusions = Selection.load(folder).provenance["exclusions"]
+    assert exclusions.keys() == {"contaminated with gsm8k"}, "which comes before the other one, of the same toys"
+    assert 0 < exclusions["contaminated with gsm8k"] <= COPIES * 8
+    assert f"{exclusions['contaminated with gsm8k']} contaminated with gsm8k" in printed
 
 
 def named(value: Any) -> list[str]:

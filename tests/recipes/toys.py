@@ -41,7 +41,7 @@ SCORED = re.compile(r"outputs/([\w-]+)/scored\.parquet")
 
 
 def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
-    """Files like Alpaca, Magpie, Tulu 3 and No Robots on the Hub: 120 different rows, and one without an answer."""
+    """Files like Alpaca, Magpie, Tulu 3, No Robots and GSM8K on the Hub: 120 different rows, one without an answer."""
     rows = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in pool_rows]
     rows.append({"instruction": "Say nothing.", "input": "", "output": ""})
     turns = [[{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}] for row in rows]
@@ -66,6 +66,7 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
             {"prompt": each[0]["content"], "prompt_id": "id", "messages": each, "category": ["Chat", "Coding"][at % 2]}
             for at, each in enumerate(chats)
         ],
+        "exam": [{"question": f"{row['instruction']} {row['output']}"} for row in rows[8:16]],
     }
     files = {name: folder / f"{name}.jsonl" for name in made}
     for name, file in files.items():
@@ -109,11 +110,15 @@ def on_toys(value: Any, models: dict[str, str]) -> Any:
         return value
     changed = {key: on_toys(each, models) for key, each in value.items()}
     changed |= {key: models[each] for key, each in value.items() if key.endswith("model") or key == "validation"}
+    changed |= (
+        {"dataset_name": models[value["dataset_name"]], "dataset_split": "train"} if "dataset_name" in value else {}
+    )
     changed |= {"validation_split": "train"} if "validation" in value else {}
     changed |= {"warmup_size": 12} if "warmup_size" in value else {}
     changed |= {"warmup_ratio": 0.2} if "warmup_ratio" in value else {}  # in the first of its steps nothing is learnt
     changed |= {"rounds": min(value["rounds"], 3)} if "rounds" in value else {}
-    changed |= {"threshold": 1.0} if "threshold" in value else {}  # to an untrained encoder all texts are alike
+    is_cosine = "threshold" in value and value.get("filter") != "decontaminate"
+    changed |= {"threshold": 1.0} if is_cosine else {}  # to an untrained encoder all texts are alike
     return changed | ({"k": 3} if value.get("score") == "cluster" else {})
 
 

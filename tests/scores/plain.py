@@ -11,6 +11,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,6 +302,23 @@ def compressibility(world: World, row: Row, part: str = "both") -> Found:
         return row.reason
     text = parts(row)[part].encode()
     return {"compressibility": len(text) / len(zlib.compress(text, 9))} if text.strip() else f"empty_{part}"
+
+
+QUESTIONS = str(Path(__file__).with_name("questions.txt"))
+
+
+def contamination(world: World, row: Row, n: int, part: str = "both") -> Found:
+    """The highest share of the words of a line of QUESTIONS in n-grams that the row has too."""
+    if row.reason:
+        return row.reason
+    shares = [0.0]
+    words = re.findall(r"[a-z0-9_]+|[^ -~\s]+", parts(row)[part].lower())
+    said = f" {' '.join(words)} "
+    for line in Path(QUESTIONS).read_text().splitlines():
+        asked = re.findall("[a-z0-9_]+", line.lower())
+        starts = [start for start in range(len(asked) - n + 1) if f" {' '.join(asked[start : start + n])} " in said]
+        shares.append(len({start + more for start in starts for more in range(n)}) / max(len(asked), 1))
+    return {"contamination": max(shares)}
 
 
 def embedding(world: World, row: Row, part: str = "both", pooling: str = "mean") -> Found:

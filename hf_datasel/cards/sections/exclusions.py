@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from hf_datasel.cards.section import Section
 from hf_datasel.cards.selector_traits import draws_rows, has_filters, scores_shortlist
-from hf_datasel.hub.markdown import code, table
+from hf_datasel.hub.markdown import code, table, text
+from hf_datasel.scoring.contamination import describe_questions
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts
 
 __all__ = ["SECTION", "long_reason", "short_reason"]
 
+_QUESTIONS = 2_000  # characters
 _REASONS = {
     "empty_response": ("without a response", "there is nothing to train on"),
     "empty_prompt": ("without a prompt", "there is nothing to answer"),
@@ -54,11 +56,13 @@ def long_reason(name: str) -> str:
         return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
     if name.startswith("near-duplicates by "):
         return "a near-duplicate of the row is kept"
+    if name.startswith("contaminated with "):
+        return "the row repeats part of an evaluation question"
     return "there is no value to rank the row by" if name.startswith("without ") else ""
 
 
 def _text(facts: Facts, own: None) -> str:
-    parts = [_shortlist(facts), _table(facts), _shortfall(facts), _other_rows(facts)]
+    parts = [_shortlist(facts), _table(facts), _questions(facts), _shortfall(facts), _other_rows(facts)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -80,6 +84,13 @@ def _table(facts: Facts) -> str:
         return "No rows were excluded."
     rows = [(f"{count:,}", code(reason), long_reason(reason)) for reason, count in counts]
     return f"Rows that could not be selected:\n\n{table(['rows', 'reason', 'meaning'], rows)}"
+
+
+def _questions(facts: Facts) -> str:
+    """Return sentences on the evaluation questions that rows were compared with; "" without any."""
+    specs = [spec for spec in facts["scores"] if spec.get("score") == "contamination"]
+    sentences = [line for spec in specs for line in describe_questions(spec["resolved_questions"], spec["n"])]
+    return str(text(" ".join(dict.fromkeys(sentences)), limit=_QUESTIONS)) if sentences else ""
 
 
 def _shortfall(facts: Facts) -> str:

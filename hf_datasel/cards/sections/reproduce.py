@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import yaml
@@ -15,6 +16,7 @@ from hf_datasel import selectors
 from hf_datasel.cards.score_values import group_column
 from hf_datasel.cards.section import CardSource, Section
 from hf_datasel.cards.sections.usage import revision_argument
+from hf_datasel.formats.file_readers import file_kind
 from hf_datasel.hub.markdown import Markdown, code, fence, text
 from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import compact, describe_outside, is_importable, outside_names
@@ -235,6 +237,8 @@ def _resolved_models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]
 def _file_settings(settings: Mapping[str, Any]) -> list[str]:
     """Return the files in settings, also in the specs inside them."""
     names = [str(settings[key]) for key in ("centroids", "anchor_file") if settings.get(key)]
+    if (dataset := settings.get("dataset_name")) and (file_kind(Path(dataset))[0] or dataset.endswith(".txt")):
+        names.append(dataset)
     values = [item for value in settings.values() for item in (value if isinstance(value, list | tuple) else [value])]
     return names + [name for value in values if isinstance(value, Mapping) for name in _file_settings(value)]
 
