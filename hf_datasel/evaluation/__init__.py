@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 from hf_datasel._lazy import lazy_imports
 
 if TYPE_CHECKING:
+    from hf_datasel.evaluation.code import (
+        CodeResults as CodeResults,
+        CodeTask as CodeTask,
+        pass_at_k as pass_at_k,
+    )
     from hf_datasel.evaluation.exact_match import MatchedAnswers as MatchedAnswers, match_answers as match_answers
     from hf_datasel.evaluation.harness import HarnessTask as HarnessTask
     from hf_datasel.evaluation.harness_results import HarnessResults as HarnessResults
@@ -31,6 +36,12 @@ if TYPE_CHECKING:
         minimum_detectable_effect as minimum_detectable_effect,
         non_inferiority as non_inferiority,
         pooled_sd as pooled_sd,
+    )
+    from hf_datasel.evaluation.suites import (
+        Suite as Suite,
+        get_suite as get_suite,
+        list_suites as list_suites,
+        read_tasks as read_tasks,
     )
     from hf_datasel.evaluation.tables import MethodRuns as MethodRuns, results_table as results_table
     from hf_datasel.evaluation.task import (
