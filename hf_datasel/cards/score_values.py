@@ -37,7 +37,7 @@ def group_column(spec: Mapping[str, Any]) -> str | None:
 
 
 def numeric_scores(selection: Selection) -> list[str]:
-    """Return the numeric scores with a value for some selected row, distances to centroids last.
+    """Return the numeric scores with a value for some selected row; contamination and distances to centroids last.
 
     Cluster numbers are not included. At most three names are returned.
     """
@@ -50,7 +50,7 @@ def numeric_scores(selection: Selection) -> list[str]:
         and (pa.types.is_floating(dtype) or (pa.types.is_integer(dtype) and not name.endswith("_id")))
         and np.isfinite(selection.scores(name)[selection.indices]).any()
     ]
-    return sorted(names, key=lambda name: name.endswith("cluster_distance"))[:_MAX_SCORES]
+    return sorted(names, key=lambda name: name.endswith(("contamination", "cluster_distance")))[:_MAX_SCORES]
 
 
 def scored_and_selected(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:

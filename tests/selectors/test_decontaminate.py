@@ -98,6 +98,7 @@ def test_card(rows, selection):
     assert "Rows were compared with evaluation questions by 7-grams of words: 6 of exam." in text
     assert "Questions with fewer than 7 words were not checked: 1 of exam." in text
     assert "@article{lambert2024tulu3" in text
+    assert "| **mean score** | `response_words` " in text
     assert str(Path(__file__).parent.parent) not in text
     assert "'questions.txt' is a local file: replace it with its path." in text.replace("`", "'")
     clean = select(rows, Chain([Decontaminate(EXAM, threshold=0.9)], Longest()), size=9)
