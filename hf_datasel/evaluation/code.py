@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-import hf_datasel
+from hf_datasel import __version__
 from hf_datasel.errors import ConfigError, DataselError, EvaluationError
 from hf_datasel.evaluation.code_execution import run_programs
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
@@ -222,7 +222,7 @@ class CodeTask(Task):
             **{name: getattr(self, name) for name in names},
             "template": _digest([problem["text"] for problem in problems]),
             "items": _digest(problems),
-            "harness": {"name": "hf_datasel", "version": hf_datasel.__version__},
+            "harness": {"name": "hf_datasel", "version": __version__},
         }
 
     def questions(self) -> list[str]:

@@ -205,9 +205,7 @@ def test_limits_that_no_program_can_meet():
 
 
 def test_problems_that_are_missing(tmp_path):
-    with pytest.raises(
-        EvaluationError, match=r"The problems of the task 'more' cannot be loaded: .*evalplus/mbppplus"
-    ):
+    with pytest.raises(EvaluationError, match=r"problems of the task 'more' cannot be loaded: .*evalplus/mbppplus"):
         CodeTask("more", problems="mbpp_plus").check(allow_code_execution=True)
     path = write(tmp_path / "p.jsonl", [{"prompt": "x", "completion": "y"}])
     with pytest.raises(EvaluationError, match="need the columns prompt, test, and entry_point or test_list"):
