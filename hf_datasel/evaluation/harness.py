@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import gc
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -15,23 +16,24 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError, EvaluationError
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
-from hf_datasel.evaluation.harness_results import HarnessResults
-from hf_datasel.evaluation.harness_tasks import LoadedTask, digest, harness_version, load_task
+from hf_datasel.evaluation.harness_results import HarnessResults, read_samples
+from hf_datasel.evaluation.harness_tasks import digest, harness_version, load_task
 from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.evaluation.task import Task
 from hf_datasel.scoring.eval_mode import preserve_rng_state
+from hf_datasel.scoring.models import Loading, load_model
 
 __all__ = ["HarnessTask"]
 
 _SHARE = re.compile(r"acc|exact_match|(^|_)em$|(^|_)f1$|^pass")
 """Metrics between 0 and 1, which tables show in points."""
-_DEFAULT_MAX_GEN_TOKS = 256
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,10 @@ class HarnessTask(Task):
         """Return the questions without their examples: what the task names for decontamination, else the prompts."""
         return load_task(self).questions()
 
+    def num_items(self) -> int:
+        """Return the number of items, of all subtasks together."""
+        return load_task(self).num_items
+
     def number(self, results: RowResults) -> float:
         """Return the number of a model as lm-eval aggregates it, in points for shares."""
         if not (results.reasons == "").any():
@@ -197,7 +203,7 @@ class HarnessTask(Task):
                 )
             except AssertionError as error:  # lm-eval checks windows and shots with assertions
                 raise EvaluationError(f"The task {self.name!r} cannot be evaluated on {model!r}: {error}") from error
-            results = _results(loaded, output["samples"], lm)
+            results = read_samples(loaded, output["samples"], lm)
         del lm
         gc.collect()  # a model is part of reference cycles
         results.settings.update(
@@ -214,102 +220,9 @@ class HarnessTask(Task):
         return results
 
 
-# -- items ------------------------------------------------------------------------------------------------------------
-def _results(loaded: LoadedTask, samples: dict[str, list[dict[str, Any]]], lm: Any) -> HarnessResults:
-    chosen = [
-        (name, sample)
-        for name, task_samples in samples.items()
-        for sample in sorted(task_samples, key=lambda sample: int(sample["doc_id"]))
-        if sample["filter"] == loaded.filter
-    ]
-    metric = _sample_metric(loaded, chosen[0][1]) if chosen else loaded.metric
-    scores = np.full(len(chosen), np.nan)
-    for row, (_, sample) in enumerate(chosen):
-        value = sample.get(metric)
-        if value is not None and not isinstance(value, bool | int | float | np.number | np.bool_):
-            raise EvaluationError(
-                f"The metric {metric!r} of {loaded.name!r} is {value!r} for an item, not a number, so it has no value "
-                "per item. Name another one with metric_name."
-            )
-        scores[row] = np.nan if value is None else float(value)
-    return HarnessResults(
-        row_ids=_digests([sample["doc_hash"] for _, sample in chosen]),
-        reasons=np.where(np.isnan(scores), "no_value", "").astype(np.str_),
-        groups=np.array([name if loaded.groups else "" for name, _ in chosen], dtype=np.str_),
-        settings={
-            "metric": metric,
-            "filter": loaded.filter,
-            "weighting": "items" if loaded.by_size else "subtasks",
-            "group_by": "subtask" if loaded.groups else None,
-        },
-        scores=scores,
-        truncated=np.array([_is_truncated(sample, lm) for _, sample in chosen], dtype=bool),
-        truncated_prompts=np.array([_is_prompt_truncated(sample, lm) for _, sample in chosen], dtype=bool),
-        answers=np.array([_answer(loaded.tasks[name], sample, metric) for name, sample in chosen], dtype=object),
-        prompt_hashes=_digests([sample["prompt_hash"] for _, sample in chosen]),
-    )
-
-
-def _sample_metric(loaded: LoadedTask, sample: dict[str, Any]) -> str:
-    """Return the name of the metric in the results of items, which differs for functions that return several."""
-    names = list(sample["metrics"])
-    if loaded.metric in names:
-        return loaded.metric
-    if len(names) == 1:
-        return str(names[0])
-    raise EvaluationError(f"The items of {loaded.name!r} have no {loaded.metric!r}. They have {', '.join(names)}.")
-
-
-def _digests(hashes: list[str]) -> np.ndarray:
-    return np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, 32)
-
-
-def _generation_settings(sample: dict[str, Any]) -> dict[str, Any] | None:
-    arguments = sample["arguments"][0]
-    return arguments[1] if len(arguments) > 1 and isinstance(arguments[1], dict) else None
-
-
-def _is_truncated(sample: dict[str, Any], lm: Any) -> bool:
-    settings = _generation_settings(sample)
-    if settings is None:
-        return False
-    flags = getattr(lm, "truncated", None)
-    if flags is not None:
-        return bool(flags[sample["arguments"][0][0]])
-    tokens = lm.tok_encode(str(sample["resps"][0][0]))  # vLLM does not say why it stopped: as many as allowed
-    return len(tokens) >= int(settings.get("max_gen_toks", _DEFAULT_MAX_GEN_TOKS))
-
-
-def _is_prompt_truncated(sample: dict[str, Any], lm: Any) -> bool:
-    settings = _generation_settings(sample)
-    if settings is None:
-        text = max(("".join(map(str, arguments)) for arguments in sample["arguments"]), key=len)
-        window = lm.max_length + 1
-    else:
-        text = sample["arguments"][0][0]
-        window = lm.max_length - settings.get("max_gen_toks", _DEFAULT_MAX_GEN_TOKS)
-    if len(text.encode()) + 2 <= window:  # no tokenizer has more tokens than bytes, but for BOS and EOS
-        return False
-    return len(lm.tok_encode(text)) > int(window)
-
-
-def _answer(task: Any, sample: dict[str, Any], metric: str) -> str:
-    if _generation_settings(sample) is not None:
-        return str(sample["resps"][0][0])
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return ""
-    choices = [str(choice) for choice in task.doc_to_choice(sample["doc"])]
-    logprobs = np.array([float(response[0][0]) for response in sample["resps"]])[: len(choices)]
-    if metric in ("acc_norm", "acc_bytes"):
-        logprobs = logprobs / [len(text) if metric == "acc_norm" else len(text.encode()) for text in choices]
-    return choices[int(np.argmax(logprobs))]
-
-
 # -- the model --------------------------------------------------------------------------------------------------------
 def _language_model(evaluated: EvaluatedModel, settings: HarnessTask) -> Any:
     """Return the model for lm-eval, loaded as for every other task and score."""
-    from hf_datasel.scoring.models import load_model
-
     loading = evaluated.loading
     assert loading is not None
     if settings.backend == "vllm":
@@ -347,15 +260,25 @@ def _language_model(evaluated: EvaluatedModel, settings: HarnessTask) -> Any:
     return lm
 
 
-def _vllm_model(loading: Any, settings: HarnessTask) -> Any:
+def _vllm_model(loading: Loading, settings: HarnessTask) -> Any:
     from lm_eval.models.vllm_causallms import VLLM
 
     base, revision = loading.base()
-    adapter = {"lora_local_path": loading.name, "enable_lora": True} if base != loading.name else {}
+    adapter = dict[str, Any]()
+    if base != loading.name:
+        config = Path(loading.name).expanduser() / "adapter_config.json"
+        if not config.is_file():
+            raise EvaluationError(
+                f"The task {settings.name!r} has backend='vllm', which reads adapters from a folder, and "
+                f"{loading.name!r} is none. Download it, or omit backend."
+            )
+        rank = int(json.loads(config.read_text(encoding="utf-8"))["r"])
+        adapter = {"lora_local_path": loading.name, "max_lora_rank": 1 << max(3, (rank - 1).bit_length())}
     return VLLM(
         pretrained=base,
         revision=revision,
         tokenizer=loading.name,
+        tokenizer_revision=loading.revision,
         dtype=loading.dtype,
         batch_size=settings.batch_size,
         seed=settings.seed,

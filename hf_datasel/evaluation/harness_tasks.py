@@ -62,6 +62,12 @@ class LoadedTask:
     version: str
     limit: int | None
 
+    @property
+    def num_items(self) -> int:
+        """Number of items of all tasks together."""
+        counts = (len(task.eval_docs) for task in self.tasks.values())
+        return sum(count if self.limit is None else min(count, self.limit) for count in counts)
+
     def questions(self) -> list[str]:
         """Return the questions without their examples: what the task names for decontamination, else the prompts."""
         return [_question(task, doc) for task in self.tasks.values() for doc in _docs(task, self.limit)]
@@ -144,6 +150,7 @@ def _load(settings: HarnessTask) -> LoadedTask:
         for task in tasks.values():
             task.set_fewshot_seed(seed=settings.seed)
             _first_prompt(task)
+            _check_targets(settings, task)
     return LoadedTask(
         name=lm_name,
         tasks=tasks,
@@ -312,6 +319,19 @@ def _set_generation(settings: HarnessTask, task: Any) -> None:
             "no answers. Omit it."
         )
     task.set_config(key="generation_kwargs", value={"max_gen_toks": settings.max_gen_toks}, update=True)
+
+
+def _check_targets(settings: HarnessTask, task: Any) -> None:
+    """Raise if lm-eval reads the answer of some items as a list, because it begins with a bracket."""
+    template = task.config.doc_to_target
+    if task.OUTPUT_TYPE != "generate_until" or not isinstance(template, str) or template in task.features:
+        return
+    lists = [isinstance(task.doc_to_target(doc), list) for doc in _docs(task, settings.limit)]
+    if any(lists) and not all(lists):
+        raise EvaluationError(
+            f"lm-eval reads the answer of item {lists.index(True)} (from 0) of the task {settings.name!r} as a list, "
+            "because it stands in brackets. Name a column instead of the template: doc_to_target: response."
+        )
 
 
 def _metric(settings: HarnessTask, tasks: dict[str, Any], group: Any) -> tuple[str, str, bool]:

@@ -137,7 +137,8 @@ def test_programs_of_a_model_are_sampled_and_cut(tiny_text_model_dir):
 def test_results_roundtrip(tmp_path, tiny_text_model_dir):
     task = allowed(CodeTask("programs", limit=2, max_new_tokens=4))
     results = task.evaluate(str(tiny_text_model_dir))
-    loaded = CodeResults.load(results.save(tmp_path / "programs.parquet"))
+    assert isinstance(results, CodeResults) and task.num_items() == 2
+    loaded = CodeTask.results_type.load(results.save(tmp_path / "programs.parquet"))
     assert (loaded.answers == results.answers).all() and (loaded.row_ids == results.row_ids).all()
     assert task.number(loaded) == task.number(results) == 0.0
     assert loaded.settings["task"] == json.loads(json.dumps(task.identity()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import lm_eval.tasks
 import numpy as np
@@ -171,9 +173,10 @@ def test_truncated_answers_and_prompts_are_counted(tmp_path, tiny_model_dir):
     assert not HarnessTask("mine", task=ended).evaluate(str(tiny_model_dir)).truncated.any()
 
 
-def test_results_roundtrip(tmp_path, tiny_model_dir):
+def test_results_are_read_by_the_class_of_the_task(tmp_path, tiny_model_dir):
     results = HarnessTask("mine", task=write_task(tmp_path)).evaluate(str(tiny_model_dir))
-    loaded = HarnessResults.load(results.save(tmp_path / "mine.parquet"))
+    assert HarnessTask.results_type is HarnessResults
+    loaded = HarnessTask.results_type.load(results.save(tmp_path / "mine.parquet"))
     for name in (
         "row_ids",
         "reasons",
@@ -208,6 +211,8 @@ def test_group_is_aggregated_as_its_config_says(tmp_path, tiny_model_dir, by_siz
     assert means["big"] != means["small"]
     assert set(results.to_dict()["groups"]) == {"big", "small"}
     assert task.identity()["version"] == "2"
+    assert task.num_items() == len(results) == 13
+    assert HarnessTask("exam", include_path=str(tmp_path), limit=5).num_items() == 8
 
 
 # -- identity ---------------------------------------------------------------------------------------------------------
@@ -280,7 +285,7 @@ def test_stock_task_on_local_rows(tmp_path, tiny_text_model_dir, name, path, row
     with no_network():
         task.check()
         results = task.evaluate(str(tiny_text_model_dir))
-    assert len(results) == 5 and (results.reasons == "").all()
+    assert len(results) == task.num_items() == 5 and (results.reasons == "").all()
     assert task.identity()["shots"] == shots
     assert rows[0]["question"] in task.questions()[0] and len(task.questions()) == 5
 
@@ -337,6 +342,51 @@ def test_chat_template_that_does_not_exist(tmp_path, tiny_text_model_dir):
     task = HarnessTask("mine", task=write_task(tmp_path), apply_chat_template=True)
     with pytest.raises(EvaluationError, match=r"has no chat template\. Omit it"):
         task.evaluate(str(tiny_text_model_dir))
+
+
+def test_answer_that_lm_eval_would_read_as_a_list(tmp_path):
+    rows = [{"prompt": "Two odd numbers?", "response": "1, 3"}, {"prompt": "As a list?", "response": "[1, 3]"}]
+    with pytest.raises(
+        EvaluationError, match=r"answer of item 1 \(from 0\) of the task 'mine' as a list.* response\."
+    ):
+        HarnessTask("mine", task=write_task(tmp_path, rows=rows, doc_to_target="{{response}}")).check()
+    HarnessTask("mine", task=write_task(tmp_path, rows=rows)).check()
+
+
+def test_answers_longer_than_the_window(tmp_path, tiny_model_dir):
+    task = HarnessTask("mine", task=write_task(tmp_path), max_gen_toks=2000)
+    with pytest.raises(EvaluationError, match=r"'mine' cannot be evaluated on .*generate \(2000\) must be less than"):
+        task.evaluate(str(tiny_model_dir))
+
+
+def test_backend_of_vllm(tmp_path, tiny_model_dir, monkeypatch):
+    """A stand-in for vLLM, which is not a dependency: what it is given, and answers without a sign of their end."""
+    given = []
+
+    class VLLM(HFLM):
+        def __init__(self, pretrained, tokenizer, batch_size, **kwargs):
+            given.append(kwargs)
+            model = AutoModelForCausalLM.from_pretrained(pretrained)
+            super().__init__(
+                pretrained=model, tokenizer=AutoTokenizer.from_pretrained(tokenizer), batch_size=batch_size
+            )
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: name == "vllm" or find(name, *rest))
+    monkeypatch.setitem(sys.modules, "lm_eval.models.vllm_causallms", SimpleNamespace(VLLM=VLLM))
+    path = write_task(tmp_path)
+    vllm = HarnessTask("mine", task=path, backend="vllm")
+    results, reference = (task.evaluate(str(tiny_model_dir)) for task in (vllm, HarnessTask("mine", task=path)))
+    assert (results.answers == reference.answers).all()
+    assert (results.truncated >= reference.truncated).all()
+    assert vllm.identity() != HarnessTask("mine", task=path).identity()
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    adapted = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=12))
+    adapted.save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(tmp_path / "adapter")
+    vllm.evaluate(str(tmp_path / "adapter"), dtype="float32")
+    assert given[1]["lora_local_path"] == str(tmp_path / "adapter") and given[1]["max_lora_rank"] == 16
+    assert given[1]["dtype"] == "float32" and given[1]["seed"] == 1234 and "lora_local_path" not in given[0]
 
 
 @pytest.mark.parametrize("setting", [{"batch_size": "auto"}, {"limit": 0}, {"num_fewshot": 1.5}, {"backend": "jax"}])
