@@ -1,4 +1,4 @@
-"""One dataset repository on the Hub: its files, and commits that are retried."""
+"""One repository on the Hub: its files, and commits that are retried."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -54,18 +55,21 @@ class Snapshot:
 
 
 class Hub:
-    """One dataset repository, accessed with one token, which is never passed on.
+    """One repository, accessed with one token, which is never passed on.
 
     Args:
         repo_id: `"name"` or `"namespace/name"`.
         token: Access token; the token of the login by default.
         revision: Branch; the main one by default.
+        repo_type: `"dataset"` or `"model"`.
 
     Raises:
         PublishError: `repo_id` is not a name, or `token` is False.
     """
 
-    def __init__(self, repo_id: str, token: str | bool | None = None, revision: str | None = None):
+    def __init__(
+        self, repo_id: str, token: str | bool | None = None, revision: str | None = None, repo_type: str = "dataset"
+    ):
         if not isinstance(repo_id, str) or not repo_id:
             raise PublishError(f"repo_id={repo_id!r} is not a valid repository name.")
         if token is False:
@@ -75,11 +79,13 @@ class Hub:
         self.token = token or get_token()
         self.repo_id = repo_id
         self.revision = revision
+        self.repo_type = repo_type
 
     @property
     def url(self) -> str:
         """URL of the repository."""
-        return f"{self.api.endpoint}/datasets/{self.repo_id}"
+        path = self.repo_id if self.repo_type == "model" else f"{self.repo_type}s/{self.repo_id}"
+        return f"{self.api.endpoint}/{path}"
 
     @property
     def files_url(self) -> str:
@@ -95,13 +101,16 @@ class Hub:
             PublishError: The name is not valid, or the Hub refuses access.
         """
         try:
-            return bool(call_hub(lambda: self.api.dataset_info(self.repo_id)).private)
+            return bool(call_hub(lambda: self._info()).private)
         except RepositoryNotFoundError:
             return None
         except HFValidationError as error:
             raise self._name_error(error) from error
         except HfHubHTTPError as error:
             raise PublishError(f"Cannot access {self.repo_id!r} on the Hub: {error_line(error)}") from error
+
+    def _info(self, revision: str | None = None) -> Any:
+        return self.api.repo_info(self.repo_id, revision=revision, repo_type=self.repo_type)
 
     def validate(self, card: str) -> None:
         """Check the metadata of a card with the Hub.
@@ -117,7 +126,7 @@ class Hub:
 
     def _validate(self, card: str) -> None:
         # not by DatasetCard.validate, which in older versions asks the public Hub whatever the endpoint is
-        body = {"repoType": "dataset", "content": card}
+        body = {"repoType": self.repo_type, "content": card}
         url = f"{self.api.endpoint}/api/validate-yaml"
         hf_raise_for_status(get_session().post(url, json=body, headers=build_hf_headers(token=self.token)))
 
@@ -143,11 +152,15 @@ class Hub:
         if self.revision is not None and PULL_REQUEST.fullmatch(self.revision):
             return
         try:
-            call_hub(lambda: self.api.create_repo(self.repo_id, repo_type="dataset", private=private, exist_ok=True))
+            call_hub(
+                lambda: self.api.create_repo(self.repo_id, repo_type=self.repo_type, private=private, exist_ok=True)
+            )
             if self.revision is not None:
                 branch = self.revision
                 call_hub(
-                    lambda: self.api.create_branch(self.repo_id, branch=branch, repo_type="dataset", exist_ok=True)
+                    lambda: self.api.create_branch(
+                        self.repo_id, branch=branch, repo_type=self.repo_type, exist_ok=True
+                    )
                 )
         except HFValidationError as error:
             raise self._name_error(error) from error
@@ -163,10 +176,12 @@ class Hub:
         api, name = self.api, self.repo_id
         try:
             try:
-                sha = call_hub(lambda: api.dataset_info(name, revision=self.revision)).sha
+                sha = call_hub(lambda: self._info(self.revision)).sha
             except RevisionNotFoundError:
-                sha = call_hub(lambda: api.dataset_info(name)).sha
-            tree = call_hub(lambda: list(api.list_repo_tree(name, recursive=True, revision=sha, repo_type="dataset")))
+                sha = call_hub(lambda: self._info()).sha
+            tree = call_hub(
+                lambda: list(api.list_repo_tree(name, recursive=True, revision=sha, repo_type=self.repo_type))
+            )
             files = {
                 entry.path: entry.lfs.sha256 if entry.lfs is not None else entry.blob_id
                 for entry in tree
@@ -175,7 +190,7 @@ class Hub:
             card = None
             if "README.md" in files:
                 card = read_card(
-                    call_hub(lambda: api.hf_hub_download(name, "README.md", repo_type="dataset", revision=sha))
+                    call_hub(lambda: api.hf_hub_download(name, "README.md", repo_type=self.repo_type, revision=sha))
                 )
         except HfHubHTTPError as error:
             raise PublishError(f"Cannot access {name!r} on the Hub: {error_line(error)}") from error
@@ -202,7 +217,7 @@ class Hub:
                     self.repo_id,
                     operations,
                     commit_message=message,
-                    repo_type="dataset",
+                    repo_type=self.repo_type,
                     revision=self.revision,
                     parent_commit=current.commit,
                 )
@@ -244,10 +259,12 @@ class Hub:
         """
         api, name = self.api, self.repo_id
         try:
-            self.revision = call_hub(lambda: api.dataset_info(name, revision=self.revision)).sha
-            return list(call_hub(lambda: api.list_repo_files(name, repo_type="dataset", revision=self.revision)))
+            self.revision = call_hub(lambda: self._info(self.revision)).sha
+            return list(call_hub(lambda: api.list_repo_files(name, repo_type=self.repo_type, revision=self.revision)))
         except (GatedRepoError, RepositoryNotFoundError) as error:
-            raise PublishError(f"There is no dataset {name!r} on the Hub that this token may read.") from error
+            raise PublishError(
+                f"There is no {self.repo_type} {name!r} on the Hub that this token may read."
+            ) from error
         except RevisionNotFoundError as error:
             raise PublishError(f"{name!r} has no revision {self.revision!r}.") from error
         except HFValidationError as error:
@@ -266,7 +283,9 @@ class Hub:
         """
         api, name = self.api, self.repo_id
         try:
-            return Path(call_hub(lambda: api.hf_hub_download(name, path, repo_type="dataset", revision=self.revision)))
+            return Path(
+                call_hub(lambda: api.hf_hub_download(name, path, repo_type=self.repo_type, revision=self.revision))
+            )
         except HfHubHTTPError as error:
             raise PublishError(f"Cannot download {path} of {name!r}: {error_line(error)}") from error
 
