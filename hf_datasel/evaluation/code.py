@@ -146,7 +146,7 @@ class CodeTask(Task):
 
     def __post_init__(self) -> None:
         k = (self.k,) if isinstance(self.k, int) else tuple(self.k)
-        if not k or any(type(each) is not int or each < 1 for each in k):
+        if not k or any(type(value) is not int or value < 1 for value in k):
             raise ConfigError(f"The task {self.name!r} has k={self.k!r}: it has to be ints of at least 1.")
         object.__setattr__(self, "k", k)
         if self.samples is None:
@@ -274,7 +274,7 @@ class CodeTask(Task):
                 truncated[row] += program == text and len(generated[position]) == self.max_new_tokens
         outcomes, limits = run_programs(problems, programs, self.timeout, self.memory_gb, self.workers)
         return CodeResults(
-            row_ids=np.stack([np.frombuffer(bytes.fromhex(_digest(each)), dtype=np.uint8) for each in problems]),
+            row_ids=np.stack([np.frombuffer(bytes.fromhex(_digest(problem)), dtype=np.uint8) for problem in problems]),
             reasons=np.where(fits, "", "prompt_fills_window").astype(np.str_),
             groups=np.full(len(problems), "", dtype=np.str_),
             settings={
@@ -285,7 +285,7 @@ class CodeTask(Task):
                 "group_by": None,
                 **limits,
             },
-            correct=np.array([sum(each == "passed" for each in row) for row in outcomes], dtype=np.int64),
+            correct=np.array([row.count("passed") for row in outcomes], dtype=np.int64),
             truncated=truncated,
             answers=np.array(
                 [json.dumps(list(zip(*pair, strict=True))) for pair in zip(programs, outcomes, strict=True)],

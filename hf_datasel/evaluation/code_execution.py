@@ -39,35 +39,32 @@ def run_programs(
         What became of each program, "passed" or an error; and which limits the system did not allow.
     """
 
-    def run(problem: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
+    def run_one(problem: Mapping[str, Any], texts: list[str]) -> dict[str, Any]:
         names = ("task_id", "prompt", "test", "entry_point")
         job = {"problem": {name: problem[name] for name in names}, "completions": texts}
         return _run_problem({**job, "timeout": timeout, "memory_bytes": int(memory_gb * 1e9)})
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as executor:
-        runs = list(executor.map(run, problems, programs))
-    return [each["outcomes"] for each in runs], {
-        "programs_had_network": any(each["has_network"] for each in runs),
-        "limits_refused": sorted({name for each in runs for name in each["limits_refused"]}),
-    }
+        runs = list(executor.map(run_one, problems, programs))
+    limits = _merge_limits(runs)
+    return [run["outcomes"] for run in runs], {"programs_had_network": limits.pop("has_network"), **limits}
+
+
+def _merge_limits(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    refused = {name for run in runs for name in run["limits_refused"]}
+    return {"has_network": any(run["has_network"] for run in runs), "limits_refused": sorted(refused)}
 
 
 def _run_problem(job: dict[str, Any]) -> dict[str, Any]:
     """Run the programs of one problem in a process, and each in one of its own if one of them has ended it."""
     programs = job["completions"]
-    if not programs:
-        return {"outcomes": [], "has_network": False, "limits_refused": []}
-    run = _sandbox(job)
+    run = _sandbox(job) if programs else {"outcomes": [], **_merge_limits([])}
     if run is not None:
         return run
     if len(programs) == 1:
-        return {"outcomes": ["failed: ended its process"], "has_network": False, "limits_refused": []}
+        return {"outcomes": ["failed: ended its process"], **_merge_limits([])}
     runs = [_run_problem({**job, "completions": [program]}) for program in programs]
-    return {
-        "outcomes": [each["outcomes"][0] for each in runs],
-        "has_network": any(each["has_network"] for each in runs),
-        "limits_refused": sorted({name for each in runs for name in each["limits_refused"]}),
-    }
+    return {"outcomes": [run["outcomes"][0] for run in runs], **_merge_limits(runs)}
 
 
 def _sandbox(job: dict[str, Any]) -> dict[str, Any] | None:

@@ -60,7 +60,7 @@ def main() -> None:
 
     has_network = not _leave_network()
     refused = _set_limits(job["memory_bytes"], job["timeout"] + 1 + len(job["completions"]))
-    outcomes = [check_correctness(job["problem"], each, job["timeout"])["result"] for each in job["completions"]]
+    outcomes = [check_correctness(job["problem"], text, job["timeout"])["result"] for text in job["completions"]]
     json.dump({"outcomes": outcomes, "has_network": has_network, "limits_refused": refused}, answer)
     answer.close()
 

@@ -78,15 +78,15 @@ def read_samples(loaded: LoadedTask, samples: dict[str, list[dict[str, Any]]], l
     Raises:
         EvaluationError: The metric has no number per item.
     """
-    chosen = [
+    items = [
         (name, sample)
         for name, task_samples in samples.items()
         for sample in sorted(task_samples, key=lambda sample: int(sample["doc_id"]))
         if sample["filter"] == loaded.filter
     ]
-    metric = _sample_metric(loaded, chosen[0][1]) if chosen else loaded.metric
-    scores = np.full(len(chosen), np.nan)
-    for row, (_, sample) in enumerate(chosen):
+    metric = _sample_metric(loaded, items[0][1]) if items else loaded.metric
+    scores = np.full(len(items), np.nan)
+    for row, (_, sample) in enumerate(items):
         value = sample.get(metric)
         if value is not None and not isinstance(value, bool | int | float | np.number | np.bool_):
             raise EvaluationError(
@@ -95,9 +95,9 @@ def read_samples(loaded: LoadedTask, samples: dict[str, list[dict[str, Any]]], l
             )
         scores[row] = np.nan if value is None else float(value)
     return HarnessResults(
-        row_ids=_digests([sample["doc_hash"] for _, sample in chosen]),
+        row_ids=_digests([sample["doc_hash"] for _, sample in items]),
         reasons=np.where(np.isnan(scores), "no_value", "").astype(np.str_),
-        groups=np.array([name if loaded.groups else "" for name, _ in chosen], dtype=np.str_),
+        groups=np.array([name if loaded.groups else "" for name, _ in items], dtype=np.str_),
         settings={
             "metric": metric,
             "filter": loaded.filter,
@@ -105,10 +105,10 @@ def read_samples(loaded: LoadedTask, samples: dict[str, list[dict[str, Any]]], l
             "group_by": "subtask" if loaded.groups else None,
         },
         scores=scores,
-        truncated=np.array([_is_truncated(sample, lm) for _, sample in chosen], dtype=bool),
-        truncated_prompts=np.array([_is_prompt_truncated(sample, lm) for _, sample in chosen], dtype=bool),
-        answers=np.array([_answer(loaded.tasks[name], sample, metric) for name, sample in chosen], dtype=object),
-        prompt_hashes=_digests([sample["prompt_hash"] for _, sample in chosen]),
+        truncated=np.array([_is_truncated(sample, lm) for _, sample in items], dtype=bool),
+        truncated_prompts=np.array([_is_prompt_truncated(sample, lm) for _, sample in items], dtype=bool),
+        answers=np.array([_answer(loaded.tasks[name], sample, metric) for name, sample in items], dtype=object),
+        prompt_hashes=_digests([sample["prompt_hash"] for _, sample in items]),
     )
 
 

@@ -76,7 +76,7 @@ class LoadedTask:
     def digests(self) -> dict[str, str]:
         """Digests of the config, of its prompt template, of the first prompts and of the items."""
         configs = {name: task.dump_config() for name, task in self.tasks.items()}
-        rest = {name: {key: value for key, value in c.items() if key not in _PLACE} for name, c in configs.items()}
+        settings = {name: {key: value for key, value in c.items() if key not in _PLACE} for name, c in configs.items()}
         templates = {name: {key: config.get(key) for key in _PROMPT} for name, config in configs.items()}
         items = hashlib.sha256()
         for task in self.tasks.values():
@@ -84,7 +84,7 @@ class LoadedTask:
                 items.update(_doc_hash(doc).encode())
         versions = {name: str(task.VERSION) for name, task in self.tasks.items()}
         return {
-            "config": digest([rest, versions]),
+            "config": digest([settings, versions]),
             "template": digest(templates),
             "first_prompt": digest([_first_prompt(task) for task in self.tasks.values()]),
             "items": items.hexdigest(),
@@ -102,7 +102,7 @@ def load_task(settings: HarnessTask) -> LoadedTask:
     """
     path = Path(settings.task or settings.name)
     stat = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
-    values = tuple(getattr(settings, each.name) for each in fields(settings) if each.compare)
+    values = tuple(getattr(settings, setting.name) for setting in fields(settings) if setting.compare)
     if (key := (*values, stat, settings.may_execute_code)) not in _LOADED:
         with preserve_rng_state():
             _LOADED[key] = _load(settings)
@@ -122,14 +122,14 @@ def _load(settings: HarnessTask) -> LoadedTask:
         )
     name = settings.task or settings.name
     manager, configs = _find(settings, name)
-    unsafe = [each for each, config in configs.items() if config.get("unsafe_code")]
-    if unsafe and not settings.may_execute_code:
+    runs_code = any(config.get("unsafe_code") for config in configs.values())
+    if runs_code and not settings.may_execute_code:
         raise EvaluationError(
             f"The task {settings.name!r} runs programs that the model writes.",
             "Call check(allow_code_execution=True) first, in a container without secrets.",
             "Pass --allow_code_execution, in a container without secrets.",
         )
-    if any("ifeval" in each for each in configs):
+    if any("ifeval" in task_name for task_name in configs):
         _check_nltk(settings.name)
     with _loading(settings.name, configs):
         loaded = manager.load(name)
@@ -176,9 +176,9 @@ def _find(settings: HarnessTask, name: str) -> tuple[TaskManager, dict[str, dict
     if not name.endswith((".yaml", ".yml")):
         manager, configs = _index((name,), settings.include_path)
         if name not in configs:
-            known = [*_stock_files(), *(manager.all_tasks if settings.include_path else [])]
+            names = [*_stock_files(), *(manager.all_tasks if settings.include_path else [])]
             raise EvaluationError(
-                f"lm-eval {harness_version()} has no task {name!r}.{did_you_mean(name, known)} Tasks of your own are "
+                f"lm-eval {harness_version()} has no task {name!r}.{did_you_mean(name, names)} Tasks of your own are "
                 "YAML files: name the file, or its folder with include_path."
             )
         return manager, configs
@@ -284,7 +284,9 @@ def _loading(name: str, configs: dict[str, dict[str, Any]]) -> Iterator[None]:
 
 def _check_nltk(name: str) -> None:
     """Raise if what IFEval needs is missing: lm-eval would find out only after all answers have been generated."""
-    missing = [each for each in ("langdetect", "immutabledict", "nltk") if importlib.util.find_spec(each) is None]
+    missing = [
+        package for package in ("langdetect", "immutabledict", "nltk") if importlib.util.find_spec(package) is None
+    ]
     if missing:
         raise EvaluationError(f"The task {name!r} needs {', '.join(missing)}: pip install 'hf-datasel[eval]'.")
     import nltk
@@ -355,12 +357,12 @@ def _metric(settings: HarnessTask, tasks: dict[str, Any], group: Any) -> tuple[s
         )
     means = [get_aggregation("mean"), get_aggregation("nanmean")]
     if metric in aggregations and aggregations[metric] not in means:
-        usable = [each for each in options if aggregations.get(each) in means]
+        usable = [option for option in options if aggregations.get(option) in means]
         raise EvaluationError(
             f"{metric!r} of the task {settings.name!r} is not a mean over items, so it has no value per item. "
             + (f"Set metric_name to one of {', '.join(usable)}." if usable else "Use the task heldout for losses.")
         )
-    filters = [each["name"] for each in first.config.filter_list or [{"name": "none"}]]
+    filters = [config["name"] for config in first.config.filter_list or [{"name": "none"}]]
     listed = (rules[metric].filter_list or filters) if rules else filters
     filter_name = settings.filter_name or listed[0]
     if filter_name not in listed:

@@ -125,8 +125,11 @@ def read_tasks(
     for name, settings in entries:
         if name in names and not settings:
             suite = get_suite(name)
-            kept = [entry for entry in suite.entries if tier == "full" or entry[0] in suite.quick]
-            tasks += [_limited(_read(*entry), suite.quick[entry[0]] if tier == "quick" else None) for entry in kept]
+            for entry in suite.entries:
+                if tier == "full":
+                    tasks.append(_read(*entry))
+                elif entry[0] in suite.quick:
+                    tasks.append(_limited(_read(*entry), suite.quick[entry[0]]))
         else:
             tasks.append(_limited(_read(name, settings), _QUICK_LIMIT if tier == "quick" else None))
     labels = [task.name for task in tasks]
@@ -155,15 +158,15 @@ def _read(name: str, settings: Mapping[str, Any]) -> Task:
     kind = _KINDS.get(what, HarnessTask)
     label = Path(name).stem if name.endswith((".yaml", ".yml")) else name
     fixed = {"task": what} if kind is HarnessTask else {"problems": what} if what in ("humaneval", "mbpp_plus") else {}
-    options = [each.name for each in fields(kind) if each.init and each.name not in {"name", *fixed}]
-    given = {key: value for key, value in settings.items() if key != "task"}
-    unknown = [key for key in given if key not in options]
+    options = [setting.name for setting in fields(kind) if setting.init and setting.name not in {"name", *fixed}]
+    values = {key: value for key, value in settings.items() if key != "task"}
+    unknown = [key for key in values if key not in options]
     if unknown:
         raise ConfigError(
             f"The task {label!r} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], options)} Its settings are "
             f"{', '.join(options)}."
         )
-    return kind(name=label, **fixed, **given)
+    return kind(name=label, **fixed, **values)
 
 
 def _limited(task: Task, limit: int | None) -> Task:
