@@ -81,7 +81,7 @@ def gather(
         PublishError: There are no selections, they do not belong together, or a result is not valid.
     """
     check_together(selections)
-    checked_results = check_results(results, "results")
+    checked_results = check_results([_without_path(result) for result in results], "results")
     target = target or PublishTarget()
     provenance = without_paths(selections[-1].provenance)
     parent = _parent(provenance, parents or _parents(provenance, dataset), metadata)
@@ -177,6 +177,13 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[list[Selection], TrainingR
         return selections, training_facts([*content["log_history"], end], selections[-1].provenance)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PublishError(f"{str(state)!r} is not the log of a training run: {error!r}") from error
+
+
+def _without_path(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a result whose evaluation dataset is named without its folder, if it is a local file."""
+    if not isinstance(result, Mapping) or not isinstance(result.get("dataset"), str):
+        return result
+    return {**result, "dataset": without_paths({"name": result["dataset"]})["name"]}
 
 
 def _numbered_folders(folder: Path, name: str) -> list[Path]:

@@ -232,7 +232,8 @@ class Result(TypedDict):
     The first five keys are required. The others describe several training runs and their comparison.
 
     Attributes:
-        trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...
+        trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...; for runs on rows of
+            `versus` that train longer, its name, a comma and more: `"random rows, at the cost of this selection"`.
         metric: `"exact match"`, `"loss"` ...
         dataset: Name of the evaluation dataset; its id for a dataset on the Hub.
         value: Value of the metric, the mean over the runs.

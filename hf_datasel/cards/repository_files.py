@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 _KEYS = ("row", "row_id")
-_IMAGES = ("forest", "lengths", "overlap", "weights", "map", "training")
+_IMAGES = ("forest", "cost", "lengths", "overlap", "weights", "map", "training")
 _SHARD = 500_000_000
 """Approximate size of a Parquet file in bytes, as in `datasets`."""
 

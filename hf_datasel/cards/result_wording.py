@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from hf_datasel.cards.facts import Cost, Result
 from hf_datasel.hub.markdown import Markdown, code, table, text
 
-__all__ = ["describe_experiment", "difference_text", "result_groups"]
+__all__ = ["describe_experiment", "difference_text", "result_groups", "training_operations"]
 
 _NONE = Markdown("–")
 _PHASES = ("selecting", "training")
@@ -134,8 +134,8 @@ def _cost(result: Result, group: Sequence[Result]) -> str:
     if not phases:
         return _NONE
     control = next((other for other in group if other["trained_on"] == result.get("versus")), None)
-    unit = _operations(control) if control is not None else 0
-    operations = _operations(result)
+    unit = training_operations(control) if control is not None else 0
+    operations = training_operations(result)
     amount = f"{operations / unit:.3g} x" if unit else f"{operations:.2g} FLOPs"
     return "; ".join([amount, *(f"{phase} {_duration(cost['device_seconds'])}" for phase, cost in phases.items())])
 
@@ -146,7 +146,12 @@ def _phases(result: Result) -> dict[str, Cost]:
     return {phase: cost for phase, cost in phases.items() if cost is not None}
 
 
-def _operations(result: Result) -> float:
+def training_operations(result: Result) -> float:
+    """Return the floating-point operations of selecting and training; 0 if they are not recorded.
+
+    Args:
+        result: The result.
+    """
     return sum(cost["flops"] for cost in _phases(result).values())
 
 

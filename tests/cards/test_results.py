@@ -178,7 +178,7 @@ def test_hostile_results_are_escaped():
 
 def test_forest_plot_is_on_the_card():
     results = check_results([SELECTED, RANDOM, WORSE, EQUAL, LOSS, LOSS_RANDOM], "results")
-    [figure] = SECTION.figures({}, results)
+    figure, _ = SECTION.figures({}, results)
     assert (figure.name, figure.title) == ("forest", "Differences to random rows")
     assert "longest on facts -26.15 [-29.15, -23.15], worse" in figure.alt
     panels = figure.draw(title=figure.title, dark=False).axes
@@ -187,7 +187,7 @@ def test_forest_plot_is_on_the_card():
 
 
 @pytest.mark.parametrize(
-    "results", [[], [RANDOM], [SELECTED], [without(SELECTED, "low", "high", "confidence"), RANDOM]]
+    "results", [[], [RANDOM], [SELECTED], [without(SELECTED, "low", "high", "confidence", "cost"), RANDOM]]
 )
 def test_no_forest_plot_without_intervals_and_their_control(results):
     assert SECTION.figures({}, check_results(results, "results")) == []
