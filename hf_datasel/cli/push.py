@@ -67,6 +67,17 @@ class PushArguments(RunArguments):
             "They are published in evaluation/, so that others can compute the results again."
         },
     )
+    hub_model_id: str | None = field(
+        default=None,
+        metadata={
+            "help": 'Model repository on the Hub that gets the --results of "this selection", too: in the metadata of '
+            "its card, and in .eval_results/ for datasets on the Hub."
+        },
+    )
+    model_run: int | None = field(
+        default=None,
+        metadata={"help": "Index of the run, from 0, that --hub_model_id is the model of; needed for several runs."},
+    )
     config_name: str | None = field(
         default=None, metadata={"help": "Name of the configuration, to publish several selections in one repository."}
     )
@@ -79,12 +90,15 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.cards import push_selections
     from hf_datasel.cards.build import read_run
     from hf_datasel.cards.report import read_results
+    from hf_datasel.training import model_results, push_model_results
 
     folder = run_folder(arguments.selection)
     _check_name(arguments.repo_id)
     selections, training = read_run(folder)
     record_columns(selections, dataset_arguments.mapping)
     results = read_results(str(arguments.results)) if arguments.results else []
+    if arguments.hub_model_id is not None:
+        model_results(results, run=arguments.model_run)  # raises before anything is published
     with hub_errors(), progress_bars_on_terminals():
         dataset = dataset_arguments.load(selections[-1].columns)
         selections[-1].check(dataset)
@@ -109,6 +123,10 @@ def run(argv: Sequence[str]) -> None:
         print(f"Nothing has changed, and nothing was uploaded: {info.repo_url}")
     else:
         print(f"Published: {info.repo_url} (commit {info.oid[:12]})")
+    if arguments.hub_model_id is not None:
+        with hub_errors(), no_progress_bars():
+            info = push_model_results(arguments.hub_model_id, results, run=arguments.model_run)
+        print(f"Results of the model: {info.commit_url}")
 
 
 def is_private(private: bool | None, public: bool) -> bool | None:

@@ -149,7 +149,9 @@ def _eval_result(result: Result, run: int | None, dataset: str) -> EvalResult:
     runs = result.get("runs", 1)
     if run is None and runs > 1:
         raise PublishError(
-            f"{name} is the mean of {runs} runs, and the model is that of one of them. Pass run, from 0 to {runs - 1}."
+            f"{name} is the mean of {runs} runs, and the model is that of one of them.",
+            hint=f"Pass run, from 0 to {runs - 1}.",
+            cli_hint=f"Pass --model_run, from 0 to {runs - 1}.",
         )
     if run is not None and not 0 <= run < len(result.get("values", [])):
         raise PublishError(f"{name} has no value of run {run}: there are {len(result.get('values', []))} values.")

@@ -1,6 +1,7 @@
 import html
 import json
 
+import numpy as np
 import pytest
 
 from hf_datasel.cards.report import read_facts, read_results, write_report
@@ -191,3 +192,32 @@ def test_forest_plot_is_on_the_card():
 )
 def test_no_forest_plot_without_intervals_and_their_control(results):
     assert SECTION.figures({}, check_results(results, "results")) == []
+
+
+def test_cost_plot_is_on_the_card():
+    longer = {**RANDOM, "trained_on": "random rows, longer", "value": 30.0, "values": [29.0, 29.0, 30.0, 31.0, 31.0],
+              "cost": {"training": {**COST, "flops": 8e12}}}  # fmt: skip
+    results = check_results([SELECTED, RANDOM, EQUAL, longer], "results")
+    figure = SECTION.figures({}, results)[1]
+    assert figure.name == "cost"
+    assert figure.alt.endswith(
+        "of random rows: this selection 68.65 at 2; random rows 26.25 at 1; random rows, longer 30 at 2."
+    )
+    ax = figure.draw(title=figure.title, dark=False).axes[0]
+    assert {item.get_text() for item in ax.texts} == {"this selection", "random rows", "random rows, longer"}
+    assert ax.lines[0].get_xydata() == pytest.approx(np.array([[1.0, 26.25], [2.0, 30.0]]))
+
+
+def test_no_cost_plot_without_costs_of_the_control():
+    results = check_results([SELECTED, without(RANDOM, "cost")], "results")
+    assert [figure.name for figure in SECTION.figures({}, results)] == ["forest"]
+
+
+def test_local_files_are_named_without_folders(pool_rows):
+    from hf_datasel import select
+    from hf_datasel.cards.build import gather
+    from hf_datasel.selectors import Longest
+
+    result = {**RANDOM, "dataset": "/home/me/exam.jsonl"}
+    facts = gather([select(pool_rows, Longest(), size=5)], title="x", results=[result])
+    assert facts["sections"]["evaluation"] == [{**result, "dataset": "exam.jsonl"}]

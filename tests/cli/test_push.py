@@ -156,6 +156,26 @@ def test_results_of_questions(local_hub, selection, rows_file, tmp_path, capsys)
     assert json.loads(files["evaluation/default/results.json"]) == [{**result, "note": ""}]
 
 
+def test_results_of_the_model(local_hub, selection, rows_file, tmp_path, capsys):
+    result = {"trained_on": "this selection", "metric": "exact match", "dataset": "openai/gsm8k", "value": 41.0,
+              "runs": 2, "values": [40.0, 42.0], "task": {"name": "gsm8k_cot"}}  # fmt: skip
+    (tmp_path / "results.json").write_text(json.dumps([result]))
+    local_hub.commit("tester/model", {"README.md": b"# A model"}, repo_type="model")
+    command = ["push", "--selection", str(selection), "--repo_id", "tester/x", "--dataset_name", str(rows_file)]
+    command += ["--results", str(tmp_path / "results.json"), "--hub_model_id", "tester/model"]
+    before = len(local_hub.requests)
+    assert main(command) == 2
+    assert "that of one of them. Pass --model_run, from 0 to 1." in capsys.readouterr().err
+    assert len(local_hub.requests) == before, "nothing is published"
+    assert main([*command, "--model_run", "1"]) == 0
+    commit = local_hub.commits("tester/model", "model")[-1]
+    assert f"Results of the model: {local_hub.url}/tester/model/commit/{commit.oid}" in capsys.readouterr().out
+    files = local_hub.files("tester/model", "model")
+    assert "value: 42.0" in files["README.md"].decode() and files["README.md"].endswith(b"# A model")
+    assert "task_id: gsm8k_cot" in files[".eval_results/hf_datasel.yaml"].decode()
+    assert "exact match" in local_hub.files("tester/x")["README.md"].decode()
+
+
 def test_replaced_rounds_are_counted(local_hub, selection, rows_file, pool_rows, tmp_path, capsys):
     for index in range(2):
         selected = select(pool_rows, Random(), size=4 + index, seed=index)
