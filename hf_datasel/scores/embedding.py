@@ -219,6 +219,7 @@ class Embedding(ModelScore):
             spec={"computed": "text_states", "version": 1, "pooling": self.pooling},
             dtype=np.float32,
             nulls=null_counts(reasons),
+            part=encoder.backbone,
         )
         return vectors, np.flatnonzero(reasons == ""), reasons
 

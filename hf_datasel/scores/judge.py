@@ -224,6 +224,7 @@ class Judge(Score):
             requests = [self._request(*distinct[index]) for index in batch]
             for position, answer in chat(endpoint, requests, self.max_tokens, self.temperature):
                 rating, reason, tokens = self._parse(answer, _row_text(distinct[batch[position]]))
+                request_runner.count_tokens(answer.tokens)
                 part = batch[position : position + 1]
                 if reason:
                     nulls[reason] += 1

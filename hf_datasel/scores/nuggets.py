@@ -257,7 +257,10 @@ class Nuggets(ModelScore):
         zero_shot = _zero_shot(anchors, runner)
 
         def wins(batch: np.ndarray) -> np.ndarray:
-            return np.array([_wins(shots, examples[index], zero_shot, window) for index in batch])
+            before = shots.num_tokens
+            counts = np.array([_wins(shots, examples[index], zero_shot, window) for index in batch])
+            runner.count_tokens(shots.num_tokens - before)
+            return counts
 
         counts = runner.run(
             wins,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ContaminatedRows as ContaminatedRows,
         contaminated_rows as contaminated_rows,
     )
+    from hf_datasel.scoring.cost import Cost as Cost, measure_cost as measure_cost
     from hf_datasel.scoring.distributed import Processes as Processes
     from hf_datasel.scoring.score_rows import score as score
     from hf_datasel.scoring.store import ScoreStore as ScoreStore

@@ -249,6 +249,8 @@ class Generator:
         is_end = np.isin(new, self.end_ids)
         is_after_end = np.cumsum(is_end, axis=1) - is_end > 0
         answers[:, : new.shape[1]][is_after_end] = -1
+        num_new = int(np.count_nonzero(answers >= 0))
+        self.runner.count_tokens(sum(map(len, prompts)) + num_new - len(prompts))  # the last ones are not read
         return answers
 
     def _samplers(self, prompts: list[np.ndarray]) -> list[Any]:

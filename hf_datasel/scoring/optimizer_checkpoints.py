@@ -291,6 +291,7 @@ class CheckpointGradients:
         def compute(batch: np.ndarray) -> torch.Tensor:
             if store is None:
                 return updates(batch)
+            self.runner.count_tokens(0)  # rows whose updates are stored are not run
             features = store.read_or_compute(batch, lambda missing: updates(missing).half().cpu().numpy())
             return torch.from_numpy(features).to(self.device).float()
 
@@ -338,6 +339,7 @@ class CheckpointGradients:
         rows = sequences.fetch(batch)
         with torch.enable_grad():
             gradients = self.gradients(rows)
+        self.runner.count_tokens(int(sequences.lengths[batch].sum()))
         if moments is None:
             projected = self.projection(gradients)
         else:

@@ -41,6 +41,7 @@ class PrefixCacheRunner(LogprobRunner):
 
     Attributes:
         lengths: Number of tokens of each anchor after an example, int64.
+        num_tokens: Tokens that the model has processed for `answer_logprobs`, without padding.
         uses_cache: Whether the example's keys and values are cached; None before the first example.
         one_by_one: Whether positions depend on the length of the batch, so that sequences are run one by one.
     """
@@ -50,6 +51,7 @@ class PrefixCacheRunner(LogprobRunner):
         self.anchors = anchors
         self.tokens_per_batch = tokens_per_batch
         self.lengths = np.array([len(task.after_example) + len(task.answer) for task in anchors], dtype=np.int64)
+        self.num_tokens = 0
         self.uses_cache: bool | None = None
         self.one_by_one = static_rope_length(self.causal.config) is not None
         self._max_tokens: int | None = None
@@ -82,6 +84,8 @@ class PrefixCacheRunner(LogprobRunner):
             for part, [values] in runner.run(batch):
                 logprobs[part] = values
         self._max_tokens = runner.max_tokens
+        cached = 0 if cache is None else len(example) + 1  # nor is the last token of an anchor run
+        self.num_tokens += int((lengths - cached).sum()) + (0 if cache is None else len(example))
         return logprobs
 
     def _losses_of_sequences(self, example: np.ndarray, indices: np.ndarray) -> list[torch.Tensor]:

@@ -12,9 +12,10 @@ import numpy as np
 
 from hf_datasel._lazy import torch
 from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_batches, static_rope_length
+from hf_datasel.scoring.cost import CostMeter, Parameters, device_name, peak_memory, record_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.eval_mode import eval_mode
-from hf_datasel.scoring.logprobs import LogprobRunner, Reduction, SummedNLL
+from hf_datasel.scoring.logprobs import LogprobRunner, PooledStates, Reduction, SummedNLL
 from hf_datasel.scoring.models import Loading, Models, check_tokens
 from hf_datasel.scoring.outputs import Output, ResultStore, ResultTable, TrainingLosses, is_complete
 from hf_datasel.scoring.progress import Progress
@@ -76,6 +77,8 @@ class ModelRunner:
         self._rows_from_training: dict[tuple[Sequences, Reduction], list[int]] = {}
         self._reused_rows: set[int] = set()
         """Rows whose results came from training, among those requested since the last call of `describe`."""
+        self._counted_tokens: int | None = None
+        """Tokens that the function of the batch in progress has counted, if it counts them."""
 
     @property
     def model(self) -> Any:
@@ -212,6 +215,7 @@ class ModelRunner:
             label=label,
             keys=sequences.digests,
             nulls=nulls,
+            part=logprobs.causal.base_model if all(isinstance(each, PooledStates) for each in reductions) else None,
         )
         for reduction, result in zip(reductions, results, strict=True):
             self._results[sequences, reduction] = result
@@ -266,6 +270,7 @@ class ModelRunner:
         batch_size: int | None = None,
         nulls: Counter[str] | None = None,
         gradients: bool = False,
+        part: torch.nn.Module | None = None,
     ) -> np.ndarray:
         """Compute numbers for each item in batches by length, on all processes, with results from the store.
 
@@ -283,6 +288,7 @@ class ModelRunner:
             batch_size: Maximum number of items in a batch.
             nulls: Number of excluded items by reason, for the progress bar; `compute` may add to it.
             gradients: Whether gradients are computed. The model is in eval mode in either case.
+            part: Part of the model that runs, for the FLOPs; by default all of it.
 
         Returns:
             Array of shape (items, width). It is the same on every process and for any number of processes.
@@ -300,6 +306,7 @@ class ModelRunner:
             batch_size=batch_size,
             nulls=nulls,
             gradients=gradients,
+            part=part,
         )[0]
 
     def run_as_completed(
@@ -352,6 +359,7 @@ class ModelRunner:
         batch_size: int | None = None,
         nulls: Counter[str] | None = None,
         gradients: bool = False,
+        part: torch.nn.Module | None = None,
     ) -> list[np.ndarray]:
         """Compute several outputs at once, as `run` computes one.
 
@@ -365,6 +373,7 @@ class ModelRunner:
             batch_size: As in `run`.
             nulls: As in `run`.
             gradients: As in `run`.
+            part: As in `run`.
 
         Returns:
             One array per output, of shape (items, width of the output).
@@ -379,7 +388,16 @@ class ModelRunner:
             batch_size=batch_size,
             nulls=nulls,
             gradients=gradients,
+            part=part,
         )
+
+    def count_tokens(self, tokens: int) -> None:
+        """Report the tokens that the model processed for a batch, where they are not the `lengths` of its items.
+
+        Args:
+            tokens: Number of tokens without padding. Several calls for a batch add up.
+        """
+        self._counted_tokens = (self._counted_tokens or 0) + tokens
 
     def _run(
         self,
@@ -393,6 +411,7 @@ class ModelRunner:
         batch_size: int | None = None,
         nulls: Counter[str] | None = None,
         gradients: bool = False,
+        part: torch.nn.Module | None = None,
     ) -> list[np.ndarray]:
         processes = self.processes
         values = [np.zeros((len(lengths), output.width), dtype=output.dtype) for output in outputs]
@@ -411,12 +430,13 @@ class ModelRunner:
         mode = eval_mode(self.model, gradients) if self.model is not None else nullcontext()
         try:
             with Progress(label, num_rows, num_tokens, nulls, shown, unit) as bar, mode:
-                self._run_batches(batches, run_batch, lengths, values, tables, digests, bar)
+                num_tokens = self._run_batches(batches, run_batch, lengths, values, tables, digests, bar)
         finally:
             for table in tables:
                 if table is not None:
                     table.close()
         values = [processes.all_reduce(array) for array in values]  # after this every process has closed its tables
+        self._record_cost(num_tokens, self.model if part is None else part, gradients)
         for table in tables:
             if table is not None and processes.is_main_process:
                 table.compact()
@@ -431,19 +451,34 @@ class ModelRunner:
         tables: list[ResultTable | None],
         digests: np.ndarray | None,
         bar: Progress,
-    ) -> None:
-        """Run the batches of this process, and write the results into `values` and the tables."""
-        device_type = self.device.type
+    ) -> int:
+        """Run the batches of this process, write the results into `values` and the tables, and count the tokens."""
+        device_type, num_tokens = self.device.type, 0
         for batch in batches:
             autocast = torch.autocast(device_type, dtype=self.autocast, enabled=self.autocast is not None)
             with autocast, closing(run_batch(batch)) as parts:
+                self._counted_tokens = None
                 for part, results in parts:
+                    part_tokens = int(lengths[part].sum())
+                    own_tokens = 0 if self.model is None else part_tokens
+                    num_tokens += own_tokens if self._counted_tokens is None else self._counted_tokens
+                    self._counted_tokens = None
                     for array, table, result in zip(values, tables, results, strict=True):
                         array[part] = result
                         if table is not None and digests is not None:
                             stored = part[~np.isnan(array[part]).all(axis=1)]
                             table.append(digests[stored], array[stored])
-                    bar.advance(len(part), int(lengths[part].sum()))
+                    bar.advance(len(part), part_tokens)
+        return num_tokens
+
+    def _record_cost(self, num_tokens: int, module: torch.nn.Module | None, gradients: bool) -> None:
+        """Record the tokens of all processes, and the FLOPs of a model that processed them here."""
+        tokens, peaks = zip(*self.processes.gather_object((num_tokens, peak_memory() or 0)), strict=True)
+        cost = CostMeter(sum(tokens), sum(tokens) if gradients else 0, peak_memory=max(peaks))
+        if module is not None:
+            cost.flops = Parameters.of(module).flops(cost.tokens_forward, cost.tokens_backward)
+            cost.device = device_name(self.device)
+        record_cost(cost)
 
     def _fill(
         self,

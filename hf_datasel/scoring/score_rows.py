@@ -19,6 +19,7 @@ from hf_datasel.formats.mapping import rename_dataset
 from hf_datasel.hub.parents import parents_of
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.column_provenance import is_computed, record_provenance
+from hf_datasel.scoring.cost import log_cost, measure_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import Models, check_model_exists
@@ -52,7 +53,8 @@ def score(
     Rows are computed in batches of similar length over the whole dataset. Scores that need the same forward pass share
     it. A score that reads the column of another one, such as `Cluster`, is computed after it, whatever their order in
     `scores`. Under `accelerate launch` or `torchrun` every process must call this: it shards batches across processes,
-    results equal those of one process, and every process gets all of them.
+    results equal those of one process, and every process gets all of them. What it cost is logged at the level INFO,
+    and `with hf_datasel.scoring.measure_cost()` measures it.
 
     Args:
         dataset: Rows in any supported format. Their order and the other columns do not change.
@@ -101,23 +103,32 @@ def score(
         score_store.add_parents(parents_of(dataset).with_state())
     computed, recorded = dict[int, Columns](), set[str]()
     data = dataset
-    for stage in _stages(scores):
-        engine = Engine(
-            Pool(data, columns), model, processing_class, scoring_tokens_per_batch, store=score_store, models=models
-        )
-        fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
-        for group in engine.group_by_model(list(fitted.values())):
-            engine.announce(group)
-            for index in [index for index in stage if fitted[index] in group]:
-                computed[index] = engine.compute(fitted[index])
-                spec = engine.describe(fitted[index])
-                for name in computed[index].keys() - recorded:  # the first of two scores that write the same column
-                    record_provenance(name, computed[index][name], spec)
-                recorded.update(computed[index])
-                if processes.is_main_process:
-                    line = summary(fitted[index], computed[index], engine.messages)
-                    _report(line, computed[index], on_summary)
-        data = _with_columns(data, [computed[index] for index in stage])
+    with measure_cost() as meter:
+        for stage in _stages(scores):
+            engine = Engine(
+                Pool(data, columns),
+                model,
+                processing_class,
+                scoring_tokens_per_batch,
+                store=score_store,
+                models=models,
+            )
+            fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
+            for group in engine.group_by_model(list(fitted.values())):
+                engine.announce(group)
+                for index in [index for index in stage if fitted[index] in group]:
+                    computed[index] = engine.compute(fitted[index])
+                    spec = engine.describe(fitted[index])
+                    for name in (
+                        computed[index].keys() - recorded
+                    ):  # the first of two scores that write the same column
+                        record_provenance(name, computed[index][name], spec)
+                    recorded.update(computed[index])
+                    if processes.is_main_process:
+                        line = summary(fitted[index], computed[index], engine.messages)
+                        _report(line, computed[index], on_summary)
+            data = _with_columns(data, [computed[index] for index in stage])
+    log_cost(f"Scoring {len(dataset):,} rows", meter.cost)
     return _with_columns(dataset, [computed[index] for index in range(len(scores))])
 
 

@@ -25,6 +25,7 @@ from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError,
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.scores import influence
 from hf_datasel.scores.influence import Influence
+from hf_datasel.scoring import measure_cost
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows
 
@@ -256,6 +257,25 @@ def test_stored_gradients_are_reused(pool_rows, subject, tmp_path, passes):
     passes.clear()
     assert score(pool_rows, [remaining])["influence"][:] == first
     assert passes == []  # both are known
+
+
+def test_cost_of_gradients(pool_rows, tokenizer, subject, tmp_path):
+    def num_tokens(path):
+        return int(TokenRows(Pool(Dataset.from_json(path)), tokenizer).training().conditional.lengths.sum())
+
+    def cost(validation, **more):
+        with measure_cost() as meter:
+            score(pool_rows, [replace(remaining, validation=validation, **more)])
+        return meter.cost["tokens_forward"], meter.cost["tokens_backward"]
+
+    remaining = replace(subject, gradients=str(tmp_path / "kept"))
+    other, pool = str(tmp_path / "other.jsonl"), str(tmp_path / "pool.jsonl")
+    pool_rows.select(range(3)).to_json(other)
+    pool_rows.to_json(pool)
+    both = 2 * (num_tokens(pool) + num_tokens(subject.validation))  # at two checkpoints
+    assert cost(subject.validation) == (both, both)
+    assert cost(other, subtask=None) == (2 * num_tokens(other),) * 2
+    assert cost(subject.validation) == (0, 0)
 
 
 def test_damaged_gradients_are_computed_again(pool_rows, subject, tmp_path, passes, caplog):

@@ -17,18 +17,22 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss, SelectIT
-from hf_datasel.scoring import Processes
+from hf_datasel.scoring import Processes, measure_cost
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
 scores = [IFD(), Embedding(as_trained=True), SelectIT(level="token")] + ([Cluster(k=3)] if store else [])
 lines = []
-found = score(rows, scores, model=model, scoring_tokens_per_batch=200, store=store or None, on_summary=lines.append)
+with measure_cost() as meter:
+    found = score(
+        rows, scores, model=model, scoring_tokens_per_batch=200, store=store or None, on_summary=lines.append
+    )
 one = score(rows.select([0]), [Loss()], model=model)
 processes = Processes.current()
 names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
 values = [found[name][:] for name in names]
-result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values}
+result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values,
+          "cost": meter.cost}
 with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(result, file)
 PartialState().destroy_process_group()
@@ -78,6 +82,10 @@ def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone):
     assert first["found"] == second["found"] == alone["found"]
     assert first["one"] == second["one"] == alone["one"]  # one row: a process without a batch
     assert (first["lines"], second["lines"]) == (3, 0)
+    for result in (first, second):
+        for key in ("tokens_forward", "flops"):
+            assert result["cost"][key] == alone["cost"][key] > 0
+        assert result["cost"]["device_seconds"] == 2 * result["cost"]["wall_seconds"]
 
 
 _REFUSED = """

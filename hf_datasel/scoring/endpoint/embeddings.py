@@ -144,10 +144,14 @@ class EndpointEmbeddings:
 
     def _embeddings(self, runner: ModelRunner, dimensions: int) -> np.ndarray:
         """Return the embedding and the reason code of each distinct text; all NaN if it is to be requested again."""
-        nulls = null_counts(self.reasons)
+        nulls, request_runner = null_counts(self.reasons), runner.without_model()
 
         def compute(batch: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+            counted = self.endpoint.spent
             for part, vectors, reason in self._embed(batch):
+                spent = self.endpoint.spent
+                request_runner.count_tokens(spent - counted)
+                counted = spent
                 results = np.full((len(part), dimensions + 1), np.nan, dtype=np.float32)
                 results[:, -1] = _code(reason)
                 if vectors is None:
@@ -157,7 +161,7 @@ class EndpointEmbeddings:
                     results[:, :-1] = vectors
                 yield batch[part], results
 
-        return runner.without_model().run_as_completed(
+        return request_runner.run_as_completed(
             compute,
             len(self._first_rows),
             dimensions + 1,
