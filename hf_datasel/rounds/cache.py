@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
+from hf_datasel.scoring.cost import Cost, measure_cost, total_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.spec import object_key
 
@@ -72,8 +72,8 @@ class RoundCache:
     compute: Callable[[Score, np.ndarray | None], Columns]
     describe: Callable[[Score], dict[str, Any]] | None = None
     has_model: bool = True
-    _results: dict[Hashable, tuple[Any, float]] = field(default_factory=dict, init=False)
-    """Results, and the seconds that computing each took."""
+    _results: dict[Hashable, tuple[Any, Cost]] = field(default_factory=dict, init=False)
+    """Results, and the cost of computing each."""
     _requested: set[Hashable] = field(default_factory=set, init=False)
 
     def score(self, score: Score, rows: np.ndarray | None) -> ScoreOutput:
@@ -161,19 +161,21 @@ class RoundCache:
         self._requested.clear()
         return frozenset(self._results)
 
-    def seconds_saved(self, cached: Collection[Hashable]) -> float:
-        """Return the seconds that computing the requested results took that were cached when recording started.
+    def reused_cost(self, cached: Collection[Hashable]) -> Cost | None:
+        """Return what the requested results cost that were cached when recording started; None without any.
 
         Args:
             cached: Keys that `start_recording` returned.
         """
-        return sum(self._results[key][1] for key in self._requested if key in cached)
+        costs = [self._results[key][1] for key in self._requested if key in cached]
+        return total_cost(costs) if costs else None
 
     def _cached(self, key: Hashable, compute: Callable[[], T]) -> T:
         self._requested.add(key)
         if key not in self._results:
-            start = time.perf_counter()
-            self._results[key] = compute(), time.perf_counter() - start
+            with measure_cost() as meter:
+                value = compute()
+            self._results[key] = value, meter.cost
         result: T = self._results[key][0]
         return result
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hf_datasel.hub.secrets import without_credentials
 
-__all__ = ["versions", "without_paths"]
+__all__ = ["versions", "without_measurements", "without_paths"]
 
 _PACKAGES = ("hf-datasel", "datasets", "transformers", "trl", "peft", "torch", "numpy")
 _PATHS = (
@@ -38,6 +38,7 @@ _LOCAL = ("anchor_file", "cache_dir", "centroids", "gradients", "offload_folder"
 """Keys among `_PATHS` that always hold a local file or folder."""
 _LOCAL_PATH = re.compile(r"/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:|[^:/\\]+(\\|/[^:/\\]+/)")
 """Beginning of a local path; the name of a repository has one slash, and no backslash."""
+_MEASUREMENTS = ("cost", "cost_reused", "seconds")
 _SECRET = ("token", "use_auth_token")
 """Arguments of `from_pretrained` that no record may hold."""
 
@@ -51,6 +52,11 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return installed
+
+
+def without_measurements(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance without time and cost, which differ between equal selections."""
+    return {key: value for key, value in provenance.items() if key not in _MEASUREMENTS}
 
 
 def without_paths(record: Mapping[str, Any]) -> dict[str, Any]:

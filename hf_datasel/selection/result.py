@@ -17,7 +17,7 @@ from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
-from hf_datasel.selection.provenance import versions
+from hf_datasel.selection.provenance import versions, without_measurements
 from hf_datasel.selection.saved_folder import load_folder, save_folder
 from hf_datasel.selection.saved_format import FORMAT_VERSION
 
@@ -43,8 +43,10 @@ class Selection:
     Args:
         indices: Row numbers of the parent dataset, int64, best first.
         provenance: Plain JSON values: id and length of the dataset, selector and scores with their settings, random
-            seed, budget, shortfall, number of rows excluded for each reason, seconds, package versions. With several
-            rounds, also the plan of all rounds and the number of rows that were selected before.
+            seed, budget, shortfall, number of rows excluded for each reason, package versions. With several rounds,
+            also the plan of all rounds and the number of rows that were selected before. What was measured is no part
+            of equality: `cost` of making the selection (see `hf_datasel.scoring.Cost`), `cost_reused`, what results
+            cost that an earlier selection of the same session had computed, and `seconds`, the time of both.
         table: `row_id` (sha256 of the row's content) of all rows of the pool, and the scores that were computed.
         dataset: The parent dataset, if the selection was made in this process; never saved.
     """
@@ -62,7 +64,7 @@ class Selection:
             context: Context after the selector ran.
             selector: The selector.
             rows: Row numbers that it returned.
-            **more: Further JSON values for the provenance, such as `seconds` and `model`.
+            **more: Further JSON values for the provenance, such as `cost` and `model`.
         """
         record, pool = context.record, context.record.pool
         not_computed = {*record.columns_used, *record.columns_reused}
@@ -98,7 +100,7 @@ class Selection:
             return NotImplemented
         return (
             np.array_equal(self.indices, other.indices)
-            and self.provenance == other.provenance
+            and without_measurements(self.provenance) == without_measurements(other.provenance)
             and bool(self.table.equals(other.table))
         )
 

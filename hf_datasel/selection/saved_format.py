@@ -49,11 +49,22 @@ _REQUIRED: dict[str, Any] = {
     "exclusions": {str: int},
     "versions": {str: str},
 }
+_COST = {
+    "tokens_forward": int,
+    "tokens_backward": int,
+    "flops": float,
+    "wall_seconds": float,
+    "device_seconds": float,
+    "device": str,
+    "peak_memory": object,
+}
 _OPTIONAL: dict[str, Any] = {
     "plan": [{"budget": int, "epochs": float, "restart": bool}],
     "selected_before": int,
     "tokens": {"budget": int, "selected": int},
     "seconds": float,
+    "cost": _COST,
+    "cost_reused": _COST,
     "interrupted": bool,
     "notes": {str: object},
     "model": {"name": str},

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from hf_datasel.rounds.run import check_budget, run_round, run_selector, shortfa
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scores import Length
+from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import model_identity
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, resolve_size, select_within_tokens
@@ -151,7 +151,6 @@ class SelectionSession:
         tokens: int | None = None,
     ) -> Selection:
         """Select rows as the function `select` does; see there for the arguments and errors."""
-        start, cached = time.perf_counter(), self._cache.start_recording()
         selector = from_name(selector, "selector")
         if not isinstance(selector, Selector):
             given: Any = selector
@@ -162,16 +161,21 @@ class SelectionSession:
         if type(seed) is not int or seed < 0:
             raise ConfigError(f"seed={seed!r} has to be an int of at least 0.")
         run = _Run(selector, seed, self.pool, self._eligible, self._cache, self.model)
+        cached = self._cache.start_recording()
+        with measure_cost() as meter:
 
-        def selection(rows: np.ndarray, **more: Any) -> Selection:
-            seconds = time.perf_counter() - start + self._cache.seconds_saved(cached)
-            return run.selection(rows, seconds=seconds, **more)
+            def selection(rows: np.ndarray, **more: Any) -> Selection:
+                cost, reused = meter.cost, self._cache.reused_cost(cached)
+                seconds = cost["wall_seconds"] + (reused["wall_seconds"] if reused else 0.0)
+                return run.selection(
+                    rows, seconds=seconds, cost=cost, **({"cost_reused": reused} if reused else {}), **more
+                )
 
-        try:
-            return selection(run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens))
-        except Interrupted as stop:
-            stop.selection = selection(stop.selected, interrupted=True)
-            raise
+            try:
+                return selection(run.by_rows(size, ratio) if tokens is None else run.by_tokens(tokens))
+            except Interrupted as stop:
+                stop.selection = selection(stop.selected, interrupted=True)
+                raise
 
 
 @dataclass

@@ -13,6 +13,7 @@ from hf_datasel.errors import ColumnError, ConfigError, FormatError, SelectionEr
 from hf_datasel.formats import canonical_rows
 from hf_datasel.formats.mapping import checked_mapping, rename_batch
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.cost import log_cost, measure_cost
 from hf_datasel.selectors import Random, RankedSelector
 from hf_datasel.strategies.streaming import TopHeap
 
@@ -41,7 +42,7 @@ def select_streaming(
     Works with `Random` and with selectors that take the rows with the highest values of a score, such as `Top`,
     `Longest` and `Superfiltering`. These select the same rows as `select` does. `Random` draws uniformly, but other
     rows than `select`. Other selectors need all rows at once. To keep all rows above or below a value, use
-    `stream.filter(Between(...), batched=True)`.
+    `stream.filter(Between(...), batched=True)`. What scoring cost is logged at the level INFO.
 
     Args:
         stream: Rows in any supported format.
@@ -80,8 +81,10 @@ def select_streaming(
             "streaming, or thin it out first with Top, Longest, Superfiltering, Random or a filter."
         )
     best = _BestRows(selector, size, seed, checked_mapping(columns))
-    for batch in stream.iter(batch_size=batch_size):
-        best.add(batch)
+    with measure_cost() as meter:
+        for batch in stream.iter(batch_size=batch_size):
+            best.add(batch)
+    log_cost(f"Selecting from {best.num_rows:,} streamed rows", meter.cost)
     selected = best.heap.positions.tolist()
     reasons = f" ({reason_counts(best.exclusions)})" if best.exclusions else ""
     if not selected:
