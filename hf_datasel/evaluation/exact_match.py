@@ -16,6 +16,7 @@ from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.formats import Pool, Row
 from hf_datasel.formats.rows import no_text
 from hf_datasel.scoring.base import null_counts
+from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.tokens import TokenRows, TokenSettings
 
@@ -34,7 +35,7 @@ class MatchedAnswers(RowResults):
         row_ids: SHA-256 of each row, uint8 of shape (rows, 32), as `Pool.row_ids`.
         reasons: Reason why a row has no value, str of shape (rows,); empty for rows with one.
         groups: Group of each row, str of shape (rows,).
-        settings: Model and settings, plain values.
+        settings: Model and settings, plain values, and the cost of the run (see `hf_datasel.scoring.Cost`).
         correct: 1 for an answer that equals the reference, otherwise 0, float64 of shape (rows,); NaN for a row
             without an answer.
         truncated: Which answers were cut at `max_new_tokens`, bool of shape (rows,). They are compared like others.
@@ -133,7 +134,8 @@ def match_answers(
     rows.reasons[usable] = prompts.reasons
     rows.messages.update(token_rows.messages)
     rows.check_usable()
-    generated = generator.answers(prompts.prompt_ids, "exact_match answers", null_counts(prompts.reasons))
+    with measure_cost() as meter:
+        generated = generator.answers(prompts.prompt_ids, "exact_match answers", null_counts(prompts.reasons))
     answered = usable[prompts.owner]
     answers, truncated = np.full(len(rows.pool), "", dtype=object), np.zeros(len(rows.pool), dtype=bool)
     answers[answered] = list(generator.texts(generated))
@@ -145,6 +147,7 @@ def match_answers(
         "max_new_tokens": max_new_tokens,
         "normalization": asdict(normalization),
         "group_by": group_by,
+        "cost": meter.cost,
     }
     return MatchedAnswers(
         row_ids=rows.pool.row_ids,

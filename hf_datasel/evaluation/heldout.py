@@ -16,6 +16,7 @@ from hf_datasel.evaluation.heldout_rows import Excluded, HeldoutRows, read_rows
 from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.formats import Pool, Turn
 from hf_datasel.scores.loss import Loss
+from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.tokens import TokenRows, TokenSettings
 
@@ -37,7 +38,7 @@ class HeldoutLoss(RowResults):
         row_ids: SHA-256 of each row, uint8 of shape (rows, 32), as `Pool.row_ids`.
         reasons: Reason why a row has no value, str of shape (rows,); empty for rows with one.
         groups: Group of each row, str of shape (rows,).
-        settings: Model and settings, plain values.
+        settings: Model and settings, plain values, and the cost of the run (see `hf_datasel.scoring.Cost`).
         nats: Summed negative log-likelihood of the response tokens in nats, float64 of shape (rows,); NaN for a row
             without a value.
         num_bytes: UTF-8 bytes of the responses, int64 of shape (rows,); 0 for a row without a value.
@@ -144,14 +145,15 @@ def heldout_loss(
     num_bytes = _response_bytes(rows, evaluated.tokenizer, max_length)
     rows.check_usable()
     usable = rows.usable
-    scored = score(
-        rows.pool.dataset.select_columns(rows.pool.columns).select(usable),
-        loss,
-        evaluated.model,
-        processing_class,
-        scoring_tokens_per_batch,
-        columns=columns,
-    ).with_format("numpy")
+    with measure_cost() as meter:
+        scored = score(
+            rows.pool.dataset.select_columns(rows.pool.columns).select(usable),
+            loss,
+            evaluated.model,
+            processing_class,
+            scoring_tokens_per_batch,
+            columns=columns,
+        ).with_format("numpy")
     nats = np.full(len(rows.pool), np.nan)
     nats[usable] = scored[loss.column][:]
     rows.reasons[usable] = scored[f"{loss.column}_reason"][:]
@@ -160,6 +162,7 @@ def heldout_loss(
         "model": evaluated.describe(),
         "score": {"version": loss.version, "over": loss.over, "max_length": max_length},
         "group_by": group_by,
+        "cost": meter.cost,
     }
     return HeldoutLoss(
         row_ids=rows.pool.row_ids,

@@ -69,6 +69,22 @@ def test_model_by_name(chats, tiny_model_dir, model, tokenizer):
         assert named.settings["model"]["tokenizer"] == loaded.settings["model"]["tokenizer"]
 
 
+def test_cost_is_recorded(chats, model, tokenizer, tmp_path):
+    rows = chats.select([0, 2])
+    result = heldout_loss(rows, model, tokenizer)
+    ids = [tokenizer.apply_chat_template(row["messages"], return_dict=False) for row in rows]
+    assert result.settings["cost"]["tokens_forward"] == sum(map(len, ids))
+    answers = match_answers(rows, model, tokenizer, max_new_tokens=1)
+    prompts = [
+        tokenizer.apply_chat_template(row["messages"][:1], add_generation_prompt=True, return_dict=False)
+        for row in rows
+    ]
+    assert answers.settings["cost"]["tokens_forward"] == sum(map(len, prompts))  # the answer is not read
+    assert answers.settings["cost"]["flops"] > 0
+    result.save(tmp_path / "result.parquet")
+    assert HeldoutLoss.load(tmp_path / "result.parquet").settings == result.settings
+
+
 @pytest.mark.parametrize("tokens", [1, 200, 100_000])
 def test_batches_and_order_do_not_matter(pool_rows, model, tokenizer, tokens):
     expected = heldout_loss(pool_rows, model, tokenizer)
