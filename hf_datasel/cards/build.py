@@ -21,6 +21,7 @@ from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import combined_metadata
 from hf_datasel.hub.parents import Parents, parents_of, recorded_parents
+from hf_datasel.scoring.cost import Cost, total_cost
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
 
@@ -174,7 +175,11 @@ def read_run(folder: str | os.PathLike[str]) -> tuple[list[Selection], TrainingR
     try:
         content = json.loads(state.read_text(encoding="utf-8"))
         end = {"step": content["global_step"], "epoch": content["epoch"]}  # later than what was logged last
-        return selections, training_facts([*content["log_history"], end], selections[-1].provenance)
+        facts = training_facts([*content["log_history"], end], selections[-1].provenance)
+        costs = path / "cost.json"
+        if costs.is_file():
+            facts["costs"] = json.loads(costs.read_text(encoding="utf-8"))
+        return selections, facts
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PublishError(f"{str(state)!r} is not the log of a training run: {error!r}") from error
 
@@ -227,7 +232,8 @@ def _parent(provenance: Mapping[str, Any], parents: Parents, metadata: Mapping[s
 def _round_facts(selection: Selection, config: str) -> RoundFacts:
     provenance = without_paths(selection.provenance)
     tokens, seconds = provenance.get("tokens"), provenance.get("seconds")
-    return {
+    costs: list[Cost] = [provenance[key] for key in ("cost", "cost_reused") if key in provenance]
+    facts: RoundFacts = {
         "config": config,
         "round": provenance["round"],
         "step": round_step(provenance),
@@ -244,3 +250,4 @@ def _round_facts(selection: Selection, config: str) -> RoundFacts:
         "exclusions": dict(provenance["exclusions"]),
         "means": score_means(selection),
     }
+    return {**facts, "cost": total_cost(costs)} if costs else facts

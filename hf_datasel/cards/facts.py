@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
+from hf_datasel.scoring.cost import Cost
+
 __all__ = [
     "FORMAT",
     "Cost",
@@ -121,6 +123,7 @@ class RoundFacts(TypedDict):
         interrupted: Whether the selection was interrupted, so that rows are missing.
         rows_scored: Number of rows that were scored for this selection; 0 if only columns were read.
         seconds: Time of scoring and selecting, or None.
+        cost: Cost of scoring and selecting, if it was recorded, with what was reused of other selections.
         model: Model of the scores: `name`, and `resolved`, or `global_step` of the run, `steps` since the base weights
             and `dtype`; None without a model.
         reused: Number of rows whose losses were reused from training.
@@ -139,6 +142,7 @@ class RoundFacts(TypedDict):
     interrupted: bool
     rows_scored: int
     seconds: float | None
+    cost: NotRequired[Cost]
     model: dict[str, Any] | None
     reused: int
     columns_unverified: list[str]
@@ -165,28 +169,6 @@ class DataConfig(TypedDict):
     files: dict[str, str]
     bytes: int
     default: bool
-
-
-class Cost(TypedDict):
-    """Cost of one phase of a run.
-
-    Attributes:
-        tokens_forward: Number of tokens without padding that a model processed.
-        tokens_backward: Number of tokens without padding with a backward pass.
-        flops: Number of floating-point operations.
-        wall_seconds: Duration.
-        device_seconds: Duration times the number of devices.
-        device: Name of the device, such as `"cpu"`.
-        peak_memory: Peak memory in bytes, or None.
-    """
-
-    tokens_forward: int
-    tokens_backward: int
-    flops: float
-    wall_seconds: float
-    device_seconds: float
-    device: str
-    peak_memory: int | None
 
 
 class ResultTask(TypedDict):
@@ -290,6 +272,8 @@ class TrainingRun(TypedDict):
         loss: (step, training loss) as logged.
         eval_loss: (step, evaluation loss) as logged.
         selection_time_share: Share of the wall time that scoring and selecting took, 0 to 1, or None.
+        costs: Cost of the run by phase: `"selecting"`, `"training"`, and `"evaluation"` if there was one while it
+            trained. Absent if it was not recorded.
     """
 
     model: str
@@ -299,6 +283,7 @@ class TrainingRun(TypedDict):
     loss: list[tuple[int, float]]
     eval_loss: list[tuple[int, float]]
     selection_time_share: float | None
+    costs: NotRequired[dict[str, Cost]]
 
 
 class Facts(TypedDict):

@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 
 from hf_datasel import __version__
 from hf_datasel.errors import ConfigError, DataselError, ResumeError
+from hf_datasel.scoring.cost import Cost
 from hf_datasel.selection import Selection
 from hf_datasel.spec import upgraded
 from hf_datasel.training.checkpoint_files import STATE_ARRAYS, STATE_JSON, read_json
@@ -92,6 +93,7 @@ class SelectionState:
         base: Digest of the base weights, where later rounds restart from them.
         plan: Planned rounds, as plain values.
         selections: Provenance of the selection of each round.
+        costs: Cost of the run until now by phase; None in checkpoints of earlier releases.
     """
 
     identity: dict[str, Any]
@@ -102,6 +104,7 @@ class SelectionState:
     base: str | None = None
     plan: list[dict[str, Any]] = field(default_factory=list)
     selections: list[dict[str, Any]] = field(default_factory=list)
+    costs: dict[str, Cost] | None = None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside the weights of a checkpoint. Row numbers are stored as differences, to compress."""
@@ -125,6 +128,7 @@ class SelectionState:
             "base": self.base,
             "plan": self.plan,
             "selections": self.selections,
+            "costs": self.costs,
         }
         (path / STATE_JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
 
@@ -189,6 +193,7 @@ class SelectionState:
             content["base"],
             content.get("plan", []),
             content.get("selections", []),
+            content.get("costs"),
         )
 
 

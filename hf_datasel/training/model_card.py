@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hf_datasel.cards.build import config_names
+from hf_datasel.cards.cost_wording import compare_costs, describe_cost
 from hf_datasel.cards.facts import Result
 from hf_datasel.cards.round_wording import (
     describe_rounds,
@@ -29,6 +30,7 @@ from hf_datasel.cards.sections.method import (
 )
 from hf_datasel.hub.markdown import code, fence, link, table, text
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.cost import Cost
 from hf_datasel.selection import Selection
 from hf_datasel.selection.display import describe_setting
 from hf_datasel.selection.provenance import without_paths
@@ -133,6 +135,7 @@ def training_data_section(
     published_at: str | None,
     time_share: float | None = None,
     run: Mapping[str, Any] | None = None,
+    costs: Mapping[str, Cost] | None = None,
 ) -> str:
     """Return the section of the card that describes how the training rows were selected, in Markdown.
 
@@ -144,8 +147,9 @@ def training_data_section(
         published_at: Repository of the selections, if they are published.
         time_share: Share of the wall time of the run that was spent on selecting, once the run has ended.
         run: Settings of the run that differ from their defaults.
+        costs: Cost of the run by phase, once it has ended.
     """
-    run = run or {}
+    run, costs = run or {}, costs or {}
     source = link(parent["name"]) if "name" in parent else "a dataset that is not on the Hub"
     names = [code(parent[key]) for key in ("config", "split") if parent.get(key) not in (None, "default")]
     part = f" ({', '.join(map(str, names))})" if names else ""
@@ -162,6 +166,10 @@ def training_data_section(
         parts.append(reuse)
     if time_share is not None:
         parts.append(f"Selecting took {time_share:.1%} of the wall time of the run.")
+    if "selecting" in costs and costs["selecting"]["tokens_forward"]:
+        parts.append(f"To select, models processed {describe_cost(costs['selecting'])}.")
+    if comparison := compare_costs(costs):
+        parts.append(comparison)
     if description["citation"]:
         parts += [f"Cite {text(description['name'])} as:", fence(description["citation"], "bibtex")]
     return "\n\n".join(str(part) for part in parts)

@@ -11,6 +11,7 @@ import os
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from transformers.trainer_utils import PredictionOutput
 from transformers.utils import chat_template_utils
 from trl import SFTTrainer
 
+from hf_datasel.cards.facts import TrainingRun
 from hf_datasel.cards.push import check_push, push_selections
 from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import ConfigError, PublishError
@@ -35,6 +37,7 @@ from hf_datasel.hub.parents import parents_of
 from hf_datasel.hub.secrets import SecretScan
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.run import check_budget
+from hf_datasel.scoring.cost import Cost, Parameters
 from hf_datasel.scoring.eval_mode import preserve_rng_state
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
@@ -77,6 +80,7 @@ from hf_datasel.training.round_data import (
 )
 from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
 from hf_datasel.training.run_config import run_settings
+from hf_datasel.training.run_cost import COST_JSON, RunCost
 from hf_datasel.training.run_identity import check_length, check_models, run_identity
 from hf_datasel.training.schedule import (
     Schedule,
@@ -99,6 +103,7 @@ PRIVATE_NAMES: dict[str, tuple[str, ...]] = {
     "_init_training_state": (
         "max_steps", "num_update_steps_per_epoch", "num_train_epochs", "resume_from_checkpoint", "trial",
     ),
+    "prediction_step": ("model", "inputs", "prediction_loss_only", "ignore_keys"),
     "_run_epoch": ("epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch"),
     "create_scheduler": ("num_training_steps", "optimizer"),
     "_get_train_sampler": ("train_dataset",),
@@ -188,6 +193,10 @@ class SelectiveSFTTrainer(SFTTrainer):
     `selection_<score>_mean`, `selection_overlap` (Jaccard similarity with the previous round), `selection_seconds` and
     `selection_time_share`.
 
+    When training ends, `output_dir/cost.json` holds what the run cost (see `hf_datasel.scoring.Cost`), across all
+    checkpoints that it was resumed from: `selecting`, the sum of its rounds, `training`, and `evaluation` if there was
+    one while it trained.
+
     `push_to_hub` pushes the model as TRL does, with a card that says how its rows were selected, and with
     `push_selection=True` in `args` the selections as well. The metadata of the card contains the last evaluation.
     Other results, for example of `evaluate`, can be appended to `trainer.evaluation_results`:
@@ -207,6 +216,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     Attributes:
         selections: The selection of each round, in order.
         evaluation_results: Results to add to the metadata of the model card.
+        costs: Cost of the last complete run by phase, as in `cost.json`.
 
     Raises:
         ConfigError: Settings that contradict each other; a pool that has no row numbers or tokens (streaming, images,
@@ -237,11 +247,15 @@ class SelectiveSFTTrainer(SFTTrainer):
     _length_generator: torch.Generator | None
     _selection_seconds: float
     _train_start: float
+    _parameters: Parameters
+    _run_cost: RunCost | None  # while the model trains
 
     def __init__(self, *args: Any, selector: SelectorLike | None = None, **kwargs: Any) -> None:
         check_private_names(type(self))
         self.selections: list[Selection] = []
         self.evaluation_results: list[EvalResult] = []
+        self.costs: dict[str, Cost] = {}
+        self._run_cost = None
         self._evaluated: dict[str, dict[str, str]] = {}  # prefix of metrics -> origin of the rows, of `evaluate`
         self._published_at: str | None = None  # repository of the selections of this run
         self._candidates: Dataset | None = None
@@ -352,6 +366,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         model = self.accelerator.unwrap_model(self.model)
         self._dtypes = {name: weight.dtype for name, weight in model.named_parameters()}
         self._identity = self._run_identity(model)
+        self._parameters = Parameters.of(model)
+        self.costs = {}
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         elif resume_from_checkpoint:
@@ -361,8 +377,15 @@ class SelectiveSFTTrainer(SFTTrainer):
             self._saved_state = self._load_state(resume_from_checkpoint)  # raises before the weights are loaded
         if self.args.should_save:  # a run that is killed while it selects the first rows can begin again
             (Path(self.args.output_dir) / "selections").mkdir(parents=True, exist_ok=True)
-        with self._losses.hooked(model):
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            (Path(self.args.output_dir) / COST_JSON).unlink(missing_ok=True)
+        try:
+            with self._losses.hooked(model):
+                output = super().train(resume_from_checkpoint, *args, **kwargs)
+            assert self._run_cost is not None
+            self.costs = self._run_cost.finish(self.args.output_dir)
+        finally:
+            self._run_cost = None
+        return output
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Override `Trainer._get_train_sampler` to seed `LengthGroupedSampler`.
@@ -409,6 +432,10 @@ class SelectiveSFTTrainer(SFTTrainer):
         self.state.num_train_epochs = self._schedule.epochs
         self._carried = CarriedState()
         self._losses.clear()
+        parallel = getattr(self.accelerator, "parallelism_config", None)
+        shared_by = 1 if parallel is None else parallel.non_data_parallel_size
+        earlier = {} if resume_from_checkpoint is None else self._saved_state.costs
+        self._run_cost = RunCost(self._parameters, self.args.device, shared_by, earlier)
         if resume_from_checkpoint is None:
             self._store_base_weights(None, None)
             return position
@@ -482,10 +509,20 @@ class SelectiveSFTTrainer(SFTTrainer):
                 index,
             )
 
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Override `SFTTrainer.training_step` to record the losses of its rows if they are reused."""
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Override `SFTTrainer.training_step` to count its tokens, and to record the losses of rows if reused."""
+        if self._run_cost is not None:
+            self._run_cost.count("training", inputs)
         with self._losses.recording():
-            return super().training_step(*args, **kwargs)
+            return super().training_step(model, inputs, *args, **kwargs)
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Override `SFTTrainer.prediction_step` to count its tokens while the model trains."""
+        if self._run_cost is not None:
+            self._run_cost.count("evaluation", inputs)
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Override `SFTTrainer.log` to add the share of the time of selecting to the last entry of a run."""
@@ -508,7 +545,8 @@ class SelectiveSFTTrainer(SFTTrainer):
         elif not isinstance(eval_dataset, Mapping):
             self._evaluated.pop(metric_key_prefix, None)
         rows = self._evaluation_rows(eval_dataset)
-        metrics: dict[str, float] = super().evaluate(rows, ignore_keys, metric_key_prefix)
+        with nullcontext() if self._run_cost is None else self._run_cost.evaluating():
+            metrics: dict[str, float] = super().evaluate(rows, ignore_keys, metric_key_prefix)
         return metrics
 
     def predict(
@@ -541,6 +579,8 @@ class SelectiveSFTTrainer(SFTTrainer):
             if self._checkpoint_callback.requested and checkpoint not in self._carried.checkpoints:
                 self._carried.checkpoints.append(checkpoint)
             self._losses.gather()
+            if self._run_cost is not None:
+                self._run_cost.gather()
         if self.args.should_save and self._schedule.records:
             records = self._schedule.records
             carried = self._carried
@@ -555,6 +595,7 @@ class SelectiveSFTTrainer(SFTTrainer):
                 base=self._base_weights.digest if self._has_base_weights else None,
                 plan=[dataclasses.asdict(round_plan) for round_plan in self._schedule.plan],
                 selections=[selection.provenance for selection in self.selections],
+                costs=self.costs if self._run_cost is None else self._run_cost.known_costs,
             ).save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -619,6 +660,7 @@ class SelectiveSFTTrainer(SFTTrainer):
             self._published_at,
             time_share=training_facts(self.state.log_history, {})["selection_time_share"],
             run=run_settings(self.args),
+            costs=self.costs,
         )
         extend_card(
             path,
@@ -721,10 +763,10 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     def _select(self, index: int) -> np.ndarray:
         """Select the rows of a round that begins now; save and log the selection."""
-        start = time.perf_counter()
-        with preserve_rng_state():
+        assert self._run_cost is not None
+        with self._run_cost.selecting() as meter, preserve_rng_state():
             rows, context = self._runner.run(index, self._schedule, self._carried, self.model, self.optimizer)
-        seconds = time.perf_counter() - start
+        seconds = meter.cost["wall_seconds"]
         self._selection_seconds += seconds
         if rows.size:
             model = self.accelerator.unwrap_model(self.model)
@@ -733,6 +775,7 @@ class SelectiveSFTTrainer(SFTTrainer):
                 self._selector,
                 rows,
                 seconds=seconds,
+                cost=meter.cost,
                 model=model_state(model, self._schedule, self.state.global_step),
                 training=self._run_config.provenance(self.args, model.config),
             )
@@ -813,6 +856,10 @@ class SelectiveSFTTrainer(SFTTrainer):
             repo_id = config.selection_repo_id or f"{model}-selection"
             check_push(repo_id, self._pool.dataset, private=config.hub_private_repo, token=config.hub_token)
 
+    def _training_facts(self) -> TrainingRun:
+        facts = training_facts(self.state.log_history, self.selections[-1].provenance)
+        return {**facts, "costs": self.costs} if self.costs else facts
+
     def _push_selections(self, token: str | None, private: bool | None) -> None:
         if not self.selections:
             raise PublishError("No rows have been selected yet, so there is no selection to publish. Train first.")
@@ -824,6 +871,6 @@ class SelectiveSFTTrainer(SFTTrainer):
             private=private if private is not None else self.args.hub_private_repo,
             token=token if token is not None else self.args.hub_token,
             results=card_results(self._results()),
-            training=training_facts(self.state.log_history, self.selections[-1].provenance),
+            training=self._training_facts(),
         )
         self._published_at = published.repo_url.repo_id

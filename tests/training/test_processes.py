@@ -67,6 +67,8 @@ result = {
                  for row in trainer._candidates},
     "global_step": trainer.state.global_step,
     "excluded": [each["selection_rows_excluded"] for each in trainer.state.log_history if "selection_round" in each],
+    "costs": trainer.costs,
+    "num_tokens": [each["num_tokens"] for each in trainer.state.log_history if "num_tokens" in each],
     "rates": [each["learning_rate"] for each in trainer.state.log_history if "learning_rate" in each],
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
@@ -115,6 +117,11 @@ def rows_by_round(results: list[dict[str, Any]], steps: list[int]) -> list[Count
     return rounds
 
 
+def tokens_of(result: dict[str, Any]) -> dict[str, int]:
+    """Return the tokens of each phase."""
+    return {phase: cost["tokens_forward"] for phase, cost in result["costs"].items()}
+
+
 def test_two_processes_agree_and_resume_exactly(run):
     whole, other = run("whole", **CHOSEN)
     assert (whole["size"], whole["global_step"]) == (2, 6)
@@ -123,6 +130,8 @@ def test_two_processes_agree_and_resume_exactly(run):
     assert len(whole["selected"]) == 3
     for selected, trained in zip(whole["selected"], rows_by_round([whole, other], [2, 2, 2]), strict=True):
         assert trained == Counter(selected)
+    assert tokens_of(whole) == tokens_of(other)
+    assert tokens_of(whole)["training"] == whole["num_tokens"][-1]  # of both processes
     if not CAN_RESUME:
         with pytest.raises(AssertionError, match=r"cannot resume 2 processes on CPUs.*Use transformers 5\.18"):
             run("whole", resume="whole/checkpoint-3", **CHOSEN)
@@ -130,6 +139,7 @@ def test_two_processes_agree_and_resume_exactly(run):
     resumed = run("whole", resume="whole/checkpoint-3", **CHOSEN)
     assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
     assert resumed[0]["selected"] == whole["selected"]
+    assert tokens_of(resumed[0]) == tokens_of(whole)
 
 
 @pytest.mark.slow

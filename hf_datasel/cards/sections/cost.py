@@ -1,10 +1,12 @@
-"""Time that scoring and selecting took."""
+"""What scoring and selecting cost, and how that compares with training."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from hf_datasel.cards.cost_wording import compare_costs, describe_cost, describe_duration
 from hf_datasel.cards.section import Section
+from hf_datasel.scoring.cost import total_cost
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts
@@ -17,10 +19,15 @@ def _text(facts: Facts, own: None) -> str:
     sentences = []
     if seconds:
         rounds = f" in {len(seconds)} rounds" if len(seconds) > 1 else ""
-        sentences.append(f"Scoring and selecting took {_duration(sum(seconds))}{rounds}{_scored(facts)}.")
+        sentences.append(f"Scoring and selecting took {describe_duration(sum(seconds))}{rounds}{_scored(facts)}.")
     training = facts["training"]
     if training is not None and training["selection_time_share"] is not None:
         sentences.append(f"That is {training['selection_time_share']:.0%} of the wall time of the training run.")
+    costs = [part["cost"] for part in facts["rounds"] if "cost" in part]
+    if len(costs) == len(facts["rounds"]) and (cost := total_cost(costs))["tokens_forward"]:
+        sentences.append(f"Models processed {describe_cost(cost)}.")
+    if training is not None and (comparison := compare_costs(training.get("costs", {}))):
+        sentences.append(comparison)
     return " ".join(sentences) or "Not recorded."
 
 
@@ -31,12 +38,6 @@ def _scored(facts: Facts) -> str:
     return (
         "; the scores had been computed before, which is not included" if facts["scores"] else "; no rows were scored"
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 SECTION = Section("cost", "Cost", _text)
