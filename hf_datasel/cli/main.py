@@ -23,6 +23,8 @@ COMMANDS = {
     "train": "fine-tune on rows that are selected again every epoch",
     "explain": "explain why rows were selected, or were not",
     "compare": "compare selections, or what several methods select",
+    "eval": "evaluate a model on held-out rows and benchmarks",
+    "bench": "train and evaluate several methods, and compare them with random rows",
     "report": "write a page about a selection or a training run",
     "push": "publish a selection or a training run on the Hub",
     "env": "print versions and devices, for a bug report",

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
         pass_at_k as pass_at_k,
     )
     from hf_datasel.evaluation.exact_match import MatchedAnswers as MatchedAnswers, match_answers as match_answers
+    from hf_datasel.evaluation.experiment import Experiment as Experiment
+    from hf_datasel.evaluation.experiment_results import ExperimentResults as ExperimentResults, RunResult as RunResult
     from hf_datasel.evaluation.harness import HarnessTask as HarnessTask
     from hf_datasel.evaluation.harness_results import HarnessResults as HarnessResults
     from hf_datasel.evaluation.heldout import HeldoutLoss as HeldoutLoss, heldout_loss as heldout_loss
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
         variance_components as variance_components,
     )
     from hf_datasel.evaluation.metrics import ExactMatch as ExactMatch
+    from hf_datasel.evaluation.model_results import ModelResults as ModelResults, evaluate_model as evaluate_model
     from hf_datasel.evaluation.normalization import Normalization as Normalization
+    from hf_datasel.evaluation.plan import Plan as Plan, PlannedMethod as PlannedMethod
     from hf_datasel.evaluation.rank_sum import mann_whitney as mann_whitney
+    from hf_datasel.evaluation.selections import evaluate_selections as evaluate_selections
     from hf_datasel.evaluation.statistics import (
         compare_tasks as compare_tasks,
         compare_with_control as compare_with_control,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import ConfigError
-from hf_datasel.evaluation._checks import check_array
+from hf_datasel.evaluation._checks import check_array, is_constant
 from hf_datasel.evaluation.statistics import (
     Difference,
     compare_with_control,
@@ -34,6 +34,10 @@ class MethodRuns:
         epochs: Number of epochs over these rows, or None.
         steps: Number of updates of a run, or None.
         planned: Number of runs that were planned, finished or not; the number of finished runs by default.
+        selecting_seconds: Device seconds that scoring and selecting took per run, or None.
+        training_seconds: Device seconds that training took per run, or None.
+        flops: Floating-point operations of selecting and training per run, or None.
+        is_untrained: Whether it is the model before training, which has no runs and is not compared.
     """
 
     average: Sequence[float] | npt.NDArray[np.floating]
@@ -42,6 +46,15 @@ class MethodRuns:
     epochs: float | None = None
     steps: int | None = None
     planned: int | None = None
+    selecting_seconds: float | None = None
+    training_seconds: float | None = None
+    flops: float | None = None
+    is_untrained: bool = False
+
+    @property
+    def device_seconds(self) -> tuple[float | None, float | None]:
+        """Device seconds of selecting and of training."""
+        return self.selecting_seconds, self.training_seconds
 
 
 def results_table(
@@ -49,6 +62,8 @@ def results_table(
     *,
     items: int,
     control: str = "random",
+    primary: str = "average",
+    higher_is_better: bool = True,
     confidence: float = 0.95,
     decimals: int = 2,
 ) -> str:
@@ -62,6 +77,8 @@ def results_table(
         methods: Results by name of the method, the control included, in the order of the rows.
         items: Number of questions or held-out rows that every run was evaluated on.
         control: Name of the method that the others are compared with.
+        primary: What the primary result is, for the head of its column.
+        higher_is_better: Whether higher primary results are better.
         confidence: Confidence level of the simultaneous intervals of `compare_with_control`.
         decimals: Number of decimals of results.
 
@@ -69,7 +86,7 @@ def results_table(
         Markdown: a paragraph, the table, and a list.
 
     Raises:
-        EvaluationError: Results are not finite numbers, or no run differs from the others of its method.
+        EvaluationError: Results are not finite numbers.
         ConfigError: `control` is not one of the methods, or `confidence` does not lie between 0 and 1.
     """
     if control not in methods:
@@ -83,16 +100,20 @@ def results_table(
     compared = {
         name: values
         for name, values in averages.items()
-        if name != control and min(len(values), len(averages[control])) >= 2
+        if name != control and not methods[name].is_untrained and min(len(values), len(averages[control])) >= 2
     }
-    differences = compare_with_control(compared, averages[control], confidence=confidence) if compared else {}
+    differences: dict[str, Difference] = {}
+    if compared and not all(is_constant(values) for values in [*compared.values(), averages[control]]):
+        differences = compare_with_control(compared, averages[control], confidence=confidence)
     tasks = list(dict.fromkeys(task for runs in methods.values() for task in runs.tasks))
     level = f"{100 * confidence:g} %"
+    costs = _Costs(methods, control)
     head = [
-        *("method", "rows x epochs", "steps", "average (sd, runs)"),
+        *("method", "rows x epochs", "steps", f"{primary} (sd, runs)"),
         Markdown(f"difference to {text(control)} [{level}]"),
         "p",
         *tasks,
+        *costs.head,
     ]
     rows = [
         [
@@ -103,11 +124,35 @@ def results_table(
             _difference(differences[name], decimals) if name in differences else _NONE,
             _p(differences[name]["p"]) if name in differences else _NONE,
             *(_task(name, task, runs, decimals) for task in tasks),
+            *costs.cells(runs),
         ]
         for name, runs in methods.items()
     ]
     above = _above(averages[control], control, compared, items, confidence, decimals)
-    return "\n\n".join([above, table(head, rows), _below(methods, control, differences, bool(tasks), level)]) + "\n"
+    below = _below(methods, control, differences, bool(tasks), level, higher_is_better)
+    return "\n\n".join([above, table(head, rows), below]) + "\n"
+
+
+class _Costs:
+    """The columns of the cost: device time of selecting and training, and operations relative to the control's."""
+
+    def __init__(self, methods: Mapping[str, MethodRuns], control: str):
+        times = [each for runs in methods.values() for each in runs.device_seconds if each]
+        self._unit, self._divisor = ("hours", 3600) if max(times, default=0) >= 3600 else ("seconds", 1)
+        self._control = methods[control].flops
+        self.head = []
+        if times:
+            self.head = [f"selecting, device {self._unit}", f"training, device {self._unit}"]
+            self.head.append(f"compute, times {control}")
+
+    def cells(self, runs: MethodRuns) -> list[str]:
+        if not self.head:
+            return []
+        relative = runs.flops / self._control if runs.flops and self._control else None
+        return [
+            *(_NONE if value is None else f"{value / self._divisor:.3g}" for value in runs.device_seconds),
+            _NONE if relative is None else f"{relative:.2f}",
+        ]
 
 
 def _average(values: npt.NDArray[np.float64], decimals: int) -> Markdown:
@@ -150,6 +195,11 @@ def _above(
             f"{facts} Nothing can be compared: {text(control)} and another method need at least 2 finished runs each."
         )
     sd = pooled_sd({**compared, control: control_runs})
+    if not sd:
+        return (
+            f"{facts} Nothing can be compared: all runs of a method have the same result. The task is at its lowest "
+            "or highest value, or the runs do not differ in their seeds."
+        )
     fewest = min(len(values) for values in compared.values())
     effect = minimum_detectable_effect(
         sd, fewest, control_runs=len(control_runs), methods=len(compared), confidence=confidence
@@ -162,7 +212,12 @@ def _above(
 
 
 def _below(
-    methods: Mapping[str, MethodRuns], control: str, differences: Mapping[str, Difference], has_tasks: bool, level: str
+    methods: Mapping[str, MethodRuns],
+    control: str,
+    differences: Mapping[str, Difference],
+    has_tasks: bool,
+    level: str,
+    higher_is_better: bool,
 ) -> str:
     """Return how to read the table, and what is missing, as a list."""
     lines = []
@@ -171,10 +226,13 @@ def _below(
             f"Differences are means of runs minus those of {text(control)}. The intervals hold for all"
             f" {_count(len(differences), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
             " questions. Bold: the interval leaves 0."
+            + ("" if higher_is_better else " Lower is better: a negative difference is a gain.")
         )
     if has_tasks:
         lines.append("Tasks: means of runs, for exploration.")
     for name, runs in methods.items():
+        if runs.is_untrained:
+            continue
         finished, planned = len(runs.average), runs.planned
         missing = [] if planned is None or finished >= planned else [f"{finished} of {planned} planned runs finished"]
         if finished < 2:

@@ -1,0 +1,79 @@
+"""`hf-datasel eval`: evaluate one model on a suite of tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_datasel.cli.arguments import as_dict, create_output_folder, log_to_stderr, parse, progress_bars_on_terminals
+
+__all__ = ["EvalArguments", "run"]
+
+
+@dataclass
+class EvalArguments:
+    """The model, the tasks, and where their results are written."""
+
+    model_name_or_path: str = field(metadata={"help": "Name or path of the model, or of an adapter."})
+    suite: list[Any] | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a suite, or names of tasks. In a config file each task may have settings: "
+            "[gsm8k_cot: {num_fewshot: 8}, heldout: {dataset_name: rows.jsonl}]."
+        },
+    )
+    output_dir: str = field(
+        default="outputs/eval",
+        metadata={
+            "help": "Folder for the value of each item. Tasks that are there for the same model are not repeated."
+        },
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub model."})
+    dtype: str = field(default="auto", metadata={"help": "Data type of the weights."})
+    model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Further arguments of from_pretrained, such as {"device_map": "auto"}.'}
+    )
+    allow_code_execution: bool = field(
+        default=False, metadata={"help": "Run programs that the model writes, on this machine."}
+    )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Evaluate a model, save the value of each item, and print a table."""
+    required = {"model_name_or_path": "No model is named. Pass --model_name_or_path, or put it into the config file."}
+    (arguments,) = parse((EvalArguments,), argv, "eval", required=required)
+    log_to_stderr()
+    from hf_datasel.evaluation import evaluate_model
+
+    folder = create_output_folder(arguments.output_dir)
+    with progress_bars_on_terminals():
+        results = evaluate_model(
+            arguments.model_name_or_path,
+            suite_of(arguments.suite),
+            output_dir=folder,
+            revision=arguments.model_revision,
+            dtype=arguments.dtype,
+            model_init_kwargs=as_dict(arguments.model_init_kwargs, "model_init_kwargs") or None,
+            allow_code_execution=arguments.allow_code_execution,
+        )
+    print(results.to_markdown())
+    print(f"\nThe value of each item is in {folder}.")
+
+
+def suite_of(value: Any) -> Any:
+    """Return the suite that a flag or a key names: one name alone, or a list of tasks.
+
+    Args:
+        value: List of names, and of mappings of a name to settings.
+
+    Raises:
+        ConfigError: There is no task.
+    """
+    from hf_datasel.errors import ConfigError
+
+    if not value:
+        raise ConfigError("No task is named. Pass --suite NAME, or put it into the config file.")
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        return value[0]
+    return value

@@ -1,0 +1,271 @@
+"""Results of an experiment: every run with its state, numbers and cost, and what follows from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.atomic import write_file
+from hf_datasel.errors import ConfigError, EvaluationError, did_you_mean
+from hf_datasel.evaluation.cells import Cell, State, slug
+from hf_datasel.evaluation.experiment import Experiment, primary_tasks
+from hf_datasel.evaluation.prepared import changed_values, plain_settings, read_record
+from hf_datasel.evaluation.row_results import RowResults
+from hf_datasel.evaluation.task import Task
+
+if TYPE_CHECKING:
+    from hf_datasel.cards.facts import Result
+
+__all__ = ["ExperimentResults", "RunResult", "gather"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One run of a method.
+
+    Args:
+        method: Name of the method.
+        seed: Random seed.
+        state: "finished", "failed", "running", "trained" or "waiting".
+        folder: Folder of the run, relative to that of the experiment.
+        numbers: Numbers of the tasks and of their groups, by name.
+        items: Number of items with a value, by task.
+        steps: Number of updates.
+        cost: Cost of each phase, or None if it is not known.
+        error: Last lines of the log of a run that failed.
+        settings: The keys of `hf-datasel train`.
+    """
+
+    method: str
+    seed: int
+    state: State
+    folder: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    items: Mapping[str, int] = field(default_factory=dict)
+    steps: int | None = None
+    cost: Mapping[str, Any] | None = None
+    error: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ExperimentResults:
+    """Results of an experiment, half of it or all.
+
+    Args:
+        experiment: The experiment.
+        tasks: Its tasks.
+        record: The record in `experiment.json`.
+        runs: All runs that are planned, Random's first.
+    """
+
+    experiment: Experiment
+    tasks: tuple[Task, ...]
+    record: Mapping[str, Any]
+    runs: tuple[RunResult, ...]
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in the order of the table."""
+        return list(dict.fromkeys(run.method for run in self.runs))
+
+    @property
+    def primary(self) -> str:
+        """Name of what decides: a task, or "average"."""
+        tasks = primary_tasks(self.tasks, self.experiment.primary)
+        return tasks[0].name if len(tasks) == 1 else "average"
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether higher numbers of `primary` are better."""
+        return primary_tasks(self.tasks, self.experiment.primary)[0].higher_is_better
+
+    @property
+    def items(self) -> int:
+        """Number of items behind the primary number of a run."""
+        names = [task.name for task in primary_tasks(self.tasks, self.experiment.primary)]
+        return max((sum(run.items[name] for name in names) for run in self.runs if run.state == "finished"), default=0)
+
+    def runs_of(self, method: str) -> list[RunResult]:
+        """Return the runs of a method, finished or not.
+
+        Raises:
+            ConfigError: There is no such method.
+        """
+        if method not in self.methods:
+            raise ConfigError(f"There is no method {method!r}.{did_you_mean(method, self.methods)}")
+        return [run for run in self.runs if run.method == method]
+
+    def values(self, method: str, name: str | None = None) -> list[float]:
+        """Return a number of each finished run of a method, in the order of their seeds.
+
+        Args:
+            method: Name of the method.
+            name: Name of a task, or of a task and a group; `primary` by default.
+        """
+        name = name or self.primary
+        finished = [run for run in self.runs_of(method) if run.state == "finished"]
+        if name != "average":
+            return [run.numbers[name] for run in finished if name in run.numbers]
+        names = [task.name for task in self.tasks]
+        return [float(np.mean([run.numbers[each] for each in names])) for run in finished]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all numbers of a run: tasks and their groups, in the order of the tasks."""
+        found = list(dict.fromkeys(name for run in self.runs for name in run.numbers))
+        order = [task.name for task in self.tasks]
+        return sorted(found, key=lambda name: order.index(name.split("/")[0]) if name.split("/")[0] in order else 0)
+
+    def item_values(self, method: str, task: str) -> np.ndarray:
+        """Return the values of the items of a task: runs x items, float64.
+
+        Args:
+            method: Name of the method.
+            task: Name of the task.
+
+        Raises:
+            EvaluationError: The runs were evaluated on different items.
+        """
+        results = self._results(method, task)
+        ids = {each.row_ids.tobytes() for each in results}
+        if len(ids) > 1:
+            raise EvaluationError(f"The runs of {method!r} were evaluated on different items of {task!r}.")
+        return np.array([each.values for each in results])
+
+    def to_markdown(self) -> str:
+        """Return the table, what can be said and what cannot, and every run that is missing, as Markdown."""
+        from hf_datasel.evaluation.report import to_markdown
+
+        return to_markdown(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of the experiment and all runs as plain values."""
+        return {**self.record, "primary": self.primary, "runs": [asdict(run) for run in self.runs]}
+
+    def results(self, method: str) -> list[Result]:
+        """Return the results for the card of a method's selection: its own, and those of the baselines.
+
+        Args:
+            method: Name of the method.
+        """
+        from hf_datasel.evaluation.card_results import card_results
+
+        return card_results(self, method)
+
+    def save(self, folder: str | Path | None = None) -> Path:
+        """Write `results.md`, `results.json`, the plots, and `results/METHOD.json` for `hf-datasel push --results`.
+
+        Args:
+            folder: Folder to write to; by default that of the experiment.
+
+        Returns:
+            The folder.
+        """
+        folder = self.experiment.folder if folder is None else Path(folder)
+        write_file(folder / "results.md", self.to_markdown(), EvaluationError)
+        files: dict[Path, Any] = {folder / "results.json": self.to_dict()}
+        files |= {folder / "results" / f"{slug(name)}.json": self.results(name) for name in self.methods}
+        for file, content in files.items():
+            write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", EvaluationError)
+        return folder
+
+    def _results(self, method: str, task_name: str) -> list[RowResults]:
+        task = next(each for each in self.tasks if each.name == task_name)
+        cells = {cell.folder.name: cell for cell in cells_of(self.experiment, self.record)}
+        found = []
+        for run in self.runs_of(method):
+            file = cells[Path(run.folder).name].results(task_name, self.record["tasks"][task_name])
+            if file is not None:
+                found.append(task.results_type.load(file))
+        return found
+
+
+def gather(experiment: Experiment) -> ExperimentResults:
+    """Return the results of the runs that have finished; see `Experiment.gather`."""
+    record = read_record(experiment.folder)
+    config = plain_settings(vars(experiment))
+    if changes := changed_values(record["config"], config, ignored=("output_dir",)):
+        raise EvaluationError(
+            f"{str(experiment.folder)!r} was begun with other settings: {'; '.join(changes)}. Run the experiment "
+            "again, which does what is missing, and then gather."
+        )
+    tasks = tuple(experiment.tasks())
+    names = [task.name for task in tasks]
+    if list(record["tasks"]) != names:
+        raise EvaluationError(
+            f"{str(experiment.folder)!r} was evaluated on {', '.join(record['tasks'])}, and the experiment has the "
+            f"tasks {', '.join(names)}. Run it again, which evaluates what is missing, and then gather."
+        )
+    cells = cells_of(experiment, record)
+    for cell in cells:
+        _check_comparable(cell, tasks, record)
+    runs = tuple(_run_result(cell, tasks, record["tasks"], experiment.folder) for cell in cells)
+    return ExperimentResults(experiment, tasks, record, runs)
+
+
+def cells_of(experiment: Experiment, record: Mapping[str, Any]) -> list[Cell]:
+    """Return the runs that the record of an experiment lists."""
+    return [
+        Cell(
+            each["method"],
+            each["seed"],
+            experiment.folder / "cells" / each["folder"],
+            each["keys"],
+            {"model_name_or_path": experiment.model_name_or_path},
+        )
+        for each in record["cells"]
+    ]
+
+
+def _check_comparable(cell: Cell, tasks: Sequence[Task], record: Mapping[str, Any]) -> None:
+    """Raise if a run was trained with other versions, or evaluated with other settings only."""
+    versions = (cell.trained or {}).get("versions", record["versions"])
+    if changes := changed_values(record["versions"], versions):
+        raise EvaluationError(
+            f"{cell.folder.name} was trained with other versions than the experiment was begun with: "
+            f"{'; '.join(changes)}. Delete its folder and run it again, or use another output_dir."
+        )
+    for task in tasks:
+        identity = record["tasks"][task.name]
+        others = sorted((cell.folder / "evaluations").glob(f"{slug(task.name)}-????????.parquet"))
+        if others and cell.results(task.name, identity) is None:
+            before = task.results_type.load(others[0]).settings.get("task", {})
+            raise EvaluationError(
+                f"{cell.folder.name} was evaluated on {task.name} with other settings than the experiment has: "
+                f"{'; '.join(changed_values(before, identity))}. Run the experiment again, which evaluates it again."
+            )
+
+
+def _run_result(cell: Cell, tasks: Sequence[Task], identities: Mapping[str, Any], folder: Path) -> RunResult:
+    state = cell.state(identities)
+    numbers: dict[str, float] = {}
+    items: dict[str, int] = {}
+    if state == "finished":
+        for task in tasks:
+            file = cell.results(task.name, identities[task.name])
+            assert file is not None
+            results = task.results_type.load(file)
+            numbers |= task.numbers(results)
+            items[task.name] = int((results.reasons == "").sum())
+    trained = cell.trained or {}
+    failure = cell.failure if state == "failed" else None
+    return RunResult(
+        cell.method,
+        cell.seed,
+        state,
+        str(cell.folder.relative_to(folder)),
+        numbers,
+        items,
+        trained.get("steps"),
+        trained.get("cost"),
+        f"`hf-datasel {failure['command']}` ended with exit code {failure['exit_code']}: {failure['log']}"
+        if failure
+        else "",
+        cell.keys,
+    )

@@ -1,0 +1,201 @@
+"""What an experiment says, in words: the table of its results and what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_datasel.errors import EvaluationError
+from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
+from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
+from hf_datasel.evaluation.methods import CONTROL, UNTRAINED
+from hf_datasel.evaluation.statistics import non_inferiority
+from hf_datasel.evaluation.tables import MethodRuns, results_table
+from hf_datasel.hub.markdown import code, text
+
+__all__ = ["method_runs", "to_markdown", "whole_pool"]
+
+
+def method_runs(results: ExperimentResults) -> dict[str, MethodRuns]:
+    """Return the rows of the table.
+
+    Args:
+        results: Results of the experiment.
+    """
+    columns = [name for name in results.names if name != results.primary]
+    return {method: _runs(results, method, columns) for method in results.methods}
+
+
+def _runs(results: ExperimentResults, method: str, columns: Sequence[str]) -> MethodRuns:
+    runs = results.runs_of(method)
+    finished = [run for run in runs if run.state == "finished"]
+    settings = runs[0].settings
+    rows, epochs, steps = _size(results, finished, settings)
+    return MethodRuns(
+        results.values(method),
+        {name: values for name in columns if (values := results.values(method, name))},
+        rows,
+        epochs,
+        steps,
+        len(runs),
+        _mean_cost(finished, ("selecting",), "device_seconds"),
+        _mean_cost(finished, ("training",), "device_seconds"),
+        _mean_cost(finished, ("selecting", "training"), "flops"),
+        method == UNTRAINED,
+    )
+
+
+def _size(
+    results: ExperimentResults, finished: Sequence[RunResult], settings: Mapping[str, Any]
+) -> tuple[int | None, float | None, int | None]:
+    """Return rows of a round, epochs and steps of the runs of a method."""
+    from hf_datasel.evaluation.methods import training_config
+    from hf_datasel.training.schedule import rows_per_round
+
+    if not settings:
+        return None, None, None
+    config = training_config({key: value for key, value in settings.items() if key not in _NOT_TRAINING})
+    rows = rows_per_round(config, results.record["pool"]["rows"])
+    batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * results.experiment.num_processes
+    steps = {run.steps for run in finished if run.steps}
+    if config.max_steps > 0:
+        return rows, round(config.max_steps * batch / rows, 2), max(steps, default=None)
+    return rows, config.num_train_epochs, max(steps, default=None)
+
+
+_NOT_TRAINING = ("selector", "selector_kwargs", "columns", "report_to")
+
+
+def _mean_cost(runs: Sequence[RunResult], phases: Sequence[str], key: str) -> float | None:
+    costs = [run.cost for run in runs if run.cost]
+    if not costs or len(costs) < len(runs):
+        return None
+    return float(np.mean([sum(cost[phase][key] for phase in phases if cost.get(phase)) for cost in costs]))
+
+
+def whole_pool(results: ExperimentResults) -> str | None:
+    """Return the name of the method that trains on the whole pool, or None."""
+    return next((run.method for run in results.runs if run.settings.get("selector") == "all"), None)
+
+
+def to_markdown(results: ExperimentResults) -> str:
+    """Write the results of an experiment as Markdown.
+
+    Args:
+        results: Results of the experiment.
+    """
+    methods = method_runs(results)
+    unit = "points" if results.higher_is_better else "bits per byte"
+    decimals = 2 if results.higher_is_better else 4
+    parts = [_planned(results)]
+    if CONTROL in methods:
+        parts.append(
+            results_table(
+                methods,
+                items=results.items,
+                control=CONTROL,
+                primary=f"{results.primary}, {unit}",
+                higher_is_better=results.higher_is_better,
+                decimals=decimals,
+            )
+        )
+    else:
+        parts.append("Without runs on random rows nothing can be said of a method: add random to baselines.")
+    parts += [_further(results, decimals), _models(results), _missing(results)]
+    return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
+
+
+def _planned(results: ExperimentResults) -> str:
+    runs = [run for run in results.runs if run.settings]
+    finished = sum(run.state == "finished" for run in runs)
+    pool = results.record["pool"]
+    line = f"{len(runs)} runs planned, {finished} finished. Pool: {pool['rows']:,} rows."
+    excluded = pool.get("contaminated")
+    if excluded is not None:
+        line += f" {excluded['summary']}"
+    return line
+
+
+def _further(results: ExperimentResults, decimals: int) -> str:
+    """Return what is said beside the differences: other questions, the whole pool, and where the noise is."""
+    lines = []
+    control = results.values(CONTROL) if CONTROL in results.methods else []
+    compared = [
+        name
+        for name in results.methods
+        if name not in (CONTROL, UNTRAINED) and min(len(results.values(name)), len(control)) >= 2
+    ]
+    lines += _non_inferior(results, compared, decimals)
+    if compared and results.primary != "average":
+        lines += _other_items(results, compared, decimals)
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _non_inferior(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
+    pool, margin = whole_pool(results), results.experiment.margin
+    others = [name for name in [CONTROL, *compared] if name != pool]
+    if pool is None or len(results.values(pool)) < 2 or margin is None or not others:
+        return []
+    sign = 1 if results.higher_is_better else -1
+    values = {
+        name: [sign * value for value in results.values(name)] for name in others if len(results.values(name)) > 1
+    }
+    try:
+        differences = non_inferiority(values, [sign * value for value in results.values(pool)], margin=margin)
+    except EvaluationError as error:
+        return [str(error)]
+    passed = [name for name, each in differences.items() if each["non_inferior"]]
+    named = ", ".join(map(text, passed)) or "no method"
+    return [
+        f"As good as the whole pool up to a margin of {margin:g}, which was named before the runs: {named}. Of the"
+        " others this is not shown, which does not mean that they are worse."
+    ]
+
+
+def _other_items(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
+    task = next(task for task in results.tasks if task.name == results.primary)
+    items = {name: results.item_values(name, task.name) for name in [CONTROL, *compared]}
+    with_value = ~np.isnan(np.concatenate(list(items.values()))).any(axis=0)
+    values = {name: each[:, with_value] * task.scale for name, each in items.items()}
+    try:
+        differences = crossed_bootstrap({name: values[name] for name in compared}, values[CONTROL])
+        parts = variance_components(values[CONTROL])
+    except EvaluationError as error:
+        return [str(error)]
+    intervals = ", ".join(
+        f"{text(name)} {each['difference']:+.{decimals}f} [{each['low']:.{decimals}f}, {each['high']:.{decimals}f}]"
+        for name, each in differences.items()
+    )
+    return [
+        f"For other items of {text(task.name)} of the same kind too (crossed bootstrap of runs and items, one method"
+        f" at a time, mean over items): {intervals}.",
+        f"Where the numbers of Random spread (standard deviations): runs {parts['run']:.{decimals}f}, items"
+        f" {parts['item']:.{decimals}f}, runs x items {parts['run_x_item']:.{decimals}f}.",
+    ]
+
+
+def _models(results: ExperimentResults) -> str:
+    """Return what was trained and evaluated, and with what."""
+    record, experiment = results.record, results.experiment
+    lines = [f"Model: {code(experiment.model_name_or_path)}. Pool: {code(experiment.dataset_name)}."]
+    settings = ", ".join(f"{key} {value}" for key, value in experiment.train.items())
+    lines.append(f"Training, the same for all methods: {text(settings or 'the defaults of TRL', 2000)}.")
+    for task in results.tasks:
+        identity = record["tasks"][task.name]
+        facts = ", ".join(f"{key} {value}" for key, value in identity.items() if value not in (None, "", {}))
+        lines.append(f"Task {text(task.name)}: {text(facts, 2000)}.")
+    versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    lines.append(f"Versions: {versions}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _missing(results: ExperimentResults) -> str:
+    """Return a list of all runs without results."""
+    lines = []
+    for run in results.runs:
+        if run.state != "finished":
+            why = f": {text(run.error.splitlines()[-1] if run.error else '')}" if run.state == "failed" else ""
+            lines.append(f"{text(run.method)}, seed {run.seed}: {run.state}{why} ({code(run.folder)})")
+    return "Runs without results:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
