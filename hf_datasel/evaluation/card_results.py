@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.cards.facts import Result
+from hf_datasel.cards.results import check_results
 from hf_datasel.errors import EvaluationError
 from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED
@@ -38,20 +39,21 @@ def card_results(results: ExperimentResults, method: str) -> list[Result]:
     others = [CONTROL, EQUAL_COST, whole_pool(results), UNTRAINED]
     shown = list(dict.fromkeys([method, *(name for name in others if name in results.methods)]))
     names = [*([results.primary] if results.primary == "average" else []), *results.names]
-    return [
+    found = [
         _result(results, name, number, name == method)
         for number in names
         for name in shown
         if name is not None and results.values(name, number)
     ]
+    return check_results(found, str(results.experiment.folder))
 
 
-def _result(results: ExperimentResults, method: str, name: str, is_own: bool) -> Result:
+def _result(results: ExperimentResults, method: str, name: str, is_own: bool) -> dict[str, Any]:
     values = results.values(method, name)
     task = _task(results, name)
     runs = results.runs_of(method)
     trained_on = "this selection" if is_own else _TRAINED_ON.get(method, "the whole pool")
-    result: Result = {
+    result: dict[str, Any] = {
         "trained_on": trained_on,
         "metric": task.metric if name != "average" else "average",
         "dataset": name if name != "average" else ", ".join(each.name for each in results.tasks),
@@ -81,8 +83,8 @@ def _task(results: ExperimentResults, name: str) -> Task:
 
 def _items(results: ExperimentResults, runs: Sequence[RunResult], name: str) -> dict[str, int]:
     finished = [run for run in runs if run.state == "finished"]
-    counts = {sum(run.items.values()) if name == "average" else run.items.get(name, 0) for run in finished}
-    return {"items": max(counts)} if counts and max(counts) else {}
+    counts = [sum(run.items.values()) if name == "average" else run.items.get(name, 0) for run in finished]
+    return {"items": most} if (most := max(counts, default=0)) else {}
 
 
 def _difference(results: ExperimentResults, method: str, name: str) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.evaluation.task import Task
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from hf_datasel.cards.facts import Result
 
 __all__ = ["ExperimentResults", "RunResult", "gather"]
@@ -167,13 +169,42 @@ class ExperimentResults:
         Returns:
             The folder.
         """
+        from hf_datasel.evaluation.experiment_plots import write_plots
+
         folder = self.experiment.folder if folder is None else Path(folder)
         write_file(folder / "results.md", self.to_markdown(), EvaluationError)
         files: dict[Path, Any] = {folder / "results.json": self.to_dict()}
         files |= {folder / "results" / f"{slug(name)}.json": self.results(name) for name in self.methods}
         for file, content in files.items():
             write_file(file, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n", EvaluationError)
+        write_plots(self, folder)
         return folder
+
+    def plot(self, *, dark: bool = False) -> Figure:
+        """Draw every run and the interval of each method, a panel per task, as `plot_forest`.
+
+        Args:
+            dark: Whether to draw for a dark page.
+
+        Raises:
+            DataselError: matplotlib is not installed, or no run has finished.
+        """
+        from hf_datasel.evaluation.experiment_plots import draw_forest
+
+        return draw_forest(self, dark)
+
+    def plot_cost(self, *, dark: bool = False) -> Figure:
+        """Draw the primary result of each run against its compute, as `plot_cost`.
+
+        Args:
+            dark: Whether to draw for a dark page.
+
+        Raises:
+            DataselError: matplotlib is not installed, or no run has a cost.
+        """
+        from hf_datasel.evaluation.experiment_plots import draw_cost
+
+        return draw_cost(self, dark)
 
     def _results(self, method: str, task_name: str) -> list[RowResults]:
         task = next(each for each in self.tasks if each.name == task_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 from hf_datasel.errors import EvaluationError
 from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
-from hf_datasel.evaluation.methods import CONTROL, UNTRAINED
+from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, training_config
+from hf_datasel.evaluation.prepared import plain_settings
 from hf_datasel.evaluation.statistics import non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
 from hf_datasel.hub.markdown import code, text
+from hf_datasel.training.schedule import rows_per_round
 
 __all__ = ["method_runs", "to_markdown", "whole_pool"]
 
@@ -51,9 +54,6 @@ def _size(
     results: ExperimentResults, finished: Sequence[RunResult], settings: Mapping[str, Any]
 ) -> tuple[int | None, float | None, int | None]:
     """Return rows of a round, epochs and steps of the runs of a method."""
-    from hf_datasel.evaluation.methods import training_config
-    from hf_datasel.training.schedule import rows_per_round
-
     if not settings:
         return None, None, None
     config = training_config({key: value for key, value in settings.items() if key not in _NOT_TRAINING})
@@ -180,12 +180,11 @@ def _models(results: ExperimentResults) -> str:
     """Return what was trained and evaluated, and with what."""
     record, experiment = results.record, results.experiment
     lines = [f"Model: {code(experiment.model_name_or_path)}. Pool: {code(experiment.dataset_name)}."]
-    settings = ", ".join(f"{key} {value}" for key, value in experiment.train.items())
-    lines.append(f"Training, the same for all methods: {text(settings or 'the defaults of TRL', 2000)}.")
+    settings = json.dumps(plain_settings(experiment.train), ensure_ascii=False)
+    lines.append(f"Training, the same for all methods: {code(settings)}." if experiment.train else "Training: TRL's defaults.")
     for task in results.tasks:
         identity = record["tasks"][task.name]
-        facts = ", ".join(f"{key} {value}" for key, value in identity.items() if value not in (None, "", {}))
-        lines.append(f"Task {text(task.name)}: {text(facts, 2000)}.")
+        lines.append(f"Task {text(task.name)}: {code(json.dumps(identity, ensure_ascii=False))}.")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines.append(f"Versions: {versions}.")
     return "\n".join(f"- {line}" for line in lines)
