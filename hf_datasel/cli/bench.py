@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.cli.arguments import allow_local_imports, as_dict, create_output_folder, log_to_stderr, parse
+from hf_datasel.cli.eval import NO_SUITE
 from hf_datasel.errors import ConfigError, EvaluationError
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class BenchArguments:
         },
     )
     suite: list[Any] | None = field(default=None, metadata={"help": "Name of a suite, or names of tasks."})
+    tier: str = field(default="full", metadata={"help": "full, or quick for some items of some tasks."})
     primary: str | None = field(default=None, metadata={"help": "Task that decides, or average."})
     margin: float | None = field(
         default=None, metadata={"help": "Largest loss to the whole pool that is accepted; name it before the runs."}
@@ -132,7 +134,6 @@ def run(argv: Sequence[str]) -> None:
 
 
 def _experiment(arguments: BenchArguments) -> Experiment:
-    from hf_datasel.cli.eval import suite_of
     from hf_datasel.evaluation import Experiment
 
     values = {
@@ -143,7 +144,8 @@ def _experiment(arguments: BenchArguments) -> Experiment:
     values["columns"] = as_dict(arguments.columns, "columns") or None
     values["train"] = as_dict(arguments.train, "train")
     values["methods"] = arguments.methods or []
-    values["suite"] = suite_of(arguments.suite)
+    if not values["suite"]:
+        raise ConfigError(NO_SUITE)
     for name in ("model_name_or_path", "dataset_name"):
         if not values[name]:
             raise ConfigError(f"{name} is missing. Pass --{name} NAME, or put it into the config file.")

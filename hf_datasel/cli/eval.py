@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_datasel.cli.arguments import as_dict, create_output_folder, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.errors import ConfigError
 
-__all__ = ["EvalArguments", "run"]
+__all__ = ["NO_SUITE", "EvalArguments", "run"]
+
+NO_SUITE = "No task is named. Pass --suite NAME, or put it into the config file."
 
 
 @dataclass
@@ -23,6 +26,7 @@ class EvalArguments:
             "[gsm8k_cot: {num_fewshot: 8}, heldout: {dataset_name: rows.jsonl}]."
         },
     )
+    tier: str = field(default="full", metadata={"help": "full, or quick for some items of some tasks."})
     output_dir: str = field(
         default="outputs/eval",
         metadata={
@@ -43,6 +47,8 @@ def run(argv: Sequence[str]) -> None:
     """Evaluate a model, save the value of each item, and print a table."""
     required = {"model_name_or_path": "No model is named. Pass --model_name_or_path, or put it into the config file."}
     (arguments,) = parse((EvalArguments,), argv, "eval", required=required)
+    if not arguments.suite:
+        raise ConfigError(NO_SUITE)
     log_to_stderr()
     from hf_datasel.evaluation import evaluate_model
 
@@ -50,7 +56,8 @@ def run(argv: Sequence[str]) -> None:
     with progress_bars_on_terminals():
         results = evaluate_model(
             arguments.model_name_or_path,
-            suite_of(arguments.suite),
+            arguments.suite,
+            tier=arguments.tier,
             output_dir=folder,
             revision=arguments.model_revision,
             dtype=arguments.dtype,
@@ -59,21 +66,3 @@ def run(argv: Sequence[str]) -> None:
         )
     print(results.to_markdown())
     print(f"\nThe value of each item is in {folder}.")
-
-
-def suite_of(value: Any) -> Any:
-    """Return the suite that a flag or a key names: one name alone, or a list of tasks.
-
-    Args:
-        value: List of names, and of mappings of a name to settings.
-
-    Raises:
-        ConfigError: There is no task.
-    """
-    from hf_datasel.errors import ConfigError
-
-    if not value:
-        raise ConfigError("No task is named. Pass --suite NAME, or put it into the config file.")
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
-        return value[0]
-    return value

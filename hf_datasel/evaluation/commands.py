@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from hf_datasel.errors import EvaluationError
 
 __all__ = ["CommandServer"]
 
+_COMMAND = "hf_datasel.cli"
 _PRELOADED = (
     *("trl.trainer.sft_trainer", "transformers.models.auto.modeling_auto", "hf_datasel.training.trainer"),
     *("hf_datasel.cli.arguments", "hf_datasel.evaluation.task", "hf_datasel.scoring.score_rows"),
@@ -131,17 +133,16 @@ def _run(job: dict[str, Any], can_fork: bool) -> dict[str, Any]:
     with open(job["log"], "ab") as log:
         log.write(f"$ hf-datasel {' '.join(job['argv'])}\n".encode())
         log.flush()
-        if job["launcher"] or not can_fork:
-            command = [*(job["launcher"] or [sys.executable]), "-m", "hf_datasel.cli", *job["argv"]]
-            try:
-                process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-                ).pid
-            except OSError as error:
-                return {"error": f"{command[0]!r} cannot be started: {error.strerror}."}
-        else:
-            process = _fork(job["argv"], log.fileno())
-    return {"exit_code": _wait(process)}
+        if not job["launcher"] and can_fork:
+            return {"exit_code": _wait(_fork(job["argv"], log.fileno()))}
+        command = [*(job["launcher"] or [sys.executable]), "-m", _COMMAND, *job["argv"]]
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        except OSError as error:
+            return {"error": f"{command[0]!r} cannot be started: {error.strerror}."}
+        return {"exit_code": _wait(process.pid)}
 
 
 def _fork(argv: Sequence[str], log: int) -> int:
@@ -154,12 +155,10 @@ def _fork(argv: Sequence[str], log: int) -> int:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        from hf_datasel.cli import main
-
-        sys.argv = ["hf-datasel", *argv]
-        code = main(argv)
+        sys.argv = [_COMMAND, *argv]
+        runpy.run_module(_COMMAND, run_name="__main__")
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

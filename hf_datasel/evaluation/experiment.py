@@ -46,6 +46,7 @@ class Experiment:
         methods: Selectors to compare: a name, `{name: settings}`, or `{label: {selector, selector_kwargs, train,
             dataset_name}}` with training keys or rows of its own.
         suite: Name of a suite, or its tasks.
+        tier: `"full"`, or `"quick"` for some items of some tasks.
         dataset_name: The pool: a file, a folder or a dataset on the Hub.
         dataset_config: Configuration of a Hub dataset.
         dataset_train_split: Split of the pool.
@@ -75,6 +76,7 @@ class Experiment:
     model_name_or_path: str
     methods: Sequence[Any]
     suite: str | Sequence[Any]
+    tier: str = "full"
     dataset_name: str
     dataset_config: str | None = None
     dataset_train_split: str = "train"
@@ -124,7 +126,7 @@ class Experiment:
         Raises:
             ConfigError: A task or setting is unknown, or `primary` is none of them.
         """
-        tasks = read_tasks(self.suite)
+        tasks = read_tasks(self.suite, tier=self.tier)
         primary_tasks(tasks, self.primary)
         return tasks
 

@@ -60,6 +60,7 @@ def evaluate_model(
     model: str | os.PathLike[str],
     suite: str | Sequence[Any],
     *,
+    tier: str = "full",
     output_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     dtype: str = "auto",
@@ -75,6 +76,7 @@ def evaluate_model(
     Args:
         model: Name or path of the model, or of an adapter.
         suite: Name of a suite, or its tasks, as in `read_tasks`.
+        tier: `"full"`, or `"quick"` for some items of some tasks.
         output_dir: Folder for the results.
         revision: Commit, branch or tag of a Hub model.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
@@ -87,7 +89,7 @@ def evaluate_model(
         ModelError: The model cannot be loaded or run.
     """
     name = os.fspath(model)
-    tasks = tuple(read_tasks(suite))
+    tasks = tuple(read_tasks(suite, tier=tier))
     for task in tasks:
         task.check(allow_code_execution)
     described = EvaluatedModel.of(name, None, revision, dtype, model_init_kwargs).describe()

@@ -212,6 +212,7 @@ class Prepared:
             "model_name_or_path": experiment.model_name_or_path,
             "model_revision": None if method.selector is not None else experiment.model_revision,
             "suite": experiment.suite if isinstance(experiment.suite, str) else list(experiment.suite),
+            "tier": experiment.tier,
             "dtype": experiment.eval_dtype,
             "allow_code_execution": experiment.allow_code_execution,
         }

@@ -181,7 +181,9 @@ def _models(results: ExperimentResults) -> str:
     record, experiment = results.record, results.experiment
     lines = [f"Model: {code(experiment.model_name_or_path)}. Pool: {code(experiment.dataset_name)}."]
     settings = json.dumps(plain_settings(experiment.train), ensure_ascii=False)
-    lines.append(f"Training, the same for all methods: {code(settings)}." if experiment.train else "Training: TRL's defaults.")
+    lines.append(
+        f"Training, the same for all methods: {code(settings)}." if experiment.train else "Training: TRL's defaults."
+    )
     for task in results.tasks:
         identity = record["tasks"][task.name]
         lines.append(f"Task {text(task.name)}: {code(json.dumps(identity, ensure_ascii=False))}.")

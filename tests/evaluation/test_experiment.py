@@ -1,0 +1,381 @@
+"""Experiments on the quickstart's world: plan, runs, kills, several processes, changed settings, and what is said."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset
+
+from hf_datasel.cards.report import read_results
+from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.evaluation import Experiment, HeldoutLoss, compare_with_control
+
+QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
+METHODS = ("untrained", "random", "iterit", "all", "longest")
+SEEDS = 3
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """The files of the experiments: pool, questions, and settings."""
+    sys.path.insert(0, str(QUICKSTART))
+    try:
+        from world import pool, questions
+    finally:
+        sys.path.remove(str(QUICKSTART))
+    folder = tmp_path_factory.mktemp("world")
+    pool(0, size=1000).to_parquet(folder / "pool.parquet")
+    prompts, answers = zip(*questions(), strict=True)
+    relation = [prompt.split()[1] for prompt in prompts]
+    Dataset.from_dict({"prompt": prompts, "completion": answers, "relation": relation}).to_parquet(
+        folder / "questions.parquet"
+    )
+    return folder
+
+
+def settings(world, output, **changes):
+    return {
+        "model_name_or_path": str(QUICKSTART / "base"),
+        "dataset_name": str(world / "pool.parquet"),
+        "train": {
+            "selection_ratio": 0.1,
+            "num_train_epochs": 3,
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "linear",
+            "per_device_train_batch_size": 32,
+            "max_length": 64,
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            "model_init_kwargs": {"dtype": "float32"},
+        },
+        "methods": ["iterit", "all"],
+        "baselines": ["random", "longest", "untrained"],
+        "seeds": SEEDS,
+        "random_seeds": SEEDS,
+        "suite": [
+            {
+                "questions": {
+                    "task": "exact_match",
+                    "dataset_name": str(world / "questions.parquet"),
+                    "max_new_tokens": 6,
+                    "normalization": {"ignore_punctuation": True},  # the tokenizer puts a space before it
+                }
+            },
+            {"heldout": {"dataset_name": str(world / "questions.parquet"), "max_length": 64}},
+        ],
+        "primary": "questions",
+        "margin": 5.0,
+        "decontaminate": False,  # prompts of this world repeat each other
+        "output_dir": str(output),
+        **changes,
+    }
+
+
+def small(world, output, **changes):
+    """The settings of two methods with two runs each."""
+    return settings(world, output, methods=["all"], baselines=["random"], seeds=2, random_seeds=2, **changes)
+
+
+def write(folder, values):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.yaml").write_text(yaml.safe_dump(values))
+    return folder / "bench.yaml"
+
+
+def start(config, *flags):
+    """Start `hf-datasel bench`."""
+    command = [sys.executable, "-m", "hf_datasel.cli", "bench", "--config", str(config), *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def kill_when(process, happened):
+    """Kill a process as soon as something has happened, which it does not get to prepare for."""
+    limit = time.monotonic() + 120
+    while not happened():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def trainings(folder):
+    """Return how often the training of each run was started."""
+    logs = sorted((folder / "cells").glob("*/train.log"))
+    return {log.parent.name: log.read_text().count("$ hf-datasel train") for log in logs}
+
+
+def numbers(folder):
+    """Return what the runs of an experiment measured, without how long they took."""
+    runs = json.loads((folder / "results.json").read_text())["runs"]
+    return [(run["method"], run["seed"], run["state"], run["numbers"], run["steps"]) for run in runs]
+
+
+# -- the miniature: 4 methods x 3 seeds, killed in the middle --------------------------------------------------------
+@pytest.fixture(scope="module")
+def miniature(world):
+    folder = world / "miniature"
+    config = write(folder, settings(world, folder))
+    process = start(config)
+    kill_when(process, lambda: len(list((folder / "cells").glob("*/trained.json"))) == 5)
+    before = {file: file.stat().st_mtime_ns for file in (folder / "cells").glob("*/trained.json")}
+    output, _ = start(config).communicate()
+    return folder, before, output
+
+
+def test_what_was_done_before_a_kill_is_kept(miniature):
+    folder, before, _ = miniature
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    counts = trainings(folder)
+    assert len(counts) == 4 * SEEDS
+    assert sorted(counts.values())[-1] <= 2  # the one that was killed
+    assert sum(counts.values()) <= 4 * SEEDS + 1
+
+
+def test_the_table_has_every_method_with_its_interval(miniature):
+    folder, _, output = miniature
+    results = Experiment.from_folder(folder).gather()
+    table = (folder / "results.md").read_text()
+    assert table in output
+    assert results.methods == list(METHODS)
+    differences = compare_with_control(
+        {name: results.values(name) for name in ("iterit", "all", "longest")}, results.values("random")
+    )
+    for name, each in differences.items():
+        cell = f"{each['difference']:+.2f} [{each['low']:.2f}, {each['high']:.2f}]"
+        is_bold = each["low"] > 0 or each["high"] < 0
+        assert re.search(rf"^\| {name} \|.*\| {re.escape(f'**{cell}**' if is_bold else cell)} \|", table, re.MULTILINE)
+    assert "a true difference of" in table
+    assert "12 runs planned, 12 finished" in table
+    assert results.values("iterit") > results.values("random")
+
+
+def test_the_untrained_model_is_that_of_the_quickstart(miniature):
+    folder, _, _ = miniature
+    results = Experiment.from_folder(folder).gather()
+    assert results.values("untrained") == [25.390625]  # recipes/quickstart/world.py: exact_match of the base model
+
+
+def test_seeds_move_the_draw_of_random_rows_and_steps_are_equal(miniature):
+    folder, _, _ = miniature
+    results = Experiment.from_folder(folder).gather()
+    drawn = [
+        np.load(folder / run.folder / "model" / "selections" / "round-0" / "indices.npy")
+        for run in results.runs_of("random")
+    ]
+    assert not np.array_equal(drawn[0], drawn[1])
+    assert {run.steps for run in results.runs if run.method != "untrained"} == {12}
+    assert len(set(results.values("random", "heldout"))) == SEEDS
+    assert len(set(results.values("all", "heldout"))) == SEEDS
+
+
+def test_all_models_answer_for_themselves(miniature):
+    """Every file of results is of the weights in the folder beside it, and no two are equal."""
+    folder, _, _ = miniature
+    files = sorted((folder / "cells").glob("*/evaluations/heldout-*.parquet"))
+    results = [HeldoutLoss.load(file) for file in files]
+    assert len({each.settings["model"]["identity"]["weights"] for each in results}) == 4 * SEEDS + 1
+    assert len({each.nats.tobytes() for each in results}) == 4 * SEEDS + 1
+
+
+def test_results_for_cards(miniature):
+    folder, _, _ = miniature
+    own, *others = read_results(str(folder / "results" / "iterit.json"))
+    assert (own["trained_on"], own["versus"], own["runs"], own["items"]) == (
+        "this selection",
+        "random rows",
+        SEEDS,
+        512,
+    )
+    assert own["low"] < own["difference"] < own["high"]
+    assert {"random rows", "the whole pool", "nothing (the model before training)"} < {
+        each["trained_on"] for each in others
+    }
+    heldout = [each for each in others if each["metric"] == "bits_per_byte"]
+    assert heldout
+    assert not any(each["higher_is_better"] for each in heldout)
+
+
+def test_plots_are_written(miniature):
+    folder, _, _ = miniature
+    assert (folder / "forest.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_gather_refuses_other_settings(miniature, world):
+    folder, _, _ = miniature
+    changed = settings(world, folder)
+    changed["train"] = {**changed["train"], "learning_rate": 2e-3}
+    with pytest.raises(EvaluationError, match=r"begun with other settings: train .*0\.001.* -> .*0\.002"):
+        Experiment(**changed).gather()
+
+
+def test_gather_refuses_runs_with_other_versions(miniature):
+    folder, _, _ = miniature
+    file = next((folder / "cells").glob("random-seed-1-*/trained.json"))
+    text = file.read_text()
+    record = json.loads(text)
+    record["versions"]["trl"] = "0.1"
+    file.write_text(json.dumps(record))
+    try:
+        with pytest.raises(
+            EvaluationError, match=r"random-seed-1-\w+ was trained with other versions.*trl .* -> 0\.1"
+        ):
+            Experiment.from_folder(folder).gather()
+        with pytest.raises(EvaluationError, match=r"was trained with other versions: trl 0\.1 -> "):
+            Experiment.from_folder(folder).prepare()
+    finally:
+        file.write_text(text)
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def reference(world):
+    """The runs of two methods that nothing interrupts."""
+    folder = world / "reference"
+    output, _ = start(write(folder, small(world, folder))).communicate()
+    assert "4 runs planned, 4 finished" in output
+    return folder
+
+
+MOMENTS = {
+    "in training": lambda folder: any(
+        (folder / "cells").glob("random-seed-1*/model/selections/round-0/selection.json")
+    ),
+    "between": lambda folder: any((folder / "cells").glob("random-seed-1*/trained.json")),
+    "in evaluation": lambda folder: any((folder / "cells").glob("random-seed-1*/eval.log")),
+    "after the first task": lambda folder: any((folder / "cells").glob("random-seed-1*/evaluations/questions*")),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_kill_changes_nothing(world, reference, moment, tmp_path):
+    # What has been done is copied from the reference, so that the run with the kill comes at once.
+    folder = tmp_path / "out"
+    config = write(folder, small(world, folder))
+    kill_when(start(config, "--shard", "3/4"), lambda: MOMENTS[moment](folder))
+    output, _ = start(config, "--shard", "3/4").communicate()
+    assert "1 finished" in output
+    ours, theirs = ({(run[0], run[1]): run for run in numbers(each)} for each in (folder, reference))
+    assert ours["random", 1] == theirs["random", 1]
+    assert trainings(folder) == {
+        name: 2 if moment == "in training" else 1 for name in trainings(folder) if name.startswith("random-seed-1")
+    }
+
+
+def test_two_processes_share_the_runs(world, reference, tmp_path):
+    folder = tmp_path / "out"
+    config = write(folder, small(world, folder))
+    processes = [start(config), start(config)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert trainings(folder) == {name: 1 for name in trainings(folder)}
+    assert len(trainings(folder)) == 4
+    output, _ = start(config, "--gather").communicate()
+    assert "4 runs planned, 4 finished" in output, outputs
+    assert numbers(folder) == numbers(reference)
+
+
+# -- parts, failures and changes -------------------------------------------------------------------------------------
+def test_the_plan_says_what_is_done_and_seen(world, tmp_path):
+    plan = Experiment(**settings(world, tmp_path, sd=1.5)).plan()
+    text = plan.to_text()
+    assert [each.steps for each in plan.methods] == [12, 12, 12, 12]
+    assert "13 runs, each evaluated on: questions (512 items), heldout (512 items)." in text
+    assert f"{plan.detectable * 1.5:.3g} with a standard deviation of 1.5 as expected" in text
+    assert not (tmp_path / "cells").exists()
+
+
+def test_unfinished_runs_are_listed_as_flags(world, reference, tmp_path):
+    experiment = Experiment(**small(world, reference))
+    assert experiment.unfinished() == []
+    assert Experiment(**small(world, tmp_path)).unfinished() == [f"--shard {n}/4" for n in (1, 2, 3, 4)]
+
+
+def test_a_run_that_fails_is_a_row(world, tmp_path):
+    """A method whose rows do not suffice ends with its message, and the others go on."""
+    folder = tmp_path / "out"
+    values = small(world, folder)
+    values["methods"] = [{"huge": {"selector": "random", "train": {"selection_size": 100_000}}}]
+    values |= {"seeds": 1, "random_seeds": 1}
+    process = start(write(folder, values))
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "- huge: 0 of 1 planned runs finished; an interval needs at least 2." in output
+    assert re.search(r"- huge, seed 0: failed: .*selection_size=100000 is more than", output)
+    assert "error: 1 of 2 runs failed. See the log in cells/huge-seed-0-" in output
+
+
+def test_other_shots_are_evaluated_again_and_never_mixed(world, reference, tmp_path):
+    """Settings of a task that change give another file, and results with the old ones are refused."""
+    folder = tmp_path / "out"
+    subprocess.run(["cp", "-r", str(reference), str(folder)], check=True)
+    changed = small(world, folder)
+    changed["suite"][1]["heldout"]["max_length"] = 48
+    experiment = Experiment(**changed)
+    prepared = experiment.prepare()
+    prepared.begin()
+    with pytest.raises(EvaluationError, match=r"evaluated on heldout with other settings.*max_length 64 -> 48"):
+        experiment.gather()
+
+
+# -- what is refused before work -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"methods": ["iterti"]}, "There is no selector 'iterti'. Did you mean 'iterit'"),
+        ({"methods": ["iterit", "iterit"]}, "two of them have the name 'iterit'. Give one a label"),
+        ({"methods": [{"mine": {"selector": "iterit", "seeds": 3}}]}, "'mine' has the key 'seeds'"),
+        ({"train": {"learning_rat": 1}}, "train: unknown key 'learning_rat'. Did you mean 'learning_rate'"),
+        ({"train": {"seed": 1}}, "train: 'seed' is set by the experiment. Use seeds."),
+        ({"train": {"num_train_epochs": "many"}}, "train"),
+        ({"seeds": 0}, "seeds=0 has to be a number of runs"),
+        ({"seeds": [1, 1]}, "a list of different seeds"),
+        ({"equal": ["time"]}, "'time' is neither 'steps' nor 'cost'"),
+        ({"primary": "gsm8k"}, "primary='gsm8k' is none of the tasks: questions, heldout"),
+        ({"primary": None}, "have different units, so that their average means nothing"),
+        ({"decontaminate": {"m": 3}}, "decontaminate has no setting 'm'"),
+        ({"suite": [{"heldout": {"dataset_name": "none.jsonl"}}], "primary": None}, "cannot be loaded"),
+        ({"dataset_name": "none.jsonl"}, "There is no file or folder 'none.jsonl'"),
+        ({"model_name_or_path": "./none"}, "none"),
+    ],
+    ids=str,
+)
+def test_errors_before_any_work(world, tmp_path, changes, message):
+    with pytest.raises((ConfigError, EvaluationError, ValueError), match=re.escape(message)):
+        Experiment(**settings(world, tmp_path / "out", **changes)).prepare()
+    assert not (tmp_path / "out").exists()
+
+
+def test_held_out_rows_in_the_pool_are_refused(world, tmp_path):
+    values = settings(world, tmp_path, dataset_name=str(world / "questions.parquet"))
+    with pytest.raises(EvaluationError, match=r"512 of 512 held-out rows of the task 'questions' are in the pool"):
+        Experiment(**values).prepare()
+
+
+# -- decontamination -------------------------------------------------------------------------------------------------
+def test_rows_that_repeat_questions_are_excluded_from_all_runs(world, tmp_path):
+    folder = tmp_path / "out"
+    values = small(world, folder)
+    values |= {"decontaminate": True, "seeds": 1, "random_seeds": 1}
+    output, _ = start(write(folder, values)).communicate()
+    record = json.loads((folder / "experiment.json").read_text())["pool"]["contaminated"]
+    assert record["rows"] > 50
+    assert f"{record['rows']:,} of 1,000 rows are contaminated" in output
+    assert "2 runs planned, 2 finished" in output
+    (selection,) = (folder / "cells").glob("random-seed-0-*/model/selections/round-0/selection.json")
+    assert f'"contaminated with heldout": {record["rows"]}' in selection.read_text().replace("\n", "") or (
+        "contaminated with" in selection.read_text()
+    )
+    (whole,) = (folder / "cells").glob("all-seed-0-*/model/selections/round-0/indices.npy")
+    assert len(np.load(whole)) == 1000 - record["rows"]
