@@ -54,6 +54,10 @@ def _effects(mapping: Mapping[Any, Any]) -> Iterator[str]:
         yield "runs kernels from the Hub (attn_implementation, use_kernels)"
     if "weights_only" in mapping and not _is_only_true(mapping["weights_only"]):
         yield "loads pickles that can run code (weights_only)"
+    if mapping.get("launcher"):
+        yield "runs a command of its own (launcher)"
+    if _is_true(mapping.get("allow_code_execution")):
+        yield "runs programs that a model writes (allow_code_execution)"
     if _is_true(mapping.get("public")):
         yield "publishes rows even if their origin is unknown (public)"
     if _is_true(mapping.get("allow_secrets")):

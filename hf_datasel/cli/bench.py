@@ -35,7 +35,7 @@ class BenchArguments:
     train: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Keys of `hf-datasel train`, the same for all methods."}
     )
-    methods: list[Any] | None = field(
+    methods: list[str] | None = field(
         default=None,
         metadata={
             "help": "Selectors to compare. In a config file each may have settings, [iterit: {decay: 0}], or a label "
@@ -46,8 +46,10 @@ class BenchArguments:
         default_factory=lambda: ["random", "longest", "untrained"],
         metadata={"help": "Methods that are added: random rows, the longest ones, and the model before training."},
     )
-    seeds: Any = field(default=3, metadata={"help": "Number of runs of each method, or in a config file their seeds."})
-    random_seeds: Any = field(default=None, metadata={"help": "The same of random; at least 5 by default."})
+    seeds: str = field(
+        default="3", metadata={"help": "Number of runs of each method, or in a config file their seeds."}
+    )
+    random_seeds: str | None = field(default=None, metadata={"help": "The same of random; at least 5 by default."})
     equal: list[str] = field(
         default_factory=lambda: ["steps"],
         metadata={
@@ -55,7 +57,7 @@ class BenchArguments:
             "rows, for the compute of the dearest method, are added."
         },
     )
-    suite: list[Any] | None = field(default=None, metadata={"help": "Name of a suite, or names of tasks."})
+    suite: list[str] | None = field(default=None, metadata={"help": "Name of a suite, or names of tasks."})
     tier: str = field(default="full", metadata={"help": "full, or quick for some items of some tasks."})
     primary: str | None = field(default=None, metadata={"help": "Task that decides, or average."})
     margin: float | None = field(
@@ -104,10 +106,7 @@ _NOT_OF_THE_EXPERIMENT = ("plan", "list_runs", "gather", "shard")
 
 def run(argv: Sequence[str]) -> None:
     """Do the runs of an experiment that are left, and write its results."""
-    required = {
-        "model_name_or_path": "No model is named. Pass --model_name_or_path, or put it into the config file.",
-    }
-    (arguments,) = parse((BenchArguments,), argv, "bench", required=required)
+    (arguments,) = parse((BenchArguments,), argv, "bench")
     log_to_stderr()
     allow_local_imports(arguments.allow_imports)
     if sum((arguments.plan, arguments.list_runs, arguments.gather)) > 1:
@@ -129,7 +128,6 @@ def run(argv: Sequence[str]) -> None:
         print("\n".join(experiment.unfinished(shard)))
         return
     create_output_folder(experiment.output_dir)
-    print(experiment.plan().to_text(), end="\n\n", flush=True)
     _write(experiment.run(shard, progress=lambda line: print(line, flush=True)))
 
 

@@ -18,8 +18,10 @@ NO_SUITE = "No task is named. Pass --suite NAME, or put it into the config file.
 class EvalArguments:
     """The model, the tasks, and where their results are written."""
 
-    model_name_or_path: str = field(metadata={"help": "Name or path of the model, or of an adapter."})
-    suite: list[Any] | None = field(
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Name or path of the model, or of an adapter."}
+    )
+    suite: list[str] | None = field(
         default=None,
         metadata={
             "help": "Name of a suite, or names of tasks. In a config file each task may have settings: "
@@ -45,8 +47,9 @@ class EvalArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Evaluate a model, save the value of each item, and print a table."""
-    required = {"model_name_or_path": "No model is named. Pass --model_name_or_path, or put it into the config file."}
-    (arguments,) = parse((EvalArguments,), argv, "eval", required=required)
+    (arguments,) = parse((EvalArguments,), argv, "eval")
+    if not arguments.model_name_or_path:
+        raise ConfigError("No model is named. Pass --model_name_or_path, or put it into the config file.")
     if not arguments.suite:
         raise ConfigError(NO_SUITE)
     log_to_stderr()

@@ -206,12 +206,15 @@ class Experiment:
 
         Args:
             shard: `(i, n)` does only every n-th run, beginning with number i, from 0.
-            progress: Is called with a line about each run that has ended.
+            progress: Is called with the plan, and with a line about each run that has ended.
 
         Raises:
             DataselError: As `prepare`. A run that fails is a line of the results.
         """
+        from hf_datasel.evaluation.plan import make_plan
+
         prepared = self.prepare()
+        progress(f"{make_plan(prepared).to_text()}\n")
         prepared.begin()
         begun = time.time()
         with CommandServer() as server:

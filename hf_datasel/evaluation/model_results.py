@@ -42,18 +42,16 @@ class ModelResults:
         return {name: value for task in self.tasks for name, value in task.numbers(self.results[task.name]).items()}
 
     def to_markdown(self) -> str:
-        """Return a table: task, metric, value, and number of items with and without a value."""
+        """Return a table: task, metric, value (shares in points), what is better, items with and without a value."""
         rows = []
         for task in self.tasks:
             results = self.results[task.name]
             with_value = int((results.reasons == "").sum())
-            unit = "points" if task.scale == 100 else ""
-            direction = "" if task.higher_is_better else "lower is better"
+            direction = "higher" if task.higher_is_better else "lower"
             for name, value in task.numbers(results).items():
                 counts = (f"{with_value:,}", f"{len(results) - with_value:,}") if name == task.name else ("", "")
-                notes = ", ".join(filter(None, (unit, direction)))
-                rows.append((name, f"{task.metric}{f' ({notes})' if notes else ''}", f"{value:.4g}", *counts))
-        return table(["task", "metric", "value", "items", "without a value"], rows)
+                rows.append((name, task.metric, f"{value:.4g}", direction, *counts))
+        return table(["task", "metric", "value", "better", "items", "without a value"], rows)
 
 
 def evaluate_model(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ import pytest
 import yaml
 from datasets import Dataset
 
+from hf_datasel import Selection
 from hf_datasel.cards.report import read_results
+from hf_datasel.cli import main
 from hf_datasel.errors import ConfigError, EvaluationError
 from hf_datasel.evaluation import Experiment, HeldoutLoss, compare_with_control
 
@@ -88,16 +91,34 @@ def small(world, output, **changes):
     return settings(world, output, methods=["all"], baselines=["random"], seeds=2, random_seeds=2, **changes)
 
 
-def write(folder, values):
+RUN = """
+import json, sys
+from hf_datasel.evaluation import Experiment
+values, first, parts = json.load(open(sys.argv[1])), int(sys.argv[2]), int(sys.argv[3])
+Experiment(**values).run((first, parts), progress=lambda line: None)
+"""
+
+
+def start(values, shard=(0, 1)):
+    """Start a process that does the runs of an experiment."""
+    folder = Path(values["output_dir"])
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "values.json").write_text(json.dumps(values))
+    command = [sys.executable, "-c", RUN, str(folder / "values.json"), *map(str, shard)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def run(values, shard=(0, 1)):
+    """Do the runs of an experiment that are left, and return its results."""
+    return Experiment(**values).run(shard, progress=lambda line: None)
+
+
+def bench(folder, values, capsys, *flags):
+    """Run `hf-datasel bench`, and return its exit code and what it printed."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.yaml").write_text(yaml.safe_dump(values))
-    return folder / "bench.yaml"
-
-
-def start(config, *flags):
-    """Start `hf-datasel bench`."""
-    command = [sys.executable, "-m", "hf_datasel.cli", "bench", "--config", str(config), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    code = main(["bench", "--config", str(folder / "bench.yaml"), *flags])
+    return code, capsys.readouterr()
 
 
 def kill_when(process, happened):
@@ -117,22 +138,21 @@ def trainings(folder):
     return {log.parent.name: log.read_text().count("$ hf-datasel train") for log in logs}
 
 
-def numbers(folder):
+def numbers(results):
     """Return what the runs of an experiment measured, without how long they took."""
-    runs = json.loads((folder / "results.json").read_text())["runs"]
-    return [(run["method"], run["seed"], run["state"], run["numbers"], run["steps"]) for run in runs]
+    return {(run.method, run.seed): (run.state, run.numbers, run.steps) for run in results.runs}
 
 
 # -- the miniature: 4 methods x 3 seeds, killed in the middle --------------------------------------------------------
 @pytest.fixture(scope="module")
 def miniature(world):
     folder = world / "miniature"
-    config = write(folder, settings(world, folder))
-    process = start(config)
-    kill_when(process, lambda: len(list((folder / "cells").glob("*/trained.json"))) == 5)
+    values = settings(world, folder)
+    kill_when(start(values), lambda: len(list((folder / "cells").glob("*/trained.json"))) == 5)
     before = {file: file.stat().st_mtime_ns for file in (folder / "cells").glob("*/trained.json")}
-    output, _ = start(config).communicate()
-    return folder, before, output
+    results = run(values)
+    results.save()
+    return folder, before, results
 
 
 def test_what_was_done_before_a_kill_is_kept(miniature):
@@ -145,10 +165,9 @@ def test_what_was_done_before_a_kill_is_kept(miniature):
 
 
 def test_the_table_has_every_method_with_its_interval(miniature):
-    folder, _, output = miniature
-    results = Experiment.from_folder(folder).gather()
+    folder, _, results = miniature
     table = (folder / "results.md").read_text()
-    assert table in output
+    assert table == results.to_markdown() == Experiment.from_folder(folder).gather().to_markdown()
     assert results.methods == list(METHODS)
     differences = compare_with_control(
         {name: results.values(name) for name in ("iterit", "all", "longest")}, results.values("random")
@@ -163,14 +182,12 @@ def test_the_table_has_every_method_with_its_interval(miniature):
 
 
 def test_the_untrained_model_is_that_of_the_quickstart(miniature):
-    folder, _, _ = miniature
-    results = Experiment.from_folder(folder).gather()
+    _, _, results = miniature
     assert results.values("untrained") == [25.390625]  # recipes/quickstart/world.py: exact_match of the base model
 
 
 def test_seeds_move_the_draw_of_random_rows_and_steps_are_equal(miniature):
-    folder, _, _ = miniature
-    results = Experiment.from_folder(folder).gather()
+    folder, _, results = miniature
     drawn = [
         np.load(folder / run.folder / "model" / "selections" / "round-0" / "indices.npy")
         for run in results.runs_of("random")
@@ -243,10 +260,7 @@ def test_gather_refuses_runs_with_other_versions(miniature):
 @pytest.fixture(scope="module")
 def reference(world):
     """The runs of two methods that nothing interrupts."""
-    folder = world / "reference"
-    output, _ = start(write(folder, small(world, folder))).communicate()
-    assert "4 runs planned, 4 finished" in output
-    return folder
+    return run(small(world, world / "reference"))
 
 
 MOMENTS = {
@@ -261,29 +275,22 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_changes_nothing(world, reference, moment, tmp_path):
-    # What has been done is copied from the reference, so that the run with the kill comes at once.
     folder = tmp_path / "out"
-    config = write(folder, small(world, folder))
-    kill_when(start(config, "--shard", "3/4"), lambda: MOMENTS[moment](folder))
-    output, _ = start(config, "--shard", "3/4").communicate()
-    assert "1 finished" in output
-    ours, theirs = ({(run[0], run[1]): run for run in numbers(each)} for each in (folder, reference))
-    assert ours["random", 1] == theirs["random", 1]
-    assert trainings(folder) == {
-        name: 2 if moment == "in training" else 1 for name in trainings(folder) if name.startswith("random-seed-1")
-    }
+    values = small(world, folder)
+    kill_when(start(values, (2, 4)), lambda: MOMENTS[moment](folder))
+    results = run(values, (2, 4))
+    finished = {key: value for key, value in numbers(results).items() if value[0] == "finished"}
+    assert finished == {("random", 1): numbers(reference)["random", 1]}
+    assert list(trainings(folder).values()) == [2 if moment == "in training" else 1]
 
 
 def test_two_processes_share_the_runs(world, reference, tmp_path):
     folder = tmp_path / "out"
-    config = write(folder, small(world, folder))
-    processes = [start(config), start(config)]
+    values = small(world, folder)
+    processes = [start(values), start(values)]
     outputs = [process.communicate()[0] for process in processes]
-    assert trainings(folder) == {name: 1 for name in trainings(folder)}
-    assert len(trainings(folder)) == 4
-    output, _ = start(config, "--gather").communicate()
-    assert "4 runs planned, 4 finished" in output, outputs
-    assert numbers(folder) == numbers(reference)
+    assert sorted(trainings(folder).values()) == [1, 1, 1, 1], outputs
+    assert numbers(Experiment(**values).gather()) == numbers(reference)
 
 
 # -- parts, failures and changes -------------------------------------------------------------------------------------
@@ -296,30 +303,38 @@ def test_the_plan_says_what_is_done_and_seen(world, tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
-def test_unfinished_runs_are_listed_as_flags(world, reference, tmp_path):
-    experiment = Experiment(**small(world, reference))
-    assert experiment.unfinished() == []
-    assert Experiment(**small(world, tmp_path)).unfinished() == [f"--shard {n}/4" for n in (1, 2, 3, 4)]
+def test_flags_of_the_command_line(world, reference, tmp_path, capsys):
+    folder, done = tmp_path / "out", world / "reference"
+    assert bench(folder, small(world, folder), capsys, "--list")[1].out.split("\n")[:-1] == [
+        f"--shard {number}/4" for number in (1, 2, 3, 4)
+    ]
+    assert bench(done, small(world, done), capsys, "--list")[1].out.strip() == ""
+    code, printed = bench(folder, small(world, folder), capsys, "--plan")
+    assert code == 0
+    assert "4 runs, each evaluated on: questions (512 items), heldout (512 items)." in printed.out
+    assert not (folder / "cells").exists()
+    code, printed = bench(done, small(world, done), capsys, "--gather")
+    assert code == 0
+    assert reference.to_markdown() in printed.out
 
 
-def test_a_run_that_fails_is_a_row(world, tmp_path):
+def test_a_run_that_fails_is_a_row(world, tmp_path, capsys):
     """A method whose rows do not suffice ends with its message, and the others go on."""
     folder = tmp_path / "out"
     values = small(world, folder)
     values["methods"] = [{"huge": {"selector": "random", "train": {"selection_size": 100_000}}}]
     values |= {"seeds": 1, "random_seeds": 1}
-    process = start(write(folder, values))
-    output, _ = process.communicate()
-    assert process.returncode == 2
-    assert "- huge: 0 of 1 planned runs finished; an interval needs at least 2." in output
-    assert re.search(r"- huge, seed 0: failed: .*selection_size=100000 is more than", output)
-    assert "error: 1 of 2 runs failed. See the log in cells/huge-seed-0-" in output
+    code, printed = bench(folder, values, capsys)
+    assert code == 2
+    assert "- huge: 0 of 1 planned runs finished; an interval needs at least 2." in printed.out
+    assert re.search(r"- huge, seed 0: failed: .*selection_size=100000 is more than", printed.out)
+    assert "error: 1 of 2 runs failed. See the log in cells/huge-seed-0-" in printed.err
 
 
 def test_other_shots_are_evaluated_again_and_never_mixed(world, reference, tmp_path):
     """Settings of a task that change give another file, and results with the old ones are refused."""
     folder = tmp_path / "out"
-    subprocess.run(["cp", "-r", str(reference), str(folder)], check=True)
+    shutil.copytree(world / "reference", folder)
     changed = small(world, folder)
     changed["suite"][1]["heldout"]["max_length"] = 48
     experiment = Experiment(**changed)
@@ -368,14 +383,14 @@ def test_rows_that_repeat_questions_are_excluded_from_all_runs(world, tmp_path):
     folder = tmp_path / "out"
     values = small(world, folder)
     values |= {"decontaminate": True, "seeds": 1, "random_seeds": 1}
-    output, _ = start(write(folder, values)).communicate()
-    record = json.loads((folder / "experiment.json").read_text())["pool"]["contaminated"]
-    assert record["rows"] > 50
-    assert f"{record['rows']:,} of 1,000 rows are contaminated" in output
-    assert "2 runs planned, 2 finished" in output
-    (selection,) = (folder / "cells").glob("random-seed-0-*/model/selections/round-0/selection.json")
-    assert f'"contaminated with heldout": {record["rows"]}' in selection.read_text().replace("\n", "") or (
-        "contaminated with" in selection.read_text()
-    )
+    results = run(values)
+    assert [each.state for each in results.runs] == ["finished", "finished"]
+    excluded = results.record["pool"]["contaminated"]["rows"]
+    assert excluded > 50
+    assert f"{excluded:,} of 1,000 rows are contaminated" in results.to_markdown()
+    (folder_of_round,) = (folder / "cells").glob("random-seed-0-*/model/selections/round-0")
+    counts = Selection.load(folder_of_round).provenance["exclusions"]
+    assert sum(counts.values()) == excluded
+    assert all(reason.startswith("contaminated with") for reason in counts)
     (whole,) = (folder / "cells").glob("all-seed-0-*/model/selections/round-0/indices.npy")
-    assert len(np.load(whole)) == 1000 - record["rows"]
+    assert len(np.load(whole)) == 1000 - excluded
