@@ -174,9 +174,7 @@ def _above(groups: Groups, versus: Sequence[str]) -> str:
         parts.append(f"Questions or held-out rows: {questions}.")
     effects = _by_group(groups, _detectable)
     if effects:
-        parts.append(
-            f"True differences below {effects} are mostly missed: of that size, 80 % are seen in such an experiment."
-        )
+        parts.append(f"A true difference of {effects} is seen in 80 % of such experiments, smaller ones less often.")
     elif versus:
         parts.append("Which differences are too small to be seen is not recorded.")
     return " ".join(parts)
@@ -222,10 +220,12 @@ def _below(groups: Groups, versus: Sequence[str]) -> str:
             f"{', '.join(map(text, devices))}; means over runs."
         )
     if any("low" in result for result in results):
+        tasks = sum(any("low" in result for result in group) for group in groups.values())
+        scope = f", but not for the {tasks} datasets at once" if tasks > 1 else ""
         lines.append(
             f"Differences are means of runs minus those of {text(versus[0]) if len(versus) == 1 else 'another method'}"
             ". The intervals are for other training runs on the same questions, and hold for all compared methods at "
-            "once. Bold: the interval does not contain 0."
+            f"once{scope}; p is adjusted likewise. Bold: the interval does not contain 0."
         )
     return "\n".join(f"- {line}" for line in lines)
 

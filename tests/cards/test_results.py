@@ -132,14 +132,22 @@ def test_table_of_an_experiment():
 def test_what_cannot_be_seen_stands_above_the_table():
     above = section([SELECTED, RANDOM]).splitlines()[0]
     assert above == (
-        "Training runs: 5 of random rows, 3 of each other model. Questions or held-out rows: 512. True differences "
-        "below 3.4 are mostly missed: of that size, 80 % are seen in such an experiment."
+        "Training runs: 5 of random rows, 3 of each other model. Questions or held-out rows: 512. A true "
+        "difference of 3.4 is seen in 80 % of such experiments, smaller ones less often."
     )
     above = section([SELECTED, RANDOM, LOSS, LOSS_RANDOM]).splitlines()[0]
-    assert "512 (facts), 60 (heldout)" in above and "below 3.4 (facts), 0.01 (heldout) are" in above
+    assert "512 (facts), 60 (heldout)" in above and "of 3.4 (facts), 0.01 (heldout) is" in above
     assert "too small to be seen is not recorded" in section(
         [without(SELECTED, "detectable"), without(RANDOM, "detectable")]
     )
+
+
+def test_how_to_read_the_intervals():
+    one, two = section([SELECTED, RANDOM]), section([SELECTED, RANDOM, LOSS, LOSS_RANDOM])
+    assert "hold for all compared methods at once; p is adjusted likewise." in one
+    assert "hold for all compared methods at once, but not for the 2 datasets at once; p" in two
+    assert "minus those of random rows" in one
+    assert "hold for all" not in section([RANDOM])
 
 
 def test_lower_is_better():
