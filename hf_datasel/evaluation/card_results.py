@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.cards.facts import Result
 from hf_datasel.cards.results import check_results
 from hf_datasel.errors import EvaluationError
-from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED
 from hf_datasel.evaluation.report import whole_pool
 from hf_datasel.evaluation.statistics import (
@@ -20,6 +19,9 @@ from hf_datasel.evaluation.statistics import (
     pooled_sd,
 )
 from hf_datasel.evaluation.task import Task
+
+if TYPE_CHECKING:
+    from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 
 __all__ = ["card_results"]
 

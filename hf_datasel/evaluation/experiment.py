@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.evaluation.commands import CommandServer
+from hf_datasel.evaluation.gather import gather
 from hf_datasel.evaluation.methods import (
     CONTROL,
     UNTRAINED,
@@ -18,15 +19,15 @@ from hf_datasel.evaluation.methods import (
     read_methods,
     training_config,
 )
+from hf_datasel.evaluation.plan import Plan, make_plan
 from hf_datasel.evaluation.prepared import Prepared, read_record
 from hf_datasel.evaluation.suites import read_tasks
+from hf_datasel.evaluation.task import Task, primary_tasks
 from hf_datasel.formats import Pool, load_pool
 from hf_datasel.scoring.models import check_model_exists
 
 if TYPE_CHECKING:
     from hf_datasel.evaluation.experiment_results import ExperimentResults
-    from hf_datasel.evaluation.plan import Plan
-    from hf_datasel.evaluation.task import Task
 
 __all__ = ["Experiment"]
 
@@ -177,8 +178,6 @@ class Experiment:
         Raises:
             DataselError: As `prepare`.
         """
-        from hf_datasel.evaluation.plan import make_plan
-
         return make_plan(self.prepare())
 
     def unfinished(self, shard: tuple[int, int] = (0, 1)) -> list[str]:
@@ -211,8 +210,6 @@ class Experiment:
         Raises:
             DataselError: As `prepare`. A run that fails is a line of the results.
         """
-        from hf_datasel.evaluation.plan import make_plan
-
         prepared = self.prepare()
         progress(f"{make_plan(prepared).to_text()}\n")
         prepared.begin()
@@ -230,8 +227,6 @@ class Experiment:
         Raises:
             EvaluationError: The experiment has not begun, or its results were made with different settings.
         """
-        from hf_datasel.evaluation.experiment_results import gather
-
         return gather(self)
 
     @classmethod
@@ -248,25 +243,6 @@ class Experiment:
         names = {each.name for each in fields(cls)}
         config = {key: value for key, value in record["config"].items() if key in names}
         return cls(**{**config, "output_dir": str(folder)})
-
-
-def primary_tasks(tasks: Sequence[Task], primary: str | None) -> list[Task]:
-    """Return the tasks whose mean decides: one of them, or all that are in points.
-
-    Raises:
-        ConfigError: `primary` is no task, or tasks of different units would be averaged.
-    """
-    names = [task.name for task in tasks]
-    if primary is not None and primary != "average":
-        if primary not in names:
-            raise ConfigError(f"primary={primary!r} is none of the tasks: {', '.join(names)}.", "Or use 'average'.")
-        return [tasks[names.index(primary)]]
-    if len({(task.scale, task.higher_is_better) for task in tasks}) > 1:
-        raise ConfigError(
-            f"The tasks {', '.join(names)} have different units, so that their average means nothing.",
-            "Name the one that decides: primary: NAME.",
-        )
-    return list(tasks)
 
 
 def _seeds(value: Any, name: str) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from hf_datasel.analysis.plots import PlottedMethod, plot_cost, plot_forest
 from hf_datasel.errors import EvaluationError
-from hf_datasel.evaluation.experiment_results import ExperimentResults
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED
 from hf_datasel.evaluation.report import whole_pool
 from hf_datasel.evaluation.statistics import compare_with_control
@@ -16,6 +15,8 @@ from hf_datasel.evaluation.task import Task
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from hf_datasel.evaluation.experiment_results import ExperimentResults
 
 __all__ = ["draw_cost", "draw_forest", "write_plots"]
 

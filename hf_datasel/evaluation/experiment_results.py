@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,19 @@ import numpy as np
 
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ConfigError, EvaluationError, did_you_mean
-from hf_datasel.evaluation.cells import Cell, State, slug
-from hf_datasel.evaluation.experiment import Experiment, primary_tasks
-from hf_datasel.evaluation.prepared import changed_values, plain_settings, read_record
-from hf_datasel.evaluation.row_results import RowResults
-from hf_datasel.evaluation.task import Task
+from hf_datasel.evaluation.card_results import card_results
+from hf_datasel.evaluation.cells import State, slug
+from hf_datasel.evaluation.experiment_plots import draw_cost, draw_forest, write_plots
+from hf_datasel.evaluation.report import to_markdown
+from hf_datasel.evaluation.task import Task, primary_tasks
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from hf_datasel.cards.facts import Result
+    from hf_datasel.evaluation.experiment import Experiment
 
-__all__ = ["ExperimentResults", "RunResult", "gather"]
+__all__ = ["ExperimentResults", "RunResult"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class RunResult:
         items: Number of items with a value, by task.
         steps: Number of updates.
         cost: Cost of each phase, or None if it is not known.
+        files: File with the value of each item, by task, relative to the folder of the experiment.
         error: Last lines of the log of a run that failed.
         settings: The keys of `hf-datasel train`.
     """
@@ -51,6 +53,7 @@ class RunResult:
     items: Mapping[str, int] = field(default_factory=dict)
     steps: int | None = None
     cost: Mapping[str, Any] | None = None
+    files: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
 
@@ -134,7 +137,9 @@ class ExperimentResults:
         Raises:
             EvaluationError: The runs were evaluated on different items.
         """
-        results = self._results(method, task)
+        results_type = next(each.results_type for each in self.tasks if each.name == task)
+        files = [run.files[task] for run in self.runs_of(method) if run.state == "finished"]
+        results = [results_type.load(self.experiment.folder / file) for file in files]
         ids = {each.row_ids.tobytes() for each in results}
         if len(ids) > 1:
             raise EvaluationError(f"The runs of {method!r} were evaluated on different items of {task!r}.")
@@ -142,8 +147,6 @@ class ExperimentResults:
 
     def to_markdown(self) -> str:
         """Return the table, what can be said and what cannot, and every run that is missing, as Markdown."""
-        from hf_datasel.evaluation.report import to_markdown
-
         return to_markdown(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -156,8 +159,6 @@ class ExperimentResults:
         Args:
             method: Name of the method.
         """
-        from hf_datasel.evaluation.card_results import card_results
-
         return card_results(self, method)
 
     def save(self, folder: str | Path | None = None) -> Path:
@@ -169,8 +170,6 @@ class ExperimentResults:
         Returns:
             The folder.
         """
-        from hf_datasel.evaluation.experiment_plots import write_plots
-
         folder = self.experiment.folder if folder is None else Path(folder)
         write_file(folder / "results.md", self.to_markdown(), EvaluationError)
         files: dict[Path, Any] = {folder / "results.json": self.to_dict()}
@@ -189,8 +188,6 @@ class ExperimentResults:
         Raises:
             DataselError: matplotlib is not installed, or no run has finished.
         """
-        from hf_datasel.evaluation.experiment_plots import draw_forest
-
         return draw_forest(self, dark)
 
     def plot_cost(self, *, dark: bool = False) -> Figure:
@@ -202,101 +199,4 @@ class ExperimentResults:
         Raises:
             DataselError: matplotlib is not installed, or no run has a cost.
         """
-        from hf_datasel.evaluation.experiment_plots import draw_cost
-
         return draw_cost(self, dark)
-
-    def _results(self, method: str, task_name: str) -> list[RowResults]:
-        task = next(each for each in self.tasks if each.name == task_name)
-        cells = {cell.folder.name: cell for cell in cells_of(self.experiment, self.record)}
-        found = []
-        for run in self.runs_of(method):
-            file = cells[Path(run.folder).name].results(task_name, self.record["tasks"][task_name])
-            if file is not None:
-                found.append(task.results_type.load(file))
-        return found
-
-
-def gather(experiment: Experiment) -> ExperimentResults:
-    """Return the results of the runs that have finished; see `Experiment.gather`."""
-    record = read_record(experiment.folder)
-    config = plain_settings(vars(experiment))
-    if changes := changed_values(record["config"], config, ignored=("output_dir",)):
-        raise EvaluationError(
-            f"{str(experiment.folder)!r} was begun with other settings: {'; '.join(changes)}. Run the experiment "
-            "again, which does what is missing, and then gather."
-        )
-    tasks = tuple(experiment.tasks())
-    names = [task.name for task in tasks]
-    if list(record["tasks"]) != names:
-        raise EvaluationError(
-            f"{str(experiment.folder)!r} was evaluated on {', '.join(record['tasks'])}, and the experiment has the "
-            f"tasks {', '.join(names)}. Run it again, which evaluates what is missing, and then gather."
-        )
-    cells = cells_of(experiment, record)
-    for cell in cells:
-        _check_comparable(cell, tasks, record)
-    runs = tuple(_run_result(cell, tasks, record["tasks"], experiment.folder) for cell in cells)
-    return ExperimentResults(experiment, tasks, record, runs)
-
-
-def cells_of(experiment: Experiment, record: Mapping[str, Any]) -> list[Cell]:
-    """Return the runs that the record of an experiment lists."""
-    return [
-        Cell(
-            each["method"],
-            each["seed"],
-            experiment.folder / "cells" / each["folder"],
-            each["keys"],
-            {"model_name_or_path": experiment.model_name_or_path},
-        )
-        for each in record["cells"]
-    ]
-
-
-def _check_comparable(cell: Cell, tasks: Sequence[Task], record: Mapping[str, Any]) -> None:
-    """Raise if a run was trained with other versions, or evaluated with other settings only."""
-    versions = (cell.trained or {}).get("versions", record["versions"])
-    if changes := changed_values(record["versions"], versions):
-        raise EvaluationError(
-            f"{cell.folder.name} was trained with other versions than the experiment was begun with: "
-            f"{'; '.join(changes)}. Delete its folder and run it again, or use another output_dir."
-        )
-    for task in tasks:
-        identity = record["tasks"][task.name]
-        others = sorted((cell.folder / "evaluations").glob(f"{slug(task.name)}-????????.parquet"))
-        if others and cell.results(task.name, identity) is None:
-            before = task.results_type.load(others[0]).settings.get("task", {})
-            raise EvaluationError(
-                f"{cell.folder.name} was evaluated on {task.name} with other settings than the experiment has: "
-                f"{'; '.join(changed_values(before, identity))}. Run the experiment again, which evaluates it again."
-            )
-
-
-def _run_result(cell: Cell, tasks: Sequence[Task], identities: Mapping[str, Any], folder: Path) -> RunResult:
-    state = cell.state(identities)
-    numbers: dict[str, float] = {}
-    items: dict[str, int] = {}
-    if state == "finished":
-        for task in tasks:
-            file = cell.results(task.name, identities[task.name])
-            assert file is not None
-            results = task.results_type.load(file)
-            numbers |= task.numbers(results)
-            items[task.name] = int((results.reasons == "").sum())
-    trained = cell.trained or {}
-    failure = cell.failure if state == "failed" else None
-    return RunResult(
-        cell.method,
-        cell.seed,
-        state,
-        str(cell.folder.relative_to(folder)),
-        numbers,
-        items,
-        trained.get("steps"),
-        trained.get("cost"),
-        f"`hf-datasel {failure['command']}` ended with exit code {failure['exit_code']}: {failure['log']}"
-        if failure
-        else "",
-        cell.keys,
-    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -177,7 +179,7 @@ def training_config(train: Mapping[str, Any]) -> SelectiveSFTConfig:
     """
     import torch
 
-    values = {key: value for key, value in train.items() if key in _training_fields()}
+    values = {key: _parsed(key, value) for key, value in train.items() if key in _training_fields()}
     if not torch.accelerator.is_available():  # the run may be planned on another machine than it runs on
         values |= {"use_cpu": True, "bf16": False, "fp16": False, "tf32": None}
     try:
@@ -209,6 +211,28 @@ def planned_steps(method: Method, pool_size: int, processes: int) -> int | None:
         updates_in_epochs(updates_per_pass(math.ceil(part.budget / batch), accumulation), part.epochs)
         for part in rounds
     )
+
+
+def _parsed(key: str, value: Any) -> Any:
+    """Return a value that YAML has read as text, such as 2e-5, as `hf-datasel train` reads it."""
+    parse = _parsers().get(key)
+    if not isinstance(value, str) or parse is None:
+        return value
+    try:
+        return parse(value)
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise ConfigError(
+            f"train: {key}={value!r} is not valid: it has to be of the type {parse.__name__}."
+        ) from error
+
+
+@functools.cache
+def _parsers() -> dict[str, Any]:
+    """Return the function that parses each flag of `hf-datasel train`."""
+    from trl import TrlParser
+
+    actions = TrlParser((SelectiveSFTConfig,))._actions
+    return {action.dest: action.type for action in actions if action.type in (int, float)}
 
 
 def _training_fields() -> set[str]:

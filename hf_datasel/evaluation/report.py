@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hf_datasel.errors import EvaluationError
-from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
 from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, training_config
 from hf_datasel.evaluation.prepared import plain_settings
@@ -17,6 +16,9 @@ from hf_datasel.evaluation.statistics import non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
 from hf_datasel.hub.markdown import code, text
 from hf_datasel.training.schedule import rows_per_round
+
+if TYPE_CHECKING:
+    from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 
 __all__ = ["method_runs", "to_markdown", "whole_pool"]
 

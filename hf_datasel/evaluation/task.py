@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from hf_datasel.evaluation.normalization import Normalization
 from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.formats import Pool, Row, load_pool
 
-__all__ = ["DatasetTask", "ExactMatchTask", "HeldoutTask", "Task"]
+__all__ = ["DatasetTask", "ExactMatchTask", "HeldoutTask", "Task", "primary_tasks"]
 
 _LOADED: dict[tuple[Any, ...], Pool] = {}
 """The pools of dataset tasks of this process: each is read once."""
@@ -320,6 +320,25 @@ class ExactMatchTask(DatasetTask):
                 scoring_tokens_per_batch=self.scoring_tokens_per_batch,
             )
         )
+
+
+def primary_tasks(tasks: Sequence[Task], primary: str | None) -> list[Task]:
+    """Return the tasks whose mean decides: one of them, or all that are in points.
+
+    Raises:
+        ConfigError: `primary` is no task, or tasks of different units would be averaged.
+    """
+    names = [task.name for task in tasks]
+    if primary is not None and primary != "average":
+        if primary not in names:
+            raise ConfigError(f"primary={primary!r} is none of the tasks: {', '.join(names)}.", "Or use 'average'.")
+        return [tasks[names.index(primary)]]
+    if len({(task.scale, task.higher_is_better) for task in tasks}) > 1:
+        raise ConfigError(
+            f"The tasks {', '.join(names)} have different units, so that their average means nothing.",
+            "Name the one that decides: primary: NAME.",
+        )
+    return list(tasks)
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
