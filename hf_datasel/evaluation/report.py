@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
 
 __all__ = ["method_runs", "to_markdown", "whole_pool"]
+
+
+_DIGEST = re.compile("[0-9a-f]{32,}")
+_LONGEST = 4_000
+"""Number of characters after which settings are cut."""
+_NOT_TRAINING = ("selector", "selector_kwargs", "columns", "report_to")
 
 
 def method_runs(results: ExperimentResults) -> dict[str, MethodRuns]:
@@ -65,9 +72,6 @@ def _size(
     if config.max_steps > 0:
         return rows, round(config.max_steps * batch / rows, 2), max(steps, default=None)
     return rows, config.num_train_epochs, max(steps, default=None)
-
-
-_NOT_TRAINING = ("selector", "selector_kwargs", "columns", "report_to")
 
 
 def _mean_cost(runs: Sequence[RunResult], phases: Sequence[str], key: str) -> float | None:
@@ -182,16 +186,22 @@ def _models(results: ExperimentResults) -> str:
     """Return what was trained and evaluated, and with what."""
     record, experiment = results.record, results.experiment
     lines = [f"Model: {code(experiment.model_name_or_path)}. Pool: {code(experiment.dataset_name)}."]
-    settings = json.dumps(plain_settings(experiment.train), ensure_ascii=False)
-    lines.append(
-        f"Training, the same for all methods: {code(settings)}." if experiment.train else "Training: TRL's defaults."
-    )
+    lines.append(f"Training, the same for all methods: {_listed(plain_settings(experiment.train))}.")
     for task in results.tasks:
-        identity = record["tasks"][task.name]
-        lines.append(f"Task {text(task.name)}: {code(json.dumps(identity, ensure_ascii=False))}.")
+        lines.append(f"Task {text(task.name)}: {_listed(record['tasks'][task.name])}.")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     lines.append(f"Versions: {versions}.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Return settings that are set, as text; ids and digests by their first digits."""
+    parts = []
+    for name, value in settings.items():
+        if value not in (None, "", {}, []):
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            parts.append(f"{name} {shown[:12] if _DIGEST.fullmatch(shown) else shown}")
+    return text(", ".join(parts) or "nothing is set", _LONGEST)
 
 
 def _missing(results: ExperimentResults) -> str:
