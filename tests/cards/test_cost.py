@@ -10,7 +10,9 @@ import pytest
 from hf_datasel import select
 from hf_datasel.cards.build import gather, read_run
 from hf_datasel.cards.cost_wording import compare_costs, describe_cost, describe_flops
+from hf_datasel.cards.report import read_facts
 from hf_datasel.cards.sections.cost import SECTION
+from hf_datasel.errors import PublishError
 from hf_datasel.selection.select_rows import SelectionSession
 from hf_datasel.selectors import IterIT, Random
 
@@ -66,6 +68,16 @@ def test_selections_without_a_cost(selections, pool_rows):
     assert shown.startswith("Scoring and selecting took ")
     assert "tokens" not in shown
     assert "tokens" not in text(select(pool_rows, Random(), size=5))  # no model ran
+
+
+def test_facts_with_costs_are_read_again(selections, tmp_path):
+    facts = gather(selections[:1], title="selected", training=run({"selecting": COST, "training": TRAINING}))
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    assert read_facts(tmp_path / "facts.json") == facts
+    facts["rounds"][0]["cost"]["flops"] = "many"
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    with pytest.raises(PublishError, match=r"\['cost'\]\['flops'\] has to be a number"):
+        read_facts(tmp_path / "facts.json")
 
 
 def test_costs_of_a_saved_run(selections, tmp_path):

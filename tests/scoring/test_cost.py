@@ -23,7 +23,7 @@ from hf_datasel import score
 from hf_datasel.formats import Pool
 from hf_datasel.scores import IFD, Embedding, Judge, Length, Loss, Nuggets
 from hf_datasel.scoring import measure_cost
-from hf_datasel.scoring.cost import Parameters, total_cost
+from hf_datasel.scoring.cost import Parameters, device_name, peak_memory, total_cost
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.prefix_cache import PrefixCacheRunner
 from hf_datasel.scoring.runner import ModelRunner
@@ -261,6 +261,15 @@ def test_own_scores_may_count(model):
     assert measured(lambda: runner.run(compute, lengths, 1, label="own"))["tokens_forward"] == 30
     silent = measured(lambda: runner.run(lambda batch: np.zeros((len(batch), 1)), lengths, 1, label="own"))
     assert silent["tokens_forward"] == 18
+
+
+def test_a_gpu_is_named_and_its_memory_counts(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA {device.index}")
+    assert device_name(torch.device("cuda", 1)) == "NVIDIA 1"
+    assert peak_memory() == 123
 
 
 def test_total_of_costs():
