@@ -214,9 +214,9 @@ class Result(TypedDict):
     The first five keys are required. The others describe several training runs and their comparison.
 
     Attributes:
-        trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...; for runs on rows of
-            `versus` that train longer, its name, a comma and more: `"random rows, at the cost of this selection"`.
-        metric: `"exact match"`, `"loss"` ...
+        trained_on: `"this selection"`, `"random rows"`, `"the whole pool"`, `"untrained"` ...;
+            `"random at equal cost"` for random rows with the cost of the dearest method.
+        metric: `"exact match"`, `"loss"` ...; `"average"` for the mean over several tasks.
         dataset: Name of the evaluation dataset; its id for a dataset on the Hub.
         value: Value of the metric, the mean over the runs.
         note: Further information, such as the range over seeds, or "".

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from hf_datasel.cards.facts import Cost, Result
+from hf_datasel.cards.cost_wording import describe_duration, describe_flops
+from hf_datasel.cards.facts import Result
 from hf_datasel.hub.markdown import Markdown, code, table, text
+from hf_datasel.scoring.cost import Cost
 
 __all__ = ["describe_experiment", "difference_text", "result_groups", "training_operations"]
 
 _NONE = Markdown("–")
-_PHASES = ("selecting", "training")
+_AVERAGE = "average"
 Groups = Mapping[str, Sequence[Result]]
 """What was measured -> results, of which at most one is of each method."""
 
@@ -52,7 +54,7 @@ def describe_experiment(results: Sequence[Result]) -> str:
 
 
 def result_groups(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Return the results by what was measured, named by the dataset, and also by the metric where several are of one.
+    """Return the results by what was measured, named by the dataset, and by the metric where that is not enough.
 
     Args:
         results: The results.
@@ -62,6 +64,7 @@ def result_groups(results: Sequence[Result]) -> dict[str, list[Result]]:
     groups: dict[str, list[Result]] = {}
     for metric, dataset in measured:
         name = dataset if datasets.count(dataset) == 1 else f"{metric} on {dataset}"
+        name = metric if metric == _AVERAGE else name  # over datasets, of which there may be many
         groups[name] = [result for result in results if (result["metric"], result["dataset"]) == (metric, dataset)]
     return groups
 
@@ -136,8 +139,10 @@ def _cost(result: Result, group: Sequence[Result]) -> str:
     control = next((other for other in group if other["trained_on"] == result.get("versus")), None)
     unit = training_operations(control) if control is not None else 0
     operations = training_operations(result)
-    amount = f"{operations / unit:.3g} x" if unit else f"{operations:.2g} FLOPs"
-    return "; ".join([amount, *(f"{phase} {_duration(cost['device_seconds'])}" for phase, cost in phases.items())])
+    amount = f"{operations / unit:.3g} x" if unit else describe_flops(operations)
+    return "; ".join(
+        [amount, *(f"{phase} {describe_duration(cost['device_seconds'])}" for phase, cost in phases.items())]
+    )
 
 
 def _phases(result: Result) -> dict[str, Cost]:
@@ -155,20 +160,14 @@ def training_operations(result: Result) -> float:
     return sum(cost["flops"] for cost in _phases(result).values())
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
 # -- above and below the table ---------------------------------------------------------------------------------------
 def _above(groups: Groups, versus: Sequence[str]) -> str:
     """Return the number of runs and questions, and what the experiment cannot see."""
     results = [result for group in groups.values() for result in group]
     controls = [result["runs"] for result in results if "runs" in result and result["trained_on"] in versus]
-    others = [result["runs"] for result in results if "runs" in result and result["trained_on"] not in versus]
+    others = [result["runs"] for result in results if "runs" in result and ("versus" in result or not versus)]
     runs = [f"{_range(controls)} of {text(versus[0])}"] if controls and len(versus) == 1 else []
-    runs += [f"{_range(others)} of {'each other model' if runs else 'each'}"] if others else []
+    runs += [f"{_range(others)} of {'what is compared' if runs else 'each'}"] if others else []
     parts = [f"Training runs: {', '.join(runs)}."] if runs else []
     if questions := _by_group(groups, lambda result: f"{result['items']:,}" if "items" in result else None):
         parts.append(f"Questions or held-out rows: {questions}.")
@@ -225,7 +224,8 @@ def _below(groups: Groups, versus: Sequence[str]) -> str:
         lines.append(
             f"Differences are means of runs minus those of {text(versus[0]) if len(versus) == 1 else 'another method'}"
             ". The intervals are for other training runs on the same questions, and hold for all compared methods at "
-            f"once{scope}; p is adjusted likewise. Bold: the interval does not contain 0."
+            f"once{scope}; p is adjusted likewise. Bold: the interval does not contain 0. –: not compared, "
+            "such as a single run."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -253,7 +253,7 @@ def _unfinished(result: Result) -> str | None:
 
 
 def _single(result: Result) -> str | None:
-    return "one run has no interval" if result.get("runs") == 1 else None
+    return "one run has no interval" if result.get("runs") == 1 and result.get("planned", 1) > 1 else None
 
 
 def _tasks(group: Sequence[Result]) -> list[str]:

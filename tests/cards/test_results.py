@@ -120,10 +120,10 @@ def test_table_of_an_experiment():
     rows = cells(text)
     assert rows["this selection", "exact match on facts"] == [
         "68.65 (sd 1.40, 3 runs)", "**+42.40 [39.40, 45.40], better**", "below 0.001",
-        "2 x; selecting 60 s; training 60 s",
+        "2 x; selecting 60.0 seconds; training 60.0 seconds",
     ]  # fmt: skip
     assert rows["random rows", "exact match on facts"] == [
-        "26.25 (sd 1.58, 5 runs)", "–", "–", "4e+12 FLOPs; training 60 s",
+        "26.25 (sd 1.58, 5 runs)", "–", "–", "4 TFLOPs; training 60.0 seconds",
     ]  # fmt: skip
     assert rows["longest", "exact match on facts"][1] == "**-26.15 [-29.15, -23.15], worse**"
     assert rows["the whole pool", "exact match on facts"][1:3] == ["-0.35 [-3.35, 2.65]", "0.900"], "not bold"
@@ -132,7 +132,7 @@ def test_table_of_an_experiment():
 def test_what_cannot_be_seen_stands_above_the_table():
     above = section([SELECTED, RANDOM]).splitlines()[0]
     assert above == (
-        "Training runs: 5 of random rows, 3 of each other model. Questions or held-out rows: 512. A true "
+        "Training runs: 5 of random rows, 3 of what is compared. Questions or held-out rows: 512. A true "
         "difference of 3.4 is seen in 80 % of such experiments, smaller ones less often."
     )
     above = section([SELECTED, RANDOM, LOSS, LOSS_RANDOM]).splitlines()[0]
@@ -148,6 +148,17 @@ def test_how_to_read_the_intervals():
     assert "hold for all compared methods at once, but not for the 2 datasets at once; p" in two
     assert "minus those of random rows" in one
     assert "hold for all" not in section([RANDOM])
+
+
+def test_untrained_model_and_average():
+    untrained = {**without(RANDOM, "sd", "cost", "detectable"), "trained_on": "untrained", "value": 3.0, "runs": 1,
+                 "planned": 1, "values": [3.0]}  # fmt: skip
+    average = [{**item, "metric": "average", "dataset": "facts, heldout"} for item in (SELECTED, RANDOM)]
+    text = section([*average, SELECTED, RANDOM, untrained])
+    assert text.startswith("Training runs: 5 of random rows, 3 of what is compared."), "it was not trained"
+    assert "- untrained: no result on average." in text
+    [forest, _] = SECTION.figures({}, check_results([*average, SELECTED, RANDOM], "results"))
+    assert [panel.get_title(loc="left") for panel in forest.draw(title="", dark=False).axes] == ["average", "facts"]
 
 
 def test_lower_is_better():
@@ -203,16 +214,16 @@ def test_no_forest_plot_without_intervals_and_their_control(results):
 
 
 def test_cost_plot_is_on_the_card():
-    longer = {**RANDOM, "trained_on": "random rows, longer", "value": 30.0, "values": [29.0, 29.0, 30.0, 31.0, 31.0],
+    longer = {**RANDOM, "trained_on": "random at equal cost", "value": 30.0, "values": [29.0, 29.0, 30.0, 31.0, 31.0],
               "cost": {"training": {**COST, "flops": 8e12}}}  # fmt: skip
     results = check_results([SELECTED, RANDOM, EQUAL, longer], "results")
     figure = SECTION.figures({}, results)[1]
     assert figure.name == "cost"
     assert figure.alt.endswith(
-        "of random rows: this selection 68.65 at 2; random rows 26.25 at 1; random rows, longer 30 at 2."
+        "of random rows: this selection 68.65 at 2; random rows 26.25 at 1; random at equal cost 30 at 2."
     )
     ax = figure.draw(title=figure.title, dark=False).axes[0]
-    assert {item.get_text() for item in ax.texts} == {"this selection", "random rows", "random rows, longer"}
+    assert {item.get_text() for item in ax.texts} == {"this selection", "random rows", "random at equal cost"}
     assert ax.lines[0].get_xydata() == pytest.approx(np.array([[1.0, 26.25], [2.0, 30.0]]))
 
 

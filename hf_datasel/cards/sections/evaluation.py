@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["SECTION"]
 
 _MAX_LISTED = 24  # differences that the alternative text lists one by one
-_WHOLE_POOL = "the whole pool"
+_WHOLE_POOL, _EQUAL_COST = "the whole pool", "random at equal cost"
 
 
 def _compute(source: CardSource) -> list[Result]:
@@ -114,7 +114,7 @@ def _costs(control: str, groups: Mapping[str, list[Result]]) -> list[FigureInfo]
             plots.plot_cost,
             methods,
             control=control,
-            cost_matched=[name for name in methods if name.startswith(f"{control}, ")],
+            cost_matched=[_EQUAL_COST] if _EQUAL_COST in methods else [],
             primary=label,
             lower_is_better=not group[0].get("higher_is_better", True),
         )
