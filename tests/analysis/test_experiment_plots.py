@@ -24,7 +24,7 @@ def marks(ax):
     """Return the positions of the dots in an Axes by the shape that they have."""
     names = {}
     for dots in ax.collections:
-        shape = next(name for name in "o^v" if np.array_equal(_path(name).vertices, dots.get_paths()[0].vertices))
+        shape = next(name for name in "o^vDs" if np.array_equal(_path(name).vertices, dots.get_paths()[0].vertices))
         names.setdefault(shape, []).extend(dots.get_offsets().tolist())
     return names
 
@@ -48,10 +48,11 @@ def test_runs_are_marked_by_what_their_interval_says():
     average, easy, loss = (marks(ax) for ax in figure.axes)
     assert average["^"] == [[68.0, 1.0], [70.0, 1.0]]
     assert average["v"] == [[0.0, 2.0], [0.5, 2.0]]
-    assert average["o"] == [[25.0, 0.0], [26.0, 0.0], [30.0, 0.0], [26.0, 3.0]]
-    assert easy.keys() == {"o"}, "both intervals contain 0"
+    assert average["s"] == [[25.0, 0.0], [26.0, 0.0], [30.0, 0.0]], "the control"
+    assert average["D"] == [[26.0, 3.0]], "one run has no interval"
+    assert easy.keys() == {"s", "o", "D"}, "both intervals contain 0"
     assert loss["^"] == [[1.1, 1.0], [1.2, 1.0]], "a lower loss is better"
-    assert {"better than random", "worse than random", "no difference seen"} <= set(texts(figure))
+    assert {"better than random", "worse than random", "no difference seen", "not compared"} <= set(texts(figure))
 
 
 def test_intervals_lie_around_the_mean_of_the_control():

@@ -51,9 +51,10 @@ def plot_forest(
 ) -> Figure:
     """Draw the runs of each method, with a panel for the primary result and for each task.
 
-    Dots are runs. A bar is the interval of the difference to the control, placed around the control's mean: if it
-    does not cross the line of this mean, the difference is not 0. The band is the range of the control's runs. Bars
-    and dots of methods that are worse than the control and of those that are better differ in colour and shape.
+    Marks are runs; those of methods without an interval are diamonds. A bar is the interval of the difference to the
+    control, placed around the control's mean: if it does not cross the line of this mean, the difference is not 0. The
+    band is the range of the control's runs. Methods that are worse than the control and those that are better differ
+    in colour and shape.
 
     Args:
         methods: Results by name of the method, the control included, in the order of the rows.
@@ -125,7 +126,7 @@ def _draw_panel(ax: Axes, panel: _Panel, names: list[str], whole_pool: str | Non
         row = panel.rows[name]
         runs = finite(row.values)
         interval = row.interval if index and mean is not None and len(runs) else None
-        color, marker = _style(interval, panel.lower_is_better, theme)
+        color, marker = _style(interval, panel.lower_is_better, theme) if index else (theme.ink, "s")
         if interval is not None and mean is not None:
             low, high = mean + interval[0], mean + interval[1]
             ax.plot([low, high], [index, index], color=color, linewidth=5, alpha=0.4, solid_capstyle="butt", zorder=2)
@@ -161,8 +162,10 @@ def _layout(ax: Axes, values: np.ndarray, rows: int) -> None:
 
 
 def _style(interval: tuple[float, float] | None, lower_is_better: bool, theme: Theme) -> tuple[str, str]:
-    """Return colour and marker of a method: better, worse, or not known to differ."""
-    if interval is None or interval[0] <= 0 <= interval[1]:
+    """Return colour and marker of a method: not compared, not known to differ, better or worse."""
+    if interval is None:
+        return theme.muted, "D"
+    if interval[0] <= 0 <= interval[1]:
         return theme.muted, "o"
     is_better = (interval[0] > 0) != lower_is_better
     return (theme.selected, "^") if is_better else (theme.others[0], "v")
@@ -173,16 +176,14 @@ def _add_legend(figure: Figure, panels: list[_Panel], control: str, whole_pool: 
     from matplotlib.patches import Patch
 
     name = printable(control, 16)
-    intervals = [
-        (row.interval, panel.lower_is_better) for panel in panels for row in panel.rows.values() if row.interval
-    ]
-    styles = {_style(interval, lower, theme) for interval, lower in intervals} or {_style(None, False, theme)}
-    words = {"o": "no difference seen" if intervals else "run", "^": f"better than {name}", "v": f"worse than {name}"}
+    rows = [(row, panel) for panel in panels for other, row in panel.rows.items() if other != control]
+    styles = {_style(row.interval, panel.lower_is_better, theme) for row, panel in rows if len(finite(row.values))}
+    words = {"v": f"worse than {name}", "^": f"better than {name}", "o": "no difference seen", "D": "not compared"}
     handles = [
         Line2D([], [], color=color, marker=marker, linestyle="", markersize=5, label=words[marker])
-        for color, marker in sorted(styles, key=lambda style: "v^o".index(style[1]))
+        for color, marker in sorted(styles, key=lambda style: list(words).index(style[1]))
     ]
-    if intervals:
+    if any(row.interval for row, _ in rows):
         handles.append(Line2D([], [], color=theme.muted, linewidth=5, alpha=0.4, label="interval of the difference"))
     lines: list[Artist] = [Patch(color=theme.faint, label=legend_label(f"runs of {name}; line: their mean"))]
     if whole_pool is not None:
