@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.cli.arguments import allow_local_imports, as_dict, create_output_folder, log_to_stderr, parse
+from hf_datasel.cli.arguments import (
+    allow_local_imports,
+    as_dict,
+    create_output_folder,
+    log_to_stderr,
+    parse,
+    progress_bars_on_terminals,
+)
 from hf_datasel.cli.eval import NO_SUITE
 from hf_datasel.errors import ConfigError, EvaluationError
 
@@ -121,14 +128,14 @@ def run(argv: Sequence[str]) -> None:
     if arguments.gather:
         _write(experiment.gather())
         return
-    if arguments.plan:
-        print(experiment.plan().to_text())
-        return
-    if arguments.list_runs:
-        print("\n".join(experiment.unfinished(shard)))
-        return
-    create_output_folder(experiment.output_dir)
-    _write(experiment.run(shard, progress=lambda line: print(line, flush=True)))
+    with progress_bars_on_terminals():
+        if arguments.plan:
+            print(experiment.plan().to_text())
+        elif arguments.list_runs:
+            print("\n".join(experiment.unfinished(shard)))
+        else:
+            create_output_folder(experiment.output_dir)
+            _write(experiment.run(shard, progress=lambda line: print(line, flush=True)))
 
 
 def _experiment(arguments: BenchArguments) -> Experiment:
@@ -172,7 +179,10 @@ def _shard(value: str | None) -> tuple[int, int]:
 def _write(results: ExperimentResults) -> None:
     folder = results.save()
     print(results.to_markdown())
-    print(f"Written to {folder}: results.md, results.json, and for cards results/METHOD.json.")
+    print(
+        f"Written to {folder}: results.md, results.json and plots. For a card: hf-datasel push --results "
+        f"{folder}/results/METHOD.json --items {folder}/cells --selection {folder}/cells/RUN/model ..."
+    )
     failed = [run for run in results.runs if run.state == "failed"]
     if failed:
         raise EvaluationError(f"{len(failed)} of {len(results.runs)} runs failed. See the log in {failed[0].folder}.")
