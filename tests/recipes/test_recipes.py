@@ -10,7 +10,6 @@ import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ import pytest
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
 
 from hf_datasel import Selection, SelectiveSFTConfig, load_pool
-from hf_datasel.cli import main
 from hf_datasel.cli.arguments import DatasetArguments, parse
 from hf_datasel.cli.compare import CompareArguments
 from hf_datasel.cli.score import ScoreArguments
@@ -28,6 +26,7 @@ from hf_datasel.cli.train import TrainArguments
 from hf_datasel.scores import get_score
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import get_selector, list_selectors
+from tests.recipes.conftest import ON_CPU
 from tests.recipes.toys import (
     COLUMNS,
     COPIES,
@@ -50,45 +49,8 @@ KINDS = {
     "compare": (DatasetArguments, CompareArguments),
     "score": (DatasetArguments, ScoreArguments),
 }
-ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
-
-
-@pytest.fixture
-def run(
-    tmp_path: Path,
-    toy_files: dict[str, Path],
-    tiny_model_dir: Path,
-    tiny_text_model_dir: Path,
-    models: dict[str, str],
-    capsys: pytest.CaptureFixture[str],
-) -> Callable[[Path], tuple[Path, str]]:
-    """Give a function that runs a recipe with only what a toy needs changed, and returns its folder and output."""
-
-    def start(recipe: Path) -> tuple[Path, str]:
-        command, keys = read(recipe)
-        flags: dict[str, Any] = {"dataset_name": toy_file(keys, toy_files), "dataset_train_split": "train"}
-        flags["output_dir"] = tmp_path / recipe.stem
-        if "model_name_or_path" in keys:  # of the base models named, only Qwen's have a chat template
-            has_template = keys["model_name_or_path"].startswith("Qwen/")
-            flags["model_name_or_path"] = tiny_model_dir if has_template else tiny_text_model_dir
-        if "chat_template_path" in keys:
-            flags["chat_template_path"] = tiny_model_dir
-        if keys.get("selector_kwargs"):
-            flags["selector_kwargs"] = json.dumps(on_toys(keys["selector_kwargs"], models))
-        if "selection_size" in keys:
-            flags["selection_size"] = 7
-        words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
-        if command == "train":
-            words += [*ON_CPU, "--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "1"]
-            words += ["--disable_tqdm", "true"]
-        code = main([command, *config_flags(recipe), *words])
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return tmp_path / recipe.stem, printed.out
-
-    return start
 
 
 def wanted(keys: dict[str, Any]) -> int:
@@ -130,6 +92,9 @@ def test_every_key_arrives(recipe):
 
 
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
+@pytest.mark.filterwarnings(
+    "ignore:Setting `save_embedding_layers`:UserWarning"
+)  # the toy gets tokens of the template
 @only("train")
 def test_train_recipes(recipe, run, models):
     _, keys = read(recipe)
@@ -137,13 +102,13 @@ def test_train_recipes(recipe, run, models):
     folder, printed = run(recipe)
     rounds = sorted((folder / "selections").iterdir(), key=lambda path: path.name)
     selections = [Selection.load(path) for path in rounds]
-    plan = meant.plan(wanted(keys), keys["num_train_epochs"], ELIGIBLE)
+    plan = meant.plan(wanted(keys), keys.get("num_train_epochs", 3), ELIGIBLE)
     for selection, each in zip(selections, plan, strict=True):
         assert len(selection.indices) == each.budget
         assert ELIGIBLE not in selection.indices, "the row without an answer"
         recorded = selection.provenance["selector"]
         assert {**recorded, "model": None} == without_paths({**meant.spec(), "model": None})
-    steps = sum(math.ceil(math.ceil(each.budget / 8) * each.epochs) for each in plan)
+    steps = 4 if "max_steps" in keys else sum(math.ceil(math.ceil(each.budget / 8) * each.epochs) for each in plan)
     assert (folder / ("adapter_model.safetensors" if keys.get("use_peft") else "model.safetensors")).is_file()
     if keys["save_strategy"] == "epoch":
         assert (folder / f"checkpoint-{steps}" / "trainer_state.json").is_file()
@@ -224,12 +189,22 @@ def test_superfiltering_recipes_agree(run):
     assert Selection.load(selected).indices.tolist() == rows.tolist()
 
 
-@pytest.mark.parametrize("method", ["superfiltering", "graphfilter", "random", "all"])
-def test_methods_that_are_compared_are_trained_alike(method):
-    _, iterit = read(FOLDER / "alpaca-iterit-llama3-8b.yaml")
-    _, other = read(FOLDER / f"alpaca-{method}.yaml")
-    own = {"output_dir", "selector", "selector_kwargs", "selection_ratio"}
-    assert {key: other[key] for key in other.keys() - own} == {key: iterit[key] for key in iterit.keys() - own}
+OF_ITERIT = ["alpaca-superfiltering", "alpaca-superfiltering-llama3-8b", "alpaca-graphfilter", "alpaca-random"]
+OF_ITERIT += ["alpaca-all", "alpaca-all-same-steps", "alpaca-longest-llama3-8b", "alpaca-deita-llama3-8b"]
+OF_ITERIT += ["alpaca-gpt4-iterit", "wizardlm-iterit", "dolly-iterit", "code-alpaca-iterit"]
+AT_SCALE = ["openhermes-cross-entropy-km", "wildchat-random"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [("alpaca-iterit-llama3-8b", name) for name in OF_ITERIT] + [("openhermes-random", name) for name in AT_SCALE],
+)
+def test_methods_that_are_compared_are_trained_alike(reference, name):
+    _, first = read(FOLDER / f"{reference}.yaml")
+    _, other = read(FOLDER / f"{name}.yaml")
+    own = {"dataset_name", "output_dir", "selector", "selector_kwargs", "selection_ratio"}
+    own |= {"num_train_epochs", "max_steps"} if "max_steps" in other else set()
+    assert {key: other[key] for key in other.keys() - own} == {key: first[key] for key in first.keys() - own}
 
 
 def test_the_flags_of_iterits_ablations_are_read_and_differ():

@@ -26,18 +26,6 @@ SECRET = "sk-not-for-anybody"
 
 
 # -- what stands for the runs and servers that recipes name ----------------------------------------------------------
-@pytest.fixture(scope="module")
-def warm_up(tmp_path_factory, toy_files, tiny_model_dir) -> list[str]:
-    """Give the checkpoints of the warm-up recipe: 6 rows, 2 a step, 3 steps an epoch."""
-    folder = tmp_path_factory.mktemp("warm_up")
-    flags = {"dataset_name": toy_files["alpaca"], "model_name_or_path": tiny_model_dir, "output_dir": folder}
-    flags |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "use_cpu": "true", "bf16": "false"}
-    flags |= {"lora_r": 2, "disable_tqdm": "true"}
-    words = [str(word) for key, value in flags.items() for word in (f"--{key}", value)]
-    assert main(["train", "--config", str(FOLDER / "alpaca-influence-warmup.yaml"), *words]) == 0
-    return [str(folder / f"checkpoint-{step}") for step in (3, 6, 9, 12)]
-
-
 @pytest.fixture
 def server() -> Iterator[EndpointServer]:
     """Give an endpoint, whose key is in the environment."""

@@ -41,7 +41,7 @@ SCORED = re.compile(r"outputs/([\w-]+)/scored\.parquet")
 
 
 def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
-    """Files like Alpaca, Magpie, Tulu 3, No Robots and GSM8K on the Hub: 120 different rows, one without an answer."""
+    """Files like datasets on the Hub: 120 different rows, and one without an answer."""
     rows = [{**row, "instruction": f"{row['instruction']} ({copy})"} for copy in range(COPIES) for row in pool_rows]
     rows.append({"instruction": "Say nothing.", "input": "", "output": ""})
     turns = [[{"from": "human", "value": row["instruction"]}, {"from": "gpt", "value": row["output"]}] for row in rows]
@@ -62,6 +62,32 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
             }
             for at, row in enumerate(rows)
         ],
+        "dolly": [
+            {
+                "instruction": row["instruction"],
+                "context": row["input"],
+                "response": row["output"],
+                "category": "open_qa",
+            }
+            for row in rows
+        ],
+        "openhermes": [
+            {
+                "conversations": [{"from": "system", "value": "Be brief."}, *each],
+                "system_prompt": None,
+                "source": "flan",
+            }
+            for each in turns
+        ],
+        "wildchat": [
+            {
+                "messages": [
+                    {"role": "user", "content": row["instruction"]},
+                    {"role": "assistant", "content": row["output"]},
+                ]
+            }
+            for row in rows
+        ],
         "no_robots": [
             {"prompt": each[0]["content"], "prompt_id": "id", "messages": each, "category": ["Chat", "Coding"][at % 2]}
             for at, each in enumerate(chats)
@@ -79,7 +105,8 @@ def toy_file(keys: dict[str, Any], toy_files: dict[str, Path]) -> Path:
     name = keys["dataset_name"]
     scored = SCORED.fullmatch(name)
     if scored is None:
-        return toy_files[next((each for each in ("magpie", "tulu") if each in name.lower()), "alpaca")]
+        kinds = ("magpie", "tulu", "dolly", "openhermes", "wildchat")
+        return toy_files[next((each for each in kinds if each in name.lower()), "alpaca")]
     file = toy_files["alpaca"].with_name(f"{scored[1]}.parquet")
     if not file.is_file():
         rows = load_dataset("json", data_files=str(toy_files["alpaca"]), split="train")
@@ -113,6 +140,7 @@ def on_toys(value: Any, models: dict[str, str]) -> Any:
     changed |= (
         {"dataset_name": models[value["dataset_name"]], "dataset_split": "train"} if "dataset_name" in value else {}
     )
+    changed |= {"models": [[models[name], size] for name, size in value["models"]]} if "models" in value else {}
     changed |= {"validation_split": "train"} if "validation" in value else {}
     changed |= {"warmup_size": 12} if "warmup_size" in value else {}
     changed |= {"warmup_ratio": 0.2} if "warmup_ratio" in value else {}  # in the first of its steps nothing is learnt
