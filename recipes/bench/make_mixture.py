@@ -72,9 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     for source, name in SOURCES.items():
         parser.add_argument(f"--{source}", default=name, help=f"Dataset on the Hub, or a file; by default {name}.")
-    parser.add_argument("--pool_rows", type=int, default=1_200, help="Rows of the pool.")
+    parser.add_argument("--pool_rows", type=int, default=1_002, help="Rows of the pool.")
     parser.add_argument("--heldout_rows", type=int, default=150, help="Held-out rows.")
-    parser.add_argument("--max_words", type=int, default=100, help="Words that prompt and response have at most.")
+    parser.add_argument("--max_words", type=int, default=60, help="Words that prompt and response have at most.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/smollm2-cpu"))
     args = parser.parse_args()
