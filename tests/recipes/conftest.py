@@ -52,6 +52,7 @@ def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir, toy_files) -> 
         "hkust-nlp/deita-complexity-scorer": str(tiny_text_model_dir),
         "hkust-nlp/deita-quality-scorer": str(tiny_model_dir),
         "Skywork/Skywork-Reward-V2-Qwen3-0.6B": reward,
+        "sfairXC/FsfairX-LLaMA3-RM-v0.1": reward,
         "sentence-transformers/all-MiniLM-L6-v2": encoder,
         "HuggingFaceH4/no_robots": str(toy_files["no_robots"]),
         "openai/gsm8k": str(toy_files["exam"]),

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from hf_datasel.cli.arguments import parse
+from hf_datasel.cli import main
+from hf_datasel.cli.bench import BenchArguments
 from hf_datasel.cli.config_file import read_config
+from hf_datasel.evaluation import Experiment
 from hf_datasel.evaluation.code import CodeTask
 from hf_datasel.evaluation.suites import read_tasks
 from hf_datasel.selectors import get_selector
-from tests.recipes.conftest import ON_CPU
 from tests.recipes.test_paper_settings import run_script
-from tests.recipes.test_recipes import KINDS
-from tests.recipes.toys import FOLDER, read
+from tests.recipes.toys import FOLDER, on_toys, read
 
 BENCH = FOLDER / "bench"
 EXPERIMENTS = sorted(BENCH.glob("*.yaml"))
-KEYS = {"model_name_or_path", "dataset_name", "output_dir", "train", "methods", "baselines", "seeds", "random_seeds"}
-KEYS |= {"equal", "suite", "primary", "margin", "sd"}
+KEYS = sorted(each.name for each in fields(BenchArguments))
 RUN_LINE = re.compile(
     r"^# Run: hf-datasel bench --config recipes/bench/(\S+)( --allow_code_execution)?$", re.MULTILINE
 )
@@ -35,24 +36,9 @@ def load(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
-def named(entry: str | dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and settings of an entry of a list."""
-    if isinstance(entry, str):
-        return entry, {}
-    ((name, settings),) = entry.items()
-    return name, settings
-
-
-def methods(path: Path) -> dict[str, tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Return selector, settings and training keys of each method, by its label."""
-    found = {}
-    for name, settings in map(named, load(path)["methods"]):
-        if "selector" in settings:
-            assert settings.keys() <= {"selector", "selector_kwargs", "train"}
-            found[name] = settings["selector"], settings.get("selector_kwargs", {}), settings.get("train", {})
-        else:
-            found[name] = name, settings, {}
-    return found
+def methods(path: Path) -> dict[str, Any]:
+    """Return the methods of an experiment as it reads them, by their labels."""
+    return {method.name: method for method in Experiment(**load(path)).read_methods()}
 
 
 def test_the_experiments():
@@ -68,26 +54,45 @@ def test_comment_and_keys(path):
     name, executes_code = RUN_LINE.findall(comment[-1])[0]
     assert name == path.name
     assert bool(executes_code) == any(isinstance(task, CodeTask) for task in read_tasks(load(path)["suite"]))
-    assert read_config(path, sorted(KEYS)) == load(path)
+    assert read_config(path, KEYS) == load(path)
     assert load(path)["output_dir"] == f"outputs/bench/{path.stem}"
 
 
 @each_experiment
-def test_methods_can_be_built_and_trained(path, tmp_path):
+def test_plan(path, tmp_path, toy_files, models, tiny_text_model_dir, tiny_model_dir):
     experiment = load(path)
-    assert len(methods(path)) == len(experiment["methods"])
-    for selector, settings, changed in methods(path).values():
-        keys = {key: experiment[key] for key in ("model_name_or_path", "dataset_name")} | experiment["train"] | changed
-        keys |= {"selector": selector, "selector_kwargs": settings, "output_dir": str(tmp_path), "seed": 1}
-        (tmp_path / "train.yaml").write_text(yaml.safe_dump(keys))
-        parsed = parse(KINDS["train"], ["--config", str(tmp_path / "train.yaml"), *ON_CPU], "train")
-        arrived = {key: value for each in parsed for key, value in vars(each).items()}
-        del keys["selector_kwargs"]
-        assert {key: arrived[key] for key in keys if key not in ("use_cpu", "bf16")} == {
-            key: value for key, value in keys.items() if key not in ("use_cpu", "bf16")
-        }
-        built = get_selector(selector, settings)
-        assert built.plan(100, arrived["num_train_epochs"], 1_000_000)
+    train = dict(experiment["train"])
+    if "chat_template_path" in train:
+        train["chat_template_path"] = str(tiny_model_dir)
+    if "selection_size" in train:
+        train["selection_size"] = 12
+    toys = {"model_name_or_path": str(tiny_text_model_dir), "dataset_name": str(toy_files["alpaca"]), "train": train}
+    toys |= {"methods": on_toys(experiment["methods"], models), "output_dir": str(tmp_path / "out"), "primary": None}
+    heldout = tmp_path / "heldout.jsonl"
+    heldout.write_text('{"prompt": "Which bird stands on one leg?", "completion": "The flamingo does."}\n')
+    toys["suite"] = [{"heldout": {"dataset_name": str(heldout)}}]
+    plan = Experiment(**{**experiment, **toys}).plan().to_text()
+    for name in methods(path):
+        assert name == "untrained" or f"| {name} |" in plan
+    assert not (tmp_path / "out").exists()
+
+
+def copies() -> list[tuple[str, str]]:
+    """Return command and file of each copy of an experiment in the README."""
+    return re.findall(r"^(sed .* > (\S+\.yaml))$", (FOLDER / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "name"), copies(), ids=[name for _, name in copies()])
+def test_copies_with_changed_keys(command, name, tmp_path):
+    original = command.split()[-3]
+    (tmp_path / original).write_bytes((BENCH / original).read_bytes())
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    before, after = load(BENCH / original), load(tmp_path / name)
+    assert after["output_dir"] == f"outputs/bench/{Path(name).stem}"
+    assert methods(tmp_path / name).keys() == methods(BENCH / original).keys()
+    assert after.keys() == before.keys()
+    assert [key for key in before if before[key] != after[key]] != ["output_dir"]
+    assert "meta-llama" not in str(after) or "qwen" not in name
 
 
 @each_experiment
@@ -131,17 +136,21 @@ def test_training_is_that_of_the_recipe_for_one_method(experiment, recipe):
     ],
 )
 def test_methods_are_those_of_the_recipes(experiment, label, recipe):
-    selector, settings, _ = methods(BENCH / f"{experiment}.yaml")[label]
     _, keys = read(FOLDER / f"{recipe}.yaml")
-    assert get_selector(selector, settings) == get_selector(keys["selector"], keys["selector_kwargs"])
+    assert methods(BENCH / f"{experiment}.yaml")[label].selector == get_selector(
+        keys["selector"], keys["selector_kwargs"]
+    )
 
 
-@pytest.mark.parametrize("name", ["alpaca-gpt4-iterit", "wizardlm-iterit", "dolly-iterit"])
-def test_the_comment_names_the_other_datasets(name):
-    _, keys = read(FOLDER / f"{name}.yaml")
-    comment = " ".join((BENCH / "iterit-table1.yaml").read_text(encoding="utf-8").split())
-    assert keys["dataset_name"] in comment
-    assert (f"{keys['dataset_name']}, which also has decay: 0.0" in comment) == (keys["selector_kwargs"]["decay"] == 0)
+@pytest.mark.parametrize("name", ["alpaca-gpt4", "wizardlm", "dolly"])
+def test_copies_are_those_of_the_recipes(name, tmp_path):
+    (command,) = [command for command, file in copies() if file == f"iterit-{name}.yaml"]
+    (tmp_path / "iterit-table1.yaml").write_bytes((BENCH / "iterit-table1.yaml").read_bytes())
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    _, keys = read(FOLDER / f"{name}-iterit.yaml")
+    selector = methods(tmp_path / f"iterit-{name}.yaml")["iterit"].selector
+    assert selector == get_selector("iterit", keys["selector_kwargs"])
+    assert load(tmp_path / f"iterit-{name}.yaml")["dataset_name"] == keys["dataset_name"]
 
 
 # -- the rows of the experiment for a CPU -----------------------------------------------------------------------------
@@ -211,9 +220,13 @@ def test_a_source_with_too_few_rows(sources, tmp_path, monkeypatch):
         run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
 
 
-def test_the_files_of_the_mixture_are_those_of_the_experiment():
-    experiment = load(BENCH / "smollm2-cpu.yaml")
-    read_files = {settings["dataset_name"] for _, settings in map(named, experiment["suite"])}
-    assert read_files == {f"outputs/smollm2-cpu/{name}.jsonl" for name in ("heldout", "heldout-gsm8k")}
-    assert experiment["dataset_name"] == "outputs/smollm2-cpu/pool.jsonl"
-    assert "python recipes/bench/make_mixture.py" in (BENCH / "smollm2-cpu.yaml").read_text(encoding="utf-8")
+def test_the_experiment_for_a_cpu_reads_the_mixture(sources, tmp_path, monkeypatch, tiny_model_dir, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = BENCH / "smollm2-cpu.yaml"
+    assert "# First: python recipes/bench/make_mixture.py\n" in path.read_text(encoding="utf-8")
+    words = [*sources, "--pool_rows", "60", "--heldout_rows", "15"]
+    run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
+    assert main(["bench", "--config", str(path), "--plan", "--model_name_or_path", str(tiny_model_dir)]) == 0
+    printed = capsys.readouterr().out
+    for name in ("random", "longest", "superfiltering_per_source", "iterit", "all"):
+        assert name in printed
