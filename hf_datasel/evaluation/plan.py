@@ -11,6 +11,7 @@ import numpy as np
 from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, Method, training_config
 from hf_datasel.evaluation.statistics import minimum_detectable_effect
 from hf_datasel.hub.markdown import table
+from hf_datasel.scoring.cost import Parameters
 from hf_datasel.selectors import All
 from hf_datasel.tokens import TokenRows, TokenSettings
 from hf_datasel.training.schedule import rows_per_round
@@ -55,7 +56,8 @@ class Plan:
         pool_rows: Number of rows of the pool.
         pool: What is excluded from it, in words.
         tokens_per_row: Mean number of tokens of a row.
-        parameters: Number of parameters of the model that take part in a forward pass.
+        parameters: Number of parameters of the model that process a token.
+        flops_per_parameter: Operations per parameter and token: 6, or 4 for adapters, whose base weights are frozen.
         tasks: Number of items of each task, None if it is not known before.
         detectable: Smallest difference to Random that such an experiment is likely to see, in standard deviations
             between runs; None without two runs each.
@@ -68,14 +70,17 @@ class Plan:
     pool: str
     tokens_per_row: float
     parameters: int
+    flops_per_parameter: int
     tasks: Mapping[str, int | None]
     detectable: float | None
     sd: float | None
 
     @property
     def training_flops(self) -> float:
-        """Operations of training all runs: 6 per parameter and token."""
-        return sum(6.0 * self.parameters * (each.tokens or 0) * each.runs for each in self.methods)
+        """Operations of training all runs."""
+        return sum(
+            float(self.flops_per_parameter) * self.parameters * (each.tokens or 0) * each.runs for each in self.methods
+        )
 
     def to_text(self) -> str:
         """Return the plan as text."""
@@ -100,8 +105,8 @@ class Plan:
             table(head, rows),
             f"{len(states)} runs, each evaluated on: {tasks}.{finished}",
             f"Pool: {self.pool_rows:,} rows of {self.tokens_per_row:.0f} tokens on average. {self.pool}".strip(),
-            f"Training takes {self.training_flops:.2g} floating-point operations (6 x {self.parameters:,} parameters "
-            f"x tokens): {hours:.2g} hours of a GPU that does {TERAFLOPS / 1e12:.0f} teraflops. Scoring, selecting "
+            f"Training takes {self.training_flops:.2g} floating-point operations ({self.flops_per_parameter} x "
+            f"{self.parameters:,} parameters x tokens): {hours:.2g} hours of a GPU that does {TERAFLOPS / 1e12:.0f} teraflops. Scoring, selecting "
             "and evaluating are not included; their cost is measured.",
             self._effect(),
         ]
@@ -139,6 +144,7 @@ def make_plan(prepared: Prepared) -> Plan:
         (pool.record or {}).get("summary", ""),
         tokens_per_row,
         _parameters(experiment.model_name_or_path, experiment.model_revision, experiment.train),
+        4 if experiment.train.get("use_peft") else 6,
         {task.name: task.num_items() for task in prepared.tasks},
         _detectable(methods),
         experiment.sd,
@@ -170,7 +176,7 @@ def _tokens_per_row(prepared: Prepared) -> float:
 
 
 def _parameters(name: str, revision: str | None, train: Mapping[str, Any]) -> int:
-    """Return the number of parameters without embeddings that are only looked up, from the config alone."""
+    """Return the number of parameters that process a token, from the config alone."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -180,10 +186,7 @@ def _parameters(name: str, revision: str | None, train: Mapping[str, Any]) -> in
     config = load_config(Loading(name, revision, init_kwargs=trust))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **trust)
-    embedding = model.get_input_embeddings().weight
-    total = sum(int(parameter.numel()) for parameter in model.parameters())
-    is_tied = model.get_output_embeddings() is None or model.get_output_embeddings().weight is embedding
-    return total if is_tied else total - int(embedding.numel())
+    return round(Parameters.of(model).active)
 
 
 def _detectable(methods: Sequence[Method]) -> float | None:
