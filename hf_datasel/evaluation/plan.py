@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, Method, training_c
 from hf_datasel.evaluation.statistics import minimum_detectable_effect
 from hf_datasel.hub.markdown import table
 from hf_datasel.scoring.cost import Parameters
+from hf_datasel.scoring.models import Loading, load_config, load_tokenizer
 from hf_datasel.selectors import All
 from hf_datasel.tokens import TokenRows, TokenSettings
 from hf_datasel.training.schedule import rows_per_round
@@ -164,24 +167,32 @@ def _planned(prepared: Prepared, method: Method, tokens_per_row: float) -> Plann
 
 def _tokens_per_row(prepared: Prepared) -> float:
     """Return the mean number of tokens of a sample of rows, cut at max_length."""
-    from hf_datasel.scoring.models import load_tokenizer
-
     experiment, pool = prepared.experiment, prepared.pools[None].pool
     usable = np.flatnonzero(pool.reasons == "")
     sample = np.random.default_rng(0).permutation(usable)[:_SAMPLE]
     tokenizer = load_tokenizer(experiment.model_name_or_path, experiment.model_revision)
-    max_length = training_config(experiment.train).max_length
-    rows = TokenRows(pool.subset(np.sort(sample)), tokenizer, TokenSettings(max_length=max_length))
+    config = training_config(experiment.train)
+    if config.chat_template_path is not None:
+        tokenizer = copy.copy(tokenizer)  # the cache keeps the original
+        tokenizer.chat_template = _chat_template(Path(config.chat_template_path))
+    rows = TokenRows(pool.subset(np.sort(sample)), tokenizer, TokenSettings(max_length=config.max_length))
     lengths = rows.training().conditional.lengths
     return float(lengths.mean()) if len(lengths) else 0.0
+
+
+def _chat_template(path: Path) -> str:
+    """Return the chat template that a run trains with: that of a file, or that of another tokenizer."""
+    from transformers import AutoTokenizer
+
+    if path.suffix in (".jinja", ".j2"):
+        return path.read_text(encoding="utf-8")
+    return str(AutoTokenizer.from_pretrained(str(path)).chat_template)
 
 
 def _parameters(name: str, revision: str | None, train: Mapping[str, Any]) -> int:
     """Return the number of parameters that process a token, from the config alone."""
     import torch
     from transformers import AutoModelForCausalLM
-
-    from hf_datasel.scoring.models import Loading, load_config
 
     trust = {"trust_remote_code": bool(train.get("trust_remote_code"))}
     config = load_config(Loading(name, revision, init_kwargs=trust))

@@ -66,7 +66,8 @@ def test_plan(path, tmp_path, toy_files, models, tiny_text_model_dir, tiny_model
         train["chat_template_path"] = str(tiny_model_dir)
     if "selection_size" in train:
         train["selection_size"] = 12
-    toys = {"model_name_or_path": str(tiny_text_model_dir), "dataset_name": str(toy_files["alpaca"]), "train": train}
+    rows = toy_files["tulu" if "chat_template_path" in train else "alpaca"]  # a base model has no template of its own
+    toys = {"model_name_or_path": str(tiny_text_model_dir), "dataset_name": str(rows), "train": train}
     toys |= {"methods": on_toys(experiment["methods"], models), "output_dir": str(tmp_path / "out"), "primary": None}
     heldout = tmp_path / "heldout.jsonl"
     heldout.write_text('{"prompt": "Which bird stands on one leg?", "completion": "The flamingo does."}\n')
