@@ -73,8 +73,12 @@ class BenchArguments:
     sd: float | None = field(
         default=None, metadata={"help": "Standard deviation between runs that earlier experiments have shown."}
     )
-    decontaminate: bool = field(
-        default=True, metadata={"help": "Exclude rows of the pool that share n-grams with items of the suite."}
+    decontaminate: dict[str, Any] | str = field(
+        default="true",
+        metadata={
+            "help": "Whether rows of the pool that share n-grams with items of the suite are excluded: true, false, "
+            'or settings such as {"n": 13, "threshold": 0.5}.'
+        },
     )
     launcher: list[str] = field(
         default_factory=list, metadata={"help": "Command that starts each training, such as accelerate launch."}
@@ -149,6 +153,9 @@ def _experiment(arguments: BenchArguments) -> Experiment:
     values["columns"] = as_dict(arguments.columns, "columns") or None
     values["train"] = as_dict(arguments.train, "train")
     values["methods"] = arguments.methods or []
+    if isinstance(text := arguments.decontaminate, str):
+        is_flag = text.lower() in ("true", "false")
+        values["decontaminate"] = text.lower() == "true" if is_flag else as_dict(text, "decontaminate")
     if not values["suite"]:
         raise ConfigError(NO_SUITE)
     for name in ("model_name_or_path", "dataset_name"):

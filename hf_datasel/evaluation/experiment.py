@@ -24,6 +24,7 @@ from hf_datasel.evaluation.prepared import Prepared, read_record
 from hf_datasel.evaluation.suites import read_tasks
 from hf_datasel.evaluation.task import Task, primary_tasks
 from hf_datasel.formats import Pool, load_pool
+from hf_datasel.scores.loss import Loss
 from hf_datasel.scoring.models import check_model_exists
 
 if TYPE_CHECKING:
@@ -104,8 +105,16 @@ class Experiment:
         for name in ("model_name_or_path", "dataset_name"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise ConfigError(f"The experiment needs {name}.")
+        for name in ("baselines", "equal", "launcher"):
+            if not isinstance(value := getattr(self, name), list | tuple):
+                raise ConfigError(f"{name}={value!r} has to be a list.")
         if unknown := [each for each in self.equal if each not in _EQUAL]:
             raise ConfigError(f"equal={list(self.equal)!r}: {unknown[0]!r} is neither 'steps' nor 'cost'.")
+        if self.num_processes < 1:
+            raise ConfigError(f"num_processes={self.num_processes} has to be 1 or more.")
+        for name in ("margin", "sd"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                raise ConfigError(f"{name}={value!r} has to be above 0, in the unit of the primary task.")
         check_train_keys(self.train, "train")
         _seeds(self.seeds, "seeds")
 
@@ -164,6 +173,7 @@ class Experiment:
         for task in tasks:
             task.check(self.allow_code_execution)
         check_model_exists(self.model_name_or_path, self.model_revision)
+        Loss(self.model_name_or_path, dtype=self.eval_dtype)  # checks the name of the dtype
         split = self.dataset_train_split
         source = (self.dataset_name, split, self.dataset_config, self.dataset_revision)
         pools: dict[str | None, Pool] = {None: Pool(load_pool(*source, self.columns), self.columns)}
@@ -246,7 +256,8 @@ class Experiment:
 
 
 def _seeds(value: Any, name: str) -> tuple[int, ...]:
-    seeds = tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else tuple(value or ())
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    seeds = tuple(range(value)) if is_number else tuple(value) if isinstance(value, list | tuple) else ()
     if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise ConfigError(f"{name}={value!r} has to be a number of runs, or a list of different seeds of 0 or more.")
     return seeds

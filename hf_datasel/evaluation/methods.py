@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.evaluation.cells import slug
 from hf_datasel.rounds.selector import Selector
-from hf_datasel.selectors import All, get_selector
+from hf_datasel.selectors import All, Random, get_selector
 from hf_datasel.spec import name_and_settings
 from hf_datasel.training.config import SelectiveSFTConfig
 from hf_datasel.training.schedule import rows_per_round, updates_in_epochs, updates_per_pass
@@ -109,6 +110,7 @@ def read_methods(
                 f"methods: two of them have the name {method.name!r}. Give one a label: "
                 f"{{my_{method.name}: {{selector: {method.name}, selector_kwargs: {{...}}}}}}."
             )
+        _check_label(method, found)
         found[method.name] = method
     for name in baselines:
         if not isinstance(name, str):
@@ -142,6 +144,18 @@ def _method(entry: Any, train: Mapping[str, Any], seeds: Sequence[int], allow_im
         keys = {key: value for key, value in keys.items() if key not in ("max_steps", "num_train_epochs")}
     selector = get_selector(settings.get("selector", "all"), settings.get("selector_kwargs") or {}, allow_imports)
     return Method(str(name), selector, tuple(seeds), {**keys, **own}, settings.get("dataset_name"))
+
+
+def _check_label(method: Method, others: Mapping[str, Method]) -> None:
+    """Raise if a label means something else in tables, or has the file name of another one."""
+    name = method.name
+    if name in (UNTRAINED, EQUAL_COST) or (
+        name == CONTROL and not (isinstance(method.selector, Random) and method.dataset_name is None)
+    ):
+        raise ConfigError(f"methods: {name!r} is the name of a baseline. Give the method another label.")
+    for other in others:
+        if slug(other) == slug(name):
+            raise ConfigError(f"methods: {other!r} and {name!r} have the same file name, {slug(name)!r}. Rename one.")
 
 
 def _without_size(train: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +193,8 @@ def training_config(train: Mapping[str, Any]) -> SelectiveSFTConfig:
     """
     import torch
 
-    values = {key: _parsed(key, value) for key, value in train.items() if key in _training_fields()}
+    parsed = {key: _parsed(key, value) for key, value in train.items()}
+    values = {key: value for key, value in parsed.items() if key in _training_fields()}
     if not torch.accelerator.is_available():  # the run may be planned on another machine than it runs on
         values |= {"use_cpu": True, "bf16": False, "fp16": False, "tf32": None}
     try:
@@ -214,25 +229,24 @@ def planned_steps(method: Method, pool_size: int, processes: int) -> int | None:
 
 
 def _parsed(key: str, value: Any) -> Any:
-    """Return a value that YAML has read as text, such as 2e-5, as `hf-datasel train` reads it."""
+    """Return a value as `hf-datasel train` reads it: YAML has read 2e-5 as text."""
     parse = _parsers().get(key)
-    if not isinstance(value, str) or parse is None:
+    if parse is None or value is None or isinstance(value, Mapping):
         return value
     try:
-        return parse(value)
+        parsed = parse(str(value))
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
-        raise ConfigError(
-            f"train: {key}={value!r} is not valid: it has to be of the type {parse.__name__}."
-        ) from error
+        raise ConfigError(f"train: {key}={value!r} is not valid: {str(error).rstrip('.')}.") from error
+    return parsed if isinstance(value, str) else value
 
 
 @functools.cache
 def _parsers() -> dict[str, Any]:
     """Return the function that parses each flag of `hf-datasel train`."""
-    from trl import TrlParser
+    from trl import ModelConfig, TrlParser
 
-    actions = TrlParser((SelectiveSFTConfig,))._actions
-    return {action.dest: action.type for action in actions if action.type in (int, float)}
+    actions = TrlParser((SelectiveSFTConfig, ModelConfig))._actions
+    return {action.dest: action.type for action in actions if action.type not in (None, str) and action.nargs != "+"}
 
 
 def _training_fields() -> set[str]:

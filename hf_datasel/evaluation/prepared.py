@@ -211,7 +211,7 @@ class Prepared:
         evaluation = {
             "model_name_or_path": experiment.model_name_or_path,
             "model_revision": None if method.selector is not None else experiment.model_revision,
-            "suite": experiment.suite if isinstance(experiment.suite, str) else list(experiment.suite),
+            "suite": plain_settings(experiment.suite),
             "tier": experiment.tier,
             "dtype": experiment.eval_dtype,
             "allow_code_execution": experiment.allow_code_execution,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.atomic import write_file
-from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.errors import ConfigError, EvaluationError, did_you_mean
 from hf_datasel.evaluation.cells import digest, slug
 from hf_datasel.evaluation.experiment import Experiment
 from hf_datasel.formats import Pool
@@ -60,6 +61,10 @@ def evaluate_selections(
         ConfigError: A method or setting is unknown, or a selector cannot be imported.
         DataselError: As in `Experiment.run`.
     """
+    names = [each.name for each in fields(Experiment)]
+    for name in settings:
+        if name not in names:
+            raise ConfigError(f"There is no setting {name!r}.{did_you_mean(name, names)}")
     folder = Path(output_dir)
     pool = Pool(dataset, columns)
     file = _write_rows(pool, range(len(pool)), folder / "pool" / f"pool-{pool.id[:8]}.parquet")

@@ -162,9 +162,10 @@ def _read(name: str, settings: Mapping[str, Any]) -> Task:
     values = {key: value for key, value in settings.items() if key != "task"}
     unknown = [key for key in values if key not in options]
     if unknown:
+        similar = did_you_mean(what, _KINDS) if kind is HarnessTask else ""
         raise ConfigError(
             f"The task {label!r} has no setting {unknown[0]!r}.{did_you_mean(unknown[0], options)} Its settings are "
-            f"{', '.join(options)}."
+            f"{', '.join(options)}.{similar and f' {what!r} is none of the kinds of task.{similar}'}"
         )
     return kind(name=label, **fixed, **values)
 

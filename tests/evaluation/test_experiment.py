@@ -18,6 +18,7 @@ import yaml
 from datasets import Dataset
 
 from hf_datasel import Selection
+from hf_datasel.cards import pull_evaluation
 from hf_datasel.cards.report import read_results
 from hf_datasel.cli import main
 from hf_datasel.errors import ConfigError, EvaluationError
@@ -259,8 +260,11 @@ def test_gather_refuses_runs_with_other_versions(miniature):
 # -- kills -----------------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def reference(world):
-    """The runs of two methods that nothing interrupts."""
-    return run(small(world, world / "reference"))
+    """The runs of two methods that nothing interrupts, from a YAML file."""
+    values = small(world, world / "reference")
+    (world / "reference.yaml").write_text(yaml.safe_dump(values))
+    assert main(["bench", "--config", str(world / "reference.yaml")]) == 0
+    return Experiment(**values).gather()
 
 
 MOMENTS = {
@@ -356,6 +360,23 @@ def test_other_shots_are_evaluated_again_and_never_mixed(world, reference, tmp_p
         ({"train": {"num_train_epochs": "many"}}, "train"),
         ({"seeds": 0}, "seeds=0 has to be a number of runs"),
         ({"seeds": [1, 1]}, "a list of different seeds"),
+        ({"seeds": 2.5}, "seeds=2.5 has to be a number of runs"),
+        ({"methods": [{"random": {"selector": "longest"}}]}, "'random' is the name of a baseline"),
+        ({"methods": [{"untrained": {"selector": "all"}}]}, "'untrained' is the name of a baseline"),
+        (
+            {"methods": [{"A b": {"selector": "all"}}, {"a-b": {"selector": "iterit"}}]},
+            "have the same file name, 'a-b'",
+        ),
+        ({"train": {"max_length": "64a"}}, "train: max_length='64a' is not valid"),
+        ({"train": {"bf16": "nope"}}, "train: bf16='nope' is not valid"),
+        ({"train": {"learning_rate": [1]}}, "train: learning_rate=[1] is not valid"),
+        ({"train": {"use_peft": True, "lora_r": "four"}}, "train: lora_r='four' is not valid"),
+        ({"baselines": "random"}, "baselines='random' has to be a list"),
+        ({"launcher": "accelerate launch"}, "launcher='accelerate launch' has to be a list"),
+        ({"num_processes": 0}, "num_processes=0 has to be 1 or more"),
+        ({"margin": -1.0}, "margin=-1.0 has to be above 0"),
+        ({"eval_dtype": "bf17"}, "dtype='bf17': it has to be 'auto'"),
+        ({"suite": [{"mine": {"task": "exactmatch", "dataset_name": "x"}}]}, "Did you mean 'exact_match'?"),
         ({"equal": ["time"]}, "'time' is neither 'steps' nor 'cost'"),
         ({"primary": "gsm8k"}, "primary='gsm8k' is none of the tasks: questions, heldout"),
         ({"primary": None}, "have different units, so that their average means nothing"),
@@ -394,3 +415,28 @@ def test_rows_that_repeat_questions_are_excluded_from_all_runs(world, tmp_path):
     assert all(reason.startswith("contaminated with") for reason in counts)
     (whole,) = (folder / "cells").glob("all-seed-0-*/model/selections/round-0/indices.npy")
     assert len(np.load(whole)) == 1000 - excluded
+
+
+# -- from a YAML file to the Hub and back ----------------------------------------------------------------------------
+def test_results_come_back_from_the_hub(world, reference, local_hub, monkeypatch):
+    monkeypatch.setattr("hf_datasel.cards.repository_files.png", lambda *_: b"")
+    folder = world / "reference"
+    (model,) = (folder / "cells").glob("all-seed-0-*/model")
+    command = ["push", "--selection", str(model), "--repo_id", "tester/all"]
+    command += ["--dataset_name", str(world / "pool.parquet"), "--results", str(folder / "results" / "all.json")]
+    assert main([*command, "--items", str(folder / "cells")]) == 0
+
+    published = pull_evaluation("tester/all")
+    assert published.results == read_results(str(folder / "results" / "all.json"))
+    assert published.results[0]["values"] == reference.values("all")
+    assert len(published.items) == 4 * 2
+    for each in reference.runs:
+        for task in reference.tasks:
+            file = each.files[task.name].removeprefix("cells/").removesuffix(".parquet")
+            here, there = folder / each.files[task.name], published.items[file]
+            assert np.array_equal(task.results_type.load(here).values, task.results_type.load(there).values)
+            assert task.numbers(task.results_type.load(there))[task.name] == each.numbers[task.name]
+    selected = Selection.load(model / "selections" / "round-0").indices
+    assert np.array_equal(Selection.from_hub("tester/all").indices, selected)
+    card = local_hub.files("tester/all")["README.md"].decode()
+    assert f"{published.results[0]['value']:.2f}" in card
