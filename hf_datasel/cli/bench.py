@@ -73,7 +73,7 @@ class BenchArguments:
     sd: float | None = field(
         default=None, metadata={"help": "Standard deviation between runs that earlier experiments have shown."}
     )
-    decontaminate: dict[str, Any] | str = field(
+    decontaminate: str = field(
         default="true",
         metadata={
             "help": "Whether rows of the pool that share n-grams with items of the suite are excluded: true, false, "

@@ -25,7 +25,7 @@ __all__ = ["Cell", "State", "digest", "mean_flops", "result_file", "slug"]
 State = Literal["finished", "running", "failed", "trained", "waiting"]
 
 _LOG_LINES = 15
-"""Number of lines of a log that the record of a failure holds."""
+"""Number of lines of the log of an attempt that the record of a failure holds."""
 
 
 def digest(value: Any) -> str:
@@ -176,9 +176,11 @@ class Cell:
     ) -> bool:
         config, log = self.folder / f"{name}.yaml", self.folder / f"{name}.log"
         write_file(config, yaml.safe_dump(dict(keys), sort_keys=False, allow_unicode=True), EvaluationError)
+        before = log.stat().st_size if log.exists() else 0
         code = server.run([name, "--config", str(config), "--trust_config"], log, launcher)
         if code:
-            self._fail(name, code, "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:]))
+            text = log.read_bytes()[before:].decode(errors="replace")
+            self._fail(name, code, "\n".join(text.splitlines()[-_LOG_LINES:]))
         return code == 0
 
     def _fail(self, command: str, code: int, log: str) -> None:

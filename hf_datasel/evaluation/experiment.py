@@ -22,10 +22,10 @@ from hf_datasel.evaluation.methods import (
 from hf_datasel.evaluation.plan import Plan, make_plan
 from hf_datasel.evaluation.prepared import Prepared, read_record
 from hf_datasel.evaluation.suites import read_tasks
-from hf_datasel.evaluation.task import Task, primary_tasks
+from hf_datasel.evaluation.task import HeldoutTask, Task, primary_tasks
 from hf_datasel.formats import Pool, load_pool
 from hf_datasel.scores.loss import Loss
-from hf_datasel.scoring.models import check_model_exists
+from hf_datasel.scoring.models import Loading, check_max_length, check_model_exists, load_config
 
 if TYPE_CHECKING:
     from hf_datasel.evaluation.experiment_results import ExperimentResults
@@ -173,7 +173,7 @@ class Experiment:
         for task in tasks:
             task.check(self.allow_code_execution)
         check_model_exists(self.model_name_or_path, self.model_revision)
-        Loss(self.model_name_or_path, dtype=self.eval_dtype)  # checks the name of the dtype
+        self._check_evaluation(tasks)
         split = self.dataset_train_split
         source = (self.dataset_name, split, self.dataset_config, self.dataset_revision)
         pools: dict[str | None, Pool] = {None: Pool(load_pool(*source, self.columns), self.columns)}
@@ -181,6 +181,15 @@ class Experiment:
             if name is not None:
                 pools[name] = Pool(load_pool(name, columns=self.columns), self.columns)
         return Prepared.of(self, pools, methods, tasks)
+
+    def _check_evaluation(self, tasks: Sequence[Task]) -> None:
+        """Raise if the name of the dtype is unknown, or held-out rows may be longer than the model supports."""
+        trust = {"trust_remote_code": bool(self.train.get("trust_remote_code"))}
+        Loss(self.model_name_or_path, dtype=self.eval_dtype)
+        config = load_config(Loading(self.model_name_or_path, self.model_revision, init_kwargs=trust))
+        for task in tasks:
+            if isinstance(task, HeldoutTask):
+                check_max_length(config, task.max_length, task.name)
 
     def plan(self) -> Plan:
         """Return what the experiment would do and cost, and what it could see, without doing it.
@@ -193,6 +202,8 @@ class Experiment:
     def unfinished(self, shard: tuple[int, int] = (0, 1)) -> list[str]:
         """Return the runs that are left, as the flags of `hf-datasel bench` that do one of them: `--shard 3/8`.
 
+        Runs at equal cost are listed when all others have finished, since their size is not known before.
+
         Args:
             shard: As in `run`.
 
@@ -200,13 +211,15 @@ class Experiment:
             DataselError: As `prepare`.
         """
         prepared = self.prepare()
-        cells = prepared.cells()
-        number, count = shard
-        return [
-            f"--shard {index + 1}/{len(cells)}"
-            for index, cell in list(enumerate(cells))[number::count]
+        cells, number, count = prepared.cells(), *shard
+        added = prepared.equal_cost_cells() if "cost" in self.equal else []
+        unfinished = {
+            index
+            for group in (cells, added)
+            for index, cell in list(enumerate(group))[number::count]
             if cell.state(prepared.identities) != "finished"
-        ]
+        }
+        return [f"--shard {index + 1}/{len(cells)}" for index in sorted(unfinished)]
 
     def run(self, shard: tuple[int, int] = (0, 1), progress: Callable[[str], None] = print) -> ExperimentResults:
         """Do all runs that are not done yet, and return the results.

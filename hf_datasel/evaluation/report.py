@@ -11,7 +11,7 @@ import numpy as np
 
 from hf_datasel.errors import EvaluationError
 from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
-from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, training_config
+from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED, training_config
 from hf_datasel.evaluation.prepared import plain_settings
 from hf_datasel.evaluation.statistics import non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
@@ -211,4 +211,9 @@ def _missing(results: ExperimentResults) -> str:
         if run.state != "finished":
             why = f": {text(run.error.splitlines()[-1] if run.error else '')}" if run.state == "failed" else ""
             lines.append(f"{text(run.method)}, seed {run.seed}: {run.state}{why} ({code(run.folder)})")
+    if "cost" in results.experiment.equal and EQUAL_COST not in results.methods:
+        lines.append(
+            f"{EQUAL_COST}: not begun. Run the experiment again when all others have finished; no run is needed if no "
+            "method costs more than random"
+        )
     return "Runs without results:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""

@@ -394,7 +394,7 @@ def check_max_length(config: Any, max_length: int | None, score: str) -> None:
     if max_length is not None and isinstance(positions, int) and 0 < positions < max_length:
         raise ModelError(
             f"{score}(max_length={max_length}) is more than the {positions:,} tokens that {config.name_or_path!r} "
-            "supports. Lower it, or omit it."
+            "supports. Lower it."
         )
 
 

@@ -21,8 +21,9 @@ from hf_datasel import Selection
 from hf_datasel.cards import pull_evaluation
 from hf_datasel.cards.report import read_results
 from hf_datasel.cli import main
-from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.errors import ConfigError, EvaluationError, ModelError
 from hf_datasel.evaluation import Experiment, HeldoutLoss, compare_with_control
+from hf_datasel.evaluation.cells import Cell
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 METHODS = ("untrained", "random", "iterit", "all", "longest")
@@ -124,7 +125,7 @@ def bench(folder, values, capsys, *flags):
 
 def kill_when(process, happened):
     """Kill a process as soon as something has happened, which it does not get to prepare for."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600  # for a busy machine
     while not happened():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < limit
@@ -264,7 +265,7 @@ def reference(world):
     values = small(world, world / "reference")
     (world / "reference.yaml").write_text(yaml.safe_dump(values))
     assert main(["bench", "--config", str(world / "reference.yaml")]) == 0
-    return Experiment(**values).gather()
+    return Experiment.from_folder(world / "reference").gather()
 
 
 MOMENTS = {
@@ -322,6 +323,16 @@ def test_flags_of_the_command_line(world, reference, tmp_path, capsys):
     assert reference.to_markdown() in printed.out
 
 
+def test_runs_at_equal_cost_are_listed_when_the_others_have_finished(world, reference, tmp_path):
+    folder = tmp_path / "out"
+    experiment = Experiment(**small(world, folder, equal=["steps", "cost"]))
+    experiment.prepare().begin()
+    assert "- random at equal cost: not begun. Run the experiment again" in experiment.gather().to_markdown()
+    shutil.rmtree(folder)
+    shutil.copytree(world / "reference", folder)
+    assert experiment.unfinished() == ["--shard 1/4", "--shard 2/4"]
+
+
 def test_a_run_that_fails_is_a_row(world, tmp_path, capsys):
     """A method whose rows do not suffice ends with its message, and the others go on."""
     folder = tmp_path / "out"
@@ -333,6 +344,21 @@ def test_a_run_that_fails_is_a_row(world, tmp_path, capsys):
     assert "- huge: 0 of 1 planned runs finished; an interval needs at least 2." in printed.out
     assert re.search(r"- huge, seed 0: failed: .*selection_size=100000 is more than", printed.out)
     assert "error: 1 of 2 runs failed. See the log in cells/huge-seed-0-" in printed.err
+
+
+def test_the_record_of_a_failure_is_of_the_last_attempt(tmp_path):
+    class Failing:
+        process = os.getpid()
+
+        def run(self, argv, log, launcher=()):
+            with log.open("a") as file:
+                file.write("Out of memory\n")
+            return 1
+
+    cell = Cell("huge", 0, tmp_path / "cell", {"selector": "all"}, {})
+    for _ in range(2):
+        assert cell.run(Failing(), {}, {}) == "failed"
+        assert cell.failure["log"] == "Out of memory"
 
 
 def test_other_shots_are_evaluated_again_and_never_mixed(world, reference, tmp_path):
@@ -391,6 +417,24 @@ def test_errors_before_any_work(world, tmp_path, changes, message):
     with pytest.raises((ConfigError, EvaluationError, ValueError), match=re.escape(message)):
         Experiment(**settings(world, tmp_path / "out", **changes)).prepare()
     assert not (tmp_path / "out").exists()
+
+
+def test_more_tokens_than_the_model_supports_are_refused(world, tmp_path):
+    values = settings(world, tmp_path)
+    del values["suite"][1]["heldout"]["max_length"]
+    with pytest.raises(ModelError, match=r"heldout\(max_length=1024\) is more than the 128 tokens"):
+        Experiment(**values).prepare()
+
+
+def test_settings_of_decontamination_and_a_suite_that_is_a_mapping(world, tmp_path, capsys):
+    values = small(world, tmp_path, decontaminate={"n": 40, "threshold": 0.5})
+    values["suite"] = {name: task for entry in values["suite"] for name, task in entry.items()}
+    code, printed = bench(tmp_path, values, capsys, "--plan")
+    assert code == 0
+    assert "heldout (512 items), questions (512 items)" in printed.out
+    assert "0 of 1,000 rows are contaminated" in printed.out
+    cell = Experiment(**values).prepare().cells()[0]
+    assert cell.evaluation["suite"] == values["suite"]
 
 
 def test_held_out_rows_in_the_pool_are_refused(world, tmp_path):

@@ -44,7 +44,7 @@ ROWS = Dataset.from_dict({"prompt": ["Is it slow?", "Go on."], "completion": ["Y
     "subject", [Loss, IFD, PromptLoss, SelectIT, lambda *args, **more: RewardGap(*args, scorer="perplexity", **more)]
 )
 def test_max_length_above_the_positions(short_model, subject):
-    expected = r"\(max_length=100\) is more than the 64 tokens that .*short.* supports\. Lower it, or omit it"
+    expected = r"\(max_length=100\) is more than the 64 tokens that .*short.* supports\. Lower it\."
     with pytest.raises(ModelError, match=expected):
         score(ROWS, [Length(), subject(max_length=100)], model=short_model)
     with pytest.raises(ModelError, match=expected):
