@@ -118,8 +118,17 @@ class Prepared:
         runs = [
             {"method": cell.method, "seed": cell.seed, "folder": cell.folder.name, "keys": cell.keys} for cell in cells
         ]
-        text = json.dumps({**self.record, "cells": runs}, indent=2, ensure_ascii=False, default=str) + "\n"
+        record = {**self.record, "before_runs": self._before_runs(), "cells": runs}
+        text = json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
         write_file(self.experiment.folder / "experiment.json", text, EvaluationError)
+
+    def _before_runs(self) -> dict[str, Any]:
+        """Return what was to decide, and by which margin, before the first run of the folder had been trained."""
+        names = ("primary", "margin")
+        if not any((self.experiment.folder / "cells").glob("*/trained.json")):
+            return {name: self.record["config"][name] for name in names}
+        before = read_record(self.experiment.folder)
+        return dict(before.get("before_runs") or {name: before["config"][name] for name in names})
 
     def cells(self) -> list[Cell]:
         """Return the runs, those of all methods with one seed before those with the next."""

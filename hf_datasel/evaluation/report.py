@@ -12,7 +12,7 @@ import numpy as np
 from hf_datasel.errors import EvaluationError
 from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED, training_config
-from hf_datasel.evaluation.prepared import plain_settings
+from hf_datasel.evaluation.prepared import changed_values, plain_settings
 from hf_datasel.evaluation.statistics import non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
 from hf_datasel.hub.markdown import code, text
@@ -127,6 +127,8 @@ def _planned(results: ExperimentResults) -> str:
 def _further(results: ExperimentResults, decimals: int) -> str:
     """Return what is said beside the differences: other questions, the whole pool, and where the noise is."""
     lines = []
+    if changes := _changed_afterwards(results):
+        lines.append(f"Changed after the first run had been trained: {text('; '.join(changes))}.")
     control = results.values(CONTROL) if CONTROL in results.methods else []
     compared = [
         name
@@ -137,6 +139,12 @@ def _further(results: ExperimentResults, decimals: int) -> str:
     if compared and results.primary != "average":
         lines += _other_items(results, compared, decimals)
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _changed_afterwards(results: ExperimentResults) -> list[str]:
+    """Return what decides, and by which margin, if it is not what was named before the first run."""
+    before = results.record.get("before_runs", {})
+    return changed_values(before, {name: getattr(results.experiment, name) for name in before})
 
 
 def _non_inferior(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
@@ -154,8 +162,9 @@ def _non_inferior(results: ExperimentResults, compared: Sequence[str], decimals:
         return [str(error)]
     passed = [name for name, each in differences.items() if each["non_inferior"]]
     named = ", ".join(map(text, passed)) or "no method"
+    when = "not named before" if _changed_afterwards(results) else "named before"
     return [
-        f"As good as the whole pool up to a margin of {margin:g}, which was named before the runs: {named}. Of the"
+        f"As good as the whole pool up to a margin of {margin:g}, which was {when} the runs: {named}. Of the"
         " others this is not shown, which does not mean that they are worse."
     ]
 

@@ -333,6 +333,18 @@ def test_runs_at_equal_cost_are_listed_when_the_others_have_finished(world, refe
     assert experiment.unfinished() == ["--shard 1/4", "--shard 2/4"]
 
 
+def test_a_margin_of_after_the_runs_is_said(world, reference, tmp_path):
+    assert "a margin of 5, which was named before the runs" in reference.to_markdown()
+    folder = tmp_path / "out"
+    shutil.copytree(world / "reference", folder)
+    for margin in (20.0, 15.0):
+        experiment = Experiment(**small(world, folder, margin=margin))
+        experiment.prepare().begin()
+        table = experiment.gather().to_markdown()
+        assert re.search(rf"- Changed after the first run had been trained: margin 5\.0 \S+ {margin}\.", table)
+        assert f"a margin of {margin:g}, which was not named before the runs" in table
+
+
 def test_a_run_that_fails_is_a_row(world, tmp_path, capsys):
     """A method whose rows do not suffice ends with its message, and the others go on."""
     folder = tmp_path / "out"
