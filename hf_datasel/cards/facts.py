@@ -235,6 +235,7 @@ class Result(TypedDict):
         task: The task.
         harness: The package that evaluated.
         cost: Cost by phase.
+        compared: Number of methods that the interval and p hold for at once, also those that no result is of.
         detectable: True difference that is seen in 80 % of such experiments, in the unit of `value`.
     """
 
@@ -258,6 +259,7 @@ class Result(TypedDict):
     task: NotRequired[ResultTask]
     harness: NotRequired[Harness]
     cost: NotRequired[ResultCost]
+    compared: NotRequired[int]
     detectable: NotRequired[float]
 
 

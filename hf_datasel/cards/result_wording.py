@@ -221,11 +221,13 @@ def _below(groups: Groups, versus: Sequence[str]) -> str:
     if any("low" in result for result in results):
         tasks = sum(any("low" in result for result in group) for group in groups.values())
         scope = f", but not for the {tasks} datasets at once" if tasks > 1 else ""
+        numbers = [result["compared"] for result in results if "low" in result and "compared" in result]
+        methods = f"{_count(max(numbers), 'compared method')} of the experiment" if numbers else "compared methods"
         lines.append(
             f"Differences are means of runs minus those of {text(versus[0]) if len(versus) == 1 else 'another method'}"
-            ". The intervals are for other training runs on the same questions, and hold for all compared methods at "
-            f"once{scope}; p is adjusted likewise. Bold: the interval does not contain 0. –: not compared, "
-            "such as a single run."
+            ". The intervals are for other training runs on the same questions, and hold for all "
+            f"{methods} at once{scope}; p is adjusted likewise. Bold: the interval does not contain 0. –: not "
+            "compared, such as a single run."
         )
     return "\n".join(f"- {line}" for line in lines)
 

@@ -66,7 +66,7 @@ def _check_numbers(result: Result, place: str) -> None:
             raise PublishError(f"{place}{key} has to be a number.")
         if key.startswith(("['sd']", "['detectable']", "['cost']", "['task']")) and value < 0:
             raise PublishError(f"{place}{key} is {value:g}, and cannot be below 0.")
-    for count in ("runs", "planned", "items"):
+    for count in ("runs", "planned", "items", "compared"):
         number = cast(Mapping[str, Any], result).get(count, 1)
         if number < 1:
             raise PublishError(f"{place}[{count!r}] is {number}, and has to be at least 1.")

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["card_results"]
 
-_TRAINED_ON = {CONTROL: "random rows", UNTRAINED: "nothing (the model before training)", EQUAL_COST: EQUAL_COST}
+_TRAINED_ON = {
+    CONTROL: "random rows",
+    UNTRAINED: "nothing (the model before training)",
+    EQUAL_COST: "random rows, at equal cost",
+}
 
 
 def card_results(results: ExperimentResults, method: str) -> list[Result]:
@@ -62,11 +66,12 @@ def _result(results: ExperimentResults, method: str, name: str, is_own: bool) ->
         "value": float(np.mean(values)),
         "note": "",
         "higher_is_better": task.higher_is_better,
-        "runs": len(values),
-        "planned": len(runs),
-        "values": values,
         **_items(results, runs, name),
     }
+    if method != UNTRAINED:
+        result |= {"runs": len(values), "planned": len(runs), "values": values}
+    if name == results.primary and method == whole_pool(results) and "steps" in results.experiment.equal:
+        result["note"] = f"trained for as many updates as the other rows{_updates(runs)}, not for as many epochs"
     if len(values) > 1:
         result["sd"] = float(np.std(values, ddof=1))
     if name != "average":
@@ -76,6 +81,11 @@ def _result(results: ExperimentResults, method: str, name: str, is_own: bool) ->
     if difference := _difference(results, method, name):
         result |= difference
     return result
+
+
+def _updates(runs: Sequence[RunResult]) -> str:
+    steps = sorted({run.steps for run in runs if run.steps})
+    return f" ({steps[0]:,})" if len(steps) == 1 else ""
 
 
 def _task(results: ExperimentResults, name: str) -> Task:
@@ -114,6 +124,7 @@ def _difference(results: ExperimentResults, method: str, name: str) -> dict[str,
         "high": found["high"],
         "p": found["p"],
         "confidence": 0.95,
+        "compared": len(compared),
         "detectable": detectable,
     }
 

@@ -24,6 +24,7 @@ __all__ = [
     "UNTRAINED",
     "Method",
     "check_train_keys",
+    "configured_methods",
     "planned_steps",
     "read_methods",
     "training_config",
@@ -123,6 +124,15 @@ def read_methods(
         found[CONTROL] = replace(found[CONTROL], seeds=tuple(random_seeds))
     first = [name for name in (UNTRAINED, CONTROL) if name in found]
     return [found[name] for name in [*first, *(name for name in found if name not in first)]]
+
+
+def configured_methods(methods: Sequence[Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of each method by its name, as they are in the config of an experiment.
+
+    Args:
+        methods: The methods, as `read_methods` takes them.
+    """
+    return dict(name_and_settings(entry, "selector") for entry in methods)
 
 
 def _method(entry: Any, train: Mapping[str, Any], seeds: Sequence[int], allow_imports: bool) -> Method:

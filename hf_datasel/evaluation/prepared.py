@@ -123,8 +123,8 @@ class Prepared:
         write_file(self.experiment.folder / "experiment.json", text, EvaluationError)
 
     def _before_runs(self) -> dict[str, Any]:
-        """Return what was to decide, and by which margin, before the first run of the folder had been trained."""
-        names = ("primary", "margin")
+        """Return what was to decide, by which margin and number of runs, before the first run had been trained."""
+        names = ("primary", "margin", "methods", "baselines", "seeds", "random_seeds")
         if not any((self.experiment.folder / "cells").glob("*/trained.json")):
             return {name: self.record["config"][name] for name in names}
         before = read_record(self.experiment.folder)

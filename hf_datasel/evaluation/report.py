@@ -11,9 +11,9 @@ import numpy as np
 
 from hf_datasel.errors import EvaluationError
 from hf_datasel.evaluation.item_statistics import crossed_bootstrap, variance_components
-from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED, training_config
+from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED, configured_methods, training_config
 from hf_datasel.evaluation.prepared import changed_values, plain_settings
-from hf_datasel.evaluation.statistics import non_inferiority
+from hf_datasel.evaluation.statistics import compare_with_control, non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
 from hf_datasel.hub.markdown import code, text
 from hf_datasel.training.schedule import rows_per_round
@@ -44,7 +44,7 @@ def _runs(results: ExperimentResults, method: str, columns: Sequence[str]) -> Me
     runs = results.runs_of(method)
     finished = [run for run in runs if run.state == "finished"]
     settings = runs[0].settings
-    rows, epochs, steps = _size(results, finished, settings)
+    rows, epochs, steps = _size(results, method, finished, settings)
     return MethodRuns(
         results.values(method),
         {name: values for name in columns if (values := results.values(method, name))},
@@ -60,13 +60,17 @@ def _runs(results: ExperimentResults, method: str, columns: Sequence[str]) -> Me
 
 
 def _size(
-    results: ExperimentResults, finished: Sequence[RunResult], settings: Mapping[str, Any]
+    results: ExperimentResults, method: str, finished: Sequence[RunResult], settings: Mapping[str, Any]
 ) -> tuple[int | None, float | None, int | None]:
     """Return rows of a round, epochs and steps of the runs of a method."""
     if not settings:
         return None, None, None
     config = training_config({key: value for key, value in settings.items() if key not in _NOT_TRAINING})
-    rows = rows_per_round(config, results.record["pool"]["rows"])
+    own = _own_rows(results).get(method)
+    pool = results.record["pool"] if own is None else results.record["datasets"][own]
+    excluded = (pool.get("contaminated") or {}).get("rows", 0)
+    is_all = settings["selector"] == "all"  # whatever size the config names
+    rows = pool["rows"] - excluded if is_all else rows_per_round(config, pool["rows"])
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * results.experiment.num_processes
     steps = {run.steps for run in finished if run.steps}
     if config.max_steps > 0:
@@ -82,8 +86,20 @@ def _mean_cost(runs: Sequence[RunResult], phases: Sequence[str], key: str) -> fl
 
 
 def whole_pool(results: ExperimentResults) -> str | None:
-    """Return the name of the method that trains on the whole pool, or None."""
-    return next((run.method for run in results.runs if run.settings.get("selector") == "all"), None)
+    """Return the name of the method that trains on the whole pool, or None.
+
+    Args:
+        results: Results of the experiment.
+    """
+    own = _own_rows(results)
+    trained_on_all = (run.method for run in results.runs if run.settings.get("selector") == "all")
+    return next((method for method in trained_on_all if method not in own), None)
+
+
+def _own_rows(results: ExperimentResults) -> dict[str, str]:
+    """Return the datasets of the methods that train on rows of their own instead of the pool."""
+    methods = configured_methods(results.experiment.methods)
+    return {name: settings["dataset_name"] for name, settings in methods.items() if settings.get("dataset_name")}
 
 
 def to_markdown(results: ExperimentResults) -> str:
@@ -119,8 +135,14 @@ def _planned(results: ExperimentResults) -> str:
     pool = results.record["pool"]
     line = f"{len(runs)} runs planned, {finished} finished. Pool: {pool['rows']:,} rows."
     excluded = pool.get("contaminated")
-    if excluded is not None:
-        line += f" {excluded['summary']}"
+    line += (
+        " Rows that repeat items of the tasks were not looked for." if excluded is None else f" {excluded['summary']}"
+    )
+    if finished < len(runs):
+        line += (
+            " The intervals hold if the number of runs does not depend on results: do not stop, or add seeds, because"
+            " of these."
+        )
     return line
 
 
@@ -128,45 +150,82 @@ def _further(results: ExperimentResults, decimals: int) -> str:
     """Return what is said beside the differences: other questions, the whole pool, and where the noise is."""
     lines = []
     if changes := _changed_afterwards(results):
-        lines.append(f"Changed after the first run had been trained: {text('; '.join(changes))}.")
+        lines.append(
+            f"Changed after the first run had been trained: {text('; '.join(changes), _LONGEST)}. If results were a"
+            " reason for that, intervals and p values are too optimistic."
+        )
     control = results.values(CONTROL) if CONTROL in results.methods else []
     compared = [
         name
         for name in results.methods
         if name not in (CONTROL, UNTRAINED) and min(len(results.values(name)), len(control)) >= 2
     ]
-    lines += _non_inferior(results, compared, decimals)
+    lines += _non_inferior(results, decimals) + _equal_cost(results, compared, decimals)
     if compared and results.primary != "average":
         lines += _other_items(results, compared, decimals)
     return "\n".join(f"- {line}" for line in lines)
 
 
 def _changed_afterwards(results: ExperimentResults) -> list[str]:
-    """Return what decides, and by which margin, if it is not what was named before the first run."""
+    """Return what decides, by which margin and number of runs, if it is not what was named before the first run."""
     before = results.record.get("before_runs", {})
-    return changed_values(before, {name: getattr(results.experiment, name) for name in before})
+    return changed_values(before, {name: plain_settings(getattr(results.experiment, name)) for name in before})
 
 
-def _non_inferior(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
+def _non_inferior(results: ExperimentResults, decimals: int) -> list[str]:
+    """Return which methods are shown to be as good as the whole pool, if there is a margin and enough runs."""
     pool, margin = whole_pool(results), results.experiment.margin
-    others = [name for name in [CONTROL, *compared] if name != pool]
-    if pool is None or len(results.values(pool)) < 2 or margin is None or not others:
-        return []
     sign = 1 if results.higher_is_better else -1
     values = {
-        name: [sign * value for value in results.values(name)] for name in others if len(results.values(name)) > 1
+        name: [sign * value for value in results.values(name)]
+        for name in results.methods
+        if name != UNTRAINED and len(results.values(name)) > 1
     }
+    if pool is None or margin is None or pool not in values or len(values) < 2:
+        return []
+    whole = values.pop(pool)
     try:
-        differences = non_inferiority(values, [sign * value for value in results.values(pool)], margin=margin)
+        differences = non_inferiority(values, whole, margin=margin)
     except EvaluationError as error:
         return [str(error)]
     passed = [name for name, each in differences.items() if each["non_inferior"]]
     named = ", ".join(map(text, passed)) or "no method"
-    when = "not named before" if _changed_afterwards(results) else "named before"
+    is_named = not any(change.startswith(("margin ", "primary ")) for change in _changed_afterwards(results))
+    when = "named before" if is_named else "not named before"
+    steps = ", trained for as many updates," if "steps" in results.experiment.equal else ""
+    losses = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    if sign < 0:
+        losses = {name: (-difference, -high, -low) for name, (difference, low, high) in losses.items()}
+    end = "-" if sign > 0 else "+"
     return [
-        f"As good as the whole pool up to a margin of {margin:g}, which was {when} the runs: {named}. Of the"
-        " others this is not shown, which does not mean that they are worse."
+        f"As good as the whole pool{steps} up to a margin of {margin:g}, which was {when} the runs: {named}. Of the"
+        " others this is not shown, which does not mean that they are worse. Differences to the whole pool (95 % for"
+        f" all {len(losses)} at once; as good: the interval lies on the better side of {end}{margin:g}):"
+        f" {_intervals(losses, decimals)}."
     ]
+
+
+def _equal_cost(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
+    """Return the differences to random rows that are trained on for the compute of the dearest method."""
+    methods = {name: results.values(name) for name in compared if name != EQUAL_COST}
+    if EQUAL_COST not in compared or not methods:
+        return []
+    try:
+        differences = compare_with_control(methods, results.values(EQUAL_COST))
+    except EvaluationError as error:
+        return [str(error)]
+    intervals = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    return [
+        f"Differences to {EQUAL_COST}, which has the compute of the dearest method (95 % for all {len(methods)} at"
+        f" once): {_intervals(intervals, decimals)}."
+    ]
+
+
+def _intervals(differences: Mapping[str, tuple[float, float, float]], decimals: int) -> str:
+    return ", ".join(
+        f"{text(name)} {difference:+.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        for name, (difference, low, high) in differences.items()
+    )
 
 
 def _other_items(results: ExperimentResults, compared: Sequence[str], decimals: int) -> list[str]:
@@ -179,13 +238,12 @@ def _other_items(results: ExperimentResults, compared: Sequence[str], decimals: 
         parts = variance_components(values[CONTROL])
     except EvaluationError as error:
         return [str(error)]
-    intervals = ", ".join(
-        f"{text(name)} {each['difference']:+.{decimals}f} [{each['low']:.{decimals}f}, {each['high']:.{decimals}f}]"
-        for name, each in differences.items()
-    )
+    intervals = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    without = int((~with_value).sum())
+    left_out = f", without the {without:,} that have no value in some run" if without else ""
     return [
-        f"For other items of {text(task.name)} of the same kind too (crossed bootstrap of runs and items, one method"
-        f" at a time, mean over items): {intervals}.",
+        f"For other items of {text(task.name)} of the same kind too (crossed bootstrap of runs and items, 95 % for one"
+        f" method at a time, mean over items{left_out}): {_intervals(intervals, decimals)}.",
         f"Where the numbers of Random spread (standard deviations): runs {parts['run']:.{decimals}f}, items"
         f" {parts['item']:.{decimals}f}, runs x items {parts['run_x_item']:.{decimals}f}.",
     ]
@@ -195,7 +253,14 @@ def _models(results: ExperimentResults) -> str:
     """Return what was trained and evaluated, and with what."""
     record, experiment = results.record, results.experiment
     lines = [f"Model: {code(experiment.model_name_or_path)}. Pool: {code(experiment.dataset_name)}."]
-    lines.append(f"Training, the same for all methods: {_listed(plain_settings(experiment.train))}.")
+    own = {
+        name: settings["train"]
+        for name, settings in configured_methods(experiment.methods).items()
+        if {"selector", "dataset_name"} & set(settings) and settings.get("train")
+    }
+    all_but = f" but {', '.join(map(text, own))}" if own else ""
+    lines.append(f"Training, the same for all methods{all_but}: {_listed(plain_settings(experiment.train))}.")
+    lines += [f"Training of {text(name)} differs: {_listed(plain_settings(train))}." for name, train in own.items()]
     for task in results.tasks:
         lines.append(f"Task {text(task.name)}: {_listed(record['tasks'][task.name])}.")
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
@@ -214,7 +279,8 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def _missing(results: ExperimentResults) -> str:
-    """Return a list of all runs without results."""
+    """Return the tasks with items that have no value in some runs, and a list of all runs without results."""
+    parts = [_unequal_items(results)]
     lines = []
     for run in results.runs:
         if run.state != "finished":
@@ -225,4 +291,24 @@ def _missing(results: ExperimentResults) -> str:
             f"{EQUAL_COST}: not begun. Run the experiment again when all others have finished; no run is needed if no "
             "method costs more than random"
         )
-    return "Runs without results:\n\n" + "\n".join(f"- {line}" for line in lines) if lines else ""
+    if lines:
+        parts.append("Runs without results:\n\n" + "\n".join(f"- {line}" for line in lines))
+    if any(run.state == "failed" for run in results.runs):
+        parts.append(
+            "Means and intervals leave them out. They mislead if a run failed because of the rows that it was trained"
+            " on, as with a loss that diverges."
+        )
+    return "\n\n".join(part for part in parts if part)
+
+
+def _unequal_items(results: ExperimentResults) -> str:
+    """Return the tasks whose items have a value in some runs and none in others, as a list."""
+    lines = []
+    for task in results.tasks:
+        counts = {run.items[task.name] for run in results.runs if task.name in run.items}
+        if len(counts) > 1:
+            lines.append(
+                f"{text(task.name)}: {min(counts):,} to {max(counts):,} items have a value, depending on the run, so"
+                " that means are not over the same items."
+            )
+    return "\n".join(f"- {line}" for line in lines)

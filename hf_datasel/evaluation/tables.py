@@ -130,6 +130,7 @@ def results_table(
     ]
     above = _above(averages[control], control, compared, items, confidence, decimals)
     below = _below(methods, control, differences, bool(tasks), level, higher_is_better)
+    below += _other_answers(compared, averages[control], differences, confidence)
     return "\n\n".join([above, table(head, rows), below]) + "\n"
 
 
@@ -225,7 +226,7 @@ def _below(
         lines.append(
             f"Differences are means of runs minus those of {text(control)}. The intervals hold for all"
             f" {_count(len(differences), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
-            " questions. Bold: the interval leaves 0."
+            " questions. Bold: the interval leaves 0. Methods are not compared with each other."
             + ("" if higher_is_better else " Lower is better: a negative difference is a gain.")
         )
     if has_tasks:
@@ -240,6 +241,35 @@ def _below(
         if missing:
             lines.append(f"{text(name)}: {'; '.join(missing)}.")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _other_answers(
+    compared: Mapping[str, npt.NDArray[np.float64]],
+    control_runs: npt.NDArray[np.float64],
+    differences: Mapping[str, Difference],
+    confidence: float,
+) -> str:
+    """Return the methods that are bold, or are not, only since all have the same standard deviation in the test."""
+    spread = {
+        name: values
+        for name, values in compared.items()
+        if name in differences and not (is_constant(values) and is_constant(control_runs))
+    }
+    if not spread:
+        return ""
+    separate = compare_with_control(spread, control_runs, confidence=confidence, equal_variances=False)
+    answers = [
+        f"{text(name)} {_p(each['p'])}"
+        for name, each in separate.items()
+        if (each["p"] < 1 - confidence) != (differences[name]["p"] < 1 - confidence)
+    ]
+    if not answers:
+        return ""
+    return (
+        "\n- The test takes the runs of all methods to spread equally. With a standard deviation for each method,"
+        " which sees less with few runs, the answer differs (p of Welch's tests, adjusted by Holm's method):"
+        f" {', '.join(answers)}."
+    )
 
 
 def _count(number: int, noun: str) -> str:

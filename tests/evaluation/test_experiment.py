@@ -118,7 +118,7 @@ def run(values, shard=(0, 1)):
 def bench(folder, values, capsys, *flags):
     """Run `hf-datasel bench`, and return its exit code and what it printed."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.yaml").write_text(yaml.safe_dump(values))
+    (folder / "bench.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     code = main(["bench", "--config", str(folder / "bench.yaml"), *flags])
     return code, capsys.readouterr()
 

@@ -110,3 +110,19 @@ def test_errors():
         results_table(METHODS, items=512, control="rand")
     with pytest.raises(EvaluationError, match="1 of the values of 'iterit' are not finite"):
         results_table({**METHODS, "iterit": MethodRuns([1.0, math.nan])}, items=512)
+
+
+def test_methods_that_spread_differently():
+    """A method that varies more than all others seems to differ only with the standard deviation of all."""
+    methods = {
+        "random": MethodRuns([26.0, 26.4, 26.2, 25.8, 26.1]),
+        "noisy": MethodRuns([27.0, 30.5, 28.8]),
+        "quiet": MethodRuns([26.2, 26.0, 26.1, 25.9, 26.3, 26.2, 26.0]),
+    }
+    found = compare_with_control(
+        {name: methods[name].average for name in ("noisy", "quiet")}, methods["random"].average
+    )
+    assert found["noisy"]["p"] < 0.001
+    below = results_table(methods, items=512).split("\n\n")[-1]
+    assert re.search(r"the answer differs \(p of Welch's tests, .*\): noisy 0\.\d{3}\.\n$", below)
+    assert "Welch" not in results_table(METHODS, items=512)
