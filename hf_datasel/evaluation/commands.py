@@ -8,6 +8,7 @@ model; with an accelerator, which does not survive a fork, and with a launcher t
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -39,20 +40,15 @@ _SECONDS_TO_END = 20.0
 class CommandServer:
     """Process that runs commands one at a time, and ends with this one, whatever ends this one.
 
-    Args:
-        environment: Environment variables of the commands, besides those of this process.
-
-    >>> with CommandServer() as server:  # doctest: +SKIP
-    ...     server.run(["train", "--config", "train.yaml"], Path("train.log"))
-    0
+    It is started when it is first needed.
     """
 
-    def __init__(self, environment: dict[str, str] | None = None):
-        self._server = subprocess.Popen(
+    @functools.cached_property
+    def _server(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "hf_datasel.evaluation.commands"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, **(environment or {})},
             text=True,
             start_new_session=True,  # Ctrl-C ends it through its input
         )
@@ -70,6 +66,8 @@ class CommandServer:
 
     def close(self) -> None:
         """End the server, and the command that it runs."""
+        if "_server" not in self.__dict__:
+            return
         assert self._server.stdin is not None and self._server.stdout is not None
         with contextlib.suppress(OSError):
             self._server.stdin.close()

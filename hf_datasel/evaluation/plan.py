@@ -126,8 +126,8 @@ class Plan:
         )
         return (
             "What it can see: a true difference to Random is seen in 80 % of such experiments if it is at least "
-            f"{self.detectable:.2f} standard deviations between runs of one method{sd}. Smaller ones are mostly "
-            "missed."
+            f"{self.detectable:.2f} standard deviations between runs of one method{sd}. Smaller ones are seen "
+            "less often."
         )
 
 

@@ -321,7 +321,7 @@ def minimum_detectable_effect(
     """Compute the smallest true difference to Random that an experiment is likely to see.
 
     A method that is better than Random by this much has an interval above 0 in about 80 % of experiments. Smaller
-    differences are mostly missed: then "no difference was found" says little. The formula is
+    differences are seen less often: then "no difference was found" says little. The formula is
 
         (c + t) * sd * sqrt(1 / runs + 1 / control_runs)
 

@@ -207,8 +207,8 @@ def _above(
     )
     return (
         f"{facts} Runs of the same method have a standard deviation of {sd:.{decimals}f}. With {fewest} runs and"
-        f" {_count(len(compared), 'method')} compared at once, a true difference of {effect:.{decimals}f} is seen in"
-        " 80 % of such experiments; smaller ones are mostly missed."
+        f" {_count(len(compared), 'method')} compared at once, a true difference of about {effect:.{decimals}f} is seen"
+        " in 80 % of such experiments, smaller ones less often."
     )
 
 
@@ -223,11 +223,12 @@ def _below(
     """Return how to read the table, and what is missing, as a list."""
     lines = []
     if differences:
+        count = len(differences)
+        whose = f"intervals hold for all {count} methods at once" if count > 1 else "interval holds"
         lines.append(
-            f"Differences are means of runs minus those of {text(control)}. The intervals hold for all"
-            f" {_count(len(differences), 'method')} at once with {level} (Dunnett's test), for other runs on the same"
-            " questions. Bold: the interval leaves 0. Methods are not compared with each other."
-            + ("" if higher_is_better else " Lower is better: a negative difference is a gain.")
+            f"Differences are means of runs minus those of {text(control)}. The {whose} with {level} (Dunnett's test),"
+            " for other runs on the same questions. Bold: the interval leaves 0. Methods are not compared with each"
+            " other." + ("" if higher_is_better else " Lower is better: a negative difference is a gain.")
         )
     if has_tasks:
         lines.append("Tasks: means of runs, for exploration.")
