@@ -207,8 +207,8 @@ def _above(
     )
     return (
         f"{facts} Runs of the same method have a standard deviation of {sd:.{decimals}f}. With {fewest} runs and"
-        f" {_count(len(compared), 'method')} compared at once, a true difference of about {effect:.{decimals}f} is seen"
-        " in 80 % of such experiments, smaller ones less often."
+        f" {_count(len(compared), 'method')} compared at once, a true difference of about {effect:.{decimals}f} is"
+        " seen in 80 % of such experiments, smaller ones less often."
     )
 
 
