@@ -27,7 +27,7 @@ __all__ = ["card_results"]
 
 _TRAINED_ON = {
     CONTROL: "random rows",
-    UNTRAINED: "nothing (the model before training)",
+    UNTRAINED: "the untrained model",
     EQUAL_COST: "random rows, at equal cost",
 }
 

@@ -219,7 +219,7 @@ def test_results_for_cards(miniature):
         512,
     )
     assert own["low"] < own["difference"] < own["high"]
-    assert {"random rows", "the whole pool", "nothing (the model before training)"} < {
+    assert {"random rows", "the whole pool", "the untrained model"} < {
         each["trained_on"] for each in others
     }
     heldout = [each for each in others if each["metric"] == "bits_per_byte"]

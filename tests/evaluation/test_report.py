@@ -74,7 +74,7 @@ def test_rows_of_ones_own_are_not_the_whole_pool():
         ("this selection", 61.0),
         ("random rows", 26.2),
         ("the whole pool", 51.0),
-        ("nothing (the model before training)", 20.0),
+        ("the untrained model", 20.0),
     ]
     assert "| mine | 60 x 3 |" in found.to_markdown()
 
