@@ -219,9 +219,7 @@ def test_results_for_cards(miniature):
         512,
     )
     assert own["low"] < own["difference"] < own["high"]
-    assert {"random rows", "the whole pool", "the untrained model"} < {
-        each["trained_on"] for each in others
-    }
+    assert {"random rows", "the whole pool", "the untrained model"} < {each["trained_on"] for each in others}
     heldout = [each for each in others if each["metric"] == "bits_per_byte"]
     assert heldout
     assert not any(each["higher_is_better"] for each in heldout)
