@@ -45,13 +45,13 @@ def card_results(results: ExperimentResults, method: str) -> list[Result]:
     others = [CONTROL, EQUAL_COST, whole_pool(results), UNTRAINED]
     shown = list(dict.fromkeys([method, *(name for name in others if name in results.methods)]))
     names = [*([results.primary] if results.primary == "average" else []), *results.names]
-    found = [
+    shown_results = [
         _result(results, name, number, name == method)
         for number in names
         for name in shown
         if name is not None and results.values(name, number)
     ]
-    return check_results(found, str(results.experiment.folder))
+    return check_results(shown_results, str(results.experiment.folder))
 
 
 def _result(results: ExperimentResults, method: str, name: str, is_own: bool) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _result(results: ExperimentResults, method: str, name: str, is_own: bool) ->
     result: dict[str, Any] = {
         "trained_on": trained_on,
         "metric": task.metric if name != "average" else "average",
-        "dataset": name if name != "average" else ", ".join(each.name for each in results.tasks),
+        "dataset": name if name != "average" else ", ".join(entry.name for entry in results.tasks),
         "value": float(np.mean(values)),
         "note": "",
         "higher_is_better": task.higher_is_better,
@@ -103,12 +103,12 @@ def _difference(results: ExperimentResults, method: str, name: str) -> dict[str,
     """Return the difference to Random, with its interval over all methods that are compared."""
     if method in (CONTROL, UNTRAINED) or CONTROL not in results.methods:
         return {}
-    values = {each: results.values(each, name) for each in results.methods if each != UNTRAINED}
-    compared = {each: value for each, value in values.items() if each != CONTROL and len(value) > 1}
+    values = {entry: results.values(entry, name) for entry in results.methods if entry != UNTRAINED}
+    compared = {entry: value for entry, value in values.items() if entry != CONTROL and len(value) > 1}
     if method not in compared or len(values[CONTROL]) < 2:
         return {}
     try:
-        found: Difference = compare_with_control(compared, values[CONTROL])[method]
+        comparison: Difference = compare_with_control(compared, values[CONTROL])[method]
     except EvaluationError:  # no run differs from the others of its method: there is no interval
         return {}
     detectable = minimum_detectable_effect(
@@ -119,10 +119,10 @@ def _difference(results: ExperimentResults, method: str, name: str) -> dict[str,
     )
     return {
         "versus": "random rows",
-        "difference": found["difference"],
-        "low": found["low"],
-        "high": found["high"],
-        "p": found["p"],
+        "difference": comparison["difference"],
+        "low": comparison["low"],
+        "high": comparison["high"],
+        "p": comparison["p"],
         "confidence": 0.95,
         "compared": len(compared),
         "detectable": detectable,

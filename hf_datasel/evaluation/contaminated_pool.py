@@ -76,18 +76,18 @@ class CleanPool:
                 "The pool cannot be compared with the items of the tasks, since one of them has no text.",
                 "Set decontaminate: false, and say so where you publish the results.",
             )
-        found = contaminated_rows(pool, questions, **own)
-        rows = np.setdiff1d(everything, found.rows)
+        contaminated = contaminated_rows(pool, questions, **own)
+        rows = np.setdiff1d(everything, contaminated.rows)
         if not len(rows):
-            raise EvaluationError(f"No row of the pool is left. {found}")
-        clean = pool.subset(rows) if len(found.rows) else pool
+            raise EvaluationError(f"No row of the pool is left. {contaminated}")
+        clean = pool.subset(rows) if len(contaminated.rows) else pool
         _check_heldout(clean, tasks)
         record = {
-            "rows": len(found.rows),
-            "by_task": {name: len(numbers) for name, numbers in found.by_set.items()},
-            "checked": found.checked,
-            "settings": {"n": found.n, "threshold": found.threshold, **own},
-            "summary": str(found),
+            "rows": len(contaminated.rows),
+            "by_task": {name: len(numbers) for name, numbers in contaminated.by_set.items()},
+            "checked": contaminated.checked,
+            "settings": {"n": contaminated.n, "threshold": contaminated.threshold, **own},
+            "summary": str(contaminated),
         }
         return cls(pool, rows, questions, own, record, folder)
 

@@ -108,7 +108,7 @@ class Experiment:
         for name in ("baselines", "equal", "launcher"):
             if not isinstance(value := getattr(self, name), list | tuple):
                 raise ConfigError(f"{name}={value!r} has to be a list.")
-        if unknown := [each for each in self.equal if each not in _EQUAL]:
+        if unknown := [name for name in self.equal if name not in _EQUAL]:
             raise ConfigError(f"equal={list(self.equal)!r}: {unknown[0]!r} is neither 'steps' nor 'cost'.")
         if self.num_processes < 1:
             raise ConfigError(f"num_processes={self.num_processes} has to be 1 or more.")
@@ -263,7 +263,7 @@ class Experiment:
             EvaluationError: There is none.
         """
         record = read_record(Path(folder))
-        names = {each.name for each in fields(cls)}
+        names = {entry.name for entry in fields(cls)}
         config = {key: value for key, value in record["config"].items() if key in names}
         return cls(**{**config, "output_dir": str(folder)})
 

@@ -104,11 +104,11 @@ def _intervals(results: ExperimentResults, name: str) -> dict[str, tuple[float, 
     """Return the simultaneous interval of each method that can be compared; none if no run differs from another."""
     values = {method: results.values(method, name) for method in results.methods if method != UNTRAINED}
     control = values.pop(CONTROL, [])
-    compared = {method: each for method, each in values.items() if len(each) > 1}
-    if not compared or len(control) < 2 or all(len(set(each)) == 1 for each in [*compared.values(), control]):
+    compared = {method: runs for method, runs in values.items() if len(runs) > 1}
+    if not compared or len(control) < 2 or all(len(set(runs)) == 1 for runs in [*compared.values(), control]):
         return {}
     differences = compare_with_control(compared, control)
-    return {method: (each["low"], each["high"]) for method, each in differences.items()}
+    return {method: (entry["low"], entry["high"]) for method, entry in differences.items()}
 
 
 def _flops(results: ExperimentResults, method: str) -> list[float]:

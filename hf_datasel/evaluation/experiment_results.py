@@ -118,14 +118,14 @@ class ExperimentResults:
         if name != "average":
             return [run.numbers[name] for run in finished if name in run.numbers]
         names = [task.name for task in self.tasks]
-        return [float(np.mean([run.numbers[each] for each in names])) for run in finished]
+        return [float(np.mean([run.numbers[entry] for entry in names])) for run in finished]
 
     @property
     def names(self) -> list[str]:
         """Names of all numbers of a run: tasks and their groups, in the order of the tasks."""
-        found = list(dict.fromkeys(name for run in self.runs for name in run.numbers))
+        names = list(dict.fromkeys(name for run in self.runs for name in run.numbers))
         order = [task.name for task in self.tasks]
-        return sorted(found, key=lambda name: order.index(name.split("/")[0]) if name.split("/")[0] in order else 0)
+        return sorted(names, key=lambda name: order.index(name.split("/")[0]) if name.split("/")[0] in order else 0)
 
     def item_values(self, method: str, task: str) -> np.ndarray:
         """Return the values of the items of a task: runs x items, float64.
@@ -137,13 +137,13 @@ class ExperimentResults:
         Raises:
             EvaluationError: The runs were evaluated on different items.
         """
-        results_type = next(each.results_type for each in self.tasks if each.name == task)
+        results_type = next(entry.results_type for entry in self.tasks if entry.name == task)
         files = [run.files[task] for run in self.runs_of(method) if run.state == "finished"]
         results = [results_type.load(self.experiment.folder / file) for file in files]
-        ids = {each.row_ids.tobytes() for each in results}
+        ids = {entry.row_ids.tobytes() for entry in results}
         if len(ids) > 1:
             raise EvaluationError(f"The runs of {method!r} were evaluated on different items of {task!r}.")
-        return np.array([each.values for each in results])
+        return np.array([entry.values for entry in results])
 
     def to_markdown(self) -> str:
         """Return the table, what can be said and what cannot, and every run that is missing, as Markdown."""

@@ -45,13 +45,13 @@ def cells_of(experiment: Experiment, record: Mapping[str, Any]) -> list[Cell]:
     """Return the runs that the record of an experiment lists."""
     return [
         Cell(
-            each["method"],
-            each["seed"],
-            experiment.folder / "cells" / each["folder"],
-            each["keys"],
+            entry["method"],
+            entry["seed"],
+            experiment.folder / "cells" / entry["folder"],
+            entry["keys"],
             {"model_name_or_path": experiment.model_name_or_path},
         )
-        for each in record["cells"]
+        for entry in record["cells"]
     ]
 
 

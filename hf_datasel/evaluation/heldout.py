@@ -209,7 +209,7 @@ def _response_bytes(rows: HeldoutRows, tokenizer: Any, max_length: int) -> np.nd
 def _decoded_bytes(sequences: Any, tokenizer: Any) -> list[int]:
     fetched = sequences.fetch(np.arange(len(sequences)))
     ids = [sequence.ids[sequence.scored].tolist() for sequence in fetched]
-    texts = (tokenizer.decode(each, skip_special_tokens=True, clean_up_tokenization_spaces=False) for each in ids)
+    texts = (tokenizer.decode(entry, skip_special_tokens=True, clean_up_tokenization_spaces=False) for entry in ids)
     return [len(text.encode()) for text in texts]
 
 

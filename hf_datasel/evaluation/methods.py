@@ -103,27 +103,27 @@ def read_methods(
     """
     if not isinstance(methods, list | tuple):
         raise ConfigError(f"methods has to be a list of selectors, such as [iterit, superfiltering]: {methods!r}.")
-    found: dict[str, Method] = {}
+    by_name: dict[str, Method] = {}
     for entry in methods:
         method = _method(entry, train, seeds, allow_imports)
-        if method.name in found:
+        if method.name in by_name:
             raise ConfigError(
                 f"methods: two of them have the name {method.name!r}. Give one a label: "
                 f"{{my_{method.name}: {{selector: {method.name}, selector_kwargs: {{...}}}}}}."
             )
-        _check_label(method, found)
-        found[method.name] = method
+        _check_label(method, by_name)
+        by_name[method.name] = method
     for name in baselines:
         if not isinstance(name, str):
             raise ConfigError(f"baselines: {name!r} has to be a name; put methods with settings into methods.")
-        if name not in found:
+        if name not in by_name:
             is_trained = name != UNTRAINED
             selector = get_selector(name, {}, allow_imports) if is_trained else None
-            found[name] = Method(name, selector, tuple(seeds) if is_trained else (0,), dict(train))
-    if CONTROL in found:
-        found[CONTROL] = replace(found[CONTROL], seeds=tuple(random_seeds))
-    first = [name for name in (UNTRAINED, CONTROL) if name in found]
-    return [found[name] for name in [*first, *(name for name in found if name not in first)]]
+            by_name[name] = Method(name, selector, tuple(seeds) if is_trained else (0,), dict(train))
+    if CONTROL in by_name:
+        by_name[CONTROL] = replace(by_name[CONTROL], seeds=tuple(random_seeds))
+    first = [name for name in (UNTRAINED, CONTROL) if name in by_name]
+    return [by_name[name] for name in [*first, *(name for name in by_name if name not in first)]]
 
 
 def configured_methods(methods: Sequence[Any]) -> dict[str, dict[str, Any]]:
@@ -184,12 +184,12 @@ def check_train_keys(train: Mapping[str, Any], where: str) -> None:
     Raises:
         ConfigError: Names the key and what to use instead.
     """
-    known = _training_fields() | _model_fields()
+    defined = _training_fields() | _model_fields()
     for key in train:
         if key in _RESERVED:
             raise ConfigError(f"{where}: {key!r} is set by the experiment. Use {_RESERVED[key]}.")
-        if key not in known:
-            raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), sorted(known))}")
+        if key not in defined:
+            raise ConfigError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), sorted(defined))}")
 
 
 def training_config(train: Mapping[str, Any]) -> SelectiveSFTConfig:
@@ -260,10 +260,10 @@ def _parsers() -> dict[str, Any]:
 
 
 def _training_fields() -> set[str]:
-    return {each.name for each in dataclasses.fields(SelectiveSFTConfig) if each.init}
+    return {item.name for item in dataclasses.fields(SelectiveSFTConfig) if item.init}
 
 
 def _model_fields() -> set[str]:
     from trl import ModelConfig
 
-    return {each.name for each in dataclasses.fields(ModelConfig) if each.init}
+    return {item.name for item in dataclasses.fields(ModelConfig) if item.init}

@@ -82,7 +82,8 @@ class Plan:
     def training_flops(self) -> float:
         """Operations of training all runs."""
         return sum(
-            float(self.flops_per_parameter) * self.parameters * (each.tokens or 0) * each.runs for each in self.methods
+            float(self.flops_per_parameter) * self.parameters * (entry.tokens or 0) * entry.runs
+            for entry in self.methods
         )
 
     def to_text(self) -> str:
@@ -90,13 +91,13 @@ class Plan:
         head = ["method", "runs", "rows", "steps", "tokens a run"]
         rows = [
             [
-                each.name,
-                str(each.runs),
-                f"{each.rows:,}",
-                "–" if each.steps is None else f"{each.steps:,}",
-                "–" if each.tokens is None else f"{each.tokens:,}",
+                entry.name,
+                str(entry.runs),
+                f"{entry.rows:,}",
+                "–" if entry.steps is None else f"{entry.steps:,}",
+                "–" if entry.tokens is None else f"{entry.tokens:,}",
             ]
-            for each in self.methods
+            for entry in self.methods
         ]
         states = list(self.cells.values())
         finished = f" {states.count('finished')} have finished." if "finished" in states else ""

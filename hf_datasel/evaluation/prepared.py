@@ -72,7 +72,7 @@ class Prepared:
         }
         record = {
             "format_version": 1,
-            "config": plain_settings({each.name: getattr(experiment, each.name) for each in fields(experiment)}),
+            "config": plain_settings({entry.name: getattr(experiment, entry.name) for entry in fields(experiment)}),
             "model": model_identity(experiment.model_name_or_path, experiment.model_revision),
             "pool": clean[None].identity(),
             "datasets": {name: pool.identity() for name, pool in clean.items() if name is not None},
@@ -147,10 +147,10 @@ class Prepared:
             method.name: mean_flops(cells) for method, cells in self._cells_by_method() if method.selector is not None
         }
         control = next((method for method in self.methods if method.name == CONTROL), None)
-        known = {name: value for name, value in flops.items() if value}
-        if control is None or CONTROL not in known or len(known) < len(flops):
+        defined = {name: value for name, value in flops.items() if value}
+        if control is None or CONTROL not in defined or len(defined) < len(flops):
             return []
-        factor = max(known.values()) / known[CONTROL]
+        factor = max(defined.values()) / defined[CONTROL]
         config = training_config(control.train)
         rows, steps = rows_per_round(config, self.num_rows(control)), self.steps(control)
         if factor <= 1 or steps is None:
@@ -206,14 +206,14 @@ class Prepared:
         """
         if not method.is_whole_pool or "steps" not in self.experiment.equal:
             return method
-        others = [each for each in self.methods if each.selector is not None and not each.is_whole_pool]
-        known = [steps for steps in map(self.steps, others) if steps is not None]
-        if not known:
+        others = [entry for entry in self.methods if entry.selector is not None and not entry.is_whole_pool]
+        defined = [steps for steps in map(self.steps, others) if steps is not None]
+        if not defined:
             raise ConfigError(
                 "equal: [steps] cannot tell the number of updates before training (packing, or no method that "
                 "selects). Set max_steps in train, or equal: []."
             )
-        return method.with_equal_steps(known[0])
+        return method.with_equal_steps(defined[0])
 
     def _cell(self, method: Method, seed: int) -> Cell:
         experiment = self.experiment

@@ -188,12 +188,12 @@ def _non_inferior(results: ExperimentResults, decimals: int) -> list[str]:
         differences = non_inferiority(values, whole, margin=margin)
     except EvaluationError as error:
         return [str(error)]
-    passed = [name for name, each in differences.items() if each["non_inferior"]]
+    passed = [name for name, entry in differences.items() if entry["non_inferior"]]
     named = ", ".join(map(text, passed)) or "no method"
     is_named = not any(change.startswith(("margin ", "primary ")) for change in _changed_afterwards(results))
     when = "named before" if is_named else "not named before"
     steps = ", trained for as many updates," if "steps" in results.experiment.equal else ""
-    losses = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    losses = {name: (entry["difference"], entry["low"], entry["high"]) for name, entry in differences.items()}
     if sign < 0:
         losses = {name: (-difference, -high, -low) for name, (difference, low, high) in losses.items()}
     end = "-" if sign > 0 else "+"
@@ -214,7 +214,7 @@ def _equal_cost(results: ExperimentResults, compared: Sequence[str], decimals: i
         differences = compare_with_control(methods, results.values(EQUAL_COST))
     except EvaluationError as error:
         return [str(error)]
-    intervals = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    intervals = {name: (entry["difference"], entry["low"], entry["high"]) for name, entry in differences.items()}
     return [
         f"Differences to {EQUAL_COST}, which has the compute of the dearest method (95 % for all {len(methods)} at"
         f" once): {_intervals(intervals, decimals)}."
@@ -232,13 +232,13 @@ def _other_items(results: ExperimentResults, compared: Sequence[str], decimals: 
     task = next(task for task in results.tasks if task.name == results.primary)
     items = {name: results.item_values(name, task.name) for name in [CONTROL, *compared]}
     with_value = ~np.isnan(np.concatenate(list(items.values()))).any(axis=0)
-    values = {name: each[:, with_value] * task.scale for name, each in items.items()}
+    values = {name: entry[:, with_value] * task.scale for name, entry in items.items()}
     try:
         differences = crossed_bootstrap({name: values[name] for name in compared}, values[CONTROL])
         parts = variance_components(values[CONTROL])
     except EvaluationError as error:
         return [str(error)]
-    intervals = {name: (each["difference"], each["low"], each["high"]) for name, each in differences.items()}
+    intervals = {name: (entry["difference"], entry["low"], entry["high"]) for name, entry in differences.items()}
     without = int((~with_value).sum())
     left_out = f", without the {without:,} that have no value in some run" if without else ""
     return [

@@ -61,7 +61,7 @@ def evaluate_selections(
         ConfigError: A method or setting is unknown, or a selector cannot be imported.
         DataselError: As in `Experiment.run`.
     """
-    names = [each.name for each in fields(Experiment)]
+    names = [item.name for item in fields(Experiment)]
     for name in settings:
         if name not in names:
             raise ConfigError(f"There is no setting {name!r}.{did_you_mean(name, names)}")

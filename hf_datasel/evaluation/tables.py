@@ -138,7 +138,7 @@ class _Costs:
     """The columns of the cost: device time of selecting and training, and operations relative to the control's."""
 
     def __init__(self, methods: Mapping[str, MethodRuns], control: str):
-        times = [each for runs in methods.values() for each in runs.device_seconds if each]
+        times = [entry for runs in methods.values() for entry in runs.device_seconds if entry]
         self._unit, self._divisor = ("hours", 3600) if max(times, default=0) >= 3600 else ("seconds", 1)
         self._control = methods[control].flops
         self.head = []
@@ -260,9 +260,9 @@ def _other_answers(
         return ""
     separate = compare_with_control(spread, control_runs, confidence=confidence, equal_variances=False)
     answers = [
-        f"{text(name)} {_p(each['p'])}"
-        for name, each in separate.items()
-        if (each["p"] < 1 - confidence) != (differences[name]["p"] < 1 - confidence)
+        f"{text(name)} {_p(entry['p'])}"
+        for name, entry in separate.items()
+        if (entry["p"] < 1 - confidence) != (differences[name]["p"] < 1 - confidence)
     ]
     if not answers:
         return ""

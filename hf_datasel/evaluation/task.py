@@ -186,7 +186,7 @@ class DatasetTask(Task):
     def identity(self) -> dict[str, Any]:
         """Return the id of the rows and the settings, without where the rows lie."""
         source = {"name", "dataset_name", "dataset_config", "dataset_test_split", "dataset_revision"}
-        settings = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in source}
+        settings = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in source}
         return {"kind": self.metric, "rows": self.pool.id, **_plain(settings)}
 
     def questions(self) -> list[str]:
@@ -292,7 +292,7 @@ class ExactMatchTask(DatasetTask):
         try:
             Normalization(**self.normalization)
         except TypeError as error:
-            names = ", ".join(each.name for each in fields(Normalization))
+            names = ", ".join(entry.name for entry in fields(Normalization))
             raise ConfigError(
                 f"The task {self.name!r} has normalization={dict(self.normalization)!r}: its settings are {names}."
             ) from error
