@@ -261,7 +261,7 @@ def test_gather_refuses_runs_with_other_versions(miniature):
 def reference(world):
     """The runs of two methods that nothing interrupts, from a YAML file."""
     values = small(world, world / "reference")
-    (world / "reference.yaml").write_text(yaml.safe_dump(values))
+    (world / "reference.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     assert main(["bench", "--config", str(world / "reference.yaml")]) == 0
     return Experiment.from_folder(world / "reference").gather()
 
