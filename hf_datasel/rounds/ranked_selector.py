@@ -65,7 +65,7 @@ class RankedSelector(Selector):
         excluded, reason = self.excluded(values)
         context.exclude(reason, np.flatnonzero(excluded))
         rows = np.flatnonzero(~excluded)
-        keys = context.sort_keys(self.ranks_by, rows, column=self.value_column)
+        keys = context.sort_keys(self.ranks_by, column=self.value_column)[rows]
         return top_rows(context, values[rows], rows, self.value_column, keys)
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:

@@ -4,6 +4,7 @@ import pytest
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.scores import IFD
+from hf_datasel.scoring import measure_cost
 from hf_datasel.selectors import Superfiltering
 from hf_datasel.testing import contract
 
@@ -38,3 +39,12 @@ def test_scores_as_the_score_alone_does(pool_rows, tiny_model_dir, convention):
 def test_a_misspelt_convention_is_found_at_once():
     with pytest.raises(ConfigError, match="Did you mean 'superfiltering'"):
         Superfiltering(convention="superfilter")
+
+
+def test_each_row_is_scored_once(pool_rows, model, tokenizer):
+    """Rows with an IFD of 1 or more are excluded, and the others are not scored again."""
+    with measure_cost() as meter:
+        score(pool_rows, IFD(), model, tokenizer)
+    selection = select(pool_rows, Superfiltering(), size=2, model=model, processing_class=tokenizer)
+    assert 0 < sum(selection.provenance["exclusions"].values()) < len(pool_rows)
+    assert selection.provenance["cost"]["tokens_forward"] == meter.cost["tokens_forward"]
