@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from datasets import Dataset
@@ -42,7 +43,7 @@ def test_a_table_and_the_values_of_all_items(tmp_path, rows, capsys):
     assert f"| mine | bits_per_byte | {expected.bits_per_byte('rows'):.4g} | lower | 2 | 1 |" in printed
     assert "| mine/drink |" in printed
     (file,) = (tmp_path / "out").glob("mine-*.parquet")
-    assert HeldoutLoss.load(file).nats.tolist() == expected.nats.tolist()
+    np.testing.assert_array_equal(HeldoutLoss.load(file).nats, expected.nats)
 
 
 def test_what_is_there_is_not_repeated_but_for_another_model(tmp_path, rows, capsys):

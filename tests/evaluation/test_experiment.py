@@ -441,7 +441,7 @@ def test_settings_of_decontamination_and_a_suite_that_is_a_mapping(world, tmp_pa
     values["suite"] = {name: task for entry in values["suite"] for name, task in entry.items()}
     code, printed = bench(tmp_path, values, capsys, "--plan")
     assert code == 0
-    assert "heldout (512 items), questions (512 items)" in printed.out
+    assert "questions (512 items), heldout (512 items)" in printed.out
     assert "0 of 1,000 rows are contaminated" in printed.out
     cell = Experiment(**values).prepare().cells()[0]
     assert cell.evaluation["suite"] == values["suite"]

@@ -18,7 +18,7 @@ REASONS = {
         "not_single_turn",
         "not_finite",
     ),
-    *("rating_not_found", "template_error", "empty_generation", "no_vector"),
+    *("missing_content", "rating_not_found", "template_error", "empty_generation", "no_vector"),
     *("refused", "no_answer", "budget_spent", "unreadable_answer"),
 }
 """Everything that may stand in a column of reasons."""

@@ -37,7 +37,10 @@ def test_read_run(train, tmp_path, pool_rows):
     selections, training = read_run(tmp_path / "run")
     assert selections == trainer.selections  # round-10 after round-9
     assert training is not None  # of the last checkpoint, which was written before the run had its wall time
+    costs = training.pop("costs")
+    assert costs == {phase: dict(cost) for phase, cost in trainer.costs.items()}
     assert {**training, "selection_time_share": live["selection_time_share"]} == live
+    live["costs"] = costs
     trainer.save_state()
     assert read_run(tmp_path / "run") == (selections, live)
     assert read_run(tmp_path / "run" / "selections" / "round-3") == ([selections[3]], None)
