@@ -18,7 +18,8 @@ REASONS = {
         "not_single_turn",
         "not_finite",
     ),
-    *("missing_content", "rating_not_found", "template_error", "empty_generation", "no_vector"),
+    *("missing_content", "invalid_json", "unsupported_flag", "no_prompt", "no_trained_response"),
+    *("no_label_after_truncation", "rating_not_found", "template_error", "empty_generation", "no_vector"),
     *("refused", "no_answer", "budget_spent", "unreadable_answer"),
 }
 """Everything that may stand in a column of reasons."""
