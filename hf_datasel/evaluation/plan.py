@@ -26,7 +26,7 @@ __all__ = ["Plan", "PlannedMethod", "make_plan"]
 
 _SAMPLE = 500
 """Number of rows of the pool whose tokens are counted."""
-TERAFLOPS = 400e12
+_FLOPS_PER_SECOND = 400e12
 """Operations per second that hours of a GPU are given for: 40 % of what an H100 can do in bf16."""
 
 
@@ -101,7 +101,7 @@ class Plan:
         ]
         states = list(self.cells.values())
         finished = f" {states.count('finished')} have finished." if "finished" in states else ""
-        hours = self.training_flops / TERAFLOPS / 3600
+        hours = self.training_flops / _FLOPS_PER_SECOND / 3600
         tasks = ", ".join(
             f"{name}{'' if count is None else f' ({count:,} items)'}" for name, count in self.tasks.items()
         )
@@ -111,8 +111,8 @@ class Plan:
             f"Pool: {self.pool_rows:,} rows of {self.tokens_per_row:.0f} tokens on average. {self.pool}".strip(),
             f"Training takes {self.training_flops:.2g} floating-point operations ({self.flops_per_parameter} x "
             f"{self.parameters:,} parameters x tokens): {hours:.2g} hours of a GPU that does "
-            f"{TERAFLOPS / 1e12:.0f} teraflops. Scoring, selecting and evaluating are not included; their cost is "
-            "measured.",
+            f"{_FLOPS_PER_SECOND / 1e12:.0f} teraflops. Scoring, selecting and evaluating are not included; their cost "
+            "is measured.",
             self._effect(),
         ]
         return "\n\n".join(lines)

@@ -15,6 +15,7 @@ from hf_datasel.evaluation.experiment import Experiment
 from hf_datasel.formats import Pool
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection import Selection
+from hf_datasel.spec import outside_names
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,12 +69,7 @@ def evaluate_selections(
     folder = Path(output_dir)
     pool = Pool(dataset, columns)
     file = _write_rows(pool, range(len(pool)), folder / "pool" / f"pool-{pool.id[:8]}.parquet")
-    entries: list[Any] = []
-    is_ours = True
-    for name, method in methods.items():
-        entry, ours = _entry(name, method, pool, folder)
-        entries.append({name: entry})
-        is_ours = is_ours and ours
+    entries = [{name: _entry(name, method, pool, folder)} for name, method in methods.items()]
     experiment = Experiment(
         model_name_or_path=os.fspath(model),
         methods=entries,
@@ -81,32 +77,32 @@ def evaluate_selections(
         dataset_name=str(file),
         columns=columns,
         train=train_keys(train),
-        allow_imports=not is_ours,
+        allow_imports=bool(outside_names(entries)),
         output_dir=str(folder),
         **settings,
     )
     return experiment.run()
 
 
-def _entry(name: str, method: Selector | Selection, pool: Pool, folder: Path) -> tuple[dict[str, Any], bool]:
-    """Return a method as the config of an experiment has it, and whether it is of this package."""
+def _entry(name: str, method: Selector | Selection, pool: Pool, folder: Path) -> dict[str, Any]:
+    """Return a method as the config of an experiment has it."""
     if isinstance(method, Selection):
         method.check(pool.dataset)
         rows = method.indices.tolist()
         file = _write_rows(pool, rows, folder / "pool" / f"{slug(name)}-{digest(rows)}.parquet")
-        return {"dataset_name": str(file)}, True
+        return {"dataset_name": str(file)}
     if not isinstance(method, Selector):
         raise ConfigError(
             f"methods[{name!r}] is {method!r}: it has to be a selector, such as IterIT(), or a Selection."
         )
     spec = dict(method.spec())
-    selector = spec.pop("selector")
-    if selector.startswith("__main__:"):
+    own = next((outside for outside in outside_names(spec) if outside.startswith("__main__:")), None)
+    if own is not None:
         raise ConfigError(
-            f"methods[{name!r}]: {type(method).__name__} is defined in the script or notebook itself, which the "
-            "training runs cannot import. Put the class into a module of its own."
+            f"methods[{name!r}]: {own.removeprefix('__main__:')} is defined in the script or notebook itself, which "
+            "the training runs cannot import. Put the class into a module of its own."
         )
-    return {"selector": selector, "selector_kwargs": spec}, ":" not in selector
+    return {"selector": spec.pop("selector"), "selector_kwargs": spec}
 
 
 def _write_rows(pool: Pool, rows: Sequence[int], file: Path) -> Path:
