@@ -111,8 +111,8 @@ class Plan:
             f"Pool: {self.pool_rows:,} rows of {self.tokens_per_row:.0f} tokens on average. {self.pool}".strip(),
             f"Training takes {self.training_flops:.2g} floating-point operations ({self.flops_per_parameter} x "
             f"{self.parameters:,} parameters x tokens): {hours:.2g} hours of a GPU that does "
-            f"{_FLOPS_PER_SECOND / 1e12:.0f} teraflops. Scoring, selecting and evaluating are not included; their cost "
-            "is measured.",
+            f"{_FLOPS_PER_SECOND / 1e12:.0f} teraflops. Scoring, selecting and evaluating are not included; their "
+            "cost is measured.",
             self._effect(),
         ]
         return "\n\n".join(lines)
