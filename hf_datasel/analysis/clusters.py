@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 
 from hf_datasel.analysis.binning import round_significant
 from hf_datasel.errors import ScoreError
 from hf_datasel.scores import Cluster
+from hf_datasel.scoring.kmeans import best_fit, tied_ks
+from hf_datasel.scoring.vector_sample import finite_rows
 
 __all__ = [
     "ClusterFits",
@@ -29,9 +31,13 @@ class ClusterFits(TypedDict):
 
     Attributes:
         ks: Numbers of clusters, rising.
-        silhouette: Silhouette coefficient for each k, -1 to 1; higher is better.
-        inertia: Mean squared distance of a vector to its centroid, for each k.
-        best: The k of the highest silhouette; the lowest one in case of a tie.
+        silhouette: Silhouette coefficient for each k, -1 to 1; higher is better. The mean over the starts of k-means.
+        spread: Standard deviation of the silhouettes of the starts, for each k; None for a single start.
+        starts: Number of starts.
+        inertia: Mean squared distance of a vector to its centroid, for each k, in the best start.
+        best: The k of the highest silhouette; the lowest of equal ones.
+        ties: Other k, rising, whose silhouette cannot be told apart from the highest one, by Welch's t-test of the
+            starts (two-sided, 0.05); all of them for a single start.
         elbow: The k at the elbow of the inertia, as computed by `elbow_of`.
         rows: Number of vectors that were clustered.
         sample: Number of vectors in the mean of the silhouette.
@@ -39,8 +45,11 @@ class ClusterFits(TypedDict):
 
     ks: list[int]
     silhouette: list[float]
+    spread: list[float | None]
+    starts: int
     inertia: list[float]
     best: int
+    ties: list[int]
     elbow: int | None
     rows: int
     sample: int
@@ -84,21 +93,20 @@ def cluster_fits(
     ks: Sequence[int],
     seed: int = 42,
     sample: int = 10_000,
-    init: str = "random",
-    backend: str = "sklearn",
+    **settings: Any,
 ) -> ClusterFits:
     """Cluster vectors with each k, as `Cluster` does, and compute how well each k fits.
 
-    If there are more than 131,072 vectors, a sample is clustered, as in `Cluster.fit`; it is the same for all k.
-    Numbers are rounded to six significant digits.
+    Each k is fitted to as many vectors as in `Cluster.fit`, and compared on those of the largest k. Numbers are
+    rounded to six significant digits.
 
     Args:
         vectors: Finite vectors, float of shape (rows, dimensions).
         ks: Numbers of clusters: distinct ints of at least 2, less than the number of rows.
         seed: Random seed of the initial centroids and the samples.
         sample: Maximum number of rows in the mean of the silhouette; each is compared with all clustered rows.
-        init: "random" or "k-means++", as in `Cluster`. A few distant groups need the latter.
-        backend: "sklearn" or "faiss", as in `Cluster`.
+        **settings: Other settings of `Cluster`: `n_init` (the number of starts), `max_iter`, `max_fit_rows`,
+            `backend`, and `init`, which has to be "k-means++" for a few distant groups.
 
     Returns:
         The silhouette and the inertia for each k, and the best k by either.
@@ -110,13 +118,13 @@ def cluster_fits(
 
     >>> far = np.array([[0.0], [1.0], [50.0], [51.0], [90.0], [91.0]])
     >>> fits = cluster_fits(far, [2, 3, 4], init="k-means++")
-    >>> fits["best"], fits["elbow"], fits["inertia"][1]
-    (3, 3, 0.25)
+    >>> fits["best"], fits["ties"], fits["elbow"], fits["inertia"][1]
+    (3, [], 3, 0.25)
     """
-    cluster = Cluster(k=tuple(ks), seed=seed, init=init, backend=backend)
+    cluster = Cluster(k=tuple(ks), seed=seed, **settings)
     if vectors.ndim != 2:
         raise ScoreError(f"cluster_fits takes vectors of shape (rows, dimensions), and these are {vectors.shape}.")
-    missing = len(vectors) - int(np.isfinite(vectors).all(axis=1).sum())
+    missing = len(vectors) - int(finite_rows(vectors).sum())
     if missing:
         raise ScoreError(
             f"{missing:,} of {len(vectors):,} vectors hold numbers that are not finite. Remove those rows."
@@ -125,8 +133,11 @@ def cluster_fits(
     return {
         "ks": [fit.k for fit in fits],
         "silhouette": [round_significant(fit.silhouette) for fit in fits],
+        "spread": [None if fit.spread is None else round(fit.spread, 6) for fit in fits],
+        "starts": cluster.n_init,
         "inertia": [round_significant(fit.inertia) for fit in fits],
-        "best": max(fits, key=lambda fit: fit.silhouette).k,
+        "best": best_fit(fits).k,
+        "ties": tied_ks(fits),
         "elbow": elbow_of([fit.k for fit in fits], [fit.inertia for fit in fits]),
         "rows": fits[0].rows,
         "sample": min(sample, fits[0].rows),
@@ -138,8 +149,7 @@ def cluster_fits_by_model(
     ks: Sequence[int],
     seed: int = 42,
     sample: int = 10_000,
-    init: str = "random",
-    backend: str = "sklearn",
+    **settings: Any,
 ) -> ClusterFitsByModel:
     """Apply `cluster_fits` to the vectors that several embedding models compute for the same rows.
 
@@ -152,8 +162,7 @@ def cluster_fits_by_model(
         ks: Numbers of clusters: distinct ints of at least 2, less than the number of rows.
         seed: Random seed of the initial centroids and the samples.
         sample: Maximum number of rows in the mean of the silhouette.
-        init: "random" or "k-means++", as in `Cluster`.
-        backend: "sklearn" or "faiss", as in `Cluster`.
+        **settings: Other settings of `Cluster`, as in `cluster_fits`.
 
     Returns:
         The fits of each model.
@@ -174,7 +183,7 @@ def cluster_fits_by_model(
         raise ScoreError(f"Embeddings have to be of the same rows, and these have {rows}.")
     return {
         "names": list(embeddings),
-        "fits": [cluster_fits(vectors, ks, seed, sample, init, backend) for vectors in embeddings.values()],
+        "fits": [cluster_fits(vectors, ks, seed, sample, **settings) for vectors in embeddings.values()],
         "variance": [round_significant(_variance(vectors)) for vectors in embeddings.values()],
     }
 

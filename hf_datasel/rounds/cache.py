@@ -24,8 +24,6 @@ __all__ = ["ClusterAssignment", "RoundCache", "ScoreOutput", "as_numpy", "take_r
 
 T = TypeVar("T")
 
-_ROWS_PER_BLOCK = 10_000
-
 
 class ScoreOutput(NamedTuple):
     """Output of a score for some rows.
@@ -182,16 +180,15 @@ class RoundCache:
 
 def _fit_clusters(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -> ClusterAssignment:
     from hf_datasel.scoring.kmeans import nearest_centroids
+    from hf_datasel.scoring.vector_sample import finite_rows
 
-    rows = np.flatnonzero(np.isfinite(vectors).all(axis=1) & bool(vectors.shape[1]))
+    rows = np.flatnonzero(finite_rows(vectors) & bool(vectors.shape[1]))
     fit_rows = rows[eligible[rows]]
     ids, distance = np.full(len(vectors), -1, dtype=np.int64), np.full(len(vectors), np.nan)
     if not len(fit_rows):
         return ClusterAssignment(ids, distance, 0)
-    k, centroids = cluster.find(vectors[fit_rows])
-    for start in range(0, len(rows), _ROWS_PER_BLOCK):
-        block = rows[start : start + _ROWS_PER_BLOCK]
-        ids[block], distance[block] = nearest_centroids(vectors[block], centroids)
+    k, centroids = cluster.find(vectors, fit_rows)
+    ids[rows], distance[rows] = nearest_centroids(vectors, centroids, rows)
     return ClusterAssignment(_read_only(ids), _read_only(distance), k)
 
 

@@ -6,9 +6,10 @@ import functools
 import io
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,16 @@ import pyarrow as pa
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
 from hf_datasel.scoring.base import Columns, Score
-from hf_datasel.scoring.kmeans import KMeansFit, fit_all, kmeans, nearest_centroids
+from hf_datasel.scoring.kmeans import (
+    KMeansFit,
+    KMeansSettings,
+    best_fit,
+    fit_all,
+    kmeans,
+    nearest_centroids,
+    tied_ks,
+)
+from hf_datasel.scoring.vector_sample import VectorSample, sample_vectors
 from hf_datasel.scoring.vectors import iter_vectors
 from hf_datasel.tokens import TokenRows
 
@@ -29,8 +39,10 @@ __all__ = ["Cluster"]
 
 logger = logging.getLogger(__name__)
 
-_MAX_FIT_ROWS = 131_072
-"""Maximum number of rows that centroids are fitted to."""
+_FIT_ROWS, _FIT_ROWS_PER_CENTROID = 131_072, 256
+"""Number of rows that centroids are fitted to, at least and for each of them; 256 are enough by default in faiss."""
+_SILHOUETTE_ROWS = 10_000
+"""Number of rows that a silhouette is averaged over."""
 _OPTIONS = {"init": ("random", "k-means++"), "backend": ("sklearn", "faiss")}
 
 
@@ -43,7 +55,8 @@ class Cluster(Score):
         cluster = Cluster(k=1000).fit(dataset, "centroids.npy")
         dataset = score(dataset, [cluster])
 
-    With several k, `fit` selects the one with the highest silhouette (see `fits`), the lowest of equal ones:
+    With several k, `fit` selects the one with the highest silhouette, averaged over the starts of k-means, and warns
+    if it cannot be told apart from another one (see `fits`):
 
         cluster = Cluster(k=(512, 1024, 2048)).fit(dataset, "centroids.npy")  # for example Cluster(k=1024, ...)
 
@@ -53,14 +66,22 @@ class Cluster(Score):
     Reads the vectors in `column`, as `Embedding` writes them. Writes `cluster_id` (int32, 0 to k - 1),
     `cluster_distance` (float32, Euclidean) and `cluster_reason` ("" for a row with a cluster).
 
-    Reference: k-means of scikit-learn or faiss, with one initialization and at most 20 iterations.
+    Reference: k-means of scikit-learn or faiss. 5 starts and 300 steps are those of the code of kMQ (Yu et al. 2024,
+    arXiv:2409.11378). A fit holds the vectors of `max_fit_rows` rows in memory, twice. Centroids that scikit-learn
+    fits with another number of threads differ by rounding errors; given the centroids, clusters do not depend on it.
 
     Args:
         k: Number of centroids, or several numbers to try. Published: 512 to 2,048 for 50 to 200 thousand rows, 1,000
             for a million.
-        seed: Random seed of the initial centroids, and of the sample that is fitted to if there are more than 131,072
-            rows.
+        seed: Random seed of the initial centroids, and of the sample of rows that they are fitted to.
         column: Name of the column of vectors.
+        n_init: Number of starts from other initial centroids; the centroids with the lowest sum of squared distances
+            are used. The time is proportional to it. More starts matter most for small k, where the sums of two starts
+            differ by a percent or so.
+        max_iter: Maximum number of steps of a start. Most starts end after 20 to 200 steps, when the centroids hardly
+            move.
+        max_fit_rows: Maximum number of rows to fit to. More rows are sampled, and all are assigned. By default 256 for
+            each centroid, and at least 131,072.
         init: Initial centroids: `"random"` rows, or `"k-means++"`, which finds a few distant clusters and is slow for
             large k.
         backend: Library that fits: `"sklearn"`, or `"faiss"`, which has to be installed and finds other centroids of
@@ -72,9 +93,14 @@ class Cluster(Score):
     {'cluster_id': DataType(int32), 'cluster_distance': DataType(float), 'cluster_reason': DataType(string)}
     """
 
+    version: ClassVar[int] = 2
+
     k: int | tuple[int, ...] = 1000
     seed: int = field(default=42, kw_only=True)
     column: str = field(default="embedding", kw_only=True)
+    n_init: int = field(default=5, kw_only=True)
+    max_iter: int = field(default=300, kw_only=True)
+    max_fit_rows: int | None = field(default=None, kw_only=True)
     init: str = field(default="random", kw_only=True)
     backend: str = field(default="sklearn", kw_only=True)
     centroids: str | None = field(default=None, kw_only=True)
@@ -85,10 +111,17 @@ class Cluster(Score):
             self._check_ks(tuple(self.k))
             if self.centroids is not None:
                 raise ConfigError(f"Cluster(k={self.k!r}, centroids={self.centroids!r}): centroids are of one k.")
-        for name, least in (("k", 1), ("seed", 0)):
+        for name, least in (("k", 1), ("seed", 0), ("n_init", 1), ("max_iter", 1), ("max_fit_rows", 1)):
             value = getattr(self, name)
-            if not isinstance(value, tuple) and (type(value) is not int or value < least):
+            if (name == "k" and isinstance(value, tuple)) or (name == "max_fit_rows" and value is None):
+                continue
+            if type(value) is not int or value < least:
                 raise ConfigError(f"Cluster({name}={value!r}): it has to be an int of at least {least}.")
+        if self.max_fit_rows is not None and self.max_fit_rows < self._least_rows:
+            raise ConfigError(
+                f"Cluster(k={self.k!r}, max_fit_rows={self.max_fit_rows:,}): that many centroids need at least "
+                f"{self._least_rows:,} rows. Raise max_fit_rows or lower k."
+            )
         for name, options in _OPTIONS.items():
             value = getattr(self, name)
             if value not in options:
@@ -132,11 +165,12 @@ class Cluster(Score):
         write_file(target, content.getvalue(), ScoreError)
         return replace(self, k=k, centroids=str(target.resolve()))
 
-    def find(self, data: Dataset | np.ndarray) -> tuple[int, np.ndarray]:
+    def find(self, data: Dataset | np.ndarray, rows: np.ndarray | None = None) -> tuple[int, np.ndarray]:
         """Fit centroids without writing them.
 
         Args:
             data: As in `fit`.
+            rows: Indices of the rows to fit to, rising; all rows by default.
 
         Returns:
             The selected k, and its centroids, float32 of shape (k, dimensions).
@@ -146,14 +180,17 @@ class Cluster(Score):
             ScoreError: As in `fit`.
         """
         if not isinstance(self.k, tuple):
-            return self.k, kmeans(self._sample(data), self.k, self.seed, self.init, self.backend)
-        fits = self.fits(data)
-        logger.info("Silhouette by k: %s", ", ".join(f"{fit.k:,}: {fit.silhouette:.3f}" for fit in fits))
-        best = max(fits, key=lambda fit: fit.silhouette)
+            return self.k, kmeans(self._sample(data, rows).vectors, self.k, self._settings)
+        fits = self._fits(data, _SILHOUETTE_ROWS, rows)
+        _log_choice(fits)
+        best = best_fit(fits)
         return best.k, best.centroids
 
-    def fits(self, data: Dataset | np.ndarray, sample: int = 10_000) -> list[KMeansFit]:
-        """Fit k-means with each k and compute its silhouette.
+    def fits(self, data: Dataset | np.ndarray, sample: int = _SILHOUETTE_ROWS) -> list[KMeansFit]:
+        """Fit k-means with each k, and compute the silhouette of each of the `n_init` starts.
+
+        The mean over the starts says which k fits best, and their spread how much of it is luck: with one seed or
+        another, silhouettes of the same k differ by several percent. With `n_init=1` there is no spread.
 
         Args:
             data: As in `fit`.
@@ -168,25 +205,36 @@ class Cluster(Score):
             ColumnError: As in `fit`.
             ScoreError: As in `fit`, or a k is not below the number of vectors.
         """
+        return self._fits(data, sample)
+
+    def _fits(self, data: Dataset | np.ndarray, sample: int, rows: np.ndarray | None = None) -> list[KMeansFit]:
         if type(sample) is not int or sample < 1:
             raise ConfigError(f"The silhouette is taken of sample={sample!r} rows: it has to be an int of at least 1.")
         ks = self.k if isinstance(self.k, tuple) else (self.k,)
         self._check_ks(ks)
-        return fit_all(self._sample(data), ks, self.seed, self.init, self.backend, sample)
+        fit_rows = {k: self._fit_rows(k) for k in ks}
+        return fit_all(self._sample(data, rows), fit_rows, self._settings, sample)
 
-    def _sample(self, data: Dataset | np.ndarray) -> np.ndarray:
-        """Return the vectors to fit to, float32: all, or a sample in the order of the rows."""
-        rng = np.random.default_rng(self.seed)
-        if isinstance(data, np.ndarray):
-            if data.ndim != 2:
-                raise ScoreError(f"Cluster.fit takes vectors of shape (rows, dimensions), and these are {data.shape}.")
-            usable = np.flatnonzero(np.isfinite(data).all(axis=1))
-            return np.asarray(data[_sample_rows(usable, rng)], dtype=np.float32)
-        self._check(data)
-        usable_parts = [start + np.flatnonzero(reasons == "") for start, _, reasons in iter_vectors(data, self.column)]
-        selected = _sample_rows(np.concatenate([np.empty(0, dtype=np.int64), *usable_parts]), rng)
-        parts = [vectors for _, vectors, _ in iter_vectors(data.select(selected), self.column)]
-        return np.concatenate(parts) if parts else np.empty((0, 0), dtype=np.float32)
+    @property
+    def _settings(self) -> KMeansSettings:
+        return KMeansSettings(self.seed, self.init, self.n_init, self.max_iter, self.backend)
+
+    @property
+    def _least_rows(self) -> int:
+        """Number of rows that the largest k needs; a silhouette needs one more than there are centroids."""
+        return max(self.k) + 1 if isinstance(self.k, tuple) else self.k
+
+    def _fit_rows(self, k: int) -> int:
+        return self.max_fit_rows or max(_FIT_ROWS, _FIT_ROWS_PER_CENTROID * k)
+
+    def _sample(self, data: Dataset | np.ndarray, rows: np.ndarray | None) -> VectorSample:
+        """Return the vectors to fit to: all, or a sample in the order of the rows."""
+        if not isinstance(data, np.ndarray):
+            self._check(data)
+        elif data.ndim != 2:
+            raise ScoreError(f"Cluster.fit takes vectors of shape (rows, dimensions), and these are {data.shape}.")
+        count = self._fit_rows(max(self.k) if isinstance(self.k, tuple) else self.k)
+        return sample_vectors(data, self.column, count, self.seed, rows)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -195,8 +243,7 @@ class Cluster(Score):
 
     def check(self, rows: int) -> None:
         """Raise `ScoreError` if there are too few rows."""
-        required = max(self.k) + 1 if isinstance(self.k, tuple) else self.k
-        if self.needs_fit and required > rows:
+        if self.needs_fit and self._least_rows > rows:
             raise ScoreError(f"Cluster(k={self.k}) has only {rows:,} rows to fit to. Lower k.")
 
     @property
@@ -274,9 +321,22 @@ class Cluster(Score):
         return f"{super()._identity()}:{'' if self.centroids is None else _digest(*self._file())}"
 
 
-def _sample_rows(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return all rows, or a random sample of the maximum size in ascending order."""
-    return rows if len(rows) <= _MAX_FIT_ROWS else np.sort(rng.choice(rows, _MAX_FIT_ROWS, replace=False))
+def _log_choice(fits: Sequence[KMeansFit]) -> None:
+    """Log the silhouettes of all k, and warn if the highest one is not clearly the highest."""
+    best, ties = best_fit(fits), tied_ks(fits)
+    parts = [
+        f"{fit.k:,}: {fit.silhouette:.3f}" + ("" if fit.spread is None else f" ± {fit.spread:.3f}") for fit in fits
+    ]
+    logger.info("Silhouette by k: %s", ", ".join(parts))
+    if ties:
+        starts = "one start" if best.spread is None else f"{len(best.silhouettes)} starts"
+        logger.warning(
+            "k=%s has the highest silhouette of %s, and k=%s cannot be told apart from it: the silhouettes of other "
+            "starts may order them otherwise. Raise n_init, or name the k that you prefer.",
+            f"{best.k:,}",
+            starts,
+            ", ".join(f"{k:,}" for k in ties),
+        )
 
 
 @functools.lru_cache(maxsize=2)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -99,6 +99,7 @@ class Nuggets(ModelScore):
     anchor_columns: dict[str, str] | None = field(default=None, kw_only=True)
     max_length: int | None = field(default=None, kw_only=True)
 
+    version: ClassVar[int] = 2
     citation = (
         "@inproceedings{li2024oneshot, title={One-Shot Learning as Instruction Data Prospector for Large Language "
         "Models}, author={Li, Yunshui and Hui, Binyuan and Xia, Xiaobo and Yang, Jiaxi and Yang, Min and Zhang, Lei "

@@ -26,7 +26,7 @@ def test_cluster_fits_of_five_blobs(blobs, seed):
     fits = cluster_fits(blobs, [9, 2, 3, 4, 5, 6, 7, 8], seed=seed, sample=100, init="k-means++")
     assert fits["ks"] == [2, 3, 4, 5, 6, 7, 8, 9]
     assert (fits["best"], fits["elbow"]) == (5, 5)
-    assert (fits["rows"], fits["sample"]) == (300, 100)
+    assert (fits["rows"], fits["sample"], fits["starts"], fits["ties"]) == (300, 100, 5, [])
     assert fits["silhouette"][3] == max(fits["silhouette"]) > 0.85
     assert fits["inertia"] == sorted(fits["inertia"], reverse=True)
     assert 2.5 < fits["inertia"][3] < 3.5  # the noise in three dimensions
@@ -41,6 +41,20 @@ def test_cluster_fits_equal_those_of_cluster(blobs, tmp_path):
     assert Cluster(k=(4, 7), seed=3).fit(blobs, tmp_path / "a.npy").k == fits["best"]
     assert cluster_fits(blobs, [4, 7], seed=3) == fits
     assert cluster_fits(blobs, [4, 7], seed=1)["inertia"] != fits["inertia"]
+
+
+def test_spread_and_ties_of_the_starts():
+    rng = np.random.default_rng(6)
+    middles = rng.normal(size=(40, 8)) * 1.2
+    overlapping = middles[rng.integers(0, 40, 400)] + rng.normal(size=(400, 8)) * 0.7
+    fits = cluster_fits(overlapping, [4, 20, 30], n_init=4)
+    reference = Cluster(k=(4, 20, 30), n_init=4).fits(overlapping)
+    assert (fits["starts"], fits["best"], fits["ties"]) == (4, 20, [30])
+    assert fits["spread"] == pytest.approx([np.std(fit.silhouettes, ddof=1) for fit in reference], abs=1e-6)
+    single = cluster_fits(overlapping, [4, 20, 30], n_init=1, max_iter=20)
+    assert (single["starts"], single["spread"]) == (1, [None] * 3)
+    assert {single["best"], *single["ties"]} == {4, 20, 30}
+    assert json.loads(json.dumps(single)) == single
 
 
 def test_elbow_is_farthest_from_the_chord():
@@ -110,6 +124,7 @@ def test_invalid_vectors(blobs):
         ({"ks": [2], "seed": -1}, r"seed=-1"),
         ({"ks": [2], "init": "best"}, r"init='best'"),
         ({"ks": [2], "backend": "cuml"}, r"backend='cuml'"),
+        ({"ks": [2], "n_init": 0}, r"n_init=0"),
     ],
 )
 def test_invalid_settings(blobs, settings, message):

@@ -34,7 +34,10 @@ GROUPS = {"pool": POOL, "selected": POOL[POOL > 60], "Random": POOL[:30], "Longe
 
 KS = [64, 128, 256, 512, 1024, 2048, 4096]
 SILHOUETTES, INERTIAS = [0.17, 0.16, 0.14, 0.17, 0.18, 0.2, 0.19], [0.7, 0.6, 0.52, 0.46, 0.42, 0.4, 0.39]
-FITS = ClusterFits(ks=KS, silhouette=SILHOUETTES, inertia=INERTIAS, best=2048, elbow=512, rows=50_000, sample=10_000)
+FITS = ClusterFits(
+    ks=KS, silhouette=SILHOUETTES, spread=[0.01] * 7, starts=5, inertia=INERTIAS, best=2048, ties=[4096], elbow=512,
+    rows=50_000, sample=10_000,
+)  # fmt: skip
 QUALITY = cluster_quality({2: np.array([0, 0, 1, 1]), 4: np.arange(4)}, np.array([0.1, 0.2, 0.2, 0.9]))
 
 
@@ -167,12 +170,14 @@ def test_draw_cluster_fits(dark):
     figure = draw_cluster_fits(FITS, "How many", dark)
     left, right = figure.axes
     assert left.lines[0].get_xydata().tolist() == [list(item) for item in zip(KS, SILHOUETTES, strict=True)]
+    bars = [segment[:, 1].tolist() for segment in left.collections[0].get_segments()]
+    assert bars == [pytest.approx([value - 0.01, value + 0.01]) for value in SILHOUETTES]
     assert right.lines[0].get_xydata().tolist() == [list(item) for item in zip(KS, INERTIAS, strict=True)]
     assert [left.lines[-1].get_xydata().tolist(), right.lines[-1].get_xydata().tolist()] == [
         [[2048, 0.2]],
         [[512, 0.46]],
     ]
-    assert {"How many", "highest at k = 2,048", "elbow at k = 512"} <= set(texts(figure))
+    assert {"How many", "highest at k = 2,048 or 4,096", "elbow at k = 512"} <= set(texts(figure))
     for ax in figure.axes:
         boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
         assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
@@ -181,8 +186,10 @@ def test_draw_cluster_fits(dark):
 
 @pytest.mark.parametrize("ks", [[50], [2, 3], [1000, 1001, 1002], list(range(2, 400))])
 def test_draw_cluster_fits_with_any_k(ks):
-    summary = ClusterFits(FITS, ks=ks, silhouette=[0.5] * len(ks), inertia=[9.0] * len(ks), best=ks[0], elbow=None)
+    silhouettes, spread = {"silhouette": [0.5] * len(ks), "spread": [None] * len(ks)}, {"ties": ks[1:], "starts": 1}
+    summary = ClusterFits(FITS, ks=ks, **silhouettes, **spread, inertia=[9.0] * len(ks), best=ks[0], elbow=None)
     figure = draw_cluster_fits(summary)
+    assert f"highest at k = {ks[0]:,}" in texts(figure)
     assert "no elbow" in texts(figure)
     labels = figure.axes[0].get_xticklabels()
     assert f"{ks[0]:,}" in [label.get_text() for label in labels]

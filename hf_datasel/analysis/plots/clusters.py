@@ -30,6 +30,9 @@ _LABEL_GAP = 0.14  # inches between two tick labels
 def draw_cluster_fits(summary: ClusterFits, title: str = "", dark: bool = False) -> Figure:
     """Draw silhouette and inertia against k side by side, with the best k and the elbow marked.
 
+    Bars are one standard deviation of the starts of k-means. The title names the k that cannot be told apart from the
+    best one, or their number.
+
     Args:
         summary: Result of `cluster_fits`.
         title: Title of the figure.
@@ -45,9 +48,21 @@ def draw_cluster_fits(summary: ClusterFits, title: str = "", dark: bool = False)
         _draw_curve(right, summary["ks"], summary["inertia"], elbow, theme, _HALF_WIDTH)
         left.set_ylabel("silhouette")
         right.set_ylabel("mean squared distance")
-        left.set_title(f"highest at k = {best:,}")
+        spread = [value or 0.0 for value in summary["spread"]]
+        if any(spread):
+            left.errorbar(
+                summary["ks"], summary["silhouette"], spread, fmt="none", ecolor=theme.selected, elinewidth=1, zorder=1
+            )
+        left.set_title(f"highest at k = {best:,}{_or_ties(summary)}")
         right.set_title("no elbow" if elbow is None else f"elbow at k = {elbow:,}")
     return figure
+
+
+def _or_ties(summary: ClusterFits) -> str:
+    ties = summary["ties"]
+    if summary["starts"] == 1 or not ties:
+        return ""
+    return f" or {ties[0]:,}" if len(ties) == 1 else f" or {len(ties)} others"
 
 
 def draw_cluster_fits_by_model(summary: ClusterFitsByModel, title: str = "", dark: bool = False) -> Figure:
