@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 __all__ = ["block_rows", "for_each_block"]
 
@@ -36,7 +34,7 @@ def for_each_block(compute: Callable[[slice], object], rows: int, step: int) -> 
         step: Number of rows per block.
     """
     blocks = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
-    blas = _blas()
+    blas = importlib.import_module("threadpoolctl").ThreadpoolController().select(user_api="blas")
     threads = min(max((library["num_threads"] for library in blas.info()), default=1), len(blocks))
     with blas.limit(limits=1):
         if threads < 2:
@@ -46,10 +44,3 @@ def for_each_block(compute: Callable[[slice], object], rows: int, step: int) -> 
         with ThreadPoolExecutor(threads) as pool:
             for _ in pool.map(compute, blocks):  # raises what a block raised
                 pass
-
-
-@functools.cache
-def _blas() -> Any:
-    """Return the controller of the BLAS libraries that are loaded."""
-    importlib.import_module("numpy")
-    return importlib.import_module("threadpoolctl").ThreadpoolController().select(user_api="blas")

@@ -87,7 +87,7 @@ def _read(data: Dataset | np.ndarray, column: str, rows: np.ndarray) -> Iterator
     for start in range(0, len(rows), step):
         with np.errstate(over="ignore"):  # what overflows is infinite, and not usable
             block = np.asarray(data[rows[start : start + step]], dtype=np.float32)
-        is_usable = np.isfinite(block).all(axis=1)
+        is_usable = np.asarray(np.isfinite(block).all(axis=1))
         yield start, block[is_usable], is_usable
 
 

@@ -37,7 +37,7 @@ def test_all_rows_in_as_many_threads_as_blas_may_use(threads):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_errors_of_a_block_are_raised(threads):
     with threadpool_limits(limits=threads), pytest.raises(ZeroDivisionError, match="division by zero"):
-        for_each_block(lambda block: 1 // (block.start - 4), 9, 2)
+        for_each_block(lambda block: 1 / (block.start - 4), 9, 2)
     for_each_block(lambda block: 1 / 0, 0, 2)  # no rows, no block
 
 
