@@ -43,6 +43,7 @@ __all__ = [
     "summary",
     "to_spec",
     "upgraded",
+    "without_tokens",
 ]
 
 Kind = Literal["score", "selector", "filter"]
@@ -154,7 +155,20 @@ def _as_json(value: Any, name: str = "") -> Any:
         return nested
     if isinstance(value, list | tuple):
         return [_as_json(item) for item in value]
-    if name == "model_init_kwargs" and value:
+    return without_tokens(name, value)
+
+
+def without_tokens(name: str, value: Any) -> Any:
+    """Return the value of a setting without tokens, if it holds arguments of `from_pretrained`.
+
+    Args:
+        name: Name of the setting.
+        value: Its value.
+
+    >>> without_tokens("model_init_kwargs", {"token": "hf_...", "attn_implementation": "sdpa"})
+    {'attn_implementation': 'sdpa'}
+    """
+    if name.endswith("_init_kwargs") and value:
         return {key: value[key] for key in value if key not in _SECRETS}
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -26,7 +27,7 @@ from hf_datasel.scoring.models import (
     load_config,
     model_identity,
 )
-from hf_datasel.spec import HasSpec, Kind, description, object_key, spec_name
+from hf_datasel.spec import HasSpec, Kind, description, object_key, spec_name, without_tokens
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ class Score(HasSpec, ABC):
         """
         name = spec_name(self)
         about = description(type(self)) if ":" in name else {}
-        return {"score": name, "version": self.version, **about, **self.settings()}
+        settings = {key: without_tokens(key, value) for key, value in self.settings().items()}
+        return {"score": name, "version": self.version, **about, **settings}
 
     def column_identity(self, column: str) -> Hashable:
         """Return a key that is equal for two scores that write the same values into a column.
@@ -258,7 +260,16 @@ class Score(HasSpec, ABC):
         return f"v{self.version}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), self.settings(), self._identity())
+        return _rebuild, (type(self), _interned(self.settings()), self._identity())
+
+
+def _interned(value: Any) -> Any:
+    """Return settings in which equal texts are one object, so that equal scores are pickled to equal bytes."""
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {_interned(key): _interned(item) for key, item in value.items()}
+    return type(value)(map(_interned, value)) if type(value) in (list, tuple) else value
 
 
 def _rebuild(cls: type[Score], settings: dict[str, Any], identity: str) -> Score:
@@ -328,9 +339,7 @@ class ModelScore(Score):
     def spec(self) -> dict[str, Any]:
         """Return everything that determines the values, with the commit or the digest of the model's files."""
         resolved = model_identity(self.model, self.revision) if self.model is not None else None
-        init_kwargs = self.model_init_kwargs
-        recorded = init_kwargs and {key: value for key, value in init_kwargs.items() if key not in _SECRETS}
-        return {**super().spec(), "model_init_kwargs": recorded, "resolved_model": resolved}
+        return {**super().spec(), "resolved_model": resolved}
 
     def loading(self) -> Loading:
         """Return the model that the settings name, and how to load it.
@@ -366,10 +375,6 @@ class ModelScore(Score):
             check_max_length(load_config(loading), self.max_length, type(self).__name__)
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
         return rows, super()._rows_of(dataset)[1].with_model(loading)
-
-
-_SECRETS = ("token", "use_auth_token")
-"""Arguments of `from_pretrained` that are never recorded."""
 
 
 def _is_dtype(name: str) -> bool:
