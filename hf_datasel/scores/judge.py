@@ -219,10 +219,11 @@ class Judge(Score):
         index_of = {pair: index for index, pair in enumerate(distinct)}
         inverse = np.array([index_of[pair] for pair in pairs], dtype=np.int64)
         endpoint, open_codes, nulls = self._endpoint(), np.zeros(len(distinct)), Counter[str]()
+        settings = {"max_tokens": self.max_tokens, "temperature": self.temperature}
 
         def compute(batch: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-            requests = [self._request(*distinct[index]) for index in batch]
-            for position, answer in chat(endpoint, requests, self.max_tokens, self.temperature):
+            requests = [{"messages": [{"role": "user", "content": self._request(*distinct[row])}]} for row in batch]
+            for position, answer in chat(endpoint, requests, settings):
                 rating, reason, tokens = self._parse(answer, _row_text(distinct[batch[position]]))
                 request_runner.count_tokens(answer.tokens)
                 part = batch[position : position + 1]

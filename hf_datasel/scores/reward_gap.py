@@ -14,15 +14,21 @@ from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.formats import Row
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.reward import Reward
-from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
+from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
+from hf_datasel.scoring.endpoint.answers import EndpointAnswers, check_format
+from hf_datasel.scoring.endpoint.client import Endpoint
+from hf_datasel.scoring.endpoint.limits import check_endpoint_settings
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.logprobs import Forward, LogprobRunner
 from hf_datasel.scoring.models import model_identity
+from hf_datasel.spec import changed_settings
 from hf_datasel.tokens import TokenRows
 from hf_datasel.tokens.chat import prompt_and_response, replace_response, strip_response
 from hf_datasel.tokens.sequences import RaggedArray, Sequence as TokenSequence
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["RewardGap"]
@@ -36,6 +42,12 @@ _SCORER_OF_SETTING = {
     "reward_init_kwargs": "reward",
     "judge": "judge",
 }
+_LOCAL = ("revision", "model_init_kwargs", "use_transformers_continuous_batching")
+"""Settings of a local model that answers."""
+_REWARD = ("dtype", "max_length")
+"""Settings of the reward model too, besides those that have its name."""
+_REMOTE = ("concurrency", "timeout", "limits", "max_tokens_spent", "api_key_env")
+"""Settings of an endpoint, other than its URL."""
 
 ScoresAndReasons = tuple[np.ndarray, np.ndarray]
 """Scores, float64, NaN for a row without one, and reasons."""
@@ -57,15 +69,25 @@ class RewardGap(ModelScore):
     `empty_generation`. The reason is `prompt_fills_window` if the prompt leaves no room for the response in the window
     of training, or for `max_new_tokens` in the model.
 
+    With `base_url` the answers come from an OpenAI-compatible endpoint (vLLM, text-generation-inference, OpenAI), and
+    `model` is its name there: a fixed model, so not one for rounds that ask the model in training. The endpoint gets
+    the messages before the last response, with the tools of the row, and applies its own chat template; plain text is
+    one message of the user. Each distinct prompt is requested once. The token is read from `OPENAI_API_KEY`, or from
+    the variable `api_key_env`. The reasons of rows without an answer are `refused` (the endpoint rejects the prompt,
+    which may be too long, or filters the answer), `empty_generation` (all tokens were spent before the answer began),
+    `no_answer` and `budget_spent`; with a score store, later runs request only rows with the last two, and rows that
+    were not requested before. Whether a request with the same `seed` is answered alike is up to the server.
+
     Reads any supported row format that has a response. Writes `reward_gap` (float32) and `reward_gap_reason` ("" for a
-    scored row). Cost: up to `max_new_tokens` forward passes of one token per row, and two forward passes or requests
-    of the scorer. Use it with `hf_datasel.score`: in `Dataset.map` both models are loaded again for each batch.
+    scored row). Cost: up to `max_new_tokens` forward passes of one token per row, or one request, and two forward
+    passes or requests of the scorer. Use it with `hf_datasel.score`: in `Dataset.map` both models are loaded again for
+    each batch.
 
     Reference: Yu et al. 2024 (2409.11378), Eq. 4, and Eq. 7 for perplexity, with its sign.
 
     Args:
-        model: Name or path of the model that answers the prompts. None uses the model of the round, or the `model` of
-            `hf_datasel.score`.
+        model: Name or path of the model that answers the prompts, or its name at the endpoint. None uses the model of
+            the round, or the `model` of `hf_datasel.score`.
         revision: Commit, branch or tag of a Hub model.
         scorer: Method that rates responses and answers: `"reward"`, `"perplexity"` or `"judge"`.
         reward_model: Hub id or local path of the reward model, which is loaded with `dtype`.
@@ -74,11 +96,26 @@ class RewardGap(ModelScore):
         judge: Settings of `Judge`, such as `{"model": "gpt-4.1-mini", "base_url": "https://api.openai.com/v1"}`.
         max_new_tokens: Maximum number of tokens of an answer; longer ones are truncated.
         temperature: Temperature of sampling the answers; 0 is greedy decoding.
+        top_p: Probability of the most likely tokens that are sampled from; 1 samples from all.
         seed: Random seed of sampling. The samples of a prompt are the same in any batch.
+        use_transformers_continuous_batching: Whether a local model answers with the continuous batching of
+            transformers (5.23 or newer), for greedy decoding: as soon as an answer ends, the next prompt takes its
+            place, which saves time if the lengths of the answers differ. Attention is computed in another order, so
+            that answers differ where two tokens are equally likely up to rounding. The cache has room for
+            `scoring_tokens_per_batch` tokens. Not for mixed precision, and not for models with other than attention
+            layers.
+        base_url: Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; by default the model
+            runs locally.
+        concurrency: Maximum number of simultaneous requests to the endpoint in each process.
+        timeout: Seconds without a response of the endpoint after which a request is retried.
+        limits: Limits of a request to the endpoint, as in `Judge`.
+        max_tokens_spent: Maximum number of tokens, including prompts, that the answers of a run may cost in each
+            process, as the endpoint counts them; no limit by default. The requests of a judge have their own.
+        api_key_env: Environment variable with the endpoint's token.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
         model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
-        max_length: Number of tokens that rows are truncated to. None uses the `max_length` of the training arguments,
-            and 1,024 outside a trainer.
+        max_length: Number of tokens that rows are truncated to; with `base_url`, only where the reward model reads
+            them. None uses the `max_length` of the training arguments, and 1,024 outside a trainer.
         column_prefix: Prefix of the name of every column that the score writes.
 
     >>> RewardGap(scorer="perplexity").columns()
@@ -92,7 +129,15 @@ class RewardGap(ModelScore):
     judge: dict[str, Any] | None = field(default=None, kw_only=True)
     max_new_tokens: int = field(default=256, kw_only=True)
     temperature: float = field(default=0.0, kw_only=True)
+    top_p: float = field(default=1.0, kw_only=True)
     seed: int = field(default=0, kw_only=True)
+    use_transformers_continuous_batching: bool = field(default=False, kw_only=True)
+    base_url: str | None = field(default=None, kw_only=True)
+    concurrency: int = field(default=8, kw_only=True)
+    timeout: float = field(default=120.0, kw_only=True)
+    limits: dict[str, Any] | None = field(default=None, kw_only=True)
+    max_tokens_spent: int | None = field(default=None, kw_only=True)
+    api_key_env: str | None = field(default=None, kw_only=True)
 
     version = 2
     citation = (
@@ -110,6 +155,7 @@ class RewardGap(ModelScore):
             if getattr(self, name) is not None and self.scorer != scorer:
                 raise ConfigError(f"RewardGap({name}=...) is for scorer={scorer!r}, and scorer is {self.scorer!r}.")
         self._decoding()
+        self._check_endpoint()
         if self.scorer == "reward":
             if self.reward_model is None:
                 raise ConfigError(
@@ -120,8 +166,33 @@ class RewardGap(ModelScore):
         if self.scorer == "judge":
             self._judge()
 
+    def _check_endpoint(self) -> None:
+        local = _LOCAL if self.scorer == "reward" else _LOCAL + _REWARD
+        check_endpoint_settings("RewardGap", changed_settings(self), local, _REMOTE)
+        if self.base_url is None:
+            return
+        if self.scorer == "perplexity":
+            raise ConfigError(
+                "RewardGap(base_url=..., scorer='perplexity') compares perplexities of the model that answers, which "
+                "an endpoint does not give. Use scorer='reward' or scorer='judge', or omit base_url."
+            )
+        self._endpoint()
+
     def _decoding(self) -> Decoding:
-        return Decoding(self.max_new_tokens, self.temperature, self.seed)
+        continuous = self.use_transformers_continuous_batching
+        return Decoding(self.max_new_tokens, self.temperature, self.seed, self.top_p, continuous)
+
+    def _endpoint(self) -> Endpoint:
+        model: Any = self.model  # Endpoint rejects None
+        return Endpoint(
+            model,
+            self.base_url,
+            api_key_env=self.api_key_env,
+            concurrency=self.concurrency,
+            timeout=self.timeout,
+            limits=self.limits,
+            max_tokens_spent=self.max_tokens_spent,
+        )
 
     def _reward(self) -> Reward:
         return Reward(
@@ -147,6 +218,11 @@ class RewardGap(ModelScore):
         return Judge(**settings)
 
     @property
+    def needs_tokenizer(self) -> bool:
+        """Whether the score needs tokenized rows."""
+        return self.base_url is None
+
+    @property
     def needs_text(self) -> bool:
         """Whether the score reads the text of rows."""
         return True
@@ -156,19 +232,27 @@ class RewardGap(ModelScore):
         return {"reward_gap": pa.float32(), "reward_gap_reason": pa.string()}
 
     def spec(self) -> dict[str, Any]:
-        """Return the settings for the record, with the reward model resolved to a digest."""
+        """Return the settings for the record, with the models resolved to digests, except one behind an endpoint."""
+        spec = super().spec() if self.base_url is None else {**Score.spec(self), "resolved_model": None}
         resolved = {} if self.reward_model is None else {"resolved_reward_model": self._reward_identity()}
-        return {**super().spec(), **resolved}
+        return {**spec, **resolved}
 
     def _reward_identity(self) -> str:
         return "" if self.reward_model is None else model_identity(self.reward_model, self.reward_revision)
 
     def _identity(self) -> str:
-        return f"{super()._identity()}:{self._reward_identity()}"
+        identity = super()._identity() if self.base_url is None else Score._identity(self)
+        return f"{identity}:{self._reward_identity()}"
+
+    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
+        return super()._rows_of(dataset) if self.base_url is None else Score._rows_of(self, dataset)
 
     def check_inputs(self, rows: TokenRows, runner: ModelRunner) -> None:
         """Raise an error if `compute` would fail for any rows of this format with this model."""
-        if runner.loading is None:
+        if self.base_url is not None:
+            check_format(rows)
+            self._endpoint().check_token()
+        elif runner.loading is None:
             Prompts.from_rows(rows, Generator(runner, rows.tokenizer, self._decoding()).max_prompt_length)
         if self.scorer == "reward":
             self._reward().check_model(self._reward().loading())
@@ -177,26 +261,39 @@ class RewardGap(ModelScore):
 
     def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
         """Compute the columns for some rows."""
-        generator = Generator(runner, rows.tokenizer, self._decoding())
-        prompts = Prompts.from_rows(rows, generator.max_prompt_length)
-        answers = generator.answers(prompts.prompt_ids, "reward_gap answers", null_counts(prompts.reasons))
-        gap, reasons = np.full(len(rows), np.nan), prompts.reasons.astype(object)
-        if self.scorer == "perplexity":
-            gap[prompts.owner], reasons[prompts.owner] = self._compare_by_perplexity(prompts, answers, runner)
+        if self.base_url is not None:
+            check_format(rows)
+            answers = EndpointAnswers(rows, self._endpoint(), self._decoding())
+            texts, owner, reasons = answers.compute(runner, "reward_gap answers")
+            compared = self._compare_texts(rows, owner, texts, runner)
         else:
-            texts = list(generator.texts(answers))
-            del generator  # frees the model before the scorer's is loaded
-            compare = self._compare_by_reward if self.scorer == "reward" else self._compare_by_judge
-            gap[prompts.owner], reasons[prompts.owner] = compare(rows, prompts.owner, texts, runner)
+            generator = Generator(runner, rows.tokenizer, self._decoding())
+            prompts = Prompts.from_rows(rows, generator.max_prompt_length)
+            generated = generator.answers(prompts.prompt_ids, "reward_gap answers", null_counts(prompts.reasons))
+            owner, reasons = prompts.owner, prompts.reasons.astype(object)
+            if self.scorer == "perplexity":
+                compared = self._compare_by_perplexity(prompts, generated, runner)
+            else:
+                texts = list(generator.texts(generated))
+                del generator  # frees the model before the scorer's is loaded
+                compared = self._compare_texts(rows, owner, texts, runner)
+        gap = np.full(len(rows), np.nan)
+        gap[owner], reasons[owner] = compared
         values, reason_array = finite_or_null([gap], reasons.astype(np.str_))
         return {"reward_gap": values[0], "reward_gap_reason": reason_array}
+
+    def _compare_texts(
+        self, rows: TokenRows, owner: np.ndarray, answers: list[str], runner: ModelRunner
+    ) -> ScoresAndReasons:
+        compare = self._compare_by_reward if self.scorer == "reward" else self._compare_by_judge
+        return compare(rows, owner, answers, runner)
 
     def _compare_by_reward(
         self, rows: TokenRows, owner: np.ndarray, answers: list[str], runner: ModelRunner
     ) -> ScoresAndReasons:
         reward = self._reward()
         loading = reward.loading()
-        length = rows.settings.max_length
+        length = rows.settings.max_length if self.base_url is None or self.max_length is None else self.max_length
         length = None if length is None else length + self.max_new_tokens  # room for the longest answer
         parts = _rows_then_answers(rows, owner, answers)
         rewards = reward.rate(parts, loading.tokenizer(), runner.with_model(loading), length, rows.messages)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator as GeneratorType, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import numpy as np
 
 from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, ModelError
-from hf_datasel.scoring.logprobs import LogprobRunner
+from hf_datasel.scoring.continuous_batching import ContinuousBatcher
+from hf_datasel.scoring.logprobs import LogprobRunner, tolerance
 from hf_datasel.tokens import TokenRows
 from hf_datasel.tokens.chat import end_token_ids
 from hf_datasel.tokens.sequences import RaggedArray, list_column
@@ -24,8 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Decoding", "Generator", "Prompts"]
 
+logger = logging.getLogger(__name__)
+
 _ROWS_PER_BLOCK = 10_000
 """Number of rows whose tokens are read at once."""
+_PROBE_PADDING, _PROBE_TOKENS = 8, 2
+"""Number of hidden tokens and of tokens after them, to find out whether a model reads the former."""
 _PADDING = 0
 """Token before a prompt, which the attention mask hides, and after an answer, which is cut off: any token will do."""
 
@@ -38,11 +44,16 @@ class Decoding:
         max_new_tokens: Maximum number of tokens of an answer, including its end.
         temperature: 0 for greedy decoding, else the sampling temperature.
         seed: Random seed for sampling. It is combined with the prompt, so that other rows and the batch do not matter.
+        top_p: Probability of the most likely tokens that are sampled from; 1 samples from all.
+        continuous_batching: Whether the continuous batching of transformers is used, which is for greedy decoding: its
+            samples would depend on the other prompts.
     """
 
     max_new_tokens: int = 256
     temperature: float = 0.0
     seed: int = 0
+    top_p: float = 1.0
+    continuous_batching: bool = False
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
@@ -52,6 +63,29 @@ class Decoding:
             raise ConfigError(f"temperature={value!r}: it has to be a number of at least 0.")
         if type(self.seed) is not int:
             raise ConfigError(f"seed={self.seed!r}: it has to be an int.")
+        value = self.top_p
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+            raise ConfigError(f"top_p={value!r}: it has to be a number above 0, and 1 at most.")
+        if value < 1 and not self.temperature:
+            raise ConfigError(f"top_p={value!r} is for sampling, and temperature=0 is greedy. Set temperature too.")
+        if type(self.continuous_batching) is not bool:
+            raise ConfigError(
+                f"use_transformers_continuous_batching={self.continuous_batching!r}: it has to be True or False."
+            )
+        if self.continuous_batching and self.temperature:
+            raise ConfigError(
+                f"use_transformers_continuous_batching is for greedy decoding, and temperature={self.temperature!r}: "
+                "samples of a prompt would depend on the other prompts. Omit one of them."
+            )
+
+    def seed_of(self, prompt: bytes) -> int:
+        """Return a seed for one prompt, which depends on nothing but the prompt and `seed`: at most 2^31 - 1.
+
+        Args:
+            prompt: Digest of the prompt.
+        """
+        digest = hashlib.blake2b(f"{self.seed}:{prompt.hex()}".encode(), digest_size=4).digest()
+        return int.from_bytes(digest) >> 1
 
 
 @dataclass(frozen=True)
@@ -137,10 +171,11 @@ def _num_responses(rows: TokenRows, part: np.ndarray) -> list[int]:
 class Generator:
     """Generates answers with a causal language model.
 
-    Prompts of a batch are left-padded, whatever the tokenizer does, with an attention mask: up to rounding, an answer
-    does not depend on the other prompts of the batch. It ends at EOS, at the other end tokens of the model's
-    generation config, and at the tokens with which the chat template ends an answer. Nothing else of the generation
-    config is used.
+    Prompts of a batch are left-padded, whatever the tokenizer does, with an attention mask, or packed without padding
+    by continuous batching: up to rounding, an answer does not depend on the other prompts of the batch. A model that
+    reads padding in spite of the mask, such as RWKV, answers one prompt at a time. An answer ends at EOS, at the other
+    end tokens of the model's generation config, and at the tokens with which the chat template ends an answer. Nothing
+    else of the generation config is used.
 
     Args:
         runner: Runner of the model.
@@ -170,6 +205,16 @@ class Generator:
                 f"max_new_tokens={decoding.max_new_tokens} is the context length of "
                 f"{self.model.config.name_or_path!r} or more, which leaves no room for a prompt. Lower it."
             )
+        self._reads_padding: bool | None = None
+        self._batcher: ContinuousBatcher | None = None
+        if decoding.continuous_batching:
+            if runner.autocast is not None:
+                raise ModelError(
+                    "use_transformers_continuous_batching runs a model in the data type of its weights, and this one "
+                    f"is run in {runner.autocast} by autocast. Load it in that data type, or omit the setting."
+                )
+            tokens = runner.tokens_per_batch
+            self._batcher = ContinuousBatcher(self.model, decoding.max_new_tokens, self.end_ids, tokens)
 
     @property
     def max_prompt_length(self) -> int:
@@ -190,16 +235,25 @@ class Generator:
             The token ids of each answer, without its end token.
         """
         self.runner.check_tokens(prompts)
-        answers = self.runner.run(
-            lambda batch: self._generate([prompts[index] for index in batch]),
-            prompts.lengths + self.decoding.max_new_tokens,
-            self.decoding.max_new_tokens,
-            label=label,
-            keys=prompts.digests,
-            spec=self._spec(),
-            dtype=np.float32,  # exact for every token id
-            nulls=nulls,
-        )
+        options: dict[str, Any] = {
+            "label": label,
+            "keys": prompts.digests,
+            "spec": self._spec(),
+            "dtype": np.float32,  # exact for every token id
+            "nulls": nulls,
+        }
+        new = self.decoding.max_new_tokens
+        if self._batcher is None:
+            answers = self.runner.run(
+                lambda batch: self._generate([prompts[index] for index in batch]),
+                prompts.lengths + new,
+                new,
+                **options,
+            )
+        else:
+            answers = self.runner.run_as_completed(
+                lambda batch: self._generate_continuously(prompts, batch), len(prompts), new, **options
+            )
         starts = range(0, len(answers), _ROWS_PER_BLOCK)
         return RaggedArray([self._trim(ids) for ids in answers[start : start + _ROWS_PER_BLOCK]] for start in starts)
 
@@ -221,8 +275,11 @@ class Generator:
     def _spec(self) -> dict[str, Any]:
         decoding = self.decoding
         sampling = {"temperature": float(decoding.temperature), "seed": decoding.seed} if decoding.temperature else {}
+        top_p = {} if decoding.top_p == 1 else {"top_p": float(decoding.top_p)}
         tokens = decoding.max_new_tokens
-        return {"computed": "answers", "version": 1, "ends": self.end_ids, "tokens": tokens, **sampling}
+        continuous = {"continuous_batching": True} if decoding.continuous_batching else {}
+        settings = {**sampling, **top_p, **continuous}
+        return {"computed": "answers", "version": 1, "ends": self.end_ids, "tokens": tokens, **settings}
 
     def _trim(self, ids: np.ndarray) -> np.ndarray:
         ids = ids.astype(np.int64)
@@ -232,6 +289,8 @@ class Generator:
     def _generate(self, prompts: list[np.ndarray]) -> np.ndarray:
         """Return the ids of the answers up to an end token, then -1: float32 of shape (prompts, max_new_tokens)."""
         width = max(len(ids) for ids in prompts)
+        if any(len(ids) < width for ids in prompts) and self._sees_padding(min(prompts, key=len)):
+            return np.concatenate([self._generate([ids]) for ids in prompts])
         padded = np.full((len(prompts), width), _PADDING, dtype=np.int64)
         for row, ids in enumerate(prompts):
             padded[row, width - len(ids) :] = ids
@@ -253,12 +312,47 @@ class Generator:
         self.runner.count_tokens(sum(map(len, prompts)) + num_new - len(prompts))  # the last ones are not read
         return answers
 
+    def _sees_padding(self, ids: np.ndarray) -> bool:
+        """Return whether hidden tokens before the end of a prompt change its logits: two are compared, once."""
+        if self._reads_padding is None:
+            num_hidden = min(_PROBE_PADDING, self.decoding.max_new_tokens)  # no longer than the model takes
+            hidden = np.repeat([[0], [1]], num_hidden, axis=1)
+            end = ids[-_PROBE_TOKENS:]
+            inputs = torch.from_numpy(np.concatenate([hidden, np.stack([end, end])], axis=1)).to(self.device)
+            mask = torch.ones_like(inputs)
+            mask[:, :num_hidden] = 0
+            with _class_forward(self.model):
+                first, second = self.model(input_ids=inputs, attention_mask=mask).logits[:, -1].float()
+            near = tolerance(self.model.dtype, self.device)
+            self._reads_padding = not torch.allclose(first, second, near, near, equal_nan=True)
+            if self._reads_padding:
+                logger.warning(
+                    "%s reads the padding before a prompt: it answers one prompt at a time, which is slower.",
+                    type(self.model).__name__,
+                )
+        return self._reads_padding
+
+    def _generate_continuously(
+        self, prompts: RaggedArray, batch: np.ndarray
+    ) -> GeneratorType[tuple[np.ndarray, np.ndarray], None, None]:
+        """Yield the index of a prompt and the ids of its answer, then -1: float32 of shape (1, max_new_tokens)."""
+        assert self._batcher is not None
+        batch = batch[np.argsort(-prompts.lengths[batch], kind="stable")]  # the longest must not be the last to end
+        generated = self._batcher.answers([prompts[index] for index in batch])
+        with _class_forward(self.model), closing(generated):
+            for position, ids in generated:
+                answer = np.full((1, self.decoding.max_new_tokens), -1, dtype=np.float32)
+                answer[0, : len(ids)] = ids
+                part = batch[position : position + 1]
+                self.runner.count_tokens(int(prompts.lengths[part[0]]) + len(ids) - 1)  # the last one is not read
+                yield part, answer
+
     def _samplers(self, prompts: list[np.ndarray]) -> list[Any]:
         if not self.decoding.temperature:
             return []
         digests = [hashlib.blake2b(f"{self.decoding.seed}:{ids.tolist()}".encode(), digest_size=7) for ids in prompts]
         seeds = [int.from_bytes(digest.digest()) for digest in digests]
-        return [_GumbelNoise(seeds, float(self.decoding.temperature))]
+        return [_GumbelNoise(seeds, float(self.decoding.temperature), float(self.decoding.top_p))]
 
 
 class _GumbelNoise:
@@ -267,9 +361,10 @@ class _GumbelNoise:
     Each row has its own random generator, so that the tokens of a row do not depend on the other rows of the batch.
     """
 
-    def __init__(self, seeds: list[int], temperature: float):
+    def __init__(self, seeds: list[int], temperature: float, top_p: float = 1.0):
         self.seeds = seeds
         self.temperature = temperature
+        self.top_p = top_p
         self.generators: list[torch.Generator] = []
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -278,7 +373,12 @@ class _GumbelNoise:
         noise = torch.empty_like(scores, dtype=torch.float32)
         for row, generator in zip(noise, self.generators, strict=True):
             row.exponential_(generator=generator)
-        return scores.float() / self.temperature - noise.log()
+        scores = scores.float() / self.temperature
+        if self.top_p < 1:
+            from transformers import TopPLogitsWarper
+
+            scores = TopPLogitsWarper(self.top_p)(input_ids, scores)
+        return scores - noise.log()
 
 
 @contextmanager

@@ -86,6 +86,11 @@ class IterativeKMQ(IncrementalSelector, KMQ):
         name = type(self).__name__
         if not isinstance(self.gap, RewardGap):
             raise ConfigError(f"{name}(gap={self.gap!r}): it has to be RewardGap(...), of the model in training.")
+        if self.gap.base_url is not None:
+            raise ConfigError(
+                f"{name}(gap=RewardGap(..., base_url=...)): the gap is that of the model in training, and an endpoint "
+                "serves a fixed model. Omit base_url and model."
+            )
         if self.gap.model is not None:
             raise ConfigError(
                 f"{name}(gap=RewardGap({self.gap.model!r}, ...)): the gap is that of the model in training. Name no "

@@ -57,8 +57,7 @@ def run(tmp_path, toy_files, models, request, capsys) -> Callable[[Path], Datase
             own |= {key: models[value] for key, value in own.items() if key.endswith("model") and value in models}
             small = {"cluster": {"k": [2, 3]}, "nuggets": {"anchors": 5}, "reward_gap": {"max_new_tokens": 4}}
             own |= small.get(name, {})
-        if "judge" in settings:
-            settings["judge"]["base_url"] = request.getfixturevalue("server").url
+            own |= {"base_url": request.getfixturevalue("server").url} if "base_url" in own else {}
         if "influence" in settings:
             settings["influence"] |= {
                 "checkpoints": request.getfixturevalue("warm_up"),

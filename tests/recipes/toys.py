@@ -32,6 +32,7 @@ COLUMNS = {
     "alpaca-nuggets": ["embedding", "golden"],
     "alpaca-reward": ["reward"],
     "alpaca-reward-gap": ["reward_gap"],
+    "alpaca-reward-gap-endpoint": ["reward_gap"],
     "alpaca-selectit": ["selectit"],
 }  # fmt: skip
 """What each recipe that scores writes, besides reasons."""

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Value
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from hf_datasel import score
+from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, ModelError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows, convert_pool
 from hf_datasel.scores.judge import Judge
@@ -23,6 +23,8 @@ from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.logprobs import LogprobRunner
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.selectors import Top
+from hf_datasel.spec import to_spec
 from hf_datasel.testing import contract
 from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings, prepare_dataset
 from hf_datasel.tokens.chat import prompt_and_response
@@ -37,25 +39,6 @@ JUDGE = RewardGap(scorer="judge", judge={"model": "j", "base_url": "http://local
 @pytest.fixture(scope="module")
 def rows(pool_rows):
     return pool_rows.select(range(6))
-
-
-@pytest.fixture(scope="session")
-def reward_dir(tmp_path_factory, tiny_model_dir):
-    """Give the folder of a small reward model that reads another template than the model that answers."""
-    folder = tmp_path_factory.mktemp("gap_reward")
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
-    tokenizer.chat_template = (
-        "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}</s>{% endfor %}"
-    )
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), initializer_range=0.2, pad_token_id=None, num_labels=1, dtype="float32", **sizes
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        LlamaForSequenceClassification(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
 
 
 @contract(RewardGap(scorer="perplexity", max_new_tokens=NEW))
@@ -240,6 +223,14 @@ def test_reward_model_is_freed(monkeypatch, model, tokenizer, rows, reward_dir):
     assert [item() for item in memory] == [None, None]
 
 
+def test_continuous_batching_is_recorded(model, tokenizer, rows):
+    plain = score(rows, [PERPLEXITY], model=model, processing_class=tokenizer)["reward_gap"][:]
+    gap = replace(PERPLEXITY, use_transformers_continuous_batching=True)
+    selection = select(rows, Top(by=gap), size=3, model=model, processing_class=tokenizer)
+    np.testing.assert_allclose(selection.scores("reward_gap"), plain, atol=1e-5)
+    assert selection.provenance["scores"][0]["use_transformers_continuous_batching"] is True
+
+
 def test_second_run_reads_the_store(monkeypatch, tmp_path, tiny_model_dir, rows, reward_dir):
     from transformers import LlamaForCausalLM, LlamaModel
 
@@ -268,6 +259,15 @@ def test_spec_and_pickle_hold_both_models(tiny_model_dir, reward_dir):
     assert spec["resolved_reward_model"][:6] == spec["resolved_model"][:6] == "files:"
     assert spec["resolved_reward_model"] != spec["resolved_model"]
     assert spec["resolved_reward_model"] in gap._identity()
+
+
+def test_tokens_of_either_model_are_in_no_record(monkeypatch, tiny_model_dir):
+    monkeypatch.setattr("hf_datasel.scores.reward_gap.model_identity", lambda *args: "files:0")
+    kwargs = {"token": "hf_secret", "use_auth_token": "hf_secret", "attn_implementation": "eager"}
+    gap = replace(REWARD, model=str(tiny_model_dir), model_init_kwargs=kwargs, reward_init_kwargs=kwargs)
+    for record in (gap.spec(), to_spec(gap)):
+        assert record["model_init_kwargs"] == record["reward_init_kwargs"] == {"attn_implementation": "eager"}
+    assert "hf_secret" not in str(Top(by=gap).spec())
 
 
 def test_causal_model_is_rejected(model, tokenizer, rows, tiny_model_dir):

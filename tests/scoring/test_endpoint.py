@@ -35,9 +35,10 @@ def connect(server, **settings):
     return Endpoint("judge", server.url, **{"concurrency": 4, "timeout": 5.0, **settings})
 
 
-def chat(*args, **settings):
-    """The answers in the order of the requests."""
-    return [answer for _, answer in sorted(requests.chat(*args, **settings), key=lambda item: item[0])]
+def chat(endpoint, asked, **settings):
+    """The answers to user messages, in their order."""
+    bodies = [{"messages": [{"role": "user", "content": text}]} for text in asked]
+    return [answer for _, answer in sorted(requests.chat(endpoint, bodies, settings), key=lambda item: item[0])]
 
 
 def embed(endpoint, asked, batch_size=32, **settings):
@@ -64,7 +65,7 @@ def test_answers_keep_the_order(server):
     server.reply = lambda text: Reply(completion(f"to {text}"), seconds=0.02 if text in "036" else 0.0)
     endpoint = connect(server)
     answers = chat(endpoint, [*"0123456789"], max_tokens=7, temperature=0.5)
-    assert [answer.value for answer in answers] == [Completion(f"to {item}", False) for item in "0123456789"]
+    assert [answer.value for answer in answers] == [Completion(f"to {item}") for item in "0123456789"]
     assert endpoint.spent == sum(answer.tokens for answer in answers) == 100
     assert server.paths == {"/v1/chat/completions"}
     expected = {"model": "judge", "max_tokens": 7, "temperature": 0.5}
@@ -87,7 +88,7 @@ def test_concurrency(server, concurrency):
 
 def test_truncated_answer(server):
     server.reply = lambda text: Reply(completion("Rating: 1", finish="length"))
-    assert chat(connect(server), ["a"])[0].value == Completion("Rating: 1", True)
+    assert chat(connect(server), ["a"])[0].value == Completion("Rating: 1", "length")
 
 
 @pytest.mark.parametrize(

@@ -62,11 +62,15 @@ def raw_server(speak):
             connection.close()
 
 
+def messages(texts):
+    return [{"messages": [{"role": "user", "content": text}]} for text in texts]
+
+
 def ask(url, asked="a", timeout=5.0, concurrency=1, **limits):
     """The reason of each request, the last failure, and the seconds that it took."""
     endpoint = Endpoint("m", url, timeout=timeout, concurrency=concurrency, limits=limits)
     started = time.monotonic()
-    answers = sorted(requests.chat(endpoint, [*asked]), key=lambda item: item[0])
+    answers = sorted(requests.chat(endpoint, messages(asked), {}), key=lambda item: item[0])
     return [answer.reason for _, answer in answers], endpoint._last_failure, time.monotonic() - started
 
 
@@ -199,7 +203,7 @@ def test_no_redirect_to_another_server(server, status, ask_for):
         endpoint = Endpoint("m", server.url)
         with pytest.raises(ScoreError, match="redirects to another server, http:") as caught:
             if ask_for == "chat":
-                list(requests.chat(endpoint, ["private text"] * 5))
+                list(requests.chat(endpoint, messages(["private text"] * 5), {}))
             else:
                 list(requests.embed(endpoint, ["private text"] * 5, 1))
         assert other.asked == []

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from contextlib import closing
+
 import numpy as np
 import pytest
 import torch
+import transformers
 from datasets import Dataset
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, RwkvConfig, RwkvForCausalLM
 
 from hf_datasel.errors import ConfigError, ModelError
 from hf_datasel.formats import Pool, canonical_rows
+from hf_datasel.scoring.continuous_batching import ContinuousBatcher
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.models import Loading
 from hf_datasel.scoring.runner import ModelRunner
@@ -71,6 +77,19 @@ def test_learned_positions(tokenizer, asked):
     assert result == [own_answer(model, tokenizer, asked[position], ends) for position in range(len(asked))]
     room = Generator(ModelRunner(model), tokenizer, Decoding(NEW)).max_prompt_length
     assert room == 128 - NEW
+
+
+def test_model_that_reads_padding(tokenizer, asked, caplog):
+    sizes = {"hidden_size": 32, "attention_hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = RwkvForCausalLM(RwkvConfig(vocab_size=len(tokenizer), **sizes)).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    result = written(model, tokenizer, asked)
+    ends = [*ends_of(tokenizer), model.generation_config.eos_token_id]
+    assert result == [own_answer(model, tokenizer, asked[index], ends) for index in range(len(asked))]
+    assert caplog.text.count("RwkvForCausalLM reads the padding before a prompt: it answers one prompt at a time") == 1
 
 
 def test_generation_config_sets_only_end_tokens(model, tokenizer, asked):
@@ -149,6 +168,98 @@ def test_sampling_distribution(model, tokenizer, asked):
     counts = np.bincount([int(draw(None, logits).argmax()) for draw in one], minlength=len(odds)) / times
     assert np.abs(counts - odds).max() < 4 * np.sqrt(0.25 / times)
     assert np.corrcoef(counts, odds)[0, 1] > 0.8
+
+
+def test_top_p(model, tokenizer, asked):
+    plain = written(model, tokenizer, asked)
+    assert written(model, tokenizer, asked, Decoding(NEW, temperature=1.0, top_p=1e-6)) == plain
+    half = Decoding(NEW, temperature=1.0, top_p=0.5, seed=3)
+    first = written(model, tokenizer, asked, half)
+    assert written(model, tokenizer, asked, half, tokens_per_batch=1) == first
+    assert first not in (plain, written(model, tokenizer, asked, Decoding(NEW, temperature=1.0, seed=3)))
+    ids = asked[0]
+    with torch.no_grad():
+        odds, order = model(input_ids=torch.tensor([ids.tolist()])).logits[0, -1].softmax(dim=-1).sort(descending=True)
+    most_likely = set(order[: int((odds.cumsum(0) < 0.5).sum()) + 1].tolist())
+    logits = odds.log()[order.argsort()][None]
+    seeds = [Decoding(1, temperature=1.0, top_p=0.5, seed=seed) for seed in range(100)]
+    samplers = [Generator(ModelRunner(model), tokenizer, item)._samplers([ids])[0] for item in seeds]
+    drawn = {int(sample(None, logits).argmax()) for sample in samplers}
+    assert 1 < len(drawn) <= len(most_likely)
+    assert drawn <= most_likely
+
+
+# -- continuous batching ----------------------------------------------------------------------------------------------
+CONTINUOUS = Decoding(NEW, continuous_batching=True)
+newer = pytest.mark.skipif(transformers.__version__ < "5.23", reason="needs transformers 5.23")
+
+
+@newer
+@pytest.mark.parametrize(("attention", "tokens_per_batch"), [("sdpa", 1), ("eager", 100_000)])
+def test_continuous_batching_equals_single_generation(model, tokenizer, asked, attention, tokens_per_batch):
+    model.set_attn_implementation(attention)
+    with unchanged_random_state(), unchanged_modes(model):
+        result = written(model, tokenizer, asked, CONTINUOUS, tokens_per_batch)
+    assert result == [own_answer(model, tokenizer, asked[index], ends_of(tokenizer)) for index in range(len(asked))]
+    assert model.config._attn_implementation == attention
+    assert "_cached_continuous_batching_manager" not in vars(model)
+
+
+@newer
+def test_continuous_batching_resumes_after_kill(monkeypatch, tmp_path, tiny_model_dir, model, tokenizer, asked):
+    store = {"store": ScoreStore(tmp_path), "loading": Loading(str(tiny_model_dir))}
+    expected = written(model, tokenizer, asked)
+    answers, prompts, threads = ContinuousBatcher.answers, [], threading.active_count()
+
+    def killed(self, batch):
+        with closing(answers(self, batch)) as generated:
+            for count, answer in enumerate(generated):
+                if count == 5:
+                    raise KeyboardInterrupt("killed")
+                yield answer
+
+    monkeypatch.setattr(ContinuousBatcher, "answers", killed)
+    with pytest.raises(KeyboardInterrupt, match="killed"):
+        written(model, tokenizer, asked, CONTINUOUS, **store)
+    assert threading.active_count() == threads
+    monkeypatch.setattr(
+        ContinuousBatcher, "answers", lambda self, batch: prompts.append(len(batch)) or answers(self, batch)
+    )
+    assert written(model, tokenizer, asked, CONTINUOUS, **store) == expected
+    assert prompts == [len(asked) - 5]
+    assert written(model, tokenizer, asked, CONTINUOUS, **store) == expected
+    assert len(prompts) == 1
+    written(model, tokenizer, asked, **store)
+    assert sorted(table["rows"] for table in store["store"].tables()) == [len(asked)] * 2, "stored apart"
+
+
+@newer
+def test_error_in_continuous_batching(model, tokenizer, asked):
+    def fail(*args):
+        raise RuntimeError("no such kernel")
+
+    model.model.register_forward_pre_hook(fail)
+    threads = threading.active_count()
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM failed: no such kernel\. If the device is out of memory"):
+        written(model, tokenizer, asked, CONTINUOUS)
+    assert threading.active_count() == threads
+
+
+@newer
+def test_positions_that_depend_on_other_prompts(model, tokenizer, asked):
+    model.config.rope_parameters = {"rope_type": "dynamic", "original_max_position_embeddings": 30}
+    with pytest.raises(ModelError, match="beyond 30 tokens its positions depend on the other prompts"):
+        written(model, tokenizer, asked, CONTINUOUS)
+
+
+def test_no_continuous_batching(monkeypatch, model, tokenizer):
+    with pytest.raises(ModelError, match=r"run in torch\.bfloat16 by autocast\. Load it in that data type"):
+        Generator(ModelRunner(model, autocast=torch.bfloat16), tokenizer, CONTINUOUS)
+    monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.22.1")
+    with pytest.raises(
+        ModelError, match=r"needs transformers 5\.23, and this is 5\.22\.1\. Update it, or omit use_tra"
+    ):
+        Generator(ModelRunner(model), tokenizer, CONTINUOUS)
 
 
 # -- state ------------------------------------------------------------------------------------------------------------
@@ -274,6 +385,10 @@ def test_texts_have_no_special_tokens(model, tokenizer):
         ({"temperature": float("nan")}, "temperature=nan: it has to be a number of at least 0"),
         ({"temperature": True}, "temperature=True: it has to be a number of at least 0"),
         ({"seed": 0.5}, "seed=0.5: it has to be an int"),
+        ({"top_p": 1.1, "temperature": 1}, "top_p=1.1: it has to be a number above 0, and 1 at most"),
+        ({"top_p": 0.5}, "top_p=0.5 is for sampling, and temperature=0 is greedy"),
+        ({"continuous_batching": 1}, "use_transformers_continuous_batching=1: it has to be True or False"),
+        ({"continuous_batching": True, "temperature": 1}, "is for greedy decoding, and temperature=1: samples of a"),
     ],
 )
 def test_invalid_settings(settings, message):

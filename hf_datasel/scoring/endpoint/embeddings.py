@@ -12,6 +12,7 @@ from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.formats import Row
 from hf_datasel.scoring.base import null_counts
 from hf_datasel.scoring.endpoint.client import Endpoint
+from hf_datasel.scoring.endpoint.limits import check_endpoint_settings
 from hf_datasel.scoring.endpoint.requests import embed
 from hf_datasel.scoring.runner import ModelRunner
 
@@ -39,15 +40,7 @@ def check_settings(changed: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: A setting has no effect, or `dimensions` is invalid.
     """
-    is_remote = "base_url" in changed
-    for name in _LOCAL if is_remote else _REMOTE:
-        if name in changed and is_remote:
-            raise ConfigError(
-                f"Embedding(base_url=..., {name}={changed[name]!r}): the server decides how its model is loaded and "
-                f"run. Omit {name}."
-            )
-        if name in changed:
-            raise ConfigError(f"Embedding({name}={changed[name]!r}) is for an endpoint: it needs base_url.")
+    check_endpoint_settings("Embedding", changed, _LOCAL, _REMOTE)
     dimensions = changed.get("dimensions", 1)
     if type(dimensions) is not int or dimensions < 1:
         raise ConfigError(f"Embedding(dimensions={dimensions!r}): it has to be an int above 0, or None.")

@@ -1,14 +1,15 @@
-"""Limits of the requests to an endpoint."""
+"""Limits of the requests to an endpoint, and settings that are only for endpoints or only for local models."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from hf_datasel.errors import ConfigError, did_you_mean
 
-__all__ = ["RequestLimits"]
+__all__ = ["RequestLimits", "check_endpoint_settings"]
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,28 @@ class RequestLimits:
             if name not in names:
                 raise ConfigError(f"limits={{{name!r}: ...}}: there are {names}.{did_you_mean(str(name), names)}")
         return cls(**settings)
+
+
+def check_endpoint_settings(
+    name: str, changed: Mapping[str, Any], local: Collection[str], remote: Collection[str]
+) -> None:
+    """Raise an error for settings of an endpoint without one, and for settings of a local model with an endpoint.
+
+    Args:
+        name: Name of the score.
+        changed: Settings that differ from their defaults; with `base_url` the model is behind an endpoint.
+        local: Names of the settings of a local model.
+        remote: Names of the settings of an endpoint, other than its URL.
+
+    Raises:
+        ConfigError: A setting has no effect.
+    """
+    is_remote = "base_url" in changed
+    for setting in local if is_remote else remote:
+        if setting in changed and is_remote:
+            raise ConfigError(
+                f"{name}(base_url=..., {setting}={changed[setting]!r}): the server decides how its model is loaded "
+                f"and run. Omit {setting}."
+            )
+        if setting in changed:
+            raise ConfigError(f"{name}({setting}={changed[setting]!r}) is for an endpoint: it needs base_url.")

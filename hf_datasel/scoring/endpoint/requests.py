@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from hf_datasel.errors import ConfigError, ScoreError
+from hf_datasel.formats.messages import MalformedRowError, read_messages
 from hf_datasel.scoring.endpoint.client import Answer, Endpoint
 
 __all__ = ["Completion", "chat", "embed"]
@@ -17,49 +19,50 @@ class Completion(NamedTuple):
     """Answer of a chat model.
 
     Attributes:
-        text: Text of the answer.
-        truncated: Whether the answer ends early, at the maximum number of tokens.
+        text: Text of the answer, with tool calls as JSON on a line of their own, as in the text of a row.
+        finish_reason: Why the answer ends, as the server calls it: `stop`, `length` or `content_filter`, for example.
     """
 
     text: str
-    truncated: bool
+    finish_reason: str = "stop"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the answer ends early, at the maximum number of tokens."""
+        return self.finish_reason == "length"
 
 
 def chat(
-    endpoint: Endpoint, requests: Sequence[str], max_tokens: int | None = None, temperature: float | None = None
+    endpoint: Endpoint, requests: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Iterator[tuple[int, Answer]]:
-    """Request a chat completion for each message. Settings that are None are not sent.
+    """Request a chat completion for each request. Settings that are None are not sent.
 
     Args:
         endpoint: The endpoint.
-        requests: User messages.
-        max_tokens: Maximum number of tokens of an answer.
-        temperature: Sampling temperature.
+        requests: What is sent in each request alone: `messages`, and options such as `tools`.
+        settings: What is sent in all of them, as endpoints call it, such as `max_tokens` and `temperature`.
 
     Yields:
-        The index of a message and its answer, with a `Completion` as its value, as they come.
+        The index of a request and its answer, with a `Completion` as its value, as they come.
 
     Raises:
         ScoreError: As in `Endpoint.answers`.
     """
-    settings: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature}
     settings = {name: value for name, value in settings.items() if value is not None}
 
-    def send(request: str) -> tuple[Completion, int | None]:
-        messages = [{"role": "user", "content": request}]
+    def send(request: dict[str, Any]) -> tuple[Completion, int | None]:
         if endpoint.base_url is None:
-            response: Any = endpoint.hub_client.chat_completion(messages, **settings)
+            response: Any = endpoint.hub_client.chat_completion(**request, **settings)
         else:
-            response = endpoint.post("chat/completions", {"model": endpoint.model, "messages": messages, **settings})
+            response = endpoint.post("chat/completions", {"model": endpoint.model, **request, **settings})
         choices = response.get("choices")
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError(f"no chat completion, but {str(dict(response))[:200]}")
         choice = choices[0] if choices else {}
-        text = _item(_item(choice, "message"), "content")
-        truncated = _item(choice, "finish_reason") == "length"
-        return Completion(text if isinstance(text, str) else "", truncated), _num_tokens(response.get("usage"))
+        text, finish_reason = _message_text(_item(choice, "message")), str(_item(choice, "finish_reason"))
+        return Completion(text, finish_reason), _num_tokens(response.get("usage"))
 
-    return endpoint.answers(send, [request.encode("utf-8", "replace").decode() for request in requests])
+    return endpoint.answers(send, [_utf8(request) for request in requests])
 
 
 def embed(
@@ -114,6 +117,30 @@ def embed(
             else:
                 yield part, None, answer.reason
         parts = sorted(halves)
+
+
+def _message_text(message: Any) -> str:
+    """Return the content of a message and its tool calls, as in the text of a turn; empty if it has neither."""
+    content, calls = _item(message, "content"), _item(message, "tool_calls")
+    content = content if isinstance(content, str) else ""
+    if not calls:
+        return content
+    try:
+        [turn] = read_messages([{"role": "assistant", "content": content, "tool_calls": calls}], "the answer")
+    except MalformedRowError as error:
+        raise ValueError(f"no chat completion: {error.detail}") from error
+    read = (turn.message or {})["tool_calls"]
+    named = [{name: call[name] for name in call if name in ("type", "function")} for call in read]
+    return "\n".join(part for part in (content, json.dumps(named, ensure_ascii=False, sort_keys=True)) if part)
+
+
+def _utf8(value: Any) -> Any:
+    """Return a value of a request without lone surrogates, which no request can hold."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {name: _utf8(item) for name, item in value.items()}
+    return [_utf8(item) for item in value] if isinstance(value, list) else value
 
 
 def _item(value: Any, name: str) -> Any:

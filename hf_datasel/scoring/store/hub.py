@@ -33,9 +33,9 @@ _CARD = """---
 
 {title}
 
-Outputs of models for dataset rows: sums of losses, ratings and embeddings. The key of an entry is a hash of the token
-ids, or of the text, that the model read, so the rows themselves cannot be recovered. `spec.json` in each folder names
-the model and the computation.
+Outputs of models for dataset rows: sums of losses, ratings, embeddings and generated answers. The key of an entry is a
+hash of the token ids, or of the text, that the model read, so the rows themselves cannot be recovered. `spec.json` in
+each folder names the model and the computation.
 
 ```python
 from hf_datasel import score

@@ -1,0 +1,226 @@
+"""Answers of a chat model behind an endpoint to the prompts of rows; each distinct prompt is requested once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zlib
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_datasel.errors import FormatError
+from hf_datasel.formats import Row
+from hf_datasel.formats.messages import with_text_arguments
+from hf_datasel.scoring.base import null_counts
+from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.endpoint.client import Answer, Endpoint
+from hf_datasel.scoring.endpoint.requests import Completion, chat
+from hf_datasel.scoring.generation import Decoding
+from hf_datasel.scoring.runner import ModelRunner
+
+if TYPE_CHECKING:
+    from hf_datasel.tokens import TokenRows
+
+__all__ = ["EndpointAnswers", "check_format", "pack", "packed_width", "unpack"]
+
+logger = logging.getLogger(__name__)
+
+_FINAL = ["", "refused", "empty_generation"]
+"""Outcomes that are cached in the score store, by their code there."""
+_OPEN = ["", "no_answer", "budget_spent"]
+"""Outcomes after which later runs send the request again, by their code here."""
+_BYTES_PER_TOKEN = 8
+"""Bytes of compressed text for which there is room per token; text of any language takes less than half of them."""
+_MIN_BYTES = 256
+_BYTES_PER_NUMBER = 3
+"""Bytes in one float32, which is exact for integers of 24 bits."""
+
+
+class EndpointAnswers:
+    """Answers that a chat model behind an endpoint gives to the prompts of some rows.
+
+    The model gets the messages before the last response of a row, with its tools and its arguments of the chat
+    template if it has any, and answers with the chat template of the server. The text of a row without messages is one
+    message of the user.
+
+    Args:
+        rows: The rows.
+        endpoint: Endpoint with a `base_url`.
+        decoding: How answers are generated. The seed that is sent with a request depends on its prompt too.
+    """
+
+    def __init__(self, rows: TokenRows, endpoint: Endpoint, decoding: Decoding):
+        self.rows, self.endpoint, self.decoding = rows, endpoint, decoding
+        self.reasons = rows.pool.reasons[rows.indices].astype(object)
+        self._request_ids = np.full(len(rows), -1, dtype=np.int64)  # of each row among the distinct ones
+        self._find_distinct()
+
+    def _find_distinct(self) -> None:
+        """Find the distinct requests: their digests, and the first row of each."""
+        request_ids: dict[bytes, int] = {}
+        first_rows = list[int]()
+        valid = np.flatnonzero(self.reasons == "")
+        for index, row in zip(valid.tolist(), self.rows.pool.rows(self.rows.indices[valid]), strict=True):
+            request = _request(row)
+            if request is None:
+                self.reasons[index] = "empty_prompt"
+                continue
+            self._request_ids[index] = request_ids.setdefault(_digest(request), len(request_ids))
+            if len(request_ids) > len(first_rows):
+                first_rows.append(index)
+        self._first_rows = np.array(first_rows, dtype=np.int64)
+        self._digests = np.frombuffer(b"".join(request_ids), dtype=np.uint8).reshape(-1, 16)
+
+    def compute(self, runner: ModelRunner, label: str = "answers") -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Request the answers.
+
+        Args:
+            runner: Runner of the scoring call, with its score store; its model is not used.
+            label: Label of the progress bar.
+
+        Returns:
+            The text of each answer without surrounding white space; the row of each, int64; and the reason of each
+            row, "" if it has an answer: `refused` (the endpoint rejects the prompt, which may be too long, or filters
+            the answer), `empty_generation` (the tokens were spent before the answer began), `no_answer` or
+            `budget_spent`.
+
+        Raises:
+            ScoreError: There is no token or no answer at all, or the endpoint rejects the requests.
+        """
+        num_requests, nulls = len(self._first_rows), null_counts(self.reasons)
+        open_codes, request_runner = np.zeros(num_requests), runner.without_model()
+        capacity = _MIN_BYTES + _BYTES_PER_TOKEN * self.decoding.max_new_tokens
+        width = 1 + packed_width(capacity)
+
+        def compute(batch: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+            for position, answer in chat(self.endpoint, self._requests(batch), self._settings):
+                request_runner.count_tokens(answer.tokens)
+                text, reason = _read(answer)
+                part = batch[position : position + 1]
+                nulls.update([reason] if reason else [])
+                result = np.full((1, width), np.nan, dtype=np.float32)
+                if reason in _OPEN[1:]:
+                    open_codes[part] = _OPEN.index(reason)
+                else:
+                    result[0, 0], result[0, 1:] = _FINAL.index(reason), pack(text, capacity)
+                yield part, result
+
+        results = request_runner.run_as_completed(
+            compute,
+            num_requests,
+            width,
+            label=label,
+            keys=lambda: self._digests,
+            spec=self._spec(),
+            dtype=np.float32,
+            nulls=nulls,
+        )
+        self.endpoint.log_summary()
+        self.endpoint.raise_failure()
+        open_codes = Processes.current().all_reduce(open_codes)
+        outcomes = [
+            _OPEN[int(open_code)] if np.isnan(code) else _FINAL[int(code)]
+            for code, open_code in zip(results[:, 0], open_codes, strict=True)
+        ]
+        requested = np.flatnonzero(self._request_ids >= 0)
+        self.reasons[requested] = [outcomes[request_id] for request_id in self._request_ids[requested]]
+        owner = np.flatnonzero(self.reasons == "")
+        texts = {request_id: unpack(results[request_id, 1:]) for request_id in np.unique(self._request_ids[owner])}
+        return [texts[request_id] for request_id in self._request_ids[owner]], owner, self.reasons
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """Settings of all requests, as endpoints call them."""
+        decoding = self.decoding
+        top_p = None if decoding.top_p == 1 else float(decoding.top_p)
+        return {"max_tokens": decoding.max_new_tokens, "temperature": float(decoding.temperature), "top_p": top_p}
+
+    def _spec(self) -> dict[str, Any]:
+        server = {"model": self.endpoint.model, "base_url": self.endpoint.base_url}
+        seed = {"seed": self.decoding.seed} if self.decoding.temperature else {}
+        return {"computed": "endpoint_answers", "version": 1, **server, **self._settings, **seed}
+
+    def _requests(self, request_ids: np.ndarray) -> list[dict[str, Any]]:
+        rows = self.rows.pool.rows(self.rows.indices[self._first_rows[request_ids]])
+        requests = [_request(row) or {} for row in rows]
+        if not self.decoding.temperature:
+            return requests
+        seeds = [self.decoding.seed_of(self._digests[request_id].tobytes()) for request_id in request_ids]
+        return [{**request, "seed": seed} for request, seed in zip(requests, seeds, strict=True)]
+
+
+def check_format(rows: TokenRows) -> None:
+    """Raise `FormatError` if the rows have no prompt that can be told from the response."""
+    if rows.pool.format == "text":
+        raise FormatError(
+            "Rows with only a text column have no prompt to answer. Make prompt and completion columns of them."
+        )
+
+
+def _request(row: Row) -> dict[str, Any] | None:
+    """Return what a request for an answer to a row consists of, or None if there is nothing to answer."""
+    num_turns = row.response_turns[-1]
+    if not any(turn.content.strip() for turn in row.turns[:num_turns]):
+        return None
+    options = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
+    present = {name: value for name, value in options.items() if value}
+    return {"messages": with_text_arguments(row.messages[:num_turns]), **present}
+
+
+def _digest(request: dict[str, Any]) -> bytes:
+    return hashlib.blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=16).digest()
+
+
+def _read(answer: Answer) -> tuple[str, str]:
+    """Return the text of an answer, or the reason why there is none."""
+    if answer.reason:
+        return "", answer.reason
+    completion: Completion = answer.value
+    if completion.finish_reason == "content_filter":
+        return "", "refused"
+    text = completion.text.strip()
+    return text, "empty_generation" if completion.truncated and not text else ""
+
+
+# -- texts as numbers -------------------------------------------------------------------------------------------------
+def packed_width(capacity: int) -> int:
+    """Return how many numbers hold a text of so many bytes after compression."""
+    return 1 + -(-capacity // _BYTES_PER_NUMBER)
+
+
+def pack(text: str, capacity: int) -> np.ndarray:
+    """Return a text as numbers that a score store can hold.
+
+    Args:
+        text: The text. If it takes more than `capacity`, which no answer of the requested length does, its end is cut.
+        capacity: Maximum number of bytes after compression.
+
+    Returns:
+        Float32 of shape (packed_width(capacity),): the number of bytes, then 3 bytes in each number.
+    """
+    data = _compress(text)
+    if len(data) > capacity:
+        logger.warning("An answer of %d characters is longer than requested. Its end is cut.", len(text))
+        low, high = 0, len(text)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if len(_compress(text[:middle])) <= capacity else (low, middle - 1)
+        data = _compress(text[:low])
+    padded = np.frombuffer(data + bytes(-len(data) % _BYTES_PER_NUMBER), dtype=np.uint8)
+    numbers = np.zeros(packed_width(capacity), dtype=np.float32)
+    numbers[0] = len(data)
+    numbers[1 : 1 + len(padded) // _BYTES_PER_NUMBER] = padded.reshape(-1, _BYTES_PER_NUMBER) @ [1, 1 << 8, 1 << 16]
+    return numbers
+
+
+def unpack(numbers: np.ndarray) -> str:
+    """Return the text that `pack` returned these numbers for."""
+    data = numbers[1:].astype("<u4").view(np.uint8).reshape(-1, 4)[:, :_BYTES_PER_NUMBER]
+    return zlib.decompress(data.tobytes()[: int(numbers[0])]).decode("utf-8")
+
+
+def _compress(text: str) -> bytes:
+    return zlib.compress(text.encode("utf-8", "replace"), 9)
