@@ -71,12 +71,13 @@ class RewardGap(ModelScore):
 
     With `base_url` the answers come from an OpenAI-compatible endpoint (vLLM, text-generation-inference, OpenAI), and
     `model` is its name there: a fixed model, so not one for rounds that ask the model in training. The endpoint gets
-    the messages before the last response, with the tools of the row, and applies its own chat template; plain text is
-    one message of the user. Each distinct prompt is requested once. The token is read from `OPENAI_API_KEY`, or from
-    the variable `api_key_env`. The reasons of rows without an answer are `refused` (the endpoint rejects the prompt,
-    which may be too long, or filters the answer), `empty_generation` (all tokens were spent before the answer began),
-    `no_answer` and `budget_spent`; with a score store, later runs request only rows with the last two, and rows that
-    were not requested before. Whether a request with the same `seed` is answered alike is up to the server.
+    the messages before the last response, with the tools and template arguments of the row, and applies its own chat
+    template; plain text is one message of the user. Each distinct prompt is requested once. The token is read from
+    `OPENAI_API_KEY`, or from the variable `api_key_env`. The reasons of rows without an answer are `refused` (the
+    endpoint rejects the prompt, which may be too long, or filters the answer), `empty_generation` (all tokens were
+    spent before the answer began), `no_answer` and `budget_spent`; with a score store, later runs request only rows
+    with the last two, and rows that were not requested before. Whether a request with the same `seed` is answered
+    alike is up to the server.
 
     Reads any supported row format that has a response. Writes `reward_gap` (float32) and `reward_gap_reason` ("" for a
     scored row). Cost: up to `max_new_tokens` forward passes of one token per row, or one request, and two forward
@@ -100,10 +101,10 @@ class RewardGap(ModelScore):
         seed: Random seed of sampling. The samples of a prompt are the same in any batch.
         use_transformers_continuous_batching: Whether a local model answers with the continuous batching of
             transformers (5.23 or newer), for greedy decoding: as soon as an answer ends, the next prompt takes its
-            place, which saves time if the lengths of the answers differ. Attention is computed in another order, so
-            that answers differ where two tokens are equally likely up to rounding. The cache has room for
+            place, so that no prompt waits for the longest answer of a batch. Attention is computed in another order,
+            so that answers differ where two tokens are equally likely up to rounding. The cache has room for
             `scoring_tokens_per_batch` tokens. Not for mixed precision, and not for models with other than attention
-            layers.
+            layers. It is tested on a CPU.
         base_url: Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; by default the model
             runs locally.
         concurrency: Maximum number of simultaneous requests to the endpoint in each process.

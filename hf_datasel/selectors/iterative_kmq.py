@@ -63,7 +63,7 @@ class IterativeKMQ(IncrementalSelector, KMQ):
         temperature: Divisor of the quality before the softmax, above 0. A lower temperature favours the
             highest qualities more.
         gap: Score that measures how much worse the model's answers are: `RewardGap(reward_model="name or path")`, or
-            with another scorer. It is that of the model in training, so it must not name a model.
+            with another scorer. It is that of the model in training, so it must name neither a model nor an endpoint.
         update: How the mean gaps change the weights: `"exponential"`, `"softmax"` or `"paper"`; see above.
         gap_temperature: Divisor of the gaps before the exponential, above 0. A higher temperature changes the
             weights less. Not for `update="paper"`.

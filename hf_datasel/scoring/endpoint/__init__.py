@@ -1,4 +1,4 @@
-"""OpenAI-compatible endpoints: requests, their limits and errors, ratings and embeddings."""
+"""OpenAI-compatible endpoints: requests, their limits and errors, ratings, answers and embeddings."""
 
 from __future__ import annotations
 
