@@ -99,7 +99,7 @@ class CleanPool:
     @property
     def num_usable(self) -> int:
         """Number of rows that can be read and are not excluded."""
-        return int((self.pool.reasons[self.rows] == "").sum())
+        return int(self.pool.usable[self.rows].sum())
 
     def identity(self) -> dict[str, Any]:
         """Return the id of the pool, its number of rows, and the record of what is excluded, as plain values."""

@@ -169,7 +169,7 @@ def _planned(prepared: Prepared, method: Method, tokens_per_row: float) -> Plann
 def _tokens_per_row(prepared: Prepared) -> float:
     """Return the mean number of tokens of a sample of rows, cut at max_length."""
     experiment, pool = prepared.experiment, prepared.pools[None].pool
-    usable = np.flatnonzero(pool.reasons == "")
+    usable = np.flatnonzero(pool.usable)
     sample = np.random.default_rng(0).permutation(usable)[:_SAMPLE]
     tokenizer = load_tokenizer(experiment.model_name_or_path, experiment.model_revision)
     config = training_config(experiment.train)

@@ -193,7 +193,7 @@ class DatasetTask(Task):
         """Return what the user says in each row; nothing for rows that are tokenized already."""
         if not self.pool.has_responses:
             return []
-        return [_question(row) for row in self.pool.rows(np.flatnonzero(self.pool.reasons == ""))]
+        return [_question(row) for row in self.pool.rows(np.flatnonzero(self.pool.usable))]
 
     def _with_identity(self, results: RowResults) -> RowResults:
         return replace(results, settings={**results.settings, "task": self.identity()})

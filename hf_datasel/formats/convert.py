@@ -13,8 +13,9 @@ from hf_datasel.errors import FormatError
 from hf_datasel.formats.json_values import dump_json, table_values
 from hf_datasel.formats.layouts import Layout, row_layout
 from hf_datasel.formats.messages import ROLES, with_text_arguments
-from hf_datasel.formats.pool import KEYS, KWARGS, POOL_ROW, TOOLS, UNTRAINED, Pool
+from hf_datasel.formats.pool import POOL_ROW, Pool
 from hf_datasel.formats.readers import canonical_rows
+from hf_datasel.formats.row_scan import KEYS, KWARGS, TOOLS, UNTRAINED
 from hf_datasel.formats.rows import Batch, Row
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
     Raises:
         FormatError: No row can be trained on.
     """
-    usable = np.flatnonzero(pool.reasons == "")
+    usable = np.flatnonzero(pool.usable)
     if len(pool) == 0:
         raise FormatError("The dataset has no rows.")
     if usable.size == 0:

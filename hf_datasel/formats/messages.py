@@ -13,6 +13,7 @@ from hf_datasel.formats.rows import Turn
 
 __all__ = [
     "ROLES",
+    "TEXT_ROLES",
     "MalformedRowError",
     "describe",
     "drop_nulls",
@@ -37,7 +38,7 @@ ROLES = {
 _CALL_ROLES = ("function_call", "tool_call")
 """Roles whose text is the JSON of a call (ShareGPT, ms-swift)."""
 
-_TEXT_ROLES = frozenset(ROLES) - set(_CALL_ROLES)
+TEXT_ROLES = frozenset(ROLES) - set(_CALL_ROLES)
 """Roles whose text is a text."""
 
 _DEFAULT_KEYS = ("role", "from", "content", "value")
@@ -181,7 +182,7 @@ def _turn(message: Any, number: int, place: str, keys: tuple[str, str, str, str]
         if len(message) == 2 and keys is _DEFAULT_KEYS:  # nothing but a role and a text, quickly
             role, content = ("role", "content") if "role" in message else ("from", "value")
             name, text = message.get(role), message.get(content)
-            if type(text) is str and type(name) is str and name in _TEXT_ROLES:
+            if type(text) is str and type(name) is str and name in TEXT_ROLES:
                 return Turn(ROLES[name], text)
         return _read(message, f"message {number} of {place}", keys)
     if isinstance(message, str):

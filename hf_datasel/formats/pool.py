@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from hf_datasel.errors import FormatError
 from hf_datasel.formats.json_values import table_values
 from hf_datasel.formats.layouts import row_layout, unread_columns
 from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.formats.readers import canonical_rows
+from hf_datasel.formats.row_scan import RowScan, scan_rows
 from hf_datasel.formats.rows import Part, Row, no_text
+from hf_datasel.formats.scan_cache import cached_scan, content_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -31,9 +34,8 @@ POOL_ROW = "pool_row"
 
 _BATCH_SIZE = 1_000
 
-
-KEYS, TOOLS, KWARGS, UNTRAINED = 1, 2, 4, 8
-"""What a row has besides text, as bits: keys of messages, tools, arguments of the template, untrained turns."""
+_MIN_CACHED_ROWS = 10_000
+"""Number of rows from which on looking for a scan takes less time than scanning."""
 
 _SUMMARY_ROWS = 3
 """Number of row numbers that a summary names per reason."""
@@ -97,10 +99,7 @@ class Pool:
         indices = np.asarray(indices, dtype=np.int64)
         subset = Pool(self.dataset.select(indices), self.mapping)
         if "_scan" in self.__dict__:
-            ids, reasons, contents, details = self._scan
-            kept = {int(row): number for number, row in enumerate(indices)} if details else {}
-            subset_details = {kept[row]: detail for row, detail in details.items() if row in kept}
-            subset.__dict__["_scan"] = (ids[indices], reasons[indices], contents[indices], subset_details)
+            subset.__dict__["_scan"] = self._scan.subset(indices)
         return subset
 
     def rows(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[Row]:
@@ -115,12 +114,19 @@ class Pool:
         Raises:
             FormatError: A text is not UTF-8.
         """
+        for batch in self._batches(indices):
+            yield from canonical_rows(batch, self.format, self.mapping)
+
+    def _tables(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[pa.Table]:
         data = self.dataset.select_columns(self.columns)
         if indices is not None:
             data = data.select(np.asarray(indices, dtype=np.int64))
+        yield from data.with_format("arrow").iter(batch_size=_BATCH_SIZE)
+
+    def _batches(self, indices: Sequence[int] | np.ndarray | None = None) -> Iterator[dict[str, list[Any]]]:
         try:
-            for table in data.with_format("arrow").iter(batch_size=_BATCH_SIZE):
-                yield from canonical_rows(table_values(table), self.format, self.mapping)
+            for table in self._tables(indices):
+                yield table_values(table)
         except UnicodeDecodeError as error:
             raise FormatError(
                 f"A row of the dataset contains text that is not UTF-8 ({error}). Correct the file that it comes from "
@@ -146,40 +152,49 @@ class Pool:
         return [row.text(part) for row in self.rows(indices)]
 
     @cached_property
-    def _scan(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[int, str]]:
-        digests = bytearray(32 * len(self))
-        contents = np.zeros(len(self), dtype=np.uint8)
-        reasons: list[str] = []
-        details: dict[int, str] = {}
-        for index, row in enumerate(self.rows()):
-            digests[32 * index : 32 * index + 32] = row.digest()
-            reasons.append(row.reason)
-            if row.reason:
-                details[index] = row.detail
-            else:
-                contents[index] = _contents(row)
-        ids = np.frombuffer(bytes(digests), dtype=np.uint8).reshape(-1, 32)
-        return ids, np.array(reasons, dtype=np.str_) if reasons else np.empty(0, dtype="U1"), contents, details
+    def _scan(self) -> RowScan:
+        from datasets import is_caching_enabled
+
+        if len(self) < _MIN_CACHED_ROWS or not is_caching_enabled():
+            return self._scanned()
+        key = content_key(self._tables(), self.layout, self.mapping)
+        return cached_scan(key, len(self), self._scanned, on_disk=bool(self.dataset.cache_files))
+
+    def _scanned(self, indices: np.ndarray | None = None) -> RowScan:
+        num_rows = len(self) if indices is None else len(indices)
+        return scan_rows(self._batches(indices), num_rows, self.format, self.mapping)
 
     @property
     def row_ids(self) -> np.ndarray:
         """SHA-256 of the canonical content of each row, uint8 of shape (rows, 32)."""
-        return self._scan[0]
+        return self._scan.ids
 
     @property
+    def arrow_ids(self) -> pa.Array:
+        """The row ids as an Arrow array of the type `binary(32)`."""
+        return pa.Array.from_buffers(
+            pa.binary(32), len(self), [None, pa.py_buffer(np.ascontiguousarray(self.row_ids))]
+        )
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Whether each row can be used, bool of shape (rows,): it has no reason."""
+        return ~self._scan.reason_codes.astype(bool)
+
+    @cached_property
     def reasons(self) -> np.ndarray:
         """Reason why each row cannot be used, strings of shape (rows,); empty for usable rows."""
-        return self._scan[1]
+        return self._scan.row_reasons()
 
     @property
     def contents(self) -> np.ndarray:
         """What each row has besides text, uint8 of shape (rows,): bits `KEYS`, `TOOLS`, `KWARGS` and `UNTRAINED`."""
-        return self._scan[2]
+        return self._scan.contents
 
     @property
     def details(self) -> dict[int, str]:
         """For each row that cannot be used: the column or message, what it holds, and what to do."""
-        return self._scan[3]
+        return self._scan.details
 
     @property
     def id(self) -> str:
@@ -189,8 +204,9 @@ class Pool:
     def reason_details(self) -> str:
         """Return the number of unusable rows by reason, with the first row numbers and one detail for each."""
         rows: dict[str, list[int]] = {}
-        for index in sorted(self.details):
-            rows.setdefault(str(self.reasons[index]), []).append(index)
+        reasons, codes = self._scan.reasons, self._scan.reason_codes
+        for index in self.details:
+            rows.setdefault(reasons[codes[index]], []).append(index)
         parts = []
         for reason, indices in sorted(rows.items(), key=lambda item: (-len(item[1]), item[0])):
             numbers = ", ".join(map(str, indices[:_SUMMARY_ROWS])) + (", ..." if len(indices) > _SUMMARY_ROWS else "")
@@ -207,12 +223,8 @@ class Pool:
             reason: One word that says why.
             detail: What the reason means for these rows.
         """
-        ids, reasons, contents, details = self._scan
-        marked = reasons.astype(object)
-        rows = np.asarray(indices, dtype=np.int64)
-        marked[rows] = reason
-        details = details | dict.fromkeys(rows.tolist(), detail)
-        self.__dict__["_scan"] = ids, marked.astype(np.str_), contents, details
+        self.__dict__["_scan"] = self._scan.marked(np.asarray(indices, dtype=np.int64), reason, detail)
+        self.__dict__.pop("reasons", None)
 
     def summary(self) -> str:
         """Return one line with the number of rows, the row format, and the unusable rows by reason."""
@@ -245,16 +257,6 @@ class Pool:
     def _is_null(self, name: str) -> bool:
         column = self.dataset.data.column(name)
         return bool(column.null_count == len(column))
-
-
-def _contents(row: Row) -> int:
-    contents = (TOOLS if row.tools else 0) | (KWARGS if row.chat_template_kwargs else 0)
-    for turn in row.turns:
-        if turn.message is not None:
-            contents |= KEYS
-        if not turn.trained:
-            contents |= UNTRAINED
-    return contents
 
 
 def _check_type(dataset: Any) -> None:

@@ -6,11 +6,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from typing import Any, Literal
 
 from hf_datasel.errors import FormatError
 
-__all__ = ["TOKENS", "Batch", "Part", "Row", "Turn", "no_text"]
+__all__ = ["TOKENS", "Batch", "Part", "Row", "Turn", "no_text", "text_digest", "turn_json"]
 
 Part = Literal["prompt", "response", "both"]
 Batch = Mapping[str, Sequence[Any]]
@@ -18,7 +19,6 @@ Batch = Mapping[str, Sequence[Any]]
 TOKENS = "tokens"
 """Role of the only turn of a row that is tokenized already."""
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 _encode_sorted = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
@@ -34,6 +34,26 @@ def no_text(subject: str = "") -> FormatError:
         "or name the columns of the text with columns={'prompt': ..., 'completion': ...}; or use what needs no text: "
         "Random, Top by a column, or scores of tokens, such as Loss, IFD or Length(unit='tokens')."
     )
+
+
+def turn_json(role: str, content: str, is_response: bool) -> str:
+    r"""Return the JSON text of a turn in the canonical content of a row, as `json.dumps` writes it.
+
+    Args:
+        role: Role of the turn.
+        content: Text of the turn.
+        is_response: Whether it is a response.
+
+    >>> print(turn_json("user", 'Say "a".', False))
+    ["user", "Say \"a\".", false]
+    """
+    flag = "true" if is_response else "false"
+    return f"[{encode_basestring(role)}, {encode_basestring(content)}, {flag}]"
+
+
+def text_digest(content: str) -> bytes:
+    """Return the SHA-256 (32 bytes) of the JSON text of the canonical content of a row."""
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,20 +163,18 @@ class Row:
 
         It covers the turns, which of them are responses, and all that a chat template receives besides.
         """
-        content: Any = []
-        for position, turn in enumerate(self.turns):
-            is_response = turn.role == "assistant" and turn.trained and position >= self.context
-            content.append([turn.role, turn.content, is_response])
+        turns = [
+            turn_json(turn.role, turn.content, turn.role == "assistant" and turn.trained and position >= self.context)
+            for position, turn in enumerate(self.turns)
+        ]
         if 0 < self.context < len(self.turns) and self.turns[self.context].role != "assistant":
-            content.append(["completion", self.context])  # its first turn gets labels too
-        if self.only_text:
-            text = _encode(content)
-        else:
-            content = {
-                "turns": content,
+            turns.append(_encode_sorted(["completion", self.context]))  # its first turn gets labels too
+        content = f"[{', '.join(turns)}]"
+        if not self.only_text:
+            others = {
                 "messages": [turn.message for turn in self.turns],
                 "tools": self.tools,
                 "chat_template_kwargs": self.chat_template_kwargs,
-            }
-            text = _encode_sorted(content)  # Arrow orders the keys of a mapping by their first appearance in a column
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+            }  # sorted, because Arrow orders the keys of a mapping by their first appearance in a column
+            content = f'{_encode_sorted(others)[:-1]}, "turns": {content}}}'  # the last of the keys
+        return text_digest(content)

@@ -78,7 +78,7 @@ class RoundContext:
     ):
         self.index = index
         self.pool: Dataset = cache.pool.dataset
-        self.eligible = cache.pool.reasons == "" if eligible is None else eligible
+        self.eligible = cache.pool.usable if eligible is None else eligible
         self.budget = budget
         self.selected = np.empty(0, dtype=np.int64) if selected is None else selected
         self.checkpoints = list(checkpoints)

@@ -149,7 +149,7 @@ def _shortfall_message(
 ) -> str:
     reasons = Counter(exclusions)
     reasons.update(reason for reason in pool.reasons[~eligible].tolist() if reason)
-    truncated = int((~eligible & (pool.reasons == "")).sum())
+    truncated = int((~eligible & pool.usable).sum())
     if truncated:
         reasons["without a label after truncation"] += truncated
     explained = f" ({reason_counts(reasons)})" if reasons else ""

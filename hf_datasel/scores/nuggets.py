@@ -196,7 +196,7 @@ class Nuggets(ModelScore):
 
     def _clusters(self, pool: Pool) -> tuple[np.ndarray, np.ndarray]:
         """Return the cluster ids of the rows (-1 for a row without a vector) and the distances to the centroids."""
-        usable = np.flatnonzero(pool.reasons == "")
+        usable = np.flatnonzero(pool.usable)
         part = pool.subset(usable)
         with tempfile.TemporaryDirectory() as folder:
             cluster = Cluster(self.anchors, column=self.column, seed=self.seed)

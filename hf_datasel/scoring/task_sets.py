@@ -68,7 +68,7 @@ def sample_rows(pool: Pool, count: int, seed: int) -> np.ndarray:
     Raises:
         ScoreError: There are fewer distinct rows.
     """
-    usable = np.flatnonzero(pool.reasons == "")
+    usable = np.flatnonzero(pool.usable)
     _, first = np.unique(pool.row_ids[usable], axis=0, return_index=True)
     distinct = usable[np.sort(first)]
     return _sorted(np.random.default_rng(seed).permutation(distinct)[:count], count)

@@ -360,7 +360,7 @@ def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Tab
             "The selection relies on a column called 'row_id', which is what a selection calls the ids of its rows. "
             "Rename the column."
         )
-    columns: dict[str, pa.Array] = {"row_id": pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))}
+    columns: dict[str, pa.Array] = {"row_id": pool.arrow_ids}
     for name, (rows, values) in scored.items():
         position = np.full(len(pool), -1, dtype=np.int64)
         position[rows] = np.arange(len(rows))

@@ -137,7 +137,7 @@ class SelectionSession:
             raise SelectionError("The dataset is empty, so that there is nothing to select.")
         self.pool = Pool(dataset, columns)
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
-        self._eligible = self.pool.reasons == ""
+        self._eligible = self.pool.usable
         engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
         self._cache = RoundCache(self.pool, engine.compute, engine.describe, has_model=self.model is not None)
 

@@ -207,7 +207,7 @@ def _rounds(
         restored: Whether `context.state` is written to a file and read again between rounds, as in a checkpoint.
     """
     pool = Pool(rows)
-    usable = pool.reasons == "" if eligible is None else (pool.reasons == "") & eligible
+    usable = pool.usable if eligible is None else pool.usable & eligible
     plan = subject.plan(size, epochs, int(usable.sum()))
     selected, state = np.empty(0, dtype=np.int64), dict[str, np.ndarray]()
     compute = Engine(pool, model).compute

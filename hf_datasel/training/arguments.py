@@ -67,7 +67,7 @@ def prepare_arguments(
     if not type(trainer).__module__.startswith("hf_datasel."):
         run_config.in_python.append(f"the trainer was {type(trainer).__name__}, which is defined in Python")
     options = _conversion_options(arguments, config)
-    num_malformed = int((pool.reasons != "").sum())
+    num_malformed = int((~pool.usable).sum())
     if num_malformed:
         logger.warning("train_dataset: %s", pool.summary())
     arguments["train_dataset"] = convert_pool(pool, **options)
@@ -248,7 +248,7 @@ def evaluation_rows(
     if not isinstance(dataset, Dataset) or _is_tokenized(dataset.column_names, config):
         return dataset
     pool = read_rows(dataset, config, formatting_func, is_pool=False)
-    if (pool.reasons != "").any():
+    if not pool.usable.all():
         logger.warning("%s: %s", name, pool.summary())
     return convert_pool(pool, **options)
 

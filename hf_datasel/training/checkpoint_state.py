@@ -249,8 +249,7 @@ def load_selections(
                 "%s is missing or of another run: the selection of round %d has the row numbers of the checkpoint, "
                 "but no scores.", folder, index,
             )  # fmt: skip
-            ids = pa.array([row.tobytes() for row in pool.row_ids], pa.binary(32))
-            selection = Selection(record.rows, provenances[index], pa.table({"row_id": ids}))
+            selection = Selection(record.rows, provenances[index], pa.table({"row_id": pool.arrow_ids}))
         if selection is None:
             logger.warning("%s is missing or of another run: trainer.selections lacks round %d.", folder, index)
             continue

@@ -81,7 +81,7 @@ class TokenizedPool:
 
     def warn_of_exclusions(self) -> None:
         """Log a warning if more than a hundredth of the pool cannot be trained on, besides malformed rows."""
-        excluded, unlabelled = ~self.eligible, ~self.eligible & (self.pool.reasons == "")
+        excluded, unlabelled = ~self.eligible, ~self.eligible & self.pool.usable
         is_new = unlabelled.any() or "template_error" in self.pool.reasons  # malformed rows are reported before
         if not is_new or int(excluded.sum()) * 100 <= len(self.pool):
             return
