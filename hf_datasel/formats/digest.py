@@ -40,7 +40,9 @@ def _add(digest: Any, values: pa.Array) -> None:
         digest.update(np.nan_to_num(lengths, nan=-1).tobytes())  # -1 for null
         _add(digest, values.flatten())
     elif pa.types.is_floating(kind) or pa.types.is_integer(kind):
-        numbers = np.array(values.cast("double", safe=False).to_numpy(zero_copy_only=False), dtype="<f8")
+        if not pa.types.is_float16(kind):  # which numpy converts, and old versions of pyarrow do not
+            values = values.cast("double", safe=False)
+        numbers = np.array(values.to_numpy(zero_copy_only=False), dtype="<f8")
         numbers[np.isnan(numbers)] = np.nan  # one bit pattern for all NaNs
         digest.update(numbers.tobytes())
     else:

@@ -14,6 +14,7 @@ from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.cost import Cost, measure_cost, total_cost
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.vector_files import row_blocks, take_vectors, zeros
 from hf_datasel.spec import object_key
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class RoundCache:
     def vectors(self, name: str) -> np.ndarray:
         """Return a column of vectors, float32 of shape (rows, dimensions); a row of NaN where it is null.
 
+        Above 256 MiB it is mapped from a temporary file.
+
         Raises:
             ColumnError: The column holds no vectors of one length.
         """
@@ -216,23 +219,29 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
     Returns:
         Shape (rows,), NaN for null numbers; of vectors, float32 of shape (rows, dimensions), with a row of NaN for
-        null ones.
+        null ones. Vectors above 256 MiB are mapped from a temporary file.
     """
-    if not pa.types.is_list(column.type) and not pa.types.is_fixed_size_list(column.type):
+    types = pa.types
+    if not any(is_type(column.type) for is_type in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     width = next((len(vector) for chunk in chunks for vector in chunk.drop_null()[:1]), 0)
-    vectors = np.full((len(column), width), np.nan, dtype=np.float32)
-    start = 0
-    for chunk in chunks:  # one after the other, so that only one chunk is in memory twice
-        rows = start + np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
-        vectors[rows] = chunk.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
-        start += len(chunk)
+    vectors, start = zeros((len(column), width), np.float32), 0
+    for chunk in chunks:
+        for block in row_blocks(len(chunk), width * vectors.itemsize):
+            part = chunk.slice(block.start, block.stop - block.start)
+            is_valid = part.is_valid().to_numpy(zero_copy_only=False)
+            rows = start + np.flatnonzero(is_valid)
+            vectors[rows] = part.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
+            vectors[start + np.flatnonzero(~is_valid)] = np.nan
+            start += len(part)
     return vectors
 
 
 def take_rows(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """Return the values of some rows; without a copy where these are all rows in order."""
+    if values.ndim > 1:
+        return take_vectors(values, rows)
     if len(rows) == len(values) and np.array_equal(rows, np.arange(len(rows))):
         return values
     subset: np.ndarray = values[rows]

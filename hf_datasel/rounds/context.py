@@ -17,6 +17,7 @@ from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.record import RoundRecord
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.spec import changed_settings, current_name, object_key, spec_name
 
 if TYPE_CHECKING:
@@ -154,7 +155,8 @@ class RoundContext:
             rows: Row numbers; all rows by default.
 
         Returns:
-            Float32 of shape (rows, dimensions); a row of NaN where a row has no vector.
+            Float32 of shape (rows, dimensions); a row of NaN where a row has no vector. Do not modify it. Above
+            256 MiB it is mapped from a file: read it in blocks.
 
         Raises:
             ColumnError: The column is missing, or holds no vectors of one length.
@@ -165,7 +167,7 @@ class RoundContext:
         self._check_column(name)
         self.record.add_column(name)
         vectors = self._cache.vectors(name)
-        return vectors if rows is None else vectors[rows]
+        return vectors if rows is None else take_rows(vectors, rows)
 
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
@@ -376,9 +378,10 @@ class RoundContext:
         Returns:
             Int64 row numbers, in the order of `rows`.
         """
-        missing = np.isnan(values) if infinite else ~np.isfinite(values)
         if values.ndim > 1:
-            missing = missing.any(axis=1) | (values.shape[1] == 0)
+            missing = ~finite_rows(values) | (values.shape[1] == 0)
+        else:
+            missing = np.isnan(values) if infinite else ~np.isfinite(values)
         if name in self.record.columns_used:
             self.exclude(f"without {name}", rows[missing])
         excluded = missing

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hf_datasel.errors import Interrupted
-from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.cache import RoundCache, take_rows
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.positions import positions_of
@@ -178,12 +178,12 @@ class GroupView(SubsetView):
         """Compute a score in the parent, for all of its rows unless some rows are requested; see `RoundContext`."""
         if rows is not None and (optional or not np.array_equal(rows, np.arange(len(self.rows)))):
             return self.parent.score(score, self.rows[rows], optional)
-        return {name: values[self.rows] for name, values in self.parent.score(score, optional=optional).items()}
+        columns = self.parent.score(score, optional=optional)
+        return {name: take_rows(values, self.rows) for name, values in columns.items()}
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         """Return one vector per row; see `RoundContext.vectors`."""
-        vectors: np.ndarray = self.parent.vectors(source)[self._parent_rows(rows)]
-        return vectors
+        return take_rows(self.parent.vectors(source), self._parent_rows(rows))
 
 
 class FilteredView(SubsetView):

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel._lazy import torch
-from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, did_you_mean
 from hf_datasel.formats import Part, Row
 from hf_datasel.scoring.base import Columns, ModelScore, Score, null_counts
 from hf_datasel.scoring.endpoint.client import Endpoint
@@ -19,6 +19,7 @@ from hf_datasel.scoring.endpoint.embeddings import EndpointEmbeddings, check_set
 from hf_datasel.scoring.logprobs import PooledStates
 from hf_datasel.scoring.models import Kind, load_config
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.scoring.vector_files import list_array, row_blocks
 from hf_datasel.spec import changed_settings
 from hf_datasel.tokens import Sequences, TokenRows
 from hf_datasel.tokens.prompts import resolve_max_length
@@ -31,7 +32,12 @@ __all__ = ["Embedding"]
 
 _CHUNK_ROWS = 10_000
 """Rows whose text is in memory at the same time."""
-_OPTIONS = {"part": ["prompt", "response", "both"], "pooling": ["mean", "last"]}
+_VECTORS_DTYPES = {"float32": pa.float32(), "float16": pa.float16()}
+_OPTIONS = {
+    "part": ["prompt", "response", "both"],
+    "pooling": ["mean", "last"],
+    "vectors_dtype": list(_VECTORS_DTYPES),
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Embedding(ModelScore):
     request only the latter, and rows that were not requested before.
 
     Reads any supported row format. Writes `embedding` (list of float32) and `embedding_reason` ("" for a row with a
-    vector). Cost: one forward pass per row without the LM head, or none of its own with `as_trained`.
+    vector). A column above 256 MiB is a memory-mapped file: in the folder of the score store, or where `Dataset.map`
+    writes. Cost: one forward pass per row without the LM head, or none of its own with `as_trained`.
 
     Reference: Yu et al. 2024 (2409.11378) use the last token's state of Llama 2 over prompt and completion; Wu et al.
     2023 (2311.08182, DiverseEvol) use the mean over all tokens of the current model.
@@ -67,6 +74,8 @@ class Embedding(ModelScore):
         part: Part of the row: `"prompt"`, `"response"`, or `"both"`, which are joined by a newline.
         pooling: `"mean"` over all tokens except padding, or the state of the `"last"` token.
         normalize: Whether vectors are scaled to length 1.
+        vectors_dtype: Data type of the column: `"float32"`, or `"float16"`, which takes half of the space. The reason
+            of a row with a number above 65,504, the largest of float16, is `not_finite`.
         as_trained: Whether the row is read with the tokens of training, which needs a causal LM.
         base_url: Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; by default the model
             runs locally.
@@ -86,6 +95,7 @@ class Embedding(ModelScore):
     part: Part = field(default="both", kw_only=True)
     pooling: Literal["mean", "last"] = field(default="mean", kw_only=True)
     normalize: bool = field(default=True, kw_only=True)
+    vectors_dtype: Literal["float32", "float16"] = field(default="float32", kw_only=True)
     as_trained: bool = field(default=False, kw_only=True)
     base_url: str | None = field(default=None, kw_only=True)
     dimensions: int | None = field(default=None, kw_only=True)
@@ -144,7 +154,7 @@ class Embedding(ModelScore):
 
     def columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the score writes and their types, without the prefix."""
-        return {"embedding": pa.list_(pa.float32()), "embedding_reason": pa.string()}
+        return {"embedding": pa.list_(_VECTORS_DTYPES[self.vectors_dtype]), "embedding_reason": pa.string()}
 
     def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
         """Announce the forward pass that `compute` runs."""
@@ -172,37 +182,58 @@ class Embedding(ModelScore):
         self._check_format(rows)
         if self.base_url is not None:
             endpoint = EndpointEmbeddings(rows, self._text, self._endpoint(), self.dimensions)
-            vectors, owner, reasons = endpoint.compute(runner, lambda dimensions: _check_size(len(rows), dimensions))
+            results = endpoint.compute(runner, lambda dimensions: self._check_space(rows, dimensions, runner))
         elif self.as_trained:
-            vectors, owner, reasons = self._pool_training_tokens(rows, runner)
+            results = self._pool_training_tokens(rows, runner)
         else:
-            vectors, owner, reasons = self._encode_texts(rows, runner)
-        if self.normalize:
-            norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-            vectors /= np.maximum(norms, 1e-12)
-        reasons[owner[~np.isfinite(vectors).all(axis=1)]] = "not_finite"
-        valid = reasons[owner] == ""
-        return {
-            "embedding": _list_array(vectors[valid], owner[valid], len(rows)),
-            "embedding_reason": pa.array(reasons.tolist(), pa.string()),
-        }
+            results = self._encode_texts(rows, runner)
+        vectors, index, reasons = results
+        dtype, num_bytes = self.columns()["embedding"], len(rows) * vectors.shape[1] * vectors.itemsize
+        column = runner.column_files.write(
+            f"{self.column_prefix}embedding",
+            lambda: self._arrays(vectors, index, reasons),
+            dtype,
+            num_bytes,
+            runner.processes,
+        )
+        return {"embedding": column, "embedding_reason": pa.array(reasons.tolist(), pa.string())}
+
+    def _arrays(self, vectors: np.ndarray, index: np.ndarray, reasons: np.ndarray) -> Iterator[pa.Array]:
+        """Yield the column in blocks of rows. Sets the reasons of rows whose vector is not finite."""
+        for block in row_blocks(len(index), vectors.shape[1] * vectors.itemsize):
+            rows = block.start + np.flatnonzero(index[block] >= 0)
+            values = vectors[index[rows]]
+            if self.normalize:
+                values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
+            with np.errstate(over="ignore"):
+                values = values.astype(self.vectors_dtype, copy=False)
+            is_finite = np.isfinite(values).all(axis=1)
+            reasons[rows[~is_finite]] = "not_finite"
+            is_valid = np.zeros(block.stop - block.start, dtype=bool)
+            is_valid[rows[is_finite] - block.start] = True
+            yield list_array(values[is_finite], is_valid)
+
+    def _check_space(self, rows: TokenRows, dimensions: int, runner: ModelRunner) -> None:
+        runner.column_files.check_space(len(rows), dimensions, self.vectors_dtype)
 
     def _pool_training_tokens(self, rows: TokenRows, runner: ModelRunner) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return vectors of shape (sequences, dimensions), the row of each, and the reason of each row."""
-        _check_size(len(rows), _hidden_size(runner))
+        """Return vectors, float32; the index of each row's vector, -1 for none; and the reason of each row."""
+        self._check_space(rows, _hidden_size(runner), runner)
         tokens = rows.training()
         sequences: Sequences = tokens.conditional
         reduction = PooledStates(self.part, self.pooling)
-        vectors = runner.reduce(sequences, reduction, "embedding", null_counts(tokens.reasons)).copy()
+        vectors = runner.reduce(sequences, reduction, "embedding", null_counts(tokens.reasons))
         reasons = tokens.reasons.astype(object)
         if self.part == "prompt":
             reasons[sequences.owner[_first_scored(sequences) == 0]] = "empty_text"
-        return vectors, sequences.owner, reasons
+        index = np.full(len(rows), -1)
+        index[sequences.owner] = np.arange(len(sequences))
+        return vectors, np.where(reasons == "", index, -1), reasons
 
     def _encode_texts(self, rows: TokenRows, runner: ModelRunner) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the same for the plain text of the rows."""
         dimensions = _hidden_size(runner)
-        _check_size(len(rows), dimensions)
+        self._check_space(rows, dimensions, runner)
         length = resolve_max_length(
             runner.model, rows.tokenizer, self.max_length, "Embedding", rows.settings.max_length
         )
@@ -221,7 +252,8 @@ class Embedding(ModelScore):
             nulls=null_counts(reasons),
             part=encoder.backbone,
         )
-        return vectors, np.flatnonzero(reasons == ""), reasons
+        has_text = reasons == ""
+        return vectors, np.where(has_text, np.cumsum(has_text) - 1, -1), reasons
 
     def _tokens(self, rows: TokenRows, encoder: _Encoder, reasons: np.ndarray) -> Iterator[list[np.ndarray]]:
         """Yield the token ids of each chunk of rows. Sets the reasons of rows without text."""
@@ -303,23 +335,3 @@ def _first_scored(sequences: Sequences) -> np.ndarray:
 def _hidden_size(runner: ModelRunner) -> int:
     size: int = runner.model.config.get_text_config().hidden_size
     return size
-
-
-def _check_size(rows: int, dimensions: int) -> None:
-    """Raise `ScoreError` if the vectors exceed the capacity of one column."""
-    max_rows = np.iinfo(np.int32).max // max(dimensions, 1)
-    if rows > max_rows:
-        raise ScoreError(
-            f"{rows:,} vectors of {dimensions:,} numbers are more than one column can hold: embed at most "
-            f"{max_rows:,} rows at once, with dataset.select(...) or in map."
-        )
-
-
-def _list_array(vectors: np.ndarray, owner: np.ndarray, rows: int) -> pa.Array:
-    """Return one list per row with its vector, float32; null for rows without one."""
-    valid = np.zeros(rows, dtype=bool)
-    valid[owner] = True
-    ordered = vectors[np.argsort(owner, kind="stable")]
-    offsets = np.concatenate([[0], np.cumsum(valid * vectors.shape[1])]).astype(np.int32)
-    values = pa.array(ordered.reshape(-1), pa.float32())
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), values, mask=pa.array(~valid))

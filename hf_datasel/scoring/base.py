@@ -39,7 +39,7 @@ __all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "null_counts"]
 
 logger = logging.getLogger(__name__)
 
-Columns: TypeAlias = dict[str, pa.Array]
+Columns: TypeAlias = dict[str, pa.Array | pa.ChunkedArray]
 """New columns by name, one value per row; null where a row has no value."""
 
 

@@ -25,6 +25,7 @@ from hf_datasel.scoring.models import (
 )
 from hf_datasel.scoring.outputs import ResultStore, TrainingLosses
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.scoring.vector_files import ColumnFiles
 from hf_datasel.spec import changed_settings, spec_name
 from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings
 from hf_datasel.tokens.presets import PRESETS
@@ -57,6 +58,7 @@ class Engine:
         models: Cache of models loaded by name.
         training_losses: Losses of the model that are known from its training.
         optimizer: Optimizer that the model is trained with.
+        column_files: Files of columns of vectors.
 
     Attributes:
         messages: What the first row without the last score shows about its reason, by reason; see `TokenRows`.
@@ -74,6 +76,7 @@ class Engine:
     models: Models = field(default_factory=Models)
     training_losses: TrainingLosses | None = None
     optimizer: Any = None
+    column_files: ColumnFiles = field(default_factory=ColumnFiles)
     messages: dict[str, str] = field(default_factory=dict, init=False)
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _runner: tuple[Hashable, ModelRunner] | None = field(default=None, init=False)
@@ -248,6 +251,7 @@ class Engine:
             models=self.models,
             processes=Processes.current(),
             training_losses=self.training_losses if model is not None else None,
+            column_files=self.column_files,
         )
 
     def _key(self, score: Score) -> Hashable:

@@ -19,6 +19,7 @@ from hf_datasel.scoring.logprobs import LogprobRunner, PooledStates, Reduction, 
 from hf_datasel.scoring.models import Loading, Models, check_tokens
 from hf_datasel.scoring.outputs import Output, ResultStore, ResultTable, TrainingLosses, is_complete
 from hf_datasel.scoring.progress import Progress
+from hf_datasel.scoring.vector_files import ColumnFiles
 
 if TYPE_CHECKING:
     from hf_datasel.tokens import Sequences
@@ -46,6 +47,7 @@ class ModelRunner:
         models: Cache of models loaded by name.
         processes: Processes that share the work; all of them have to make the same calls. By default this one alone.
         training_losses: Losses of `model` that are known from its training.
+        column_files: Files of columns of vectors; results that are too large for memory are in the same folder.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class ModelRunner:
         models: Models | None = None,
         processes: Processes | None = None,
         training_losses: TrainingLosses | None = None,
+        column_files: ColumnFiles | None = None,
     ):
         self.autocast = autocast
         self.progress = progress
@@ -68,6 +71,7 @@ class ModelRunner:
         self.models = Models() if models is None else models
         self.processes = Processes() if processes is None else processes
         self.training_losses = training_losses
+        self.column_files = ColumnFiles() if column_files is None else column_files
         self._model = model
         self._description: dict[str, Any] | None = None
         self._tokens_per_batch = tokens_per_batch
@@ -144,11 +148,18 @@ class ModelRunner:
             store=self.store,
             models=self.models,
             processes=self.processes,
+            column_files=self.column_files,
         )
 
     def without_model(self) -> ModelRunner:
         """Return a runner with the same progress bar, store and processes for work that runs no model."""
-        return ModelRunner(progress=self.progress, store=self.store, models=self.models, processes=self.processes)
+        return ModelRunner(
+            progress=self.progress,
+            store=self.store,
+            models=self.models,
+            processes=self.processes,
+            column_files=self.column_files,
+        )
 
     # -- forward passes over token sequences --------------------------------------------------------------------------
     def announce(self, sequences: Sequences, reduction: Reduction) -> None:
@@ -414,7 +425,7 @@ class ModelRunner:
         part: torch.nn.Module | None = None,
     ) -> list[np.ndarray]:
         processes = self.processes
-        values = [np.zeros((len(lengths), output.width), dtype=output.dtype) for output in outputs]
+        values = [self.column_files.zeros((len(lengths), output.width), output.dtype) for output in outputs]
         batch_size = 1 if self._must_run_rows_alone(lengths) else batch_size
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
         tables = [self._table(output) if keys is not None else None for output in outputs]
@@ -499,7 +510,7 @@ class ModelRunner:
                     is_cached &= is_complete(output.cached)
                 elif table is not None and digests is not None:
                     is_cached &= table.fill(digests, array)
-            for array in values:
+            for array in values if len(values) > 1 else ():  # an item may have only some of its results
                 array[is_cached == 0] = 0
         return self.processes.broadcast(is_cached).astype(bool)
 

@@ -7,6 +7,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import Models, check_model_exists
 from hf_datasel.scoring.store.fit_cache import fit_with_cache
 from hf_datasel.scoring.store.store import ScoreStore
+from hf_datasel.scoring.vector_files import ColumnFiles
 from hf_datasel.spec import from_name, spec_name
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ def score(
         Engine(Pool(dataset, columns), model, processing_class, models=models).check_max_length(each)
     if score_store is not None and processes.is_main_process:
         score_store.add_parents(parents_of(dataset).with_state())
+    files = ColumnFiles.for_dataset(dataset, None if score_store is None else score_store.folder)
     computed, recorded = dict[int, Columns](), set[str]()
     data = dataset
     with measure_cost() as meter:
@@ -112,6 +115,7 @@ def score(
                 scoring_tokens_per_batch,
                 store=score_store,
                 models=models,
+                column_files=files,
             )
             fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
             for group in engine.group_by_model(list(fitted.values())):
@@ -127,9 +131,9 @@ def score(
                     if processes.is_main_process:
                         line = summary(fitted[index], computed[index], engine.messages)
                         _report(line, computed[index], on_summary)
-            data = _with_columns(data, [computed[index] for index in stage])
+            data = _with_columns(data, [computed[index] for index in stage], files)
     log_cost(f"Scoring {len(dataset):,} rows", meter.cost)
-    return _with_columns(dataset, [computed[index] for index in range(len(scores))])
+    return _with_columns(dataset, [computed[index] for index in range(len(scores))], files)
 
 
 def _checked(scores: Any) -> list[Score]:
@@ -238,7 +242,7 @@ def _fitted(
     return processes.run_on_main_process(lambda: fit_with_cache(folder, score, data))
 
 
-def _with_columns(dataset: Dataset, parts: Sequence[Columns]) -> Dataset:
+def _with_columns(dataset: Dataset, parts: Sequence[Columns], files: ColumnFiles) -> Dataset:
     from datasets import Dataset, concatenate_datasets
 
     columns = {name: values for part in parts for name, values in part.items()}
@@ -247,7 +251,11 @@ def _with_columns(dataset: Dataset, parts: Sequence[Columns]) -> Dataset:
     others = [name for name in dataset.column_names if name not in columns]
     info = dataset.info.copy()  # tells where the rows come from
     info.features = None
-    parts_of_rows = [dataset.select_columns(others), Dataset(pa.table(columns))]
+    parts_of_rows = [dataset.select_columns(others)]
+    mapped = {name: files.dataset(name, column) for name, column in columns.items()}
+    for is_mapped, names in groupby(columns, lambda name: mapped[name] is not None):
+        in_memory = {name: columns[name] for name in names}
+        parts_of_rows += [mapped[name] for name in in_memory] if is_mapped else [Dataset(pa.table(in_memory))]
     return concatenate_datasets(parts_of_rows, info=info, split=dataset.split, axis=1)
 
 

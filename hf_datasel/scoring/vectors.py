@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError
+from hf_datasel.scoring.vector_files import zeros
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -47,22 +48,26 @@ def load_vectors(data: Dataset, name: str) -> np.ndarray:
         name: Name of the column.
 
     Returns:
-        Float32 of shape (rows, dimensions); all NaN for a row without a usable vector.
+        Float32 of shape (rows, dimensions); all NaN for a row without a usable vector. Above 256 MiB it is mapped from
+        a temporary file; see `zeros`.
 
     Raises:
         ColumnError: The column does not hold vectors, or holds vectors of several lengths.
+        ScoreError: The disk has no space for the file.
     """
-    result = np.empty((len(data), 0), dtype=np.float32)
+    result, missing = np.empty((len(data), 0), dtype=np.float32), [np.empty(0, dtype=np.int64)]
     for start, vectors, reasons in iter_vectors(data, name):
+        missing.append(start + np.flatnonzero(reasons != ""))
         if not len(vectors):
             continue
         if not result.shape[1]:
-            result = np.full((len(data), vectors.shape[1]), np.nan, dtype=np.float32)
+            result = zeros((len(data), vectors.shape[1]), np.float32)
         if vectors.shape[1] != result.shape[1]:
             raise ColumnError(
                 f"Column {name!r} holds vectors of {result.shape[1]:,} and of {vectors.shape[1]:,} numbers."
             )
         result[start + np.flatnonzero(reasons == "")] = vectors
+    result[np.concatenate(missing)] = np.nan
     return result
 
 
@@ -89,13 +94,15 @@ def vectors_from_arrow(values: pa.Array, name: str) -> tuple[np.ndarray, np.ndar
     if values.null_count == len(values):
         return np.empty((0, 0), dtype=np.float32), reasons
     present = values.drop_null()
-    flat = present.flatten().cast("float", safe=False)
+    flat = present.flatten()
+    if not pa.types.is_float16(flat.type):  # which numpy converts, and old versions of pyarrow do not
+        flat = flat.cast("float", safe=False)
     if len(flat) % max(len(present), 1) or len(set(present.value_lengths().to_pylist())) > 1:
         raise ColumnError(f"Column {name!r} holds vectors of several lengths.")
     vectors = np.asarray(flat.to_numpy(zero_copy_only=False), dtype=np.float32).reshape(len(present), -1)
     is_finite = np.isfinite(vectors).all(axis=1)  # a null inside a list is NaN here
     reasons[np.flatnonzero(reasons == "")[~is_finite]] = "not_finite"
-    return vectors[is_finite], reasons
+    return vectors if is_finite.all() else vectors[is_finite], reasons
 
 
 def _is_number(dtype: pa.DataType) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError
-from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
+from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_memory, check_vectors
 from hf_datasel.strategies.top import top
 
 Doubles = npt.NDArray[np.float64]
@@ -83,7 +83,8 @@ def facility_location(
 
     Raises:
         SelectionError: The budget is not a whole number or is more than the candidates; `alpha` is not from 0 to 1;
-            `neighbors` is not a whole number from 1; or the shapes are not (n, d) and (n,).
+            `neighbors` is not a whole number from 1; the shapes are not (n, d) and (n,); or the vectors do not fit
+            into memory.
         Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> facility_location([[1, 0], [0.9, 0.1], [0, 1], [0, 1]], quality=[0.1, 0.1, 0.1, 0.9], budget=2)
@@ -109,6 +110,7 @@ def facility_location(
             progress(len(selected))
         return selected
     only_covered = np.flatnonzero(finite & np.isnan(scores))
+    check_memory("facility_location", len(candidates) + len(only_covered), values.shape[1], 8)
     rows = _unit_rows(values, np.concatenate([candidates, only_covered]))
     # Subtracting a constant does not change the selection and removes an offset common to all qualities. The median
     # rather than the mean, so that one outlier does not decide it.

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError
-from hf_datasel.strategies._checks import blocks, check_budget, check_vectors
+from hf_datasel.strategies._checks import blocks, check_budget, check_memory, check_vectors
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -53,7 +53,8 @@ def farthest_first(
 
     Raises:
         SelectionError: The budget is more than the rows that can be selected; the vectors are not of shape (n, d);
-            `start` contains an invalid position; `once` is used without `start`; or a number is above 1e150.
+            `start` contains an invalid position; `once` is used without `start`; a number is above 1e150; or the
+            vectors do not fit into memory.
         Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> farthest_first([[0.0], [1.0], [5.0], [6.0], [2.5]], budget=3, start=[0])
@@ -129,6 +130,7 @@ class _Rows:
     """
 
     def __init__(self, function: str, vectors: npt.NDArray[np.floating], finite: npt.NDArray[np.bool_]):
+        check_memory(function, len(vectors), vectors.shape[1], 4)
         largest = max(float(np.abs(vectors[b][finite[b]]).max(initial=0)) for b in blocks(*vectors.shape))
         if largest > _LARGEST_NUMBER:
             raise SelectionError(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError
-from hf_datasel.strategies._checks import blocks, check_budget, check_vectors
+from hf_datasel.strategies._checks import blocks, check_budget, check_memory, check_vectors
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -44,7 +44,7 @@ def graph_cut_bins(
         error, count as equal and are in the order of their positions.
 
     Raises:
-        SelectionError: `n_bins` is out of range, or the vectors are not of shape (n, d).
+        SelectionError: `n_bins` is out of range, or the vectors are not of shape (n, d) or do not fit into memory.
         Interrupted: On Ctrl-C, with the positions assigned so far, bin after bin.
 
     >>> graph_cut_bins([[1.0, 0.0], [0.9, 0.1], [0.8, 0.2], [0.0, 1.0]], n_bins=2)
@@ -53,6 +53,7 @@ def graph_cut_bins(
     values, finite = check_vectors("graph_cut_bins", vectors)
     rows = np.flatnonzero(finite)
     count = _checked_bins(n_bins, len(rows))
+    check_memory("graph_cut_bins", len(rows), values.shape[1], 4)
     selected: list[int] = []
     try:
         for row in _rows_by_bin(_UnitVectors(values, rows), count):

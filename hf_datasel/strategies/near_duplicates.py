@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError, ShortfallError
-from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_vectors
+from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_memory, check_vectors
 from hf_datasel.strategies.top import top
 
 _ROWS_PER_BLOCK = 512  # rows that are compared with the selected rows in one product
@@ -48,7 +48,7 @@ def skip_near_duplicates(
         ShortfallError: The budget is more than the rows without near-duplicates, which is found only after all rows
             have been compared. The error has the positions that budget=None returns.
         SelectionError: The budget is more than the rows with a finite score and vector; `scores` does not have one
-            number per vector; or the threshold is not from -1 to 1.
+            number per vector; the threshold is not from -1 to 1; or the selected vectors do not fit into memory.
         Interrupted: On Ctrl-C, with the positions selected so far.
 
     >>> skip_near_duplicates([[1.0, 0.0], [0.0, 1.0], [9.0, 1.0]], scores=[0.7, 0.8, 0.9], budget=2)
@@ -68,6 +68,7 @@ def skip_near_duplicates(
     limit = len(rows)
     if budget is not None:
         limit = check_budget("skip_near_duplicates", budget, limit, len(values), without="a finite score and vector")
+        check_memory("skip_near_duplicates", limit, values.shape[1], 4)
     ranked = rows[top(numbers[rows], len(rows))]
     selected = _select(values, ranked, limit, threshold, progress)
     if budget is not None and len(selected) < limit:

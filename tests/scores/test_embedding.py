@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -257,6 +259,7 @@ def test_non_finite_values(model, tokenizer, rows):
     [
         ({"part": "respons"}, r"Embedding\(part='respons'\).*Did you mean 'response'\?"),
         ({"pooling": "max"}, r"Embedding\(pooling='max'\): it has to be one of \['mean', 'last'\]"),
+        ({"vectors_dtype": "bfloat16"}, r"vectors_dtype='bfloat16'\): it has to be one of \['float32', 'float16'\]"),
         ({"normalize": 1}, r"Embedding\(normalize=1\): it has to be True or False"),
         ({"max_length": 1}, "max_length has to be an int of at least 2"),
         ({"model": 3}, r"Embedding\(model=\.\.\.\) has to be a name or a path"),
@@ -293,7 +296,18 @@ def test_named_adapter(tmp_path, rows, model, tokenizer):
     np.testing.assert_allclose(score(rows, [Embedding(str(tmp_path))])["embedding"], expected, atol=1e-5)
 
 
-def test_too_many_vectors():
-    embedding._check_size(67_108_863, 32)
-    with pytest.raises(ScoreError, match=r"embed at most 67,108,863 rows at once"):
-        embedding._check_size(67_108_864, 32)
+def test_float16_vectors(encoder_dir, model, tokenizer, rows, monkeypatch):
+    half = Embedding(encoder_dir, vectors_dtype="float16")
+    exact, scored = score(rows, [replace(half, vectors_dtype="float32")]), score(rows, [half])
+    assert scored.features["embedding"] == List(Value("float16"))
+    assert scored["embedding"][:] == np.array(exact["embedding"][:], dtype=np.float16).tolist()
+    assert half.spec()["vectors_dtype"] == "float16"
+    mapped = rows.map(half, batched=True, batch_size=3, load_from_cache_file=False)
+    assert mapped.features["embedding"] == List(Value("float16"))
+    np.testing.assert_allclose(mapped["embedding"], exact["embedding"], atol=1e-3)
+    with torch.no_grad():
+        model.base_model.norm.weight *= 1e6
+    large = Embedding(normalize=False, vectors_dtype="float16")
+    scored = score(rows, [large], model=model, processing_class=tokenizer, on_summary=str)
+    assert scored["embedding"][:] == [None] * len(rows)
+    assert set(scored["embedding_reason"]) == {"not_finite"}

@@ -270,7 +270,8 @@ def test_answers_are_stored_when_they_come(server, pool_rows, tmp_path):
     plain = server.reply
 
     def reply(text):
-        stored.append(sum(len(read_segment(path, 3, np.dtype("f8")).keys) for path in tmp_path.glob("*/*.segment")))
+        segments = [read_segment(path, 3, np.dtype("f8")) for path in tmp_path.glob("*/*.segment")]
+        stored.append(sum(len(records.keys) for segment in segments for records in segment))
         return plain(text)
 
     server.reply = reply

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ from datasets import Dataset, List, Value
 from hf_datasel import score, select
 from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool
-from hf_datasel.scores import Embedding, Length, Loss, embedding
+from hf_datasel.scores import Embedding, Length, Loss
+from hf_datasel.scoring import vector_files
 from hf_datasel.selection import explain
 from hf_datasel.selectors import KCenter
 from hf_datasel.testing import contract
@@ -225,14 +227,18 @@ def test_zero_vectors(server, rows):
     assert score(rows, [remote(server)])["embedding"][0] == [0.0] * 3
 
 
-def test_too_many_numbers_for_a_column(server, rows, monkeypatch):
-    def check(count, dimensions):
-        raise ScoreError(f"{count} of {dimensions}")
-
-    monkeypatch.setattr(embedding, "_check_size", check)
-    with pytest.raises(ScoreError, match=f"8 of {WIDTH}"):
+def test_no_space_on_disk(server, rows, monkeypatch):
+    monkeypatch.setattr(vector_files, "MAX_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr(vector_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=8 * WIDTH * 8 - 1))
+    with pytest.raises(ScoreError, match=r"The vectors need 0\.0 GB in '.*': 0\.0 GB are free"):
         score(rows, [remote(server)])
     assert len(server.asked) == 1
+
+
+def test_vectors_on_disk(server, pool_rows, monkeypatch):
+    expected = score(pool_rows, [remote(server)])["embedding"][:]
+    monkeypatch.setattr(vector_files, "MAX_BYTES_IN_MEMORY", 0)
+    assert score(pool_rows, [remote(server)])["embedding"][:] == expected
 
 
 # -- runs that go on --------------------------------------------------------------------------------------------------

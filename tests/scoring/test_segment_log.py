@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from hf_datasel.scoring.store import segment_log
 from hf_datasel.scoring.store.segment_log import KEY_BYTES, Records, SegmentWriter, lock_if_finished, read_segment
 
 SETTINGS = settings(
@@ -50,10 +51,10 @@ def require_batches(result: Records, keys, values, count):
 @given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, cut=st.floats(0, 1))
 def test_truncated_file(tmp_path, counts, width, dtype, seed, cut):
     path, ends, keys, values = written(tmp_path, counts, width, dtype, seed)
-    require_batches(read_segment(path, width, dtype), keys, values, len(counts))
+    require_batches(*read_segment(path, width, dtype), keys, values, len(counts))
     stored = round(cut * ends[-1])
     path.write_bytes(path.read_bytes()[:stored])
-    result = read_segment(path, width, dtype)
+    [result] = read_segment(path, width, dtype)
     require_batches(result, keys, values, sum(end <= stored for end in ends))
     assert not result.damaged
 
@@ -65,7 +66,7 @@ def test_changed_byte(tmp_path, counts, width, dtype, seed, index, flip):
     changed, where = bytearray(path.read_bytes()), min(int(index * ends[-1]), ends[-1] - 1)
     changed[where] ^= flip
     path.write_bytes(changed)
-    result = read_segment(path, width, dtype)
+    [result] = read_segment(path, width, dtype)
     require_batches(result, keys, values, sum(end <= where for end in ends))
     assert result.damaged
 
@@ -76,23 +77,33 @@ def test_bytes_after_the_batches(tmp_path, counts, width, dtype, seed, remaining
     path, _, keys, values = written(tmp_path, counts, width, dtype, seed)
     with open(path, "ab") as file:
         file.write(remaining)
-    require_batches(read_segment(path, width, dtype), keys, values, len(counts))
+    require_batches(*read_segment(path, width, dtype), keys, values, len(counts))
 
 
 @SETTINGS
 @given(counts=COUNTS, width=WIDTHS, dtype=DTYPES, seed=SEEDS, other=WIDTHS)
 def test_other_width(tmp_path, counts, width, dtype, seed, other):
     path, *_ = written(tmp_path, counts, width, dtype, seed)
-    result = read_segment(path, other, dtype)
+    [result] = read_segment(path, other, dtype)
     assert result.damaged is (width != other)
     assert len(result.keys) == (sum(counts) if width == other else 0)
+
+
+def test_segment_is_read_in_parts(tmp_path, monkeypatch):
+    path, _, keys, values = written(tmp_path, [3, 1, 2], 4, np.dtype(np.float32), 0)
+    monkeypatch.setattr(segment_log, "_READ_BYTES", 1)
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    results = list(read_segment(path, 4, np.dtype(np.float32)))
+    assert [(len(result.keys), result.damaged) for result in results] == [(3, False), (1, False), (0, True)]
+    for result, batch, numbers in zip(results, keys, values, strict=False):
+        assert result.damaged or ((result.keys == batch).all() and result.values.tobytes() == numbers.tobytes())
 
 
 @pytest.mark.parametrize("content", [b"", b"HDS1", b"\0" * 100])
 def test_files_without_batch(tmp_path, content):
     path = tmp_path / "a.segment"
     path.write_bytes(content)
-    result = read_segment(path, 2, np.dtype(np.float32))
+    [result] = read_segment(path, 2, np.dtype(np.float32))
     assert (result.keys.shape, result.values.shape) == ((0, KEY_BYTES), (0, 2))
     assert result.damaged is (len(content) > 20)
 

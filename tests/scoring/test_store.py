@@ -25,6 +25,7 @@ from hf_datasel import score
 from hf_datasel.errors import ScoreError
 from hf_datasel.scores import IFD, Embedding, Loss, SelectIT
 from hf_datasel.scoring import logprobs as forward
+from hf_datasel.scoring.store import segment_log, store as store_module
 from hf_datasel.scoring.store.segment_log import SegmentWriter, read_segment
 from hf_datasel.scoring.store.store import ScoreStore
 
@@ -126,6 +127,19 @@ def test_compact_removes_duplicates(tmp_path):
     assert filled(tmp_path, [1, 2])[0] == [True, True]
 
 
+def test_large_results_are_compacted_into_several_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_PART_BYTES", 64)
+    monkeypatch.setattr(segment_log, "_READ_BYTES", 64)
+    built = table(tmp_path)
+    for numbers in ([1, 2, 3], [4, 5], [6]):
+        built.append(keys(numbers), np.array([[item, item / 7] for item in numbers]))
+    built.close()
+    built.compact()
+    assert len(list(tmp_path.glob("*/*.parquet"))) == 2
+    assert not list(tmp_path.glob("*/*.segment"))
+    assert filled(tmp_path, [6, 2, 7, 6, 4]) == ([True, True, False, True, True], [6.0, 2.0, -1.0, 6.0, 4.0])
+
+
 def test_open_segment_is_read_but_not_compacted(tmp_path):
     at_work = stored(tmp_path, [1], close=False)
     stored(tmp_path, [2])
@@ -165,7 +179,7 @@ def test_damaged_batch_is_set_aside(tmp_path, caplog):
     data = bytearray(path.read_bytes())
     data[-70] ^= 1
     path.write_bytes(data)
-    records = read_segment(path, 2, F64)
+    [records] = read_segment(path, 2, F64)
     assert records.damaged
     assert len(records.keys) == 2
     with caplog.at_level(logging.WARNING, "hf_datasel"):
@@ -461,7 +475,7 @@ def _held(store):
     """Return the keys in all files of a folder."""
     result = []
     for path in store.glob("*/*.segment"):
-        result += [bytes(item) for item in read_segment(path, 2, F64).keys]
+        result += [bytes(item) for records in read_segment(path, 2, F64) for item in records.keys]
     for path in store.glob("*/*.parquet"):
         result += pq.read_table(path)["key"].to_pylist()
     return result

@@ -7,13 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from hf_datasel.analysis import plots
 from hf_datasel.analysis.plots.theme import shortened
 from hf_datasel.analysis.summaries import EmbeddingMap, embedding_map
 from hf_datasel.cards.section import CardSource, FigureInfo, Section
+from hf_datasel.errors import ColumnError
+from hf_datasel.scoring.vector_sample import finite_rows
+from hf_datasel.scoring.vectors import load_vectors
 from hf_datasel.selection import Selection
 
 if TYPE_CHECKING:
@@ -26,35 +27,28 @@ __all__ = ["SECTION"]
 
 def _compute(source: CardSource) -> EmbeddingMap | None:
     """Map the vectors of the selection, or those of the dataset that the selector uses; None without any."""
-    for name, column in _vectors(source.last, source.dataset):
-        rows = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
-        lengths = np.unique(pc.list_value_length(column.drop_null()).to_numpy(zero_copy_only=False))
-        if len(rows) < 3 or len(lengths) != 1 or lengths[0] < 2:
-            continue  # no vectors, or of different lengths
-        values = column.drop_null().flatten().to_numpy(zero_copy_only=False)
-        matrix = np.asarray(values, dtype=np.float32).reshape(len(rows), -1)
-        return embedding_map(name, matrix, np.flatnonzero(np.isin(rows, source.last.indices)))
+    for data, name in _columns(source.last, source.dataset):
+        try:
+            vectors = load_vectors(data, name)
+        except ColumnError:  # no vectors, or of different lengths
+            continue
+        if vectors.shape[1] >= 2 and np.count_nonzero(finite_rows(vectors)) >= 3:
+            return embedding_map(name, vectors, np.unique(source.last.indices))
     return None
 
 
-def _vectors(selection: Selection, dataset: Dataset | None) -> Iterator[tuple[str, pa.Array]]:
-    """Yield the columns of lists in the selection, and those in the dataset that the selector names or has used."""
+def _columns(selection: Selection, dataset: Dataset | None) -> Iterator[tuple[Dataset, str]]:
+    """Yield the score columns of the selection, and the columns of the dataset that it names or has used."""
+    from datasets import Dataset
+
     for name in selection.score_columns:
-        column = selection.table.column(name).combine_chunks()
-        if _is_list(column.type):
-            yield name, column
+        yield Dataset(selection.table.select([name])), name
     if dataset is None:
         return
     provenance = selection.provenance
     for name in (*provenance["columns_unverified"], provenance["selector"].get("vectors")):
         if isinstance(name, str) and name in dataset.column_names:
-            column = dataset.select_columns([name]).with_format("arrow")[:].column(name).combine_chunks()
-            if _is_list(column.type):
-                yield name, column
-
-
-def _is_list(dtype: pa.DataType) -> bool:
-    return bool(pa.types.is_list(dtype) or pa.types.is_large_list(dtype) or pa.types.is_fixed_size_list(dtype))
+            yield dataset, name
 
 
 def _text(facts: Facts, own: EmbeddingMap | None) -> str:

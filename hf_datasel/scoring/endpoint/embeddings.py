@@ -90,7 +90,8 @@ class EndpointEmbeddings:
             check: Function of the number of dimensions, called as soon as it is known; raises if there are too many.
 
         Returns:
-            The embeddings, float32; the row of each; and the reason of each row, "" if it has an embedding.
+            The embeddings of the distinct texts, float32; the index of each row's embedding, -1 for none; and the
+            reason of each row, "" if it has an embedding.
 
         Raises:
             ScoreError: As in `Endpoint.answers`, or the embeddings have a wrong number of dimensions.
@@ -106,8 +107,7 @@ class EndpointEmbeddings:
         reasons = ["no_answer" if np.isnan(code) else _STORED_REASONS[int(code)] for code in results[:, -1]]
         has_text = np.flatnonzero(self._text_ids >= 0)
         self.reasons[has_text] = [reasons[text_id] for text_id in self._text_ids[has_text]]
-        owner = np.flatnonzero(self.reasons == "")
-        return results[self._text_ids[owner], :-1], owner, self.reasons
+        return results[:, :-1], np.where(self.reasons == "", self._text_ids, -1), self.reasons
 
     def _num_dimensions(self, runner: ModelRunner) -> tuple[int, np.ndarray]:
         """Return the number of dimensions: from the store, or of the shortest text that has an embedding.

@@ -6,6 +6,7 @@ import os
 import struct
 import uuid
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hf_datasel.errors import ScoreError
 __all__ = ["KEY_BYTES", "Records", "SegmentWriter", "lock_if_finished", "read_segment"]
 
 KEY_BYTES = 16
+_READ_BYTES = 1 << 26
 _MAGIC = b"HDS1"
 _HEADER = struct.Struct("<4sIIII")
 """Magic, number of items, bytes per item, checksum of these two, checksum of the items."""
@@ -25,7 +27,7 @@ _HEADER = struct.Struct("<4sIIII")
 
 @dataclass(frozen=True)
 class Records:
-    """Records of a segment.
+    """Records of a segment, or of a part of it.
 
     Args:
         keys: Keys, uint8 of shape (items, 16).
@@ -96,29 +98,41 @@ class SegmentWriter:
         return ScoreError(f"Cannot write to the score store at {str(self.path.parent)!r}: {failure_reason(error)}.")
 
 
-def read_segment(path: Path, width: int, dtype: np.dtype[np.floating]) -> Records:
+def read_segment(path: Path, width: int, dtype: np.dtype[np.floating]) -> Iterator[Records]:
     """Read the complete batches of a segment, up to the first damaged one.
 
     Args:
         path: File of the segment.
         width: Numbers per item.
         dtype: Data type of the numbers.
+
+    Yields:
+        Batches of together about 64 MiB; only the last of these can be damaged. Without any batch, no items.
     """
-    data = path.read_bytes()
     size = KEY_BYTES + width * dtype.itemsize
-    parts, offset, damaged = [np.empty((0, size), dtype=np.uint8)], 0, False
-    while offset + _HEADER.size <= len(data):
-        magic, count, item_size, sizes_checksum, checksum = _HEADER.unpack_from(data, offset)
-        expected = (_MAGIC, size, zlib.crc32(struct.pack("<II", count, item_size)))
-        is_valid = (magic, item_size, sizes_checksum) == expected
-        offset += _HEADER.size
-        if is_valid and offset + count * size > len(data):
-            break  # the writer was killed during this batch, or is still writing it
-        if not is_valid or zlib.crc32(data[offset : offset + count * size]) != checksum:
-            damaged = True
-            break
-        parts.append(np.frombuffer(data, np.uint8, count * size, offset).reshape(count, size))
-        offset += count * size
+    parts, num_bytes, damaged = [np.empty((0, size), dtype=np.uint8)], 0, False
+    with path.open("rb") as file:
+        remaining = os.fstat(file.fileno()).st_size
+        while remaining >= _HEADER.size:
+            magic, count, item_size, sizes_checksum, checksum = _HEADER.unpack(file.read(_HEADER.size))
+            expected = (_MAGIC, size, zlib.crc32(struct.pack("<II", count, item_size)))
+            is_valid = (magic, item_size, sizes_checksum) == expected
+            remaining -= _HEADER.size + count * size
+            if is_valid and remaining < 0:
+                break  # the writer was killed during this batch, or is still writing it
+            body = file.read(count * size) if is_valid else b""
+            if not is_valid or zlib.crc32(body) != checksum:
+                damaged = True
+                break
+            parts.append(np.frombuffer(body, np.uint8).reshape(count, size))
+            num_bytes += len(body)
+            if num_bytes >= _READ_BYTES:
+                yield _records(parts, width, dtype, False)
+                parts, num_bytes = parts[:1], 0
+    yield _records(parts, width, dtype, damaged)
+
+
+def _records(parts: list[np.ndarray], width: int, dtype: np.dtype[np.floating], damaged: bool) -> Records:
     items = np.concatenate(parts)
     values = np.ascontiguousarray(items[:, KEY_BYTES:]).view(dtype).reshape(len(items), width)
     return Records(np.ascontiguousarray(items[:, :KEY_BYTES]), values, damaged)

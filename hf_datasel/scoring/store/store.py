@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _GROUP_BYTES = 64 << 20
 """Size of a Parquet row group, and the size from which a file is not merged any more."""
+_PART_BYTES = 1 << 28
+"""Size of the results from which a Parquet file is written and another one begun."""
 
 
 class ScoreStore:
@@ -183,15 +186,17 @@ class StoreTable:
         is_stored = np.zeros(len(keys), dtype=bool)
         if not len(keys):
             return is_stored
-        distinct, inverse = np.unique(_as_bytes(keys), return_inverse=True)
+        requested = _as_bytes(keys)
+        order = np.argsort(requested, kind="stable")
+        requested = requested[order]
         for stored, results in self._read():
-            index = np.searchsorted(distinct, stored).clip(max=len(distinct) - 1)
-            hits = np.flatnonzero(distinct[index] == stored)
-            result_of = np.full(len(distinct), -1, dtype=np.int64)
-            result_of[index[hits]] = hits
-            rows = result_of[inverse]
-            values[rows >= 0] = results[rows[rows >= 0]]
-            is_stored |= rows >= 0
+            first = np.searchsorted(requested, stored)
+            counts = np.searchsorted(requested, stored, side="right") - first  # equal keys, which have one result
+            index = np.repeat(np.arange(len(stored)), counts)
+            offsets = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+            items = order[first[index] + offsets]
+            values[items] = results[index]
+            is_stored[items] = True
         return is_stored
 
     def append(self, keys: np.ndarray, values: np.ndarray) -> None:
@@ -254,19 +259,17 @@ class StoreTable:
 
     def _read_file(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if path.suffix == ".segment":
-            records = read_segment(path, self.width, self.dtype)
-            yield _as_bytes(records.keys), records.values
+            for records in read_segment(path, self.width, self.dtype):
+                yield _as_bytes(records.keys), records.values
             return
         try:
-            groups = list(self._read_part(path))
+            yield from self._read_part(path)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # of the operating system, not a damaged file
                 raise ScoreError(f"Cannot read {str(path)!r} of the score store: {error.strerror}.") from error
             self._set_aside(path, str(error))
-            return
-        yield from groups
 
     def _read_part(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -300,7 +303,7 @@ class StoreTable:
 
     # -- compacting ---------------------------------------------------------------------------------------------------
     def _compact(self) -> None:
-        """Merge finished segments and small Parquet files into one new file."""
+        """Merge finished segments and small Parquet files into new files."""
         locks = {path: lock for path in self.folder.glob("*.segment") if (lock := lock_if_finished(path)) is not None}
         try:
             small = [path for path in self.folder.glob("*.parquet") if path.stat().st_size < _GROUP_BYTES]
@@ -308,13 +311,11 @@ class StoreTable:
                 return
             for draft in self.folder.glob("part-*.tmp"):
                 draft.unlink()  # left by a process that was killed here
-            segments = {path: read_segment(path, self.width, self.dtype) for path in locks}
-            damaged = [path for path, records in segments.items() if records.damaged]
-            groups = [group for path in small for group in self._read_file(path)]
-            groups += [(_as_bytes(records.keys), records.values) for records in segments.values()]
-            written = self._write_part(groups) if any(len(keys) for keys, _ in groups) else None
+            damaged = set[Path]()
+            groups = chain.from_iterable(map(self._read_file, small)), self._read_segments(locks, damaged)
+            written = self._write_parts(chain.from_iterable(groups))
             for path in small:
-                if path != written:
+                if path not in written:
                     path.unlink(missing_ok=True)  # a damaged one was moved already
             for path in locks:
                 if path in damaged:
@@ -325,6 +326,26 @@ class StoreTable:
             for path, lock in locks.items():
                 lock.release()
                 path.with_suffix(".lock").unlink(missing_ok=True)
+
+    def _read_segments(self, paths: Iterable[Path], damaged: set[Path]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the keys (S16) and values of segments, and add those with damaged batches to a set."""
+        for path in paths:
+            for records in read_segment(path, self.width, self.dtype):
+                yield _as_bytes(records.keys), records.values
+                if records.damaged:
+                    damaged.add(path)
+
+    def _write_parts(self, groups: Iterable[tuple[np.ndarray, np.ndarray]]) -> set[Path]:
+        """Write results into as few files as their size permits, and return the files."""
+        written, pending, size = set[Path](), list[tuple[np.ndarray, np.ndarray]](), 0
+        for keys, values in groups:
+            if len(keys):
+                pending.append((keys, values))
+                size += values.nbytes
+            if size >= _PART_BYTES:
+                written.add(self._write_part(pending))
+                pending, size = [], 0
+        return written | {self._write_part(pending)} if pending else written
 
     def _write_part(self, groups: list[tuple[np.ndarray, np.ndarray]]) -> Path:
         keys, first = np.unique(np.concatenate([keys for keys, _ in groups]), return_index=True)
