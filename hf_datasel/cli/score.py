@@ -109,6 +109,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.scoring.distributed import Processes
     from hf_datasel.scoring.score_rows import score
     from hf_datasel.scoring.store.store import ScoreStore
+    from hf_datasel.scoring.vector_files import remove_column_files
 
     folder = create_output_folder(arguments.output_dir)
     scores = _scores(arguments)
@@ -135,6 +136,7 @@ def run(argv: Sequence[str]) -> None:
             raise
         if Processes.current().is_main_process:
             _write_results(scored, scores, folder, arguments, private)
+            remove_column_files(scored, store.folder)
 
 
 def _write_results(

@@ -42,6 +42,8 @@ _KEY, _FIELD = "hf_datasel", "parents"
 PARENTS_FILE = "parents.json"
 """Name of the file with the record of a folder that holds no rows."""
 _ROW_GROUP = 10_000
+COLUMN_FILE_PREFIX = "cache-vectors-"
+"""Beginning of the name of a file with a column of vectors; see `hf_datasel.scoring.vector_files`."""
 _STATE = ("private", "gated", "license")
 _REPOSITORY = r"(?P<namespace>[\w.-]+?){}(?P<name>[\w.-]+?)"
 _CACHE_FILE = re.compile(
@@ -192,9 +194,13 @@ def write_parquet(dataset: Dataset, path: str | os.PathLike[str], parents: Paren
 
 
 def _row_blocks(dataset: Dataset) -> list[list[str]]:
-    """Return for each block of consecutive rows the cached files that its columns are in; empty for one in memory."""
+    """Return for each block of consecutive rows the cached files that its columns are in; empty for one in memory.
+
+    Files of columns of vectors, which a score has added, say nothing about where the rows come from.
+    """
     blocks = getattr(dataset.data, "blocks", [[dataset.data]])
-    return [[str(part.path) for part in block if hasattr(part, "path")] for block in blocks]
+    files = [[str(part.path) for part in block if hasattr(part, "path")] for block in blocks]
+    return [[path for path in paths if not Path(path).name.startswith(COLUMN_FILE_PREFIX)] for paths in files]
 
 
 def _is_mapped(path: str) -> bool:

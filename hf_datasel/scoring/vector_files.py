@@ -18,12 +18,13 @@ import xxhash
 
 from hf_datasel.atomic import failure_reason
 from hf_datasel.errors import ScoreError
+from hf_datasel.hub.parents import COLUMN_FILE_PREFIX
 from hf_datasel.scoring.distributed import Processes
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ColumnFiles", "list_array", "row_blocks", "take_vectors", "zeros"]
+__all__ = ["ColumnFiles", "list_array", "remove_column_files", "row_blocks", "take_vectors", "zeros"]
 
 MAX_BYTES_IN_MEMORY = 1 << 28
 """Size above which vectors are in a file, and not in memory."""
@@ -235,7 +236,7 @@ class ColumnFiles:
                 for array in arrays:
                     writer.write_batch(pa.record_batch([array], schema=schema))
                     _update(digest, array)
-            path = folder / f"cache-{digest.hexdigest()}.arrow"
+            path = folder / f"{COLUMN_FILE_PREFIX}{digest.hexdigest()}.arrow"
             if path.is_file() and path.stat().st_size == draft.stat().st_size:
                 return path
             return draft.replace(path)
@@ -243,6 +244,19 @@ class ColumnFiles:
             raise ScoreError(f"Cannot write column {name!r} to {str(folder)!r}: {failure_reason(error)}.") from error
         finally:
             draft.unlink(missing_ok=True)
+
+
+def remove_column_files(data: Dataset, store: Path) -> None:
+    """Remove the files in a score store that a dataset maps. Call it once the dataset is written to another file.
+
+    Args:
+        data: The dataset, which can still be read, but not be pickled.
+        store: Folder of the score store.
+    """
+    for path in (Path(file["filename"]) for file in data.cache_files):
+        if path.name.startswith(COLUMN_FILE_PREFIX) and store.resolve() in path.resolve().parents:
+            with suppress(PermissionError):  # Windows does not remove open files
+                path.unlink(missing_ok=True)
 
 
 def _update(digest: Any, array: pa.Array) -> None:

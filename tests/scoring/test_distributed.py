@@ -17,9 +17,11 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss, SelectIT
-from hf_datasel.scoring import Processes, measure_cost
+from hf_datasel.scoring import Processes, measure_cost, vector_files
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
+if store:
+    vector_files.MAX_BYTES_IN_MEMORY = 0  # vectors are in a file, which both processes map
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
 scores = [IFD(), Embedding(as_trained=True), SelectIT(level="token")] + ([Cluster(k=3)] if store else [])
 lines = []
@@ -134,4 +136,5 @@ def test_two_processes_share_a_store(tmp_path, folder, tiny_model_dir, alone):
         assert first["found"] == second["found"]
         assert first["found"][:5] == alone["found"]
         assert list(tmp_path.glob("*/*.segment")) == []
+        assert len(list(tmp_path.glob("vectors/*"))) == 1
     assert run(folder, tiny_model_dir, None, str(tmp_path))[0]["found"] == first["found"]

@@ -10,13 +10,16 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 import pytest
-from datasets import Dataset, disable_caching, enable_caching, load_from_disk
+from datasets import Dataset, concatenate_datasets, disable_caching, enable_caching, load_from_disk
 
 from hf_datasel import score, select
+from hf_datasel.cli.main import main
 from hf_datasel.errors import ScoreError
+from hf_datasel.hub.parents import Parents, parents_of, write_parquet
 from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.scores import Embedding
 from hf_datasel.scoring import vector_files
+from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.scoring.vectors import load_vectors
 from hf_datasel.selectors import KCenter
 
@@ -99,6 +102,27 @@ def test_files_without_a_store(expected, rows, tiny_model_dir, tmp_path, on_disk
     assert cached.cleanup_cache_files() == 1
 
 
+def test_origin_of_rows_is_that_without_the_file(rows, tiny_model_dir, tmp_path, on_disk):
+    parents = Parents(({"name": "a/b", "revision": "c", "config": "d", "split": "train", "changed": False},), True)
+    write_parquet(rows, tmp_path / "rows.parquet", parents)
+    published = Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    mixed = concatenate_datasets([published, Dataset.from_list(rows.to_list())], info=published.info)
+    for data, is_complete in ((published, True), (mixed, False)):
+        assert parents_of(data).complete is is_complete
+        scored = score(data, [Embedding()], model=str(tiny_model_dir), store=tmp_path / "store")
+        assert parents_of(scored).complete is is_complete
+
+
+def test_command_leaves_one_copy_of_the_vectors(rows, tiny_model_dir, tmp_path, on_disk):
+    rows.to_json(tmp_path / "rows.jsonl")
+    folder = tmp_path / "out"
+    command = ["score", "--dataset_name", str(tmp_path / "rows.jsonl"), "--scores", "embedding"]
+    assert main([*command, "--model_name_or_path", str(tiny_model_dir), "--output_dir", str(folder)]) == 0
+    vectors = load_vectors(Dataset.from_parquet(str(folder / "scored.parquet")), "embedding")
+    assert finite_rows(vectors).all()
+    assert not list(folder.rglob("*.arrow"))
+
+
 def test_full_disk_is_noticed_before_the_first_forward_pass(rows, model, tokenizer, monkeypatch, on_disk):
     monkeypatch.setattr(vector_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1))
     model.base_model.register_forward_hook(lambda *_: pytest.fail("a forward pass was run"))
@@ -134,6 +158,6 @@ def test_columns_with_gaps(dtype, on_disk):
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors[[0, 2]], [[1.0, 2.0], [3.0, 4.0]])
     assert np.isnan(vectors[[1, 3, 4]]).all()
-    assert vector_files.finite_rows(vectors).tolist() == [True, False, True, False, False]
+    assert finite_rows(vectors).tolist() == [True, False, True, False, False]
     np.testing.assert_array_equal(as_numpy(column)[[0, 1, 2, 4]], vectors[[0, 1, 2, 4]])
     np.testing.assert_array_equal(vector_files.take_vectors(vectors, np.array([2, 0, 0, 2])), vectors[[2, 0, 0, 2]])

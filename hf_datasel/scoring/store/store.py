@@ -45,6 +45,9 @@ class ScoreStore:
     process is killed, at most the current batch is lost. Several processes may write at the same time. A damaged file
     is moved into `set-aside`, and its results are computed again.
 
+    The folder `vectors` has the files of large columns that `hf_datasel.score` returned. Delete it if no dataset maps
+    them any more: they are made again from the results.
+
     Args:
         folder: Folder of the store, created if it does not exist. Processes on several nodes need a folder that all
             of them see.
