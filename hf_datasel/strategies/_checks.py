@@ -117,8 +117,8 @@ def check_memory(function: str, rows: int, width: int, bytes_per_number: int) ->
         raise SelectionError(
             f"{function} needs {required / 1e9:,.1f} GB of memory for {rows:,} vectors of {width:,} numbers, and "
             f"{available / 1e9:,.1f} GB are available.",
-            hint="Select within groups of rows, with Within(selector, Cluster(k=100)), from fewer rows, or with vectors "
-            "of fewer dimensions.",
+            hint="Select within groups of rows, with Within(selector, Cluster(k=100)), from fewer rows, or with "
+            "vectors of fewer dimensions.",
             cli_hint="Select within groups of rows, with --selector within, from fewer rows, or with vectors of fewer "
             "dimensions.",
         )
