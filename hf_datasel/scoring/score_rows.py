@@ -203,8 +203,15 @@ def _same_type(existing: pa.DataType, written: pa.DataType) -> bool:
     if pa.types.is_string(written):
         return bool(pa.types.is_string(existing) or pa.types.is_large_string(existing))
     if pa.types.is_list(written):
-        return bool(pa.types.is_nested(existing) and existing.value_type == written.value_type)
+        types = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+        is_list = any(is_type(existing) for is_type in types)
+        return is_list and (_same_type(existing.value_type, written.value_type) or _are_vectors(existing, written))
     return bool(existing == written)
+
+
+def _are_vectors(*lists: pa.DataType) -> bool:
+    """Return whether lists hold floating-point numbers, in whichever precision."""
+    return all(pa.types.is_floating(dtype.value_type) for dtype in lists)
 
 
 def _open_store(store: ScoreStore | str | os.PathLike[str] | None, model: Any) -> ScoreStore | None:

@@ -302,6 +302,7 @@ def test_float16_vectors(encoder_dir, model, tokenizer, rows, monkeypatch):
     assert scored.features["embedding"] == List(Value("float16"))
     assert scored["embedding"][:] == np.array(exact["embedding"][:], dtype=np.float16).tolist()
     assert half.spec()["vectors_dtype"] == "float16"
+    assert score(exact, [half]).features["embedding"] == List(Value("float16"))  # replaces the column
     mapped = rows.map(half, batched=True, batch_size=3, load_from_cache_file=False)
     assert mapped.features["embedding"] == List(Value("float16"))
     np.testing.assert_allclose(mapped["embedding"], exact["embedding"], atol=1e-3)
