@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from datasets import Dataset, concatenate_datasets, disable_caching, enable_caching, load_from_disk
 
-from hf_datasel import score, select
+from hf_datasel import load_pool, score, select
 from hf_datasel.cli.main import main
 from hf_datasel.errors import ScoreError
 from hf_datasel.hub.parents import Parents, parents_of, write_parquet
@@ -105,7 +105,7 @@ def test_files_without_a_store(expected, rows, tiny_model_dir, tmp_path, on_disk
 def test_origin_of_rows_is_that_without_the_file(rows, tiny_model_dir, tmp_path, on_disk):
     parents = Parents(({"name": "a/b", "revision": "c", "config": "d", "split": "train", "changed": False},), True)
     write_parquet(rows, tmp_path / "rows.parquet", parents)
-    published = Dataset.from_parquet(str(tmp_path / "rows.parquet"), cache_dir=str(tmp_path / "cache"))
+    published = load_pool(tmp_path / "rows.parquet")
     mixed = concatenate_datasets([published, Dataset.from_list(rows.to_list())], info=published.info)
     for data, is_complete in ((published, True), (mixed, False)):
         assert parents_of(data).complete is is_complete
