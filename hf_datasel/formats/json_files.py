@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -93,8 +94,9 @@ def _document(content: bytes, name: str) -> Any:
 
 
 def _decoded(content: bytes, name: str, line: int) -> str:
+    content = content.removeprefix(codecs.BOM_UTF8)  # the codec "utf-8-sig" is written in Python
     try:
-        return content.decode("utf-8-sig")
+        return content.decode()
     except UnicodeDecodeError as error:
         line += content.count(b"\n", 0, error.start)
         raise FormatError(

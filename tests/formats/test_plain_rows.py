@@ -19,7 +19,7 @@ CHATS = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["user", "assist
 ODD_MESSAGES = st.one_of(
     st.fixed_dictionaries({"role": ROLES | ODD, "content": ODD_VALUES}, optional={"weight": ODD, "from": ODD}),
     st.fixed_dictionaries({"from": ROLES | ODD, "value": ODD_VALUES}, optional={"weight": ODD, "role": ODD}),
-    st.fixed_dictionaries({"from": ROLES, "value": TEXTS}),
+    st.fixed_dictionaries({"from": ROLES, "value": TEXTS | st.just('{"name": "f", "arguments": {"a": 1}}')}),
     ODD_VALUES,
 )
 ODD_CHATS = st.lists(ODD_MESSAGES, max_size=4) | ODD_VALUES
@@ -75,6 +75,32 @@ def test_usual_rows_are_plain(row):
     [content] = plain_contents({name: [value] for name, value in row.items()}, row_layout(list(row)))
     assert content is not None
     assert text_digest(content) == canonical_rows({name: [value] for name, value in row.items()})[0].digest()
+
+
+CALL = {"from": "function_call", "value": '{"name": "f", "arguments": {"a": 1}}'}
+CHAT_ROW = {"messages": [{"role": "user", "content": "Wet?"}, {"role": "assistant", "content": "Yes."}]}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": [{"from": "human", "value": "Wet?"}, CALL]},
+        {**CHAT_ROW, "system": "Be brief."},
+        {**CHAT_ROW, "masked": False},
+        {**CHAT_ROW, "message_loss_mask": 0},
+        {**CHAT_ROW, "tools": '[{"name": "f"}]'},
+        {**CHAT_ROW, "chat_template_kwargs": {}},
+        {"messages": [*CHAT_ROW["messages"], {"role": "assistant", "content": "Yes.", "weight": None}]},
+        {"messages": CHAT_ROW["messages"][:1]},
+        {"prompt": "Wet?", "completion": " \n"},
+        {"prompt": "Wet?", "completion": None},
+        {"instruction": "Wet?", "output": "Yes.", "input": 1},
+        {"question": "Wet?", "answer": "Yes.", "history": [["a", "b"]]},
+        {"text": "\u2028"},
+    ],
+)
+def test_other_rows_are_not_plain(row):
+    assert list(plain_contents({name: [value] for name, value in row.items()}, row_layout(list(row)))) == [None]
 
 
 def test_pool_of_plain_and_other_rows():
