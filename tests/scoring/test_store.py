@@ -152,6 +152,29 @@ def test_open_segment_is_read_but_not_compacted(tmp_path):
     assert list(tmp_path.glob("*/*.segment")) == []
 
 
+# -- stores of several machines --------------------------------------------------------------------------------------
+def test_merge(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    stored(own, [1, 2])
+    stored(other, [2, 3])
+    stored(other, [7], version=2)
+    open_segment = stored(other, [4], close=False)
+    before = sorted(path.name for path in other.glob("*/*"))
+    for _ in range(2):
+        ScoreStore(own).merge(other)
+        assert filled(own, [1, 2, 3, 4, 5])[0] == [True, True, True, True, False]
+        assert filled(own, [7], version=2)[0] == [True]
+        assert [path.suffix for path in own.glob("*/*") if path.suffix == ".segment"] == []
+        assert {table["version"]: table["rows"] for table in ScoreStore(own).tables()} == {1: 4, 2: 1}
+    assert sorted(path.name for path in other.glob("*/*")) == before
+    open_segment.close()
+
+
+def test_merge_with_a_missing_folder(tmp_path):
+    with pytest.raises(ScoreError, match=r"There is no score store at '.*missing'"):
+        ScoreStore(tmp_path / "own").merge(tmp_path / "missing")
+
+
 # -- damage ----------------------------------------------------------------------------------------------------------
 def abandoned(folder, batches):
     """Write a closed segment with one batch per group of numbers, and return its path."""

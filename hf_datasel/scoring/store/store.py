@@ -114,6 +114,27 @@ class ScoreStore:
         if (is_first or added != self.parents) and os.access(self.folder, os.W_OK):
             write_file(self.folder / PARENTS_FILE, lambda file: write_parents(file, added), ScoreError)
 
+    def merge(self, other: ScoreStore | str | os.PathLike[str]) -> None:
+        """Add the results of another store, such as that of another machine.
+
+        Of a result that is in both, the one of this store stays. Fitted scores of the other store are not copied.
+
+        Args:
+            other: The other store, or its folder. It is only read, but for damaged files, which are set aside there.
+
+        Raises:
+            ScoreError: The folder of the other store does not exist, or a file in it is damaged.
+        """
+        folder = other.folder if isinstance(other, ScoreStore) else Path(other).expanduser()
+        if not folder.is_dir():
+            raise ScoreError(f"There is no score store at {str(folder)!r}.")
+        other = ScoreStore(folder)
+        self.add_parents(other.parents)
+        for spec in other.tables():
+            del spec["rows"]
+            name, width, dtype = spec.pop("folder"), spec["width"], np.dtype(spec["values"])
+            StoreTable(self.folder / name, spec, width, dtype).merge(StoreTable(folder / name, spec, width, dtype))
+
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
         """Upload the results to a dataset repository, so that others compute only new ones.
 
@@ -236,6 +257,19 @@ class StoreTable:
             logger.debug("Another process is compacting %s.", self.folder)
         except OSError as error:  # the folder is read-only or the disk is full: nothing is lost without it
             logger.debug("%s is not compacted: %s", self.folder, error)
+
+    def merge(self, other: StoreTable) -> None:
+        """Add the results of a table of another store with the same spec that this one lacks.
+
+        Args:
+            other: The other table.
+        """
+        for stored, values in other._read():
+            keys = stored.view(np.uint8).reshape(-1, KEY_BYTES)
+            is_stored = self.fill(keys, np.empty_like(values))
+            self.append(keys[~is_stored], values[~is_stored])
+        self.close()
+        self.compact()
 
     def _write_spec(self) -> None:
         path = self.folder / "spec.json"
