@@ -67,6 +67,15 @@ class ScoreArguments:
             "help": "Maximum number of padded tokens in a scoring batch; by default 1,024 on a CPU, else 16,384."
         },
     )
+    num_proc: int | None = field(default=None, metadata={"help": "Number of processes that tokenize the rows."})
+    shard: str | None = field(
+        default=None,
+        metadata={
+            "help": "Score only this shard, INDEX/NUMBER such as 0/64, counted from 0, and write its scores to "
+            "OUTPUT_DIR/scores. Shards may run in any order, on any machines. Without --shard, the command then reads "
+            "these files, scores what is missing, and writes scored.parquet."
+        },
+    )
     overwrite: bool = field(
         default=False,
         metadata={
@@ -108,26 +117,36 @@ def run(argv: Sequence[str]) -> None:
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.scoring.distributed import Processes
     from hf_datasel.scoring.score_rows import score
+    from hf_datasel.scoring.shards import Shard, ShardedScores
     from hf_datasel.scoring.store.store import ScoreStore
     from hf_datasel.scoring.vector_files import remove_column_files
 
+    shard = None if arguments.shard is None else Shard.parse(arguments.shard)
+    if shard is not None and arguments.repo_id is not None:
+        raise ConfigError("A shard is not published. Pass --repo_id without --shard, once all shards are scored.")
     folder = create_output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
     with progress_bars_on_terminals():
         dataset = dataset_arguments.load()
         private = _check_hub(dataset, arguments)
+        model = arguments.model_name_or_path
+        options: dict[str, Any] = {
+            "scoring_tokens_per_batch": arguments.scoring_tokens_per_batch,
+            "on_summary": print,
+            "store": store,
+            "columns": dataset_arguments.mapping,
+            "overwrite": arguments.overwrite,
+            "num_proc": arguments.num_proc,
+        }
+        sharded = ShardedScores(dataset, scores, folder, model, **options)
         try:
-            scored = score(
-                dataset,
-                scores,
-                arguments.model_name_or_path,
-                scoring_tokens_per_batch=arguments.scoring_tokens_per_batch,
-                on_summary=print,
-                store=store,
-                columns=dataset_arguments.mapping,
-                overwrite=arguments.overwrite,
-            )
+            if shard is not None:
+                _score_shard(sharded, shard)
+                return
+            scored = sharded.gather()
+            if scored is None:
+                scored = score(dataset, scores, model, **options)
         except KeyboardInterrupt:
             print(
                 f"\nInterrupted. Computed batches are in {store.folder}: run the same command again to continue.",
@@ -137,6 +156,17 @@ def run(argv: Sequence[str]) -> None:
         if Processes.current().is_main_process:
             _write_results(scored, scores, folder, arguments, private)
             remove_column_files(scored, store.folder)
+
+
+def _score_shard(sharded: Any, shard: Any) -> None:
+    """Score a shard, and print where its scores are."""
+    from hf_datasel.scoring.distributed import Processes
+
+    is_new, rows, total = sharded.score(shard), shard.rows(len(sharded.dataset)), len(sharded.dataset)
+    if Processes.current().is_main_process:
+        state = "Written to" if is_new else "Nothing to compute: the scores are in"
+        print(f"{state} {sharded.path(shard)} (rows {rows.start:,} to {rows.stop - 1:,} of {total:,}).")
+        print("Once all shards are scored, run the same command without --shard to write scored.parquet.")
 
 
 def _write_results(

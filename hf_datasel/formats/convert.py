@@ -61,7 +61,9 @@ def alpaca_prompt(instruction: str, instruction_input: str) -> str:
     )
 
 
-def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) -> Dataset:
+def convert_pool(
+    pool: Pool, chat_template: bool, text_arguments: bool = False, num_proc: int | None = None
+) -> Dataset:
     """Convert a pool into the columns that `SFTTrainer` tokenizes, with a column `pool_row`.
 
     Rows that are tokenized already are returned as they are, and so are prompt-completion, messages and text rows that
@@ -81,6 +83,7 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
         pool: The pool to convert.
         chat_template: Whether the tokenizer has a chat template.
         text_arguments: Whether the chat template needs the arguments of tool calls as JSON text, not as mappings.
+        num_proc: Number of processes, as in `Dataset.map`.
 
     Returns:
         The rows that can be trained on.
@@ -115,6 +118,7 @@ def convert_pool(pool: Pool, chat_template: bool, text_arguments: bool = False) 
         },
         remove_columns=pool.columns,
         features=_features(target, contents),
+        num_proc=num_proc,
         desc=f"Converting {pool.format} rows",
     )
     return converted.with_format(None)

@@ -190,12 +190,12 @@ class Influence(ModelScore):
             rows.training()  # raises for formats without a response
             return {name: pa.array([], kind) for name, kind in self.columns().items()}
         tokenizer, settings = self._tokenizer(), rows.settings
-        own_rows = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices)
+        own_rows = TokenRows(rows.pool, tokenizer, settings, indices=rows.indices, collective=rows.collective)
         tokens = own_rows.training()
         rows.messages |= own_rows.messages
         sequences, influence = tokens.conditional, np.full(len(rows), np.nan)
         if len(sequences):
-            task = self._task(tokenizer, settings)
+            task = self._task(tokenizer, settings.content)
             weights = np.array(self._weights()) / sum(self._weights())
             total = np.zeros((len(sequences), len(task.names)))
             for index, weight in enumerate(weights):

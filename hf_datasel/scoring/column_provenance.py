@@ -16,7 +16,14 @@ from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
 from hf_datasel.spec import upgraded
 
-__all__ = ["is_computed", "provenance_of", "read_provenance", "record_provenance", "write_provenance"]
+__all__ = [
+    "is_computed",
+    "provenance_of",
+    "provenance_of_columns",
+    "read_provenance",
+    "record_provenance",
+    "write_provenance",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +59,17 @@ def provenance_of(name: str, values: np.ndarray) -> dict[str, Any] | None:
         values: Values of the column, float64 of shape (rows,), NaN for null.
     """
     return next((_specs[key] for key in _keys(name, values) if key in _specs), None)
+
+
+def provenance_of_columns(table: pa.Table) -> dict[str, dict[str, Any]]:
+    """Return the spec of each column of a table whose spec is known, by name.
+
+    Args:
+        table: The table.
+    """
+    columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
+    specs = {name: provenance_of(name, _as_float64(column)) for name, column in columns.items()}
+    return {name: spec for name, spec in specs.items() if spec is not None}
 
 
 def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:

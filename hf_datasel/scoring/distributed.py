@@ -49,7 +49,8 @@ class Processes:
         if not torch.distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             from accelerate import PartialState
 
-            PartialState()  # reads the environment of the launcher and sets the device of this process
+            # reads the environment of the launcher and sets the device of this process
+            PartialState(timeout=_TIMEOUT)
         if not torch.distributed.is_initialized():
             return cls()
         return cls(torch.distributed.get_rank(), torch.distributed.get_world_size())

@@ -59,6 +59,7 @@ class Engine:
         training_losses: Losses of the model that are known from its training.
         optimizer: Optimizer that the model is trained with.
         column_files: Files of columns of vectors.
+        num_proc: Number of processes that tokenize rows, as in `Dataset.map`; in a trainer that of `settings`.
 
     Attributes:
         messages: What the first row without the last score shows about its reason, by reason; see `TokenRows`.
@@ -77,6 +78,7 @@ class Engine:
     training_losses: TrainingLosses | None = None
     optimizer: Any = None
     column_files: ColumnFiles = field(default_factory=ColumnFiles)
+    num_proc: int | None = None
     messages: dict[str, str] = field(default_factory=dict, init=False)
     _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
     _runner: tuple[Hashable, ModelRunner] | None = field(default=None, init=False)
@@ -143,23 +145,40 @@ class Engine:
     def describe(self, score: Score) -> dict[str, Any]:
         """Return the spec of a score with everything else that determined its values. Call it after `compute`."""
         score = self._for_training(score)
-        if not score.needs_tokenizer:
-            spec = score.spec()
-            if _reads_rows_as_trained(score) and self.settings is not None:
-                spec["tokens"] = {**spec["tokens"], **asdict(self.settings)}
-            return spec
-        loading, tokenizer = self._loading(score)
-        tokens = {**asdict(self._settings(score)), "tokenizer": tokenizer_identity(tokenizer)}
-        spec = {**score.spec(), "tokens": tokens}
-        if spec.get("max_length") is not None:  # a convention's own length is not that of a trainer
-            spec["max_length"] = tokens["max_length"]
-        if not isinstance(score, ModelScore):
+        spec = self._identity(score)
+        if not isinstance(score, ModelScore) or not score.needs_tokenizer:
             return spec
         is_current = self._runner is not None and self._runner[0] == self._key(score)
         computed = self._runner[1].describe() if is_current and self._runner is not None else None
-        if loading is not None:
-            spec["resolved_model"] = loading.identity()["weights"]
         return {**spec, "computed": computed}
+
+    def identity(self, score: Score) -> dict[str, Any]:
+        """Return what determines the values of a score, as far as it is known without computing them.
+
+        It is what `describe` returns without `computed`. No model is loaded.
+
+        Args:
+            score: The score.
+
+        Raises:
+            ScoreError: The score needs a model and there is none.
+        """
+        return self._identity(self._for_training(score))
+
+    def _identity(self, score: Score) -> dict[str, Any]:
+        if not score.needs_tokenizer:
+            spec = score.spec()
+            if _reads_rows_as_trained(score) and self.settings is not None:
+                spec["tokens"] = {**spec["tokens"], **asdict(self.settings.content)}
+            return spec
+        loading, tokenizer = self._loading(score)
+        tokens = {**asdict(self._settings(score).content), "tokenizer": tokenizer_identity(tokenizer)}
+        spec = {**score.spec(), "tokens": tokens}
+        if spec.get("max_length") is not None:  # a convention's own length is not that of a trainer
+            spec["max_length"] = tokens["max_length"]
+        if isinstance(score, ModelScore) and loading is not None:
+            spec["resolved_model"] = loading.identity()["weights"]
+        return spec
 
     def _check_tokens(self, score: Score) -> None:
         """Raise if a score cannot be computed for rows that are tokenized already."""
@@ -269,7 +288,7 @@ class Engine:
         """
         own: TokenSettings = score.token_settings()
         if self.settings is None:
-            return own
+            return replace(own, dataset_num_proc=self.num_proc)
         length = getattr(score, "max_length", None)
         convention = getattr(score, "convention", "sft")
         if convention in PRESETS:
@@ -292,7 +311,7 @@ class Engine:
         key = (tokenizer_key, settings, None if indices is None else indices.tobytes())
         if key not in self._rows:
             prepared = self.prepared if tokenizer_key == "live" else None
-            self._rows[key] = TokenRows(self.pool, tokenizer, settings, prepared, indices)
+            self._rows[key] = TokenRows(self.pool, tokenizer, settings, prepared, indices, collective=True)
         return self._rows[key]
 
 

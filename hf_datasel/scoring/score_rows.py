@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["score", "summary"]
+__all__ = ["check_own_columns", "checked_scores", "replace_columns", "score", "summary"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ def score(
     *,
     columns: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    num_proc: int | None = None,
 ) -> Dataset:
     """Add the columns of one or more scores to a dataset.
 
@@ -76,6 +77,9 @@ def score(
         overwrite: Whether a column of the dataset that no score of hf_datasel is known to have written may be replaced
             by a new one of the same name. Columns of an earlier call are replaced in any case. `Dataset.map` cannot
             know, and replaces every column.
+        num_proc: Number of processes that tokenize the rows, as in `Dataset.map`; the results are the same for any
+            number. Under a launcher the main process starts them, and the others read its tokens from the cache of
+            `datasets`.
 
     Returns:
         The dataset with the new columns, float32 in most cases. A row without a score is null, with a reason in
@@ -87,11 +91,13 @@ def score(
         FormatError: The columns are not in a supported format, or `columns` does not fit them.
         ModelError: A model cannot be loaded or run.
     """
-    scores = _checked(scores)
+    scores = checked_scores(scores)
     if scoring_tokens_per_batch is not None and (
         type(scoring_tokens_per_batch) is not int or scoring_tokens_per_batch < 1
     ):
         raise ScoreError(f"scoring_tokens_per_batch={scoring_tokens_per_batch!r} has to be an int above 0.")
+    if num_proc is not None and (type(num_proc) is not int or num_proc < 1):
+        raise ScoreError(f"num_proc={num_proc!r} has to be an int above 0, or None.")
     if len(Pool(dataset, columns)) == 0:
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
     if not overwrite:
@@ -116,6 +122,7 @@ def score(
                 store=score_store,
                 models=models,
                 column_files=files,
+                num_proc=num_proc,
             )
             fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
             for group in engine.group_by_model(list(fitted.values())):
@@ -136,7 +143,15 @@ def score(
     return _with_columns(dataset, [computed[index] for index in range(len(scores))], files)
 
 
-def _checked(scores: Any) -> list[Score]:
+def checked_scores(scores: Any) -> list[Score]:
+    """Return the scores as a list, with those that are named or given as settings built.
+
+    Args:
+        scores: As in `score`.
+
+    Raises:
+        ScoreError: It is no score, or two scores write different values into one column.
+    """
     named = [scores] if isinstance(scores, Score | str | type | Mapping) else scores
     if not isinstance(named, Iterable) or not (named := list(named)):
         raise ScoreError(f"scores has to be a score, or a list with at least one, such as [IFD()], and is {scores!r}.")
@@ -250,20 +265,31 @@ def _fitted(
 
 
 def _with_columns(dataset: Dataset, parts: Sequence[Columns], files: ColumnFiles) -> Dataset:
-    from datasets import Dataset, concatenate_datasets
+    from datasets import Dataset
 
     columns = {name: values for part in parts for name, values in part.items()}
-    if not columns:
-        return dataset
-    others = [name for name in dataset.column_names if name not in columns]
-    info = dataset.info.copy()  # tells where the rows come from
-    info.features = None
-    parts_of_rows = [dataset.select_columns(others)]
     mapped = {name: files.dataset(name, column) for name, column in columns.items()}
+    new: list[Dataset] = []
     for is_mapped, names in groupby(columns, lambda name: mapped[name] is not None):
         in_memory = {name: columns[name] for name in names}
-        parts_of_rows += [mapped[name] for name in in_memory] if is_mapped else [Dataset(pa.table(in_memory))]
-    return concatenate_datasets(parts_of_rows, info=info, split=dataset.split, axis=1)
+        new += [mapped[name] for name in in_memory] if is_mapped else [Dataset(pa.table(in_memory))]
+    return replace_columns(dataset, new) if new else dataset
+
+
+def replace_columns(dataset: Dataset, new: Sequence[Dataset]) -> Dataset:
+    """Return a dataset with the columns of others, which replace those of the same name.
+
+    Args:
+        dataset: The dataset.
+        new: Datasets with new columns for the same rows.
+    """
+    from datasets import concatenate_datasets
+
+    names = {name for part in new for name in part.column_names}
+    info = dataset.info.copy()  # tells where the rows come from
+    info.features = None
+    others = dataset.select_columns([name for name in dataset.column_names if name not in names])
+    return concatenate_datasets([others, *new], info=info, split=dataset.split, axis=1)
 
 
 def _report(line: str, columns: Columns, on_summary: Callable[[str], Any] | None) -> None:

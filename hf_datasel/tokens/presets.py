@@ -70,7 +70,13 @@ PRESETS: dict[str, tuple[Callable[[Row, PreTrainedTokenizerBase, int], TokenPair
 """Tokenization function of each convention, and the maximum length that its authors use."""
 
 
-def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: str, max_length: int | None) -> Dataset:
+def preset_tokens(
+    pool: Pool,
+    tokenizer: PreTrainedTokenizerBase,
+    convention: str,
+    max_length: int | None,
+    num_proc: int | None = None,
+) -> Dataset:
     """Tokenize every row of a pool under a published convention.
 
     Rows that are not one user turn and one assistant turn get a reason instead of tokens, because the published
@@ -81,6 +87,7 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         tokenizer: Tokenizer of the model that scores.
         convention: A key of `PRESETS`.
         max_length: Maximum number of tokens; None for no truncation.
+        num_proc: Number of processes, as in `Dataset.map`.
 
     Returns:
         Dataset with one row per pool row and the columns `pool_row`, `reason`, `error`, `input_ids`, `spans`,
@@ -110,6 +117,7 @@ def preset_tokens(pool: Pool, tokenizer: PreTrainedTokenizerBase, convention: st
         },
         remove_columns=pool.columns,
         features=_features(),
+        num_proc=num_proc,
         desc=f"Tokenizing ({convention})",
     )
     return tokens.with_format(None)

@@ -106,7 +106,7 @@ def add_response_spans(
         _spans_of,
         fn_kwargs={
             "tokenizer": tokenizer,
-            "settings": settings.resolve(prepared.column_names),
+            "settings": settings.resolve(prepared.column_names).content,
             "template": training_template(tokenizer, settings),
             "special": None if end_token else _special_ids(tokenizer),
             "version": _SPANS_VERSION,
@@ -120,6 +120,7 @@ def add_response_spans(
                 "detail": Value("string"),
             }
         ),
+        num_proc=settings.dataset_num_proc,
         desc="Locating the responses",
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from hf_datasel.errors import FormatError
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.tokens.presets import preset_tokens
 from hf_datasel.tokens.prior import PriorContext, prior_prefix
+from hf_datasel.tokens.processes import main_process_first
 from hf_datasel.tokens.responses import PreparedDataset
 from hf_datasel.tokens.sequences import Sequences, list_column
 from hf_datasel.tokens.tool_calls import conversion_options, unrendered_message
@@ -52,6 +54,8 @@ class TokenRows:
         prepared: Rows tokenized by the trainer; tokenized on first use by default.
         indices: Pool rows to score, in this order; all rows by default. Without `prepared`, the attributes `pool` and
             `indices` refer to these rows only.
+        collective: Whether all processes of a launcher tokenize these rows, so that the main process does it first and
+            the others read its result; see `hf_datasel.tokens.processes`.
 
     Attributes:
         messages: What the first row with a reason shows about it, such as the error of the chat template, by reason.
@@ -64,6 +68,7 @@ class TokenRows:
         settings: TokenSettings | None = None,
         prepared: PreparedDataset | None = None,
         indices: np.ndarray | None = None,
+        collective: bool = False,
     ):
         if prepared is None and indices is not None:
             pool, indices = pool.subset(indices), None
@@ -71,6 +76,7 @@ class TokenRows:
         self.tokenizer: Any = tokenizer
         self.settings = settings or TokenSettings()
         self.indices = np.arange(len(pool)) if indices is None else np.asarray(indices, dtype=np.int64)
+        self.collective = collective
         self._passed = prepared
         self.messages: dict[str, str] = {}
         self._tokens: dict[tuple[str, ...], Tokens] = {}
@@ -82,8 +88,10 @@ class TokenRows:
     def _prepared(self) -> PreparedDataset:
         if self._passed is not None:
             return self._passed
-        rows = convert_pool(self.pool, **conversion_options(self.tokenizer))
-        tokens, errors = prepare_rows(rows, self.tokenizer, self.settings, allow_none=True)
+        options = conversion_options(self.tokenizer)
+        with self._main_process_first():
+            rows = convert_pool(self.pool, **options, num_proc=self.settings.dataset_num_proc)
+            tokens, errors = prepare_rows(rows, self.tokenizer, self.settings, allow_none=True)
         return PreparedDataset(tokens, self.tokenizer, self.settings, errors)
 
     @property
@@ -95,7 +103,10 @@ class TokenRows:
         """Return all rows that the trainer has tokenized; None outside a trainer."""
         if self._passed is None:
             return None
-        return TokenRows(self.pool, self.tokenizer, self.settings, self._passed)
+        return TokenRows(self.pool, self.tokenizer, self.settings, self._passed, collective=self.collective)
+
+    def _main_process_first(self) -> AbstractContextManager[None]:
+        return main_process_first(self.pool.dataset) if self.collective else nullcontext()
 
     @property
     def generation_prompts(self) -> float:
@@ -145,7 +156,8 @@ class TokenRows:
             chat = prepared.generation_prompts == 1.0
         prefix = prior_prefix(self.tokenizer, chat, prior_context)
         skip = prefix.size == 0
-        data = prepared.with_spans(end_token).select(selected)
+        with self._main_process_first():
+            data = prepared.with_spans(end_token).select(selected)
         with_span = _scorable(data, skip)
         span_reasons = np.array(data["reason"][:], dtype=object)
         reasons[owner] = np.where((span_reasons == "") & ~with_span, "no_response_token", span_reasons)
@@ -179,7 +191,9 @@ class TokenRows:
         key = (convention, str(max_length))
         if key not in self._tokens:
             pool = self.pool if self._passed is None else self.pool.subset(self.indices)
-            data = preset_tokens(pool, self.tokenizer, convention, max_length)
+            num_proc = self.settings.dataset_num_proc
+            with self._main_process_first():
+                data = preset_tokens(pool, self.tokenizer, convention, max_length, num_proc)
             reasons = np.array(data["reason"][:], dtype=np.str_)
             if "template_error" in reasons:
                 self.messages.setdefault("template_error", next(filter(None, data["error"])))

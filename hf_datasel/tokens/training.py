@@ -39,7 +39,7 @@ class TokenSettings:
         completion_only_loss: Whether to train on the completion only; None if the dataset has prompts and completions.
         assistant_only_loss: Whether to train on the assistant turns only.
         dataset_text_field: Name of the text column.
-        dataset_num_proc: Number of processes for tokenization.
+        dataset_num_proc: Number of processes for tokenization, as `num_proc` of `Dataset.map`.
     """
 
     max_length: int | None = 1024
@@ -48,6 +48,11 @@ class TokenSettings:
     assistant_only_loss: bool = False
     dataset_text_field: str = "text"
     dataset_num_proc: int | None = None
+
+    @property
+    def content(self) -> TokenSettings:
+        """The settings without the number of processes, which does not change tokens and labels."""
+        return replace(self, dataset_num_proc=None)
 
     def resolve(self, columns: list[str]) -> TokenSettings:
         """Return settings with `completion_only_loss` determined from the columns, as in `SFTTrainer`.

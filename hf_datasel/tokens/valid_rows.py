@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from hf_datasel.errors import ModelError
 from hf_datasel.formats import POOL_ROW
 from hf_datasel.formats.convert import MESSAGE
+from hf_datasel.tokens.processes import main_process_first
 from hf_datasel.tokens.row_tokenizer import RowTokenizer
 from hf_datasel.tokens.tool_calls import call_rendering, has_only_calls, unrendered_message
 from hf_datasel.tokens.turns import Conversation
@@ -47,6 +48,11 @@ class RowRenderer:
     tokenizer: PreTrainedTokenizerBase
     settings: TokenSettings
     template: str | None
+
+    @property
+    def content(self) -> RowRenderer:
+        """The renderer without the number of processes, which is not to change fingerprints of `datasets`."""
+        return replace(self, settings=self.settings.content)
 
     def error(self, row: dict[str, Any], hides_calls: bool) -> str:
         """Return why a row cannot be rendered or tokenized, usually the message of an error; "" if it can be.
@@ -132,7 +138,7 @@ def prepare_valid_rows(
             if not errors:
                 raise
     else:
-        with PartialState().main_process_first():
+        with main_process_first(dataset):
             errors = _errors(dataset, renderer, hides_calls)
     if len(errors) == len(dataset) and not allow_none:
         raise ModelError(
@@ -206,13 +212,14 @@ def _prepare(dataset: Dataset, prepare: Callable[[Dataset, bool], Dataset], rend
         return prepare(dataset, True)
     tokens = prepare(dataset, False)
     options = {"num_proc": renderer.settings.dataset_num_proc}
-    tokens = tokens.map(
-        _mask,
-        fn_kwargs={"renderer": renderer, "version": _VERSION},
-        desc="Masking turns that are not trained on",
-        **options,
-    )
-    tokens = tokens.filter(_has_label, desc="Dropping rows without labels", **options)
+    with main_process_first(tokens):
+        tokens = tokens.map(
+            _mask,
+            fn_kwargs={"renderer": renderer.content, "version": _VERSION},
+            desc="Masking turns that are not trained on",
+            **options,
+        )
+        tokens = tokens.filter(_has_label, desc="Dropping rows without labels", **options)
     return prepare(tokens, True) if len(tokens) else tokens
 
 
@@ -230,7 +237,7 @@ def _errors(dataset: Dataset, renderer: RowRenderer, hides_calls: bool) -> dict[
 
     messages = dataset.map(
         _error,
-        fn_kwargs={"renderer": renderer, "hides_calls": hides_calls, "version": _VERSION},
+        fn_kwargs={"renderer": renderer.content, "hides_calls": hides_calls, "version": _VERSION},
         remove_columns=dataset.column_names,
         features=Features({"error": Value("string")}),
         num_proc=renderer.settings.dataset_num_proc,

@@ -21,6 +21,7 @@ from hf_datasel.formats.mapping import applicable
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import get_selector
 from hf_datasel.spec import default_of, from_name
+from hf_datasel.tokens.processes import main_process_first
 from hf_datasel.tokens.tool_calls import conversion_options
 from hf_datasel.training.config import SelectiveSFTConfig
 from hf_datasel.training.read_rows import FormattingFunction, column_mapping, read_rows, row_text, text_mapping
@@ -70,7 +71,8 @@ def prepare_arguments(
     num_malformed = int((~pool.usable).sum())
     if num_malformed:
         logger.warning("train_dataset: %s", pool.summary())
-    arguments["train_dataset"] = convert_pool(pool, **options)
+    with main_process_first(pool.dataset):
+        arguments["train_dataset"] = convert_pool(pool, **options, num_proc=config.dataset_num_proc)
     arguments["formatting_func"] = None
     if num_malformed == len(pool):
         raise FormatError("No row can be trained on.")
@@ -250,7 +252,7 @@ def evaluation_rows(
     pool = read_rows(dataset, config, formatting_func, is_pool=False)
     if not pool.usable.all():
         logger.warning("%s: %s", name, pool.summary())
-    return convert_pool(pool, **options)
+    return convert_pool(pool, **options, num_proc=config.dataset_num_proc)
 
 
 def _is_tokenized(columns: Sequence[str], config: SelectiveSFTConfig) -> bool:

@@ -97,6 +97,38 @@ def test_second_run_computes_nothing(command, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "scored.parquet").read_bytes() == first
 
 
+def test_shards(command, tmp_path, monkeypatch, capsys):
+    flags = ["--scores", "loss", "length", "--store", str(tmp_path / "store")]
+    for index in (1, 0):
+        assert main([*command, *flags, "--shard", f"{index}/2"]) == 0
+    printed = capsys.readouterr().out
+    assert "shard-00001-of-00002.parquet (rows 13 to 24 of 25)" in printed
+    assert "without --shard to write scored.parquet" in printed
+    assert not (tmp_path / "out" / "scored.parquet").exists()
+    monkeypatch.setattr(forward.LogprobRunner, "hidden", None)  # no pass can be run
+    assert main([*command, *flags, "--shard", "0/2"]) == 0
+    assert "Nothing to compute: the scores are in" in capsys.readouterr().out
+    assert main([*command, *flags]) == 0
+    assert "loss: 24 of 25 rows scored, 1 without: 1 empty_response" in capsys.readouterr().out
+    one = [*command[:-1], str(tmp_path / "one"), *flags]  # the same store, and no shards
+    assert main(one) == 0
+    for name in ("scored.parquet", "scored.origins.json", "histograms.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--shard", "3/3"], "There is no shard 3/3: shards are counted from 0, so that the last of 3 is 2/3."),
+        (["--shard", "0/2", "--repo_id", "a/b"], "Pass --repo_id without --shard, once all shards are scored."),
+        (["--shard", "0/2", "--scores", "cluster", "embedding"], "and then run hf-datasel score for it without"),
+    ],
+)
+def test_shard_that_cannot_be_scored(command, flags, message, capsys):
+    assert main([*command, *flags]) != 0
+    assert message in capsys.readouterr().err
+
+
 def test_only_new_rows_are_computed(command, rows_file, monkeypatch, tmp_path):
     assert main([*command, "--scores", "loss"]) == 0
     with rows_file.open("a") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +19,16 @@ from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss, SelectIT
 from hf_datasel.scoring import Processes, measure_cost, vector_files
+from hf_datasel.tokens.row_tokenizer import RowTokenizer
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
 if store:
     vector_files.MAX_BYTES_IN_MEMORY = 0  # vectors are in a file, which both processes map
+tokenized, original = [], RowTokenizer.apply_chat_template
+def counted(*arguments, **options):
+    tokenized.append(arguments)
+    return original(*arguments, **options)
+RowTokenizer.apply_chat_template = counted
 rows = Dataset.from_parquet(f"{folder}/rows.parquet", cache_dir=f"{folder}/cache")
 scores = [IFD(), Embedding(as_trained=True), SelectIT(level="token")] + ([Cluster(k=3)] if store else [])
 lines = []
@@ -34,7 +41,7 @@ processes = Processes.current()
 names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
 values = [found[name][:] for name in names]
 result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values,
-          "cost": meter.cost}
+          "cost": meter.cost, "tokenized": len(tokenized)}
 with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(result, file)
 PartialState().destroy_process_group()
@@ -78,8 +85,11 @@ def alone(folder: Path, tiny_model_dir: Path) -> dict:
 
 
 @pytest.mark.parametrize("launcher", list(LAUNCHERS))
-def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone):
-    first, second = run(folder, tiny_model_dir, launcher)
+def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone, tmp_path):
+    shutil.copy(folder / "rows.parquet", tmp_path)
+    first, second = run(tmp_path, tiny_model_dir, launcher)
+    assert first["tokenized"] >= 24
+    assert second["tokenized"] == 0  # it reads what the main process has cached
     assert (first["size"], second["size"]) == (2, 2)
     assert first["found"] == second["found"] == alone["found"]
     assert first["one"] == second["one"] == alone["one"]  # one row: a process without a batch
