@@ -389,3 +389,15 @@ def test_provenance_of_scores(train):
     assert spec["tokens"]["max_length"] == 128
     assert spec["computed"]["weights_dtype"] == "torch.float32"
     assert len(spec["tokens"]["tokenizer"]) == 64
+
+
+def test_rows_are_converted_in_several_processes(train, monkeypatch):
+    seen, original = [], Dataset.map
+
+    def mapped(self, *args, **options):
+        seen.append((options.get("desc"), options.get("num_proc")))
+        return original(self, *args, **options)
+
+    monkeypatch.setattr(Dataset, "map", mapped)
+    train.make(Random(), "run", dataset_num_proc=2)
+    assert ("Converting alpaca rows", 2) in seen
