@@ -135,11 +135,10 @@ def score_table(
     scores = checked_scores(scores)
     names = _columns(scores)
     scored = score(rows, scores, model, store=store, **options)
-    ids = Pool(rows, options.get("columns")).row_ids
     columns = scored.select_columns(names).with_format("arrow")[:]
     arrays: dict[str, Any] = {
         "row": pa.array(np.arange(first_row, first_row + len(rows))),
-        "row_id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(ids), [None, pa.py_buffer(ids.tobytes())]),
+        "row_id": Pool(rows, options.get("columns")).arrow_ids,
         **{name: columns.column(name) for name in names},
     }
     table = pa.table(arrays)
