@@ -1,4 +1,4 @@
-"""What reading all rows of a pool finds out: their ids, what they have besides text, and which cannot be used."""
+"""Scan of all rows of a pool: their ids, what they have besides text, and which of them cannot be used."""
 
 from __future__ import annotations
 

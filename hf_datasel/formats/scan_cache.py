@@ -30,7 +30,7 @@ _MAX_BYTES = 2 * 2**30
 """Size of all files of the cache; those that were not used for the longest time are removed."""
 
 _MAX_MEMORY = 128 * 2**20
-"""Size of all scans that a process keeps besides those in use."""
+"""Size of all scans that a process caches, besides those in use."""
 
 _SAMPLE_ROWS = 32
 """Number of rows that are read again before a file is used, and the same number of those that cannot be used."""
@@ -136,8 +136,8 @@ def _parsed(content: bytes, num_rows: int) -> RowScan:
     if content[:_DIGEST_BYTES] != _checksum([memoryview(content)[_DIGEST_BYTES:]]):
         raise ValueError("it is damaged")
     values = np.frombuffer(content, dtype=np.uint8)[_DIGEST_BYTES:]
-    ids, codes, contents, rest = np.split(values, np.cumsum([32 * num_rows, num_rows, num_rows]))
-    text = json.loads(rest.tobytes())
+    ids, codes, contents, encoded = np.split(values, np.cumsum([32 * num_rows, num_rows, num_rows]))
+    text = json.loads(encoded.tobytes())
     reasons, details = tuple(text["reasons"]), dict(text["details"])
     are_texts = all(isinstance(text, str) for text in (*reasons, *details.values()))
     if not are_texts or reasons[0] or codes.max() >= len(reasons) or list(details) != np.flatnonzero(codes).tolist():
@@ -172,7 +172,7 @@ def _write(path: Path, scan: RowScan) -> None:
     text = json.dumps({"reasons": scan.reasons, "details": list(scan.details.items())}).encode()
     parts = [*(array.reshape(-1).data for array in (scan.ids, scan.reason_codes, scan.contents)), memoryview(text)]
     if sum(map(len, parts)) > _MAX_BYTES:
-        logger.debug("The scan of %d rows is too large to be kept.", len(scan.ids))
+        logger.debug("The scan of %d rows is too large to be cached.", len(scan.ids))
         return
 
     def write(draft: Path) -> None:
@@ -182,7 +182,7 @@ def _write(path: Path, scan: RowScan) -> None:
     try:
         write_file(path, write)
     except DataselError as error:  # the folder is full or read-only: the next process reads the rows again
-        logger.debug("The scan of %d rows is not kept: %s", len(scan.ids), error)
+        logger.debug("The scan of %d rows is not cached: %s", len(scan.ids), error)
         return
     _remove_oldest(path.parent)
 
