@@ -15,7 +15,7 @@ import hf_datasel
 
 PACKAGE = Path(hf_datasel.__file__).parent
 ORDER = (
-    "_lazy < errors < atomic < side_effects < spec < formats < tokens < strategies < hub < scoring < scores"
+    "_lazy < errors < atomic < memory < side_effects < spec < formats < tokens < strategies < hub < scoring < scores"
     " < rounds < selectors < selection < analysis < cards < training < evaluation < testing < cli"
 )
 RANK = {part: rank for rank, group in enumerate(ORDER.split(" < ")) for part in group.split(", ")}

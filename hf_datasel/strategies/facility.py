@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError
+from hf_datasel.memory import available_memory
 from hf_datasel.strategies._checks import Floats, Ints, blocks, check_budget, check_memory, check_vectors
 from hf_datasel.strategies.top import top
 
@@ -22,8 +23,10 @@ _TIE = 1e-12  # relative difference of gains that count as equal: above rounding
 _NOISE = 1e-14  # rounding error of the difference of two cosines
 _NUMBERS_PER_TILE = 1 << 18  # similarities in a tile, which then fits into the processor's cache
 _ROWS_PER_TILE = 64  # at most
-_MATRIX_SIZE = 1 << 25  # similarities (256 MiB) up to which the full matrix is stored instead of computed repeatedly
-_ENTRIES_PER_ROW = 128  # mean length of the lists of nearer sites below which they replace the vectors
+_MEMORY_SHARE = 0.5  # share of the available memory that the matrix of similarities, or the lists, may take
+_ENTRY_BYTES = 48  # per similarity in the lists while they are made
+_ENTRIES_PER_ROW = 128  # mean length of the lists of nearer sites below which they always replace the vectors
+_SITES_PER_ENTRY = 4  # with fewer sites per entry of the lists, making them takes longer than it saves
 _SAMPLED_ROWS = 256  # rows from which this length is estimated
 
 
@@ -48,9 +51,9 @@ def facility_location(
     The result equals computing every gain again at each step. A gain changes only through rows that are nearer to the
     last selected row than to any row selected before, so only these are computed again, against all candidates. Once
     few candidates are nearer to a row than its nearest selected row, they are stored in lists, and the vectors are no
-    longer needed. For most data this costs about 5 to 7 times n x n x d operations, hardly more for larger budgets,
-    and memory for a second copy of the vectors in float64, for up to 256 MiB of similarities (never n x n beyond
-    that), and for lists of at most about 8 kB per row.
+    longer needed. All n x n cosines are stored if they fit into half of the memory that is available, and the lists
+    begin as soon as they do. For most data this costs n x n x d operations with all cosines stored and about 4 to 7
+    times as many otherwise, hardly more for larger budgets, and memory for a second copy of the vectors in float64.
 
     With `neighbors=k` the result is **approximate**: each row can be covered only by the k candidates most similar to
     it (usually including itself; equal ones in the order of their positions). All other cosines, and those below 0,
@@ -188,13 +191,14 @@ class _Greedy:
         self.rows, self.sites = rows, rows[:n_sites]  # a view, not a copy
         self.weight, self.bonus, self.progress = weight, bonus, progress
         self.matrix: Doubles | None = None
+        self.memory = _MEMORY_SHARE * available_memory()
         self.best = np.zeros(len(rows))
         self.gains = bonus.copy()
         self.selected: list[int] = []
 
     def exact(self, budget: int) -> None:
         all_rows = np.arange(len(self.rows))
-        if budget > 1 and len(self.rows) * len(self.sites) <= _MATRIX_SIZE:
+        if budget > 1 and 8 * len(self.rows) * len(self.sites) <= self.memory:
             self.matrix = self.rows @ self.sites.T
         self.gains += self.weight * (self.sites @ self.rows.sum(axis=0))
         first = self._select_best()
@@ -258,7 +262,14 @@ class _Greedy:
         if n_selected & (n_selected - 1) or budget < 3 * n_selected:  # checked after 1, 2, 4, 8 ... selections
             return False
         sample = np.unique(np.linspace(0, len(self.rows) - 1, _SAMPLED_ROWS).astype(np.int64))
-        return sum(len(similarities) for *_, similarities in self._nearer(sample)) <= _ENTRIES_PER_ROW * len(sample)
+        mean = sum(len(similarities) for *_, similarities in self._nearer(sample)) / len(sample)
+        return mean <= max(_ENTRIES_PER_ROW, self._affordable_entries())
+
+    def _affordable_entries(self) -> float:
+        """Return the mean length of lists that cost less memory and time than computing similarities again."""
+        if self.matrix is not None:
+            return 0
+        return min(self.memory / (_ENTRY_BYTES * len(self.rows)), len(self.sites) / _SITES_PER_ENTRY)
 
     def _nearer(self, rows_to_read: Ints) -> Entries:
         """Yield the sites that are more similar to a row than any selected site."""

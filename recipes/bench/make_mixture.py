@@ -6,9 +6,9 @@ A flag replaces a dataset by another one on the Hub, or by a file:
 
     python recipes/bench/make_mixture.py --alpaca alpaca.json --code_alpaca code.json --gsm8k gsm8k.jsonl
 
-It writes `pool.jsonl`, `heldout.jsonl` and `heldout-gsm8k.jsonl` (the held-out rows of GSM8K) into `--output_dir`, in
-the columns of Alpaca and a column `source`, with as many rows of each source. Rows are short, so that a CPU is enough.
-No row has a prompt that is nearly equal to that of another row, in the pool or held out.
+It writes `pool.jsonl` and `heldout.jsonl` into `--output_dir`, in the columns of Alpaca and a column `source`, with as
+many rows of each source. Rows are short, so that a CPU is enough. No row has a prompt that is nearly equal to that of
+another row, in the pool or held out.
 """
 
 from __future__ import annotations
@@ -85,11 +85,9 @@ def main() -> None:
         rows += draw(getattr(args, source), source, pool_rows + heldout_rows, rows, args)
     is_heldout = np.arange(len(rows)) % (pool_rows + heldout_rows) < heldout_rows
     shuffled = np.random.default_rng(args.seed).permutation(len(rows))
-    heldout = [rows[number] for number in shuffled if is_heldout[number]]
     files = {
         "pool": [rows[number] for number in shuffled if not is_heldout[number]],
-        "heldout": heldout,
-        "heldout-gsm8k": [row for row in heldout if row["source"] == "gsm8k"],
+        "heldout": [rows[number] for number in shuffled if is_heldout[number]],
     }
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, written in files.items():

@@ -91,7 +91,7 @@ def small_parts(monkeypatch):
     """Let a dozen rows pass through blocks and lists as a hundred thousand would."""
     monkeypatch.setattr(facility, "_NUMBERS_PER_TILE", 7)
     monkeypatch.setattr(facility, "_ROWS_PER_TILE", 3)
-    monkeypatch.setattr(facility, "_MATRIX_SIZE", 0)
+    monkeypatch.setattr(facility, "available_memory", lambda: 0)
     monkeypatch.setattr(facility, "_ENTRIES_PER_ROW", 3)
 
 
@@ -143,9 +143,10 @@ def test_block_and_list_sizes_do_not_matter(monkeypatch, neighbors):
     vectors[200:] = vectors[rows := np.arange(100)]
     quality[200:] = quality[rows]
     full = facility_location(vectors, quality, 300, neighbors=neighbors)
-    for numbers, matrix, entries in itertools.product([100, 1000, 7777], [0, 1 << 30], [0, 5, 40, 1000]):
+    memories = [0, 2_000_000, 1 << 30]  # for short lists, for long ones and for the matrix
+    for numbers, memory, entries in itertools.product([100, 1000, 7777], memories, [0, 5, 40, 1000]):
         monkeypatch.setattr(facility, "_NUMBERS_PER_TILE", numbers)
-        monkeypatch.setattr(facility, "_MATRIX_SIZE", matrix)
+        monkeypatch.setattr(facility, "available_memory", lambda memory=memory: memory)
         monkeypatch.setattr(facility, "_ENTRIES_PER_ROW", entries)
         np.testing.assert_array_equal(facility_location(vectors, quality, 300, neighbors=neighbors), full)
 
@@ -229,7 +230,7 @@ def test_outlier_quality():
 
 
 def test_missing_quality_memory(monkeypatch):
-    monkeypatch.setattr(facility, "_MATRIX_SIZE", 0)
+    monkeypatch.setattr(facility, "available_memory", lambda: 0)
     monkeypatch.setattr(facility, "_NUMBERS_PER_TILE", 1 << 12)
     vectors, quality = clustered(3000, d=200)
 
