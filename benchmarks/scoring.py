@@ -1,12 +1,13 @@
-"""Compare IFD scoring with three loops that compute the logits of the full vocabulary, with equal scores.
+"""Compare IFD scoring with loops that compute the logits of the full vocabulary, with equal scores.
 
 The loops are efficient versions of the published procedure, with the prompts of Cherry LLM (2308.12032), as in
-`IFD(convention="cherry")`. All four start from the text of the rows and run without gradients and without a cache:
+`IFD(convention="cherry")`. All of them start from the text of the rows and run without gradients and without a cache:
 
 - batch 1: two forward passes per row, with the mean loss that transformers computes from `labels`;
 - batches of 8: padded, in dataset order;
 - transformers' loss: padded batches by length, with each row's logits passed to the model's own `loss_function`, at
   the fastest of 1, 2, 4, 8 and 16 rows per batch on a subset of the rows;
+- lm-eval, if it is installed: its log-likelihoods of continuations in batches of 8, sorted by length;
 - hf_datasel.
 
 Times are the best of a few interleaved repeats. Rates, ratios and shares are computed from CPU seconds on one thread,
@@ -22,6 +23,7 @@ On a GPU: python benchmarks/scoring.py --device cuda --dtype bfloat16 --shape 8b
 """
 
 import argparse
+import importlib.util
 import json
 import math
 import multiprocessing
@@ -129,6 +131,21 @@ def transformers_losses(model: Any, pairs: list[Pair]) -> list[float]:
     parts = [(logits[[row], : len(ids)], labels[[row], : len(ids)]) for row, (ids, _) in enumerate(pairs)]
     losses = [model.loss_function(part, target, vocab_size=logits.shape[-1]) for part, target in parts]
     return torch.stack(losses).tolist()
+
+
+def with_lm_eval(rows: Rows, model: Any, tokenizer: Any) -> np.ndarray:
+    """Score with lm-eval's model class, which takes contexts and continuations as token ids."""
+    from lm_eval.models.huggingface import HFLM
+
+    encoded = encode(rows, tokenizer)
+    scored = [row for row, pairs in enumerate(encoded) if pairs]
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8, max_length=MAX_LENGTH)
+    requests = [(("", ""), ids[:start], ids[start:]) for row in scored for ids, start in encoded[row]]
+    sums = lm._loglikelihood_tokens(requests, disable_tqdm=True)
+    means = [-total / len(answer) for (total, _), (_, _, answer) in zip(sums, requests, strict=True)]
+    ratios = np.full(len(rows), np.nan)
+    ratios[scored] = np.exp(np.array(means[::2]) - np.array(means[1::2]))
+    return ratios
 
 
 def with_hf_datasel(rows: Rows, model: Any, tokenizer: Any, tokens_per_batch: int | None = None) -> np.ndarray:
@@ -243,6 +260,7 @@ def compare(model: Any, tokenizer: Any, folder: str, rows: Rows, args: argparse.
         "batch 1": one_by_one,
         "batches of 8": partial(in_batches, losses=plain_losses, size=8, by_length=False),
         f"transformers' loss, batches of {size}": by_length,
+        **({"lm-eval, batches of 8": with_lm_eval} if importlib.util.find_spec("lm_eval") else {}),
         "hf_datasel": partial(with_hf_datasel, tokens_per_batch=args.tokens),
     }
     for run in variants.values():

@@ -14,7 +14,7 @@ _FILES = (  # limit, usage, statistics and the entry of reclaimable page cache i
 
 
 def available_memory() -> int:
-    """Return the bytes of memory that can be taken without swapping, within the limit of the container if it has one."""
+    """Return the bytes that can be taken without swapping, within the limit of the container if there is one."""
     import psutil
 
     return min(int(psutil.virtual_memory().available), *(_left_in_container(*files) for files in _FILES))
