@@ -54,6 +54,12 @@ class ResultStore(Protocol):
     def table(self, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]) -> ResultTable:
         """Return the results of one spec."""
 
+    def identity_of(self, model: Any) -> dict[str, Any]:
+        """Return what identifies a loaded model in the specs of its results."""
+
+    def add_model(self, identity: Mapping[str, Any], model: Any) -> None:
+        """Record the weights of a model that was loaded by name."""
+
 
 class TrainingLosses(Protocol):
     """Losses that are known from training, as in `hf_datasel.training.loss_cache`."""

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -42,8 +43,9 @@ class ModelRunner:
             were slower, and 16,384 on other devices.
         autocast: Data type to run the model in with autocast; None runs it in the data type of its weights.
         progress: Whether to show a progress bar if stderr is a terminal.
-        loading: Model to load by name, instead of `model`. Only results of a model loaded by name are stored.
-        store: Score store for the results.
+        loading: Model to load by name, instead of `model`.
+        store: Score store for the results. Those of gradients are stored of a model loaded by name only, because an
+            optimizer may take part in them.
         models: Cache of models loaded by name.
         processes: Processes that share the work; all of them have to make the same calls. By default this one alone.
         training_losses: Losses of `model` that are known from its training.
@@ -74,6 +76,7 @@ class ModelRunner:
         self.column_files = ColumnFiles() if column_files is None else column_files
         self._model = model
         self._description: dict[str, Any] | None = None
+        self._identity: dict[str, Any] | None = None
         self._tokens_per_batch = tokens_per_batch
         self._logprobs: LogprobRunner | None = None
         self._pending: dict[Sequences, list[Reduction]] = {}
@@ -89,13 +92,19 @@ class ModelRunner:
         """The model, loaded at the first access if it is loaded by name; None for scores that run no model."""
         if self._model is None and self.loading is not None:
             self._model = self.models.get(self.loading)
+            if self.store is not None and self.processes.is_main_process:
+                self.store.add_model(self.loading.identity(), self._model)
             self._description = self._describe_model()
         return self._model
 
     @property
     def identity(self) -> dict[str, Any] | None:
-        """Identity of the weights and how they are loaded; None for a model that is not loaded by name."""
-        return None if self.loading is None else self.loading.identity()
+        """Identity of the weights and how they are loaded; of a loaded model with a store, that in the store."""
+        if self.loading is not None:
+            return self.loading.identity()
+        if self._identity is None and self._model is not None and self.store is not None:
+            self._identity = self.processes.run_on_main_process(partial(self.store.identity_of, self._model))
+        return self._identity
 
     @property
     def device(self) -> torch.device:
@@ -428,7 +437,7 @@ class ModelRunner:
         values = [self.column_files.zeros((len(lengths), output.width), output.dtype) for output in outputs]
         batch_size = 1 if self._must_run_rows_alone(lengths) else batch_size
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
-        tables = [self._table(output) if keys is not None else None for output in outputs]
+        tables = [self._table(output, gradients) if keys is not None else None for output in outputs]
         digests = keys() if keys is not None and any(table is not None for table in tables) else None
         is_cached = self._fill(outputs, tables, digests, values)
         if is_cached.any():
@@ -521,11 +530,11 @@ class ModelRunner:
         limit = static_rope_length(self.model.config)
         return limit is not None and bool((lengths > limit).any())
 
-    def _table(self, output: Output) -> ResultTable | None:
-        is_unnamed = self.loading is None and self.model is not None
-        if self.store is None or output.spec is None or output.cached is not None or is_unnamed:
+    def _table(self, output: Output, gradients: bool) -> ResultTable | None:
+        has_optimizer = gradients and self.loading is None
+        if self.store is None or output.spec is None or output.cached is not None or has_optimizer:
             return None
-        spec = {**output.spec, **({} if self.loading is None else self._model_spec())}
+        spec = {**output.spec, **({} if self.model is None else self._model_spec())}
         return self.store.table(json.loads(json.dumps(spec)), output.width, np.dtype(output.dtype))
 
     def _model_spec(self) -> dict[str, Any]:

@@ -86,8 +86,8 @@ def score(
         another column.
 
     Raises:
-        ScoreError: Two scores write different values into one column, or one that the dataset has of its own; a score
-            has no model; or a store is used with a loaded model, whose weights have no identity.
+        ScoreError: Two scores write different values into one column, or one that the dataset has of its own; or a
+            score has no model.
         FormatError: The columns are not in a supported format, or `columns` does not fit them.
         ModelError: A model cannot be loaded or run.
     """
@@ -102,7 +102,7 @@ def score(
         raise ScoreError("The dataset is empty, so that there is nothing to score.")
     if not overwrite:
         check_own_columns(dataset, scores)
-    score_store = _open_store(store, model)
+    score_store = store if isinstance(store, ScoreStore) or store is None else ScoreStore(store)
     _check_inputs(scores, model, score_store, len(dataset))
     processes, models = Processes.current(), Models()
     for each in scores:
@@ -227,17 +227,6 @@ def _same_type(existing: pa.DataType, written: pa.DataType) -> bool:
 def _are_vectors(*lists: pa.DataType) -> bool:
     """Return whether lists hold floating-point numbers, in whichever precision."""
     return all(pa.types.is_floating(dtype.value_type) for dtype in lists)
-
-
-def _open_store(store: ScoreStore | str | os.PathLike[str] | None, model: Any) -> ScoreStore | None:
-    if store is None:
-        return None
-    if model is not None and not isinstance(model, str | os.PathLike):
-        raise ScoreError(
-            f"A score store identifies a model by its name and files, and this is a loaded {type(model).__name__}. "
-            "Save the model and pass its folder, or omit store."
-        )
-    return store if isinstance(store, ScoreStore) else ScoreStore(store)
 
 
 def _stages(scores: Sequence[Score]) -> list[list[int]]:

@@ -85,6 +85,11 @@ class SelectiveSFTConfig(SFTConfig):
         scoring_dtype (`str`, *optional*):
             Compute scores under autocast in `"bfloat16"` or `"float16"`. If not set, scores are computed in the dtype
             of the weights, which is more exact.
+        score_store (`str`, *optional*):
+            Folder of a score store (`hf_datasel.scoring.ScoreStore`). Results of scoring are read from it and written
+            to it, so that several runs on one pool score it with the base model once, and answers of endpoints are
+            requested once. The weights of the model identify its results; results that `score` has stored of the same
+            model by name are found too.
         reuse_training_loss (`bool`, *optional*, defaults to `False`):
             Whether to reuse the losses of training steps as scores, which saves forward passes but is an
             approximation. For rows of the previous round, `Loss` and the conditional loss of `IFD` are then taken from
@@ -166,6 +171,13 @@ class SelectiveSFTConfig(SFTConfig):
         default=None,
         metadata={
             "help": "Compute scores under autocast in 'bfloat16' or 'float16'; by default in the dtype of the weights."
+        },
+    )
+    score_store: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a score store: results of scoring are read from it and written to it, so that several "
+            "runs on one pool score it with the base model once."
         },
     )
     reuse_training_loss: bool = field(

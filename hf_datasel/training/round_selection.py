@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from accelerate.utils import broadcast_object_list
 
 from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.formats.digest import column_digest
+from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.cache import RoundCache, as_numpy
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.run import check_texts, run_round
@@ -23,6 +24,7 @@ from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.logprobs import is_prompt_learning
+from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.selection import Selection
 from hf_datasel.spec import object_key
 from hf_datasel.training.checkpoint_state import CarriedState
@@ -45,6 +47,9 @@ class RoundRunner:
         losses: Losses of rows that were trained on since the last selection, where they are reused.
         args: Config of the run.
         accelerator: Accelerator of the trainer.
+
+    Raises:
+        ScoreError: The score store cannot be created.
     """
 
     selector: Selector
@@ -52,6 +57,14 @@ class RoundRunner:
     losses: LossCache
     args: SelectiveSFTConfig
     accelerator: Any
+    store: ScoreStore | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.args.score_store is None:
+            return
+        self.store = ScoreStore(self.args.score_store)
+        if self.accelerator.is_main_process:
+            self.store.add_parents(parents_of(self.data.pool.dataset).with_state())
 
     def run(
         self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
@@ -120,6 +133,7 @@ class RoundRunner:
             self.data.prepared.settings,
             self.data.prepared,
             not self.args.disable_tqdm,
+            store=self.store,
             training_losses=self.losses,
             optimizer=optimizer,
         )

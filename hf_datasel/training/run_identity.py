@@ -48,7 +48,8 @@ _FREE = (
     "dataloader_num_workers", "dataloader_persistent_workers", "dataloader_pin_memory", "dataloader_prefetch_factor",
     "ddp_", "debug", "deepspeed", "enable_jit_checkpoint", "fsdp", "full_determinism", "ignore_data_skip",
     "include_num_input_tokens_seen", "parallelism_config", "remove_unused_columns",
-    "restore_callback_states_from_checkpoint", "save_", "skip_memory_metrics", "torch_empty_cache_steps",
+    "restore_callback_states_from_checkpoint", "save_", "score_store", "skip_memory_metrics",
+    "torch_empty_cache_steps",
 )  # fmt: skip
 """Prefixes of the fields that do not decide the weights, or by which a user changes the machine or what is exact."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["pull_store", "push_store"]
 
 _STORE_FILE = re.compile(r"[a-z_]+-[0-9a-f]{16}/(spec\.json|part-[0-9a-f]{16}\.parquet)")
+_MODEL_FILE = re.compile(r"models/[0-9a-f]{32}\.json")
 
 _TITLE = "# Score store"
 _CARD = """---
@@ -86,8 +87,9 @@ def pull_store(
 ) -> ScoreStore:
     """Add the store of a repository to a local store of this class; see `ScoreStore.from_hub`."""
     hub = Hub(repo_id, token, revision)
-    paths = [path for path in hub.pin() if _STORE_FILE.fullmatch(path)]
-    if not paths:
+    published = hub.pin()
+    paths = [path for path in published if _STORE_FILE.fullmatch(path) or _MODEL_FILE.fullmatch(path)]
+    if not any(map(_STORE_FILE.fullmatch, paths)):
         raise PublishError(f"{repo_id!r} holds no scores: there is no folder with spec.json and Parquet files in it.")
     store = cls(folder)
     store.add_parents(_published_parents(hub, hub.snapshot()))
@@ -108,7 +110,7 @@ def _published_parents(hub: Hub, current: Snapshot) -> Parents:
 
 def _files(store: ScoreStore) -> list[str]:
     paths = [path.relative_to(store.folder).as_posix() for path in store.folder.glob("*/*") if path.is_file()]
-    return sorted(path for path in paths if _STORE_FILE.fullmatch(path))
+    return sorted(path for path in paths if _STORE_FILE.fullmatch(path) or _MODEL_FILE.fullmatch(path))
 
 
 def _card(repo_id: str, tables: list[dict[str, Any]], existing_folders: set[str]) -> str:

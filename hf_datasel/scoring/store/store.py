@@ -21,6 +21,7 @@ from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
 from hf_datasel.hub.parents import PARENTS_FILE, Parents, merged_parents, read_parents, write_parents
 from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, lock_if_finished, read_segment
+from hf_datasel.scoring.weights import weights_digest
 
 __all__ = ["ScoreStore", "StoreTable"]
 
@@ -100,6 +101,46 @@ class ScoreStore:
                 ) from error
             tables.append({**spec, "folder": file.parent.name, "rows": rows})
         return tables
+
+    def identity_of(self, model: Any) -> dict[str, Any]:
+        """Return what identifies a loaded model in the specs of its results: a digest of its weights.
+
+        A model that this store knows by name, with these weights, has the identity by which it was loaded, so that its
+        results are found.
+
+        Args:
+            model: A causal LM of transformers, with or without an adapter.
+        """
+        digest = weights_digest(model)
+        try:
+            identity: dict[str, Any] = json.loads(self._model_file(digest).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # not known, or damaged: then results are computed again
+            identity = {"digest": digest}
+        return identity
+
+    def add_model(self, identity: Mapping[str, Any], model: Any) -> None:
+        """Record the weights of a model that was loaded by name.
+
+        Args:
+            identity: What determines its output, as part of the specs of its results.
+            model: The loaded model.
+        """
+        if identity["kind"] != "causal" or identity in self._models() or not os.access(self.folder, os.W_OK):
+            return
+        write_file(self._model_file(weights_digest(model)), json.dumps(identity, indent=1, sort_keys=True), ScoreError)
+
+    def _models(self) -> list[dict[str, Any]]:
+        """Return the identities of the models whose weights are recorded."""
+        identities = []
+        for file in self.folder.glob("models/*.json"):
+            try:
+                identities.append(json.loads(file.read_text(encoding="utf-8")))
+            except (OSError, ValueError):  # damaged: it is written again
+                continue
+        return identities
+
+    def _model_file(self, digest: str) -> Path:
+        return self.folder / "models" / f"{digest}.json"
 
     @property
     def parents(self) -> Parents:
