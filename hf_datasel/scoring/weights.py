@@ -38,7 +38,7 @@ def weights_digest(model: Any) -> str:
     for name, value in _weights(model):
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(content)
+        digest.update(content.data)
     return digest.hexdigest()
 
 
