@@ -2,20 +2,18 @@
 
 import operator
 from collections.abc import Iterator
-from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import SelectionError
+from hf_datasel.memory import available_memory
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.floating]
 
 _NUMBERS_PER_BLOCK = 1 << 22
-_MEMORY_INFO = Path("/proc/meminfo")
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def check_budget(function: str, budget: SupportsIndex, available: int, total: int, without: str) -> int:
@@ -101,8 +99,6 @@ def check_vectors(function: str, vectors: npt.ArrayLike) -> tuple[Floats, npt.ND
 def check_memory(function: str, rows: int, width: int, bytes_per_number: int) -> None:
     """Raise an error before work if an array of numbers that a strategy needs does not fit into memory.
 
-    Only Linux says how much memory is available, and the limit of a container; elsewhere nothing is checked.
-
     Args:
         function: Name of the strategy, for the error message.
         rows: Number of vectors.
@@ -112,8 +108,8 @@ def check_memory(function: str, rows: int, width: int, bytes_per_number: int) ->
     Raises:
         SelectionError: Says how much memory is needed and how much is available.
     """
-    required, available = rows * width * bytes_per_number, _available_memory()
-    if available is not None and required > available:
+    required, available = rows * width * bytes_per_number, available_memory()
+    if required > available:
         raise SelectionError(
             f"{function} needs {required / 1e9:,.1f} GB of memory for {rows:,} vectors of {width:,} numbers, and "
             f"{available / 1e9:,.1f} GB are available.",
@@ -122,18 +118,6 @@ def check_memory(function: str, rows: int, width: int, bytes_per_number: int) ->
             cli_hint="Select within groups of rows, with --selector within, from fewer rows, or with vectors of fewer "
             "dimensions.",
         )
-
-
-def _available_memory() -> int | None:
-    """Return the bytes of memory that a process can use without swapping, or None if they are unknown."""
-    limits = []
-    if _MEMORY_INFO.is_file():
-        fields = dict(line.split(":", 1) for line in _MEMORY_INFO.read_text().splitlines())
-        if "MemAvailable" in fields:
-            limits.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    if _CONTAINER_LIMIT.is_file() and (limit := _CONTAINER_LIMIT.read_text().strip()) != "max":
-        limits.append(int(limit))
-    return min(limits, default=None)
 
 
 def blocks(rows: int, width: int, numbers: int = _NUMBERS_PER_BLOCK) -> Iterator[slice]:
