@@ -434,9 +434,12 @@ def test_copied_model_is_the_same_model(tmp_path, tiny_model_dir, pool_rows, pas
     assert passes == []
 
 
-def test_loaded_model_is_refused(tmp_path, model, tokenizer, pool_rows):
-    with pytest.raises(ScoreError, match=r"this is a loaded LlamaForCausalLM\. Save the model and pass its folder"):
-        score(pool_rows, [Loss()], model=model, processing_class=tokenizer, store=tmp_path)
+def test_loaded_model_has_the_results_of_its_name(tmp_path, tiny_model_dir, model, tokenizer, pool_rows, passes):
+    named = score(pool_rows, [Loss()], model=tiny_model_dir, store=tmp_path)
+    passes.clear()
+    loaded = score(pool_rows, [Loss()], model=model, processing_class=tokenizer, store=tmp_path)
+    assert passes == []
+    assert loaded["loss"][:] == named["loss"][:]
 
 
 def test_non_finite_values_are_not_stored(tmp_path, tiny_model_dir, pool_rows, passes):
