@@ -153,7 +153,9 @@ def run(argv: Sequence[str]) -> None:
                 file=sys.stderr,
             )
             raise
-        if Processes.current().is_main_process:
+        processes = Processes.current()
+        processes.wait_for_everyone()  # the others map the files that are removed here
+        if processes.is_main_process:
             _write_results(scored, scores, folder, arguments, private)
             remove_column_files(scored, store.folder)
 

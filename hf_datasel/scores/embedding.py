@@ -214,7 +214,7 @@ class Embedding(ModelScore):
             yield list_array(values[is_finite], is_valid)
 
     def _check_space(self, rows: TokenRows, dimensions: int, runner: ModelRunner) -> None:
-        runner.column_files.check_space(len(rows), dimensions, self.vectors_dtype)
+        runner.column_files.check_space(len(rows), dimensions, self.vectors_dtype, runner.processes)
 
     def _pool_training_tokens(self, rows: TokenRows, runner: ModelRunner) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return vectors, float32; the index of each row's vector, -1 for none; and the reason of each row."""

@@ -204,7 +204,7 @@ class Engine:
         if not score.needs_tokenizer:
             if isinstance(score, ModelScore):
                 self._runner = None  # the score loads models itself: release the current one first
-            settings = self._settings(score) if _reads_rows_as_trained(score) else None
+            settings = self._settings(score) if _reads_rows_as_trained(score) else self.settings
             return self._token_rows(None, None, settings, indices), self._new_runner()
         self.check_max_length(score)
         loading, tokenizer = self._loading(score)

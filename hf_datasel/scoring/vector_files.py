@@ -146,13 +146,16 @@ class ColumnFiles:
         in_memory = shape[0] * shape[1] * np.dtype(dtype).itemsize <= MAX_BYTES_IN_MEMORY
         return zeros(shape, dtype, None if in_memory else self.folder)
 
-    def check_space(self, rows: int, dimensions: int, dtype: npt.DTypeLike) -> None:
+    def check_space(self, rows: int, dimensions: int, dtype: npt.DTypeLike, processes: Processes) -> None:
         """Raise an error if the disk has no space for a column and the float32 results that it is made from.
+
+        Each process has results of its own; those of other nodes are not counted, which may have disks of their own.
 
         Args:
             rows: Number of rows.
             dimensions: Numbers per vector.
             dtype: Data type of the column.
+            processes: The processes.
 
         Raises:
             ScoreError: Says how much space is needed and how much there is.
@@ -160,6 +163,7 @@ class ColumnFiles:
         results, column = rows * dimensions * 4, rows * dimensions * np.dtype(dtype).itemsize
         if results <= MAX_BYTES_IN_MEMORY:
             return
+        results *= min(processes.num_processes, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         folder = self.folder
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(existing).free

@@ -26,6 +26,7 @@ from hf_datasel.scoring.endpoint.answers import pack, packed_width, unpack
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selectors import IterativeKMQ, Top
 from hf_datasel.testing import contract
+from hf_datasel.tokens import TokenSettings
 from tests.scores.endpoint_server import CUT, Reply, between, completion, rating_of, serving
 
 SECRET = "sk-do-not-show-0123456789"
@@ -129,8 +130,10 @@ def test_gap_of_rewards(server, rows, reward_dir):
     ]
     np.testing.assert_allclose(scored["reward_gap"], expected, atol=1e-5)
     assert len(server.asked) == len(rows)
-    cut = score(rows, [replace(gap, max_length=12, max_new_tokens=4)])
-    assert cut["reward_gap"][:] != scored["reward_gap"][:], "the reward model reads 16 tokens"
+    cut = score(rows, [replace(gap, max_length=64, max_new_tokens=4)])["reward_gap"][:]
+    assert None not in cut and cut != scored["reward_gap"][:], "the reward model reads 64 + 4 tokens"
+    training = Engine(Pool(rows), settings=TokenSettings(max_length=64))
+    assert training.compute(replace(gap, max_new_tokens=4))["reward_gap"].to_pylist() == cut
 
 
 def test_no_model_is_loaded(server, rows, monkeypatch):

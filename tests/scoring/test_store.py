@@ -27,7 +27,7 @@ from hf_datasel.scores import IFD, Embedding, Loss, SelectIT
 from hf_datasel.scoring import logprobs as forward
 from hf_datasel.scoring.store import segment_log, store as store_module
 from hf_datasel.scoring.store.segment_log import SegmentWriter, read_segment
-from hf_datasel.scoring.store.store import ScoreStore
+from hf_datasel.scoring.store.store import ScoreStore, StoreTable
 
 SPEC = {"computed": "test", "version": 1}
 F64 = np.dtype(np.float64)
@@ -168,6 +168,19 @@ def test_merge(tmp_path):
         assert {table["version"]: table["rows"] for table in ScoreStore(own).tables()} == {1: 4, 2: 1}
     assert sorted(path.name for path in other.glob("*/*")) == before
     open_segment.close()
+
+
+def test_merge_reads_its_own_results_once(tmp_path, monkeypatch):
+    own, other = tmp_path / "own", tmp_path / "other"
+    stored(own, [1, 2])
+    abandoned(other, [[2], [3], [4], [5]])
+    monkeypatch.setattr(segment_log, "_READ_BYTES", 1)
+    read, opened = StoreTable._read_part, []
+    monkeypatch.setattr(StoreTable, "_read_part", lambda self, path: opened.append(path) or read(self, path))
+    monkeypatch.setattr(StoreTable, "compact", lambda self: None)
+    ScoreStore(own).merge(other)
+    assert len([path for path in opened if own in path.parents]) == 1
+    assert filled(own, [1, 2, 3, 4, 5])[0] == [True] * 5
 
 
 def test_merge_with_a_missing_folder(tmp_path):

@@ -19,6 +19,7 @@ from hf_datasel.hub.parents import Parents, parents_of, write_parquet
 from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.scores import Embedding
 from hf_datasel.scoring import vector_files
+from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.scoring.vectors import load_vectors
 from hf_datasel.selectors import KCenter
@@ -113,14 +114,17 @@ def test_origin_of_rows_is_that_without_the_file(rows, tiny_model_dir, tmp_path,
         assert parents_of(scored).complete is is_complete
 
 
-def test_command_leaves_one_copy_of_the_vectors(rows, tiny_model_dir, tmp_path, on_disk):
+def test_command_leaves_one_copy_of_the_vectors(rows, tiny_model_dir, tmp_path, on_disk, monkeypatch):
     rows.to_json(tmp_path / "rows.jsonl")
-    folder = tmp_path / "out"
+    folder, waits = tmp_path / "out", []
+    count = lambda self: waits.append(len(list(folder.rglob("*.arrow"))))  # noqa: E731
+    monkeypatch.setattr(Processes, "wait_for_everyone", count)
     command = ["score", "--dataset_name", str(tmp_path / "rows.jsonl"), "--scores", "embedding"]
     assert main([*command, "--model_name_or_path", str(tiny_model_dir), "--output_dir", str(folder)]) == 0
     vectors = load_vectors(Dataset.from_parquet(str(folder / "scored.parquet")), "embedding")
     assert finite_rows(vectors).all()
     assert not list(folder.rglob("*.arrow"))
+    assert waits[-1:] == [1], "the other processes have mapped the file before it is removed"
 
 
 def test_full_disk_is_noticed_before_the_first_forward_pass(rows, model, tokenizer, monkeypatch, on_disk):
@@ -129,6 +133,15 @@ def test_full_disk_is_noticed_before_the_first_forward_pass(rows, model, tokeniz
     for vectors in (Embedding(), Embedding(as_trained=True)):
         with pytest.raises(ScoreError, match=r"The vectors need 0\.0 GB in .*: 0\.0 GB are free\..*store=FOLDER"):
             score(rows, [vectors], model=model, processing_class=tokenizer)
+
+
+def test_space_for_the_results_of_each_process(monkeypatch, on_disk):
+    monkeypatch.setattr(vector_files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 * 4000))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    files = vector_files.ColumnFiles()
+    files.check_space(10, 100, "float32", Processes())
+    with pytest.raises(ScoreError, match="The vectors need"):
+        files.check_space(10, 100, "float32", Processes(0, 8))
 
 
 def test_space_that_is_taken_meanwhile(on_disk, monkeypatch):

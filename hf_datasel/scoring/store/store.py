@@ -305,10 +305,10 @@ class StoreTable:
         Args:
             other: The other table.
         """
-        for stored, values in other._read():
-            keys = stored.view(np.uint8).reshape(-1, KEY_BYTES)
-            is_stored = self.fill(keys, np.empty_like(values))
-            self.append(keys[~is_stored], values[~is_stored])
+        own = np.unique(np.concatenate([np.empty(0, f"S{KEY_BYTES}"), *(keys for keys, _ in self._read())]))
+        for keys, values in other._read():
+            is_new = np.searchsorted(own, keys) == np.searchsorted(own, keys, side="right")
+            self.append(keys[is_new].view(np.uint8).reshape(-1, KEY_BYTES), values[is_new])
         self.close()
         self.compact()
 
