@@ -17,7 +17,6 @@ import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError
 from hf_datasel.scoring.base import Columns, Score, finite_or_null
-from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.endpoint.client import Answer, Endpoint
 from hf_datasel.scoring.endpoint.ratings import labelled_ratings, read_rating, unused_mark
 from hf_datasel.scoring.endpoint.requests import Completion, chat
@@ -247,7 +246,7 @@ class Judge(Score):
         )
         endpoint.log_summary()
         endpoint.raise_failure()
-        open_codes = Processes.current().all_reduce(open_codes)
+        open_codes = request_runner.processes.all_reduce(open_codes)
         reasons = [
             _OPEN[int(open_code)] if math.isnan(status) else _FINAL[int(status)]
             for status, open_code in zip(results[:, 1], open_codes, strict=True)

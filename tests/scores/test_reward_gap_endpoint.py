@@ -22,6 +22,7 @@ from hf_datasel.errors import ConfigError, FormatError, ScoreError
 from hf_datasel.formats import Pool, canonical_rows
 from hf_datasel.scores import RewardGap
 from hf_datasel.scoring import ScoreStore
+from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.endpoint.answers import pack, packed_width, unpack
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selectors import IterativeKMQ, Top
@@ -134,6 +135,15 @@ def test_gap_of_rewards(server, rows, reward_dir):
     assert None not in cut and cut != scored["reward_gap"][:], "the reward model reads 64 + 4 tokens"
     training = Engine(Pool(rows), settings=TokenSettings(max_length=64))
     assert training.compute(replace(gap, max_new_tokens=4))["reward_gap"].to_pylist() == cut
+
+
+def test_batches_of_map_wait_for_no_other_process(server, rows, monkeypatch):
+    def refuse():
+        raise AssertionError("under a launcher, processes may map one after the other")
+
+    expected = score(rows, [remote(server)])["reward_gap"][:4]
+    monkeypatch.setattr(Processes, "current", refuse)
+    assert remote(server)(rows[:4])["reward_gap"] == expected
 
 
 def test_no_model_is_loaded(server, rows, monkeypatch):

@@ -15,7 +15,6 @@ from hf_datasel.errors import FormatError
 from hf_datasel.formats import Row
 from hf_datasel.formats.messages import with_text_arguments
 from hf_datasel.scoring.base import null_counts
-from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.endpoint.client import Answer, Endpoint
 from hf_datasel.scoring.endpoint.requests import Completion, chat
 from hf_datasel.scoring.generation import Decoding
@@ -120,7 +119,7 @@ class EndpointAnswers:
         )
         self.endpoint.log_summary()
         self.endpoint.raise_failure()
-        open_codes = Processes.current().all_reduce(open_codes)
+        open_codes = request_runner.processes.all_reduce(open_codes)
         outcomes = [
             _OPEN[int(open_code)] if np.isnan(code) else _FINAL[int(code)]
             for code, open_code in zip(results[:, 0], open_codes, strict=True)
