@@ -250,4 +250,6 @@ def _round_facts(selection: Selection, config: str) -> RoundFacts:
         "exclusions": dict(provenance["exclusions"]),
         "means": score_means(selection),
     }
+    if "duplicate_groups" in (notes := provenance.get("notes", {})):
+        facts["duplicate_groups"] = notes["duplicate_groups"]
     return {**facts, "cost": total_cost(costs)} if costs else facts

@@ -130,6 +130,8 @@ class RoundFacts(TypedDict):
         columns_unverified: Columns of the dataset that the selection used and whose computation is not recorded.
         not_eligible: Number of rows that cannot be trained on, by reason.
         exclusions: Number of excluded rows, by reason.
+        duplicate_groups: What was compared (`"text"`, `"prompt"` or `"response"`) -> size of a group of
+            near-duplicates -> number of such groups, if such rows were excluded. One row of each is kept.
         means: Score -> mean over the scored rows and over the selected rows.
     """
 
@@ -148,6 +150,7 @@ class RoundFacts(TypedDict):
     columns_unverified: list[str]
     not_eligible: dict[str, int]
     exclusions: dict[str, int]
+    duplicate_groups: NotRequired[dict[str, dict[str, int]]]
     means: dict[str, tuple[float, float]]
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.less_top import LESSTop as LESSTop
     from hf_datasel.selectors.longest import Longest as Longest
     from hf_datasel.selectors.no_near_duplicates import NoNearDuplicates as NoNearDuplicates
+    from hf_datasel.selectors.no_text_duplicates import NoTextDuplicates as NoTextDuplicates
     from hf_datasel.selectors.nuggets_top import NuggetsTop as NuggetsTop
     from hf_datasel.selectors.qdit import QDIT as QDIT
     from hf_datasel.selectors.random import Random as Random

@@ -124,24 +124,30 @@ class Chain(Selector):
 
     def _run_filters(self, context: RoundContext) -> np.ndarray:
         """Return the rows that all filters keep, and store the excluded ones in the state for later rounds."""
-        rows = np.flatnonzero(context.eligible)
+        rows, earlier_notes = np.flatnonzero(context.eligible), set(context.record.notes)
         for row_filter in self.filters:
             rows = _run_filter(row_filter, context, rows)
+        notes = {name: note for name, note in context.record.notes.items() if name not in earlier_notes}
         reasons = {reason: np.setdiff1d(excluded, rows) for reason, excluded in context.excluded_rows().items()}
         codes = np.zeros(len(context.pool), dtype=np.int32)
         for code, excluded in enumerate(reasons.values(), 1):
             codes[excluded] = code
-        record = {"reasons": list(reasons), **{name: getattr(context.record, name) for name in _RECORDED}}
+        record = {
+            "reasons": list(reasons),
+            "notes": notes,
+            **{name: getattr(context.record, name) for name in _RECORDED},
+        }
         context.state[_EXCLUDED] = codes
         context.state[_RECORD] = np.array([json.dumps(record, default=str)])
         return rows
 
 
 def _rows_of_first_round(context: RoundContext) -> np.ndarray:
-    """Return the rows that the filters kept in the first round, and record the exclusions and scores in this one."""
+    """Return the rows that the filters kept in the first round, and record what they recorded."""
     codes, record = context.state[_EXCLUDED], json.loads(str(context.state[_RECORD][0]))
     for code, reason in enumerate(record["reasons"], 1):
         context.exclude(reason, np.flatnonzero(codes == code))
+    context.record.notes |= record.get("notes", {})  # checkpoints of development versions have none
     for name in _RECORDED:
         values: list[Any] = getattr(context.record, name)
         values += [value for value in record[name] if value not in values]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["SECTION", "long_reason", "short_reason"]
 
 _QUESTIONS = 2_000  # characters
+_GROUP_SIZES = ((2, 3, "2"), (3, 10, "3 to 9"), (10, 100, "10 to 99"), (100, sys.maxsize, "100 or more"))
+"""Lowest size of a group, the size from which on it is larger, and the label."""
 _REASONS = {
     "empty_response": ("without a response", "there is nothing to train on"),
     "empty_prompt": ("without a prompt", "there is nothing to answer"),
@@ -56,14 +59,16 @@ def long_reason(name: str) -> str:
         return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
     if name.startswith("near-duplicates by "):
         return "a near-duplicate of the row is kept"
+    if name.startswith("exact duplicates by "):
+        return "a row with the same words is kept"
     if name.startswith("contaminated with "):
         return "the row repeats part of an evaluation question"
     return "there is no value to rank the row by" if name.startswith("without ") else ""
 
 
 def _text(facts: Facts, own: None) -> str:
-    parts = [_shortlist(facts), _table(facts), _questions(facts), _shortfall(facts), _other_rows(facts)]
-    return "\n\n".join(part for part in parts if part)
+    parts = (_shortlist, _table, _duplicates, _questions, _shortfall, _other_rows)
+    return "\n\n".join(filter(None, (part(facts) for part in parts)))
 
 
 def _shortlist(facts: Facts) -> str:
@@ -84,6 +89,24 @@ def _table(facts: Facts) -> str:
         return "No rows were excluded."
     rows = [(f"{count:,}", code(reason), long_reason(reason)) for reason, count in counts]
     return f"Rows that could not be selected:\n\n{table(['rows', 'reason', 'meaning'], rows)}"
+
+
+def _duplicates(facts: Facts) -> str:
+    """Return sentences on the sizes of the groups of near-duplicates of text; "" without any."""
+    sentences = []
+    for noun, groups in facts["rounds"][-1].get("duplicate_groups", {}).items():
+        counts = {int(size): count for size, count in groups.items()}
+        bins = [
+            f"{number:,} of {label} rows"
+            for low, high, label in _GROUP_SIZES
+            if (number := sum(count for size, count in counts.items() if low <= size < high))
+        ]
+        if bins:
+            sentences.append(
+                f"Groups of near-duplicates by {noun}, of each of which one row is kept: {', '.join(bins)}. The "
+                f"largest has {max(counts):,} rows."
+            )
+    return str(text(" ".join(sentences), limit=_QUESTIONS)) if sentences else ""
 
 
 def _questions(facts: Facts) -> str:
