@@ -341,7 +341,10 @@ class ModelRunner:
         dtype: type[np.floating[Any]] = np.float64,
         nulls: Counter[str] | None = None,
     ) -> np.ndarray:
-        """Compute numbers for each item without a model, and store each result as soon as there is one.
+        """Compute numbers for each item, and store each result as soon as there is one.
+
+        Each process gets an equal share of the items that are not stored, in one batch if `tokens_per_batch` permits
+        so many items: for work that divides itself, such as requests to an endpoint and continuous batching.
 
         Args:
             compute: Function of the indices of some items that yields a part of them and its numbers, of shape
@@ -364,8 +367,7 @@ class ModelRunner:
                     yield part, [results]
 
         ones, outputs = np.ones(num_items, dtype=np.int64), [Output(width, spec, dtype)]
-        share = -(-num_items // self.processes.num_processes) or 1
-        return self._run(run_batch, ones, outputs, label=label, keys=keys, batch_size=share, nulls=nulls)[0]
+        return self._run(run_batch, ones, outputs, label=label, keys=keys, evenly=True, nulls=nulls)[0]
 
     def run_many(
         self,
@@ -432,16 +434,21 @@ class ModelRunner:
         nulls: Counter[str] | None = None,
         gradients: bool = False,
         part: torch.nn.Module | None = None,
+        evenly: bool = False,
     ) -> list[np.ndarray]:
         processes = self.processes
         values = [self.column_files.zeros((len(lengths), output.width), output.dtype) for output in outputs]
-        batch_size = 1 if self._must_run_rows_alone(lengths) else batch_size
+        if evenly:
+            batch_size = self._share(len(lengths))
+        elif self._must_run_rows_alone(lengths):
+            batch_size = 1
         batches = plan_batches(lengths, self.tokens_per_batch, batch_size)
         tables = [self._table(output, gradients) if keys is not None else None for output in outputs]
         digests = keys() if keys is not None and any(table is not None for table in tables) else None
         is_cached = self._fill(outputs, tables, digests, values)
         if is_cached.any():
             label = f"{label} ({int(is_cached.sum()):,} cached)"
+            batch_size = self._share(int((~is_cached).sum())) if evenly else batch_size
             batches = remaining_batches(batches, is_cached, lengths, self.tokens_per_batch, batch_size)
         batches = batches[processes.process_index :: processes.num_processes]
         num_rows, num_tokens = sum(map(len, batches)), sum(int(lengths[batch].sum()) for batch in batches)
@@ -461,6 +468,10 @@ class ModelRunner:
             if table is not None and processes.is_main_process:
                 table.compact()
         return values
+
+    def _share(self, num_items: int) -> int:
+        """Return how many items each process gets: at least one."""
+        return max(-(-num_items // self.processes.num_processes), 1)
 
     def _run_batches(
         self,

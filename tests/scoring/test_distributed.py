@@ -7,10 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import Dataset
+
+from hf_datasel.scoring import Processes, ScoreStore
+from hf_datasel.scoring.runner import ModelRunner
 
 _SCRIPT = """
 import json, sys
@@ -98,6 +103,36 @@ def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone, tmp_pa
         for key in ("tokens_forward", "flops"):
             assert result["cost"][key] == alone["cost"][key] > 0
         assert result["cost"]["device_seconds"] == 2 * result["cost"]["wall_seconds"]
+
+
+class _OneOfFour(Processes):
+    """A process that meets no other, and in which every second item is cached."""
+
+    def all_reduce(self, values):
+        return values
+
+    def broadcast(self, values):
+        values[:] = np.arange(len(values)) % 2
+        return values
+
+    def gather_object(self, value):
+        return [value]
+
+
+def test_requests_of_a_resumed_run_are_shared_evenly(tmp_path):
+    requested = []
+
+    def compute(batch):
+        requested.append(batch.tolist())
+        for position in range(len(batch)):
+            yield batch[position : position + 1], np.ones((1, 1))
+
+    keys = np.arange(16, dtype=np.uint8).repeat(16).reshape(16, 16)
+    for rank in range(4):
+        runner = ModelRunner(progress=False, processes=_OneOfFour(rank, 4), store=ScoreStore(tmp_path))
+        runner.run_as_completed(compute, 16, 1, label="answers", keys=lambda: keys, spec={"computed": "test"})
+    assert sorted(chain(*requested)) == list(range(0, 16, 2))
+    assert [len(batch) for batch in requested] == [2, 2, 2, 2]
 
 
 _REFUSED = """
