@@ -119,7 +119,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.scoring.score_rows import score
     from hf_datasel.scoring.shards import Shard, ShardedScores
     from hf_datasel.scoring.store.store import ScoreStore
-    from hf_datasel.scoring.vector_files import remove_column_files
+    from hf_datasel.scoring.vector_files import column_files, remove_column_files
 
     shard = None if arguments.shard is None else Shard.parse(arguments.shard)
     if shard is not None and arguments.repo_id is not None:
@@ -127,6 +127,7 @@ def run(argv: Sequence[str]) -> None:
     folder = create_output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
+    keep = column_files(store.folder)
     with progress_bars_on_terminals():
         dataset = dataset_arguments.load()
         private = _check_hub(dataset, arguments)
@@ -153,11 +154,9 @@ def run(argv: Sequence[str]) -> None:
                 file=sys.stderr,
             )
             raise
-        processes = Processes.current()
-        processes.wait_for_everyone()  # the others map the files that are removed here
-        if processes.is_main_process:
+        if Processes.current().is_main_process:
             _write_results(scored, scores, folder, arguments, private)
-            remove_column_files(scored, store.folder)
+        remove_column_files(scored, store.folder, Processes.current(), keep)
 
 
 def _score_shard(sharded: Any, shard: Any) -> None:

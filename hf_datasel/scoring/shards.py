@@ -27,11 +27,11 @@ from hf_datasel.scoring.column_provenance import provenance_of_columns, record_p
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.score_rows import check_own_columns, checked_scores, replace_columns, score, summary
+from hf_datasel.scoring.store.store import ScoreStore
+from hf_datasel.scoring.vector_files import column_files, remove_column_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-    from hf_datasel.scoring.store.store import ScoreStore
 
 __all__ = ["Shard", "ShardedScores", "score_table"]
 
@@ -134,8 +134,12 @@ def score_table(
     """
     scores = checked_scores(scores)
     names = _columns(scores)
+    store = None if store is None else store if isinstance(store, ScoreStore) else ScoreStore(store)
+    keep = set() if store is None else column_files(store.folder)
     scored = score(rows, scores, model, store=store, **options)
     columns = scored.select_columns(names).with_format("arrow")[:]
+    if store is not None:  # the table goes on mapping the files
+        remove_column_files(scored, store.folder, Processes.current(), keep)
     arrays: dict[str, Any] = {
         "row": pa.array(np.arange(first_row, first_row + len(rows))),
         "row_id": Pool(rows, options.get("columns")).arrow_ids,

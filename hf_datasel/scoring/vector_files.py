@@ -24,10 +24,11 @@ from hf_datasel.scoring.distributed import Processes
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ColumnFiles", "list_array", "remove_column_files", "row_blocks", "take_vectors", "zeros"]
+__all__ = ["ColumnFiles", "column_files", "list_array", "remove_column_files", "row_blocks", "take_vectors", "zeros"]
 
 MAX_BYTES_IN_MEMORY = 1 << 28
 """Size above which vectors are in a file, and not in memory."""
+_STORE_FOLDER = "vectors"
 _BLOCK_BYTES = 1 << 24
 _MAX_BLOCK_ROWS = 10_000
 
@@ -128,7 +129,7 @@ class ColumnFiles:
             from datasets.fingerprint import get_temporary_cache_files_directory
 
             if store is not None and os.access(store, os.W_OK):
-                return store / "vectors"
+                return store / _STORE_FOLDER
             cached = [Path(file["filename"]).parent for file in dataset.cache_files] if is_caching_enabled() else []
             if cached and os.access(cached[0], os.W_OK):
                 return cached[0]
@@ -250,17 +251,33 @@ class ColumnFiles:
             draft.unlink(missing_ok=True)
 
 
-def remove_column_files(data: Dataset, store: Path) -> None:
-    """Remove the files in a score store that a dataset maps. Call it once the dataset is written to another file.
+def column_files(store: Path) -> set[Path]:
+    """Return the files of columns of vectors in a score store, as absolute paths.
+
+    Args:
+        store: Folder of the score store.
+    """
+    return {path.resolve() for path in (store / _STORE_FOLDER).glob(f"{COLUMN_FILE_PREFIX}*")}
+
+
+def remove_column_files(data: Dataset, store: Path, processes: Processes, keep: set[Path]) -> None:
+    """Remove the files in a score store that a dataset maps. Call it once nothing else is made of the dataset.
+
+    Every process has to call this: the files are removed when all of them have mapped them.
 
     Args:
         data: The dataset, which can still be read, but not be pickled.
         store: Folder of the score store.
+        processes: The processes.
+        keep: Files that other datasets map: the `column_files` from before the dataset was scored.
     """
-    for path in (Path(file["filename"]) for file in data.cache_files):
-        if path.name.startswith(COLUMN_FILE_PREFIX) and store.resolve() in path.resolve().parents:
-            with suppress(PermissionError):  # Windows does not remove open files
-                path.unlink(missing_ok=True)
+    processes.wait_for_everyone()
+    if not processes.is_main_process:
+        return
+    mapped = {Path(file["filename"]).resolve() for file in data.cache_files}
+    for path in (mapped & column_files(store)) - keep:
+        with suppress(PermissionError):  # Windows does not remove open files
+            path.unlink(missing_ok=True)
 
 
 def _update(digest: Any, array: pa.Array) -> None:

@@ -20,6 +20,7 @@ from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.scores import Embedding
 from hf_datasel.scoring import vector_files
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.shards import score_table
 from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.scoring.vectors import load_vectors
 from hf_datasel.selectors import KCenter
@@ -125,6 +126,15 @@ def test_command_leaves_one_copy_of_the_vectors(rows, tiny_model_dir, tmp_path, 
     assert finite_rows(vectors).all()
     assert not list(folder.rglob("*.arrow"))
     assert waits[-1:] == [1], "the other processes have mapped the file before it is removed"
+
+
+def test_table_of_scores_leaves_no_files(expected, rows, tiny_model_dir, tmp_path, on_disk):
+    table = score_table(rows, [Embedding()], model=str(tiny_model_dir), store=tmp_path / "store")
+    assert table.column("embedding").to_pylist() == expected["embedding"][:]
+    assert not list(tmp_path.rglob("*.arrow"))
+    scored = score(rows, [Embedding()], model=str(tiny_model_dir), store=tmp_path / "store")
+    score_table(scored, [Embedding()], model=str(tiny_model_dir), store=tmp_path / "store")
+    assert pickle.loads(pickle.dumps(scored))["embedding"][:] == expected["embedding"][:], "its file is still there"
 
 
 def test_full_disk_is_noticed_before_the_first_forward_pass(rows, model, tokenizer, monkeypatch, on_disk):
