@@ -34,6 +34,7 @@ __all__ = [
     "from_name",
     "from_spec",
     "import_class",
+    "interned",
     "is_importable",
     "list_classes",
     "name_and_settings",
@@ -73,6 +74,25 @@ class HasSpec:
     """
 
     spec_kind: ClassVar[Kind]
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = interned(self.__dict__)
+        return state
+
+
+def interned(value: Any) -> Any:
+    """Return settings in which equal texts are one object, so that equal objects are pickled to equal bytes.
+
+    `datasets` recognizes the results of a function by the bytes that it is pickled to.
+
+    Args:
+        value: A setting, or settings in a dict, list or tuple.
+    """
+    if type(value) is str:
+        return sys.intern(value)
+    if type(value) is dict:
+        return {interned(key): interned(item) for key, item in value.items()}
+    return type(value)(map(interned, value)) if type(value) in (list, tuple) else value
 
 
 # -- from objects to specs --------------------------------------------------------------------------------------------

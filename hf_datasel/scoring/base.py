@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -27,7 +26,7 @@ from hf_datasel.scoring.models import (
     load_config,
     model_identity,
 )
-from hf_datasel.spec import HasSpec, Kind, description, object_key, spec_name, without_tokens
+from hf_datasel.spec import HasSpec, Kind, description, interned, object_key, spec_name, without_tokens
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -260,16 +259,7 @@ class Score(HasSpec, ABC):
         return f"v{self.version}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self), _interned(self.settings()), self._identity())
-
-
-def _interned(value: Any) -> Any:
-    """Return settings in which equal texts are one object, so that equal scores are pickled to equal bytes."""
-    if type(value) is str:
-        return sys.intern(value)
-    if type(value) is dict:
-        return {_interned(key): _interned(item) for key, item in value.items()}
-    return type(value)(map(_interned, value)) if type(value) in (list, tuple) else value
+        return _rebuild, (type(self), interned(self.settings()), self._identity())
 
 
 def _rebuild(cls: type[Score], settings: dict[str, Any], identity: str) -> Score:
