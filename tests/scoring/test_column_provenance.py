@@ -107,7 +107,7 @@ def test_tokens_are_not_recorded(tmp_path, pool_rows, tiny_model_dir):
     result = score(pool_rows, [Loss(model_init_kwargs={"token": "hf_SECRET"})], model=tiny_model_dir)
     write_provenance(tmp_path / "origins.json", result.data.table)
     texts = [path.read_text() for path in tmp_path.rglob("*.json")]
-    assert len(texts) == 3  # scored.origins.json, spec.json, parents.json
+    assert len(texts) == 4  # origins.json, and of the store spec.json, parents.json and the identity of the model
     assert not any("hf_SECRET" in text for text in texts)
 
 
