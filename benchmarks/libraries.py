@@ -73,6 +73,8 @@ def with_faiss(data: np.ndarray, budget: int) -> Ids:
     index.add(units)
     is_kept, kept = np.ones(len(units), dtype=bool), list[int]()
     for start in range(0, len(units), 4_096):  # all pairs at once would not fit into memory
+        if len(kept) >= budget:
+            break
         limits, _, similar = index.range_search(units[start : start + 4_096], THRESHOLD)
         for row in range(start, min(start + 4_096, len(units))):
             if is_kept[row]:
