@@ -265,6 +265,21 @@ def tokenizer(tiny_model_dir: Path) -> Any:
 
 
 @pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list of the sequences per forward pass of scores since it was cleared."""
+    from hf_datasel.scoring.logprobs import LogprobRunner
+
+    seen, original = list[int](), LogprobRunner.hidden
+
+    def counted(self: Any, batch: Any) -> Any:
+        seen.append(len(batch))
+        return original(self, batch)
+
+    monkeypatch.setattr(LogprobRunner, "hidden", counted)
+    return seen
+
+
+@pytest.fixture
 def plain_losses() -> Any:
     """Give a function that computes the loss of each token at `positions`, from the full logits of one row."""
     import torch

@@ -15,7 +15,7 @@ from hf_datasel import score
 from hf_datasel.errors import FormatError, ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scores import IFD, Cluster, Embedding, Length, Loss
-from hf_datasel.scoring import Score, ScoreStore, Shard, ShardedScores, logprobs as forward, score_table
+from hf_datasel.scoring import Score, ScoreStore, Shard, ShardedScores, score_table
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.tokens.row_tokenizer import RowTokenizer
 
@@ -29,19 +29,6 @@ def rows(pool_rows):
     data = pool_rows.to_list()
     data[3]["output"] = ""
     return Dataset.from_list(data).add_column("source", [f"row {number}" for number in range(len(data))])
-
-
-@pytest.fixture
-def passes(monkeypatch):
-    """Return a list of the sequences per forward pass since it was cleared."""
-    seen, original = [], forward.LogprobRunner.hidden
-
-    def counted(self, batch):
-        seen.append(len(batch))
-        return original(self, batch)
-
-    monkeypatch.setattr(forward.LogprobRunner, "hidden", counted)
-    return seen
 
 
 @pytest.fixture

@@ -58,19 +58,6 @@ def stored(folder, numbers, close=True, **spec):
     return built
 
 
-@pytest.fixture
-def passes(monkeypatch):
-    """Return a list of the sequences per forward pass since it was cleared."""
-    seen, original = [], forward.LogprobRunner.hidden
-
-    def counted(self, batch):
-        seen.append(len(batch))
-        return original(self, batch)
-
-    monkeypatch.setattr(forward.LogprobRunner, "hidden", counted)
-    return seen
-
-
 # -- a table ---------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("close", [True, False])
 def test_store_roundtrip(tmp_path, close):
