@@ -1,4 +1,4 @@
-"""Measure scoring, training and rounds on one GPU, as shares of what its matrix products reach; about ten minutes.
+"""Measure scoring, training and rounds on one GPU, as shares of what its matrix products reach.
 
 Models have random weights in the shapes of Llama 3 8B and SmolLM2-135M; speed does not depend on the values. Rows are
 made up and of equal length, two thirds of each are the response. For each shape and length:

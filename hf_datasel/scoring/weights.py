@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from hf_datasel._lazy import torch
@@ -34,8 +33,9 @@ def weights_digest(model: Any) -> str:
     """
     import xxhash
 
-    digest = xxhash.xxh3_128(_config(model).encode())
-    for name, value in _weights(model):
+    weights = _weights(model)
+    digest = xxhash.xxh3_128((_config(model) + _adapters(model, weights)).encode())
+    for name, value in weights.items():
         content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(content.data)
@@ -54,8 +54,18 @@ def _base(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the weights in the order of their names, without those of LoRA layers whose output is 0."""
+def _adapters(model: Any, weights: dict[str, torch.Tensor]) -> str:
+    """Return how adapters are applied, such as the scaling of LoRA; "" if all of them are LoRA whose output is 0."""
+    configs = getattr(model, "peft_config", None) or {}
+    are_lora = all(config.peft_type == "LORA" for config in configs.values())
+    if not configs or (are_lora and not any(".lora_" in name for name in weights)):
+        return ""
+    settings = {name: config.to_dict() for name, config in configs.items()}
+    return json.dumps([getattr(model, "active_adapters", None), settings], sort_keys=True, default=str)
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    """Return the weights by the names of the base model, sorted, without those of LoRA layers whose output is 0."""
     weights = {name: value for name, value in model.state_dict().items() if isinstance(value, torch.Tensor)}
     unused = {
         name.replace(".lora_B.", f".lora_{part}.")
@@ -63,5 +73,5 @@ def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
         if ".lora_B." in name and not value.any()
         for part in "AB"
     }
-    for name in sorted(weights.keys() - unused):
-        yield _WRAPPERS.sub("", name), weights[name]
+    named = {_WRAPPERS.sub("", name): value for name, value in weights.items() if name not in unused}
+    return dict(sorted(named.items()))

@@ -24,9 +24,9 @@ _NOISE = 1e-14  # rounding error of the difference of two cosines
 _NUMBERS_PER_TILE = 1 << 18  # similarities in a tile, which then fits into the processor's cache
 _ROWS_PER_TILE = 64  # at most
 _MEMORY_SHARE = 0.5  # share of the available memory that the matrix of similarities, or the lists, may take
-_ENTRY_BYTES = 48  # per similarity in the lists while they are made
+_ENTRY_BYTES = 48  # per similarity in the lists while they are made, estimated
 _ENTRIES_PER_ROW = 128  # mean length of the lists of nearer sites below which they always replace the vectors
-_SITES_PER_ENTRY = 4  # with fewer sites per entry of the lists, making them takes longer than it saves
+_SITES_PER_ENTRY = 4  # lists are not made before a row has at most one entry for so many sites
 _SAMPLED_ROWS = 256  # rows from which this length is estimated
 
 

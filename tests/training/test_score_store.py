@@ -79,7 +79,10 @@ def test_a_new_adapter_changes_no_digest_and_a_trained_one_does(tiny_model_dir):
     weight = next(value for name, value in adapted.named_parameters() if "lora_B" in name)
     with torch.no_grad():
         weight[0, 0] = 1e-3
-    assert weights_digest(adapted) != digest
+    trained = weights_digest(adapted)
+    assert trained != digest
+    adapted.peft_config["default"].lora_alpha *= 2
+    assert weights_digest(adapted) != trained, "the scaling of an adapter is not among its weights"
 
 
 def test_the_config_of_a_model_is_part_of_its_digest(tiny_model_dir):
