@@ -105,7 +105,8 @@ def test_files_without_a_store(expected, rows, tiny_model_dir, tmp_path, on_disk
 
 
 def test_origin_of_rows_is_that_without_the_file(rows, tiny_model_dir, tmp_path, on_disk):
-    parents = Parents(({"name": "a/b", "revision": "c", "config": "d", "split": "train", "changed": False},), True)
+    origin = {"name": "a/b", "revision": "c", "config": "d", "split": "train", "changed": False}
+    parents = Parents(({**origin, "private": False, "gated": False},), True)  # so that the Hub is not asked
     write_parquet(rows, tmp_path / "rows.parquet", parents)
     published = load_pool(tmp_path / "rows.parquet")
     mixed = concatenate_datasets([published, Dataset.from_list(rows.to_list())], info=published.info)
