@@ -24,6 +24,7 @@ from hf_datasel.errors import ConfigError, Interrupted, SelectionError, reason_c
 
 if TYPE_CHECKING:
     from hf_datasel.rounds.selector import Selector
+    from hf_datasel.scoring import ScoreTables
     from hf_datasel.selection import Selection
 
 __all__ = ["SelectArguments", "run"]
@@ -86,7 +87,7 @@ def run(argv: Sequence[str]) -> None:
     folder = create_output_folder(arguments.output_dir)
     try:
         with progress_bars_on_terminals():
-            dataset = dataset_arguments.load()
+            dataset = _score_tables(dataset_arguments, arguments) or dataset_arguments.load()
             selection = select(
                 dataset,
                 selector,
@@ -111,6 +112,29 @@ def run(argv: Sequence[str]) -> None:
             subset = selection.apply(dataset)
             write_file(folder / _SUBSET, lambda file: write_parquet(subset, file), SelectionError)
     print(f"Written to {arguments.output_dir}.")
+
+
+def _score_tables(dataset_arguments: DatasetArguments, arguments: SelectArguments) -> ScoreTables | None:
+    """Return the score tables that `dataset_name` names; None if it names a dataset.
+
+    Raises:
+        ConfigError: The rows of the tables are requested, or a part of them.
+    """
+    from hf_datasel.scoring import ScoreTables
+
+    name = dataset_arguments.dataset_name
+    if not isinstance(name, str) or not ScoreTables.are_at(name):
+        return None
+    if arguments.save_subset:
+        raise ConfigError(
+            "Score tables have no rows that could be saved. Omit --save_subset, and apply the selection to the "
+            "dataset: Selection.load(OUTPUT_DIR).apply(dataset)."
+        )
+    if dataset_arguments.dataset_train_split != "train":
+        raise ConfigError(
+            "The score tables are those of one split. Omit --dataset_train_split, or select from the dataset."
+        )
+    return ScoreTables(name)
 
 
 def _save(selection: Selection, folder: Path) -> None:

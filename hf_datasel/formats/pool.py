@@ -86,6 +86,11 @@ class Pool:
         return [name for name in self.dataset.column_names if name in self.layout.columns]
 
     @property
+    def column_names(self) -> list[str]:
+        """Names of all columns of the dataset."""
+        return list(self.dataset.column_names)
+
+    @property
     def has_responses(self) -> bool:
         """Whether the rows have responses as text: not if they are tokenized already, or have only a text column."""
         return self.format not in ("text", "tokenized")

@@ -65,12 +65,15 @@ class RoundCache:
         describe: Function that returns the spec to record of a score that was computed; by default `score.spec()`.
         has_model: Whether `compute` has a model for scores that name none. Without one, such a score is read from its
             column where the dataset has it.
+        holds: Function of a score and a column that returns whether the column is known to be what the score would
+            compute, so that it is read instead; by default none is.
     """
 
     pool: Pool
     compute: Callable[[Score, np.ndarray | None], Columns]
     describe: Callable[[Score], dict[str, Any]] | None = None
     has_model: bool = True
+    holds: Callable[[Score, str], bool] | None = None
     _results: dict[Hashable, tuple[Any, Cost]] = field(default_factory=dict, init=False)
     """Results, and the cost of computing each."""
     _requested: set[Hashable] = field(default_factory=set, init=False)

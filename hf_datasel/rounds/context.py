@@ -103,7 +103,7 @@ class RoundContext:
         """Return one number per row, from a column of the dataset or from a score.
 
         A score that needs the model of the round is read from its column where the round has no model and the dataset
-        has the column.
+        has the column; so is every score that score tables are known to have.
 
         Args:
             source: Name of a column, or a score.
@@ -299,9 +299,12 @@ class RoundContext:
         return self.pool.select_columns(list(names))
 
     def _reads_column(self, score: Score, column: str) -> bool:
-        """Return whether a score that needs a model is read from its column because there is no model."""
+        """Return whether a score is read from its column: there is no model, or it is known to be in the column."""
+        if self._cache.holds is not None and self._cache.holds(score, column):
+            return True
         needs_model = score.needs_tokenizer and getattr(score, "model", "") is None
-        return needs_model and not self._cache.has_model and column in self.pool.column_names and _has_defaults(score)
+        is_column = column in self.record.pool.column_names
+        return needs_model and not self._cache.has_model and is_column and _has_defaults(score)
 
     def _check_origin(self, score: Score, column: str) -> None:
         """Raise if a column that would replace a score is known to be the output of another score."""
@@ -316,7 +319,7 @@ class RoundContext:
         )
 
     def _check_column(self, name: str) -> None:
-        existing = self.pool.column_names
+        existing = self.record.pool.column_names
         if name in existing:
             return
         from hf_datasel.scores import list_scores, score_for_column

@@ -96,9 +96,8 @@ class Selector(HasSpec, ABC):
 
     def reads_text(self) -> tuple[Part, ...]:
         """Return the parts of the rows whose text is read other than by scores."""
-        return tuple(
-            part for value in _settings_of(self) if isinstance(value, Selector) for part in value.reads_text()
-        )
+        inner = [value for value in _settings_of(self) if isinstance(value, Selector | RowFilter)]
+        return tuple(part for value in inner for part in value.reads_text())
 
     def check_later_rounds(self, context: RoundContext) -> None:
         """Raise an error that would occur in a later round, before the first round. No model is loaded or run.
@@ -143,6 +142,10 @@ class RowFilter(HasSpec, ABC):
     def scores(self) -> tuple[Score, ...]:
         """Return the scores that the filter computes: by default those among its settings."""
         return tuple(_scores_of(self))
+
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the parts of the rows whose text is read other than by scores."""
+        return ()
 
     @abstractmethod
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:

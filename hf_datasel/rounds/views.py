@@ -70,7 +70,8 @@ class SubsetView(RoundContext):
     ):
         if cache is None:
             pool = parent.record.pool.subset(rows)
-            cache = RoundCache(pool, parent._cache.compute, has_model=parent._cache.has_model)
+            shared = parent._cache
+            cache = RoundCache(pool, shared.compute, has_model=shared.has_model, holds=shared.holds)
         selected = positions_of(parent.selected, rows)
         super().__init__(
             cache,

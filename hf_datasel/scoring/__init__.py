@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_datasel.scoring.cost import Cost as Cost, measure_cost as measure_cost
     from hf_datasel.scoring.distributed import Processes as Processes
     from hf_datasel.scoring.score_rows import score as score
+    from hf_datasel.scoring.score_tables import ScoreTables as ScoreTables
     from hf_datasel.scoring.shards import Shard as Shard, ShardedScores as ShardedScores, score_table as score_table
     from hf_datasel.scoring.store import ScoreStore as ScoreStore
 

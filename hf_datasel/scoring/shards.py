@@ -27,6 +27,15 @@ from hf_datasel.scoring.column_provenance import provenance_of_columns, record_p
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.score_rows import check_own_columns, checked_scores, replace_columns, score, summary
+from hf_datasel.scoring.score_tables import (
+    KEYS,
+    REASON_COLUMN,
+    ROW_COLUMN,
+    ROW_ID_COLUMN,
+    TABLE_VERSION,
+    table_record,
+    with_record,
+)
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.scoring.vector_files import column_files, remove_column_files
 
@@ -37,9 +46,6 @@ __all__ = ["Shard", "ShardedScores", "score_table"]
 
 logger = logging.getLogger(__name__)
 
-_KEYS = ("row", "row_id")
-"""Columns of a table besides the scores."""
-_METADATA = b"hf_datasel"
 _FILE = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -126,11 +132,12 @@ def score_table(
         **options: Further arguments of `hf_datasel.score`.
 
     Returns:
-        A table with `row` (int64), `row_id` (SHA-256 of the content of the row, 32 bytes) and the columns of the
-        scores. Its metadata has the JSON of what the columns were computed with, as `specs` of `hf_datasel`.
+        A table with `row` (int64), `row_id` (SHA-256 of the content of the row, 32 bytes), `row_reason` (why the row
+        cannot be used; empty if it can) and the columns of the scores. Its metadata has JSON under `hf_datasel`: the
+        row numbers, the row format, and what the columns were computed with. `ScoreTables` reads such tables.
 
     Raises:
-        ScoreError: As in `hf_datasel.score`, or a score writes a column `row` or `row_id`.
+        ScoreError: As in `hf_datasel.score`, or a score writes a column with the name of one of the first three.
     """
     scores = checked_scores(scores)
     names = _columns(scores)
@@ -140,13 +147,15 @@ def score_table(
     columns = scored.select_columns(names).with_format("arrow")[:]
     if store is not None:  # the table goes on mapping the files
         remove_column_files(scored, store.folder, Processes.current(), keep)
+    pool = Pool(rows, options.get("columns"))
     arrays: dict[str, Any] = {
-        "row": pa.array(np.arange(first_row, first_row + len(rows))),
-        "row_id": Pool(rows, options.get("columns")).arrow_ids,
+        ROW_COLUMN: pa.array(np.arange(first_row, first_row + len(rows))),
+        ROW_ID_COLUMN: pool.arrow_ids,
+        REASON_COLUMN: pa.array(pool.reasons, pa.string()),
         **{name: columns.column(name) for name in names},
     }
-    table = pa.table(arrays)
-    return table.replace_schema_metadata({_METADATA: json.dumps({"specs": provenance_of_columns(columns)})})
+    record = _row_record(pool, range(first_row, first_row + len(rows)))
+    return with_record(pa.table(arrays), {**record, "specs": provenance_of_columns(columns)})
 
 
 @dataclass(eq=False)
@@ -230,8 +239,8 @@ class ShardedScores:
         )
         if processes.is_main_process:
             identity = {**self._known_identity(shard), "content": self._content(shard)}
-            record = {**_record(table.schema), **identity, "parents": parents_of(self.dataset).with_state().record()}
-            table = table.replace_schema_metadata({_METADATA: json.dumps(record)})
+            record = {**table_record(table.schema), **identity}
+            table = with_record(table, {**record, "parents": parents_of(self.dataset).with_state().record()})
             write_file(self.path(shard), partial(pq.write_table, table), ScoreError)
         processes.wait_for_everyone()
         return True
@@ -302,7 +311,7 @@ class ShardedScores:
         if not path.is_file():
             return False
         try:
-            record = _record(pq.read_schema(path))
+            record = table_record(pq.read_schema(path))
         except (pa.ArrowException, OSError, ValueError) as error:
             logger.warning("%s is damaged and is written again: %s", path, " ".join(str(error).split()))
             return False
@@ -312,8 +321,8 @@ class ShardedScores:
 
     def _known_identity(self, shard: Shard) -> dict[str, Any]:
         """Return what the file of a shard records of its scores and rows, as far as no row has to be read for it."""
-        rows = shard.rows(len(self.dataset))
-        return {"rows": [rows.start, rows.stop], "format": self._pool.format, "scores": self._score_identities}
+        record = _row_record(self._pool, shard.rows(len(self.dataset)))
+        return {**record, "dataset_rows": len(self.dataset), "scores": self._score_identities}
 
     def _content(self, shard: Shard) -> str:
         """Return a digest of the rows of a shard, and of the columns of the dataset that the scores read."""
@@ -347,7 +356,7 @@ class ShardedScores:
         scores = concatenate_datasets(parts)
         specs: dict[str, Any] = {}
         for path in paths:
-            for name, spec in _record(pq.read_schema(path)).get("specs", {}).items():
+            for name, spec in table_record(pq.read_schema(path)).get("specs", {}).items():
                 specs.setdefault(name, spec)
         for name, spec in specs.items():
             record_provenance(name, scores.data.column(name), spec)
@@ -358,11 +367,16 @@ def _columns(scores: Sequence[Score]) -> list[str]:
     """Return the columns that scores write."""
     names = list(dict.fromkeys(f"{each.column_prefix}{name}" for each in scores for name in each.columns()))
     for name in names:
-        if name in _KEYS:
+        if name in KEYS:
             raise ScoreError(f"A table of scores has a column {name!r} of its own. Give the score a column_prefix.")
     return names
 
 
-def _record(schema: pa.Schema) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
-    return record
+def _row_record(pool: Pool, rows: range) -> dict[str, Any]:
+    """Return what a table records of its rows: how they were read, and their numbers in the dataset."""
+    return {
+        "version": TABLE_VERSION,
+        "rows": [rows.start, rows.stop],
+        "format": pool.format,
+        "columns": pool.mapping,
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +13,17 @@ import numpy as np
 from hf_datasel.errors import ConfigError, Interrupted, ScoreError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.rounds.cache import RoundCache
+from hf_datasel.rounds.columns_read import columns_read
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
-from hf_datasel.rounds.run import check_budget, run_round, run_selector, shortfall_error
+from hf_datasel.rounds.run import check_budget, check_texts, run_round, run_selector, shortfall_error
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scores import Length
 from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import model_identity
+from hf_datasel.scoring.score_tables import ScoreTables, TablePool
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, resolve_size, select_within_tokens
 from hf_datasel.selection.result import Selection
 from hf_datasel.spec import from_name
@@ -44,7 +46,7 @@ _NO_TOKENS = {
 
 
 def select(
-    dataset: Dataset,
+    dataset: Dataset | ScoreTables,
     selector: Selector | str | Mapping[str, Any],
     size: int | None = None,
     ratio: float | None = None,
@@ -59,7 +61,8 @@ def select(
     """Select rows in one round, with a fixed model and no training.
 
     Args:
-        dataset: Rows in any supported format, with the columns that the selector names.
+        dataset: Rows in any supported format, with the columns that the selector names; or their score tables, of
+            which only the columns are read that the selector needs. The selection is the same.
         selector: A selector such as `IterIT(quality="ifd")` or `Random()`, its name (`"random"`), or its name with
             settings (`{"top": {"by": "ifd"}}`).
         size: Number of rows to select. Pass one of `size`, `ratio` and `tokens`; by default `ratio` is 0.05.
@@ -81,6 +84,8 @@ def select(
         SelectionError: Fewer rows can be selected; the message names the number of rows excluded for each reason.
         ColumnError: The selector names a column that is missing.
         ConfigError: More than one of `size`, `ratio` and `tokens`, or a value that is not possible.
+        ScoreError: The selector needs a score that the score tables do not have.
+        FormatError: The selector needs text, and there are only score tables.
         Interrupted: Ctrl-C was pressed in a greedy selection; its `selection` holds the rows selected so far.
     """
     session = SelectionSession(dataset, model, processing_class, scoring_tokens_per_batch, columns=columns)
@@ -135,11 +140,16 @@ class SelectionSession:
     ):
         if not getattr(dataset, "num_rows", True):
             raise SelectionError("The dataset is empty, so that there is nothing to select.")
-        self.pool = Pool(dataset, columns)
         self.model = os.fspath(model) if isinstance(model, os.PathLike) else model
+        self.pool: Pool
+        if isinstance(dataset, ScoreTables):
+            self.pool = _table_pool(dataset, model, columns)
+            self._cache = RoundCache(self.pool, dataset.refuse, has_model=False, holds=dataset.holds)
+        else:
+            self.pool = Pool(dataset, columns)
+            engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
+            self._cache = RoundCache(self.pool, engine.compute, engine.describe, has_model=self.model is not None)
         self._eligible = self.pool.usable
-        engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
-        self._cache = RoundCache(self.pool, engine.compute, engine.describe, has_model=self.model is not None)
 
     def select(
         self,
@@ -160,6 +170,8 @@ class SelectionSession:
             raise ConfigError(f"tokens={tokens!r} beside size={size!r} and ratio={ratio!r}. Pass one of them.")
         if type(seed) is not int or seed < 0:
             raise ConfigError(f"seed={seed!r} has to be an int of at least 0.")
+        if isinstance(self.pool, TablePool):
+            _load_columns(self.pool, selector, [] if tokens is None else ["num_tokens"])
         run = _Run(selector, seed, self.pool, self._eligible, self._cache, self.model)
         cached = self._cache.start_recording()
         with measure_cost() as meter:
@@ -204,7 +216,7 @@ class _Run:
     def by_tokens(self, tokens: int) -> np.ndarray:
         """Select as many rows as fit into a budget of tokens."""
         from_column = self.model is None
-        if from_column and "num_tokens" not in self.pool.dataset.column_names:
+        if from_column and "num_tokens" not in self.pool.column_names:
             raise ScoreError(**_NO_TOKENS)
         counting = self.context = self._new_context(1)
         if counting.budget != 1:
@@ -241,7 +253,10 @@ class _Run:
         specs = self.context.record.score_specs
         uses_model = self.model is not None and any(spec.get("model", "") is None for spec in specs)
         model = {"model": _model_record(self.model)} if uses_model else {}
-        return Selection.from_round(self.context, self.selector, rows, **model, **self.extra_provenance, **more)
+        selection = Selection.from_round(self.context, self.selector, rows, **model, **self.extra_provenance, **more)
+        if isinstance(self.pool, TablePool):
+            selection.dataset = None  # the columns are not the parent
+        return selection
 
     def _new_context(self, budget: int) -> RoundContext:
         selector_class = type(self.selector)
@@ -250,6 +265,32 @@ class _Run:
         if len(plan) > 1:
             raise _needs_training(selector_class, len(plan))
         return RoundContext(self.cache, budget=plan[0].budget, eligible=self.eligible, seed=self.seed, plan=plan)
+
+
+def _table_pool(tables: ScoreTables, model: Any, columns: Mapping[str, str] | None) -> TablePool:
+    """Return the rows of score tables, if they can be read as requested."""
+    if model is not None:
+        raise SelectionError(
+            "Score tables have no text that a model could read.",
+            "Do not pass model, or select from the dataset.",
+            "Omit --model_name_or_path, or select from the dataset.",
+        )
+    if columns is not None and dict(columns) != (tables.mapping or {}):
+        raise SelectionError(
+            f"The rows of the score tables were read with columns={tables.mapping}, and not {dict(columns)}.",
+            "Do not pass columns.",
+            "Omit --columns.",
+        )
+    return TablePool(tables)
+
+
+def _load_columns(pool: TablePool, selector: Selector, names: Sequence[str]) -> None:
+    """Read the columns that a selector needs from score tables, if all that it needs is there."""
+    check_texts(selector, pool)
+    for score in selector.scores():
+        pool.tables.check_score(score)
+    others = [name for name in names if name in pool.column_names]
+    pool.load([*columns_read(selector, pool.column_names), *others])
 
 
 def _model_record(model: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ from hf_datasel.formats import canonical_rows
 from hf_datasel.formats.mapping import checked_mapping, rename_batch
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.cost import log_cost, measure_cost
+from hf_datasel.scoring.score_tables import REASON_COLUMN, ScoreTables
 from hf_datasel.selectors import Random, RankedSelector
 from hf_datasel.strategies.streaming import TopHeap
 
@@ -29,7 +30,7 @@ _COLUMNS = ("selection_rank", "selection_row")
 
 
 def select_streaming(
-    stream: IterableDataset,
+    stream: IterableDataset | ScoreTables,
     selector: Selector,
     size: int,
     seed: int = 0,
@@ -45,7 +46,7 @@ def select_streaming(
     `stream.filter(Between(...), batched=True)`. What scoring cost is logged at the level INFO.
 
     Args:
-        stream: Rows in any supported format.
+        stream: Rows in any supported format, or score tables, of which only the column of the selector is read.
         selector: Selector such as `Top(by="ifd")`, `Top(by=Loss("name or path"))` or `Random()`.
         size: Number of rows to select. If the stream has fewer, all are returned, and a warning is logged.
         seed: Random seed of `Random`.
@@ -55,7 +56,7 @@ def select_streaming(
 
     Returns:
         The selected rows, best first, with `selection_rank` (0 for the best row) and `selection_row` (row number in
-        the stream).
+        the stream). From score tables these are row numbers and ids, and `ScoreTables.rows_of` returns the rows.
 
     Raises:
         SelectionError: The selector needs all rows, or no row of the stream can be selected.
@@ -67,7 +68,7 @@ def select_streaming(
     if isinstance(stream, IterableDatasetDict):
         splits = ", ".join(map(repr, stream))
         raise FormatError(f"The stream is an IterableDatasetDict with the splits {splits}. Pick one: stream[SPLIT].")
-    if not isinstance(stream, IterableDataset):
+    if not isinstance(stream, IterableDataset | ScoreTables):
         raise FormatError(
             f"select_streaming takes an IterableDataset, and this is {type(stream).__name__}: use select."
         )
@@ -80,7 +81,9 @@ def select_streaming(
             f"{type(selector).__name__} has to see all rows before it selects one. Load the dataset without "
             "streaming, or thin it out first with Top, Longest, Superfiltering, Random or a filter."
         )
-    best = _BestRows(selector, size, seed, checked_mapping(columns))
+    best = _BestRows(selector, size, seed, checked_mapping(columns), isinstance(stream, ScoreTables))
+    if isinstance(stream, ScoreTables):
+        stream = _table_stream(stream, selector)
     with measure_cost() as meter:
         for batch in stream.iter(batch_size=batch_size):
             best.add(batch)
@@ -107,9 +110,14 @@ class _BestRows:
     """The best rows of a stream so far, and rows that they have replaced since the last clean-up."""
 
     def __init__(
-        self, selector: Random | RankedSelector, size: int, seed: int, columns: Mapping[str, str] | None = None
+        self,
+        selector: Random | RankedSelector,
+        size: int,
+        seed: int,
+        columns: Mapping[str, str] | None = None,
+        from_tables: bool = False,
     ):
-        self.selector, self.size, self.columns = selector, size, columns
+        self.selector, self.size, self.columns, self.from_tables = selector, size, columns, from_tables
         self.heap = TopHeap(size)
         self.rng = np.random.default_rng([seed, 0])
         self.rows: dict[int, dict[str, Any]] = {}
@@ -117,45 +125,62 @@ class _BestRows:
         self.exclusions: Counter[str] = Counter()
 
     def add(self, batch: dict[str, list[Any]]) -> None:
-        rows = [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-        keys, present = self._sort_keys(batch, len(rows))
-        self.heap.add(keys)
-        for position in np.flatnonzero(present).tolist():
-            self.rows[self.num_rows + position] = rows[position]
-        self.num_rows += len(rows)
-        if len(self.rows) > 2 * self.size + len(rows):
+        num_rows = len(next(iter(batch.values())))
+        for position in self.heap.add(self._sort_keys(batch, num_rows)).tolist():
+            self.rows[self.num_rows + position] = {name: values[position] for name, values in batch.items()}
+        self.num_rows += num_rows
+        if len(self.rows) > 2 * self.size + num_rows:
             self.rows = {number: self.rows[number] for number in self.heap.positions.tolist()}
 
-    def _sort_keys(self, batch: dict[str, list[Any]], num_rows: int) -> tuple[Any, np.ndarray]:
-        """Return the numbers that rows are ranked by, missing for excluded rows, and the mask of the other rows.
-
-        Excluded rows are counted.
-        """
-        canonical = canonical_rows(batch, columns=self.columns)
-        reasons = np.array([row.reason for row in canonical] or [""])[:num_rows]
+    def _sort_keys(self, batch: dict[str, list[Any]], num_rows: int) -> Any:
+        """Return the numbers that rows are ranked by, missing for excluded rows, which are counted."""
+        if self.from_tables:
+            reasons = np.array(batch[REASON_COLUMN], dtype=object)
+        else:
+            reasons = np.array([row.reason for row in canonical_rows(batch, columns=self.columns)], dtype=object)
         usable = reasons == ""
         self.exclusions.update(reasons[~usable].tolist())
         if isinstance(self.selector, Random):
-            return np.where(usable, self.rng.random(num_rows), np.nan), usable
-        numbers = _numbers(self.selector, batch, self.columns)
+            return np.where(usable, self.rng.random(num_rows), np.nan)
+        numbers = _numbers(self.selector, batch, self.columns, self.from_tables)
         values = np.array(numbers, dtype=np.float64)
         excluded, reason = self.selector.excluded(values)
         for text, mask in ((reason, excluded), (f"without {self.selector.value_column}", np.isnan(values))):
             if count := int((usable & mask).sum()):
                 self.exclusions[text] += count
         present = usable & ~excluded & ~np.isnan(values)
-        return [number if kept else None for number, kept in zip(numbers, present, strict=True)], present
+        return [number if kept else None for number, kept in zip(numbers, present, strict=True)]
 
 
-def _numbers(selector: RankedSelector, batch: dict[str, list[Any]], mapping: Mapping[str, str] | None) -> list[Any]:
+def _table_stream(tables: ScoreTables, selector: Random | RankedSelector) -> IterableDataset:
+    """Return the rows of score tables, with the column that the selector ranks by."""
+    if isinstance(selector, Random):
+        return tables.stream([])
+    if not isinstance(selector.ranks_by, str):
+        tables.check_score(selector.ranks_by)
+    elif selector.value_column not in tables.columns:
+        raise _no_column(selector, tables.columns)
+    return tables.stream([selector.value_column])
+
+
+def _no_column(selector: RankedSelector, names: list[str]) -> ColumnError:
+    return ColumnError(
+        f"{type(selector).__name__} needs column {selector.value_column!r}, but the stream has {names}."
+        f"{did_you_mean(selector.value_column, names)} Scores are added with stream.map(IFD(...), batched=True)."
+    )
+
+
+def _numbers(
+    selector: RankedSelector, batch: dict[str, list[Any]], mapping: Mapping[str, str] | None, is_scored: bool
+) -> list[Any]:
     """Return the numbers of the column that the selector ranks by, or that its score writes; NaN for null."""
     source, name = selector.ranks_by, selector.value_column
-    columns = batch if isinstance(source, str) else source(rename_batch(batch, mapping) if mapping else batch)
+    if is_scored or isinstance(source, str):
+        columns: Mapping[str, list[Any]] = batch
+    else:
+        columns = source(rename_batch(batch, mapping) if mapping else batch)
     if name not in columns:
-        raise ColumnError(
-            f"{type(selector).__name__} needs column {name!r}, but the stream has {list(batch)}."
-            f"{did_you_mean(name, list(batch))} Scores are added with stream.map(IFD(...), batched=True)."
-        )
+        raise _no_column(selector, list(batch))
     values = columns[name]
     if any(isinstance(value, str) for value in values):
         raise ColumnError(f"Column {name!r} holds text such as {values[0]!r}, and a selection needs numbers.")

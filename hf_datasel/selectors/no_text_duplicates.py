@@ -96,6 +96,10 @@ class NoTextDuplicates(RowFilter):
         if self.threshold < 1:
             band_layout(self.threshold, self.num_perm)
 
+    def reads_text(self) -> tuple[Part, ...]:
+        """Return the part of the rows that is compared."""
+        return (self.part,)
+
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the rows that are no near-duplicate of a better one, ascending."""
         rows, order = self._compared(context, rows)

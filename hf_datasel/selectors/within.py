@@ -310,7 +310,7 @@ def _named_groups(context: RoundContext, name: str) -> tuple[np.ndarray, list[st
     Raises:
         ColumnError: The column is missing.
     """
-    columns = context.pool.column_names
+    columns = context.record.pool.column_names
     if name not in columns and score_for_column(name) is None:
         raise ColumnError(
             f"{context.record.caller} needs column {name!r}, but the dataset has {columns}."
@@ -322,7 +322,7 @@ def _named_groups(context: RoundContext, name: str) -> tuple[np.ndarray, list[st
     if dtype not in ("string", "large_string", "bool") and labels is None:
         return None
     context.record.add_column(name)
-    column = context.pool.with_format("arrow")[:].column(name).dictionary_encode().combine_chunks()
+    column = context.read_columns([name]).with_format("arrow")[:].column(name).dictionary_encode().combine_chunks()
     codes = np.asarray(column.indices.fill_null(-1).to_numpy(zero_copy_only=False), dtype=np.int64)
     values = column.dictionary.to_pylist()
     if labels is None:

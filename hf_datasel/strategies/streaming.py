@@ -42,12 +42,15 @@ class TopHeap:
         self._num_stored = 0
         self._lowest: np.generic | None = None  # lowest stored score; later scores must be above it
 
-    def add(self, scores: npt.ArrayLike) -> None:
+    def add(self, scores: npt.ArrayLike) -> Ints:
         """Add the scores of the next rows.
 
         Args:
             scores: One number per row, shape (n,). Rows whose score is NaN or None are never selected; infinity
                 counts as the highest score.
+
+        Returns:
+            Numbers among these rows, from 0, of those that may be among the highest, int64, ascending.
 
         Raises:
             SelectionError: The scores are not one flat array of numbers.
@@ -65,6 +68,7 @@ class TopHeap:
             self._num_stored > 2 * self._budget
         ):  # so that each score is sorted only a few times, however small the batches
             self._shrink()
+        return entering_rows
 
     @property
     def positions(self) -> Ints:

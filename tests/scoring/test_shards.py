@@ -79,10 +79,11 @@ def test_more_shards_than_rows(rows, tmp_path):
 # -- one table --------------------------------------------------------------------------------------------------------
 def test_table_has_no_text(rows, tmp_path):
     table = score_table(rows.select(range(4, 9)), Length(), first_row=4, store=tmp_path)
-    assert table.column_names[:2] == ["row", "row_id"]
+    assert table.column_names[:3] == ["row", "row_id", "row_reason"]
     assert {"instruction", "input", "output", "source"}.isdisjoint(table.column_names)
     assert table["row"].to_pylist() == [4, 5, 6, 7, 8]
     assert table["row_id"].to_pylist() == [bytes(row) for row in Pool(rows).row_ids[4:9]]
+    assert score_table(rows.select([3, 4]), Length())["row_reason"].to_pylist() == ["empty_response", ""]
     assert table["response_words"].to_pylist() == score(rows, Length())["response_words"][4:9]
 
 
@@ -176,7 +177,7 @@ def test_file_of_something_else_is_replaced(change, rows, tmp_path):
     assert job.score(Shard(0, 2))
     expected = score(rows.select(range(12)), scores)
     table = pq.read_table(path)
-    for name in table.column_names[2:]:
+    for name in table.column_names[3:]:
         assert table[name].to_pylist() == expected[name][:]
     assert not job.score(Shard(0, 2))
 
