@@ -20,6 +20,7 @@ __all__ = [
     "ScoreError",
     "SelectionError",
     "ShortfallError",
+    "check_option",
     "did_you_mean",
     "reason_counts",
 ]
@@ -135,6 +136,31 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """
     matches = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)
     return f" Did you mean {matches[0]!r}?" if matches else ""
+
+
+def check_option(
+    setting: str, value: object, options: Iterable[object], error: type[DataselError] = ConfigError
+) -> None:
+    """Raise an error that lists the options and names the most similar one, unless the value is one of them.
+
+    Args:
+        setting: The setting with its value; the message begins with it.
+        value: The value.
+        options: All possible values.
+        error: Class of the error.
+
+    >>> check_option("Loss(over='pare')", "pare", ("response", "pair"))
+    Traceback (most recent call last):
+    hf_datasel.errors.ConfigError: Loss(over='pare'): it has to be 'response' or 'pair'. Did you mean 'pair'?
+    """
+    possible = list(options)
+    if value not in possible:
+        *others, last = map(repr, possible)
+        listed = f"{', '.join(others)} or {last}" if others else last
+        hint = did_you_mean(str(value), [option for option in possible if isinstance(option, str)])
+        if value is False and "no" in possible:
+            hint = ' YAML reads no as false: write "no", with quotes.'
+        raise error(f"{setting}: it has to be {listed}.{hint}")
 
 
 def reason_counts(counts: Mapping[str, int], details: Mapping[str, str] | None = None) -> str:

@@ -20,7 +20,7 @@ from trl import TrlParser
 
 from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables
 from hf_datasel.cli.terminal import printable
-from hf_datasel.errors import ConfigError, SelectionError, did_you_mean
+from hf_datasel.errors import ConfigError, SelectionError, check_option, did_you_mean
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -166,12 +166,14 @@ def parse(
     arguments, content, file = _read_file(arguments, keys)
     _check_mappings(arguments, flags)
     _check_booleans(content, parser)
+    _check_choices(content, parser)
     names = [argument.split("=", 1)[0] for argument in arguments]
     keys_of_flags = {flags[name].dest for name in names if name in flags}
     if not any(argument in TRUST_FLAGS for argument in argv):
         check_trusted({key: value for key, value in content.items() if key not in keys_of_flags}, file)
     keys_set = keys_of_flags | set(content)
     parser.error = _raise_config_error  # argparse would print the usage with all keys and exit
+    parser._check_value = _check_choice  # argparse lists the choices, and suggests none
     try:
         set_variables(content.pop("env", None) or {}, file)
         parser.set_defaults_with_config(**content)
@@ -246,6 +248,19 @@ def _check_booleans(content: Mapping[str, Any], parser: TrlParser) -> None:
     for key in booleans:
         if not isinstance(content.get(key), bool | str | None):
             raise ConfigError(f"{key} has to be true or false, and is {content[key]!r}.")
+
+
+def _check_choices(content: Mapping[str, Any], parser: TrlParser) -> None:
+    """Raise `ConfigError` if a key of a file has a value that its flag does not take: argparse checks flags only."""
+    for action in parser._actions:
+        value = content.get(action.dest)
+        if action.choices is not None and value is not None:
+            check_option(f"{action.dest}={value!r}", value, action.choices)
+
+
+def _check_choice(action: argparse.Action, value: Any) -> None:
+    if action.choices is not None:
+        check_option(f"{action.option_strings[0]} {value}", value, action.choices)
 
 
 def as_dict(value: Any, key: str) -> dict[str, Any]:

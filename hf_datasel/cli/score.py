@@ -24,7 +24,7 @@ from hf_datasel.cli.arguments import (
 )
 from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.tables import column_table, numeric_columns
-from hf_datasel.errors import ConfigError, ScoreError
+from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
 from hf_datasel.spec import changed_settings
 
 __all__ = ["ScoreArguments", "run"]
@@ -195,7 +195,9 @@ def _scores(arguments: ScoreArguments) -> list[Any]:
     names = [name for name, _ in scores]
     unknown = [name for name in kwargs if name not in names]
     if unknown:
-        raise ConfigError(f"scores_kwargs names {unknown[0]!r}, which is not among scores {names}.")
+        raise ConfigError(
+            f"scores_kwargs names {unknown[0]!r}, which is not among scores {names}.{did_you_mean(unknown[0], names)}"
+        )
     loading = {
         "revision": arguments.model_revision,
         "dtype": arguments.dtype,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.evaluation.commands import CommandServer
 from hf_datasel.evaluation.gather import gather
 from hf_datasel.evaluation.methods import (
@@ -108,8 +108,8 @@ class Experiment:
         for name in ("baselines", "equal", "launcher"):
             if not isinstance(value := getattr(self, name), list | tuple):
                 raise ConfigError(f"{name}={value!r} has to be a list.")
-        if unknown := [name for name in self.equal if name not in _EQUAL]:
-            raise ConfigError(f"equal={list(self.equal)!r}: {unknown[0]!r} is neither 'steps' nor 'cost'.")
+        for name in self.equal:
+            check_option(f"equal={list(self.equal)!r} has {name!r}", name, _EQUAL)
         if self.num_processes < 1:
             raise ConfigError(f"num_processes={self.num_processes} has to be 1 or more.")
         for name in ("margin", "sd"):

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.errors import ConfigError, EvaluationError, check_option
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
 from hf_datasel.evaluation.harness_results import HarnessResults, read_samples
 from hf_datasel.evaluation.harness_tasks import digest, harness_version, load_task
@@ -96,8 +96,7 @@ class HarnessTask(Task):
                 raise ConfigError(
                     f"The task {self.name!r} has {name}={value!r}: it has to be an int of at least {least}."
                 )
-        if self.backend not in ("hf", "vllm"):
-            raise ConfigError(f"The task {self.name!r} has backend={self.backend!r}: it has to be 'hf' or 'vllm'.")
+        check_option(f"The task {self.name!r} has backend={self.backend!r}", self.backend, ("hf", "vllm"))
 
     @property
     def may_execute_code(self) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_datasel.errors import EvaluationError, did_you_mean
+from hf_datasel.evaluation.task_names import OWN_TASKS, list_suites
 from hf_datasel.scoring.eval_mode import preserve_rng_state
 
 if TYPE_CHECKING:
@@ -117,8 +118,8 @@ _LOADED: dict[tuple[Any, ...], LoadedTask] = {}
 def _load(settings: HarnessTask) -> LoadedTask:
     if importlib.util.find_spec("lm_eval") is None:
         raise EvaluationError(
-            f"The task {settings.name!r} needs lm-eval: pip install 'hf-datasel[eval]'. The tasks heldout and "
-            "exact_match do not."
+            f"The task {settings.name!r} needs lm-eval: pip install 'hf-datasel[eval]'. The tasks "
+            f"{', '.join(OWN_TASKS)} do not.{did_you_mean(settings.name, [*list_suites(), *OWN_TASKS])}"
         )
     name = settings.task or settings.name
     manager, configs = _find(settings, name)
@@ -178,8 +179,9 @@ def _find(settings: HarnessTask, name: str) -> tuple[TaskManager, dict[str, dict
         if name not in configs:
             names = [*_stock_files(), *(manager.all_tasks if settings.include_path else [])]
             raise EvaluationError(
-                f"lm-eval {harness_version()} has no task {name!r}.{did_you_mean(name, names)} Tasks of your own are "
-                "YAML files: name the file, or its folder with include_path."
+                f"lm-eval {harness_version()} has no task {name!r}, and there is no suite of this name."
+                f"{did_you_mean(name, [*list_suites(), *OWN_TASKS, *names])} Tasks of your own are YAML files: name "
+                "the file, or its folder with include_path."
             )
         return manager, configs
     try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
-from hf_datasel.errors import EvaluationError
+from hf_datasel.errors import EvaluationError, check_option
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
 from hf_datasel.evaluation.heldout_rows import Excluded, HeldoutRows, read_rows
 from hf_datasel.evaluation.row_results import RowResults
@@ -65,8 +65,7 @@ class HeldoutLoss(RowResults):
         Raises:
             EvaluationError: It is another weighting.
         """
-        if weighting not in ("bytes", "rows"):
-            raise EvaluationError(f"weighting={weighting!r} has to be 'bytes' or 'rows'.")
+        check_option(f"weighting={weighting!r}", weighting, ("bytes", "rows"), EvaluationError)
         key = "bits_per_byte" if weighting == "bytes" else "mean_row_bits_per_byte"
         return float(self.summarize(self.reasons == "")[key])
 

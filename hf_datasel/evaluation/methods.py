@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError, check_option, did_you_mean
 from hf_datasel.evaluation.cells import slug
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import All, Random, get_selector
@@ -240,8 +240,13 @@ def planned_steps(method: Method, pool_size: int, processes: int) -> int | None:
 
 def _parsed(key: str, value: Any) -> Any:
     """Return a value as `hf-datasel train` reads it: YAML has read 2e-5 as text."""
-    parse = _parsers().get(key)
-    if parse is None or value is None or isinstance(value, Mapping):
+    action = _actions().get(key)
+    if action is None or value is None or isinstance(value, Mapping):
+        return value
+    if action.choices is not None:
+        check_option(f"train: {key}={value!r}", value, action.choices)
+    parse: Any = action.type
+    if parse in (None, str) or action.nargs == "+":
         return value
     try:
         parsed = parse(str(value))
@@ -251,12 +256,11 @@ def _parsed(key: str, value: Any) -> Any:
 
 
 @functools.cache
-def _parsers() -> dict[str, Any]:
-    """Return the function that parses each flag of `hf-datasel train`."""
+def _actions() -> dict[str, argparse.Action]:
+    """Return how each flag of `hf-datasel train` is parsed."""
     from trl import ModelConfig, TrlParser
 
-    actions = TrlParser((SelectiveSFTConfig, ModelConfig))._actions
-    return {action.dest: action.type for action in actions if action.type not in (None, str) and action.nargs != "+"}
+    return {action.dest: action for action in TrlParser((SelectiveSFTConfig, ModelConfig))._actions}
 
 
 def _training_fields() -> set[str]:

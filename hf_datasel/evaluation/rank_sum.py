@@ -8,7 +8,7 @@ from typing import Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.errors import EvaluationError, check_option
 from hf_datasel.evaluation._checks import check_array, constant_error, is_constant
 
 __all__ = ["MannWhitney", "mann_whitney"]
@@ -65,8 +65,7 @@ def mann_whitney(
     from scipy.stats import PermutationMethod, mannwhitneyu
 
     caller = "mann_whitney"
-    if alternative not in ("greater", "less", "two-sided"):
-        raise ConfigError(f"{caller}: alternative={alternative!r} is not 'greater', 'less' or 'two-sided'.")
+    check_option(f"{caller}: alternative={alternative!r}", alternative, ("greater", "less", "two-sided"))
     values, reference = (
         check_array(caller, "method", method, ("run",)),
         check_array(caller, "control", control, ("run",)),

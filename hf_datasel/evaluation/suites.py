@@ -10,24 +10,19 @@ from typing import Any
 
 import yaml
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError, check_option, did_you_mean
 from hf_datasel.evaluation.code import CodeTask
 from hf_datasel.evaluation.harness import HarnessTask
 from hf_datasel.evaluation.task import ExactMatchTask, HeldoutTask, Task
+from hf_datasel.evaluation.task_names import OWN_TASKS, SUITES, list_suites
 
 __all__ = ["Suite", "get_suite", "list_suites", "read_tasks"]
 
-_FOLDER = Path(__file__).with_name("suites")
 _QUICK_LIMIT = 100
 """Number of items in the tier "quick" of a task that is in no suite."""
-_KINDS: dict[str, type[Task]] = {
-    "heldout": HeldoutTask,
-    "exact_match": ExactMatchTask,
-    "humaneval": CodeTask,
-    "mbpp_plus": CodeTask,
-    "code": CodeTask,
-}
-"""Tasks that are not those of lm-eval."""
+_KINDS: dict[str, type[Task]] = dict(
+    zip(OWN_TASKS, (HeldoutTask, ExactMatchTask, CodeTask, CodeTask, CodeTask), strict=True)
+)
 
 
 @dataclass(frozen=True)
@@ -60,15 +55,6 @@ class Suite:
         return read_tasks(self.name, tier=tier)
 
 
-def list_suites() -> list[str]:
-    """Return the names of all suites.
-
-    >>> list_suites()
-    ['at_scale', 'iterit', 'iterit_code', 'kmq', 'quick', 'small']
-    """
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
-
-
 @functools.cache
 def get_suite(name: str) -> Suite:
     """Return a suite by its name.
@@ -88,7 +74,7 @@ def get_suite(name: str) -> Suite:
             f"There is no suite {name!r}.{did_you_mean(name, names)} The suites are {', '.join(names)}. Tasks are a "
             f"list: [{name}]."
         )
-    data = yaml.safe_load((_FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    data = yaml.safe_load((SUITES / f"{name}.yaml").read_text(encoding="utf-8"))
     entries = tuple(_entries(data["tasks"]))
     return Suite(name, data["description"], tuple(data["notes"]), entries, data["quick"])
 
@@ -115,8 +101,7 @@ def read_tasks(
     >>> [task.name for task in tasks]
     ['gsm8k', 'arc', 'hellaswag', 'mine']
     """
-    if tier not in ("full", "quick"):
-        raise ConfigError(f"There is no tier {tier!r}: it has to be 'full' or 'quick'.")
+    check_option(f"There is no tier {tier!r}", tier, ("full", "quick"))
     names = list_suites()
     entries = [(value, dict[str, Any]())] if isinstance(value, str) else list(_entries(value))
     if isinstance(value, str):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.evaluation._checks import check_array, is_constant
 from hf_datasel.evaluation.statistics import (
     Difference,
@@ -91,7 +91,8 @@ def results_table(
     """
     if control not in methods:
         raise ConfigError(
-            f"results_table: control={control!r} is none of the methods: {', '.join(map(repr, methods))}.",
+            f"results_table: control={control!r} is none of the methods: {', '.join(map(repr, methods))}."
+            f"{did_you_mean(control, methods)}",
             "Pass control=NAME.",
         )
     averages = {

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, DataselError, EvaluationError
+from hf_datasel.errors import ConfigError, DataselError, EvaluationError, check_option, did_you_mean
 from hf_datasel.evaluation.exact_match import MatchedAnswers, match_answers
 from hf_datasel.evaluation.heldout import HeldoutLoss, heldout_loss
 from hf_datasel.evaluation.normalization import Normalization
@@ -177,6 +177,7 @@ class DatasetTask(Task):
         if self.group_by is not None and self.group_by not in names:
             raise EvaluationError(
                 f"The task {self.name!r} has group_by={self.group_by!r}, but the columns are {names}."
+                f"{did_you_mean(self.group_by, names)}"
             )
 
     def num_items(self) -> int:
@@ -227,10 +228,7 @@ class HeldoutTask(DatasetTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weighting not in ("rows", "bytes"):
-            raise ConfigError(
-                f"The task {self.name!r} has weighting={self.weighting!r}: it has to be 'rows' or 'bytes'."
-            )
+        check_option(f"The task {self.name!r} has weighting={self.weighting!r}", self.weighting, ("rows", "bytes"))
 
     def evaluate(
         self,
@@ -331,7 +329,10 @@ def primary_tasks(tasks: Sequence[Task], primary: str | None) -> list[Task]:
     names = [task.name for task in tasks]
     if primary is not None and primary != "average":
         if primary not in names:
-            raise ConfigError(f"primary={primary!r} is none of the tasks: {', '.join(names)}.", "Or use 'average'.")
+            hint = did_you_mean(primary, [*names, "average"])
+            raise ConfigError(
+                f"primary={primary!r} is none of the tasks: {', '.join(names)}.{hint}", "Or use 'average'."
+            )
         return [tasks[names.index(primary)]]
     if len({(task.scale, task.higher_is_better) for task in tasks}) > 1:
         raise ConfigError(

@@ -157,7 +157,8 @@ def _card_files(folder: Path, name: str, config: str | None) -> dict[str, list[P
     names = get_dataset_config_names(str(folder))
     if (config is None and len(names) > 1 and "default" not in names) or config not in (None, *names):
         raise FormatError(
-            f"{name!r} has the configurations {', '.join(map(repr, names))}, and not {config!r}.",
+            f"{name!r} has the configurations {', '.join(map(repr, names))}, and not {config!r}."
+            f"{did_you_mean(config or '', names)}",
             hint=f"Pass one of them, as config={names[0]!r}.",
             cli_hint=f"Pass one of them, as --dataset_config {names[0]}.",
         )
@@ -248,7 +249,8 @@ def _split_names(split: str, present: Mapping[str, Any], name: str) -> list[str]
     for missing in (base for base in names if base not in present):
         first = next(iter(present))
         raise FormatError(
-            f"{name!r} has no split {missing!r}. It has {', '.join(map(repr, present))}.",
+            f"{name!r} has no split {missing!r}.{did_you_mean(missing, present)} It has "
+            f"{', '.join(map(repr, present))}.",
             hint=f"Pass one of them, as split={first!r}.",
             cli_hint=f"Pass one of them, as --dataset_train_split {first}.",
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import check_option
 from hf_datasel.rounds.selector import Selector, check_source
 from hf_datasel.scores import RewardGap
 
@@ -40,10 +40,7 @@ class ClusterSelector(Selector):
     def __post_init__(self) -> None:
         check_source(self, "clusters", "Cluster")
         check_source(self, "vectors", "Embedding")
-        if self.shares not in ("proportional", "equal"):
-            raise ConfigError(
-                f"{type(self).__name__}(shares={self.shares!r}): it has to be 'proportional' or 'equal'."
-            )
+        check_option(f"{type(self).__name__}(shares={self.shares!r})", self.shares, ("proportional", "equal"))
 
     def members(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the cluster of each eligible row, and the distance of each row to its centroid.

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.atomic import write_file
-from hf_datasel.errors import ColumnError, ConfigError, ScoreError, did_you_mean
+from hf_datasel.errors import ColumnError, ConfigError, ScoreError, check_option, did_you_mean
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.kmeans import (
     KMeansFit,
@@ -123,9 +123,7 @@ class Cluster(Score):
                 f"{self._least_rows:,} rows. Raise max_fit_rows or lower k."
             )
         for name, options in _OPTIONS.items():
-            value = getattr(self, name)
-            if value not in options:
-                raise ConfigError(f"Cluster({name}={value!r}): it has to be one of {', '.join(map(repr, options))}.")
+            check_option(f"Cluster({name}={getattr(self, name)!r})", getattr(self, name), options)
         if (self.backend, self.init) == ("faiss", "k-means++"):
             raise ConfigError("Cluster(backend='faiss') starts from random rows: remove init='k-means++'.")
         if not isinstance(self.column, str) or not self.column:

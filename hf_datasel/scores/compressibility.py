@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, check_option
 from hf_datasel.formats import Part
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.tokens import TokenRows
@@ -53,10 +53,7 @@ class Compressibility(Score):
     )
 
     def __post_init__(self) -> None:
-        parts = list(get_args(Part))
-        if self.part not in parts:
-            hint = did_you_mean(str(self.part), parts)
-            raise ConfigError(f"Compressibility(part={self.part!r}): it has to be one of {parts}.{hint}")
+        check_option(f"Compressibility(part={self.part!r})", self.part, get_args(Part))
         if type(self.level) is not int or not 1 <= self.level <= 9:
             raise ConfigError(f"Compressibility(level={self.level!r}): it has to be an int from 1 to 9.")
 

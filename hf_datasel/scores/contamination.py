@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
+from hf_datasel.errors import ConfigError, ScoreError, check_option
 from hf_datasel.formats import Part
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.contamination import QuestionIndex, compare_rows, describe_questions
@@ -73,10 +73,7 @@ class Contamination(Score):
         object.__setattr__(self, "questions", checked_sources(self.questions, "Contamination"))
         if type(self.n) is not int or self.n < 1:
             raise ConfigError(f"Contamination(n={self.n!r}): it has to be an int of at least 1.")
-        parts = list(get_args(Part))
-        if self.part not in parts:
-            hint = did_you_mean(str(self.part), parts)
-            raise ConfigError(f"Contamination(part={self.part!r}): it has to be one of {parts}.{hint}")
+        check_option(f"Contamination(part={self.part!r})", self.part, get_args(Part))
 
     @property
     def needs_text(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, ModelError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, ModelError, check_option
 from hf_datasel.formats import Row
 from hf_datasel.scores.selectit import rating_probabilities
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
@@ -116,9 +116,7 @@ class DeitaScore(ModelScore):
                 raise ConfigError(
                     f"DeitaScore({name}={value!r}): it has to be a text with {' and '.join(placeholders)} in it."
                 )
-        if self.turns not in _TURNS:
-            hint = did_you_mean(str(self.turns), _TURNS)
-            raise ConfigError(f"DeitaScore(turns={self.turns!r}): it has to be one of {_TURNS}.{hint}")
+        check_option(f"DeitaScore(turns={self.turns!r})", self.turns, _TURNS)
 
     @property
     def needs_tokenizer(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel._lazy import torch
-from hf_datasel.errors import ConfigError, FormatError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, check_option
 from hf_datasel.formats import Part, Row
 from hf_datasel.scoring.base import Columns, ModelScore, Score, null_counts
 from hf_datasel.scoring.endpoint.client import Endpoint
@@ -116,10 +116,7 @@ class Embedding(ModelScore):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, options in _OPTIONS.items():
-            value = getattr(self, name)
-            if value not in options:
-                hint = did_you_mean(str(value), options)
-                raise ConfigError(f"Embedding({name}={value!r}): it has to be one of {options}.{hint}")
+            check_option(f"Embedding({name}={getattr(self, name)!r})", getattr(self, name), options)
         if type(self.normalize) is not bool:
             raise ConfigError(f"Embedding(normalize={self.normalize!r}): it has to be True or False.")
         check_settings(changed_settings(self))

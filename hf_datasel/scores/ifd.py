@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, check_option
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import TokenRows, Tokens, TokenSettings
@@ -82,9 +82,10 @@ class IFD(ModelScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _one_of("convention", self.convention, ["sft", *PRESETS])
-        _one_of("ratio", self.ratio, list(_RATIOS))
-        _one_of("prior_context", self.prior_context, ["generation-prompt", "bos", "none", None])
+        check_option(f"IFD(convention={self.convention!r})", self.convention, ("sft", *PRESETS))
+        check_option(f"IFD(ratio={self.ratio!r})", self.ratio, _RATIOS)
+        contexts = (*get_args(PriorContext), None)
+        check_option(f"IFD(prior_context={self.prior_context!r})", self.prior_context, contexts)
         if self.convention != "sft" and (self.prior_context, self.end_token) != (None, None):
             raise ConfigError(
                 f"convention={self.convention!r} fixes the context of the prior and the end token. Leave "
@@ -182,9 +183,3 @@ class IFD(ModelScore):
                 "IFD(prior_context='bos')."
             )
         return reasons.astype(np.str_)
-
-
-def _one_of(name: str, value: str | None, options: list[Any]) -> None:
-    if value not in options:
-        hint = did_you_mean(str(value), [option for option in options if option])
-        raise ConfigError(f"IFD({name}={value!r}): it has to be one of {options}.{hint}")

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ColumnError, ConfigError, FormatError, ScoreError, did_you_mean, reason_counts
+from hf_datasel.errors import (
+    ColumnError,
+    ConfigError,
+    FormatError,
+    ScoreError,
+    check_option,
+    did_you_mean,
+    reason_counts,
+)
 from hf_datasel.formats import Pool, load_pool
 from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
@@ -119,9 +127,7 @@ class Influence(ModelScore):
                     self, name, sys.intern(value)
                 )  # pickles stay equal: the value may also be a field's name
         checked_mapping(self.validation_columns, "validation_columns")
-        if self.aggregate not in _AGGREGATES:
-            hint = did_you_mean(self.aggregate, _AGGREGATES)
-            raise ConfigError(f"Influence(aggregate={self.aggregate!r}): it has to be one of {_AGGREGATES}.{hint}")
+        check_option(f"Influence(aggregate={self.aggregate!r})", self.aggregate, _AGGREGATES)
         if self.aggregate == "mean" and self.subtask is not None:
             raise ConfigError("Influence(aggregate='mean') takes all validation rows as one task: remove subtask.")
         if type(self.projection_dim) is not int or self.projection_dim < 1:

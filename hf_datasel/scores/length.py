@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, ScoreError
+from hf_datasel.errors import ConfigError, FormatError, ScoreError, check_option
 from hf_datasel.formats import Pool
 from hf_datasel.formats.words import count_words
 from hf_datasel.scoring.base import Columns, Score
@@ -62,8 +62,7 @@ class Length(Score):
     )
 
     def __post_init__(self) -> None:
-        if self.unit not in ("words", "tokens"):
-            raise ConfigError(f"Length(unit={self.unit!r}): it has to be 'words' or 'tokens'.")
+        check_option(f"Length(unit={self.unit!r})", self.unit, ("words", "tokens"))
         if self.model is not None and not isinstance(self.model, str):
             raise ConfigError(
                 f"Length(model=...) has to be a name or a path, and this is {type(self.model).__name__}."

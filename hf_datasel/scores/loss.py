@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import check_option
 from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_counts
 from hf_datasel.scoring.logprobs import SummedNLL
 from hf_datasel.tokens import Sequences, TokenRows
@@ -64,11 +64,8 @@ class Loss(ModelScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, options in (("reduction", ["mean", "sum"]), ("over", ["response", "pair"])):
-            value = getattr(self, name)
-            if value not in options:
-                hint = did_you_mean(str(value), options)
-                raise ConfigError(f"Loss({name}={value!r}): it has to be one of {options}.{hint}")
+        check_option(f"Loss(reduction={self.reduction!r})", self.reduction, ("mean", "sum"))
+        check_option(f"Loss(over={self.over!r})", self.over, ("response", "pair"))
 
     @property
     def column(self) -> str:

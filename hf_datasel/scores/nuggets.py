@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, ScoreError, check_option
 from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.scores.cluster import Cluster
@@ -113,9 +113,7 @@ class Nuggets(ModelScore):
             value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise ConfigError(f"Nuggets({name}={value!r}): it has to be an int of at least {least}.")
-        if self.by not in _BY:
-            hint = did_you_mean(str(self.by), _BY)
-            raise ConfigError(f"Nuggets(by={self.by!r}): it has to be one of {_BY}.{hint}")
+        check_option(f"Nuggets(by={self.by!r})", self.by, _BY)
         if not isinstance(self.column, str) or not self.column:
             raise ConfigError(f"Nuggets(column={self.column!r}): it has to be the name of a column.")
         if self.anchor_file is not None and not isinstance(self.anchor_file, str):

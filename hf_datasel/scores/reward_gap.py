@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel._lazy import torch
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import ConfigError, check_option, did_you_mean
 from hf_datasel.formats import Row
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.reward import Reward
@@ -149,9 +149,7 @@ class RewardGap(ModelScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.scorer not in _SCORERS:
-            hint = did_you_mean(str(self.scorer), _SCORERS)
-            raise ConfigError(f"RewardGap(scorer={self.scorer!r}): it has to be one of {_SCORERS}.{hint}")
+        check_option(f"RewardGap(scorer={self.scorer!r})", self.scorer, _SCORERS)
         for name, scorer in _SCORER_OF_SETTING.items():
             if getattr(self, name) is not None and self.scorer != scorer:
                 raise ConfigError(f"RewardGap({name}=...) is for scorer={scorer!r}, and scorer is {self.scorer!r}.")

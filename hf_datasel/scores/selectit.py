@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, ScoreError, did_you_mean
+from hf_datasel.errors import ConfigError, FormatError, ScoreError, check_option
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity
 from hf_datasel.scoring.rating_prompts import RATING_PROMPTS, RatingPrompts, RatingRunner
@@ -79,9 +79,7 @@ class SelectIT(ModelScore):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.level not in _LEVELS:
-            hint = did_you_mean(str(self.level), _LEVELS)
-            raise ConfigError(f"SelectIT(level={self.level!r}): it has to be one of {_LEVELS}.{hint}")
+        check_option(f"SelectIT(level={self.level!r})", self.level, _LEVELS)
         if type(self.ratings) is not int or not 2 <= self.ratings <= 9:
             raise ConfigError(f"SelectIT(ratings={self.ratings!r}): it has to be an int from 2 to 9.")
         if not _is_number(self.alpha) or self.alpha < 0:

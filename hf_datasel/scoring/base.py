@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel._lazy import torch
-from hf_datasel.errors import ConfigError, ScoreError
+from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
 from hf_datasel.formats import Batch
 from hf_datasel.scoring.map_batches import check_batch, dataset_of_batch, with_new_columns
 from hf_datasel.scoring.models import (
@@ -304,6 +304,7 @@ class ModelScore(Score):
         if not isinstance(self.dtype, str) or not _is_dtype(self.dtype):
             raise ConfigError(
                 f"dtype={self.dtype!r}: it has to be 'auto', or the name of a floating-point dtype such as 'bfloat16'."
+                f"{did_you_mean(str(self.dtype), ('auto', 'bfloat16', 'float16', 'float32', 'float64'))}"
             )
         for key, value in (self.model_init_kwargs or {}).items():
             if key in ("dtype", "torch_dtype", "revision"):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, FormatError
+from hf_datasel.errors import ConfigError, FormatError, check_option
 from hf_datasel.formats import Part, Pool
 from hf_datasel.formats.words import comparable_words
 
@@ -125,8 +125,7 @@ def compare_rows(
         ConfigError: There is no such part.
         FormatError: The rows are tokenized already, or have only a text column and `part` is not `"both"`.
     """
-    if part not in get_args(Part):
-        raise ConfigError(f"part={part!r}: it has to be one of {list(get_args(Part))}.")
+    check_option(f"part={part!r}", part, get_args(Part))
     if pool.format == "text" and part != "both":
         raise FormatError(f"Rows with only a text column have no {part} to compare. Pass part='both'.")
     reasons: list[str] = []

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.rounds.cluster_selector import ClusterSelector
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.ranked_selector import RankedSelector
@@ -70,8 +70,7 @@ class Cherry(WarmupSelector):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "warmup_size", 1, integer=True)
-        if self.pick not in ("ifd", "perplexity"):
-            raise ConfigError(f"Cherry(pick={self.pick!r}): it has to be 'ifd' or 'perplexity'.")
+        check_option(f"Cherry(pick={self.pick!r})", self.pick, ("ifd", "perplexity"))
         self._check_percentiles()
         self.score()
         check_source(self, "clusters", "Cluster")

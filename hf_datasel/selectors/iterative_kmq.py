@@ -10,7 +10,7 @@ from typing import ClassVar, get_args
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, SelectionError, did_you_mean, reason_counts
+from hf_datasel.errors import ConfigError, SelectionError, check_option, reason_counts
 from hf_datasel.rounds.cache import as_numpy
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
@@ -101,10 +101,7 @@ class IterativeKMQ(IncrementalSelector, KMQ):
                 f"{name}: quality and gap are both called {column_name(self.gap)!r}, and both are recorded. Set "
                 "column_prefix in gap: RewardGap(..., column_prefix='current_')."
             )
-        if self.update not in get_args(Update):
-            options = list(get_args(Update))
-            hint = did_you_mean(str(self.update), options)
-            raise ConfigError(f"{name}(update={self.update!r}): it has to be one of {options}.{hint}")
+        check_option(f"{name}(update={self.update!r})", self.update, get_args(Update))
         check_number(self, "gap_temperature", 0, exclude_low=True)
         if self.update == "paper" and self.gap_temperature != 1:
             raise ConfigError(

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, cast
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.errors import ConfigError, SelectionError, check_option
 from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.describe import describe_pick
@@ -98,8 +98,7 @@ class IterIT(IFDSelector):
             value = getattr(self, name)
             if (name, value) == ("candidates", "paper"):
                 raise ConfigError(_NO_LONGER_PAPER)
-            if value not in options:
-                raise ConfigError(f"IterIT({name}={value!r}): it has to be one of {list(options)}.")
+            check_option(f"IterIT({name}={value!r})", value, options)
 
     def reads_text(self) -> tuple[Part, ...]:
         """Return the part of the rows whose n-grams are counted."""

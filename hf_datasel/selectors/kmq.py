@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import check_option
 from hf_datasel.rounds.cluster_selector import ClusterSelector
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import check_number, check_source, column_name
-from hf_datasel.strategies.clusters import sample_per_cluster
+from hf_datasel.strategies.clusters import Weights, sample_per_cluster
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
@@ -47,7 +47,7 @@ class KMQ(ClusterSelector):
     """
 
     quality: str | Score = field(kw_only=True)
-    weights: Literal["softmax", "proportional"] = "softmax"
+    weights: Weights = "softmax"
     temperature: float = 1.0
 
     title: ClassVar[str] = "kMQ"
@@ -56,10 +56,7 @@ class KMQ(ClusterSelector):
         super().__post_init__()
         check_source(self, "quality")
         check_number(self, "temperature", 0, exclude_low=True)
-        if self.weights not in ("softmax", "proportional"):
-            raise ConfigError(
-                f"{type(self).__name__}(weights={self.weights!r}): it has to be 'softmax' or 'proportional'."
-            )
+        check_option(f"{type(self).__name__}(weights={self.weights!r})", self.weights, get_args(Weights))
 
     def describe_sampling(self, context: RoundContext) -> str:
         """Return how rows are selected from a cluster, for a sentence."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError, did_you_mean
+from hf_datasel.errors import check_option
 from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_name
@@ -87,10 +87,7 @@ class NoTextDuplicates(RowFilter):
         check_number(self, "threshold", 0, 1, exclude_low=True)
         check_number(self, "ngram", 1, integer=True)
         check_number(self, "num_perm", 1, integer=True)
-        parts = list(get_args(Part))
-        if self.part not in parts:
-            hint = did_you_mean(str(self.part), parts)
-            raise ConfigError(f"NoTextDuplicates(part={self.part!r}): it has to be one of {parts}.{hint}")
+        check_option(f"NoTextDuplicates(part={self.part!r})", self.part, get_args(Part))
         if self.by is not None:
             check_source(self, "by")
         if self.threshold < 1:

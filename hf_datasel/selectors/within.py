@@ -77,9 +77,10 @@ class Within(Selector):
         check_source(self, "groups", "Cluster")
         check_source(self, "vectors", "Embedding")
         is_mapping = isinstance(self.shares, Mapping) and bool(self.shares)
-        if not is_mapping and self.shares not in ("proportional", "equal"):
+        if not is_mapping and self.shares not in (options := ("proportional", "equal")):
             raise ConfigError(
                 f"Within(shares={self.shares!r}): it has to be 'proportional', 'equal', or group -> weight."
+                f"{did_you_mean(str(self.shares), options)}"
             )
         object.__setattr__(self, "reselects", self.method.reselects)
 
@@ -181,7 +182,7 @@ class Within(Selector):
             if name not in names or not is_number or not 0 <= weight < float("inf"):
                 raise SelectionError(
                     f"Within(shares={{{name!r}: {weight!r}}}): a share is a number of at least 0 for a group, and "
-                    f"{self.groups!r} has the groups {_quoted(names)}."
+                    f"{self.groups!r} has the groups {_quoted(names)}.{did_you_mean(name, names)}"
                 )
         missing = [name for name in names if name not in weights]
         if missing:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, check_number
@@ -64,8 +64,7 @@ class ZIP(Selector):
         if not self.k3 <= self.k2 <= self.k1:
             raise ConfigError(f"ZIP(k1={self.k1}, k2={self.k2}, k3={self.k3}): it has to be k3 <= k2 <= k1.")
         check_number(self, "level", 1, 9, integer=True)
-        if self.text not in get_args(Text):
-            raise ConfigError(f"ZIP(text={self.text!r}): it has to be one of {list(get_args(Text))}.")
+        check_option(f"ZIP(text={self.text!r})", self.text, get_args(Text))
         if not isinstance(self.compat, bool):
             raise ConfigError(f"ZIP(compat={self.compat!r}): it has to be true or false.")
         self._check_columns()

@@ -12,7 +12,7 @@ from typing import Literal, SupportsIndex, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import SelectionError
+from hf_datasel.errors import SelectionError, check_option
 from hf_datasel.strategies._checks import Ints, check_budget
 from hf_datasel.strategies.top import top
 
@@ -193,10 +193,7 @@ def _log_weights(values: npt.NDArray[np.generic], finite: Bools, temperature: fl
     """Return the logarithm of the weight of each row with a finite quality, up to a constant."""
     if not temperature > 0:
         raise SelectionError(f"sample_per_cluster: temperature={temperature!r} must be above 0.")
-    if weights not in get_args(Weights):
-        raise SelectionError(
-            f"sample_per_cluster: weights={weights!r} is not one of {', '.join(map(repr, get_args(Weights)))}."
-        )
+    check_option(f"sample_per_cluster: weights={weights!r}", weights, get_args(Weights), SelectionError)
     logs = np.where(finite, values, 0).astype(np.float64)
     if weights == "proportional":
         negative = np.flatnonzero(logs < 0)

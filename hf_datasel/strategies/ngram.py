@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import Interrupted, SelectionError
+from hf_datasel.errors import Interrupted, SelectionError, check_option
 from hf_datasel.strategies._checks import check_budget
 
 if TYPE_CHECKING:
@@ -176,8 +176,7 @@ def ngram_weights(
     array([[0.693, 0.   , 0.   , 1.386],
            [0.   , 0.693, 0.693, 0.   ]])
     """
-    if weighting not in get_args(Weighting):
-        raise SelectionError(f"weighting={weighting!r} is not one of {', '.join(map(repr, get_args(Weighting)))}.")
+    check_option(f"weighting={weighting!r}", weighting, get_args(Weighting), SelectionError)
     counts, df, n_docs = _count_ngrams(texts, corpus, ngram_range)
     ones = np.ones(counts.shape[1])
     if weighting == "smooth-l2":

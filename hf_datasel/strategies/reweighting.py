@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from hf_datasel.errors import SelectionError
+from hf_datasel.errors import SelectionError, check_option
 
 __all__ = ["Update", "cluster_means", "effective_number", "update_weights"]
 
@@ -68,10 +68,7 @@ def update_weights(
     array([0.6 , 0.15, 0.25])
     """
     current, gaps = np.asarray(weights, dtype=np.float64), np.asarray(means, dtype=np.float64)
-    if update not in get_args(Update):
-        raise SelectionError(
-            f"update_weights: update={update!r} is not one of {', '.join(map(repr, get_args(Update)))}."
-        )
+    check_option(f"update_weights: update={update!r}", update, get_args(Update), SelectionError)
     finite = np.isfinite(gaps)
     result = current.copy()
     if not finite.any():

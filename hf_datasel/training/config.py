@@ -12,7 +12,7 @@ from typing import Any
 
 from trl import SFTConfig
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.selection import resolve_size
 from hf_datasel.spec import name_and_settings
 
@@ -209,11 +209,9 @@ class SelectiveSFTConfig(SFTConfig):
         resolve_size(1, self.selection_size, self.selection_ratio, ("selection_size", "selection_ratio"))
         if self.selection_schedule is not None:
             self._check_schedule(self.selection_schedule)
-        if self.reselection_strategy not in _STRATEGIES:
-            raise ConfigError(f"reselection_strategy={self.reselection_strategy!r} has to be one of {_STRATEGIES}.")
+        check_option(f"reselection_strategy={self.reselection_strategy!r}", self.reselection_strategy, _STRATEGIES)
         self._check_steps()
-        if self.scoring_dtype not in _DTYPES:
-            raise ConfigError(f"scoring_dtype={self.scoring_dtype!r} has to be one of {_DTYPES}.")
+        check_option(f"scoring_dtype={self.scoring_dtype!r}", self.scoring_dtype, _DTYPES)
         tokens = self.scoring_tokens_per_batch
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ConfigError(f"scoring_tokens_per_batch={tokens!r} has to be an int above 0.")

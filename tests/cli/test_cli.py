@@ -161,6 +161,13 @@ def test_train_with_own_selector(rows_file, tiny_model_dir, tmp_path, monkeypatc
             "No model '/no/such/model'",
         ),
         ("train --config TYPO", "unknown key 'selektor'. Did you mean 'selector'?"),
+        ("train --lr_scheduler_type cosin", "--lr_scheduler_type cosin: it has to be 'linear', 'cosine', "),
+        ("train --lr_scheduler_type cosin", "or 'greedy'. Did you mean 'cosine'?"),
+        (
+            "train --config OPTION",
+            "packing_strategy='bfdd': it has to be 'bfd', 'bfd_split' or 'wrapped'. Did you mean",
+        ),
+        ("train --config NO", 'YAML reads no as false: write "no", with quotes.'),
         ("train --config missing.yaml", "Cannot read 'missing.yaml'"),
         ("train --config BROKEN", "is no valid YAML"),
         ("train --use_cpu true --bf16 false --model_name_or_path MODEL", "No dataset is named"),
@@ -169,6 +176,7 @@ def test_train_with_own_selector(rows_file, tiny_model_dir, tmp_path, monkeypatc
 )
 def test_errors_are_one_line(command, message, rows_file, tiny_model_dir, tmp_path, capsys):
     files = {"EMPTY": "", "TYPO": "selektor: iterit\n", "BROKEN": "a: [1\n"}
+    files |= {"OPTION": "packing_strategy: bfdd\n", "NO": "save_strategy: no\n"}
     for name, content in files.items():
         (tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}").write_text(content)
     replaced = {name: tmp_path / f"{name.lower()}.{'json' if name == 'EMPTY' else 'yaml'}" for name in files}

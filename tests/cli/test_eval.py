@@ -74,12 +74,21 @@ def test_what_is_there_is_not_repeated_but_for_another_model(tmp_path, rows, cap
         (["--suite", "quick"], "No model is named. Pass --model_name_or_path"),
         (["--model_name_or_path", "x"], "No task is named. Pass --suite NAME"),
         (["--model_name_or_path", "x", "--suit", "quick"], "Unknown flag --suit. Did you mean '--suite'?"),
+        (["--model_name_or_path", "x", "--suite", "quick", "--tier", "ful"], "Did you mean 'full'?"),
     ],
 )
 def test_errors(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["eval", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "meant"), [("quik", "quick"), ("exactmatch", "exact_match"), ("gsm8", "gsm8k")])
+def test_a_typo_in_the_name_of_a_suite_or_task(name, meant, capsys):
+    pytest.importorskip("lm_eval")
+    assert main(["eval", "--model_name_or_path", "x", "--suite", name]) == 2
+    error = capsys.readouterr().err
+    assert f"no task {name!r}, and there is no suite of this name. Did you mean {meant!r}?" in error
 
 
 def test_a_typo_in_a_task(tmp_path, rows, capsys):

@@ -191,6 +191,7 @@ def test_model_loading(command, tmp_path):
         (["--scores", "lss"], "There is no score 'lss'. Did you mean 'loss'?"),
         (["--scores", "judge"], "judge needs the setting 'model'"),
         (["--scores", "ifd", "--scores_kwargs", '{"loss": {}}'], "scores_kwargs names 'loss', which is not among"),
+        (["--scores", "loss", "--scores_kwargs", '{"lss": {}}'], "Did you mean 'loss'?"),
         (["--scores", "ifd", "--scores_kwargs", '{"ifd": {"convntion": "sft"}}'], "Did you mean 'convention'?"),
         (["--scores", "loss", "--model_name_or_path", "/no/model"], "No model '/no/model'"),
         (["--scors", "loss"], "Unknown flag --scors. Did you mean '--scores'?"),

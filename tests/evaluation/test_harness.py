@@ -296,7 +296,7 @@ def test_stock_task_on_local_rows(tmp_path, tiny_text_model_dir, name, path, row
     [
         (
             {"name": "gsm8k_cott"},
-            r"lm-eval 0\.\S+ has no task 'gsm8k_cott'\. Did you mean 'gsm8k_cot'\? .* include_path",
+            r"lm-eval 0\.\S+ has no task 'gsm8k_cott', and .*\. Did you mean 'gsm8k_cot'\? .* include_path",
         ),
         (
             {"name": "gsm8k_cot", "num_fewshot": 8},

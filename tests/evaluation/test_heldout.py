@@ -300,7 +300,7 @@ def test_errors_of_rows_and_models(chats, model, tokenizer, tiny_model_dir):
         heldout_loss(chats.select([]), model, tokenizer)
     with pytest.raises(FormatError, match="only a text column"):
         heldout_loss(Dataset.from_dict({"text": ["Hi"]}), model, tokenizer)
-    with pytest.raises(EvaluationError, match="weighting='tokens' has to be 'bytes' or 'rows'"):
+    with pytest.raises(EvaluationError, match="weighting='tokens': it has to be 'bytes' or 'rows'"):
         heldout_loss(chats, model, tokenizer).bits_per_byte("tokens")
 
 

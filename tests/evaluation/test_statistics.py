@@ -309,7 +309,7 @@ def test_mann_whitney_errors():
         mann_whitney([1.0], [1.0, 1.0])
     with pytest.raises(EvaluationError, match="15 against 15 runs are too many"):
         mann_whitney(range(15), range(15))
-    with pytest.raises(ConfigError, match="alternative='better' is not"):
+    with pytest.raises(ConfigError, match="alternative='better': it has to be 'greater', 'less' or 'two-sided'"):
         mann_whitney([1.0], [2.0, 3.0], alternative="better")
 
 

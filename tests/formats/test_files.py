@@ -374,6 +374,8 @@ def test_splits_saved_to_disk(tmp_path):
     assert contents(load_pool(tmp_path / "splits", split="first")) == TEXT
     with pytest.raises(FormatError, match=r"has no split 'train'\. It has 'first', 'test'\. Pass one of them"):
         load_pool(tmp_path / "splits")
+    with pytest.raises(FormatError, match=r"has no split 'frist'\. Did you mean 'first'\?"):
+        load_pool(tmp_path / "splits", split="frist")
     data.save_to_disk(tmp_path / "one")
     assert len(load_pool(tmp_path / "one", split="train[3:]")) == 2
     with pytest.raises(FormatError, match="has no split 'test'"):

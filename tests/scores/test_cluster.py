@@ -495,8 +495,14 @@ def test_columns_without_vectors(rows, centroids):
         ({"k": (4, 4)}, r"k to try have to be different ints"),
         ({"k": (4, "8")}, r"k to try have to be different ints"),
         ({"k": (4, 8), "centroids": "a.npy"}, r"Cluster\(k=\(4, 8\), centroids='a.npy'\): centroids are of one k"),
-        ({"init": "kmeans"}, r"Cluster\(init='kmeans'\): it has to be one of 'random', 'k-means\+\+'"),
-        ({"backend": "Faiss"}, r"Cluster\(backend='Faiss'\): it has to be one of 'sklearn', 'faiss'"),
+        (
+            {"init": "kmeans"},
+            r"Cluster\(init='kmeans'\): it has to be 'random' or 'k-means\+\+'\. Did you mean 'k-means\+\+'\?",
+        ),
+        (
+            {"backend": "Faiss"},
+            r"Cluster\(backend='Faiss'\): it has to be 'sklearn' or 'faiss'\. Did you mean 'faiss'",
+        ),
         ({"backend": "faiss", "init": "k-means++"}, r"backend='faiss'\) starts from random rows: remove init"),
         ({"seed": -1}, r"Cluster\(seed=-1\): it has to be an int of at least 0"),
         ({"column": ""}, r"Cluster\(column=''\): it has to be the name of a column"),

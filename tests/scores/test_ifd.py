@@ -213,7 +213,10 @@ def test_settings_are_recorded(tiny_model_dir):
     [
         ({"convention": "itterit"}, r"IFD\(convention='itterit'\).*Did you mean 'iterit'\?"),
         ({"ratio": "losses"}, r"IFD\(ratio='losses'\).*Did you mean 'loss'\?"),
-        ({"prior_context": "eos"}, r"IFD\(prior_context='eos'\): it has to be one of"),
+        (
+            {"prior_context": "eos"},
+            r"IFD\(prior_context='eos'\): it has to be 'generation-prompt', 'bos', 'none' or None",
+        ),
         ({"convention": "cherry", "end_token": True}, "convention='cherry' fixes the context of the prior"),
         ({"convention": "iterit", "prior_context": "bos"}, "convention='iterit' fixes the context of the prior"),
         ({"max_length": 0}, "max_length has to be an int of at least 2"),

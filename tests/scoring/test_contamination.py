@@ -168,7 +168,7 @@ def test_errors():
     for threshold in (1, -0.1, "0.5"):
         with pytest.raises(ConfigError, match="has to be a number from 0 to below 1"):
             contaminated_rows(data, asked, threshold=threshold)
-    with pytest.raises(ConfigError, match=r"part='answer': it has to be one of \['prompt'"):
+    with pytest.raises(ConfigError, match=r"part='answer': it has to be 'prompt', 'response'"):
         contaminated_rows(data, asked, part="answer")
     with pytest.raises(FormatError, match=r"no prompt to compare\. Pass part='both'"):
         contaminated_rows(Dataset.from_dict({"text": [QUESTION]}), asked, part="prompt")

@@ -247,7 +247,7 @@ def test_the_paper_has_no_weights_for_gaps_below_zero(means, message):
 
 
 def test_an_unknown_update():
-    with pytest.raises(SelectionError, match=r"update='code' is not one of 'exponential', 'softmax', 'paper'"):
+    with pytest.raises(SelectionError, match=r"update='code': it has to be 'exponential', 'softmax' or 'paper'"):
         update_weights([1.0], [1.0], "code")
 
 

@@ -455,7 +455,7 @@ def test_a_negative_quality_is_refused(rows):
         ({"candidate_factor": 1.5}, r"IterIT\(candidate_factor=1.5\)"),
         ({"decay": 2}, r"IterIT\(decay=2\)"),
         ({"decay": "0.1"}, r"IterIT\(decay='0.1'\)"),
-        ({"diversity": "answer"}, r"IterIT\(diversity='answer'\): it has to be one of \['response'"),
+        ({"diversity": "answer"}, r"IterIT\(diversity='answer'\): it has to be 'response', 'prompt'"),
         ({"weighting": "tfidf"}, r"IterIT\(weighting='tfidf'\)"),
         ({"candidates": "authors"}, r"IterIT\(candidates='authors'\)"),
         ({"convention": "itterit"}, "Did you mean 'iterit'"),

@@ -223,6 +223,7 @@ def test_interrupted_in_a_group(grouped):
         ({"method": "top"}, r"Within\(method='top'\): it has to be a selector.* method: {selector: top}"),
         ({"method": Random(), "groups": 3}, r"Within\(groups=3\): .* a column, or Cluster\(...\)"),
         ({"method": Random(), "shares": "half"}, r"Within\(shares='half'\): it has to be 'proportional', 'equal'"),
+        ({"method": Random(), "shares": "equall"}, r"Did you mean 'equal'\?"),
         ({"method": Random(), "shares": {}}, r"Within\(shares=\{\}\)"),
     ],
 )

@@ -353,7 +353,7 @@ def test_wrong_number_of_values(select):
     [
         ({"temperature": 0}, r"temperature=0 must be above 0"),
         ({"temperature": NAN}, r"temperature=nan must be above 0"),
-        ({"weights": "uniform"}, r"weights='uniform' is not one of 'softmax', 'proportional'"),
+        ({"weights": "uniform"}, r"weights='uniform': it has to be 'softmax' or 'proportional'"),
         (
             {"weights": "proportional"},
             r"needs quality >= 0, but 1 of 3 are below \(the first is -2\.0 at position 1\)\. weights=.softmax. "

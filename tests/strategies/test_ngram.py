@@ -337,7 +337,7 @@ def test_ngram_in_every_text():
         ({"decay": -0.1}, r"decay=-0\.1 must be from 0 to 1: otherwise a score could increase"),
         ({"decay": 1.1}, r"decay=1\.1 must be from 0 to 1"),
         ({"decay": np.nan}, r"decay=nan must be from 0 to 1"),
-        ({"weighting": "tfidf"}, r"weighting='tfidf' is not one of 'smooth-l2', 'paper', 'graphfilter'"),
+        ({"weighting": "tfidf"}, r"weighting='tfidf': it has to be 'smooth-l2', 'paper' or 'graphfilter'"),
         ({"ngram_range": (2, 1)}, r"ngram_range=\(2, 1\) must be \(shortest, longest\)"),
         ({"ngram_range": (0, 1)}, r"ngram_range=\(0, 1\) must be \(shortest, longest\)"),
         ({"corpus": []}, "corpus has no text. Omit it"),
