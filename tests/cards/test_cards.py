@@ -38,5 +38,12 @@ def test_metadata_is_complete(path):
 
 
 def test_list_of_cards():
-    named = ["alpaca-iterative-kmq", "alpaca-iterit", "alpaca-kmq", "gsm8k-superfiltering", "quickstart"]
+    named = [
+        "alpaca-iterative-kmq",
+        "alpaca-iterit",
+        "alpaca-kmq",
+        "gsm8k-superfiltering",
+        "quickstart",
+        "smollm2-iterit",
+    ]
     assert [path.parent.name for path in CARDS] == named
