@@ -31,7 +31,11 @@ class BenchArguments:
     model_name_or_path: str | None = field(default=None, metadata={"help": "Model that every run starts from."})
     model_revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of a Hub model."})
     dataset_name: str | None = field(
-        default=None, metadata={"help": "The pool: a file, a folder or a dataset on the Hub."}
+        default=None,
+        metadata={
+            "help": "The pool: a file, a folder or a dataset on the Hub. Relative paths, also of models and "
+            "tasks, are those in the current folder, not in that of the config file."
+        },
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split of the pool."})
@@ -93,7 +97,10 @@ class BenchArguments:
     )
     output_dir: str = field(
         default="outputs/bench",
-        metadata={"help": "Folder of the experiment. What is there already is not repeated."},
+        metadata={
+            "help": "Folder of the experiment. What is there already is not repeated. Parts that are started in other "
+            "folders need its absolute path."
+        },
     )
     plan: bool = field(default=False, metadata={"help": "Print what would be done, cost and seen, and do nothing."})
     list_runs: bool = field(
@@ -187,7 +194,7 @@ def _write(results: ExperimentResults) -> None:
     folder = results.save()
     print(results.to_markdown())
     print(
-        f"Written to {folder}: results.md, results.json and plots. For a card: hf-datasel push --results "
+        f"Written to {folder.absolute()}: results.md, results.json and plots. For a card: hf-datasel push --results "
         f"{folder}/results/METHOD.json --items {folder}/cells --selection {folder}/cells/RUN/model ..."
     )
     failed = [run for run in results.runs if run.state == "failed"]

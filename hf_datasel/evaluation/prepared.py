@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -89,7 +90,7 @@ class Prepared:
         return dict(self.record["tasks"])
 
     def _check_begun(self) -> None:
-        """Raise if runs of the folder were made, or would be evaluated, with other versions."""
+        """Raise if runs of the folder were made, or would be evaluated, with other versions, data or weights."""
         for cell in self.cells():
             versions = (cell.trained or {}).get("versions", self.record["versions"])
             if changes := changed_values(versions, self.record["versions"]):
@@ -103,11 +104,19 @@ class Prepared:
         before = read_record(self.experiment.folder)
         if changed_values(before["config"], self.record["config"], ignored=("output_dir",)):
             return  # what is evaluated with other settings is evaluated again
-        for task, identity in self.record["tasks"].items():
-            if changes := changed_values(before["tasks"][task], identity):
+        now = self.record
+        subjects = [
+            (f"The model {self.experiment.model_name_or_path!r}", {"model": before["model"]}, {"model": now["model"]}),
+            (f"The pool {self.experiment.dataset_name!r}", before["pool"], now["pool"]),
+            *((f"The dataset {name!r}", before["datasets"][name], value) for name, value in now["datasets"].items()),
+            *((f"The task {name!r}", before["tasks"][name], value) for name, value in now["tasks"].items()),
+        ]
+        for subject, begun, identity in subjects:
+            if changes := changed_values(begun, identity):
                 raise EvaluationError(
-                    f"The task {task!r} is not what the experiment was begun with: {'; '.join(changes)}.",
-                    "Install the versions and use the data that it was begun with, or another output_dir.",
+                    f"{subject} is not what the experiment was begun with: {'; '.join(changes)}.",
+                    "Install the versions and use the data that it was begun with, or another output_dir. Relative "
+                    f"paths are those in the current folder, {os.getcwd()!r}.",
                 )
 
     def begin(self) -> None:

@@ -125,7 +125,8 @@ def _local_files(path: Path, name: str, config: str | None) -> dict[str, list[Pa
         return {"train": files}
     if file_kind(path)[0] or name.startswith((".", "/", "~")) or name.count("/") > 1:
         siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise FormatError(f"There is no file or folder {name!r}.{did_you_mean(path.name, siblings)}")
+        where = "" if path.is_absolute() else f" in the current folder {os.getcwd()!r}"
+        raise FormatError(f"There is no file or folder {name!r}{where}.{did_you_mean(path.name, siblings)}")
     return None
 
 

@@ -138,8 +138,8 @@ def _commit(model: str, revision: str | None) -> str:
             return commit[1]
     suffix = f" at revision {revision!r}" if revision else ""
     raise ModelError(
-        f"No model {model!r}{suffix}: there is no such folder, and it is neither on the Hub nor in its cache. Check "
-        f"the path or the name. ({problem})"
+        f"No model {model!r}{suffix}: there is no such folder in {os.getcwd()!r}, and it is neither on the Hub nor in "
+        f"its cache. Check the path or the name. ({problem})"
     )
 
 

@@ -21,7 +21,7 @@ from hf_datasel import Selection
 from hf_datasel.cards import pull_evaluation
 from hf_datasel.cards.report import read_results
 from hf_datasel.cli import main
-from hf_datasel.errors import ConfigError, EvaluationError, ModelError
+from hf_datasel.errors import ConfigError, EvaluationError, FormatError, ModelError
 from hf_datasel.evaluation import Experiment, HeldoutLoss, compare_with_control
 from hf_datasel.evaluation.cells import Cell
 
@@ -304,6 +304,25 @@ def test_the_plan_says_what_is_done_and_seen(world, tmp_path):
     assert "13 runs, each evaluated on: questions (512 items), heldout (512 items)." in text
     assert f"{plan.detectable * 1.5:.3g} with a standard deviation of 1.5 as expected" in text
     assert not (tmp_path / "cells").exists()
+
+
+def test_parts_that_start_in_other_folders_have_the_same_rows(world, tmp_path, monkeypatch):
+    """A relative path is one in the current folder, and never names two pools of one experiment."""
+    values = {**small(world, tmp_path / "out"), "dataset_name": "pool.parquet"}
+    monkeypatch.chdir(world)
+    Experiment(**values).prepare().begin()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FormatError, match=f"no file or folder 'pool.parquet' in the current folder '{tmp_path}'"):
+        Experiment(**values).prepare()
+    pool = Dataset.from_parquet(str(world / "pool.parquet"))
+    pool.to_parquet("pool.parquet")
+    Experiment(**values).prepare()
+    pool.select(range(500)).to_parquet("pool.parquet")
+    message = (
+        f"The pool 'pool.parquet' is not what the experiment was begun with: id .* -> .*; rows 1000 -> 500.*{tmp_path}"
+    )
+    with pytest.raises(EvaluationError, match=message):
+        Experiment(**values).prepare()
 
 
 def test_flags_of_the_command_line(world, reference, tmp_path, capsys):

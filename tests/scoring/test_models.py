@@ -89,7 +89,9 @@ def test_dtype(tiny_model_dir):
 
 @pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "nobody/no-such-model", "no such model"])
 def test_missing_model(name, pool_rows):
-    with pytest.raises(ModelError, match=rf"No model '{name}': there is no such folder.*Check the path or the name"):
+    with pytest.raises(
+        ModelError, match=rf"No model '{name}': there is no such folder in '/.*Check the path or the name"
+    ):
         score(pool_rows, [Loss(name)])
     with pytest.raises(ModelError, match=f"No model '{name}'"):
         Loss(name)(pool_rows[:2])
