@@ -133,6 +133,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.gather and not arguments.model_name_or_path:
         from hf_datasel.evaluation import Experiment
 
+        _check_no_settings(arguments)
         _write(Experiment.from_folder(arguments.output_dir).gather())
         return
     experiment = _experiment(arguments)
@@ -147,6 +148,18 @@ def run(argv: Sequence[str]) -> None:
         else:
             create_output_folder(experiment.output_dir)
             _write(experiment.run(shard, progress=lambda line: print(line, flush=True)))
+
+
+def _check_no_settings(arguments: BenchArguments) -> None:
+    """Raise `ConfigError` for settings beside --gather that the record of the experiment would silently replace."""
+    others = (*_NOT_OF_THE_EXPERIMENT, "output_dir", "allow_imports")
+    defaults = BenchArguments()
+    for each in fields(BenchArguments):
+        if each.name not in others and getattr(arguments, each.name) != getattr(defaults, each.name):
+            raise ConfigError(
+                f"--gather reads the settings that the experiment in {arguments.output_dir!r} was begun with, and "
+                f"{each.name} is set too. Omit it, or pass --config with all settings of the experiment."
+            )
 
 
 def _experiment(arguments: BenchArguments) -> Experiment:

@@ -28,6 +28,11 @@ def bench(folder, *flags, **changes):
         (("--shard", "9/8"), {}, "--shard '9/8' has to be the number of a part and that of all parts, such as 3/8."),
         (("--plan", "--gather"), {}, "--plan, --list and --gather exclude each other"),
         (("--gather",), {}, "has no experiment.json: no experiment has begun there"),
+        (
+            ("--gather", "--margin", "2"),
+            dict.fromkeys(VALUES),
+            "--gather reads the settings that the experiment in '",
+        ),
         (("--seeds", "many"), {}, "seeds='many' has to be a number of runs"),
         ((), {"launcher": ["rm", "-rf", "x"]}, "runs a command of its own (launcher). If you trust the file"),
         ((), {"allow_code_execution": True}, "runs programs that a model writes (allow_code_execution)"),
