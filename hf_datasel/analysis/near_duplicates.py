@@ -1,4 +1,4 @@
-"""Share of selected rows with a near-duplicate."""
+"""Near-duplicates among selected rows: their share by vectors, and their number by text."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import numpy as np
 
 from hf_datasel.analysis.binning import round_significant
 from hf_datasel.errors import ColumnError
+from hf_datasel.formats import Pool
+from hf_datasel.scoring.text_hashes import hash_words
 from hf_datasel.scoring.vectors import load_vectors
+from hf_datasel.selectors import NoTextDuplicates
 from hf_datasel.strategies.near_duplicates import has_near_duplicates
+from hf_datasel.strategies.text_duplicates import find_text_duplicates
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["NearDuplicates", "near_duplicates_among"]
+__all__ = ["NearDuplicates", "TextDuplicateCounts", "near_duplicates_among", "text_duplicates_among"]
 
 _MAX_PAIRS = 10**8  # cosines computed per selection, unless `_MIN_COMPARED` rows need more
 _MIN_COMPARED = 1_000
@@ -38,6 +42,26 @@ class NearDuplicates(TypedDict):
     share: float
     compared: int
     sampled: bool
+
+
+class TextDuplicateCounts(TypedDict):
+    """Number of selected rows whose text nearly repeats that of a row selected before them.
+
+    Attributes:
+        rows: Number of selected rows.
+        near: Number of those that `NoTextDuplicates` with these settings would exclude, without exact duplicates.
+        exact: Number of those that it would exclude because they have the same words as a row before them.
+        threshold: Jaccard similarity from which on two rows are near-duplicates.
+        ngram: Number of words of an n-gram.
+        num_perm: Number of hash functions.
+    """
+
+    rows: int
+    near: int
+    exact: int
+    threshold: float
+    ngram: int
+    num_perm: int
 
 
 def near_duplicates_among(dataset: Dataset, column: str, rows: np.ndarray, threshold: float) -> NearDuplicates | None:
@@ -79,6 +103,37 @@ def near_duplicates_among(dataset: Dataset, column: str, rows: np.ndarray, thres
         "share": round_significant(float(has_duplicate.mean())),
         "compared": len(compared),
         "sampled": len(rows) > limit,
+    }
+
+
+def text_duplicates_among(pool: Pool, rows: np.ndarray) -> TextDuplicateCounts:
+    """Count the rows that nearly repeat an earlier one, as `NoTextDuplicates` with its default settings does.
+
+    Texts are read in blocks, about 15,000 rows per second on one core.
+
+    Args:
+        pool: Rows with text.
+        rows: Row numbers, best first, int of shape (rows,).
+
+    Raises:
+        FormatError: The rows are tokenized already.
+    """
+    settings = NoTextDuplicates()
+    found = find_text_duplicates(
+        lambda positions: hash_words(pool.texts(settings.part, rows[positions])),
+        np.arange(len(rows)),
+        settings.threshold,
+        settings.ngram,
+        settings.num_perm,
+    )
+    exact = int(found.exact.sum())
+    return {
+        "rows": len(rows),
+        "near": int((found.kept != np.arange(len(rows))).sum()) - exact,
+        "exact": exact,
+        "threshold": settings.threshold,
+        "ngram": settings.ngram,
+        "num_perm": settings.num_perm,
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from hf_datasel.analysis.near_duplicates import TextDuplicateCounts, text_duplicates_among
 from hf_datasel.cards.facts import FORMAT, DataConfig, Facts, Parent, RoundFacts, TrainingRun
 from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import round_step
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["PublishTarget", "check_together", "config_names", "gather", "read_run"]
 
 _TRAINER_STATE = "trainer_state.json"
+_MAX_COMPARED_TEXTS = 200_000
+"""Number of selected rows up to which near-duplicates among them are counted: about 15 seconds."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,8 @@ def gather(
     names = config_names(selections, target.publication)
     rounds = [_round_facts(selection, name) for selection, name in zip(selections, names, strict=True)]
     source = CardSource(selections, dataset, provenance, parent, rounds, checked_results)
+    if (counts := _text_duplicates(source)) is not None:
+        rounds[-1]["text_duplicates"] = counts
     return {
         "format_version": FORMAT,
         "title": title,
@@ -227,6 +232,15 @@ def _parent(provenance: Mapping[str, Any], parents: Parents, metadata: Mapping[s
     if recorded.get("columns"):
         parent["columns"] = recorded["columns"]
     return parent
+
+
+def _text_duplicates(source: CardSource) -> TextDuplicateCounts | None:
+    """Count near-duplicates among the selected rows; None without text, or if they are not to be counted."""
+    is_filtered = "duplicate_groups" in source.rounds[-1]
+    if source.pool is None or source.pool.format == "tokenized" or is_filtered:
+        return None
+    rows = source.last.indices
+    return text_duplicates_among(source.pool, rows) if 1 < len(rows) <= _MAX_COMPARED_TEXTS else None
 
 
 def _round_facts(selection: Selection, config: str) -> RoundFacts:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NotRequired, TypedDict
 
+from hf_datasel.analysis.near_duplicates import TextDuplicateCounts
 from hf_datasel.scoring.cost import Cost
 
 __all__ = [
@@ -132,6 +133,7 @@ class RoundFacts(TypedDict):
         exclusions: Number of excluded rows, by reason.
         duplicate_groups: What was compared (`"text"`, `"prompt"` or `"response"`) -> size of a group of
             near-duplicates -> number of such groups, if such rows were excluded. One row of each is kept.
+        text_duplicates: Number of selected rows that nearly repeat one selected before them, if that was counted.
         means: Score -> mean over the scored rows and over the selected rows.
     """
 
@@ -151,6 +153,7 @@ class RoundFacts(TypedDict):
     not_eligible: dict[str, int]
     exclusions: dict[str, int]
     duplicate_groups: NotRequired[dict[str, dict[str, int]]]
+    text_duplicates: NotRequired[TextDuplicateCounts]
     means: dict[str, tuple[float, float]]
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import runpy
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,9 @@ def run(
         return tmp_path / recipe.stem, printed.out
 
     return start
+
+
+def run_script(path: Path, words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a script with these words as its command line."""
+    monkeypatch.setattr(sys, "argv", words)
+    runpy.run_path(str(path), run_name="__main__")

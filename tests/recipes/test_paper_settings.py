@@ -6,8 +6,6 @@ import json
 import math
 import re
 import shlex
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,7 @@ from datasets import Dataset, load_dataset
 from hf_datasel import Selection
 from hf_datasel.cli.arguments import parse
 from hf_datasel.selectors import get_selector
-from tests.recipes.conftest import ON_CPU
+from tests.recipes.conftest import ON_CPU, run_script
 from tests.recipes.test_recipes import KINDS
 from tests.recipes.toys import ELIGIBLE, FOLDER, on_toys, read
 
@@ -104,11 +102,3 @@ def test_english_conversations_of_wildchat(tmp_path, monkeypatch, capsys):
     assert kept.column_names == ["messages"]
     assert [each[1]["content"] for each in kept["messages"]] == ["assistant 0", "assistant 2"]
     assert set(kept[0]["messages"][0]) == {"role", "content"}
-
-
-def run_script(path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a script with these words as its command line."""
-    import runpy
-
-    monkeypatch.setattr(sys, "argv", words)
-    runpy.run_path(str(path), run_name="__main__")

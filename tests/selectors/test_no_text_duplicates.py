@@ -129,8 +129,38 @@ def test_card(copies, tmp_path):
         "largest has 4 rows." in text
     )
     assert "@inproceedings{lee2022deduplicating" in text
+    assert "Near-duplicates are rows" not in text
     clean = select(copies, Chain([InRange("value", low=0.85), NoTextDuplicates()], Longest()), size=1)
     assert "Groups of near-duplicates" not in page(gather([clean], copies, title="x"))
+
+
+@pytest.mark.parametrize(
+    ("size", "found"),
+    [
+        (7, "4 of the 7 selected rows (57 %) are near-duplicates of a row that ranks higher, 1 of them with the same"),
+        (2, "1 of the 2 selected rows (50 %) is a near-duplicate of a row that ranks higher. Near-duplicates are"),
+        (None, "No near-duplicates were found among the 2 selected rows."),
+    ],
+)
+def test_card_of_a_selection_without_the_filter(size, found, copies, tmp_path):
+    data = copies if size else copies.select([3, 6])
+    facts = gather([select(data, Longest(), size=size or 2)], data, title="x")
+    (tmp_path / "facts.json").write_text(json.dumps(facts))
+    assert read_facts(tmp_path / "facts.json") == facts
+    text = page(facts)
+    assert found in text
+    setting = "5-grams of words, of prompt and response together, have a Jaccard similarity of at least 0.8, found by "
+    assert f"{setting}MinHash with 128 hash functions, which misses 0.2 % of the pairs at that similarity" in text
+
+
+def test_card_says_nothing_of_what_was_not_counted(copies, monkeypatch):
+    selection = select(copies, Longest(), size=7)
+    assert "near-duplicate" not in page(gather([selection], title="x")), "there is no text"
+    assert "near-duplicate" not in page(gather([select(copies, Longest(), size=1)], copies, title="x"))
+    monkeypatch.setattr("hf_datasel.cards.build._MAX_COMPARED_TEXTS", 6)
+    assert "near-duplicate" not in page(gather([selection], copies, title="x"))
+    tokens = Dataset.from_dict({"input_ids": [[1, 2], [3, 4]]})
+    assert "near-duplicate" not in page(gather([select(tokens, Random(), size=2)], tokens, title="x"))
 
 
 def test_later_rounds_and_several_filters_keep_the_groups(copies, make_round):

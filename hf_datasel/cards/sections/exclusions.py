@@ -11,6 +11,7 @@ from hf_datasel.cards.section import Section
 from hf_datasel.cards.selector_traits import draws_rows, has_filters, scores_shortlist
 from hf_datasel.hub.markdown import code, table, text
 from hf_datasel.scoring.contamination import describe_questions
+from hf_datasel.strategies.min_hash import miss_probability
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts
@@ -67,7 +68,7 @@ def long_reason(name: str) -> str:
 
 
 def _text(facts: Facts, own: None) -> str:
-    parts = (_shortlist, _table, _duplicates, _questions, _shortfall, _other_rows)
+    parts = (_shortlist, _table, _duplicates, _repeats, _questions, _shortfall, _other_rows)
     return "\n\n".join(filter(None, (part(facts) for part in parts)))
 
 
@@ -107,6 +108,30 @@ def _duplicates(facts: Facts) -> str:
                 f"largest has {max(counts):,} rows."
             )
     return str(text(" ".join(sentences), limit=_QUESTIONS)) if sentences else ""
+
+
+def _repeats(facts: Facts) -> str:
+    """Return sentences on selected rows that nearly repeat another one; "" where they were not counted."""
+    counts = facts["rounds"][-1].get("text_duplicates")
+    if counts is None:
+        return ""
+    repeats, rows, threshold = counts["near"] + counts["exact"], counts["rows"], counts["threshold"]
+    missed = miss_probability(threshold, threshold, counts["num_perm"])
+    if repeats:
+        same_words = f", {counts['exact']:,} of them with the same words" if counts["exact"] else ""
+        verb = "is a near-duplicate" if repeats == 1 else "are near-duplicates"
+        found = (
+            f"{repeats:,} of the {rows:,} selected rows ({100 * repeats / rows:.2g} %) {verb} of a row that ranks "
+            f"higher{same_words}."
+        )
+    else:
+        found = f"No near-duplicates were found among the {rows:,} selected rows."
+    return (
+        f"{found} Near-duplicates are rows whose {counts['ngram']}-grams of "
+        f"words, of prompt and response together, have a Jaccard similarity of at least {threshold:g}, found by "
+        f"MinHash with {counts['num_perm']:,} hash functions, which misses {100 * missed:.1g} % of the pairs at that "
+        "similarity and fewer above it. The filter `no_text_duplicates` excludes such rows."
+    )
 
 
 def _questions(facts: Facts) -> str:
