@@ -43,6 +43,7 @@ class RunResult:
         files: File with the value of each item, by task, relative to the folder of the experiment.
         error: Last lines of the log of a run that failed.
         settings: The keys of `hf-datasel train`.
+        without_value: Number of items without a value by reason, by task.
     """
 
     method: str
@@ -56,6 +57,7 @@ class RunResult:
     files: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
+    without_value: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

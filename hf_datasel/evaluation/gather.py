@@ -79,6 +79,7 @@ def _run_result(cell: Cell, tasks: Sequence[Task], identities: Mapping[str, Any]
     numbers: dict[str, float] = {}
     files: dict[str, str] = {}
     items: dict[str, int] = {}
+    without_value: dict[str, dict[str, int]] = {}
     if state == "finished":
         for task in tasks:
             file = cell.results(task.name, identities[task.name])
@@ -87,6 +88,7 @@ def _run_result(cell: Cell, tasks: Sequence[Task], identities: Mapping[str, Any]
             files[task.name] = str(file.relative_to(folder))
             numbers |= task.numbers(results)
             items[task.name] = int((results.reasons == "").sum())
+            without_value[task.name] = results.without_value
     trained = cell.trained or {}
     failure = cell.failure if state == "failed" else None
     return RunResult(
@@ -103,4 +105,5 @@ def _run_result(cell: Cell, tasks: Sequence[Task], identities: Mapping[str, Any]
         if failure
         else "",
         cell.keys,
+        without_value,
     )

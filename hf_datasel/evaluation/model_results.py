@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hf_datasel.errors import EvaluationError
+from hf_datasel.errors import EvaluationError, reason_counts
 from hf_datasel.evaluation.cells import result_file
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
 from hf_datasel.evaluation.row_results import RowResults
@@ -42,14 +42,18 @@ class ModelResults:
         return {name: value for task in self.tasks for name, value in task.numbers(self.results[task.name]).items()}
 
     def to_markdown(self) -> str:
-        """Return a table: task, metric, value (shares in points), what is better, items with and without a value."""
+        """Return a table: task, metric, value (shares in points), what is better, items with a value, and without.
+
+        The last column has the reasons, such as `not_finite` for a loss that is no finite number.
+        """
         rows = []
         for task in self.tasks:
             results = self.results[task.name]
             with_value = int((results.reasons == "").sum())
             direction = "higher" if task.higher_is_better else "lower"
             for name, value in task.numbers(results).items():
-                counts = (f"{with_value:,}", f"{len(results) - with_value:,}") if name == task.name else ("", "")
+                without = reason_counts(results.without_value) or "0"
+                counts = (f"{with_value:,}", without) if name == task.name else ("", "")
                 rows.append((name, task.metric, f"{value:.4g}", direction, *counts))
         return table(["task", "metric", "value", "better", "items", "without a value"], rows)
 

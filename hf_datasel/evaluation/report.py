@@ -146,6 +146,11 @@ def _planned(results: ExperimentResults) -> str:
     return line
 
 
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def _further(results: ExperimentResults, decimals: int) -> str:
     """Return what is said beside the differences: other questions, the whole pool, and where the noise is."""
     lines = []
@@ -279,8 +284,8 @@ def _listed(settings: Mapping[str, Any]) -> str:
 
 
 def _missing(results: ExperimentResults) -> str:
-    """Return the tasks with items that have no value in some runs, and a list of all runs without results."""
-    parts = [_unequal_items(results)]
+    """Return the items that have no value, and a list of all runs without results."""
+    parts = [_without_value(results)]
     lines = []
     for run in results.runs:
         if run.state != "finished":
@@ -301,14 +306,20 @@ def _missing(results: ExperimentResults) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _unequal_items(results: ExperimentResults) -> str:
-    """Return the tasks whose items have a value in some runs and none in others, as a list."""
+def _without_value(results: ExperimentResults) -> str:
+    """Return the tasks with items that no mean includes, as a list: how many in which runs, and why."""
     lines = []
     for task in results.tasks:
         counts = {run.items[task.name] for run in results.runs if task.name in run.items}
+        runs = [run.without_value[task.name] for run in results.runs if task.name in run.without_value]
+        reasons = sorted({reason for run in runs for reason in run})
+        shown = [_range([run.get(reason, 0) for run in runs]) + f" {reason}" for reason in reasons]
         if len(counts) > 1:
+            others = f" The others: {text(', '.join(shown))}." if shown else ""
             lines.append(
                 f"{text(task.name)}: {min(counts):,} to {max(counts):,} items have a value, depending on the run, so"
-                " that means are not over the same items."
+                f" that means are not over the same items.{others}"
             )
+        elif shown:
+            lines.append(f"{text(task.name)}: no mean includes the items without a value: {text(', '.join(shown))}.")
     return "\n".join(f"- {line}" for line in lines)

@@ -52,6 +52,11 @@ class RowResults(ABC):
     def values(self) -> np.ndarray:
         """Value of each row, float64 of shape (rows,); NaN for a row without one."""
 
+    @property
+    def without_value(self) -> dict[str, int]:
+        """Number of rows without a value, which are in no mean, by reason."""
+        return dict(sorted(Counter(self.reasons[self.reasons != ""].tolist()).items()))
+
     @abstractmethod
     def summarize(self, rows: np.ndarray) -> dict[str, Any]:
         """Return the means of some rows as plain values.
@@ -91,7 +96,7 @@ class RowResults(ABC):
         counts = {
             "rows": int(rows.sum()),
             "rows_with_value": int(with_value.sum()),
-            "rows_without_value": dict(sorted(Counter(self.reasons[rows & ~with_value].tolist()).items())),
+            "rows_without_value": self.subset(rows).without_value,
         }
         return {**counts, **(self.summarize(with_value) if with_value.any() else {})}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from hf_datasel.errors import ColumnError, ConfigError, EvaluationError, FormatError, ModelError
-from hf_datasel.evaluation import HeldoutLoss, heldout_loss, match_answers, rows_in_pool
+from hf_datasel.evaluation import HeldoutLoss, HeldoutTask, ModelResults, heldout_loss, match_answers, rows_in_pool
 from hf_datasel.formats import Pool
 
 
@@ -150,6 +151,18 @@ def test_a_row_of_exactly_max_length_is_complete(model, tokenizer):
     length = len(tokenizer.apply_chat_template(messages)["input_ids"])
     assert heldout_loss(rows, model, tokenizer, max_length=length).reasons.tolist() == ["", ""]
     assert heldout_loss(rows, model, tokenizer, max_length=length - 1).reasons.tolist() == ["truncated", ""]
+
+
+def test_the_table_has_the_reasons_of_rows_without_a_value(chats, model, tokenizer):
+    """A loss that is no finite number, as of a model that has diverged, is in no mean, and is counted."""
+    result = heldout_loss(chats, model, tokenizer)
+    diverged = replace(result, reasons=np.array(["", "not_finite", ""]), nats=np.where([0, 1, 0], np.nan, result.nats))
+    table = ModelResults("model", (HeldoutTask("rows", dataset_name="x"),), {"rows": diverged}).to_markdown()
+    assert "| lower | 2 | 1 not_finite |" in table
+    assert (
+        "| lower | 3 | 0 |"
+        in ModelResults("model", (HeldoutTask("rows", dataset_name="x"),), {"rows": result}).to_markdown()
+    )
 
 
 def test_later_prompt_may_be_truncated(model, tokenizer):

@@ -16,7 +16,7 @@ GOOD = [60.0, 62.0, 61.0]
 WHOLE = [50.0, 51.0, 52.0]
 
 
-def results(values, *, loss=False, failed=(), items=None, record=None, keys=None, **settings):
+def results(values, *, loss=False, failed=(), items=None, without=None, record=None, keys=None, **settings):
     """Return the results of an experiment with one task, from the numbers of the runs of each method."""
     task = (HeldoutTask if loss else ExactMatchTask)("questions", dataset_name="questions.jsonl")
     runs = []
@@ -31,6 +31,7 @@ def results(values, *, loss=False, failed=(), items=None, record=None, keys=None
                 RunResult(
                     *(method, seed, "finished", folder, {"questions": number}, {"questions": count}, 39),
                     settings=run_keys,
+                    without_value={"questions": (without or {}).get((method, seed), {})},
                 )
             )
         if method in failed:
@@ -138,6 +139,16 @@ def test_items_without_a_value_in_some_runs():
     found = results({"random": RANDOM, "iterit": GOOD}, items={("iterit", 1): 500})
     assert line_with(found, "questions: 500 to 512 items have a value, depending on the run")
     assert "depending on the run" not in results({"random": RANDOM, "iterit": GOOD}).to_markdown()
+
+
+def test_reasons_of_items_without_a_value():
+    diverged = {("iterit", 1): {"not_finite": 12}}
+    found = results({"random": RANDOM, "iterit": GOOD}, items={("iterit", 1): 500}, without=diverged)
+    assert line_with(found, "questions: 500 to 512 items").endswith("same items. The others: 0 to 12 not_finite.")
+    assert found.to_dict()["runs"][-2]["without_value"] == {"questions": {"not_finite": 12}}
+    everywhere = {(name, seed): {"truncated": 3} for name in ("random", "iterit") for seed in range(5)}
+    same = results({"random": RANDOM, "iterit": GOOD}, without=everywhere)
+    assert line_with(same, "questions: no mean includes the items without a value: 3 truncated.")
 
 
 def test_what_is_not_the_same_for_all_methods():
