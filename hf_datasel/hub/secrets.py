@@ -23,38 +23,49 @@ from hf_datasel.errors import PublishError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["SecretScan", "without_credentials"]
+__all__ = ["SecretScan", "may_hold_key", "without_credentials"]
 
 _ESCAPE = r"(?<=\\[bfnrt])|(?<=\\u[0-9A-Fa-f]{4})|(?<=%[0-9A-Fa-f]{2})"
 _ALONE, _BASE64 = rf"(?:(?<![A-Za-z0-9_-])|{_ESCAPE})", rf"(?:(?<![A-Za-z0-9_/+=-])|{_ESCAPE})"
 """What a key must not follow: it would be a part of a word, of a longer key, or of data in base64. The end of an
 escape, such as that of a line break in JSON text, is no part of a word."""
-_SHAPES: dict[str, tuple[str, str]] = {
-    "Hugging Face token": (_ALONE, r"(?:hf|api_org)_[A-Za-z0-9]{30,}"),
-    "Anthropic key": (_ALONE, r"sk-ant-[A-Za-z0-9_-]{32,}"),
-    "OpenAI key": (_ALONE, r"sk-(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{32,}"),
-    "AWS access key": (_BASE64, r"(?:AKIA|ASIA)[A-Z2-7]{16}(?![A-Za-z0-9/+=])"),
+_SHAPES: dict[str, tuple[str, str, str]] = {
+    "Hugging Face token": (_ALONE, "(?:hf|api_org)_", r"[A-Za-z0-9]{30,}"),
+    "Anthropic key": (_ALONE, "sk-ant-", r"[A-Za-z0-9_-]{32,}"),
+    "OpenAI key": (_ALONE, "sk-", r"(?!ant-)(?:proj-|svcacct-|admin-)?[A-Za-z0-9_-]{32,}"),
+    "AWS access key": (_BASE64, "(?-i:AKIA|ASIA)", r"[A-Z2-7]{16}(?![A-Za-z0-9/+=])"),
     "AWS secret key": (
+        "",
         "",
         r"(?i:aws.{0,20}secret.{0,20}|secret_?access_?key)[\"'\\]*\s*[:=]\s*[\"'\\]*[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=])",
     ),
-    "GitHub token": (_ALONE, r"(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})"),
-    "GitLab token": (_ALONE, r"glpat-[A-Za-z0-9_-]{20,}"),
-    "Google key": (_ALONE, r"(?:AIza[A-Za-z0-9_-]{35}|GOCSPX-[A-Za-z0-9_-]{28})"),
-    "Slack token": (_ALONE, r"xox[abeoprs]-[A-Za-z0-9-]{20,}"),
-    "Slack webhook": ("", r"hooks\.slack\.com/services/T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,}"),
-    "Stripe key": (_ALONE, r"[rs]k_live_[A-Za-z0-9]{24,}"),
-    "npm token": (_ALONE, r"npm_[A-Za-z0-9]{36}"),
-    "PyPI token": (_ALONE, r"pypi-[A-Za-z0-9_-]{80,}"),
-    "SendGrid key": (_ALONE, r"SG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
+    "GitHub token": (_ALONE, "(?:gh[pousr]|github_pat)_", r"[A-Za-z0-9_]{36,}"),
+    "GitLab token": (_ALONE, "glpat-", r"[A-Za-z0-9_-]{20,}"),
+    "Google key": (_ALONE, "AIza", r"[A-Za-z0-9_-]{35}"),
+    "Google client secret": (_ALONE, "GOCSPX-", r"[A-Za-z0-9_-]{28}"),
+    "Slack token": (_ALONE, "xox[abeoprs]-", r"[A-Za-z0-9-]{20,}"),
+    "Slack webhook": ("", "", r"hooks\.slack\.com/services/T[A-Z0-9]{8,}/B[A-Z0-9]{8,}/[A-Za-z0-9]{20,}"),
+    "Stripe key": (_ALONE, "[rs]k_live_", r"[A-Za-z0-9]{24,}"),
+    "npm token": (_ALONE, "npm_", r"[A-Za-z0-9]{36}"),
+    "PyPI token": (_ALONE, "pypi-", r"[A-Za-z0-9_-]{80,}"),
+    "SendGrid key": (_ALONE, r"(?-i:SG\.)", r"[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
     "private key": (
+        "",
         "",
         r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----(?:\\[nr]|[\s\"'+,]|[A-Za-z-]+: .{0,80}\n)*"
         r"[A-Za-z0-9+/]{40}",
     ),
 }
-_PATTERNS = {kind: re.compile(before + shape) for kind, (before, shape) in _SHAPES.items()}
-_CANDIDATE = "|".join(f"(?:{re.sub(r'[(][?]![^)]*[)]', '', shape)})" for _, shape in _SHAPES.values())
+"""What is before a key, its beginning, which tells what it is, and the rest; by kind."""
+_PATTERNS = {kind: re.compile("".join(shape)) for kind, shape in _SHAPES.items()}
+_BEGINNING = re.compile(
+    rf"(?<![a-z0-9])(?:{'|'.join(beginning for _, beginning, _ in _SHAPES.values() if beginning)}|eyJ)[\w-]{{8}}",
+    re.IGNORECASE,
+)
+"""The beginning of a key or of a JSON web token, for texts that hold neither prose nor code."""
+_CANDIDATE = "|".join(
+    f"(?:{beginning}{re.sub(r'[(][?]![^)]*[)]', '', rest)})" for _, beginning, rest in _SHAPES.values()
+)
 """Pattern for RE2, which has no look-around, that holds for every text with a secret."""
 _ADDRESS_WITH_PASSWORD = re.compile(r"\w://[^\s/@:\"'<>]*:[^\s/@\"'<>]+@")
 """In rows such addresses are examples of manuals; in files of a selection they are settings."""
@@ -211,6 +222,18 @@ class SecretScan:
                 for position in positions:
                     value = texts[int(position)].as_py()
                     yield int(rows[position]), value if isinstance(value, str) else value.decode("latin-1")
+
+
+def may_hold_key(address: str) -> bool:
+    """Return whether an address has what begins like a well-known key, whatever follows.
+
+    Args:
+        address: The address.
+
+    >>> may_hold_key("https://host.org/glpat-4711aBcDe/v1"), may_hold_key("https://asia-northeast1.host.org/v1")
+    (True, False)
+    """
+    return _BEGINNING.search(address) is not None
 
 
 def without_credentials(address: str) -> str:

@@ -26,7 +26,7 @@ from hf_datasel.analysis import (
 from hf_datasel.analysis.clusters import ClusterFits
 from hf_datasel.analysis.plots.clusters import labelled_ks
 from hf_datasel.analysis.plots.spreads import bin_shares, integer_bins
-from hf_datasel.analysis.plots.theme import format_number, log_ticks, printable, shortened, theme_of, theme_settings
+from hf_datasel.analysis.plots.theme import drawable, format_number, log_ticks, shortened, theme_of, theme_settings
 from hf_datasel.errors import DataselError
 
 POOL = np.random.default_rng(0).lognormal(3, 1, 300)
@@ -279,9 +279,9 @@ def test_shortened():
     assert shortened("") == ""
 
 
-def test_printable_replaces_missing_characters():
+def test_drawable_replaces_missing_characters():
     pytest.importorskip("matplotlib")
-    assert printable("naïve 日本") == "naïve □□"
+    assert drawable("naïve 日本") == "naïve □□"
 
 
 def test_math_text_is_not_parsed():

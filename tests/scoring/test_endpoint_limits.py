@@ -290,6 +290,8 @@ def test_waits_are_logged(server, caplog, monkeypatch):
         "https://host/v1#word",
         "https://host/hf_wordwordword/v1",
         "https://sk-wordwordword.host/v1",
+        "https://host/glpat-wordwordword/v1",
+        "https://host/npm_wordwordword/v1",
     ],
 )
 def test_secrets_in_addresses_are_refused(url):

@@ -11,9 +11,9 @@ from hf_datasel.analysis.plots.lines import add_line_legend, labels_that_fit, le
 from hf_datasel.analysis.plots.theme import (
     Theme,
     canvas,
+    drawable,
     format_number,
     percent_axis,
-    printable,
     require_matplotlib,
 )
 
@@ -100,7 +100,7 @@ def draw_cluster_fits_by_model(summary: ClusterFitsByModel, title: str = "", dar
 
 def _name_with_best(name: str, fits: ClusterFits) -> str:
     elbow = "none" if fits["elbow"] is None else f"{fits['elbow']:,}"
-    return f"{printable(name, 36)}: highest {fits['best']:,}, elbow {elbow}"
+    return f"{drawable(name, 36)}: highest {fits['best']:,}, elbow {elbow}"
 
 
 def _draw_marked_line(

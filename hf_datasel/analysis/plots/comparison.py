@@ -17,10 +17,10 @@ from hf_datasel.analysis.plots.theme import (
     add_legend,
     canvas,
     color_gradient,
+    drawable,
     format_number,
     label_ticks,
     percent_axis,
-    printable,
     readable_on,
     require_matplotlib,
 )
@@ -138,7 +138,7 @@ def draw_coverage(comparison: Comparison, title: str = "", dark: bool = False) -
         _label_rows(ax, names, theme)
         ax.set_xlim(0, 1.02)
         percent_axis(ax.xaxis)
-        ax.set_xlabel(f"share of the {clusters:,} clusters in {printable(coverages[0]['column'], 24)}")
+        ax.set_xlabel(f"share of the {clusters:,} clusters in {drawable(coverages[0]['column'], 24)}")
         numbers = [f"{coverage['covered']:,} ({format_number(coverage['effective'])})" for coverage in coverages]
         _annotate_rows(ax, numbers, theme)
         add_legend(ax)
@@ -185,7 +185,7 @@ def _wrap(name: str) -> str:
     lines = textwrap.wrap(name, _NAME_WIDTH) or [""]
     if len(lines) > _NAME_LINES:
         lines = [*lines[: _NAME_LINES - 1], " ".join(lines[_NAME_LINES - 1 :])]
-    return "\n".join(printable(line, _NAME_WIDTH + 2) for line in lines)
+    return "\n".join(drawable(line, _NAME_WIDTH + 2) for line in lines)
 
 
 def _annotate_rows(ax: Axes, texts: Sequence[str], theme: Theme) -> None:
@@ -200,4 +200,4 @@ def _layout_value_axis(ax: Axes, summary: Distribution) -> None:
     layout_value_axis(ax, summary)
     outside = max(1 - sum(group["counts"]) / group["rows"] for group in summary["groups"])
     more = f" (up to {outside:.1%} of a selection's values lie outside)" if outside > 0 else ""
-    ax.set_xlabel(f"{printable(summary['column'], 44)}{more}")
+    ax.set_xlabel(f"{drawable(summary['column'], 44)}{more}")

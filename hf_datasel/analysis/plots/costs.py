@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from hf_datasel.analysis.plots.lines import line_style
 from hf_datasel.analysis.plots.runs import PlottedMethod, check_methods
-from hf_datasel.analysis.plots.theme import Theme, add_caption, canvas, log_axis, printable
+from hf_datasel.analysis.plots.theme import Theme, add_caption, canvas, drawable, log_axis
 from hf_datasel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def plot_cost(
     with canvas("plot_cost", title, dark, 4.0) as (figure, theme):
         ax = figure.subplots()
         _layout(ax, points, primary, lower_is_better)
-        ax.set_xlabel(f"cost of selecting and training (operations), {printable(control, 24)} = 1", loc="left")
+        ax.set_xlabel(f"cost of selecting and training (operations), {drawable(control, 24)} = 1", loc="left")
         line = _line(points, (control, *cost_matched))
         ax.plot(*line.T, color=theme.muted, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
         for index, (name, runs) in enumerate(points.items()):
@@ -137,11 +137,11 @@ def _layout(ax: Axes, points: Points, primary: str, lower_is_better: bool) -> No
     ax.set_xlim(low, high)
     pad = 0.12 * max(float(np.ptp(values)), 0.01 * abs(float(values.mean())), 1e-6)
     ax.set_ylim(values.min() - pad, values.max() + pad)
-    ax.set_ylabel(f"{printable(primary, 24)} ({'lower' if lower_is_better else 'higher'} is better)")
+    ax.set_ylabel(f"{drawable(primary, 24)} ({'lower' if lower_is_better else 'higher'} is better)")
 
 
 def _listed(names: list[str]) -> str:
-    shown = ", ".join(printable(name, 20) for name in names[:_MAX_IN_CAPTION])
+    shown = ", ".join(drawable(name, 20) for name in names[:_MAX_IN_CAPTION])
     return shown + (f" and {len(names) - _MAX_IN_CAPTION} more" if len(names) > _MAX_IN_CAPTION else "")
 
 
@@ -162,7 +162,7 @@ def _add_names(
     for index, name in enumerate(points):
         color = _style(index, name in controls, theme)["color"]
         label = ax.annotate(
-            printable(name, 26),
+            drawable(name, 26),
             points[name].mean(axis=0),
             (0, 0),
             textcoords="offset points",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_datasel.analysis.drift import Drift, DriftPair
 from hf_datasel.analysis.plots.lines import add_line_legend, legend_size, line_style
-from hf_datasel.analysis.plots.theme import canvas, log_axis, percent_axis, printable, require_matplotlib
+from hf_datasel.analysis.plots.theme import canvas, drawable, log_axis, percent_axis, require_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +53,13 @@ def draw_drift(summary: Drift, title: str = "", dark: bool = False) -> Figure:
         ax.set_ylim(-0.03, 1.05)
         ax.set_ylabel("replaced")
         more = f"; {_MAX_LINES} of {len(pairs)} pairs" if len(pairs) > _MAX_LINES else ""
-        column = printable(summary["column"], 20)
+        column = drawable(summary["column"], 20)
         ax.set_xlabel(f"top by {column}, of the {_row_range(drawn)} rows with both scores{more}")
     return figure
 
 
 def _name(pair: DriftPair, shares: list[float]) -> str:
-    name = f"{printable(pair['before'], 29)} → {printable(pair['after'], 29)}"
+    name = f"{drawable(pair['before'], 29)} → {drawable(pair['after'], 29)}"
     if _LEGEND_SHARE not in shares:
         return name
     return f"{name}: {pair['replaced'][shares.index(_LEGEND_SHARE)]:.0%} at 5%"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hf_datasel.analysis.plots.runs import PlottedMethod, Runs, check_methods, finite
-from hf_datasel.analysis.plots.theme import Theme, canvas, label_ticks, legend_label, printable
+from hf_datasel.analysis.plots.theme import Theme, canvas, drawable, label_ticks, legend_label
 from hf_datasel.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def plot_forest(
         axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel().tolist()
         for index, (ax, panel) in enumerate(zip(axes, panels, strict=False)):
             _draw_panel(ax, panel, names, whole_pool, theme)
-            ax.set_title(printable(panel.name, _TITLES[columns]), fontsize=9.5)
-            label_ticks(ax.yaxis, range(len(names)), [printable(name, 24) for name in names], theme.ink)
+            ax.set_title(drawable(panel.name, _TITLES[columns]), fontsize=9.5)
+            label_ticks(ax.yaxis, range(len(names)), [drawable(name, 24) for name in names], theme.ink)
             ax.tick_params("y", labelleft=index % columns == 0)
         for ax in axes[len(panels) :]:
             ax.remove()
@@ -175,7 +175,7 @@ def _add_legend(figure: Figure, panels: list[_Panel], control: str, whole_pool: 
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    name = printable(control, 16)
+    name = drawable(control, 16)
     rows = [(row, panel) for panel in panels for other, row in panel.rows.items() if other != control]
     styles = {_style(row.interval, panel.lower_is_better, theme) for row, panel in rows if len(finite(row.values))}
     words = {"v": f"worse than {name}", "^": f"better than {name}", "o": "no difference seen", "D": "not compared"}
@@ -188,7 +188,7 @@ def _add_legend(figure: Figure, panels: list[_Panel], control: str, whole_pool: 
     lines: list[Artist] = [Patch(color=theme.faint, label=legend_label(f"runs of {name}; line: their mean"))]
     if whole_pool is not None:
         dashes = (0, (4, 2))
-        label = legend_label(f"mean of {printable(whole_pool, 16)}")
+        label = legend_label(f"mean of {drawable(whole_pool, 16)}")
         lines.append(Line2D([], [], color=theme.others[1], linewidth=1.3, linestyle=dashes, label=label))
     figure.legend(
         handles=[*handles, *lines],

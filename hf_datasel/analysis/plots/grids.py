@@ -13,11 +13,11 @@ from hf_datasel.analysis.plots.theme import (
     add_legend,
     canvas,
     color_gradient,
+    drawable,
     format_count,
     format_jaccard,
     hide_axes,
     label_ticks,
-    printable,
     readable_on,
 )
 from hf_datasel.analysis.summaries import EmbeddingMap, Overlaps
@@ -42,7 +42,7 @@ def draw_overlaps(summary: Overlaps, title: str = "", dark: bool = False) -> Fig
     Raises:
         DataselError: If matplotlib is not installed.
     """
-    names, shortlist = [printable(name, 22) for name in summary["names"]], summary["shortlist"]
+    names, shortlist = [drawable(name, 22) for name in summary["names"]], summary["shortlist"]
     count = len(names)
     height = 1.3 + 0.18 * (shortlist is not None) + 0.38 * max(count - 1, 2)
     with canvas("draw_overlaps", title, dark, height) as (figure, theme):
@@ -64,7 +64,7 @@ def draw_overlaps(summary: Overlaps, title: str = "", dark: bool = False) -> Fig
         caption = "Jaccard (rows in both / rows in either); two random selections from the pool: "
         caption += format_jaccard(summary["chance"])
         if shortlist is not None:
-            selections = printable(join_names(shortlist["names"]), 40)
+            selections = drawable(join_names(shortlist["names"]), 40)
             caption += f",\nfrom the {shortlist['rows']:,} rows that {selections} are all from: "
             caption += format_jaccard(shortlist["chance"])
         add_caption(figure, caption, theme)
@@ -113,7 +113,7 @@ def draw_map(summary: EmbeddingMap, title: str = "", dark: bool = False) -> Figu
         )
         add_legend(ax)
         hide_axes(ax)
-        column, share = printable(summary["column"], 40), summary["explained"]
+        column, share = drawable(summary["column"], 40), summary["explained"]
         ax.set_xlabel(f"{column}: two principal axes, {share:.0%} of the variance", loc="left")
     return figure
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from hf_datasel.analysis.plots.theme import LINE_CHARACTERS, Theme, legend_label, printable
+from hf_datasel.analysis.plots.theme import LINE_CHARACTERS, Theme, drawable, legend_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,7 +58,7 @@ def add_line_legend(ax: Axes, names: Sequence[str], theme: Theme, last: dict[str
         styles[-1] = last
     ax.legend(
         [Line2D([], [], **style) for style in styles],
-        [legend_label(printable(name, LINE_CHARACTERS // columns - 6)) for name in names],
+        [legend_label(drawable(name, LINE_CHARACTERS // columns - 6)) for name in names],
         loc="upper left",
         bbox_to_anchor=(0, 1),
         ncols=columns,

@@ -13,9 +13,9 @@ from hf_datasel.analysis.plots.theme import (
     add_caption,
     add_legend,
     canvas,
+    drawable,
     format_count,
     hide_axes,
-    printable,
     require_matplotlib,
 )
 
@@ -54,7 +54,7 @@ def draw_tsne(summary: TsneMap, title: str = "", dark: bool = False) -> Figure:
         if len(names) == 1:
             add_legend(axes[0])
         pool = f"{len(summary['sampled']):,} of {format_count(summary['pool_rows'])} of the pool"
-        caption = f"t-SNE of {printable(summary['column'], 30)}; grey: {pool}\nDistances between groups mean nothing."
+        caption = f"t-SNE of {drawable(summary['column'], 30)}; grey: {pool}\nDistances between groups mean nothing."
         add_caption(figure, caption, theme)
     return figure
 
@@ -72,10 +72,10 @@ def _draw_map(ax: Axes, summary: TsneMap, name: str, size: float, theme: Theme) 
         edgecolor=theme.background,
         linewidth=0.25,
         # the space shows names with a leading underscore, which matplotlib hides
-        label=f" {printable(name, 40)}: {_drawn_rows(summary, name)}" if name else None,
+        label=f" {drawable(name, 40)}: {_drawn_rows(summary, name)}" if name else None,
     )
     if len(summary["selected"]) > 1:
-        ax.set_title(f"{printable(name, 24)}\n{_drawn_rows(summary, name)}", fontsize=9.5)
+        ax.set_title(f"{drawable(name, 24)}\n{_drawn_rows(summary, name)}", fontsize=9.5)
     ax.set_aspect("equal")
     ax.margins(0.03)
     hide_axes(ax)

@@ -10,10 +10,10 @@ from hf_datasel.analysis.plots.spreads import bin_shares
 from hf_datasel.analysis.plots.theme import (
     add_legend,
     canvas,
+    drawable,
     format_number,
     label_ticks,
     log_axis,
-    printable,
     require_matplotlib,
 )
 from hf_datasel.analysis.summaries import Distribution, distribution_by_round, threshold_of
@@ -97,7 +97,7 @@ def draw_rounds(summary: Distribution, title: str = "", dark: bool = False) -> F
         if summary["log"]:
             log_axis(ax, ax.yaxis, summary["edges"][0], summary["edges"][-1])
         ax.set_ylim(summary["edges"][0], summary["edges"][-1])
-        ax.set_ylabel(printable(summary["column"], 20))
+        ax.set_ylabel(drawable(summary["column"], 20))
         step = math.ceil(len(names) / _MAX_LABELS)
         if len(names) <= _MAX_WITH_MEDIANS:
             labels = [_label_with_medians(summary, index, name) for index, name in enumerate(names)]
@@ -115,7 +115,7 @@ def draw_rounds(summary: Distribution, title: str = "", dark: bool = False) -> F
 def _label_with_medians(summary: Distribution, index: int, name: str) -> str:
     scored, selected = summary["groups"][2 * index : 2 * index + 2]
     medians = " → ".join(format_number(group["quantiles"][2]) for group in (scored, selected))
-    return f"{printable(name, 14)}\n{medians}"
+    return f"{drawable(name, 14)}\n{medians}"
 
 
 def _draw_halves(ax: Axes, summary: Distribution, colors: tuple[str, str], line: str, outline: str) -> None:

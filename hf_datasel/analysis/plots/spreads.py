@@ -11,13 +11,13 @@ from hf_datasel.analysis.plots.theme import (
     Theme,
     add_legend,
     canvas,
+    drawable,
     format_count,
     format_number,
     label_ticks,
     legend_label,
     log_axis,
     percent_axis,
-    printable,
 )
 from hf_datasel.analysis.summaries import Distribution, Spread
 
@@ -75,7 +75,7 @@ def draw_lengths(summary: Distribution, title: str = "", dark: bool = False) -> 
             _draw_separate(ax, summary, group, -index, _group_color(index, theme), theme)
         _layout_axis(ax, summary)
         ax.set_ylim(0.02 - len(groups) + 1 - 0.05, 0.95)
-        names = [f"{printable(group['name'], 22)}\nmedian {format_number(group['quantiles'][2])}" for group in groups]
+        names = [f"{drawable(group['name'], 22)}\nmedian {format_number(group['quantiles'][2])}" for group in groups]
         label_ticks(ax.yaxis, [0.3 - index for index in range(len(groups))], names, theme.ink)
         ax.spines["left"].set_visible(False)
     return figure
@@ -84,7 +84,7 @@ def draw_lengths(summary: Distribution, title: str = "", dark: bool = False) -> 
 def _draw_overlaid(ax: Axes, summary: Distribution, group: Spread, index: int, theme: Theme) -> None:
     heights, color, edges = bin_shares(summary, group), _group_color(index, theme), summary["edges"]
     median = group["quantiles"][2]
-    label = f"{printable(group['name'], 24)}: {format_count(group['rows'])}, median {format_number(median)}"
+    label = f"{drawable(group['name'], 24)}: {format_count(group['rows'])}, median {format_number(median)}"
     label = legend_label(label)
     if index == 0:
         ax.stairs(heights, edges, fill=True, color=color, label=label)
@@ -185,5 +185,5 @@ def layout_value_axis(ax: Axes, summary: Distribution, margin: float = 0.0) -> N
 def _layout_axis(ax: Axes, summary: Distribution) -> None:
     layout_value_axis(ax, summary, _MARGIN)
     outside = [(group["name"], group["rows"] - sum(group["counts"])) for group in summary["groups"]]
-    counts = ", ".join(f"{count:,} of {printable(name, 20)}" for name, count in outside if count)
-    ax.set_xlabel(printable(summary["column"], 36) + (f" (not shown: {counts})" if counts else ""))
+    counts = ", ".join(f"{count:,} of {drawable(name, 20)}" for name, count in outside if count)
+    ax.set_xlabel(drawable(summary["column"], 36) + (f" (not shown: {counts})" if counts else ""))

@@ -14,8 +14,8 @@ from hf_datasel.analysis.plots.theme import (
     Theme,
     add_caption,
     canvas,
+    drawable,
     label_ticks,
-    printable,
     require_matplotlib,
 )
 from hf_datasel.analysis.sweeps import Ablation, Sweep
@@ -58,9 +58,9 @@ def draw_sweep(summary: Sweep, title: str = "", dark: bool = False) -> Figure:
         _Panel("Jaccard with the previous", summary["jaccard_previous"]),
         *(_Panel(name, column, summary["measures_default"][name]) for name, column in summary["measures"].items()),
     ]
-    caption = f"{printable(summary['setting'], 24)} of {printable(summary['selector'], 30)}"
+    caption = f"{drawable(summary['setting'], 24)} of {drawable(summary['selector'], 30)}"
     if summary["default"] is not None:
-        caption += f"; marked: the default, {printable(_value_label(summary['default']), 20)}"
+        caption += f"; marked: the default, {drawable(_value_label(summary['default']), 20)}"
     labels = [_value_label(value) for value in summary["values"]]
     marked = [index for index, value in enumerate(summary["values"]) if value == summary["default"]]
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in summary["values"])
@@ -110,7 +110,7 @@ def _panel_axes(
     with canvas(function, title, dark, height=0.6 + height * rows) as (figure, theme):
         axes = figure.subplots(rows, min(_COLUMNS, len(drawn)), squeeze=False).ravel().tolist()
         for ax, panel in zip(axes, drawn, strict=False):
-            ax.set_title(printable(panel.name, 24), fontsize=9.5)
+            ax.set_title(drawable(panel.name, 24), fontsize=9.5)
         for ax in axes[len(drawn) :]:
             ax.set_axis_off()
         yield figure, list(zip(axes, drawn, strict=False)), theme
@@ -144,7 +144,7 @@ def _draw_rows(ax: Axes, panel: _Panel, names: Sequence[str], marked: Sequence[i
     colors = [theme.others[0] if row in marked else theme.selected for row in rows]
     ax.scatter(values, rows, s=34, color=colors, zorder=3)
     ax.set_ylim(len(values) - 0.5, -0.5)
-    label_ticks(ax.yaxis, rows, [printable(name, 26) for name in names], theme.ink)
+    label_ticks(ax.yaxis, rows, [drawable(name, 26) for name in names], theme.ink)
     _set_limits(ax.set_xlim, values, panel.default)
     ax.locator_params("x", nbins=3)
     ax.spines["left"].set_visible(False)

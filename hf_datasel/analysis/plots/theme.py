@@ -26,6 +26,7 @@ __all__ = [
     "add_legend",
     "canvas",
     "color_gradient",
+    "drawable",
     "format_count",
     "format_jaccard",
     "format_number",
@@ -35,7 +36,6 @@ __all__ = [
     "log_axis",
     "log_ticks",
     "percent_axis",
-    "printable",
     "readable_on",
     "require_matplotlib",
     "shortened",
@@ -173,7 +173,7 @@ def canvas(function: str, title: str, dark: bool, height: float = 3.4) -> Iterat
     with theme_settings(theme):
         figure = Figure((_WIDTH, height), dpi=_DPI, layout=ConstrainedLayoutEngine(w_pad=_MARGIN, h_pad=0.08))
         if title:
-            figure.suptitle(printable(title, 66), x=_MARGIN / _WIDTH, ha="left", fontsize=12)
+            figure.suptitle(drawable(title, 66), x=_MARGIN / _WIDTH, ha="left", fontsize=12)
         yield figure, theme
         figure.draw_without_rendering()  # ticks are created while drawing, and need these settings
         figure.set_layout_engine("none")  # saving the figure need not compute the layout again
@@ -305,7 +305,7 @@ def shortened(text: str, limit: int = 28) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1].rstrip()}…"
 
 
-def printable(text: str, limit: int = 28) -> str:
+def drawable(text: str, limit: int = 28) -> str:
     """Return text as one line as wide as at most `limit` letters, with a box for characters missing in the font."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from hf_datasel.errors import ConfigError, ScoreError, reason_counts
+from hf_datasel.hub.secrets import may_hold_key
 from hf_datasel.scoring.endpoint.errors import FailureReader, RequestFailure, request_errors
 from hf_datasel.scoring.endpoint.limits import RequestLimits
 from hf_datasel.scoring.endpoint.transport import Transport
@@ -34,8 +35,6 @@ WAIT = 1.0
 """Seconds before the second attempt, plus or minus a half; doubled before each further one."""
 _PARAMETERS = {"api-version"}
 """Parameters that a `base_url` may have: that of Azure."""
-_SECRET = re.compile(r"(?<![a-z0-9])(?:sk-|hf_|gh[pousr]_|github_pat_|xox[a-z]-|akia|aiza|eyj)[\w-]{8}", re.IGNORECASE)
-"""The beginning of well-known tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,7 +392,7 @@ def _check_url(url: Any) -> None:
     """Raise an error for a URL that may hold a secret, without showing it, and for one that is not of an endpoint."""
     address, _, query = str(url).partition("?")
     parameters = {part.partition("=")[0] for part in query.split("&") if part}
-    if "@" in str(url) or "#" in str(url) or not parameters <= _PARAMETERS or _SECRET.search(str(url)):
+    if "@" in str(url) or "#" in str(url) or not parameters <= _PARAMETERS or may_hold_key(str(url)):
         raise ConfigError(
             "base_url holds a password, a key, a fragment or parameters. Put a token into an environment variable "
             f"that api_key_env names. Only the parameters {sorted(_PARAMETERS)} are accepted."
