@@ -17,7 +17,7 @@ from hf_datasel.cards.round_wording import round_step
 from hf_datasel.cards.score_values import score_means
 from hf_datasel.cards.section import CardSource
 from hf_datasel.cards.sections import SECTIONS
-from hf_datasel.cards.sections.method import describe_method, describe_score, reused_losses
+from hf_datasel.cards.sections.method import describe_method, describe_score, reused_losses, reuses_priors
 from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import combined_metadata
@@ -264,6 +264,8 @@ def _round_facts(selection: Selection, config: str) -> RoundFacts:
         "exclusions": dict(provenance["exclusions"]),
         "means": score_means(selection),
     }
+    if reuses_priors(provenance["scores"]):
+        facts["reuses_priors"] = True
     if "duplicate_groups" in (notes := provenance.get("notes", {})):
         facts["duplicate_groups"] = notes["duplicate_groups"]
     return {**facts, "cost": total_cost(costs)} if costs else facts

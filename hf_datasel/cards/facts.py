@@ -128,6 +128,7 @@ class RoundFacts(TypedDict):
         model: Model of the scores: `name`, and `resolved`, or `global_step` of the run, `steps` since the base weights
             and `dtype`; None without a model.
         reused: Number of rows whose losses were reused from training.
+        reuses_priors: Whether losses without the prompt are those of the first round, if any are.
         columns_unverified: Columns of the dataset that the selection used and whose computation is not recorded.
         not_eligible: Number of rows that cannot be trained on, by reason.
         exclusions: Number of excluded rows, by reason.
@@ -149,6 +150,7 @@ class RoundFacts(TypedDict):
     cost: NotRequired[Cost]
     model: dict[str, Any] | None
     reused: int
+    reuses_priors: NotRequired[bool]
     columns_unverified: list[str]
     not_eligible: dict[str, int]
     exclusions: dict[str, int]

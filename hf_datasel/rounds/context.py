@@ -454,5 +454,5 @@ class RoundContext:
 
 def _has_defaults(score: Score) -> bool:
     """Return whether all settings that change the numbers but not the names of the columns have their defaults."""
-    in_names = ("column_prefix", "unit", "ratio", "over", "reduction")
-    return changed_settings(score).keys() <= set(in_names)
+    without_effect = ("column_prefix", "unit", "ratio", "over", "reduction", "prior")  # here, in a single round
+    return changed_settings(score).keys() <= set(without_effect)

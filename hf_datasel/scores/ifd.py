@@ -40,7 +40,8 @@ class IFD(ModelScore):
     losses of a row are means over all response tokens.
 
     Reads any supported row format that has a response. Writes `ifd`, `loss`, `loss_prior` (float32) and `ifd_reason`
-    ("" for a scored row). Cost: two forward passes per row, the second over the response only.
+    ("" for a scored row). Cost: two forward passes per row, the second over the response only; with
+    `prior="first-round"` only the first one in later rounds of training.
 
     The convention changes which rows are selected. `"sft"` scores the row with exactly the tokens of training;
     `"iterit"`, `"superfiltering"` and `"cherry"` use the exact published prompts, with the details of the authors'
@@ -61,6 +62,9 @@ class IFD(ModelScore):
             the chat template's generation prompt if that does not begin with it), `"bos"`, or `"none"`, which excludes
             the first token from both terms.
         end_token: Whether the token that ends the response is scored, in both terms; true by default.
+        prior: Model of `loss_prior` in training runs with several rounds. None is the model of the round, as for
+            `loss`. `"first-round"` keeps the `loss_prior` of the first round that scores a row: later rounds run one
+            forward pass for it, which is an approximation, recorded as `reused_prior_loss`.
         dtype: Data type of the weights: "auto" or the name of a floating-point type.
         model_init_kwargs: Further arguments of `from_pretrained`, as in `SFTConfig`.
         column_prefix: Prefix of the name of every column that the score writes.
@@ -72,6 +76,7 @@ class IFD(ModelScore):
     ratio: Literal["perplexity", "loss"] = field(default="perplexity", kw_only=True)
     prior_context: PriorContext | None = field(default=None, kw_only=True)
     end_token: bool | None = field(default=None, kw_only=True)
+    prior: Literal["first-round"] | None = field(default=None, kw_only=True)
 
     citation = (
         "@inproceedings{li2024quantity, title={From Quantity to Quality: Boosting LLM Performance with Self-Guided "
@@ -90,6 +95,12 @@ class IFD(ModelScore):
             raise ConfigError(
                 f"convention={self.convention!r} fixes the context of the prior and the end token. Leave "
                 "prior_context and end_token out, or use convention='sft' to set them."
+            )
+        _one_of("prior", self.prior, ["first-round", None])
+        if self.prior is not None and self.model is not None:
+            raise ConfigError(
+                f"IFD(prior={self.prior!r}) is for the model in training, and {self.model!r} does not change between "
+                "rounds. Leave out prior or model."
             )
 
     @property
@@ -124,7 +135,8 @@ class IFD(ModelScore):
         context, end = self._prior()
         # the prior changes the loss given the instruction only where "none" excludes the first token
         before = context == "none" if self.convention == "sft" and column == "loss" else context
-        return (column, self.convention, end, before, str(self.model_settings()), self.max_length)
+        identity = (column, self.convention, end, before, str(self.model_settings()), self.max_length)
+        return identity if column == "loss" else (*identity, self.prior)
 
     def _prior(self) -> tuple[str, bool]:
         if self.convention in _FIXED:
@@ -146,7 +158,7 @@ class IFD(ModelScore):
         tokens = self.tokens(rows)
         nulls = null_counts(tokens.reasons)
         loss = runner.mean_nll(tokens.conditional, len(rows), "loss", nulls)
-        prior = runner.mean_nll(tokens.prior, len(rows), "loss_prior", nulls)
+        prior = runner.mean_nll(tokens.prior, len(rows), "loss_prior", nulls, self.prior == "first-round")
         reasons = tokens.reasons
         if rows.pool.format == "tokenized":
             reasons = self._without_prompt(rows, tokens)

@@ -15,6 +15,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.formats.rows import no_text
 from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.first_round import FirstRoundLosses
 from hf_datasel.scoring.models import (
     Loading,
     Models,
@@ -23,7 +24,7 @@ from hf_datasel.scoring.models import (
     load_tokenizer,
     tokenizer_identity,
 )
-from hf_datasel.scoring.outputs import ResultStore, TrainingLosses
+from hf_datasel.scoring.outputs import KnownLosses, ResultStore
 from hf_datasel.scoring.runner import ModelRunner
 from hf_datasel.scoring.vector_files import ColumnFiles
 from hf_datasel.spec import changed_settings, spec_name
@@ -57,6 +58,7 @@ class Engine:
         store: Score store that results are read from and written to.
         models: Cache of models loaded by name.
         training_losses: Losses of the model that are known from its training.
+        first_round_losses: Losses of the model in earlier rounds of its training.
         optimizer: Optimizer that the model is trained with.
         column_files: Files of columns of vectors.
         num_proc: Number of processes that tokenize rows, as in `Dataset.map`; in a trainer that of `settings`.
@@ -75,7 +77,8 @@ class Engine:
     progress: bool = True
     store: ResultStore | None = None
     models: Models = field(default_factory=Models)
-    training_losses: TrainingLosses | None = None
+    training_losses: KnownLosses | None = None
+    first_round_losses: FirstRoundLosses | None = None
     optimizer: Any = None
     column_files: ColumnFiles = field(default_factory=ColumnFiles)
     num_proc: int | None = None
@@ -270,6 +273,7 @@ class Engine:
             models=self.models,
             processes=Processes.current(),
             training_losses=self.training_losses if model is not None else None,
+            first_round_losses=self.first_round_losses if model is not None else None,
             column_files=self.column_files,
         )
 

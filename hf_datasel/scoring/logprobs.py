@@ -230,7 +230,14 @@ class LogprobRunner:
 
 @dataclass(frozen=True)
 class SummedNLL:
-    """Sum of the negative log-likelihoods of the scored tokens in nats, and the number of these tokens."""
+    """Sum of the negative log-likelihoods of the scored tokens in nats, and the number of these tokens.
+
+    Args:
+        of_first_round: Whether the numbers of the first round that computed them are used in the later rounds of a
+            run, instead of those of the model as it is then.
+    """
+
+    of_first_round: bool = False
 
     dtype: ClassVar[type[np.floating[Any]]] = np.float64
 

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from hf_datasel.tokens import Sequences
 
-__all__ = ["Output", "ResultStore", "ResultTable", "TrainingLosses", "is_complete"]
+__all__ = ["KnownLosses", "Output", "ResultStore", "ResultTable", "is_complete"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class ResultStore(Protocol):
         """Record the weights of a model that was loaded by name."""
 
 
-class TrainingLosses(Protocol):
-    """Losses that are known from training, as in `hf_datasel.training.loss_cache`."""
+class KnownLosses(Protocol):
+    """Losses that need no forward pass, as those of training steps in `hf_datasel.training.loss_cache`."""
 
     def summed(self, sequences: Sequences) -> np.ndarray | None:
         """Return the `SummedNLL` of sequences, float64 with NaN where unknown, or None if all are unknown."""

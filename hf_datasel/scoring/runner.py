@@ -16,9 +16,10 @@ from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_bat
 from hf_datasel.scoring.cost import CostMeter, Parameters, device_name, peak_memory, record_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.eval_mode import eval_mode
+from hf_datasel.scoring.first_round import FirstRoundLosses
 from hf_datasel.scoring.logprobs import LogprobRunner, PooledStates, Reduction, SummedNLL
 from hf_datasel.scoring.models import Loading, Models, check_tokens
-from hf_datasel.scoring.outputs import Output, ResultStore, ResultTable, TrainingLosses, is_complete
+from hf_datasel.scoring.outputs import KnownLosses, Output, ResultStore, ResultTable, is_complete
 from hf_datasel.scoring.progress import Progress
 from hf_datasel.scoring.vector_files import ColumnFiles
 
@@ -30,6 +31,12 @@ __all__ = ["ModelRunner", "Output"]
 
 _RunBatch: TypeAlias = Callable[[np.ndarray], Generator[tuple[np.ndarray, list[np.ndarray]], None, None]]
 """Function of the indices of a batch that yields a part of them and one array per output."""
+
+_REUSED: dict[Reduction, str] = {
+    SummedNLL(): "reused_training_loss",
+    SummedNLL(of_first_round=True): "reused_prior_loss",
+}
+"""Names of the numbers of rows whose losses were reused, in records."""
 
 
 class ModelRunner:
@@ -49,6 +56,7 @@ class ModelRunner:
         models: Cache of models loaded by name.
         processes: Processes that share the work; all of them have to make the same calls. By default this one alone.
         training_losses: Losses of `model` that are known from its training.
+        first_round_losses: Losses of earlier rounds; those that are computed first are added to them.
         column_files: Files of columns of vectors; results that are too large for memory are in the same folder.
     """
 
@@ -63,7 +71,8 @@ class ModelRunner:
         store: ResultStore | None = None,
         models: Models | None = None,
         processes: Processes | None = None,
-        training_losses: TrainingLosses | None = None,
+        training_losses: KnownLosses | None = None,
+        first_round_losses: FirstRoundLosses | None = None,
         column_files: ColumnFiles | None = None,
     ):
         self.autocast = autocast
@@ -73,6 +82,7 @@ class ModelRunner:
         self.models = Models() if models is None else models
         self.processes = Processes() if processes is None else processes
         self.training_losses = training_losses
+        self.first_round_losses = first_round_losses
         self.column_files = ColumnFiles() if column_files is None else column_files
         self._model = model
         self._description: dict[str, Any] | None = None
@@ -81,9 +91,10 @@ class ModelRunner:
         self._logprobs: LogprobRunner | None = None
         self._pending: dict[Sequences, list[Reduction]] = {}
         self._results: dict[tuple[Sequences, Reduction], np.ndarray] = {}
-        self._rows_from_training: dict[tuple[Sequences, Reduction], list[int]] = {}
-        self._reused_rows: set[int] = set()
-        """Rows whose results came from training, among those requested since the last call of `describe`."""
+        self._known_rows: dict[tuple[Sequences, Reduction], list[int]] = {}
+        """Rows whose losses were known without a forward pass."""
+        self._reused_rows: dict[Reduction, set[int]] = {}
+        """Those among them that were requested since the last call of `describe`."""
         self._counted_tokens: int | None = None
         """Tokens that the function of the batch in progress has counted, if it counts them."""
 
@@ -124,9 +135,9 @@ class ModelRunner:
 
         A model that has been released is not loaded again for this.
         """
-        reused, self._reused_rows = len(self._reused_rows), set()
+        reused, self._reused_rows = self._reused_rows, {}
         description = self._describe_model() if self._description is None else self._description
-        return {**description, **({"reused_training_loss": reused} if reused else {})}
+        return {**description, **{_REUSED[reduction]: len(rows) for reduction, rows in reused.items() if rows}}
 
     def _describe_model(self) -> dict[str, Any]:
         adapters = getattr(self.model, "active_adapters", None) if hasattr(self.model, "peft_config") else None
@@ -202,7 +213,7 @@ class ModelRunner:
         if key not in self._results:
             self.announce(sequences, reduction)
             self._run_reductions(sequences, self._pending.pop(sequences), label, nulls)
-        self._reused_rows.update(self._rows_from_training.get(key, []))
+        self._reused_rows.setdefault(reduction, set()).update(self._known_rows.get(key, []))
         return self._results[key]
 
     def check_tokens(self, tokens: Sequences | RaggedArray) -> None:
@@ -223,11 +234,9 @@ class ModelRunner:
         self.check_tokens(sequences)
         if self._logprobs is None:
             self._logprobs = LogprobRunner(self.model)
-        logprobs, cached = self._logprobs, None
-        if self.training_losses is not None and reductions == [SummedNLL()]:
-            cached = self.training_losses.summed(sequences)
-        if cached is not None:
-            self._rows_from_training[sequences, reductions[0]] = sequences.owner[is_complete(cached)].tolist()
+        logprobs, known, cached = self._logprobs, self._known_losses(reductions), None
+        if known is not None and (cached := known.summed(sequences)) is not None:
+            self._known_rows[sequences, reductions[0]] = sequences.owner[is_complete(cached)].tolist()
         results = self.run_many(
             lambda batch: logprobs(sequences.fetch(batch), reductions),
             sequences.lengths,
@@ -239,8 +248,23 @@ class ModelRunner:
         )
         for reduction, result in zip(reductions, results, strict=True):
             self._results[sequences, reduction] = result
+        if isinstance(known, FirstRoundLosses):
+            known.add(sequences, results[0])
 
-    def mean_nll(self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None) -> np.ndarray:
+    def _known_losses(self, reductions: list[Reduction]) -> KnownLosses | None:
+        """Return the losses that may hold the results of these reductions."""
+        if reductions == [SummedNLL()]:
+            return self.training_losses
+        return self.first_round_losses if reductions == [SummedNLL(of_first_round=True)] else None
+
+    def mean_nll(
+        self,
+        sequences: Sequences,
+        rows: int,
+        label: str,
+        nulls: Counter[str] | None = None,
+        of_first_round: bool = False,
+    ) -> np.ndarray:
         """Compute the mean negative log-likelihood of the scored tokens of each row.
 
         Args:
@@ -248,16 +272,22 @@ class ModelRunner:
             rows: Number of rows.
             label: Label of the progress bar.
             nulls: Number of rows without a sequence by reason, for the progress bar.
+            of_first_round: As in `SummedNLL`.
 
         Returns:
             Nats per token, float64 of shape (rows,); NaN for a row without scored tokens.
         """
-        total, tokens = self.summed_nll(sequences, rows, label, nulls)
+        total, tokens = self.summed_nll(sequences, rows, label, nulls, of_first_round)
         mean: np.ndarray = np.divide(total, tokens, out=np.full(rows, np.nan), where=tokens > 0)
         return mean
 
     def summed_nll(
-        self, sequences: Sequences, rows: int, label: str, nulls: Counter[str] | None = None
+        self,
+        sequences: Sequences,
+        rows: int,
+        label: str,
+        nulls: Counter[str] | None = None,
+        of_first_round: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Compute the summed negative log-likelihood and the number of the scored tokens of each row.
 
@@ -266,11 +296,12 @@ class ModelRunner:
             rows: Number of rows.
             label: Label of the progress bar.
             nulls: Number of rows without a sequence by reason, for the progress bar.
+            of_first_round: As in `SummedNLL`.
 
         Returns:
             Nats and number of tokens, each float64 of shape (rows,).
         """
-        sums = self.reduce(sequences, SummedNLL(), label, nulls)
+        sums = self.reduce(sequences, SummedNLL(of_first_round), label, nulls)
         total = np.bincount(sequences.owner, weights=sums[:, 0], minlength=rows)
         tokens = np.bincount(sequences.owner, weights=sums[:, 1], minlength=rows)
         return total, tokens

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, cast
 
 import numpy as np
@@ -14,6 +14,7 @@ from hf_datasel.rounds.describe import describe_pick
 from hf_datasel.rounds.ifd_selector import IFDSelector
 from hf_datasel.rounds.positions import positions_of
 from hf_datasel.rounds.views import group_names
+from hf_datasel.scores.ifd import IFD
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.strategies.ngram_explain import explain_pick
 from hf_datasel.strategies.top import top
@@ -70,6 +71,9 @@ class IterIT(IFDSelector):
         candidates: `"filtered"`, `"algorithm-1"` or `"code"`, see above.
         end_token: Text that is appended to each row before n-grams are counted. None is `"<|end_of_text|>"` with
             `weighting="smooth-l2"`, and nothing with `"paper"`.
+        prior: Model of the loss without the prompt, by which the IFD is divided. None is the current model, as in the
+            paper. With `"first-round"` later rounds use that of the first round and run one forward pass per row
+            instead of two, which is an approximation; see `hf_datasel.scores.IFD`.
     """
 
     candidate_factor: int = 3
@@ -78,6 +82,7 @@ class IterIT(IFDSelector):
     weighting: Literal["smooth-l2", "paper"] = "smooth-l2"
     candidates: Literal["filtered", "algorithm-1", "code"] = "filtered"
     end_token: str | None = None
+    prior: Literal["first-round"] | None = None
 
     reselects: ClassVar[bool] = True
     citation = (
@@ -88,6 +93,11 @@ class IterIT(IFDSelector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.quality is not None and self.prior is not None:
+            raise ConfigError(
+                f"IterIT(quality={self.quality!r}, prior={self.prior!r}): the column is used as it is in every round. "
+                "Leave out prior, or quality."
+            )
         if not isinstance(self.candidate_factor, int) or self.candidate_factor < 1:
             raise ConfigError(
                 f"IterIT(candidate_factor={self.candidate_factor!r}): it has to be an int of at least 1."
@@ -99,6 +109,10 @@ class IterIT(IFDSelector):
             if (name, value) == ("candidates", "paper"):
                 raise ConfigError(_NO_LONGER_PAPER)
             check_option(f"IterIT({name}={value!r})", value, options)
+
+    def score(self) -> IFD:
+        """Return the score that is computed where no column is named."""
+        return replace(super().score(), prior=self.prior)
 
     def reads_text(self) -> tuple[Part, ...]:
         """Return the part of the rows whose n-grams are counted."""
@@ -121,14 +135,16 @@ class IterIT(IFDSelector):
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return sentences on the row's score and on its heaviest n-grams."""
+        sentences = [_OF_FIRST_ROUND] if self.prior == "first-round" and context.index else []
         if self.diversity == "none":
-            return []
+            return sentences
         ifd, valid, _ = self._candidates(context)
         position = int(positions_of(np.array([row]), valid)[0])
         if position < 0:
-            return describe_pick(None, len(valid))
+            return [*sentences, *describe_pick(None, len(valid))]
         texts, order = self._texts(context, valid), positions_of(selected, valid)
-        return describe_pick(explain_pick(texts, ifd[valid], order, position, self.decay, self.weighting), len(valid))
+        pick = explain_pick(texts, ifd[valid], order, position, self.decay, self.weighting)
+        return [*sentences, *describe_pick(pick, len(valid))]
 
     def _candidates(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Return the IFD by row, NaN where it is not computed; the rows to select from, ascending; and the window.
@@ -190,6 +206,10 @@ class IterIT(IFDSelector):
 
 _HIGHEST = 1.0
 """IFD from which on rows are never selected."""
+
+_OF_FIRST_ROUND = (
+    "The ifd of this round is an approximation: its loss_prior is that of the first round, not of the current model."
+)
 
 _OPTIONS = {
     "diversity": ("response", "prompt", "both", "none"),

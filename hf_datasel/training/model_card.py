@@ -23,9 +23,11 @@ from hf_datasel.cards.round_wording import (
     warm_up_rounds,
 )
 from hf_datasel.cards.sections.method import (
+    REUSED_PRIORS,
     describe_method,
     describe_reused_losses,
     reused_losses,
+    reuses_priors,
     selection_settings,
 )
 from hf_datasel.hub.markdown import code, fence, link, table, text
@@ -162,8 +164,9 @@ def training_data_section(
         _settings(selector, run),
         _rounds(selections, pool_rows, published_at),
     ]
-    if reuse := describe_reused_losses([reused_losses(selection.provenance["scores"]) for selection in selections]):
-        parts.append(reuse)
+    specs = [selection.provenance["scores"] for selection in selections]
+    parts.append(describe_reused_losses([reused_losses(scores) for scores in specs]))
+    parts.append(REUSED_PRIORS if any(map(reuses_priors, specs)) else "")
     if time_share is not None:
         parts.append(f"Selecting took {time_share:.1%} of the wall time of the run.")
     if "selecting" in costs and costs["selecting"]["tokens_forward"]:
@@ -172,7 +175,7 @@ def training_data_section(
         parts.append(comparison)
     if description["citation"]:
         parts += [f"Cite {text(description['name'])} as:", fence(description["citation"], "bibtex")]
-    return "\n\n".join(str(part) for part in parts)
+    return "\n\n".join(str(part) for part in parts if part)
 
 
 def _settings(selector: Selector, run: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from hf_datasel.rounds.run import check_texts, run_round
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import ModelScore, Score
 from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.first_round import FirstRoundLosses
 from hf_datasel.scoring.logprobs import is_prompt_learning
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.selection import Selection
@@ -122,8 +123,14 @@ class RoundRunner:
             with _named(f"{name} computes {type(score).__name__}."):
                 engine.compute(score, np.empty(0, dtype=np.int64))
 
-    def engine(self, model: Any, optimizer: Any = None) -> Engine:
-        """Return an engine that scores with the model as it is now, on the tokens that it is trained on."""
+    def engine(self, model: Any, optimizer: Any = None, state: dict[str, np.ndarray] | None = None) -> Engine:
+        """Return an engine that scores with the model as it is now, on the tokens that it is trained on.
+
+        Args:
+            model: Model being trained, wrapped or not.
+            optimizer: Optimizer that trains it.
+            state: Arrays that earlier rounds left, to which losses that later rounds reuse are added.
+        """
         return Engine(
             self.data.pool,
             self.accelerator.unwrap_model(model),
@@ -135,13 +142,14 @@ class RoundRunner:
             not self.args.disable_tqdm,
             store=self.store,
             training_losses=self.losses,
+            first_round_losses=None if state is None else FirstRoundLosses(state),
             optimizer=optimizer,
         )
 
     def _context(
         self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
     ) -> RoundContext:
-        engine = self.engine(model, optimizer)
+        engine = self.engine(model, optimizer, carried.arrays)
         compute = with_sharding_check(engine.compute, self.accelerator, model)
         return RoundContext(
             RoundCache(self.data.pool, compute, engine.describe),

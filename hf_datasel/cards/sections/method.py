@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts, Method
 
 __all__ = [
+    "REUSED_PRIORS",
     "SECTION",
     "describe_method",
     "describe_reused_losses",
     "describe_score",
     "reused_losses",
+    "reuses_priors",
     "score_settings",
     "selection_settings",
 ]
@@ -35,6 +37,10 @@ _SELECTION_SETTINGS = (
 )
 _HIDDEN = ("score", "about", "citation", "tokens", "computed")
 """Parts of a score's spec that are shown elsewhere, or that only a program reads; selection.json has them all."""
+REUSED_PRIORS = (
+    "In later rounds the losses without the prompt (`loss_prior`) are those of the first round instead of the current "
+    "model, which is an approximation."
+)
 _ABOUT = 2_000  # characters
 _ABOUT_SCORE = 400
 
@@ -82,6 +88,11 @@ def reused_losses(specs: Sequence[Mapping[str, Any]]) -> int:
     return max((int((spec.get("computed") or {}).get("reused_training_loss") or 0) for spec in specs), default=0)
 
 
+def reuses_priors(specs: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether losses without the prompt are those of the first round, as a selection's scores record it."""
+    return any((spec.get("computed") or {}).get("reused_prior_loss") for spec in specs)
+
+
 def _describe(spec: Mapping[str, Any]) -> dict[str, str]:
     """Return the description (`about`) and the citation of the class that a spec names.
 
@@ -126,13 +137,14 @@ def _text(facts: Facts, own: None) -> str:
     method = facts["method"]
     settings = {name: describe_setting(value) for name, value in method["settings"].items()}
     scores = [score_settings(spec) for spec in facts["scores"]]
-    reused = describe_reused_losses([part["reused"] for part in facts["rounds"]])
+    rounds = facts["rounds"]
     parts = [
         f"**{text(method['name'])}.** {text(method['about'], limit=_ABOUT)}".rstrip(),
         _settings_table(settings) or "This method has no settings.",
         "Computed scores:" if scores else "",
         *dict.fromkeys(scores),
-        reused,
+        describe_reused_losses([part["reused"] for part in rounds]),
+        REUSED_PRIORS if any(part.get("reuses_priors") for part in rounds) else "",
     ]
     return "\n\n".join(part for part in parts if part)
 
