@@ -116,7 +116,13 @@ def test_every_class_is_named_by_its_module():
     for classes, kind in ((list_scores(), Score), (list_selectors(), Selector), (list_filters(), RowFilter)):
         assert all(issubclass(cls, kind) for cls in classes.values())
         assert all(cls.__module__.rsplit(".", 1)[-1] == name for name, cls in classes.items())
-    assert set(list_filters()) == {"decontaminate", "in_range", "no_near_duplicates", "no_text_duplicates"}
+    assert set(list_filters()) == {
+        "decontaminate",
+        "in_range",
+        "no_near_duplicates",
+        "no_text_duplicates",
+        "top_share",
+    }
     assert "base" not in list_selectors()
 
 
