@@ -557,8 +557,9 @@ class ModelRunner:
             is_cached[:] = 1
             for output, table, array in zip(outputs, tables, values, strict=True):
                 if output.cached is not None:
-                    array[:] = output.cached
-                    is_cached &= is_complete(output.cached)
+                    is_known = is_complete(output.cached)
+                    array[is_known] = output.cached[is_known]  # the others stay 0, for the sum over all processes
+                    is_cached &= is_known
                 elif table is not None and digests is not None:
                     is_cached &= table.fill(digests, array)
             for array in values if len(values) > 1 else ():  # an item may have only some of its results

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from hf_datasel.errors import ModelError
 from hf_datasel.scores import IFD, Loss
 from hf_datasel.scoring import logprobs as forward
 from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_batches
+from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.outputs import Output
 from hf_datasel.scoring.progress import Progress
 from hf_datasel.scoring.runner import ModelRunner
 
@@ -178,3 +181,34 @@ def test_progress_bar(monkeypatch, capsys):
     assert "rows/s" in line
     assert "tokens/s" in line
     assert "null: 3 prompt_fills_window, 2 empty_response" in line
+
+
+@dataclass(frozen=True)
+class OneOfTwo(Processes):
+    """One of two processes, run one after the other: what the main process sends, the other one receives later."""
+
+    sent: list[np.ndarray] = field(default_factory=list)
+
+    def broadcast(self, values):
+        if self.is_main_process:
+            self.sent.append(values)
+        return self.sent[0]
+
+    def all_reduce(self, values):
+        return values
+
+    def gather_object(self, value):
+        return [value]
+
+
+def test_results_that_are_known_in_part_are_summed_over_processes():
+    lengths, known = np.array([5, 4, 3, 2]), np.array([[1.0], [np.nan], [np.nan], [4.0]])
+    sent: list[np.ndarray] = []
+    parts = [
+        ModelRunner(progress=False, tokens_per_batch=5, processes=OneOfTwo(index, 2, sent)).run_many(
+            lambda batch: [batch[:, None] + 10.0], lengths, [Output(1, cached=known)], label="x"
+        )[0]
+        for index in range(2)
+    ]
+    assert all(part.any() for part in parts), "each process computes one of the two rows"
+    assert (parts[0] + parts[1]).ravel().tolist() == [1.0, 11.0, 12.0, 4.0]
