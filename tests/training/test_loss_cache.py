@@ -579,6 +579,7 @@ from hf_datasel.selectors import IterIT
 disable_progress_bars()
 folder, model, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 output, resume, dropout = settings.pop("output"), settings.pop("resume"), settings.pop("dropout")
+prior = settings.pop("prior", None)
 set_seed(0)
 args = SelectiveSFTConfig(f"{folder}/{output}", **{**dict(
     num_train_epochs=3, per_device_train_batch_size=2, learning_rate=1e-2, bf16=False, logging_steps=1,
@@ -587,7 +588,7 @@ args = SelectiveSFTConfig(f"{folder}/{output}", **{**dict(
 trainer = SelectiveSFTTrainer(
     model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=dropout), args=args,
     train_dataset=load_from_disk(f"{folder}/pool"), processing_class=AutoTokenizer.from_pretrained(model),
-    selector=IterIT(),
+    selector=IterIT(prior=prior),
 )
 trainer.train(resume_from_checkpoint=f"{folder}/{resume}" if resume else None)
 digest = hashlib.sha256()
@@ -597,6 +598,7 @@ result = {
     "weights": digest.hexdigest(), "selected": [each.indices.tolist() for each in trainer.selections],
     "scores": [np.nan_to_num(each.scores("ifd"), nan=-1).tolist() for each in trainer.selections],
     "reused": [each.provenance["scores"][0]["computed"].get("reused_training_loss", 0) for each in trainer.selections],
+    "priors": [each.provenance["scores"][0]["computed"].get("reused_prior_loss", 0) for each in trainer.selections],
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
     json.dump(result, file)
@@ -645,3 +647,15 @@ def test_two_processes_resume_exactly(run_two):
         resumed = run_two(f"from-{step}", resume=f"whole/checkpoint-{step}", num_train_epochs=2)
         assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
         assert resumed[0]["scores"][-1] == whole["scores"][-1]
+
+
+@pytest.mark.slow
+def test_priors_of_the_first_round_in_two_processes(run_two):
+    settings = {"prior": "first-round", "reuse_training_loss": False}
+    whole, other = run_two("whole", **settings)
+    assert whole == other
+    assert whole["priors"][0] == 0 < whole["priors"][1] == whole["priors"][2]
+    assert [sum(value >= 0 for value in scores) for scores in whole["scores"][1:]] == whole["priors"][1:]
+    resumed = run_two("resumed", resume="whole/checkpoint-2", **settings)
+    assert [each["weights"] for each in resumed] == [whole["weights"]] * 2
+    assert resumed[0]["priors"][1:] == whole["priors"][1:]
