@@ -96,7 +96,7 @@ class IFD(ModelScore):
                 f"convention={self.convention!r} fixes the context of the prior and the end token. Leave "
                 "prior_context and end_token out, or use convention='sft' to set them."
             )
-        _one_of("prior", self.prior, ["first-round", None])
+        check_option(f"IFD(prior={self.prior!r})", self.prior, ("first-round", None))
         if self.prior is not None and self.model is not None:
             raise ConfigError(
                 f"IFD(prior={self.prior!r}) is for the model in training, and {self.model!r} does not change between "

@@ -154,7 +154,7 @@ def test_one_round_is_exact(pool_rows, tiny_model_dir):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: IFD(prior="first"), r"IFD\(prior='first'\): it has to be one of \['first-round', None\]\."),
+        (lambda: IFD(prior="first"), r"IFD\(prior='first'\): it has to be 'first-round' or None\."),
         (lambda: IFD("m/n", prior="first-round"), r"is for the model in training, and 'm/n' does not change"),
         (lambda: IterIT(model="m/n", prior="first-round"), r"Leave out prior or model\."),
         (lambda: IterIT(quality="ifd", prior="first-round"), r"the column is used as it is in every round\."),
