@@ -190,6 +190,7 @@ class ResultTask(TypedDict):
         metric: Name of the metric in the harness.
         filter: Name of the filter that extracts the answer.
         limit: Number of questions that were used, or their share if it is less than 1.
+        weighting: Of held-out rows `"rows"` for the mean of the values of single rows, `"bytes"` for all bytes.
     """
 
     name: NotRequired[str]
@@ -199,6 +200,7 @@ class ResultTask(TypedDict):
     metric: NotRequired[str]
     filter: NotRequired[str]
     limit: NotRequired[float]
+    weighting: NotRequired[str]
 
 
 class Harness(TypedDict):

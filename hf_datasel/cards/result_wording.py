@@ -10,10 +10,12 @@ from hf_datasel.cards.facts import Result
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.scoring.cost import Cost
 
-__all__ = ["describe_experiment", "difference_text", "result_groups", "training_operations"]
+__all__ = ["describe_experiment", "describe_result", "difference_text", "result_groups", "training_operations"]
 
 _NONE = Markdown("–")
 _AVERAGE = "average"
+_OWN = "this selection"
+_WEIGHTING = {"rows": "mean of the values of single rows", "bytes": "over all bytes together"}
 Groups = Mapping[str, Sequence[Result]]
 """What was measured -> results, of which at most one is of each method."""
 
@@ -53,6 +55,27 @@ def describe_experiment(results: Sequence[Result]) -> str:
     return "\n\n".join(part for part in (_above(groups, versus), shown, _below(groups, versus)) if part)
 
 
+def describe_result(results: Sequence[Result]) -> Markdown:
+    """Return how training on the selection compares, in the first results that have an interval; "" for none.
+
+    Args:
+        results: Results, some of which describe several training runs.
+    """
+    for group in result_groups(results).values():
+        own = next((result for result in group if result["trained_on"] == _OWN and "low" in result), None)
+        control = next((result for result in group if own and result["trained_on"] == own.get("versus")), None)
+        if own is None or control is None:
+            continue
+        decimals = _decimals(group)
+        versus, higher = text(control["trained_on"]), own.get("higher_is_better", True)
+        verdict = f"**{_verdict(own)} than {versus}**" if _differs(own) else f"no difference to {versus} was seen"
+        values = f"{own['value']:.{decimals}f} and {control['value']:.{decimals}f} {text(_measured(own))}"
+        operations, unit = training_operations(own), training_operations(control)
+        cost = f", with {operations / unit:.3g} times the operations" if operations and unit else ""
+        return Markdown(f"{verdict}: {values}{'' if higher else ' (lower is better)'}{cost}")
+    return Markdown("")
+
+
 def result_groups(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Return the results by what was measured, named by the dataset, and by the metric where that is not enough.
 
@@ -87,11 +110,15 @@ def difference_text(result: Result, group: Sequence[Result]) -> str:
     cell += f" [{result['low']:.{decimals}f}, {result['high']:.{decimals}f}]"
     if not _differs(result):
         return cell
-    return f"{cell}, {'better' if (result['low'] > 0) == result.get('higher_is_better', True) else 'worse'}"
+    return f"{cell}, {_verdict(result)}"
 
 
 def _differs(result: Result) -> bool:
     return "low" in result and (result["low"] > 0 or result["high"] < 0)
+
+
+def _verdict(result: Result) -> str:
+    return "better" if (result["low"] > 0) == result.get("higher_is_better", True) else "worse"
 
 
 def _measured(result: Result) -> str:
@@ -271,6 +298,7 @@ def _task(result: Result) -> str:
     parts += [f"template {code(task['template'])}"] if "template" in task else []
     parts += [f"metric {code(task['metric'])}"] if "metric" in task else []
     parts += [f"filter {code(task['filter'])}"] if "filter" in task else []
+    parts += [_WEIGHTING[task["weighting"]]] if task.get("weighting") in _WEIGHTING else []
     if "limit" in task:
         limit = task["limit"]
         parts.append(f"limited to {limit:.0%} of the questions" if limit < 1 else f"limited to {limit:,.0f} questions")

@@ -72,6 +72,11 @@ def _result(results: ExperimentResults, method: str, name: str, is_own: bool) ->
         result |= {"runs": len(values), "planned": len(runs), "values": values}
     if name == results.primary and method == whole_pool(results) and "steps" in results.experiment.equal:
         result["note"] = f"trained for as many updates as the other rows{_updates(runs)}, not for as many epochs"
+    if is_own and name == results.primary and len(values) > 1:
+        result["note"] = (
+            f"mean of {len(values)} runs of the method, which selects and trains with the seed of the run; this "
+            "selection is that of one of them"
+        )
     if len(values) > 1:
         result["sd"] = float(np.std(values, ddof=1))
     if name != "average":
@@ -139,6 +144,7 @@ def _task_facts(results: ExperimentResults, task: Task) -> dict[str, Any]:
         "filter": identity.get("filter"),
         "limit": identity.get("limit"),
         "template": identity.get("template"),
+        "weighting": identity.get("weighting") if "harness" not in identity else None,
     }
     return {key: value for key, value in facts.items() if value is not None}
 

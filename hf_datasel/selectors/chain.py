@@ -29,7 +29,7 @@ _RECORDED = ("score_specs", "columns_used", "columns_verified")
 
 @dataclass(frozen=True)
 class Chain(Selector):
-    """Rows that another selector selects from those that filters keep.
+    """Rows that a selector selects from those that filters keep.
 
     Each filter sees the rows that the filters before it kept. The selection equals that of `then` on a dataset of the
     remaining rows, with the same budget. Scores are computed for the remaining rows only, so put cheap filters first.

@@ -8,7 +8,7 @@ A flag replaces a dataset by another one on the Hub, or by a file:
 
 It writes `pool.jsonl` and `heldout.jsonl` into `--output_dir`, in the columns of Alpaca and a column `source`, with as
 many rows of each source. Rows are short, so that a CPU is enough. No row has a prompt that is nearly equal to that of
-another row, in the pool or held out.
+another row, in the pool or held out: cosines of TF-IDF vectors are below 0.8.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def test_page_of_each_selector(name, rows, tmp_path, no_drawing, selections_by):
 def test_nested_method_is_described_and_cited(rows):
     facts = gather([select(rows, within_clusters(Superfiltering(quality="ifd")), size=6)], rows, title="x")
     assert facts["method"]["name"] == "Superfiltering within clusters"
-    assert "Superfiltering: Rows with the highest IFD below 1" in facts["method"]["about"]
+    assert "Superfiltering selects rows with the highest IFD below 1" in facts["method"]["about"]
     assert keys_of(page(facts)) == ["xia2024rethinking", "li2024superfiltering"]
     assert "| `method` | `Superfiltering (quality=ifd)` |" in page(facts)
 
@@ -196,13 +196,13 @@ def test_chain_is_described_and_cited(rows, tmp_path, no_drawing):
     assert read_facts(tmp_path / "facts.json") == facts
     assert facts["method"]["name"] == "Superfiltering within clusters after filters"
     for expected_text in (
-        "in_range: Rows with `low <= value < high`",
-        "no_near_duplicates: Of rows",
-        "Superfiltering: Rows",
+        "The filter in_range keeps rows with `low <= value < high`",
+        "The filter no_near_duplicates keeps of rows",
+        "Superfiltering selects rows",
     ):
         assert expected_text in facts["method"]["about"]
     text = page(facts)
-    assert keys_of(text) == ["liu2024deita", "xia2024rethinking", "li2024superfiltering"]
+    assert keys_of(text) == ["xia2024rethinking", "li2024superfiltering", "liu2024deita"]
     filters = "in_range (by=loss, low=0.15, high=0.8), no_near_duplicates (threshold=0.8, by=reward)"
     assert f"| `filters` | `{filters}` |" in text
     assert "| `then` | `Superfiltering within clusters` |" in text

@@ -167,6 +167,33 @@ def test_lower_is_better():
     assert "- Lower is better: bits per byte on heldout." in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected_text"),
+    [
+        ({}, "**better than random rows**: 68.65 and 26.25 exact match on facts, with 2 times the operations"),
+        ({"higher_is_better": False}, "**worse than random rows**: 68.65 and 26.25 exact match on facts (lower is better)"),
+        ({"low": -1.0}, "no difference to random rows was seen: 68.7 and 26.2 exact match on facts, with 2 times"),
+    ],
+)
+def test_result_stands_above(changes, expected_text, pool_rows):
+    from hf_datasel import select
+    from hf_datasel.cards.build import gather
+    from hf_datasel.cards.sections.overview import SECTION as OVERVIEW
+    from hf_datasel.selectors import Longest
+
+    both = {key: value for key, value in changes.items() if key == "higher_is_better"}
+    results = [{**SELECTED, **changes}, {**RANDOM, **both}]
+    facts = gather([select(pool_rows, Longest(), size=5)], title="x", results=results)
+    assert f"| **result** | {expected_text}" in OVERVIEW.text(facts, None)
+    facts["sections"]["evaluation"] = [without(SELECTED, "low", "high", "difference", "p", "versus"), RANDOM]
+    assert "**result**" not in OVERVIEW.text(facts, None)
+
+
+def test_weighting_of_held_out_rows_is_named():
+    by_rows = {**SELECTED, "task": {"name": "facts", "weighting": "rows"}}
+    assert "task `facts`, mean of the values of single rows" in SECTION.text({}, [by_rows, RANDOM])
+
+
 def test_missing_runs_and_results_are_named():
     single = {
         **without(EQUAL, "difference", "low", "high", "p", "versus", "sd"),

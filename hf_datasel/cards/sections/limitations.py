@@ -19,8 +19,8 @@ _ALWAYS = (
     "Rows are selected, not corrected. The parent dataset may contain errors, biases and private information, and the "
     "selected rows were not checked for correctness or safety.",
     "Selection does not replace more good data. On large pools, random rows often do as well as published methods "
-    "([2410.09335](https://arxiv.org/abs/2410.09335)), and on pools with few bad rows, training on all rows does "
-    "better.",
+    "([2410.09335](https://arxiv.org/abs/2410.09335)), and on pools with few bad rows, training on all rows is "
+    "often better.",
 )
 
 

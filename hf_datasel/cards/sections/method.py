@@ -55,13 +55,14 @@ def describe_method(spec: Mapping[str, Any], run: Mapping[str, Any] | None) -> M
     """
     specs = _nested_specs(spec)
     described = [(part, entry) for part in specs if (entry := _describe(part))["about"]]
-    about = [f"{'' if part is spec else f'{_name(part)}: '}{entry['about']}" for part, entry in described]
+    about = [entry["about"] if part is spec else _described_part(part, entry["about"]) for part, entry in described]
+    cited = sorted(described, key=lambda item: "filter" in item[0])
     return {
         "selector": str(spec["selector"]),
         "name": method_name(spec),
         "about": " ".join(sentence.replace(_EVERY_EPOCH, _reselection(run)) for sentence in about),
         "settings": {key: value for key, value in spec.items() if key != "selector"} | selection_settings(run or {}),
-        "citation": "\n\n".join(dict.fromkeys(entry["citation"] for _, entry in described if entry["citation"])),
+        "citation": "\n\n".join(dict.fromkeys(entry["citation"] for _, entry in cited if entry["citation"])),
     }
 
 
@@ -128,8 +129,13 @@ def _nested_specs(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [spec, *(nested for part in inner for nested in _nested_specs(part))]
 
 
-def _name(spec: Mapping[str, Any]) -> str:
-    return method_name(spec) if "selector" in spec else str(spec["filter"])
+def _described_part(spec: Mapping[str, Any], about: str) -> str:
+    """Return a sentence on a selector or filter inside another selector."""
+    is_selector = "selector" in spec
+    name = method_name(spec) if is_selector else f"The filter {spec['filter']}"
+    if not about.startswith(("Rows ", "Of rows ")):  # of a class outside hf_datasel
+        return f"{name}: {about}"
+    return f"{name} {'selects' if is_selector else 'keeps'} {about[0].lower()}{about[1:]}"
 
 
 # -- text ------------------------------------------------------------------------------------------------------------

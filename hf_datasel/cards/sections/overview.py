@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.cards.result_wording import describe_result
 from hf_datasel.cards.round_wording import (
     counted,
     describe_selecting,
@@ -62,6 +63,8 @@ def _summary(facts: Facts) -> Markdown:
         *([("columns", _columns(facts["parent"]["columns"]))] if facts["parent"].get("columns") else []),
         ("method", _method(facts)),
     ]
+    if result := describe_result(facts["sections"].get("evaluation") or []):
+        rows.append(("result", result))
     of_last_round = len(facts["rounds"]) > 1 and last["rows_scored"] and not is_growing(facts["rounds"])
     for column, (scored, selected) in list(last["means"].items())[:1]:
         mean = f"{code(column)} {selected:.4g} of the selected rows, {scored:.4g} of the scored rows"
