@@ -171,7 +171,7 @@ def test_lower_is_better():
     ("changes", "expected_text"),
     [
         ({}, "**better than random rows**: 68.65 and 26.25 exact match on facts, with 2 times the operations"),
-        ({"higher_is_better": False}, "**worse than random rows**: 68.65 and 26.25 exact match on facts (lower is better)"),
+        ({"higher_is_better": False}, "**worse than random rows**: 68.65 and 26.25 exact match on facts (lower"),
         ({"low": -1.0}, "no difference to random rows was seen: 68.7 and 26.2 exact match on facts, with 2 times"),
     ],
 )
