@@ -65,6 +65,10 @@ class PromptLoss(ModelScore):
         """Return the columns that the score writes and their types, without the prefix."""
         return {"loss_prompt": pa.float32(), "loss_prompt_reason": pa.string()}
 
+    def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
+        """Tokenize the rows."""
+        self._as_ifd().tokens(rows)
+
     def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
         """Compute the columns for some rows."""
         tokens = self._as_ifd().tokens(rows)

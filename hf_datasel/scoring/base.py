@@ -26,6 +26,7 @@ from hf_datasel.scoring.models import (
     load_config,
     model_identity,
 )
+from hf_datasel.scoring.progress import map_progress_disabled
 from hf_datasel.spec import HasSpec, Kind, description, interned, object_key, spec_name, without_tokens
 from hf_datasel.tokens import TokenRows, TokenSettings
 
@@ -87,7 +88,10 @@ class Score(HasSpec, ABC):
         return f"{self.column_prefix}{next(iter(self.columns()))}"
 
     def announce(self, rows: TokenRows, runner: ModelRunner) -> None:
-        """Tell the runner which forward passes `compute` will request, so that several scores share them.
+        """Tokenize the rows, and tell the runner which forward passes `compute` will request.
+
+        Several scores share a forward pass then. In a large dataset this is called in a thread, while earlier rows
+        are computed.
 
         Args:
             rows: The rows that `compute` will be called with.
@@ -220,17 +224,10 @@ class Score(HasSpec, ABC):
         Raises:
             ScoreError: The batch is a single row or in a format that is not supported, or the score names no model.
         """
-        from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
         check_batch(batch, type(self).__name__)
-        was_disabled = are_progress_bars_disabled()
-        disable_progress_bars()
-        try:
+        with map_progress_disabled():
             rows, runner = self._rows_of(dataset_of_batch(batch, self.reads))
             columns = self._prefixed(self.compute(rows, runner))
-        finally:
-            if not was_disabled:
-                enable_progress_bars()
         for name, values in columns.items():
             if len(values) and values.null_count == len(values):
                 logger.warning(

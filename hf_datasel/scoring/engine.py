@@ -83,7 +83,9 @@ class Engine:
     column_files: ColumnFiles = field(default_factory=ColumnFiles)
     num_proc: int | None = None
     messages: dict[str, str] = field(default_factory=dict, init=False)
-    _rows: dict[Hashable, TokenRows] = field(default_factory=dict, init=False)
+    _rows: dict[tuple[Hashable, TokenSettings | None, bytes | None], TokenRows] = field(
+        default_factory=dict, init=False
+    )
     _runner: tuple[Hashable, ModelRunner] | None = field(default=None, init=False)
     """Runner of the current model with its results, and the key of the model."""
 
@@ -129,14 +131,43 @@ class Engine:
         self.messages = rows.messages
         return {f"{score.column_prefix}{name}": column for name, column in columns.items()}
 
-    def announce(self, scores: Sequence[Score]) -> None:
+    def announce(self, scores: Sequence[Score], indices: np.ndarray | None = None) -> None:
         """Announce the scores to compute next, so that one forward pass computes what several of them need.
 
         Args:
             scores: Scores that run the same model.
+            indices: Pool rows to score, as in `compute`.
         """
         for score in scores:
-            score.announce(*self._inputs(score, None))
+            score.announce(*self._inputs(score, indices))
+
+    def release(self, indices: np.ndarray) -> None:
+        """Free the tokens of rows, and what the current model has computed.
+
+        Args:
+            indices: Pool rows, as passed to `compute`.
+        """
+        for key in [key for key in self._rows.copy() if key[2] == indices.tobytes()]:
+            del self._rows[key]
+        if self._runner is not None:
+            self._runner[1].release()
+
+    def reads_rows_alone(self, score: Score) -> bool:
+        """Return whether a part of the pool is tokenized as it is among all rows.
+
+        It is not if the labels of all rows decide what comes before a response, or if there is no chat template and
+        rows may be text beside conversations: these are null then, while it is an error if all rows are conversations.
+
+        Args:
+            score: A score that reads token ids.
+        """
+        from datasets import Json
+
+        if self.pool.format == "tokenized":
+            return False
+        features = (self.pool.dataset.features[name] for name in self.pool.columns)
+        has_json = any(isinstance(feature, Json) for feature in features)
+        return not has_json or self._loading(score)[1].chat_template is not None
 
     def group_by_model(self, scores: Sequence[Score]) -> list[list[Score]]:
         """Return the scores in groups that run one model each, so that each model is loaded once."""
@@ -278,9 +309,9 @@ class Engine:
         )
 
     def _key(self, score: Score) -> Hashable:
-        """Return a key that is equal for scores that run the same model; None for scores that run none here."""
+        """Return a key that is equal for scores that run the same model, or that read tokens or text without one."""
         if not isinstance(score, ModelScore) or not score.needs_tokenizer:
-            return None
+            return "tokens" if score.needs_tokenizer else None
         loading, _ = self._loading(score)
         return "live" if loading is None else repr(loading)
 

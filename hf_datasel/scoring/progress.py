@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from hf_datasel.errors import reason_counts
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "map_progress_disabled", "progress_part"]
 
 _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left{postfix}"
+
+_PART: ContextVar[str] = ContextVar("hf_datasel_progress_part", default="")
+
+
+@contextmanager
+def progress_part(part: str) -> Iterator[None]:
+    """Show in the bars of the context which part of the rows they are for, and clear each once it is complete.
+
+    Args:
+        part: Name of the part, such as `"rows 1-8 of 24"`.
+    """
+    token = _PART.set(part)
+    try:
+        yield
+    finally:
+        _PART.reset(token)
+
+
+@contextmanager
+def map_progress_disabled() -> Iterator[None]:
+    """Disable the progress bars of `Dataset.map` in the context."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    was_disabled = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not was_disabled:
+            enable_progress_bars()
 
 
 class Progress:
@@ -33,7 +66,9 @@ class Progress:
 
         self.rows, self.done, self.unit, self.nulls = rows, 0, unit, nulls
         disable = None if shown else True  # None: disabled where stderr is not a terminal
-        self._bar: Any = tqdm(total=tokens, desc=label, bar_format=_FORMAT, disable=disable)
+        part = _PART.get()
+        label = f"{label}, {part}" if part else label
+        self._bar: Any = tqdm(total=tokens, desc=label, bar_format=_FORMAT, disable=disable, leave=not part)
 
     def __enter__(self) -> Progress:
         return self

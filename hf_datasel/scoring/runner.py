@@ -216,6 +216,11 @@ class ModelRunner:
         self._reused_rows.setdefault(reduction, set()).update(self._known_rows.get(key, []))
         return self._results[key]
 
+    def release(self) -> None:
+        """Free the results of earlier calls."""
+        self._results.clear()
+        self._known_rows.clear()
+
     def check_tokens(self, tokens: Sequences | RaggedArray) -> None:
         """Raise an error before any work if the model cannot read some of the tokens.
 

@@ -27,6 +27,7 @@ from hf_datasel.scoring.models import Models, check_model_exists
 from hf_datasel.scoring.store.fit_cache import fit_with_cache
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.scoring.vector_files import ColumnFiles
+from hf_datasel.scoring.windows import compute_group
 from hf_datasel.spec import from_name, spec_name
 
 if TYPE_CHECKING:
@@ -53,11 +54,13 @@ def score(
 ) -> Dataset:
     """Add the columns of one or more scores to a dataset.
 
-    Rows are computed in batches of similar length over the whole dataset. Scores that need the same forward pass share
-    it. A score that reads the column of another one, such as `Cluster`, is computed after it, whatever their order in
-    `scores`. Under `accelerate launch` or `torchrun` every process must call this: it shards batches across processes,
-    results equal those of one process, and every process gets all of them. What it cost is logged at the level INFO,
-    and `with hf_datasel.scoring.measure_cost()` measures it.
+    Rows are computed in batches of similar length over the whole dataset, or, from 100,000 rows on, over windows of at
+    most 65,536 rows: while one is computed, the next one is tokenized, so that the first batch does not wait for the
+    last row, and the tokens of two windows are in memory. Scores that need the same forward pass share it. A score
+    that reads the column of another one, such as `Cluster`, is computed after it, whatever their order in `scores`.
+    Under `accelerate launch` or `torchrun` every process must call this: it shards batches across processes, results
+    equal those of one process, and every process gets all of them. What it cost is logged at the level INFO, and `with
+    hf_datasel.scoring.measure_cost()` measures it.
 
     Args:
         dataset: Rows in any supported format. Their order and the other columns do not change.
@@ -78,8 +81,8 @@ def score(
             by a new one of the same name. Columns of an earlier call are replaced in any case. `Dataset.map` cannot
             know, and replaces every column.
         num_proc: Number of processes that tokenize the rows, as in `Dataset.map`; the results are the same for any
-            number. Under a launcher the main process starts them, and the others read its tokens from the cache of
-            `datasets`.
+            number. By default it is this process, or another one in windows, where processes can be forked. Under a
+            launcher the main process starts them, and the others read its tokens from the cache of `datasets`.
 
     Returns:
         The dataset with the new columns, float32 in most cases. A row without a score is null, with a reason in
@@ -126,9 +129,10 @@ def score(
             )
             fitted = {index: _fitted(scores[index], data, columns, score_store, processes) for index in stage}
             for group in engine.group_by_model(list(fitted.values())):
-                engine.announce(group)
-                for index in [index for index in stage if fitted[index] in group]:
-                    computed[index] = engine.compute(fitted[index])
+                indices = [index for index in stage if fitted[index] in group]
+                columns_of = compute_group(engine, [fitted[index] for index in indices])
+                for index, score_columns in zip(indices, columns_of, strict=True):
+                    computed[index] = score_columns
                     spec = engine.describe(fitted[index])
                     for name in (
                         computed[index].keys() - recorded

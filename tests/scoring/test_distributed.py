@@ -23,7 +23,7 @@ from accelerate import PartialState
 from datasets import Dataset, disable_progress_bars
 from hf_datasel import score
 from hf_datasel.scores import IFD, Cluster, Embedding, Loss, SelectIT
-from hf_datasel.scoring import Processes, measure_cost, vector_files
+from hf_datasel.scoring import Processes, measure_cost, vector_files, windows
 from hf_datasel.tokens.row_tokenizer import RowTokenizer
 disable_progress_bars()
 folder, model, store = sys.argv[1:4]
@@ -42,9 +42,11 @@ with measure_cost() as meter:
         rows, scores, model=model, scoring_tokens_per_batch=200, store=store or None, on_summary=lines.append
     )
 one = score(rows.select([0]), [Loss()], model=model)
+windows.MIN_ROWS = windows.WINDOW_ROWS = 8
+in_windows = score(rows, [IFD()], model=model, scoring_tokens_per_batch=200, store=store or None)
 processes = Processes.current()
 names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
-values = [found[name][:] for name in names]
+values = [found[name][:] for name in names] + [in_windows["ifd"][:]]
 result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values,
           "cost": meter.cost, "tokenized": len(tokenized)}
 with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
