@@ -23,7 +23,7 @@ from hf_datasel.scoring.column_provenance import record_provenance
 from hf_datasel.spec import spec_name, upgraded
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, Features, IterableDataset
 
 __all__ = [
     "KEYS",
@@ -33,6 +33,7 @@ __all__ = [
     "TABLE_VERSION",
     "ScoreTables",
     "TablePool",
+    "table_features",
     "table_record",
     "with_record",
 ]
@@ -52,6 +53,20 @@ def table_record(schema: pa.Schema) -> dict[str, Any]:
     """Return what a table records of its rows and scores; empty for a file of another kind."""
     record: dict[str, Any] = json.loads((schema.metadata or {}).get(_METADATA, b"{}"))
     return record
+
+
+def table_features(schema: pa.Schema, columns: Sequence[str]) -> Features:
+    """Return the features of columns of a table. Row ids are bytes of any length: older `datasets` know no fixed one.
+
+    Args:
+        schema: Schema of the table.
+        columns: Names of the columns.
+    """
+    from datasets import Features
+
+    fields = [schema.field(name) for name in columns]
+    fields = [each.with_type(pa.binary()) if each.name == ROW_ID_COLUMN else each for each in fields]
+    return Features.from_arrow_schema(pa.schema(fields))
 
 
 def with_record(table: pa.Table, record: dict[str, Any]) -> pa.Table:
@@ -213,7 +228,9 @@ class ScoreTables:
 
     def _files(self, columns: Sequence[str]) -> dict[str, Any]:
         paths = [glob.escape(os.path.abspath(path)) for path in self._paths]
-        return {"data_files": paths, "columns": [ROW_COLUMN, *columns]}
+        names = [ROW_COLUMN, *columns]
+        features = table_features(self._schemas[self._paths[0]], names)
+        return {"data_files": paths, "columns": names, "features": features}
 
     def _batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         for path in self._paths:

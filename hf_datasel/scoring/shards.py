@@ -33,6 +33,7 @@ from hf_datasel.scoring.score_tables import (
     ROW_COLUMN,
     ROW_ID_COLUMN,
     TABLE_VERSION,
+    table_features,
     table_record,
     with_record,
 )
@@ -352,12 +353,13 @@ class ShardedScores:
         from datasets import Dataset, concatenate_datasets
 
         names = _columns(self.scores)
-        parts = [Dataset.from_parquet(str(path), columns=names) for path in paths]
-        scores = concatenate_datasets(parts)
-        specs: dict[str, Any] = {}
+        parts, specs = [], dict[str, Any]()
         for path in paths:
-            for name, spec in table_record(pq.read_schema(path)).get("specs", {}).items():
+            schema = pq.read_schema(path)
+            parts.append(Dataset.from_parquet(str(path), features=table_features(schema, names), columns=names))
+            for name, spec in table_record(schema).get("specs", {}).items():
                 specs.setdefault(name, spec)
+        scores = concatenate_datasets(parts)
         for name, spec in specs.items():
             record_provenance(name, scores.data.column(name), spec)
         return scores
