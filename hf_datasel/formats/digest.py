@@ -1,4 +1,4 @@
-"""Digests of the values of a column."""
+"""Digests of the values of a column, and of rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["column_digest"]
+__all__ = ["column_digest", "ids_from_arrow"]
 
 
 def column_digest(dataset: Dataset, name: str) -> str:
@@ -31,6 +31,22 @@ def column_digest(dataset: Dataset, name: str) -> str:
     for table in dataset.select_columns([name]).with_format("arrow").iter(batch_size=10_000):
         _add(digest, table.column(name).combine_chunks())
     return digest.hexdigest()
+
+
+def ids_from_arrow(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return ids of rows, uint8 of shape (rows, 32); a copy only if they are in several chunks.
+
+    Args:
+        column: Ids of the type `binary(32)`, without nulls.
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    parts = [
+        np.frombuffer(chunk.buffers()[1], dtype=np.uint8)[32 * chunk.offset : 32 * (chunk.offset + len(chunk))]
+        for chunk in chunks
+        if len(chunk)
+    ]
+    joined = parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, dtype=np.uint8), *parts])
+    return joined.reshape(-1, 32)
 
 
 def _add(digest: Any, values: pa.Array) -> None:

@@ -204,7 +204,7 @@ class Pool:
     @property
     def id(self) -> str:
         """Hash of the row ids in order, which is the same on every machine and in every file format."""
-        return hashlib.sha256(self.row_ids.tobytes()).hexdigest()
+        return hashlib.sha256(np.ascontiguousarray(self.row_ids).reshape(-1).data).hexdigest()
 
     def reason_details(self) -> str:
         """Return the number of unusable rows by reason, with the first row numbers and one detail for each."""

@@ -100,6 +100,8 @@ def top_rows(
         keys: Numbers in the order of the values, for values that float64 rounds; by default the values.
     """
     candidates = context.candidates(values, rows, name=name, infinite=True)
-    candidate_values = (values if keys is None else keys)[np.isin(rows, candidates, assume_unique=True)]
+    is_candidate = np.zeros(len(context.eligible), dtype=bool)
+    is_candidate[candidates] = True
+    candidate_values = (values if keys is None else keys)[is_candidate[rows]]
     selected: np.ndarray = candidates[top(candidate_values, min(context.budget, len(candidates)))]
     return selected

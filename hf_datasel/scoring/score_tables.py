@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from hf_datasel.errors import DatasetMismatchError, FormatError, ScoreError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.digest import ids_from_arrow
 from hf_datasel.formats.row_scan import RowScan
 from hf_datasel.scoring.base import Score
 from hf_datasel.scoring.column_provenance import record_provenance
@@ -111,8 +112,9 @@ class ScoreTables:
     def are_at(path: str | os.PathLike[str]) -> bool:
         """Return whether a folder holds score tables, or a file is one."""
         folder = Path(path).expanduser()
-        paths = [folder] if folder.suffix == ".parquet" and folder.is_file() else folder.glob("*.parquet")
-        return any("specs" in table_record(_schema(file)) for file in paths)
+        is_file = folder.suffix == ".parquet" and folder.is_file()
+        first = folder if is_file else min(folder.glob("*.parquet"), default=None)
+        return first is not None and "specs" in table_record(_schema(first))
 
     def __len__(self) -> int:
         rows: int = self._records[self._paths[-1]]["rows"][1]
@@ -174,8 +176,8 @@ class ScoreTables:
         if len(dataset) != len(self):
             raise DatasetMismatchError(f"{len(self):,} rows were scored, and the dataset has {len(dataset):,}.")
         rows = dataset.select(numbers)
-        ids = b"".join(selected.with_format("arrow")[:].column(ROW_ID_COLUMN).to_pylist())
-        differs = (np.frombuffer(ids, np.uint8).reshape(-1, 32) != Pool(rows, self.mapping).row_ids).any(axis=1)
+        ids = ids_from_arrow(selected.with_format("arrow")[:].column(ROW_ID_COLUMN))
+        differs = (ids != Pool(rows, self.mapping).row_ids).any(axis=1)
         if differs.any():
             raise DatasetMismatchError(
                 f"The dataset is not the one that was scored: {int(differs.sum()):,} of the {len(rows):,} selected "
@@ -215,10 +217,8 @@ class ScoreTables:
         ids, codes = np.empty((len(self), 32), dtype=np.uint8), np.zeros(len(self), dtype=np.uint8)
         code_of, start = {"": 0}, 0
         for batch in self._batches([ROW_ID_COLUMN, REASON_COLUMN]):
-            column, stop = batch.column(0), start + len(batch)
-            ids[start:stop] = np.frombuffer(column.buffers()[1], np.uint8)[
-                32 * column.offset : 32 * (column.offset + len(column))
-            ].reshape(-1, 32)
+            stop = start + len(batch)
+            ids[start:stop] = ids_from_arrow(batch.column(0))
             reasons = batch.column(1).dictionary_encode()
             of_batch = [code_of.setdefault(reason, len(code_of)) for reason in reasons.dictionary.to_pylist()]
             codes[start:stop] = np.array(of_batch, dtype=np.uint8)[reasons.indices.to_numpy()]

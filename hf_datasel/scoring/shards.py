@@ -163,10 +163,11 @@ def score_table(
 class ShardedScores:
     """Scores of a dataset that are computed in shards: in any order, by any number of jobs, on any machines.
 
-    Each shard is one file in the folder `scores` of the output folder. It has the row numbers, the ids of the rows and
-    the scores, and no text, so that the files of several machines may be copied into one folder. A shard that is
-    interrupted continues from the store. The scores are those of `hf_datasel.score` for all rows, up to the rounding
-    of the data type, because the rows of a batch come from one shard.
+    Each shard is one file in the folder `scores` of the output folder. It has the row numbers, the ids of the rows,
+    why rows cannot be used, and the scores, and no text, so that the files of several machines may be copied into one
+    folder, which `ScoreTables` reads. A shard that is interrupted continues from the store. The scores are those of
+    `hf_datasel.score` for all rows, up to the rounding of the data type, because the rows of a batch come from one
+    shard.
 
     Args:
         dataset: All rows, in any supported format.

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from hf_datasel.errors import DatasetMismatchError, FormatError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.digest import ids_from_arrow
 from hf_datasel.formats.mapping import MESSAGE_KEYS, applicable
 from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.context import RoundContext
@@ -344,7 +345,7 @@ class Selection:
             )
         if pool.id == expected["id"]:
             return
-        ids = np.frombuffer(b"".join(self.table.column("row_id").to_pylist()), dtype=np.uint8).reshape(-1, 32)
+        ids = ids_from_arrow(self.table.column("row_id"))
         differs = np.flatnonzero((ids != pool.row_ids).any(axis=1))
         shuffled = np.array_equal(np.unique(ids, axis=0), np.unique(pool.row_ids, axis=0))
         hint = "the same rows in another order" if shuffled else f"the first that differs is row {differs[0]:,}"

@@ -84,8 +84,11 @@ def select_streaming(
     best = _BestRows(selector, size, seed, checked_mapping(columns), isinstance(stream, ScoreTables))
     if isinstance(stream, ScoreTables):
         stream = _table_stream(stream, selector)
+        batches = (table.to_pydict() for table in stream.with_format("arrow").iter(batch_size=batch_size))
+    else:
+        batches = stream.iter(batch_size=batch_size)
     with measure_cost() as meter:
-        for batch in stream.iter(batch_size=batch_size):
+        for batch in batches:
             best.add(batch)
     log_cost(f"Selecting from {best.num_rows:,} streamed rows", meter.cost)
     selected = best.heap.positions.tolist()
