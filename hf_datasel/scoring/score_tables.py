@@ -172,12 +172,12 @@ class ScoreTables:
         """
         from hf_datasel.scoring.score_rows import replace_columns
 
-        numbers = np.asarray(selected.with_format("numpy")[ROW_COLUMN])
+        keys = selected.select_columns([ROW_COLUMN, ROW_ID_COLUMN]).with_format("arrow")[:]
+        numbers = keys.column(ROW_COLUMN).to_numpy()
         if len(dataset) != len(self):
             raise DatasetMismatchError(f"{len(self):,} rows were scored, and the dataset has {len(dataset):,}.")
         rows = dataset.select(numbers)
-        ids = ids_from_arrow(selected.with_format("arrow")[:].column(ROW_ID_COLUMN))
-        differs = (ids != Pool(rows, self.mapping).row_ids).any(axis=1)
+        differs = (ids_from_arrow(keys.column(ROW_ID_COLUMN)) != Pool(rows, self.mapping).row_ids).any(axis=1)
         if differs.any():
             raise DatasetMismatchError(
                 f"The dataset is not the one that was scored: {int(differs.sum()):,} of the {len(rows):,} selected "

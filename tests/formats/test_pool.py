@@ -156,3 +156,18 @@ def test_load_reference_files(shared, name, row_format, rows, reasons):
     assert (pool.format, len(pool)) == (row_format, rows)
     names, counts = np.unique(pool.reasons[pool.reasons != ""], return_counts=True)
     assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == reasons
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_rows_close_together_are_read_without_an_index(shuffled, monkeypatch):
+    """`Dataset.select` takes time for every chunk of the dataset, and readers of blocks call it for every block."""
+    size = 2_600
+    data = Dataset.from_dict({"prompt": [f"p{row}" for row in range(size)], "completion": ["c"] * size})
+    order = np.random.default_rng(0).permutation(size) if shuffled else np.arange(size)
+    pool = Pool(data.select(order) if shuffled else data)
+    blocks = [np.arange(1_000, 2_500), np.delete(np.arange(size), [0, 999, 1_000, 1_700]), np.array([5])]
+    others = [np.array([7, 3, 2_000]), np.array([4, 4, 5]), np.array([1, 2_500]), np.array([], dtype=np.int64)]
+    expected = [[f"p{order[row]}" for row in rows] for rows in (*blocks, *others)]
+    of_others = [pool.texts("prompt", rows) for rows in others]
+    monkeypatch.setattr(Dataset, "select", None)
+    assert [pool.texts("prompt", rows) for rows in blocks] + of_others == expected
