@@ -99,8 +99,10 @@ def _tokenized(
 def _num_proc() -> int | None:
     """Return how many processes tokenize by default: one where it can be forked, as in `torch.utils.data`.
 
-    Tokenizing in a thread of this process would hold the interpreter, which the model needs for every operation.
+    Tokenizing in a thread of this process would hold the interpreter, which the model needs for every operation. A
+    daemonic process, such as a worker of datatrove, cannot start others.
     """
-    from multiprocess import get_start_method
+    from multiprocess import current_process, get_all_start_methods  # of which datasets starts processes
 
-    return 1 if get_start_method() == "fork" else None
+    default = get_all_start_methods()[0]
+    return 1 if default == "fork" and not current_process().daemon else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import multiprocess
 import numpy as np
 import pytest
 from datasets import Dataset, Features, Json
@@ -148,6 +149,17 @@ def test_error_while_the_next_rows_are_tokenized(rows, in_windows, monkeypatch, 
     passes.clear()
     score(rows, Loss(), model=tiny_model_dir, store=tmp_path)
     assert sum(passes) == 14
+
+
+def test_process_that_cannot_start_others(rows, monkeypatch, tiny_model_dir):
+    monkeypatch.setattr(windows, "MIN_ROWS", 24)
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 12)
+    worker = multiprocess.get_context("fork").Process(
+        target=score, args=(rows, Loss()), kwargs={"model": tiny_model_dir}, daemon=True
+    )
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 0
 
 
 def test_two_windows_of_tokens_are_in_memory(pool_rows, in_windows, monkeypatch, tiny_model_dir):
