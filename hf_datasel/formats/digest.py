@@ -34,11 +34,13 @@ def column_digest(dataset: Dataset, name: str) -> str:
 
 
 def ids_from_arrow(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Return ids of rows, uint8 of shape (rows, 32); a copy only if they are in several chunks.
+    """Return ids of rows, uint8 of shape (rows, 32); a copy only of several chunks, or another type.
 
     Args:
-        column: Ids of the type `binary(32)`, without nulls.
+        column: Ids of the type `binary(32)`, or `binary` of this length, without nulls.
     """
+    if column.type != pa.binary(32):
+        column = column.cast(pa.binary(32))
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
     parts = [
         np.frombuffer(chunk.buffers()[1], dtype=np.uint8)[32 * chunk.offset : 32 * (chunk.offset + len(chunk))]
