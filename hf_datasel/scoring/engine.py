@@ -93,6 +93,11 @@ class Engine:
         if isinstance(self.model, os.PathLike):
             self.model = os.fspath(self.model)
         if self.model is None or isinstance(self.model, str):
+            if self.tokenizer is not None:
+                raise ScoreError(
+                    f"processing_class is for a loaded model, and model={self.model!r} is none: a model that is named "
+                    "has its own tokenizer. Omit processing_class, or pass the loaded model."
+                )
             return
         if not callable(self.model):
             raise ScoreError(

@@ -166,9 +166,12 @@ def test_models_named_by_scores(tiny_model_dir, model, tokenizer, pool_rows):
     assert result["loss"][:] != by_default
 
 
-def test_invalid_input(model, tokenizer, pool_rows):
+def test_invalid_input(model, tokenizer, pool_rows, tiny_model_dir):
     with pytest.raises(ScoreError, match=r"Loss has no model to run. Pass its name or path: model=\.\.\."):
         score(pool_rows, [Loss()])
+    for named in ({"model": str(tiny_model_dir)}, {}):
+        with pytest.raises(ScoreError, match=r"processing_class is for a loaded model, and model=.* is none"):
+            score(pool_rows, [Loss(str(tiny_model_dir))], processing_class=tokenizer, **named)
     with pytest.raises(ScoreError, match=r"A loaded model \(LlamaForCausalLM\) needs its tokenizer"):
         score(pool_rows, [Loss()], model=model)
     with pytest.raises(ScoreError, match="The dataset is empty"):

@@ -44,7 +44,7 @@ def play(tiny_model_dir):
     def make(data, budget, index=0, model=None, **more):
         pool = Pool(data)
         eligible = more.pop("eligible", pool.reasons == "")
-        engine = Engine(pool, model or str(tiny_model_dir), tokenizer)
+        engine = Engine(pool, model or str(tiny_model_dir), tokenizer if model else None)
         return RoundContext(
             RoundCache(pool, engine.compute, engine.describe), budget=budget, index=index, eligible=eligible, **more
         )
