@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import transformers
 from transformers import TrainerCallback
 
 from hf_datasel import __version__
+from hf_datasel.atomic import write_file
 from hf_datasel.errors import ConfigError, DataselError, ResumeError
 from hf_datasel.scoring.cost import Cost
 from hf_datasel.selection import Selection
@@ -107,15 +109,17 @@ class SelectionState:
     costs: dict[str, Cost] | None = None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
-        """Write the state beside the weights of a checkpoint. Row numbers are stored as differences, to compress."""
+        """Write the state beside the weights of a checkpoint. Row numbers are stored as differences, to compress.
+
+        Raises:
+            DataselError: A file cannot be written, as on a full disk.
+        """
         path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {f"state/{name}": values for name, values in self.carried.arrays.items()}
         arrays |= {f"losses/{name}": values for name, values in self.losses.items()}
         for index, record in enumerate(self.records):
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
-        with (path / STATE_ARRAYS).open("wb") as file:
-            np.savez_compressed(file, **arrays)
+        write_file(path / STATE_ARRAYS, partial(_write_arrays, arrays))
         rounds = [{name: value for name, value in vars(record).items() if name != "rows"} for record in self.records]
         content = {
             "version": _VERSION,
@@ -130,7 +134,7 @@ class SelectionState:
             "selections": self.selections,
             "costs": self.costs,
         }
-        (path / STATE_JSON).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+        write_file(path / STATE_JSON, json.dumps(content, indent=2, default=str) + "\n")
 
     @classmethod
     def load(cls, directory: str | os.PathLike[str], identity: dict[str, Any], pool: Dataset) -> SelectionState:
@@ -195,6 +199,11 @@ class SelectionState:
             content.get("selections", []),
             content.get("costs"),
         )
+
+
+def _write_arrays(arrays: Mapping[str, Any], draft: Path) -> None:
+    with draft.open("wb") as file:  # a path without the ending would get it
+        np.savez_compressed(file, **arrays)
 
 
 def _upgrade_arrays(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hf_datasel.errors import ResumeError
+from hf_datasel.atomic import failure_reason, write_file
+from hf_datasel.errors import DataselError, ResumeError
 
 __all__ = ["BaseWeights", "OptimizerSnapshot"]
 
@@ -46,7 +48,11 @@ class BaseWeights:
         return path.read_text(encoding="utf-8") if path.is_file() else None
 
     def save(self, model: torch.nn.Module) -> None:
-        """Store the trainable weights of a model in place of those of an earlier run."""
+        """Store the trainable weights of a model in place of those of an earlier run.
+
+        Raises:
+            DataselError: They cannot be written, as on a full disk.
+        """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         shard: dict[str, torch.Tensor] = {}
@@ -60,10 +66,11 @@ class BaseWeights:
             shard[name] = tensor
             size += weight.nbytes
         self._write(shard)
-        (self.folder / _DIGEST).write_text(digest.hexdigest(), encoding="utf-8")
+        write_file(self.folder / _DIGEST, digest.hexdigest())
 
     def _write(self, shard: dict[str, torch.Tensor]) -> None:
-        save_file(shard, self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors")
+        path = self.folder / f"{len(list(self.folder.iterdir())):05}.safetensors"
+        write_file(path, partial(_save_shard, shard))
 
     @classmethod
     def of_checkpoint(
@@ -107,10 +114,17 @@ class BaseWeights:
             raise ResumeError(f"The files in {str(self.folder)!r} are not as they were saved. {_RESTORE}")
 
     def copy_from(self, source: BaseWeights) -> None:
-        """Copy the weights of another folder into this one."""
+        """Copy the weights of another folder into this one.
+
+        Raises:
+            DataselError: They cannot be written.
+        """
         if source.folder.resolve() != self.folder.resolve():
             shutil.rmtree(self.folder, ignore_errors=True)
-            shutil.copytree(source.folder, self.folder)
+            try:
+                shutil.copytree(source.folder, self.folder)
+            except OSError as error:
+                raise DataselError(f"Cannot write {str(self.folder)!r}: {failure_reason(error)}.") from error
 
     def store(
         self, model: torch.nn.Module, accelerator: Any, should_save: bool, checkpoint: str | None, digest: str | None
@@ -152,6 +166,13 @@ class BaseWeights:
             raise ResumeError(
                 f"{str(self.folder)!r} lacks weights of this model, for example {next(iter(missing))!r}."
             )
+
+
+def _save_shard(shard: dict[str, torch.Tensor], draft: Path) -> None:
+    try:
+        save_file(shard, draft)
+    except SafetensorError as error:  # also of a full disk
+        raise OSError(str(error)) from error
 
 
 def _update(digest: Any, name: str, weight: torch.Tensor) -> None:

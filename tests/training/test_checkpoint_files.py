@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
+import signal
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from hf_datasel.errors import ResumeError
+from hf_datasel.errors import DataselError, ResumeError
 from hf_datasel.selectors import Random
 from hf_datasel.training.checkpoint_files import (
+    STATE_ARRAYS,
     check_checkpoint,
     check_run_exists,
     last_complete_checkpoint,
     save_digests,
 )
+from hf_datasel.training.checkpoint_state import CarriedState, SelectionState
+from hf_datasel.training.restart import BaseWeights
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8, "num_train_epochs": 1}
 
@@ -173,3 +181,30 @@ def test_an_older_checkpoint_is_deleted_after_the_new_one_is_complete(train, mon
     monkeypatch.setattr(shutil, "rmtree", observe)
     train(Random(), name="run", save_total_limit=1, **SAVED)
     assert deleted == [str(tmp_path / "run" / "checkpoint-2")]
+
+
+@contextmanager
+def full_disk():
+    """Let every write to a file fail, as on a full disk."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    state = SelectionState({}, [], CarriedState({"window": np.arange(9)}))
+    sentence = r"^Cannot write '.*{}': .*File too large.*\.$"
+    with full_disk():
+        with pytest.raises(DataselError, match=sentence.format(STATE_ARRAYS)):
+            state.save(tmp_path / "checkpoint-1")
+        with pytest.raises(DataselError, match=sentence.format("00000.safetensors")):
+            BaseWeights(str(tmp_path)).save(torch.nn.Linear(4, 4))
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    BaseWeights(str(tmp_path)).save(torch.nn.Linear(4, 4))
+    with full_disk(), pytest.raises(DataselError, match=r"^Cannot write '.*_base_weights': "):
+        BaseWeights(str(tmp_path / "other")).copy_from(BaseWeights(str(tmp_path)))
