@@ -13,9 +13,9 @@ import pyarrow as pa
 from hf_datasel._lazy import torch
 from hf_datasel.errors import ConfigError, FormatError, check_option
 from hf_datasel.formats import Part, Row
-from hf_datasel.scoring.base import Columns, ModelScore, Score, null_counts
-from hf_datasel.scoring.endpoint.client import Endpoint
+from hf_datasel.scoring.base import Columns, null_counts
 from hf_datasel.scoring.endpoint.embeddings import EndpointEmbeddings, check_settings
+from hf_datasel.scoring.endpoint.score import EndpointScore
 from hf_datasel.scoring.logprobs import PooledStates
 from hf_datasel.scoring.models import Kind, load_config
 from hf_datasel.scoring.runner import ModelRunner
@@ -26,7 +26,7 @@ from hf_datasel.tokens.prompts import resolve_max_length
 from hf_datasel.tokens.sequences import RaggedArray, list_column
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 __all__ = ["Embedding"]
 
@@ -41,7 +41,7 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class Embedding(ModelScore):
+class Embedding(EndpointScore):
     """The last hidden states of a model over a row's text, pooled into one vector.
 
     A named model is loaded without a head: a sentence encoder such as `sentence-transformers/all-MiniLM-L6-v2`, or a
@@ -122,27 +122,6 @@ class Embedding(ModelScore):
         check_settings(changed_settings(self))
         if self.base_url is not None:
             self._endpoint()
-
-    def _endpoint(self) -> Endpoint:
-        model: Any = self.model  # Endpoint rejects None
-        return Endpoint(
-            model, self.base_url, api_key_env=self.api_key_env, concurrency=self.concurrency, limits=self.limits
-        )
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        """Whether the score needs tokenized rows."""
-        return self.base_url is None
-
-    def spec(self) -> dict[str, Any]:
-        """Return the settings for the record; a model behind an endpoint is not resolved."""
-        return super().spec() if self.base_url is None else {**Score.spec(self), "resolved_model": None}
-
-    def _identity(self) -> str:
-        return super()._identity() if self.base_url is None else Score._identity(self)
-
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
-        return super()._rows_of(dataset) if self.base_url is None else Score._rows_of(self, dataset)
 
     @property
     def needs_text(self) -> bool:

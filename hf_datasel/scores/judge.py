@@ -154,16 +154,7 @@ class Judge(Score):
             raise ConfigError(f"Judge(temperature={value!r}): it has to be a number from 0 to 2, or None.")
 
     def _endpoint(self) -> Endpoint:
-        return Endpoint(
-            self.model,
-            self.base_url,
-            self.provider,
-            api_key_env=self.api_key_env,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            limits=self.limits,
-            max_tokens_spent=self.max_tokens_spent,
-        )
+        return Endpoint.of(self)
 
     @property
     def needs_text(self) -> bool:

@@ -14,10 +14,10 @@ from hf_datasel.errors import ConfigError, check_option, did_you_mean
 from hf_datasel.formats import Row
 from hf_datasel.scores.judge import Judge
 from hf_datasel.scores.reward import Reward
-from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
+from hf_datasel.scoring.base import Columns, finite_or_null, null_counts
 from hf_datasel.scoring.endpoint.answers import EndpointAnswers, check_format
-from hf_datasel.scoring.endpoint.client import Endpoint
 from hf_datasel.scoring.endpoint.limits import check_endpoint_settings
+from hf_datasel.scoring.endpoint.score import EndpointScore
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
 from hf_datasel.scoring.logprobs import Forward, LogprobRunner
 from hf_datasel.scoring.models import model_identity
@@ -27,8 +27,6 @@ from hf_datasel.tokens.chat import prompt_and_response, replace_response, strip_
 from hf_datasel.tokens.sequences import RaggedArray, Sequence as TokenSequence
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["RewardGap"]
@@ -54,7 +52,7 @@ ScoresAndReasons = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
-class RewardGap(ModelScore):
+class RewardGap(EndpointScore):
     """The score of a row's response minus that of the answer that the model itself generates for the prompt.
 
     The model, by default that of the round, first answers every prompt. Then `scorer` rates both. `"reward"` is a
@@ -181,18 +179,6 @@ class RewardGap(ModelScore):
         continuous = self.use_transformers_continuous_batching
         return Decoding(self.max_new_tokens, self.temperature, self.seed, self.top_p, continuous)
 
-    def _endpoint(self) -> Endpoint:
-        model: Any = self.model  # Endpoint rejects None
-        return Endpoint(
-            model,
-            self.base_url,
-            api_key_env=self.api_key_env,
-            concurrency=self.concurrency,
-            timeout=self.timeout,
-            limits=self.limits,
-            max_tokens_spent=self.max_tokens_spent,
-        )
-
     def _reward(self) -> Reward:
         return Reward(
             self.reward_model,
@@ -217,11 +203,6 @@ class RewardGap(ModelScore):
         return Judge(**settings)
 
     @property
-    def needs_tokenizer(self) -> bool:
-        """Whether the score needs tokenized rows."""
-        return self.base_url is None
-
-    @property
     def needs_text(self) -> bool:
         """Whether the score reads the text of rows."""
         return True
@@ -232,19 +213,14 @@ class RewardGap(ModelScore):
 
     def spec(self) -> dict[str, Any]:
         """Return the settings for the record, with the models resolved to digests, except one behind an endpoint."""
-        spec = super().spec() if self.base_url is None else {**Score.spec(self), "resolved_model": None}
         resolved = {} if self.reward_model is None else {"resolved_reward_model": self._reward_identity()}
-        return {**spec, **resolved}
+        return {**super().spec(), **resolved}
 
     def _reward_identity(self) -> str:
         return "" if self.reward_model is None else model_identity(self.reward_model, self.reward_revision)
 
     def _identity(self) -> str:
-        identity = super()._identity() if self.base_url is None else Score._identity(self)
-        return f"{identity}:{self._reward_identity()}"
-
-    def _rows_of(self, dataset: Dataset) -> tuple[TokenRows, ModelRunner]:
-        return super()._rows_of(dataset) if self.base_url is None else Score._rows_of(self, dataset)
+        return f"{super()._identity()}:{self._reward_identity()}"
 
     def check_inputs(self, rows: TokenRows, runner: ModelRunner) -> None:
         """Raise an error if `compute` would fail for any rows of this format with this model."""

@@ -73,6 +73,19 @@ def test_answers_keep_the_order(server):
     assert server.tokens == {f"Bearer {SECRET}"}
 
 
+def test_models_that_take_max_completion_tokens(server):
+    """The endpoint says once which name it takes; a request then has the other one, and all later ones too."""
+    old = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    server.reply = lambda text: (
+        Reply({"error": {"message": old}}, 400) if "max_tokens" in server.bodies[-1] else Reply(completion(text))
+    )
+    endpoint = connect(server, concurrency=1)
+    assert texts(chat(endpoint, [*"abc"], max_tokens=7)) == [*"abc"]
+    assert [body.get("max_completion_tokens") for body in server.bodies] == [None, 7, 7, 7]
+    assert ["max_tokens" in body for body in server.bodies] == [True, False, False, False]
+    assert not endpoint.unanswered
+
+
 def test_none_is_not_sent(server):
     chat(connect(server), ["a"])
     assert {"max_tokens", "temperature"}.isdisjoint(server.bodies[0])
@@ -206,7 +219,11 @@ def test_requests_without_answer(server, caplog):
             Reply({"detail": "no such model"}, 404),
             r"404 to 'judge' \(no such model\)\. Check model, and base_url, which ends",
         ),
-        (Reply({"error": "unknown temperature"}, 400), r"400 .*\(unknown temperature\)\. Check model, and the sett"),
+        (Reply({"error": "unknown setting"}, 400), r"400 .*\(unknown setting\)\. Check model, and the sett"),
+        (
+            Reply({"error": "no temperature"}, 400),
+            r"400 .*\(no temperature\)\. Some models .* Judge\(temperature=None\)",
+        ),
         (Reply([{"loc": "body"}], 422), r"422 .*loc.*Check model, and the settings"),
         (Reply(b"<html>", 405), r"405 to 'judge' \(a page of HTML\)"),
         (Reply({"error": "pay"}, 402), r"402 .*\(pay\)\. There is no credit left"),

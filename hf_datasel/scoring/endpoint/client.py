@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import math
@@ -13,9 +14,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from hf_datasel.errors import ConfigError, ScoreError, reason_counts
@@ -117,6 +118,29 @@ class Endpoint:
         self._stopped = threading.Event()
         self._lock = threading.Lock()
         self._random = random.Random()
+
+    @classmethod
+    def of(cls, score: Any) -> Self:
+        """Return the endpoint of a score, whose settings have the names of the arguments here.
+
+        Args:
+            score: The score; an argument that it has no setting for keeps its default.
+
+        Raises:
+            ConfigError: A setting is invalid.
+        """
+        names = inspect.signature(cls).parameters
+        return cls(
+            **{setting.name: getattr(score, setting.name) for setting in fields(score) if setting.name in names}
+        )
+
+    def read_failure(self, error: BaseException) -> RequestFailure:
+        """Return what an error of a request means.
+
+        Args:
+            error: The error.
+        """
+        return self._reader.read(error)
 
     def _check(self) -> None:
         if not isinstance(self.model, str) or not self.model.strip():

@@ -140,6 +140,8 @@ class FailureReader:
             429: "Lower concurrency, or wait: another run continues from here.",
         }
         hint = hints.get(failure.status, "Check model, and the settings that are sent with it.")
+        if failure.is_refused and "temperature" in failure.message:
+            hint = "Some models take no temperature but their own: Judge(temperature=None), RewardGap(temperature=1)."
         hint = hint if failure.status < 500 else "Another run continues from here."
         return f"{self.endpoint} answers {failure.status} to {self.model!r} ({failure.message}). {hint}"
 

@@ -11,8 +11,11 @@ import numpy as np
 from hf_datasel.errors import ConfigError, ScoreError
 from hf_datasel.formats.messages import MalformedRowError, read_messages
 from hf_datasel.scoring.endpoint.client import Answer, Endpoint
+from hf_datasel.scoring.endpoint.errors import RequestFailure, request_errors
 
 __all__ = ["Completion", "chat", "embed"]
+
+_LIMIT, _NEW_LIMIT = "max_tokens", "max_completion_tokens"
 
 
 class Completion(NamedTuple):
@@ -32,10 +35,17 @@ class Completion(NamedTuple):
         return self.finish_reason == "length"
 
 
+def _asks_for_new_limit(failure: RequestFailure) -> bool:
+    """Return whether a model only takes the newer name of the maximum number of tokens."""
+    return failure.status == 400 and _NEW_LIMIT in failure.message
+
+
 def chat(
     endpoint: Endpoint, requests: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]
 ) -> Iterator[tuple[int, Answer]]:
     """Request a chat completion for each request. Settings that are None are not sent.
+
+    If the endpoint answers that a model takes `max_completion_tokens` and not `max_tokens`, that is what is sent.
 
     Args:
         endpoint: The endpoint.
@@ -48,13 +58,25 @@ def chat(
     Raises:
         ScoreError: As in `Endpoint.answers`.
     """
-    settings = {name: value for name, value in settings.items() if value is not None}
+    options = {name: value for name, value in settings.items() if value is not None}
+
+    def post(request: dict[str, Any]) -> Any:
+        if endpoint.base_url is not None:
+            return endpoint.post("chat/completions", {"model": endpoint.model, **request, **options})
+        arguments: dict[str, Any] = {**request, **options}
+        if _NEW_LIMIT in arguments:  # which the client does not have
+            arguments["extra_body"] = {_NEW_LIMIT: arguments.pop(_NEW_LIMIT)}
+        return endpoint.hub_client.chat_completion(**arguments)
 
     def send(request: dict[str, Any]) -> tuple[Completion, int | None]:
-        if endpoint.base_url is None:
-            response: Any = endpoint.hub_client.chat_completion(**request, **settings)
-        else:
-            response = endpoint.post("chat/completions", {"model": endpoint.model, **request, **settings})
+        nonlocal options
+        try:
+            response = post(request)
+        except request_errors() as error:
+            if _LIMIT not in (sent := options) or not _asks_for_new_limit(endpoint.read_failure(error)):
+                raise
+            options = {_NEW_LIMIT if name == _LIMIT else name: value for name, value in sent.items()}
+            response = post(request)
         choices = response.get("choices")
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError(f"no chat completion, but {str(dict(response))[:200]}")
