@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hf_datasel.errors import DataselError
 
-__all__ = ["Content", "failure_reason", "write_draft", "write_file"]
+__all__ = ["Content", "failure_reason", "remove_old_drafts", "write_draft", "write_file"]
 
 Content = str | bytes | Callable[[Path], object]
 """Text, which is encoded as UTF-8 with its line ends unchanged; bytes; or a function that writes to a path."""
@@ -36,7 +36,7 @@ def write_file(path: Path, content: Content, error: type[DataselError] = Datasel
     draft = path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:12]}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_old_drafts(path.parent)
+        remove_old_drafts(path.parent)
         try:
             os.replace(write_draft(draft, content), path)
         except BaseException:
@@ -71,8 +71,12 @@ def failure_reason(error: OSError) -> str:
     return " ".join(str(error).split()).rstrip(".")
 
 
-def _remove_old_drafts(folder: Path) -> None:
-    """Remove drafts that processes which were killed have left in a folder."""
+def remove_old_drafts(folder: Path) -> None:
+    """Remove drafts that processes which were killed have left in a folder.
+
+    Args:
+        folder: Folder of the files that the drafts were to become.
+    """
     for draft in folder.glob(".*-*.part"):
         try:
             if time.time() - draft.stat().st_mtime > _MAX_DRAFT_AGE:

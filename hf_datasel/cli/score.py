@@ -119,7 +119,6 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.scoring.score_rows import score
     from hf_datasel.scoring.shards import Shard, ShardedScores
     from hf_datasel.scoring.store.store import ScoreStore
-    from hf_datasel.scoring.vector_files import column_files, remove_column_files
 
     shard = None if arguments.shard is None else Shard.parse(arguments.shard)
     if shard is not None and arguments.repo_id is not None:
@@ -127,8 +126,7 @@ def run(argv: Sequence[str]) -> None:
     folder = create_output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
-    keep = column_files(store.folder)
-    with progress_bars_on_terminals():
+    with progress_bars_on_terminals(), store.temporary_columns(Processes.current()):
         dataset = dataset_arguments.load()
         private = _check_hub(dataset, arguments)
         model = arguments.model_name_or_path
@@ -156,7 +154,6 @@ def run(argv: Sequence[str]) -> None:
             raise
         if Processes.current().is_main_process:
             _write_results(scored, scores, folder, arguments, private)
-        remove_column_files(scored, store.folder, Processes.current(), keep)
 
 
 def _score_shard(sharded: Any, shard: Any) -> None:

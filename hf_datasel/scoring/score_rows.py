@@ -112,7 +112,7 @@ def score(
         Engine(Pool(dataset, columns), model, processing_class, models=models).check_max_length(each)
     if score_store is not None and processes.is_main_process:
         score_store.add_parents(parents_of(dataset).with_state())
-    files = ColumnFiles.for_dataset(dataset, None if score_store is None else score_store.folder)
+    files = ColumnFiles.for_dataset(dataset, score_store)
     computed, recorded = dict[int, Columns](), set[str]()
     data = dataset
     with measure_cost() as meter:

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +39,6 @@ from hf_datasel.scoring.score_tables import (
     with_record,
 )
 from hf_datasel.scoring.store.store import ScoreStore
-from hf_datasel.scoring.vector_files import column_files, remove_column_files
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -143,11 +143,8 @@ def score_table(
     scores = checked_scores(scores)
     names = _columns(scores)
     store = None if store is None else store if isinstance(store, ScoreStore) else ScoreStore(store)
-    keep = set() if store is None else column_files(store.folder)
-    scored = score(rows, scores, model, store=store, **options)
-    columns = scored.select_columns(names).with_format("arrow")[:]
-    if store is not None:  # the table goes on mapping the files
-        remove_column_files(scored, store.folder, Processes.current(), keep)
+    with nullcontext() if store is None else store.temporary_columns(Processes.current()):  # the table still maps them
+        columns = score(rows, scores, model, store=store, **options).select_columns(names).with_format("arrow")[:]
     pool = Pool(rows, options.get("columns"))
     arrays: dict[str, Any] = {
         ROW_COLUMN: pa.array(np.arange(first_row, first_row + len(rows))),

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import xxhash
+from filelock import FileLock, Timeout
 
-from hf_datasel.atomic import failure_reason
+from hf_datasel.atomic import failure_reason, remove_old_drafts
 from hf_datasel.errors import ScoreError
 from hf_datasel.hub.parents import COLUMN_FILE_PREFIX
 from hf_datasel.scoring.distributed import Processes
@@ -24,11 +25,15 @@ from hf_datasel.scoring.distributed import Processes
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["ColumnFiles", "column_files", "list_array", "remove_column_files", "row_blocks", "take_vectors", "zeros"]
+    from hf_datasel.scoring.store.store import ScoreStore
+
+__all__ = ["COLUMNS_FOLDER", "ColumnFiles", "list_array", "row_blocks", "take_vectors", "temporary_folder", "zeros"]
 
 MAX_BYTES_IN_MEMORY = 1 << 28
 """Size above which vectors are in a file, and not in memory."""
-_STORE_FOLDER = "vectors"
+COLUMNS_FOLDER = "vectors"
+"""Folder of columns of vectors in a score store."""
+_TEMPORARY = "temporary-"
 _BLOCK_BYTES = 1 << 24
 _MAX_BLOCK_ROWS = 10_000
 
@@ -113,7 +118,7 @@ class ColumnFiles:
         self._written: list[tuple[pa.ChunkedArray, Path]] = []
 
     @classmethod
-    def for_dataset(cls, dataset: Dataset, store: Path | None) -> ColumnFiles:
+    def for_dataset(cls, dataset: Dataset, store: ScoreStore | None) -> ColumnFiles:
         """Return the files of new columns of a dataset.
 
         They are in the folder of the score store. Without one they are where `Dataset.map` writes: next to the cache
@@ -121,15 +126,15 @@ class ColumnFiles:
 
         Args:
             dataset: The dataset.
-            store: Folder of the score store, if there is one.
+            store: The score store, if there is one.
         """
 
         def folder() -> Path:
             from datasets import is_caching_enabled
             from datasets.fingerprint import get_temporary_cache_files_directory
 
-            if store is not None and os.access(store, os.W_OK):
-                return store / _STORE_FOLDER
+            if store is not None and os.access(store.folder, os.W_OK):
+                return store.columns_folder()
             cached = [Path(file["filename"]).parent for file in dataset.cache_files] if is_caching_enabled() else []
             if cached and os.access(cached[0], os.W_OK):
                 return cached[0]
@@ -237,6 +242,7 @@ class ColumnFiles:
         draft = folder / f".{os.getpid()}-{uuid.uuid4().hex[:12]}.part"
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            remove_old_drafts(folder)
             with pa.OSFile(str(draft), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
                 for array in arrays:
                     writer.write_batch(pa.record_batch([array], schema=schema))
@@ -251,33 +257,48 @@ class ColumnFiles:
             draft.unlink(missing_ok=True)
 
 
-def column_files(store: Path) -> set[Path]:
-    """Return the files of columns of vectors in a score store, as absolute paths.
+@contextmanager
+def temporary_folder(parent: Path, processes: Processes) -> Iterator[Callable[[], Path]]:
+    """Yield a function that creates a folder for files, and returns it; it is removed when the context is left.
+
+    What is mapped can still be read then. Folders of processes that were killed are removed first. Every process has
+    to enter and leave the context.
 
     Args:
-        store: Folder of the score store.
-    """
-    return {path.resolve() for path in (store / _STORE_FOLDER).glob(f"{COLUMN_FILE_PREFIX}*")}
-
-
-def remove_column_files(data: Dataset, store: Path, processes: Processes, keep: set[Path]) -> None:
-    """Remove the files in a score store that a dataset maps. Call it once nothing else is made of the dataset.
-
-    Every process has to call this: the files are removed when all of them have mapped them.
-
-    Args:
-        data: The dataset, which can still be read, but not be pickled.
-        store: Folder of the score store.
+        parent: Folder that it is created in.
         processes: The processes.
-        keep: Files that other datasets map: the `column_files` from before the dataset was scored.
     """
-    processes.wait_for_everyone()
-    if not processes.is_main_process:
+    if processes.is_main_process:
+        for folder in parent.glob(f"{_TEMPORARY}*/"):
+            _remove(folder, FileLock(f"{folder}.lock"))
+    path = parent / f"{_TEMPORARY}{uuid.uuid4().hex[:12]}"
+    lock = FileLock(f"{path}.lock")
+
+    def create() -> Path:
+        if not lock.is_locked:
+            parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()  # before the folder exists, so that no other process takes it for one that is left behind
+            path.mkdir()
+        return path
+
+    try:
+        yield create
+        processes.wait_for_everyone()  # all have mapped the files
+    finally:
+        if lock.is_locked:
+            _remove(path, lock)
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    """Remove a folder and its lock, unless another process has the lock."""
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
         return
-    mapped = {Path(file["filename"]).resolve() for file in data.cache_files}
-    for path in (mapped & column_files(store)) - keep:
-        with suppress(PermissionError):  # Windows does not remove open files
-            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # Windows does not remove open files
+    lock.release(force=True)
+    with suppress(OSError):
+        Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def _update(digest: Any, array: pa.Array) -> None:

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_datasel import score
 from hf_datasel.errors import ScoreError
+from hf_datasel.formats import Pool
 from hf_datasel.scores import IFD, Embedding, Loss, SelectIT
 from hf_datasel.scoring import logprobs as forward
 from hf_datasel.scoring.store import segment_log, store as store_module
@@ -67,6 +68,23 @@ def test_store_roundtrip(tmp_path, close):
     values = np.zeros((1, 2))
     table(tmp_path).fill(keys([65536]), values)
     assert values.tolist() == [[65536, 65536 / 7]]
+
+
+def test_values_are_read_of_row_groups_with_requested_keys_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "_GROUP_BYTES", 1)  # 1,024 rows are the least
+    stored(tmp_path, range(3000))
+    read = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    def record(file, group, columns):
+        read.append((group, *columns))
+        return read_row_group(file, group, columns)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", record)
+    for numbers, groups in (([3001, 9999], 0), ([5], 1), (range(3000), 3)):
+        read.clear()
+        assert filled(tmp_path, numbers)[0] == [number < 3000 for number in numbers]
+        assert len([part for part in read if part[1:] == ("values",)]) == groups
 
 
 def test_empty_table_and_no_keys(tmp_path):
@@ -532,3 +550,17 @@ def test_spec_file(tmp_path, tiny_model_dir, pool_rows):
     assert (spec["computed"], spec["weights_dtype"], spec["width"]) == ("nll", "torch.float32", 2)
     assert spec["model"]["weights"].startswith("files:")
     assert str(tiny_model_dir) not in path.read_text()
+
+
+def test_rows_with_one_id_and_different_prompts_keep_their_own_results(tmp_path, tiny_model_dir):
+    """The id joins instruction and input, and the prompts of Alpaca do not: results are those of the tokens."""
+    rows = Dataset.from_dict(
+        {"instruction": ["Say this.\n\nHello", "Say this."], "input": ["", "Hello"], "output": ["Hello.", "Hello."]}
+    )
+    first, second = Pool(rows).row_ids
+    assert (first == second).all()
+    ifd = IFD(str(tiny_model_dir), convention="superfiltering")
+    alone = [score(rows.select([row]), ifd)["ifd"][0] for row in (0, 1)]
+    assert alone[0] != alone[1]
+    for part in ([0], [0, 1], [1, 0]):
+        assert score(rows.select(part), ifd, store=tmp_path)["ifd"][:] == pytest.approx([alone[row] for row in part])

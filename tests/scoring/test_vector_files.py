@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from datasets import Dataset, concatenate_datasets, disable_caching, enable_caching, load_from_disk
+from filelock import FileLock
 
 from hf_datasel import load_pool, score, select
 from hf_datasel.cli.main import main
@@ -127,6 +128,21 @@ def test_command_leaves_one_copy_of_the_vectors(rows, tiny_model_dir, tmp_path, 
     assert finite_rows(vectors).all()
     assert not list(folder.rglob("*.arrow"))
     assert waits[-1:] == [1], "the other processes have mapped the file before it is removed"
+
+
+def test_command_removes_what_killed_commands_have_left(rows, tiny_model_dir, tmp_path, on_disk):
+    rows.to_json(tmp_path / "rows.jsonl")
+    vectors = tmp_path / "out" / "store" / "vectors"
+    for name in ("temporary-killed", "temporary-running"):
+        (vectors / name).mkdir(parents=True)
+        (vectors / name / "column.arrow").write_bytes(b"vectors")
+    (vectors / "temporary-killed.lock").touch()
+    command = ["score", "--dataset_name", str(tmp_path / "rows.jsonl"), "--scores", "embedding"]
+    with FileLock(str(vectors / "temporary-running.lock")):
+        assert (
+            main([*command, "--model_name_or_path", str(tiny_model_dir), "--output_dir", str(tmp_path / "out")]) == 0
+        )
+        assert [path.parent.name for path in vectors.rglob("*.arrow")] == ["temporary-running"]
 
 
 def test_table_of_scores_leaves_no_files(expected, rows, tiny_model_dir, tmp_path, on_disk):

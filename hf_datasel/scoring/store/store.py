@@ -7,7 +7,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from filelock import FileLock, Timeout
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
 from hf_datasel.hub.parents import PARENTS_FILE, Parents, merged_parents, read_parents, write_parents
+from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.store.segment_log import KEY_BYTES, SegmentWriter, lock_if_finished, read_segment
+from hf_datasel.scoring.vector_files import COLUMNS_FOLDER, temporary_folder
 from hf_datasel.scoring.weights import weights_digest
 
 __all__ = ["ScoreStore", "StoreTable"]
@@ -31,6 +34,9 @@ _GROUP_BYTES = 64 << 20
 """Size of a Parquet row group, and the size from which a file is not merged any more."""
 _PART_BYTES = 1 << 28
 """Size of the results from which a Parquet file is written and another one begun."""
+
+_KEYS_PER_BLOCK = 1_000
+"""Number of keys that are looked for at a time, until one of them is stored."""
 
 
 class ScoreStore:
@@ -47,7 +53,8 @@ class ScoreStore:
     is moved into `set-aside`, and its results are computed again.
 
     The folder `vectors` has the files of large columns that `hf_datasel.score` returned. Delete it if no dataset maps
-    them any more: they are made again from the results.
+    them any more: they are made again from the results. `hf-datasel score` removes its own, and those of commands that
+    were killed.
 
     Args:
         folder: Folder of the store, created if it does not exist. Processes on several nodes need a folder that all
@@ -66,6 +73,27 @@ class ScoreStore:
                     pass
         except OSError as error:
             raise ScoreError(f"store={str(folder)!r} cannot be created: {error.strerror}.") from error
+        self._temporary: Callable[[], Path] | None = None
+
+    def columns_folder(self) -> Path:
+        """Return the folder of the files of columns of vectors."""
+        return self.folder / COLUMNS_FOLDER if self._temporary is None else self._temporary()
+
+    @contextmanager
+    def temporary_columns(self, processes: Processes) -> Iterator[None]:
+        """Remove the files of columns that are written in the context, and those that killed processes have left.
+
+        Tables that map a file can still be read afterwards, but datasets cannot be pickled.
+
+        Args:
+            processes: The processes, all of which have to enter and leave the context.
+        """
+        before = self._temporary
+        with temporary_folder(self.folder / COLUMNS_FOLDER, processes) as self._temporary:
+            try:
+                yield
+            finally:
+                self._temporary = before
 
     def table(self, spec: Mapping[str, Any], width: int, dtype: np.dtype[Any]) -> StoreTable:
         """Return the results of one spec.
@@ -254,7 +282,7 @@ class StoreTable:
         requested = _as_bytes(keys)
         order = np.argsort(requested, kind="stable")
         requested = requested[order]
-        for stored, results in self._read():
+        for stored, results in self._read(requested):
             first = np.searchsorted(requested, stored)
             counts = np.searchsorted(requested, stored, side="right") - first  # equal keys, which have one result
             index = np.repeat(np.arange(len(stored)), counts)
@@ -318,8 +346,12 @@ class StoreTable:
             write_file(path, json.dumps(self.spec, indent=1, sort_keys=True), ScoreError)
 
     # -- reading ------------------------------------------------------------------------------------------------------
-    def _read(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the keys (S16) and values of every file. A file that vanishes has been merged into a new one."""
+    def _read(self, requested: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the keys (S16) and values of every file. A file that vanishes has been merged into a new one.
+
+        Args:
+            requested: Keys in ascending order: values of row groups with none of them are not read. By default all.
+        """
         names: set[str] = set()
         while True:
             new = [path for path in self._files() if path.name not in names]
@@ -328,20 +360,20 @@ class StoreTable:
             for path in new:
                 names.add(path.name)
                 try:
-                    yield from self._read_file(path)
+                    yield from self._read_file(path, requested)
                 except FileNotFoundError:
                     continue
 
     def _files(self) -> list[Path]:
         return [*sorted(self.folder.glob("*.parquet")), *sorted(self.folder.glob("*.segment"))]
 
-    def _read_file(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _read_file(self, path: Path, requested: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if path.suffix == ".segment":
             for records in read_segment(path, self.width, self.dtype):
                 yield _as_bytes(records.keys), records.values
             return
         try:
-            yield from self._read_part(path)
+            yield from self._read_part(path, requested)
         except FileNotFoundError:
             raise
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
@@ -349,20 +381,22 @@ class StoreTable:
                 raise ScoreError(f"Cannot read {str(path)!r} of the score store: {error.strerror}.") from error
             self._set_aside(path, str(error))
 
-    def _read_part(self, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _read_part(self, path: Path, requested: np.ndarray | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             found = {field.name: field.type for field in file.schema_arrow}
             if found != self._columns():
                 raise ValueError(f"its columns are {', '.join(f'{name} ({kind})' for name, kind in found.items())}")
             for group in range(file.num_row_groups):
-                table = file.read_row_group(group)
-                if table.column("key").null_count:
+                column = file.read_row_group(group, columns=["key"]).column("key")
+                if column.null_count:
                     raise ValueError("a key is null")
-                keys = table.column("key").combine_chunks().cast(pa.binary(KEY_BYTES))
-                values = table.column("values").combine_chunks()
-                flat = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=self.dtype)
+                keys = column.combine_chunks().cast(pa.binary(KEY_BYTES))
                 start = keys.offset
                 stored = np.frombuffer(keys.buffers()[1], dtype=f"S{KEY_BYTES}")[start : start + len(keys)]
+                if requested is not None and not _any_stored(requested, stored):
+                    continue
+                values = file.read_row_group(group, columns=["values"]).column("values").combine_chunks()
+                flat = np.asarray(values.flatten().to_numpy(zero_copy_only=False), dtype=self.dtype)
                 yield stored, flat.reshape(len(stored), self.width)
 
     def _columns(self) -> dict[str, pa.DataType]:
@@ -454,3 +488,16 @@ def _table_name(spec: Mapping[str, Any]) -> str:
 def _as_bytes(keys: np.ndarray) -> np.ndarray:
     """Return keys as bytes of length 16, which numpy compares as one value."""
     return np.ascontiguousarray(keys).view(f"S{KEY_BYTES}").reshape(-1)
+
+
+def _any_stored(requested: np.ndarray, stored: np.ndarray) -> bool:
+    """Return whether one of the requested keys is among those of a row group; both are in ascending order."""
+    if not len(stored):
+        return False
+    first, last = np.searchsorted(requested, stored[0]), np.searchsorted(requested, stored[-1], side="right")
+    keys = requested[first:last]
+    for start in range(0, len(keys), _KEYS_PER_BLOCK):
+        block = keys[start : start + _KEYS_PER_BLOCK]
+        if (stored[np.minimum(np.searchsorted(stored, block), len(stored) - 1)] == block).any():
+            return True
+    return False
