@@ -26,9 +26,10 @@ from hf_datasel.errors import ScoreError
 from hf_datasel.formats import Pool
 from hf_datasel.scores import IFD, Embedding, Loss, SelectIT
 from hf_datasel.scoring import logprobs as forward
-from hf_datasel.scoring.store import segment_log, store as store_module
+from hf_datasel.scoring.store import segment_log, table as table_module
 from hf_datasel.scoring.store.segment_log import SegmentWriter, read_segment
-from hf_datasel.scoring.store.store import ScoreStore, StoreTable
+from hf_datasel.scoring.store.store import ScoreStore
+from hf_datasel.scoring.store.table import StoreTable
 
 SPEC = {"computed": "test", "version": 1}
 F64 = np.dtype(np.float64)
@@ -71,7 +72,7 @@ def test_store_roundtrip(tmp_path, close):
 
 
 def test_values_are_read_of_row_groups_with_requested_keys_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "_GROUP_BYTES", 1)  # 1,024 rows are the least
+    monkeypatch.setattr(table_module, "_GROUP_BYTES", 1)  # 1,024 rows are the least
     stored(tmp_path, range(3000))
     read = []
     read_row_group = pq.ParquetFile.read_row_group
@@ -133,7 +134,7 @@ def test_compact_removes_duplicates(tmp_path):
 
 
 def test_large_results_are_compacted_into_several_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "_PART_BYTES", 64)
+    monkeypatch.setattr(table_module, "_PART_BYTES", 64)
     monkeypatch.setattr(segment_log, "_READ_BYTES", 64)
     built = table(tmp_path)
     for numbers in ([1, 2, 3], [4, 5], [6]):
@@ -181,7 +182,7 @@ def test_merge_reads_its_own_results_once(tmp_path, monkeypatch):
     abandoned(other, [[2], [3], [4], [5]])
     monkeypatch.setattr(segment_log, "_READ_BYTES", 1)
     read, opened = StoreTable._read_part, []
-    monkeypatch.setattr(StoreTable, "_read_part", lambda self, path: opened.append(path) or read(self, path))
+    monkeypatch.setattr(StoreTable, "_read_part", lambda self, *part: opened.append(part[0]) or read(self, *part))
     monkeypatch.setattr(StoreTable, "compact", lambda self: None)
     ScoreStore(own).merge(other)
     assert len([path for path in opened if own in path.parents]) == 1
@@ -267,8 +268,10 @@ def test_foreign_parquet_file_is_set_aside(tmp_path, caplog, content):
     stored(tmp_path, range(10))
     (part,) = tmp_path.glob("*/*.parquet")
     pq.write_table(pa.table(FOREIGN[content]), part.with_name("part-0000000000000000.parquet"))
+    foreign = np.frombuffer(b"".join(KEYS), dtype=np.uint8).reshape(-1, 16)  # values that nobody needs are not read
     with caplog.at_level(logging.WARNING, "hf_datasel"):
-        assert all(filled(tmp_path, range(10))[0])
+        is_cached = table(tmp_path).fill(np.concatenate([keys(range(10)), foreign]), np.zeros((13, 2)))
+    assert is_cached.tolist() == [True] * 10 + [False] * 3
     assert "is damaged" in caplog.text
     assert [path.name for path in tmp_path.glob("*/set-aside/*")] == ["part-0000000000000000.parquet"]
 
@@ -293,7 +296,7 @@ def test_full_disk_while_compacting(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hf_datasel.scoring.store.store.pq.write_table", full)
+        patch.setattr("hf_datasel.scoring.store.table.pq.write_table", full)
         stored(tmp_path, range(10))
     assert all(filled(tmp_path, range(10))[0])
     stored(tmp_path, [10])

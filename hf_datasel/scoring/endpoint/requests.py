@@ -60,7 +60,7 @@ def chat(
     """
     options = {name: value for name, value in settings.items() if value is not None}
 
-    def post(request: dict[str, Any]) -> Any:
+    def post(request: dict[str, Any], options: dict[str, Any]) -> Any:
         if endpoint.base_url is not None:
             return endpoint.post("chat/completions", {"model": endpoint.model, **request, **options})
         arguments: dict[str, Any] = {**request, **options}
@@ -70,13 +70,14 @@ def chat(
 
     def send(request: dict[str, Any]) -> tuple[Completion, int | None]:
         nonlocal options
+        sent = options  # another thread may change it meanwhile
         try:
-            response = post(request)
+            response = post(request, sent)
         except request_errors() as error:
-            if _LIMIT not in (sent := options) or not _asks_for_new_limit(endpoint.read_failure(error)):
+            if _LIMIT not in sent or not _asks_for_new_limit(endpoint.read_failure(error)):
                 raise
             options = {_NEW_LIMIT if name == _LIMIT else name: value for name, value in sent.items()}
-            response = post(request)
+            response = post(request, options)
         choices = response.get("choices")
         if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
             raise ValueError(f"no chat completion, but {str(dict(response))[:200]}")
