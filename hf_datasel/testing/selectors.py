@@ -40,27 +40,29 @@ __all__ = ["CHECKS"]
 def _selection(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that row numbers are distinct, eligible and within the budget, and `context.eligible` is unchanged."""
     data = with_unusable_row(rows)
-    for size in sorted({_smallest_budget(subject, data, size) for size in (1, len(data) // 2, len(rows))}):
-        _run(subject, data, size, model)
+    runs = _Runs(subject, data, model)
+    for size in sorted({runs.smallest_budget(size) for size in (1, len(data) // 2, len(rows))}):
+        runs.run(size)
 
 
 def _eligible(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that only eligible rows are selected if half of the rows are not eligible."""
+    runs = _Runs(subject, rows, model)
     for remainder in (0, 1):
         half = np.arange(len(rows)) % 2 == remainder
-        _run(subject, rows, _smallest_budget(subject, rows, len(rows) // 3), model, half)
+        runs.run(runs.smallest_budget(len(rows) // 3), half)
 
 
 def _budget(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that a budget is met if enough rows can be selected, and otherwise a SelectionError names their number."""
-    data = with_unusable_row(rows)
-    most = len(_run(subject, data, len(rows), model)[1])
+    runs = _Runs(subject, with_unusable_row(rows), model)
+    most = len(runs.run(len(rows))[1])
     require(most > 0, "none of the rows is ever selected: pass rows that it can select from")
-    for size in sorted({_smallest_budget(subject, data, size) for size in (1, (most + 1) // 2, most)}):
-        context, selected = _run(subject, data, size, model)
+    for size in sorted({runs.smallest_budget(size) for size in (1, (most + 1) // 2, most)}):
+        context, selected = runs.run(size)
         message = f"a budget of {context.budget} gives {len(selected)} of {most} rows"
         require(len(selected) == min(context.budget, most), message)
-    *_, context = _rounds(subject, data, len(rows), model)
+    *_, context = runs.rounds(len(rows))
     if context.index + 1 < len(context.plan):
         return  # a warm-up has a fixed number of rows
     context.budget = most + 1
@@ -76,9 +78,10 @@ def _nested(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that a smaller budget selects the first rows of a larger one, if the class says that it is nested."""
     if not subject.nested:
         return
-    context, most = _run(subject, rows, len(rows), model)
-    for size in range(_smallest_budget(subject, rows), min(context.budget, len(most))):
-        fewer = _run(subject, rows, size, model)[1].tolist()
+    runs = _Runs(subject, rows, model)
+    context, most = runs.run(len(rows))
+    for size in range(runs.smallest_budget(), min(context.budget, len(most))):
+        fewer = runs.run(size)[1].tolist()
         require(
             fewer == most[: len(fewer)].tolist(),
             f"it declares nested, but a budget of {size} gives {fewer}, and a larger one begins with "
@@ -88,22 +91,23 @@ def _nested(subject: Selector, rows: Dataset, model: str | None) -> None:
 
 def _nulls(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that rows with a null in a column that the selector uses are never selected."""
-    context, selected = _run(subject, rows, len(rows), model)
+    context, selected = _Runs(subject, rows, model).run(len(rows))
     first = int(selected[0])
     for name in context.record.columns_used:
         values = [None if row == first else value for row, value in enumerate(rows[name][:])]
         data = rows.remove_columns([name]).add_column(name, values)
-        selected = _run(subject, data, len(rows), model)[1]
+        selected = _Runs(subject, data, model).run(len(rows))[1]
         require(first not in selected, f"row {first} is selected, and has no {name}")
 
 
 def _missing_column(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that the error for a missing column names the column."""
-    size = _smallest_budget(subject, rows)
-    context, _ = _run(subject, rows, size, model)
+    runs = _Runs(subject, rows, model)
+    size = runs.smallest_budget()
+    context, _ = runs.run(size)
     for name in context.record.columns_used:
         try:
-            _run(subject, rows.remove_columns([name]), size, model)
+            _Runs(subject, rows.remove_columns([name]), model).run(size)
         except DataselError as error:
             require(repr(name) in str(error), f"the error does not name the missing column {name!r}: {error}")
         else:
@@ -112,19 +116,17 @@ def _missing_column(subject: Selector, rows: Dataset, model: str | None) -> None
 
 def _seeded(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that the same seed gives the same rows in the same order, also from a pickled copy."""
-    size = _smallest_budget(subject, rows, len(rows) // 2)
-    first, second, third = (
-        _run(selector, rows, size, model)[1].tolist()
-        for selector in (subject, subject, pickle.loads(pickle.dumps(subject)))
-    )
+    all_runs = [_Runs(each, rows, model) for each in (subject, subject, pickle.loads(pickle.dumps(subject)))]
+    first, second, third = (runs.run(runs.smallest_budget(len(rows) // 2))[1].tolist() for runs in all_runs)
     require(first == second == third, f"the selection is {first}, then {second}, and {third} by a copy")
 
 
 def _state(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that `context.state` holds arrays, and that reading them from a checkpoint gives the same selection."""
-    size = _smallest_budget(subject, rows, len(rows) // 2)
-    restored = _run(subject, rows, size, model, epochs=2.0, restored=True)[1].tolist()
-    expected = _run(subject, rows, size, model, epochs=2.0)[1].tolist()
+    size = _Runs(subject, rows, model).smallest_budget(len(rows) // 2)
+    restored, expected = (
+        _Runs(subject, rows, model).run(size, epochs=2.0, restored=restored)[1].tolist() for restored in (True, False)
+    )
     require(
         restored == expected, f"the selection is {expected}, and {restored} if each round starts from a checkpoint"
     )
@@ -146,13 +148,14 @@ def _empty(subject: Selector, rows: Dataset, model: str | None) -> None:
         require("empty" in str(error), f"the error on an empty dataset does not say that it is empty: {error}")
     else:
         raise AssertionError("an empty dataset is not refused")
-    _run(subject, rows, _smallest_budget(subject, rows), model, np.zeros(len(rows), dtype=bool))
+    runs = _Runs(subject, rows, model)
+    runs.run(runs.smallest_budget(), np.zeros(len(rows), dtype=bool))
 
 
 def _one_row(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that a dataset of one row gives that row, or a `DataselError`."""
     try:
-        *_, context = _rounds(subject, rows.select([0]), 1, model)
+        *_, context = _Runs(subject, rows.select([0]), model).rounds(1)
         selected = run_round(subject, context).tolist()
     except DataselError:
         return
@@ -161,86 +164,83 @@ def _one_row(subject: Selector, rows: Dataset, model: str | None) -> None:
 
 def _global_state(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that global random states do not change: random numbers come from `context.rng`."""
+    runs = _Runs(subject, rows, model)
     with unchanged_random_state():
-        _run(subject, rows, _smallest_budget(subject, rows), model)
+        runs.run(runs.smallest_budget())
 
 
 def _no_network(subject: Selector, rows: Dataset, model: str | None) -> None:
     """Check that no other machine is connected to."""
+    runs = _Runs(subject, rows, model)
     with no_network():
-        _run(subject, rows, _smallest_budget(subject, rows), model)
+        runs.run(runs.smallest_budget())
 
 
-def _smallest_budget(subject: Selector, rows: Dataset, minimum: int = 1) -> int:
-    """Return the smallest budget of at least `minimum` rows, and of one, that the selector makes a plan for."""
-    refusal = ""
-    for size in range(max(minimum, 1), len(rows) + 1):
-        try:
-            subject.plan(size, 1.0, len(rows))
-        except ConfigError as error:  # fewer rows than rounds, say
-            refusal = str(error)
-            continue
-        return size
-    raise AssertionError(f"it makes no plan for {len(rows)} rows, so pass more: {refusal}")
-
-
-def _rounds(
-    subject: Selector,
-    rows: Dataset,
-    size: int,
-    model: str | None,
-    eligible: np.ndarray | None = None,
-    epochs: float = 1.0,
-    restored: bool = False,
-) -> Iterator[RoundContext]:
-    """Yield the contexts of the rounds of a run without training, and run the selector in all but the last.
-
-    Rounds after one that is planned with checkpoints are left out, since there are no checkpoints without training.
+class _Runs:
+    """Runs of a selector over one dataset without training, which share the scores that the model computes.
 
     Args:
         subject: Selector.
         rows: Dataset.
-        size: Total budget.
         model: Path of a local model, or None.
-        eligible: Rows that can be selected, bool of shape (rows,); by default all usable rows.
-        epochs: Number of epochs to plan for.
-        restored: Whether `context.state` is written to a file and read again between rounds, as in a checkpoint.
     """
-    pool = Pool(rows)
-    usable = pool.usable if eligible is None else pool.usable & eligible
-    plan = subject.plan(size, epochs, int(usable.sum()))
-    selected, state = np.empty(0, dtype=np.int64), dict[str, np.ndarray]()
-    compute = Engine(pool, model).compute
-    for index, step in enumerate(plan):
-        context = RoundContext(
-            RoundCache(pool, compute),
-            budget=step.budget,
-            index=index,
-            eligible=usable,
-            selected=selected,
-            state=state,
-            plan=plan,
-        )
-        yield context
-        if index + 1 == len(plan) or step.checkpoints:
-            return
-        new = _checked_select(subject, context)
-        selected = np.array(list(dict.fromkeys([*selected.tolist(), *new.tolist()])), dtype=np.int64)
-        state = _through_file(context.state) if restored else context.state
 
+    def __init__(self, subject: Selector, rows: Dataset, model: str | None):
+        self._subject = subject
+        self._pool = Pool(rows)
+        self._compute = Engine(self._pool, model).compute
 
-def _run(
-    subject: Selector,
-    rows: Dataset,
-    size: int,
-    model: str | None,
-    eligible: np.ndarray | None = None,
-    epochs: float = 1.0,
-    restored: bool = False,
-) -> tuple[RoundContext, np.ndarray]:
-    """Return the context of the last round, and the rows that the selector selects in it; see `_rounds`."""
-    *_, last = _rounds(subject, rows, size, model, eligible, epochs, restored)
-    return last, _checked_select(subject, last)
+    def smallest_budget(self, minimum: int = 1) -> int:
+        """Return the smallest budget of at least `minimum` rows, and of one, that the selector makes a plan for."""
+        refusal, num_rows = "", len(self._pool)
+        for size in range(max(minimum, 1), num_rows + 1):
+            try:
+                self._subject.plan(size, 1.0, num_rows)
+            except ConfigError as error:  # fewer rows than rounds, say
+                refusal = str(error)
+                continue
+            return size
+        raise AssertionError(f"it makes no plan for {num_rows} rows, so pass more: {refusal}")
+
+    def rounds(
+        self, size: int, eligible: np.ndarray | None = None, epochs: float = 1.0, restored: bool = False
+    ) -> Iterator[RoundContext]:
+        """Yield the contexts of the rounds of a run, and run the selector in all but the last.
+
+        Rounds after one with checkpoints are left out, since there are no checkpoints without training.
+
+        Args:
+            size: Total budget.
+            eligible: Rows that can be selected, bool of shape (rows,); by default all usable rows.
+            epochs: Number of epochs to plan for.
+            restored: Whether `context.state` is written to a file and read again between rounds, as in a checkpoint.
+        """
+        usable = self._pool.usable if eligible is None else self._pool.usable & eligible
+        plan = self._subject.plan(size, epochs, int(usable.sum()))
+        selected, state = np.empty(0, dtype=np.int64), dict[str, np.ndarray]()
+        for index, step in enumerate(plan):
+            context = RoundContext(
+                RoundCache(self._pool, self._compute),
+                budget=step.budget,
+                index=index,
+                eligible=usable,
+                selected=selected,
+                state=state,
+                plan=plan,
+            )
+            yield context
+            if index + 1 == len(plan) or step.checkpoints:
+                return
+            new = _checked_select(self._subject, context)
+            selected = np.array(list(dict.fromkeys([*selected.tolist(), *new.tolist()])), dtype=np.int64)
+            state = _through_file(context.state) if restored else context.state
+
+    def run(
+        self, size: int, eligible: np.ndarray | None = None, epochs: float = 1.0, restored: bool = False
+    ) -> tuple[RoundContext, np.ndarray]:
+        """Return the context of the last round, and the rows that the selector selects in it; see `rounds`."""
+        *_, last = self.rounds(size, eligible, epochs, restored)
+        return last, _checked_select(self._subject, last)
 
 
 def _through_file(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
