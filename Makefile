@@ -34,7 +34,8 @@ check: setup  ## Lint, check the formatting and the types
 	.venv/bin/mypy
 
 # As many processes as there are cores, up to 8; JOBS=1 for one. Each takes whole files, or of the matrix single tests.
-PARALLEL := -n $(or $(JOBS),auto) --maxprocesses 8 --dist loadfile
+# In their own order the last files are short; by default those with the fewest tests come last, which take long.
+PARALLEL := -n $(or $(JOBS),auto) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## Run the tests
 	.venv/bin/python -m pytest $(PARALLEL)

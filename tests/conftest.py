@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import gc
+import importlib.metadata
 import ipaddress
 import os
 import shutil
 import socket
+import ssl
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,12 +80,16 @@ def _block_network(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(socket.socket, "connect", guarded(connect))
     patch.setattr(socket.socket, "connect_ex", guarded(connect_ex))
     patch.setattr(socket, "getaddrinfo", guarded_lookup)
+    # HTTP clients read all root certificates when they are created, and there is nobody to check with them.
+    patch.setattr(ssl.SSLContext, "load_verify_locations", lambda *_, **__: None)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     # For the full run and not in a fixture, so that doctests, collection and background threads are covered too.
     patch = pytest.MonkeyPatch()
     _block_network(patch)
+    for name in ("metadata", "version"):  # accelerate and selections read them from files again and again
+        patch.setattr(importlib.metadata, name, functools.cache(getattr(importlib.metadata, name)))
     config.add_cleanup(patch.undo)
 
 
@@ -102,10 +113,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in exclusions]
 
 
-def pytest_collection_finish() -> None:
+_num_frozen = 0
+
+
+def _freeze() -> None:
     """Exclude the modules loaded so far from garbage collection, which would traverse them every time."""
+    global _num_frozen
     gc.collect()
     gc.freeze()
+    _num_frozen = len(sys.modules)
+
+
+def pytest_collection_finish() -> None:
+    _freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    if len(sys.modules) > _num_frozen + 100:  # the test was the first to import a library
+        _freeze()
 
 
 @pytest.fixture(scope="session")
@@ -238,6 +263,25 @@ def pool_rows() -> Any:
     return Dataset.from_dict(dict(zip(("instruction", "input", "output"), columns, strict=True)))
 
 
+# -- processes -------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def _python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from tests import warm_python
+
+    with warm_python.server(tmp_path_factory.mktemp("python")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def warm_python(_python_server: None) -> Iterator[None]:
+    """Let processes of Python start at once, with the libraries imported."""
+    from tests.warm_python import Popen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Popen)
+        yield
+
+
 # -- the Hub ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def local_hub(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
@@ -277,6 +321,13 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(LogprobRunner, "hidden", counted)
     return seen
+
+
+@pytest.fixture
+def without_histograms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `hf-datasel score` write empty images: drawing takes longer than scoring a few rows."""
+    figure = SimpleNamespace(savefig=lambda file, format: file.touch())
+    monkeypatch.setattr("hf_datasel.analysis.draw_scores", lambda *_: figure)
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_gpu_script_measures_everything_in_miniature():
     flags = ["--shapes", "tiny", "--device", "cpu", "--dtype", "float32", "--seconds", "0", "--lengths", "24", "48"]
     command = [sys.executable, str(BENCHMARKS / "gpu.py"), *flags, "--markdown"]

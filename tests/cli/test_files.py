@@ -12,6 +12,8 @@ import pytest
 from hf_datasel import Selection
 from hf_datasel.cli import main
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 FULL_DISK = """
 import contextlib, io, json, pathlib, resource, sys
 from hf_datasel.cli import main

@@ -264,6 +264,7 @@ def steps_trained(folder: Path) -> int:
     return max(state["global_step"] for state in states)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_trl_script_selects_trains_evaluates_and_saves(flags, tmp_path):
     command = [sys.executable, str(SCRIPT), *flags, "--eval_strategy", "epoch"]
     command += ["--selector", "iterit", "--selector_kwargs", '{"decay": 0.0}', "--selection_size", "5"]

@@ -234,20 +234,23 @@ def test_answers_before_interrupt_are_stored(server, pool_rows, tmp_path, count)
 _KILLED = """
 import sys
 from datasets import Dataset, disable_progress_bars
+from huggingface_hub import constants
 from hf_datasel import score
 from hf_datasel.scores import Judge
 disable_progress_bars()
+constants.HF_HUB_OFFLINE = False
 url, store, num_rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rows = Dataset.from_dict({"prompt": ["Count"] * num_rows, "completion": [f"row {row}" for row in range(num_rows)]})
 score(rows, [Judge("m", base_url=url, concurrency=4)], store=store)
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("answers", [3, 20])
 def test_killed_run_loses_only_requests_in_progress(server, tmp_path, answers):
     plain = server.reply
     server.reply = lambda text: replace(plain(text), seconds=0.02)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "OPENAI_API_KEY": SECRET, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OPENAI_API_KEY": SECRET}
     command = [sys.executable, "-c", _KILLED, server.url, str(tmp_path / "store"), "60"]
     with subprocess.Popen(command, env=environment) as process:
         while sum(server.answered.values()) < answers:

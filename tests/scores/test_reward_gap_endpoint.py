@@ -291,9 +291,11 @@ def test_wrong_token(server, rows, caplog):
 _KILLED = """
 import sys
 from datasets import Dataset, disable_progress_bars
+from huggingface_hub import constants
 from hf_datasel import score
 from hf_datasel.scores import RewardGap
 disable_progress_bars()
+constants.HF_HUB_OFFLINE = False
 url, store = sys.argv[1:]
 rows = Dataset.from_dict({"prompt": [f"Count {row}" for row in range(40)], "completion": ["So."] * 40})
 judge = {"model": "j", "base_url": url}
@@ -301,10 +303,11 @@ score(rows, [RewardGap("m", base_url=url, scorer="judge", judge=judge, concurren
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_killed_run_loses_only_requests_in_progress(server, tmp_path):
     plain = server.reply
     server.reply = lambda text: replace(plain(text), seconds=0.02)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "OPENAI_API_KEY": SECRET, "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OPENAI_API_KEY": SECRET}
     command = [sys.executable, "-c", _KILLED, server.url, str(tmp_path / "store")]
     with subprocess.Popen(command, env=environment) as process:
         while sum(server.answered.values()) < 10:

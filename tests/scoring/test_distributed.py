@@ -17,6 +17,8 @@ from datasets import Dataset
 from hf_datasel.scoring import Processes, ScoreStore
 from hf_datasel.scoring.runner import ModelRunner
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 _SCRIPT = """
 import json, sys
 from accelerate import PartialState

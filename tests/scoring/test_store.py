@@ -337,7 +337,7 @@ def _writer(folder, first, start):
 
 
 def test_concurrent_writers(tmp_path):
-    processes = multiprocessing.get_context("spawn")
+    processes = multiprocessing.get_context("fork")
     start = processes.Event()
     writers = [processes.Process(target=_writer, args=(tmp_path, first, start)) for first in (0, 100, 200)]
     for item in writers:
@@ -496,6 +496,7 @@ score(rows, [IFD()], model=sys.argv[2], store=sys.argv[3], scoring_tokens_per_ba
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_resume_after_kill(tmp_path, tiny_model_dir, pool_rows, passes):
     expected = score(pool_rows, [IFD()], model=tiny_model_dir, scoring_tokens_per_batch=100)
     total = sum(passes)

@@ -66,6 +66,7 @@ def write_rows(folder, values):
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------
+@pytest.mark.usefixtures("warm_python")
 def test_killed_save_leaves_a_whole_selection(rows, tmp_path):
     for name, seed, size in (("old", 0, 6), ("new", 1, 3), ("folder", 0, 6)):
         select(rows, Random(), size=size, seed=seed).save(tmp_path / name)

@@ -17,6 +17,8 @@ import transformers
 from datasets import Dataset
 from packaging.version import Version
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
 """Earlier versions cannot load the optimizer in several processes on CPUs."""
 

@@ -49,7 +49,7 @@ def scored_rounds(monkeypatch) -> list[int]:
         {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
         {"num_train_epochs": 2.5},
         {"train_sampling_strategy": "group_by_length"},
-        {"packing": True, "per_device_train_batch_size": 1, "max_length": 96},
+        {"packing": True, "per_device_train_batch_size": 1, "max_length": 160},
         {"max_steps": 5},
     ],
     ids=["plain", "accumulation", "fraction", "group_by_length", "packing", "max_steps"],
@@ -140,6 +140,7 @@ KILLED = """
 """
 
 
+@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("kill", [pytest.param("step-7", marks=pytest.mark.slow), "scoring"])
 def test_resume_after_kill(tmp_path: Path, pool_rows, tiny_model_dir, kill):
     from safetensors.numpy import load_file
