@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from hf_datasel import Selection, select
 from hf_datasel.cards import push_selections
+from hf_datasel.cards.figures import png
 from hf_datasel.errors import DatasetMismatchError, FormatError, PublishError, SelectionError
 from hf_datasel.hub.card_yaml import split_card
 from hf_datasel.selectors import Longest, Random, Top
@@ -58,7 +59,8 @@ def test_round_trip(hub, parent, selection):
     assert again.apply(load_dataset("tester/parent", split="train"))[:] == published[:]
 
 
-def test_files(hub, selection):
+def test_files(hub, selection, monkeypatch):
+    monkeypatch.setattr("hf_datasel.cards.repository_files.png", png)
     selection.push_to_hub(REPO)
     files = hub.files(REPO)
     plots = {path for path in files if path.startswith("plots/")}

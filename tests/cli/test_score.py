@@ -39,6 +39,13 @@ def command(rows_file, tiny_model_dir, tmp_path):
     return ["score", *data, "--output_dir", str(tmp_path / "out")]
 
 
+@pytest.fixture(autouse=True)
+def _histograms(request):
+    """Draw histograms in the tests of histograms only."""
+    if "histograms" not in request.node.name:
+        request.getfixturevalue("without_histograms")
+
+
 def test_score(command, tmp_path, capsys):
     flags = ["--scores", "ifd", "length", "--scores_kwargs", '{"ifd": {"convention": "superfiltering"}}']
     assert main([*command, *flags]) == 0
@@ -145,6 +152,7 @@ def test_only_new_rows_are_computed(command, rows_file, monkeypatch, tmp_path):
     assert load_pool(str(tmp_path / "out" / "scored.parquet"))["loss"][25] > 0
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_killed_run_continues(command, tmp_path):
     slow = "import time; from hf_datasel.scoring.store.segment_log import SegmentWriter as S; append = S.append\n"
     slow += "S.append = lambda self, *args: (append(self, *args), time.sleep(0.2))[0]\n"

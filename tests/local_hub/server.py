@@ -115,7 +115,7 @@ class Server(ThreadingHTTPServer):
         self.delay = 0.0
         self.url = f"http://127.0.0.1:{self.server_port}"
         self._connections: set[socket.socket] = set()
-        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True)
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
     def get_request(self) -> tuple[socket.socket, Any]:

@@ -47,7 +47,7 @@ def passes(monkeypatch) -> list[int]:
 
 
 @pytest.fixture
-def run(tmp_path, toy_files, models, request, capsys) -> Callable[[Path], Dataset]:
+def run(tmp_path, toy_files, models, request, capsys, without_histograms) -> Callable[[Path], Dataset]:
     """Give a function that runs a recipe with only what a toy needs changed, and returns what it writes."""
 
     def start(recipe: Path) -> Dataset:

@@ -142,7 +142,7 @@ def on_toys(value: Any, models: dict[str, str]) -> Any:
         {"dataset_name": models[value["dataset_name"]], "dataset_split": "train"} if "dataset_name" in value else {}
     )
     changed |= {"models": [[models[name], size] for name, size in value["models"]]} if "models" in value else {}
-    changed |= {"validation_split": "train"} if "validation" in value else {}
+    changed |= {"validation_split": "train", "projection_dim": 64} if "validation" in value else {}
     changed |= {"warmup_size": 12} if "warmup_size" in value else {}
     changed |= {"warmup_ratio": 0.2} if "warmup_ratio" in value else {}  # in the first of its steps nothing is learnt
     changed |= {"rounds": min(value["rounds"], 3)} if "rounds" in value else {}

@@ -336,7 +336,7 @@ def test_two_runs_are_identical(train, assert_equal_weights):
     [
         {},
         {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
-        {"packing": True, "per_device_train_batch_size": 1, "max_length": 96},
+        {"packing": True, "per_device_train_batch_size": 1, "max_length": 160},
         {"reselection_strategy": "steps", "reselection_steps": 3},
     ],
     ids=["plain", "accumulation", "packing", "steps"],
