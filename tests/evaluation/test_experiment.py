@@ -28,6 +28,9 @@ from hf_datasel.evaluation.cells import Cell
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 METHODS = ("untrained", "random", "iterit", "all", "longest")
 SEEDS = 3
+FEW = 128  # questions, where only the course of an experiment counts
+
+pytestmark = pytest.mark.usefixtures("warm_python")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +45,13 @@ def world(tmp_path_factory):
     pool(0, size=1000).to_parquet(folder / "pool.parquet")
     prompts, answers = zip(*questions(), strict=True)
     relation = [prompt.split()[1] for prompt in prompts]
-    Dataset.from_dict({"prompt": prompts, "completion": answers, "relation": relation}).to_parquet(
-        folder / "questions.parquet"
-    )
+    rows = Dataset.from_dict({"prompt": prompts, "completion": answers, "relation": relation})
+    rows.to_parquet(folder / "questions.parquet")
+    rows.shuffle(seed=1).select(range(FEW)).to_parquet(folder / "few.parquet")
     return folder
 
 
-def settings(world, output, **changes):
+def settings(world, output, questions="questions", **changes):
     return {
         "model_name_or_path": str(QUICKSTART / "base"),
         "dataset_name": str(world / "pool.parquet"),
@@ -73,12 +76,12 @@ def settings(world, output, **changes):
             {
                 "questions": {
                     "task": "exact_match",
-                    "dataset_name": str(world / "questions.parquet"),
+                    "dataset_name": str(world / f"{questions}.parquet"),
                     "max_new_tokens": 6,
                     "normalization": {"ignore_punctuation": True},  # the tokenizer puts a space before it
                 }
             },
-            {"heldout": {"dataset_name": str(world / "questions.parquet"), "max_length": 64}},
+            {"heldout": {"dataset_name": str(world / f"{questions}.parquet"), "max_length": 64}},
         ],
         "primary": "questions",
         "margin": 5.0,
@@ -88,9 +91,10 @@ def settings(world, output, **changes):
     }
 
 
-def small(world, output, **changes):
+def small(world, output, questions="few", **changes):
     """The settings of two methods with two runs each."""
-    return settings(world, output, methods=["all"], baselines=["random"], seeds=2, random_seeds=2, **changes)
+    runs = {"methods": ["all"], "baselines": ["random"], "seeds": 2, "random_seeds": 2}
+    return settings(world, output, questions, **runs, **changes)
 
 
 RUN = """
@@ -333,7 +337,7 @@ def test_flags_of_the_command_line(world, reference, tmp_path, capsys):
     assert bench(done, small(world, done), capsys, "--list")[1].out.strip() == ""
     code, printed = bench(folder, small(world, folder), capsys, "--plan")
     assert code == 0
-    assert "4 runs, each evaluated on: questions (512 items), heldout (512 items)." in printed.out
+    assert f"4 runs, each evaluated on: questions ({FEW} items), heldout ({FEW} items)." in printed.out
     assert not (folder / "cells").exists()
     code, printed = bench(done, small(world, done), capsys, "--gather")
     assert code == 0
@@ -466,7 +470,7 @@ def test_settings_of_decontamination_and_a_suite_that_is_a_mapping(world, tmp_pa
     values["suite"] = {name: task for entry in values["suite"] for name, task in entry.items()}
     code, printed = bench(tmp_path, values, capsys, "--plan")
     assert code == 0
-    assert "questions (512 items), heldout (512 items)" in printed.out
+    assert f"questions ({FEW} items), heldout ({FEW} items)" in printed.out
     assert "0 of 1,000 rows are contaminated" in printed.out
     cell = Experiment(**values).prepare().cells()[0]
     assert cell.evaluation["suite"] == values["suite"]
@@ -481,7 +485,7 @@ def test_held_out_rows_in_the_pool_are_refused(world, tmp_path):
 # -- decontamination -------------------------------------------------------------------------------------------------
 def test_rows_that_repeat_questions_are_excluded_from_all_runs(world, tmp_path):
     folder = tmp_path / "out"
-    values = small(world, folder)
+    values = small(world, folder, "questions")
     values |= {"decontaminate": True, "seeds": 1, "random_seeds": 1}
     results = run(values)
     assert [each.state for each in results.runs] == ["finished", "finished"]
