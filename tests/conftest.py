@@ -128,6 +128,7 @@ def pytest_collection_finish() -> None:
     _freeze()
 
 
+@pytest.hookimpl(trylast=True)  # without what the test has created
 def pytest_runtest_teardown() -> None:
     if len(sys.modules) > _num_frozen + 100:  # the test was the first to import a library
         _freeze()
@@ -273,10 +274,14 @@ def _python_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def warm_python(_python_server: None) -> Iterator[None]:
-    """Let processes of Python start at once, with the libraries imported."""
+def warm_python(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let processes of Python start at once, with the libraries imported, where such a process can be forked."""
+    if sys.platform != "linux" or os.environ["CUDA_VISIBLE_DEVICES"]:
+        yield
+        return
     from tests.warm_python import Popen
 
+    request.getfixturevalue("_python_server")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess, "Popen", Popen)
         yield
@@ -290,6 +295,19 @@ def local_hub(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
 
     with LocalHub() as hub, connected(hub, tmp_path / "hf_home", xet=getattr(request, "param", "lfs") == "xet"):
         yield hub
+
+
+@pytest.fixture(autouse=True)
+def _offline_afterwards() -> Iterator[None]:
+    """Check that the libraries are as offline after a test as before it, or the next ones would reach for the Hub."""
+    before = _is_offline()
+    yield
+    assert _is_offline() == before, "HF_HUB_OFFLINE differs after the test: undo patches of it before the Hub closes"
+
+
+def _is_offline() -> bool:
+    constants = sys.modules.get("huggingface_hub.constants")
+    return constants is None or constants.HF_HUB_OFFLINE
 
 
 @pytest.fixture

@@ -124,9 +124,10 @@ def test_files_and_records_name_the_parent(parent, local_hub, tmp_path, capsys, 
     assert json.loads(scored.with_name("scored.origins.json").read_text())["parents"] == place
     assert place.items() <= Selection.load(folder).provenance["dataset"].items()
     assert parents_of(load_pool(folder / "subset.parquet")).only == place | {"changed": True}
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     words = ("report", "--selection", folder, "--dataset_name", scored, "--output_dir", tmp_path / "report")
-    assert run(*words) == 0
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert run(*words) == 0
     page = (tmp_path / "report" / "report.md").read_text()
     assert "cc-by-nc-4.0, as for the parent dataset" in page
     assert "tester/private" in page
@@ -176,9 +177,10 @@ def test_parent_that_is_private_and_out_of_reach(parent, local_hub, tmp_path, ca
 def test_a_hub_that_cannot_be_asked(parent, local_hub, tmp_path, capsys, monkeypatch):
     name = parent("public")
     load_dataset(name, split="train")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    _scored, folder = by_command_line(name, tmp_path)
+    with monkeypatch.context() as offline:
+        offline.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        offline.setattr("datasets.config.HF_HUB_OFFLINE", True)
+        _scored, folder = by_command_line(name, tmp_path)
     printed = capsys.readouterr().err
     assert printed.count("The Hub does not say whether tester/public is private or gated") == 1
     record = Selection.load(folder).provenance["dataset"]
