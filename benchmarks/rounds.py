@@ -1,346 +1,326 @@
-"""Compare IterIT's rounds with plain training on as many rows, and show where the time goes.
+"""Measure what selecting costs in the rounds of IterIT, compared with training, and what each way to pay less changes.
 
-Each variant trains a new copy of one model for the same epochs, batch size and rows per epoch, and saves a checkpoint
-per epoch, all in one process on one thread, after a small warm-up run. Variants:
+One model is trained by IterIT: before each epoch it scores rows and selects the budget. At the same moments, with the
+same weights, each other way selects as well, with the window and the state of its own earlier rounds; its rows are not
+trained on. Ways:
 
-- plain: `SFTTrainer` on the rows that the default selects first, in every epoch;
-- default: IterIT, which scores the whole pool in round 0, and the window of three times the budget later;
-- whole pool: the same, with every row scored in every round;
-- two scores: default, and `Loss` of the same rows from the forward pass that IFD runs;
-- two passes: the same, each score with a pass of its own;
-- bfloat16: default, with scoring_dtype="bfloat16";
-- reuse: default, with reuse_training_loss=True.
+- exact: IterIT with its defaults;
+- once: `reselection_strategy="no"`, which trains on the rows of round 0 in every epoch;
+- store: the same, with the scores of round 0 in a score store (`score_store`), as in every run after the first one;
+- prior: `IterIT(prior="first-round")`, which keeps the loss without the prompt of round 0;
+- reuse: `reuse_training_loss=True`, which takes the loss of a row from the step that trained on it;
+- all three: the score store, the prior of the first round and the losses of training steps together;
+- bfloat16: `scoring_dtype="bfloat16"`;
+- small first: a smaller model scores all rows, and `TopShare` keeps a share of them for IterIT.
 
-Figures are CPU seconds of the process, which other jobs on the machine affect less than wall time; "times" is the
-ratio to plain. "prepare" is tokenization and locating the responses, "cond." and "prior" are the two parts of IFD in
-round 0 (0) and later (+), "greedy" is the selection, "data" the rows and dataloaders of the rounds, "save" writing
-checkpoints and selections, and "train" everything else. "scored" counts rows that went through the model. "shared" is
-the mean share of a round's rows that the default selected too. The last line is the wall time to start dataloader
-workers, which can only start when the rows of a round are selected.
+The first table shows the whole run: scored tokens, FLOPs (2 per parameter and token; of training 6), their ratio to
+the FLOPs of training, and CPU seconds of forward passes. Passes that an earlier way has run are not run again; their
+seconds are those of as many tokens with the same model and data type. The second table shows, for each round, the
+Jaccard similarity of the rows with those of the exact way.
 
-Run: python benchmarks/rounds.py
-     python benchmarks/rounds.py --data alpaca.json --model path/to/model --rows 1000
-Without --data the rows are synthetic, with lengths similar to Alpaca; without --model, a small random Llama is used.
+Run: python benchmarks/rounds.py --dataset tatsu-lab/alpaca --rows 1000 --model HuggingFaceTB/SmolLM2-135M-Instruct
+     --small_model EleutherAI/pythia-14m
+Without --dataset the rows are synthetic, with lengths similar to Alpaca; without a model, a random Llama is used.
 """
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
-from datasets import Dataset
-from scoring import Rows, built, llama, load, made_up_rows, save_tokenizer, set_up
+import torch
+from datasets import Dataset, load_dataset
+from scoring import built, llama, load, made_up_rows, save_tokenizer, set_up
 from transformers import PrinterCallback, set_seed
-from trl import SFTConfig, SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
-from hf_datasel.formats import Pool, convert_pool
+from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.rounds.context import RoundContext
-from hf_datasel.scores import Loss
-from hf_datasel.scoring.logprobs import LogprobRunner
+from hf_datasel.rounds.run import run_round
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scores import IFD
+from hf_datasel.scoring.cost import Cost, Parameters
+from hf_datasel.scoring.first_round import FirstRoundLosses
 from hf_datasel.scoring.runner import ModelRunner
-from hf_datasel.selectors import IterIT
-from hf_datasel.tokens import PreparedDataset
-from hf_datasel.training import trainer as trainer_module
-from hf_datasel.training.round_data import TokenizedPool
+from hf_datasel.selectors import Chain, IterIT, TopShare
+from hf_datasel.training.checkpoint_state import CarriedState
+from hf_datasel.training.round_selection import RoundRunner
+from hf_datasel.training.schedule import Schedule
 
-PARTS = ("prepare", "cond. 0", "prior 0", "cond. +", "prior +", "greedy", "data", "save", "train")
-COLUMNS = ("way", "CPU s", "times", "s", *PARTS, "scored", "shared")
-WARM = 40
-
-
-# -- the ways --------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class WholePool(IterIT):
-    """IterIT without a window."""
-
-    def select(self, context: RoundContext) -> np.ndarray:
-        context.state.pop("window", None)
-        return super().select(context)
-
-
-@dataclass(frozen=True)
-class WithLoss(IterIT):
-    """IterIT that also computes the loss of each row."""
-
-    def select(self, context: RoundContext) -> np.ndarray:
-        rows = context.state.get("window", np.arange(len(context.pool)))
-        context.score(Loss(), rows)
-        return super().select(context)
+Kind = tuple[float, str]
+"""Parameters of the model that scores, and the data type of autocast."""
 
 
 class Way(NamedTuple):
-    """One variant: selector (None trains on fixed rows), settings, and whether scores share forward passes."""
+    """One way to select: the selector, and the settings of the trainer that change what it costs."""
 
-    selector: IterIT | None
-    settings: dict[str, Any]
-    shares: bool = True
+    selector: Selector
+    once: bool = False
+    stored: bool = False
+    reuse: bool = False
+    dtype: str | None = None
 
 
-WAYS = {
-    "plain": Way(None, {}),
-    "default": Way(IterIT(), {}),
-    "whole pool": Way(WholePool(), {}),
-    "two scores": Way(WithLoss(), {}),
-    "two passes": Way(WithLoss(), {}, shares=False),
-    "bfloat16": Way(IterIT(), {"scoring_dtype": "bfloat16"}),
-    "reuse": Way(IterIT(), {"reuse_training_loss": True}),
-}
+def ways(small_model: str, share: float) -> dict[str, Way]:
+    """Return the ways by name; the exact one comes first."""
+    small = TopShare(IFD(small_model, column_prefix="small_"), share, high=1.0)
+    return {
+        "exact": Way(IterIT()),
+        "once": Way(IterIT(), once=True),
+        "store": Way(IterIT(), stored=True),
+        "prior": Way(IterIT(prior="first-round")),
+        "reuse": Way(IterIT(), reuse=True),
+        "all three": Way(IterIT(prior="first-round"), stored=True, reuse=True),
+        "small first": Way(Chain([small], IterIT())),
+        "bfloat16": Way(IterIT(), dtype="bfloat16"),
+    }
 
 
 # -- measuring -------------------------------------------------------------------------------------------------------
-class Clock:
-    """CPU seconds per part. The time of a nested part does not count in the outer part."""
+@dataclass
+class Meter:
+    """Tokens and times of forward passes.
 
-    def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
-        self._parts = [""]
-        self._since = time.process_time()
+    Attributes:
+        requested: Tokens that the way in progress has to score, by kind.
+        run: Tokens that were run, by kind.
+        seconds: CPU seconds that these took, by kind.
+    """
+
+    requested: Counter[Kind] = field(default_factory=Counter)
+    run: Counter[Kind] = field(default_factory=Counter)
+    seconds: Counter[Kind] = field(default_factory=Counter)
 
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count the time of this block as this part."""
-        self._turn()
-        self._parts.append(name)
-        try:
+    def installed(self) -> Iterator[None]:
+        """Count every forward pass in the context."""
+        reduce, run_batches = ModelRunner.reduce, ModelRunner._run_batches
+
+        def kind(runner: ModelRunner) -> Kind:
+            return Parameters.of(runner.model).active, str(runner.autocast)
+
+        def counted(runner: ModelRunner, sequences: Any, reduction: Any, *more: Any) -> np.ndarray:
+            is_new = (sequences, reduction) not in runner._results
+            values = reduce(runner, sequences, reduction, *more)
+            if is_new:
+                known = runner._known_rows.get((sequences, reduction), [])
+                self.requested[kind(runner)] += int(sequences.lengths[~np.isin(sequences.owner, known)].sum())
+            return values
+
+        def timed(runner: ModelRunner, *arguments: Any) -> int:
+            start = time.process_time()
+            tokens = run_batches(runner, *arguments)
+            self.seconds[kind(runner)] += time.process_time() - start
+            self.run[kind(runner)] += tokens
+            return tokens
+
+        with patch.object(ModelRunner, "reduce", counted), patch.object(ModelRunner, "_run_batches", timed):
             yield
-        finally:
-            self._turn()
-            self._parts.pop()
 
-    def _turn(self) -> None:
-        now = time.process_time()
-        self.spent[self._parts[-1]] += now - self._since
-        self._since = now
-
-    def wrap(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """Return the function with its time counted as this part."""
-
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            with self.part(name):
-                return call(*args, **kwargs)
-
-        return counted
+    def seconds_of(self, tokens: Counter[Kind]) -> float:
+        """Return the CPU seconds of as many tokens, at the rates measured so far; NaN without a rate."""
+        rates = {kind: self.seconds[kind] / self.run[kind] if self.run[kind] else np.nan for kind in tokens}
+        return sum(count * rates[kind] for kind, count in tokens.items())
 
 
-class Result(NamedTuple):
-    """Time of a run, number of rows scored, and rows selected in each round."""
-
-    spent: Counter[str]
-    seconds: float
-    scored: int
-    selected: list[set[int]]
-    steps: int
-
-
-@contextmanager
-def instrumented(clock: Clock, way: Way, rounds: list[int], scored: list[int]) -> Iterator[None]:
-    """Measure the time of each part.
+@dataclass
+class Comparison:
+    """Selects in all ways at the beginning of each round of one training run.
 
     Args:
-        clock: Clock that counts the time.
-        way: Variant that is measured.
-        rounds: List to which the number of every round is appended when it begins.
-        scored: List to which the size of every scoring batch is appended.
+        ways: The ways; the rows of the first one are trained on.
+        meter: Counts their passes.
+
+    Attributes:
+        selected: Selected rows of each way, by round.
+        tokens: Tokens that each way has scored, by kind.
+        seconds: CPU seconds spent on all of this.
     """
-    reduce, forward, select = ModelRunner.reduce, LogprobRunner.__call__, SelectiveSFTTrainer._select
 
-    def counted_pass(self: ModelRunner, sequences: Any, reduction: Any, label: str, *more: Any) -> np.ndarray:
-        half = "prior" if label == "loss_prior" else "cond."
-        if not way.shares:
-            self._results.clear()
-        with clock.part(f"{half} {'+' if rounds[-1] else '0'}"):
-            return reduce(self, sequences, reduction, label, *more)
+    ways: dict[str, Way]
+    meter: Meter
+    selected: dict[str, list[set[int]]] = field(default_factory=lambda: defaultdict(list))
+    tokens: dict[str, Counter[Kind]] = field(default_factory=lambda: defaultdict(Counter))
+    seconds: float = 0.0
+    _states: dict[str, dict[str, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
 
-    def counted_batch(self: LogprobRunner, batch: Any, reductions: Any) -> Any:
-        scored.append(len(batch))
-        return forward(self, batch, reductions)
+    def select(
+        self, runner: RoundRunner, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
+    ) -> tuple[np.ndarray, RoundContext]:
+        """Select in all ways; has the arguments of `RoundRunner.run`, which it replaces."""
+        start = time.process_time()
+        runner.losses.gather()
+        results = {}
+        for name, way in self.ways.items():
+            if way.once and index:
+                self.selected[name].append(self.selected[name][0])
+                continue
+            self.meter.requested.clear()
+            results[name] = rows, _ = self._select(way, runner, index, schedule, model, self._states[name])
+            if index or not way.stored:
+                self.tokens[name] += self.meter.requested
+            self.selected[name].append(set(rows.tolist()))
+            print(f"round {index}, {name}: {self.describe(name)}", file=sys.stderr)
+        runner.losses.clear()
+        self.seconds += time.process_time() - start
+        return results[next(iter(self.ways))]
 
-    def counted_round(self: SelectiveSFTTrainer, index: int) -> np.ndarray:
-        rounds.append(index)
-        with clock.part("greedy"):  # selecting without the nested parts
-            return select(self, index)
+    def _select(
+        self, way: Way, runner: RoundRunner, index: int, schedule: Schedule, model: Any, state: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, RoundContext]:
+        engine = replace(runner.engine(model), first_round_losses=FirstRoundLosses(state))
+        if not way.reuse:
+            engine.training_losses = None
+        if way.dtype is not None:
+            engine.autocast = getattr(torch, way.dtype)
+        context = RoundContext(
+            RoundCache(runner.data.pool, engine.compute, engine.describe),
+            budget=schedule.round_plan(index).budget,
+            index=index,
+            eligible=runner.data.eligible,
+            seed=runner.args.seed,
+            plan=schedule.plan,
+            state=state,
+            show_progress=False,
+        )
+        return run_round(way.selector, context, strict=False), context
 
-    with ExitStack() as stack:
-        for target, name, part in (
-            (PreparedDataset, "with_spans", "prepare"),
-            (TokenizedPool, "dataset", "data"),
-            (SFTTrainer, "get_train_dataloader", "data"),
-            (SFTTrainer, "_save_checkpoint", "save"),
-            (trainer_module, "save_selection", "save"),
-        ):
-            stack.enter_context(patch.object(target, name, _method(clock.wrap(getattr(target, name), part))))
-        for target, name, call in (
-            (ModelRunner, "reduce", counted_pass),
-            (LogprobRunner, "__call__", counted_batch),
-            (SelectiveSFTTrainer, "_select", counted_round),
-        ):
-            stack.enter_context(patch.object(target, name, call))
-        yield
+    def overlaps(self, name: str) -> list[float]:
+        """Return the Jaccard similarity of the rows of a way with those of the first one, by round."""
+        exact = next(iter(self.selected.values()))
+        return [
+            len(rows & others) / len(rows | others) for rows, others in zip(self.selected[name], exact, strict=False)
+        ]
+
+    def flops(self, name: str) -> float:
+        """Return the FLOPs of a way so far."""
+        return sum(2 * parameters * count for (parameters, _), count in self.tokens[name].items())
+
+    def describe(self, name: str) -> str:
+        """Return what a way has cost so far, for the progress."""
+        tokens, seconds = self.tokens[name].total(), self.meter.seconds_of(self.tokens[name])
+        return (
+            f"{tokens:,} tokens, {self.flops(name) / 1e12:.1f} TFLOPs and {seconds:.0f} CPU s so far; "
+            f"Jaccard {self.overlaps(name)[-1]:.2f}"
+        )
 
 
-def _method(call: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a plain function, which is bound when it becomes an attribute of a class."""
-    return lambda *args, **kwargs: call(*args, **kwargs)
-
-
-def trained(way: Way, rows: Rows, row_numbers: list[int], folder: str, args: argparse.Namespace) -> Result:
-    """Train one variant on a new copy of the model.
+def train(model: Any, tokenizer: Any, rows: Dataset, comparison: Comparison, args: argparse.Namespace) -> Cost:
+    """Train with the rows of the first way, and return the cost of training alone.
 
     Args:
-        way: The variant.
-        rows: All rows.
-        row_numbers: Rows to train on without a selector; otherwise their number is the budget.
-        folder: Folder of the model.
+        model: The model.
+        tokenizer: Its tokenizer.
+        rows: The pool.
+        comparison: Selects the rows.
         args: Arguments of the command line.
     """
-    model, tokenizer = load(folder, "cpu", "float32")
-    pool = Dataset.from_list(rows)
-    clock, rounds, scored = Clock(), list[int](), list[int]()
     set_seed(args.seed)
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as output, instrumented(clock, way, rounds, scored):
-        with clock.part("prepare"):
-            trainer = build_trainer(way, pool, row_numbers, model, tokenizer, output, args)
-            trainer.remove_callback(PrinterCallback)
-        with clock.part("train"):
+    with tempfile.TemporaryDirectory() as output:
+        config = SelectiveSFTConfig(
+            output_dir=output, num_train_epochs=args.epochs, per_device_train_batch_size=args.batch,
+            learning_rate=args.learning_rate, bf16=False, gradient_checkpointing=False, use_cpu=True, max_length=512,
+            save_strategy="no", report_to="none", logging_steps=1000, disable_tqdm=True, dataloader_pin_memory=False,
+            selection_ratio=args.ratio, reuse_training_loss=True, score_store=args.store or f"{output}/store",
+        )  # fmt: skip
+        trainer = SelectiveSFTTrainer(
+            model=model, args=config, train_dataset=rows, processing_class=tokenizer, selector=IterIT()
+        )
+        trainer.remove_callback(PrinterCallback)
+
+        def select(runner: RoundRunner, *arguments: Any) -> tuple[np.ndarray, RoundContext]:
+            return comparison.select(runner, *arguments)
+
+        with patch.object(RoundRunner, "run", select), comparison.meter.installed():
             trainer.train()
-        seconds = time.perf_counter() - start
-    selected = [set(selection.indices.tolist()) for selection in getattr(trainer, "selections", [])]
-    return Result(clock.spent, seconds, sum(scored), selected, trainer.state.global_step)
-
-
-def build_trainer(
-    way: Way, pool: Dataset, row_numbers: list[int], model: Any, tokenizer: Any, output: str, args: argparse.Namespace
-) -> SFTTrainer:
-    """Return the trainer of a variant."""
-    settings = {
-        "output_dir": output, "num_train_epochs": args.epochs, "per_device_train_batch_size": args.batch,
-        "learning_rate": 1e-5, "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "max_length": 512,
-        "save_strategy": "epoch", "report_to": "none", "logging_steps": 5, "disable_tqdm": True, **way.settings,
-    }  # fmt: skip
-    settings["dataloader_pin_memory"] = False
-    if way.selector is None:
-        data = convert_pool(Pool(pool.select(row_numbers)), chat_template=tokenizer.chat_template is not None)
-        return SFTTrainer(model=model, args=SFTConfig(**settings), train_dataset=data, processing_class=tokenizer)
-    config = SelectiveSFTConfig(**settings, selection_size=len(row_numbers))
-    return SelectiveSFTTrainer(
-        model=model, args=config, train_dataset=pool, processing_class=tokenizer, selector=way.selector
-    )
-
-
-def best(results: list[Result]) -> Result:
-    """Return the run with the least CPU time."""
-    return min(results, key=lambda run: sum(run.spent[part] for part in PARTS))
+        costs: dict[str, Cost] = json.loads((Path(output) / "cost.json").read_text(encoding="utf-8"))
+    return costs["training"]
 
 
 # -- showing ---------------------------------------------------------------------------------------------------------
-def cells(name: str, result: Result, plain: Result, default: Result) -> list[str]:
-    """Return a line of the table."""
-    total, base = (sum(run.spent[part] for part in PARTS) for run in (result, plain))
-    parts = [f"{result.spent[part]:.1f}" if result.spent[part] else "" for part in PARTS]
-    pairs = zip(result.selected, default.selected, strict=False)
-    shares = [len(rows & default_rows) / len(rows) for rows, default_rows in pairs]
-    shared = f"{statistics.mean(shares):.0%}" if shares else ""
-    scored = f"{result.scored:,}" if result.scored else ""
-    return [name, f"{total:.1f}", f"{total / base:.2f}", f"{result.seconds:.1f}", *parts, scored, shared]
-
-
-def line(parts: list[str], markdown: bool) -> str:
+def table(head: list[str], lines: list[list[str]], markdown: bool) -> str:
+    """Return a table as text."""
     if markdown:
-        return f"| {' | '.join(parts)} |"
-    return parts[0].ljust(12) + "".join(part.rjust(8) for part in parts[1:])
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *lines])
+    return "\n".join(cells[0].ljust(14) + "".join(cell.rjust(12) for cell in cells[1:]) for cells in [head, *lines])
 
 
-def seconds_to_first_batch(
-    rows: Rows, row_numbers: list[int], folder: str, workers: int, args: argparse.Namespace
-) -> float:
-    """Return the wall time from a dataloader of a round's rows to its first batch, the best of five."""
-    model, tokenizer = load(folder, "cpu", "float32")
-    with tempfile.TemporaryDirectory() as output:
-        way = Way(None, {"dataloader_num_workers": workers})
-        trainer = build_trainer(way, Dataset.from_list(rows), row_numbers, model, tokenizer, output, args)
-        took = []
-        for _ in range(5):
-            start = time.perf_counter()
-            batches = iter(trainer.get_train_dataloader())
-            next(batches)
-            took.append(time.perf_counter() - start)
-            del batches  # and with it the workers
-    return min(took)
+def show(comparison: Comparison, training: Cost, training_seconds: float, markdown: bool) -> None:
+    """Print both tables."""
+    ways = {name: (comparison.tokens[name].total(), comparison.flops(name)) for name in comparison.ways}
+    seconds = {name: comparison.meter.seconds_of(comparison.tokens[name]) for name in comparison.ways}
+    ways["training"], seconds["training"] = (training["tokens_forward"], training["flops"]), training_seconds
+    times = {name: "" if np.isnan(value) else f"{value:.0f}" for name, value in seconds.items()}
+    lines = [
+        [name, f"{tokens:,}", f"{flops / 1e12:.1f}", f"{flops / training['flops']:.2f}", times[name]]
+        for name, (tokens, flops) in ways.items()
+    ]
+    print(table(["way", "tokens", "TFLOPs", "x training", "CPU s"], lines, markdown), end="\n\n")
+    rounds = range(len(comparison.selected["exact"]))
+    lines = [[name, *(f"{value:.2f}" for value in comparison.overlaps(name))] for name in comparison.ways]
+    print(table(["Jaccard", *(f"round {index}" for index in rounds)], lines, markdown))
 
 
-def measure(folder: str, rows: Rows, args: argparse.Namespace) -> None:
-    """Run every variant and print its time."""
-    budget = max(int(len(rows) * args.ratio), 1)
-    model, tokenizer = load(folder, "cpu", "float32")
-    words = sum(len(" ".join(row.values()).split()) for row in rows)
-    print(
-        f"{len(rows):,} rows of {words / len(rows):.0f} words, {budget:,} of them trained on in each of {args.epochs} "
-        f"epochs in batches of {args.batch}; {model.num_parameters():,} parameters"
-    )
-    del model, tokenizer
-    names = list(dict.fromkeys(["default", "plain", *(args.only or WAYS)]))
-    for name in names:
-        trained(WAYS[name], rows[:WARM], list(range(4)), folder, args)
-    row_numbers, runs = list(range(budget)), dict[str, list[Result]]()
-    for _ in range(args.repeats):
-        for name in names:
-            runs.setdefault(name, []).append(result := trained(WAYS[name], rows, row_numbers, folder, args))
-            print(f"{name}: {sum(result.spent[part] for part in PARTS):.1f} CPU s", file=sys.stderr)
-            row_numbers = sorted(runs["default"][0].selected[0])
-    results = {name: best(run) for name, run in runs.items()}
-    print(line(list(COLUMNS), args.markdown))
-    if args.markdown:
-        print(line(["---"] * len(COLUMNS), True))
-    for name in sorted(names, key=list(WAYS).index):
-        result = results[name]
-        print(line(cells(name, result, results["plain"], results["default"]), args.markdown))
-        if result.steps != results["plain"].steps:
-            print(f"{name} made {result.steps} updates, and plain training {results['plain'].steps}.")
-    alone, two = (seconds_to_first_batch(rows, row_numbers, folder, workers, args) for workers in (0, 2))
-    print(f"Seconds to the first batch of a round: {alone:.3f} without workers, {two:.3f} with two.")
+def read_rows(name: str | None, count: int, seed: int) -> Dataset:
+    """Return the first rows of a JSON file, random rows of a dataset on the Hub, or synthetic rows without a name."""
+    if name is None:
+        return Dataset.from_list(made_up_rows(count, 8_192, np.random.default_rng(seed)))
+    if Path(name).is_file():
+        return load_dataset("json", data_files=name, split=f"train[:{count}]")
+    return load_dataset(name, split="train").shuffle(seed=seed).select(range(count))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", metavar="NAME", help="JSON file of rows, or dataset on the Hub")
     parser.add_argument("--rows", type=int, default=300, help="rows of the pool (default: %(default)s)")
+    parser.add_argument("--model", metavar="NAME", help="name or folder of the model to train")
+    parser.add_argument("--small_model", metavar="NAME", help="name or folder of the model of the first pass")
+    parser.add_argument("--share", type=float, default=0.3, help="share that it keeps (default: %(default)s)")
     parser.add_argument("--ratio", type=float, default=0.05, help="share of rows per round (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="rows per update (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=list(WAYS), help="ways besides plain and default (default: all)")
-    parser.add_argument("--data", type=Path, metavar="FILE", help="Alpaca-form JSON file")
-    parser.add_argument("--model", metavar="DIR", help="model with its tokenizer, in a folder")
-    parser.add_argument(
-        "--repeats", type=int, default=1, help="repeats, of which the best counts (default: %(default)s)"
-    )
-    parser.add_argument("--markdown", action="store_true", help="print the table in markdown")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="(default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="ways besides the exact one (default: all)")
+    parser.add_argument("--store", metavar="DIR", help="score store to keep, so that another run repeats no pass")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in markdown")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     args = parser.parse_args()
 
     set_up()
     warnings.filterwarnings("ignore", "`(is_)?gradient_checkpointing` is deprecated", FutureWarning)
-    vocabulary = 8_192
-    if args.data is None:
-        rows = made_up_rows(args.rows, vocabulary, np.random.default_rng(args.seed))
-    else:
-        rows = json.loads(args.data.read_text(encoding="utf-8"))[: args.rows]
     with tempfile.TemporaryDirectory() as folder:
-        if args.model is None:
-            save_tokenizer(folder, vocabulary)
-            built(llama(192, 4, vocabulary), "cpu", "float32", args.seed).save_pretrained(folder)
-        measure(args.model or folder, rows, args)
+        names = {"model": args.model, "small": args.small_model}
+        for (name, given), layers in zip(names.items(), (4, 1), strict=True):
+            if given is None:
+                names[name] = f"{folder}/{name}"
+                save_tokenizer(names[name], 8_192)
+                built(llama(192, layers, 8_192), "cpu", "float32", args.seed).save_pretrained(names[name])
+        model, tokenizer = load(names["model"], "cpu", "float32")
+        rows = read_rows(args.dataset, args.rows, args.seed)
+        selected = {
+            name: way
+            for name, way in ways(names["small"], args.share).items()
+            if args.only is None or name in ("exact", *args.only)
+        }
+        budget = max(int(len(rows) * args.ratio), 1)
+        print(
+            f"{len(rows):,} rows, {budget:,} of them trained on in each of {args.epochs} epochs in batches of "
+            f"{args.batch}; {model.num_parameters():,} parameters"
+        )
+        comparison, start = Comparison(selected, Meter()), time.process_time()
+        training = train(model, tokenizer, rows, comparison, args)
+        show(comparison, training, time.process_time() - start - comparison.seconds, args.markdown)
 
 
 if __name__ == "__main__":

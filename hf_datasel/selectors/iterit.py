@@ -73,7 +73,9 @@ class IterIT(IFDSelector):
             `weighting="smooth-l2"`, and nothing with `"paper"`.
         prior: Model of the loss without the prompt, by which the IFD is divided. None is the current model, as in the
             paper. With `"first-round"` later rounds use that of the first round and run one forward pass per row
-            instead of two, which is an approximation; see `hf_datasel.scores.IFD`.
+            instead of two; see `hf_datasel.scores.IFD`. It is a coarse approximation: training lowers this loss most
+            for the rows that were trained on, and in a measured run the second round had less in common with the
+            exact one than the first round had.
     """
 
     candidate_factor: int = 3

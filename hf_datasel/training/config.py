@@ -95,8 +95,9 @@ class SelectiveSFTConfig(SFTConfig):
             approximation. For rows of the previous round, `Loss` and the conditional loss of `IFD` are then taken from
             the last training step that contained the row: with the weights before the update of that step, with
             dropout and other randomness of training, and in the precision of training. The loss of the response
-            without its prompt is always computed. The number of these rows is logged as `selection_rows_reused` and
-            saved in the selections as `reused_training_loss`.
+            without its prompt is always computed with the current weights, so that the `IFD` of these rows is too
+            high, and may reach 1, from which on `IterIT` excludes rows. The number of these rows is logged as
+            `selection_rows_reused` and saved in the selections as `reused_training_loss`.
 
         > Parameters that control pushing to the Hub
 

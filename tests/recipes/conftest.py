@@ -50,6 +50,7 @@ def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir, toy_files) -> 
         "Qwen/Qwen3-0.6B": str(tiny_model_dir),
         "Qwen/Qwen2-1.5B": str(tiny_text_model_dir),
         "Qwen/Qwen2-7B": str(tiny_model_dir),
+        "HuggingFaceTB/SmolLM2-135M-Instruct": str(tiny_text_model_dir),
         "openai-community/gpt2": str(tiny_text_model_dir),
         "hkust-nlp/deita-complexity-scorer": str(tiny_text_model_dir),
         "hkust-nlp/deita-quality-scorer": str(tiny_model_dir),
