@@ -48,9 +48,9 @@ windows.MIN_ROWS = windows.WINDOW_ROWS = 8
 in_windows = score(rows, [IFD()], model=model, scoring_tokens_per_batch=200, store=store or None)
 processes = Processes.current()
 names = ["ifd", "loss", "loss_prior", "embedding", "selectit"] + (["cluster_id"] if store else [])
-values = [found[name][:] for name in names] + [in_windows["ifd"][:]]
+values = [found[name][:] for name in names]
 result = {"size": processes.num_processes, "lines": len(lines), "one": one["loss"][:], "found": values,
-          "cost": meter.cost, "tokenized": len(tokenized)}
+          "in_windows": in_windows["ifd"][:], "cost": meter.cost, "tokenized": len(tokenized)}
 with open(f"{folder}/result-{processes.num_processes}-{processes.process_index}.json", "w") as file:
     json.dump(result, file)
 PartialState().destroy_process_group()
@@ -101,6 +101,7 @@ def test_two_processes_equal_one(launcher, folder, tiny_model_dir, alone, tmp_pa
     assert second["tokenized"] == 0  # it reads what the main process has cached
     assert (first["size"], second["size"]) == (2, 2)
     assert first["found"] == second["found"] == alone["found"]
+    assert first["in_windows"] == second["in_windows"] == alone["in_windows"]
     assert first["one"] == second["one"] == alone["one"]  # one row: a process without a batch
     assert (first["lines"], second["lines"]) == (3, 0)
     for result in (first, second):
@@ -184,6 +185,7 @@ def test_two_processes_share_a_store(tmp_path, folder, tiny_model_dir, alone):
         first, second = run(folder, tiny_model_dir, "torchrun", str(tmp_path))
         assert first["found"] == second["found"]
         assert first["found"][:5] == alone["found"]
+        assert first["in_windows"] == second["in_windows"] == first["found"][0]  # which the store holds
         assert list(tmp_path.glob("*/*.segment")) == []
         assert len(list(tmp_path.glob("vectors/*"))) == 1
     assert run(folder, tiny_model_dir, None, str(tmp_path))[0]["found"] == first["found"]
