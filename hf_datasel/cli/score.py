@@ -165,7 +165,8 @@ def _score_shard(sharded: Any, shard: Any) -> None:
         state = "Written to" if is_new else "Nothing to compute: the scores are in"
         print(f"{state} {sharded.path(shard)} (rows {rows.start:,} to {rows.stop - 1:,} of {total:,}).")
         print("Once all shards are scored, run the same command without --shard to write scored.parquet.")
-        print(f"To select by these scores alone: hf-datasel select --dataset_name {sharded.path(shard).parent}")
+        command = f"hf-datasel select --dataset_name {sharded.path(shard).parent} --selector NAME"
+        print(f"Or select by the scores alone: {command}")
 
 
 def _write_results(

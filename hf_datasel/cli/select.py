@@ -124,6 +124,12 @@ def _score_tables(dataset_arguments: DatasetArguments, arguments: SelectArgument
 
     name = dataset_arguments.dataset_name
     if not isinstance(name, str) or not ScoreTables.are_at(name):
+        if isinstance(name, str) and ScoreTables.are_at(Path(name) / "scores"):
+            tables, rows = str(Path(name) / "scores"), str(Path(name) / "scored.parquet")
+            raise ConfigError(
+                f"{name!r} is the output of hf-datasel score. Name the score tables in it, {tables!r}, or the rows "
+                f"with their scores, {rows!r}."
+            )
         return None
     if arguments.save_subset:
         raise ConfigError(

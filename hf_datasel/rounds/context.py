@@ -15,10 +15,11 @@ from hf_datasel.formats import Part
 from hf_datasel.rounds.cache import RoundCache, take_rows
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.record import RoundRecord
+from hf_datasel.scoring.base import has_default_numbers
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.vector_sample import finite_rows
-from hf_datasel.spec import changed_settings, current_name, object_key, spec_name
+from hf_datasel.spec import current_name, object_key, spec_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -304,7 +305,7 @@ class RoundContext:
             return True
         needs_model = score.needs_tokenizer and getattr(score, "model", "") is None
         is_column = column in self.record.pool.column_names
-        return needs_model and not self._cache.has_model and is_column and _has_defaults(score)
+        return needs_model and not self._cache.has_model and is_column and has_default_numbers(score)
 
     def _check_origin(self, score: Score, column: str) -> None:
         """Raise if a column that would replace a score is known to be the output of another score."""
@@ -450,9 +451,3 @@ class RoundContext:
 
         hidden = None if self._show_progress else True  # None: tqdm decides by whether stderr is a terminal
         return tqdm(total=total, desc=self.record.caller, unit=unit, delay=2, disable=hidden)
-
-
-def _has_defaults(score: Score) -> bool:
-    """Return whether all settings that change the numbers but not the names of the columns have their defaults."""
-    without_effect = ("column_prefix", "unit", "ratio", "over", "reduction", "prior")  # here, in a single round
-    return changed_settings(score).keys() <= set(without_effect)

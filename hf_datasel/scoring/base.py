@@ -27,7 +27,16 @@ from hf_datasel.scoring.models import (
     model_identity,
 )
 from hf_datasel.scoring.progress import map_progress_disabled
-from hf_datasel.spec import HasSpec, Kind, description, interned, object_key, spec_name, without_tokens
+from hf_datasel.spec import (
+    HasSpec,
+    Kind,
+    changed_settings,
+    description,
+    interned,
+    object_key,
+    spec_name,
+    without_tokens,
+)
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -416,3 +425,13 @@ def finite_or_null(values: list[np.ndarray], reasons: np.ndarray) -> tuple[list[
     reasons = np.where(np.logical_or.reduce(is_null) & (reasons == ""), "not_finite", reasons)
     columns = [pa.array(value, mask=null, type=pa.float32()) for value, null in zip(narrow, is_null, strict=True)]
     return columns, pa.array(reasons.tolist(), pa.string())
+
+
+def has_default_numbers(score: Score) -> bool:
+    """Return whether all settings that change the numbers, but not the names of the columns, have their defaults.
+
+    Args:
+        score: The score.
+    """
+    without_effect = ("column_prefix", "unit", "ratio", "over", "reduction", "prior")  # here, in a single round
+    return changed_settings(score).keys() <= set(without_effect)

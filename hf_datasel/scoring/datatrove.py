@@ -78,6 +78,7 @@ class ScoreShards(PipelineStep):
         folder = os.fspath(output_dir)
         # absolute, because datatrove remembers relative folders by their names, also in another working directory
         self.output = get_datafolder(folder if "://" in folder else str(Path(folder).expanduser().absolute()))
+        store = None if store is None else Path(store).expanduser().absolute()
         self.settings = {"scores": scores, "model": model, "store": store, **options}
         self._sharded(None, Path())  # errors in the settings are raised here, and not in every task
 

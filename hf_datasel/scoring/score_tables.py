@@ -6,7 +6,7 @@ import copy
 import glob
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from hf_datasel.errors import DatasetMismatchError, FormatError, ScoreError
+from hf_datasel.errors import DatasetMismatchError, FormatError, ScoreError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.formats.digest import ids_from_arrow
 from hf_datasel.formats.row_scan import RowScan
-from hf_datasel.scoring.base import Score
+from hf_datasel.hub.parents import recorded_parents
+from hf_datasel.scoring.base import Columns, Score, has_default_numbers
 from hf_datasel.scoring.column_provenance import record_provenance
 from hf_datasel.spec import spec_name, upgraded
 
@@ -98,7 +99,9 @@ class ScoreTables:
         self.folder = Path(folder).expanduser()
         paths = [self.folder] if self.folder.is_file() else sorted(self.folder.glob("*.parquet"))
         if not paths:
-            raise ScoreError(f"{str(folder)!r} holds no score tables. hf-datasel score --shard 0/1 writes them.")
+            inside = self.folder / "scores"
+            advice = f"Name {str(inside)!r}." if inside.is_dir() else "hf-datasel score --shard 0/1 writes them."
+            raise ScoreError(f"{str(folder)!r} holds no score tables. {advice}")
         self._schemas = {path: _schema(path) for path in paths}
         self._records = {path: table_record(schema) for path, schema in self._schemas.items()}
         self._paths = sorted(paths, key=lambda path: self._first_row(path))
@@ -107,6 +110,9 @@ class ScoreTables:
         self.columns = [name for name in self._schemas[self._paths[0]].names if name not in KEYS]
         self.format: str = first["format"]
         self.mapping: dict[str, str] | None = first["columns"]
+
+    def __repr__(self) -> str:
+        return f"ScoreTables({str(self.folder)!r}, {len(self):,} rows, {', '.join(self.columns)})"
 
     @staticmethod
     def are_at(path: str | os.PathLike[str]) -> bool:
@@ -165,11 +171,18 @@ class ScoreTables:
             selected: What `select_streaming` returned.
 
         Returns:
-            The rows in the same order, with the columns of `selected` but the id and the reason.
+            The rows in the same order, with the columns of `selected` but the id and the reason, and but the row
+            number if the dataset has a column of its own with that name; `selection_row` is the same number.
 
         Raises:
             DatasetMismatchError: A row differs from the one that was scored.
+            ScoreError: `selected` is something else, such as a `Selection`.
         """
+        if ROW_ID_COLUMN not in getattr(selected, "column_names", ()):
+            raise ScoreError(
+                f"selected has to be what select_streaming returned for score tables, and this is "
+                f"{type(selected).__name__}. For a Selection, use selection.apply(dataset)."
+            )
         from hf_datasel.scoring.score_rows import replace_columns
 
         keys = selected.select_columns([ROW_COLUMN, ROW_ID_COLUMN]).with_format("arrow")[:]
@@ -183,7 +196,8 @@ class ScoreTables:
                 f"The dataset is not the one that was scored: {int(differs.sum()):,} of the {len(rows):,} selected "
                 f"rows differ, such as row {numbers[differs][0]:,}."
             )
-        return replace_columns(rows, [selected.remove_columns([ROW_ID_COLUMN, REASON_COLUMN])])
+        own = [name for name in (ROW_COLUMN,) if name in dataset.column_names]
+        return replace_columns(rows, [selected.remove_columns([ROW_ID_COLUMN, REASON_COLUMN, *own])])
 
     def holds(self, score: Score, column: str) -> bool:
         """Return whether a column is recorded to be the output of a score with these settings."""
@@ -200,11 +214,42 @@ class ScoreTables:
             ScoreError: Names the scores of the tables.
         """
         column, no_model = score.value_column, score.needs_tokenizer and getattr(score, "model", "") is None
-        if not (column in self.columns if no_model else self.holds(score, column)):
+        is_named = no_model and column in self.columns and has_default_numbers(score)
+        if not (is_named or self.holds(score, column)):
             self.refuse(score)
 
-    def refuse(self, score: Score, rows: np.ndarray | None = None) -> NoReturn:
-        """Raise the error for a score that is not in the tables. Takes the arguments of `Engine.compute`."""
+    def compute(self, score: Score, rows: np.ndarray | None = None) -> Columns:
+        """Return the columns of a score that the tables have, in place of `Engine.compute`.
+
+        Raises:
+            ScoreError: The tables do not have the score.
+        """
+        names = [f"{score.column_prefix}{name}" for name in score.columns()]
+        if not (self.holds(score, score.value_column) and set(names) <= set(self.columns)):
+            self.refuse(score)
+        table = self.dataset(names).with_format("arrow")[:].select(names)
+        table = table if rows is None else table.take(pa.array(rows))
+        return {name: table.column(name).combine_chunks() for name in names}
+
+    def describe(self, score: Score) -> dict[str, Any]:
+        """Return the recorded spec of a score that the tables have."""
+        return self.specs[score.value_column]
+
+    def check_mapping(self, columns: Mapping[str, str] | None) -> None:
+        """Raise if the rows were scored with other `columns` than these.
+
+        Raises:
+            SelectionError: Names both.
+        """
+        if columns is not None and dict(columns) != (self.mapping or {}):
+            raise SelectionError(
+                f"The rows of the score tables were read with columns={self.mapping}, and not {dict(columns)}.",
+                "Do not pass columns.",
+                "Omit --columns.",
+            )
+
+    def refuse(self, score: Score) -> NoReturn:
+        """Raise the error for a score that is not in the tables."""
         present = ", ".join(self.columns)
         raise ScoreError(
             f"{spec_name(score)} with these settings is not in the score tables in {str(self.folder)!r}, which "
@@ -253,20 +298,36 @@ class ScoreTables:
     def _check(self) -> None:
         """Raise if tables are missing, overlap, or are of other scores, settings or rows than the first."""
         first, stop, before = self._paths[0], 0, self._paths[0]
+        known: dict[str, tuple[Path, dict[str, Any]]] = {}
         total = self._records[first].get("dataset_rows")
         for path in self._paths:
             record = self._records[path]
             differs = [key for key in _SETTINGS if record.get(key) != self._records[first].get(key)]
             if differs or not self._schemas[path].equals(self._schemas[first]):
-                what = ", ".join(differs) or "columns"
+                rows = [self._records[each].get("dataset_rows") for each in (first, path)]
+                values = f" ({rows[0]:,} and {rows[1]:,})" if "dataset_rows" in differs and None not in rows else ""
+                what = f"{', '.join(differs) or 'columns'}{values}"
                 raise ScoreError(
                     f"{str(first)!r} and {path.name!r} do not belong together: they differ in {what}. Score all "
-                    "shards with the same settings, each number of shards in a folder of its own."
+                    "shards of a dataset with the same settings."
+                )
+            for name, spec in record["specs"].items():
+                settings = {key: value for key, value in upgraded(spec).items() if key != "computed"}
+                other, settings_before = known.setdefault(name, (path, settings))
+                if settings != settings_before:
+                    raise ScoreError(
+                        f"{str(other)!r} and {path.name!r} do not belong together: {name} was computed with other "
+                        "settings. Score all shards of a dataset with the same settings."
+                    )
+            if (revisions := _revisions(record)) != (revisions_before := _revisions(self._records[first])):
+                raise ScoreError(
+                    f"{str(first)!r} and {path.name!r} do not belong together: their rows are those of "
+                    f"{revisions_before} and {revisions}. Pass --dataset_revision to all shards."
                 )
             if record["rows"][0] < stop:
                 raise ScoreError(
                     f"{str(before)!r} and {path.name!r} both have row {record['rows'][0]:,}: keep the tables of one "
-                    "number of shards."
+                    "number of shards, and delete the others."
                 )
             self._check_gap(stop, record["rows"][0], total)
             stop, before = record["rows"][1], path
@@ -279,6 +340,12 @@ class ScoreTables:
                 f"The score tables in {str(self.folder)!r} lack rows {start:,} to {stop - 1:,}{of_all}: score the "
                 "shards that are missing first."
             )
+
+
+def _revisions(record: Mapping[str, Any]) -> str:
+    """Return the datasets on the Hub, with their revisions, that the rows of a table come from."""
+    parents = recorded_parents(record.get("parents") or {}).datasets
+    return ", ".join(sorted(f"{parent['name']} at {parent['revision']}" for parent in parents)) or "a local file"
 
 
 class TablePool(Pool):

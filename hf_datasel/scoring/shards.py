@@ -47,6 +47,7 @@ __all__ = ["Shard", "ShardedScores", "score_table"]
 
 logger = logging.getLogger(__name__)
 
+_MAX_NAMED = 10  # shards
 _FILE = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.parquet")
 
 
@@ -224,6 +225,8 @@ class ShardedScores:
         self._check()
         if processes.run_on_main_process(lambda: self._is_complete(shard)):
             return False
+        if processes.is_main_process:
+            self._warn_of_other_tables(shard)
         table = score_table(
             self.dataset.select(rows),
             self.scores,
@@ -260,6 +263,8 @@ class ShardedScores:
         if num_shards is None:
             return None
         shards = [Shard(index, num_shards) for index in range(num_shards)]
+        if processes.is_main_process:
+            self._name_missing(shards)
         for shard in shards:
             self.score(shard)
         scored = replace_columns(self.dataset, [self._read([self.path(shard) for shard in shards])])
@@ -270,6 +275,29 @@ class ShardedScores:
                 if self.on_summary is not None:
                     self.on_summary(line)
         return scored
+
+    def _name_missing(self, shards: Sequence[Shard]) -> None:
+        missing = [f"{shard.index}/{shard.num_shards}" for shard in shards if not self._is_complete(shard)]
+        if missing:
+            named = ", ".join(missing[:_MAX_NAMED]) + (" ..." if missing[_MAX_NAMED:] else "")
+            logger.warning(
+                "%d of %d shards have no table with these scores and are scored here: %s. To score them in jobs of "
+                "their own, run these with --shard.",
+                *(len(missing), len(shards), named),
+            )
+
+    def _warn_of_other_tables(self, shard: Shard) -> None:
+        """Warn of a table that is replaced, and of tables of another number of shards."""
+        path = self.path(shard)
+        if path.is_file():
+            logger.warning("%s has other scores, settings or rows, and is replaced.", path)
+        counts = {int(match[2]) for file in path.parent.glob("*.parquet") if (match := _FILE.fullmatch(file.name))}
+        if others := sorted(counts - {shard.num_shards}):
+            logger.warning(
+                "%s also has tables of %s shards. A selection from tables takes those of one number of shards: delete "
+                "the others, or use another folder.",
+                *(path.parent, " and ".join(map(str, others))),
+            )
 
     def _num_shards(self) -> int | None:
         """Return into how many shards the dataset is split, of which most have a file; None without any."""

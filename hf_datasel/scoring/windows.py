@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
@@ -86,14 +91,41 @@ def _tokenized(
     in_background = Processes.current().num_processes == 1
     if in_background:
         engine.num_proc = engine.num_proc or _num_proc()
-    engine.announce(scores, windows[0])
-    with map_progress_disabled(), ThreadPoolExecutor(1, "tokenize") as executor:
-        for window, following in pairwise(windows):
-            tokenize = partial(engine.announce, scores, following)
-            finish = executor.submit(tokenize).result if in_background else tokenize
-            yield window
-            finish()
-        yield windows[-1]
+    with ThreadPoolExecutor(1, "tokenize", _end_forks_with_thread) as executor:
+
+        def tokenize(window: np.ndarray) -> Callable[[], Any]:
+            announce = partial(engine.announce, scores, window)
+            return executor.submit(announce).result if in_background else announce
+
+        tokenize(windows[0])()
+        with map_progress_disabled():
+            for window, following in pairwise(windows):
+                finish = tokenize(following)
+                yield window
+                finish()
+            yield windows[-1]
+
+
+_thread = threading.local()
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def _end_forks_with_thread() -> None:
+    """Let the processes that this thread forks end with it, on Linux.
+
+    They would outlive a process that is killed, wait for work forever, and hold its lock of the score store.
+    """
+    _thread.ends_forks = True
+
+
+def _end_with_parent() -> None:
+    if _libc is not None and getattr(_thread, "ends_forks", False):
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if _libc is not None:
+    os.register_at_fork(after_in_child=_end_with_parent)
 
 
 def _num_proc() -> int | None:

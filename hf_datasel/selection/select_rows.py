@@ -144,7 +144,9 @@ class SelectionSession:
         self.pool: Pool
         if isinstance(dataset, ScoreTables):
             self.pool = _table_pool(dataset, model, columns)
-            self._cache = RoundCache(self.pool, dataset.refuse, has_model=False, holds=dataset.holds)
+            self._cache = RoundCache(
+                self.pool, dataset.compute, dataset.describe, has_model=False, holds=dataset.holds
+            )
         else:
             self.pool = Pool(dataset, columns)
             engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
@@ -275,12 +277,7 @@ def _table_pool(tables: ScoreTables, model: Any, columns: Mapping[str, str] | No
             "Do not pass model, or select from the dataset.",
             "Omit --model_name_or_path, or select from the dataset.",
         )
-    if columns is not None and dict(columns) != (tables.mapping or {}):
-        raise SelectionError(
-            f"The rows of the score tables were read with columns={tables.mapping}, and not {dict(columns)}.",
-            "Do not pass columns.",
-            "Omit --columns.",
-        )
+    tables.check_mapping(columns)
     return TablePool(tables)
 
 

@@ -83,6 +83,7 @@ def select_streaming(
         )
     best = _BestRows(selector, size, seed, checked_mapping(columns), isinstance(stream, ScoreTables))
     if isinstance(stream, ScoreTables):
+        stream.check_mapping(columns)
         stream = _table_stream(stream, selector)
         batches = (table.to_pydict() for table in stream.with_format("arrow").iter(batch_size=batch_size))
     else:
@@ -162,7 +163,11 @@ def _table_stream(tables: ScoreTables, selector: Random | RankedSelector) -> Ite
     if not isinstance(selector.ranks_by, str):
         tables.check_score(selector.ranks_by)
     elif selector.value_column not in tables.columns:
-        raise _no_column(selector, tables.columns)
+        raise ColumnError(
+            f"{type(selector).__name__} needs column {selector.value_column!r}, but the score tables have "
+            f"{tables.columns}.{did_you_mean(selector.value_column, tables.columns)} Name one of these, or score the "
+            "dataset again with all scores."
+        )
     return tables.stream([selector.value_column])
 
 

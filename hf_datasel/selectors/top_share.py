@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["TopShare"]
 
 
+_TOLERANCE = 1e-9
+"""A share such as 0.29 of 100 rows is 28.999... rows in floating point."""
+
+
 @dataclass(frozen=True)
 class TopShare(RowFilter):
     """A share of the rows: those with the highest values in a column or of a score. Ties go to the lower row number.
@@ -54,7 +58,7 @@ class TopShare(RowFilter):
             context.exclude(f"with {name} >= {self.high:g}", rows[values >= self.high])
             has_value &= values < self.high
         candidates = np.flatnonzero(has_value)
-        budget = min(max(math.floor(self.share * len(rows)), 1), len(candidates))
+        budget = min(max(math.floor(self.share * len(rows) + _TOLERANCE), 1), len(candidates))
         kept: np.ndarray = rows[candidates[top(values[candidates], budget)]]
         context.exclude(f"below the highest {self.share:.4g} of {name}", np.setdiff1d(rows[has_value], kept))
         return kept

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 
 import multiprocess
 import numpy as np
+import psutil
 import pytest
 from datasets import Dataset, Features, Json
 
@@ -209,3 +212,19 @@ def test_progress_bar_names_the_rows(rows, in_windows, monkeypatch, capsys, tiny
     shown = capsys.readouterr().err
     assert "loss, rows 9-16 of 24:" in shown
     assert shown.count("Tokenizing") == shown.split("loss, rows 1-8")[0].count("Tokenizing")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes that end with a thread are a feature of Linux")
+def test_processes_that_tokenize_end_with_a_killed_process(tmp_path):
+    code = (
+        "import time; from concurrent.futures import ThreadPoolExecutor; from multiprocess import Process\n"
+        "from hf_datasel.scoring import windows\n"
+        "def start():\n"
+        "    process = Process(target=time.sleep, args=(600,)); process.start(); print(process.pid, flush=True)\n"
+        "with ThreadPoolExecutor(1, 'tokenize', windows._end_forks_with_thread) as executor:\n"
+        "    executor.submit(start).result(); time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    assert not psutil.wait_procs([child], timeout=30)[1]

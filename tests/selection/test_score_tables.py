@@ -13,14 +13,16 @@ from hf_datasel import Selection, load_pool, select, select_streaming
 from hf_datasel.cli import main
 from hf_datasel.errors import ColumnError, DatasetMismatchError, FormatError, ScoreError, SelectionError
 from hf_datasel.rounds.selector import Selector
-from hf_datasel.scores import IFD, Compressibility, Length, Loss
-from hf_datasel.scoring import ScoreTables, Shard, ShardedScores
+from hf_datasel.scores import IFD, Cluster, Compressibility, Length, Loss
+from hf_datasel.scoring import ScoreTables, Shard, ShardedScores, score_table
+from hf_datasel.scoring.score_tables import table_record, with_record
 from hf_datasel.selection.provenance import without_measurements
 from hf_datasel.selectors import (
     Chain,
     InRange,
     IterIT,
     KCenter,
+    KMClosest,
     Longest,
     NoTextDuplicates,
     Random,
@@ -283,3 +285,77 @@ def test_command(rows, tiny_model_dir, tmp_path, capsys):
     assert "Omit --dataset_train_split" in capsys.readouterr().err
     assert main([*by_column, "--model_name_or_path", str(tiny_model_dir)]) == 2
     assert "Omit --model_name_or_path" in capsys.readouterr().err
+
+
+def test_other_settings_of_a_score_are_refused(folder):
+    for other in (IFD(convention="cherry"), IFD(end_token=False)):
+        for choose in (select, select_streaming):
+            with pytest.raises(ScoreError, match="ifd with these settings is not in the score tables"):
+                choose(ScoreTables(folder / "scores"), Top(by=other), 5)
+
+
+def test_tables_of_different_settings_do_not_belong_together(rows, tmp_path):
+    for first_row, level in ((0, 1), (48, 9)):
+        part = rows.select(range(first_row, first_row + 48))
+        pq.write_table(
+            score_table(part, [Compressibility(level=level)], first_row=first_row), tmp_path / f"{level}.parquet"
+        )
+    with pytest.raises(ScoreError, match="compressibility was computed with other settings"):
+        ScoreTables(tmp_path)
+
+
+def test_tables_of_different_revisions_do_not_belong_together(rows, tmp_path):
+    for first_row, revision in ((0, "a1"), (48, "b2")):
+        table = score_table(rows.select(range(first_row, first_row + 48)), [Length()], first_row=first_row)
+        record = {**table_record(table.schema), "parents": {"name": "a/b", "revision": revision}}
+        pq.write_table(with_record(table, record), tmp_path / f"{revision}.parquet")
+    with pytest.raises(ScoreError, match=r"rows are those of a/b at a1 and a/b at b2\. Pass --dataset_revision"):
+        ScoreTables(tmp_path)
+
+
+def test_clusters_are_read_from_the_tables(rows, tmp_path):
+    vectors = np.random.default_rng(0).standard_normal((ROWS, 4)).tolist()
+    data = rows.add_column("embedding", vectors)
+    clusters = Cluster(k=3, column="embedding").fit(data, tmp_path / "centroids.npy")
+    job = ShardedScores(data, [clusters, Length()], tmp_path)
+    for index in range(2):
+        job.score(Shard(index, 2))
+    selector = KMClosest(clusters=clusters)
+    selected = select(ScoreTables(tmp_path / "scores"), selector, size=9)
+    assert selected.indices.tolist() == select(data, selector, size=9).indices.tolist()
+
+
+def test_own_column_of_the_dataset_is_kept(rows, folder):
+    tables = ScoreTables(folder / "scores")
+    own = rows.add_column("row", [1000 + number for number in range(ROWS)])
+    selected = select_streaming(tables, Top("ifd"), 5)
+    found = tables.rows_of(own, selected)
+    assert found["row"][:] == [1000 + number for number in found["selection_row"]]
+    with pytest.raises(ScoreError, match=r"this is Selection\. For a Selection, use selection\.apply"):
+        tables.rows_of(own, select(tables, Top("ifd"), size=5))
+
+
+def test_stream_with_other_columns(folder):
+    with pytest.raises(SelectionError, match="Do not pass columns"):
+        select_streaming(ScoreTables(folder / "scores"), Top("ifd"), 5, columns={"prompt": "instruction"})
+
+
+def test_output_folder_instead_of_its_tables(folder, tmp_path, capsys):
+    assert main(["select", "--dataset_name", str(folder), "--selector", "random", "--output_dir", str(tmp_path)]) != 0
+    assert f"Name the score tables in it, '{folder / 'scores'}'" in capsys.readouterr().err
+    with pytest.raises(ScoreError, match=f"Name '{folder / 'scores'}'"):
+        ScoreTables(folder)
+
+
+def test_warnings_before_tables_are_scored_or_replaced(rows, tmp_path, caplog):
+    job = ShardedScores(rows, [Length()], tmp_path)
+    for index in range(2):
+        job.score(Shard(index, 3))
+    assert "shards" not in caplog.text
+    assert "replaced" not in caplog.text
+    job.gather()
+    assert "1 of 3 shards have no table with these scores and are scored here: 2/3." in caplog.text
+    ShardedScores(rows, [Compressibility()], tmp_path).score(Shard(0, 3))
+    assert "shard-00000-of-00003.parquet has other scores, settings or rows, and is replaced." in caplog.text
+    job.score(Shard(0, 2))
+    assert "also has tables of 3 shards" in caplog.text

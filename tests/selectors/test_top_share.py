@@ -85,3 +85,10 @@ def test_settings(data):
     for share in (0, 1.5, "half"):
         with pytest.raises(ConfigError, match=r"TopShare\(share="):
             TopShare("v", share)
+
+
+@pytest.mark.parametrize("share", [0.07, 0.29, 0.57, 0.58])
+def test_share_is_not_cut_by_floating_point(share):
+    data = Dataset.from_list([{"prompt": "a", "completion": "b", "loss": float(row)} for row in range(100)])
+    excluded = select(data, Chain([TopShare("loss", share)], Random()), size=5).provenance["exclusions"]
+    assert sum(excluded.values()) == 100 - round(100 * share)
