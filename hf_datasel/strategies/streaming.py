@@ -29,7 +29,9 @@ class TopHeap:
 
     >>> best = TopHeap(budget=2)
     >>> best.add([0.2, float("nan"), 0.9])
+    array([0, 2])
     >>> best.add([0.3, 0.1])
+    array([0, 1])
     >>> best.positions
     array([2, 3])
     """

@@ -36,12 +36,15 @@ class Killed(BaseException):
 
 @pytest.fixture
 def killed(train, monkeypatch):
-    """Return a function that trains until the n-th file of a checkpoint is written, of which it writes one half."""
+    """Return a function that trains until the n-th file of a checkpoint is written, of which it writes one half.
+
+    A file that is written atomically is not there at all.
+    """
     import torch
 
     def run(count: int, **more: Any) -> None:
         written: list[Path] = []
-        write_text, save = Path.write_text, torch.save
+        write_text, save, replace = Path.write_text, torch.save, os.replace
 
         def stop(path: Any) -> bool:
             if "checkpoint-" in str(path):
@@ -60,16 +63,22 @@ def killed(train, monkeypatch):
                 os.truncate(path, os.path.getsize(path) // 2)
                 raise Killed("killed")
 
+        def rename(draft: Any, path: Any, **kwargs: Any) -> None:
+            if stop(path):
+                raise Killed("killed")
+            replace(draft, path, **kwargs)
+
         with monkeypatch.context() as patch:
             patch.setattr(Path, "write_text", text)
             patch.setattr(torch, "save", tensors)
+            patch.setattr(os, "replace", rename)
             with pytest.raises(Killed, match="killed"):
                 train(Random(), name="run", **SAVED, **more)
 
     return run
 
 
-@pytest.mark.parametrize("count", range(1, 6))
+@pytest.mark.parametrize("count", range(1, 8))
 def test_killed_while_the_first_checkpoint_is_saved(train, killed, assert_equal_weights, tmp_path, caplog, count):
     whole = train(Random(), name="whole", **SAVED)
     killed(count)
