@@ -40,7 +40,10 @@ def test_a_table_and_the_values_of_all_items(tmp_path, rows, capsys):
     assert main(config(tmp_path)) == 0
     printed = capsys.readouterr().out
     expected = heldout_loss(rows, str(BASE), group_by="kind", max_length=64)
-    assert f"| mine | bits_per_byte | {expected.bits_per_byte('rows'):.4g} | lower | 2 | 1 response_not_rendered |" in printed
+    assert (
+        f"| mine | bits_per_byte | {expected.bits_per_byte('rows'):.4g} | lower | 2 | 1 response_not_rendered |"
+        in printed
+    )
     assert "| mine/drink |" in printed
     (file,) = (tmp_path / "out").glob("mine-*.parquet")
     np.testing.assert_array_equal(HeldoutLoss.load(file).nats, expected.nats)
