@@ -269,10 +269,8 @@ def test_attempts(server):
 
 def test_waits_are_logged(server, caplog, monkeypatch):
     monkeypatch.setattr("hf_datasel.hub.retry.SILENT_WAIT", 0.45)
-    refused = Reply(
-        {"error": "slow \x1b[31mdown"}, 429, {"Retry-After": "0.5"}, seconds=0.3
-    )  # both are sent before it
-    server.faults = [refused] * 2
+    refused = Reply({"error": "slow \x1b[31mdown"}, 429, {"Retry-After": "0.5"}, seconds=0.3)
+    server.faults = [refused] * 2  # to both, which are sent before the first of them
     assert ask(server.url, "abc", concurrency=2)[0] == ["", "", ""]
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith(
