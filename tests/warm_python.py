@@ -137,14 +137,16 @@ def server(folder: Path) -> Iterator[None]:
     root = Path(__file__).parents[1]
     command = [sys.executable, "-c", code]
     with _Started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root, start_new_session=True) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         yield
+        process.stdin.write(b"end\n")  # closing it is not enough where a process that a test has forked has it too
 
 
 # -- the server ------------------------------------------------------------------------------------------------------
 def serve(address: str, variables: dict[str, str]) -> None:
-    """Fork a process for each request, and say how it ended, until stdin is closed."""
+    """Fork a process for each request, and say how it ended, until there is a line in stdin or it is closed."""
     global _address, _variables
     _address, _variables = address, variables
     subprocess.Popen = Popen  # type: ignore[misc]
