@@ -196,7 +196,7 @@ class ScoreTables:
                 f"The dataset is not the one that was scored: {int(differs.sum()):,} of the {len(rows):,} selected "
                 f"rows differ, such as row {numbers[differs][0]:,}."
             )
-        own = [name for name in (ROW_COLUMN,) if name in dataset.column_names]
+        own = [ROW_COLUMN] if ROW_COLUMN in dataset.column_names else []
         return replace_columns(rows, [selected.remove_columns([ROW_ID_COLUMN, REASON_COLUMN, *own])])
 
     def holds(self, score: Score, column: str) -> bool:
