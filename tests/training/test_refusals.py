@@ -22,7 +22,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import KMQ, Chain, InRange, IterIT, Longest, Random
 from hf_datasel.training.checkpoint_state import CarriedState, SelectionState
-from hf_datasel.training.trainer import PRIVATE_FUNCTIONS, PRIVATE_NAMES, check_private_names
+from hf_datasel.training.private_names import PRIVATE_FUNCTIONS, PRIVATE_NAMES, check_private_names
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
