@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_datasel.scores.deita_score import DeitaScore as DeitaScore
     from hf_datasel.scores.embedding import Embedding as Embedding
     from hf_datasel.scores.ifd import IFD as IFD
+    from hf_datasel.scores.imported_score import ImportedScore as ImportedScore
     from hf_datasel.scores.influence import Influence as Influence
     from hf_datasel.scores.judge import Judge as Judge
     from hf_datasel.scores.length import Length as Length

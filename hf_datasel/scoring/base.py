@@ -141,6 +141,15 @@ class Score(HasSpec, ABC):
             self.compute(rows, runner)
 
     @property
+    def not_in_batches(self) -> str:
+        """Why a value cannot be computed from a batch of rows, as in `Dataset.map` and in shards; "" if it can.
+
+        Such a score is always computed for all rows of the dataset. The text is the end of a sentence, such as "ranks
+        are among all rows".
+        """
+        return ""
+
+    @property
     def needs_fit(self) -> bool:
         """Whether the score has to be fitted to the whole dataset first, which `fitted` does."""
         return False
@@ -231,9 +240,15 @@ class Score(HasSpec, ABC):
             with these columns.
 
         Raises:
-            ScoreError: The batch is a single row or in a format that is not supported, or the score names no model.
+            ScoreError: The batch is a single row or in a format that is not supported, the score names no model, or it
+                needs all rows at once.
         """
         check_batch(batch, type(self).__name__)
+        if self.not_in_batches:
+            raise ScoreError(
+                f"{type(self).__name__} is computed for all rows at once, and not in batches of map or of a stream: "
+                f"{self.not_in_batches}. Use hf_datasel.score(dataset, [{type(self).__name__}(...)])."
+            )
         with map_progress_disabled():
             rows, runner = self._rows_of(dataset_of_batch(batch, self.reads))
             columns = self._prefixed(self.compute(rows, runner))

@@ -127,6 +127,8 @@ class Engine:
         score = self._for_training(score)
         if self.pool.format == "tokenized":
             self._check_tokens(score)
+        if score.not_in_batches and indices is not None and len(indices):
+            return {name: column.take(pa.array(indices)) for name, column in self.compute(score).items()}
         rows, runner = self._inputs(score, indices)
         if indices is not None and not len(indices):
             score.check(len(self.pool))

@@ -51,6 +51,18 @@ _MAX_NAMED = 10  # shards
 _FILE = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.parquet")
 
 
+def _check_batches(scores: Sequence[Score]) -> None:
+    """Raise an error for scores that are computed for all rows at once."""
+    for each in scores:
+        if each.not_in_batches:
+            raise ScoreError(
+                f"{type(each).__name__} is computed for all rows at once, and not in shards: {each.not_in_batches}.",
+                hint="Score what it reads in shards, gather the scores, and then compute it.",
+                cli_hint="Score what it reads in shards, and then run hf-datasel score for it without --shard, on the "
+                "scored.parquet that they were gathered in.",
+            )
+
+
 @dataclass(frozen=True)
 class Shard:
     """Contiguous rows of a dataset: those of `Dataset.shard(num_shards, index)`.
@@ -139,9 +151,11 @@ def score_table(
         row numbers, the row format, and what the columns were computed with. `ScoreTables` reads such tables.
 
     Raises:
-        ScoreError: As in `hf_datasel.score`, or a score writes a column with the name of one of the first three.
+        ScoreError: As in `hf_datasel.score`; a score writes a column with the name of one of the first three, or is
+            computed for all rows of a dataset at once.
     """
     scores = checked_scores(scores)
+    _check_batches(scores)
     names = _columns(scores)
     store = None if store is None else store if isinstance(store, ScoreStore) else ScoreStore(store)
     with nullcontext() if store is None else store.temporary_columns(Processes.current()):  # the table still maps them
@@ -313,6 +327,7 @@ class ShardedScores:
 
     def _check(self) -> None:
         """Raise an error for scores that depend on other rows of the dataset than those of a shard."""
+        _check_batches(self.scores)
         for each in self.scores:
             name = type(each).__name__
             if each.needs_fit:

@@ -29,12 +29,14 @@ _PATHS = (
     "models",
     "name",
     "offload_folder",
+    "path",
     "quality_model",
     "resolved_model",
     "reward_model",
+    "row_numbers",
     "validation",
 )
-_LOCAL = ("anchor_file", "cache_dir", "centroids", "gradients", "offload_folder")
+_LOCAL = ("anchor_file", "cache_dir", "centroids", "gradients", "offload_folder", "path", "row_numbers")
 """Keys among `_PATHS` that always hold a local file or folder."""
 _LOCAL_PATH = re.compile(r"/|[A-Za-z]:[/\\]|~|\.\.?[/\\]|file:|[^:/\\]+(\\|/[^:/\\]+/)")
 """Beginning of a local path; the name of a repository has one slash, and no backslash."""

@@ -6,13 +6,17 @@ import json
 import os
 import re
 import shlex
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from datasets import Dataset
 
 from hf_datasel import Selection, load_pool
@@ -66,6 +70,8 @@ def run(tmp_path, toy_files, models, request, capsys, without_histograms) -> Cal
                 "gradients": str(tmp_path / "gradients"),
                 "projection_dim": 64,
             }
+        if "imported_score" in settings:
+            settings["imported_score"]["path"] = saved_scores(tmp_path / settings["imported_score"]["path"])
         flags = {"dataset_name": toy_file(keys, toy_files), "dataset_train_split": "train"}
         flags |= {"output_dir": tmp_path / recipe.stem, "scores_kwargs": json.dumps(settings)}
         if "model_name_or_path" in keys:
@@ -76,6 +82,25 @@ def run(tmp_path, toy_files, models, request, capsys, without_histograms) -> Cal
         return load_pool(str(tmp_path / recipe.stem / "scored.parquet"))
 
     return start
+
+
+def saved_scores(path: Path) -> str:
+    """Write scores of all toy rows for three queries as bergson or dattri does; the row without an answer is last.
+
+    Args:
+        path: A folder of bergson, or a file of a tensor.
+    """
+    scores = np.random.default_rng(0).normal(size=(ROWS, 3)).astype(np.float32)
+    scores[ELIGIBLE] = -9
+    if path.suffix == ".pt":
+        torch.save(torch.tensor(scores), path)
+        return str(path)
+    shutil.copytree(FOLDER.parent / "tests" / "scores" / "bergson", path)
+    cells = (struct.pack("<f?3x", float(value), True) for row in scores for value in row)
+    (path / "scores.bin").write_bytes(b"".join(cells))
+    info = json.loads((path / "info.json").read_text())
+    (path / "info.json").write_text(json.dumps({**info, "num_items": ROWS, "num_rows": ROWS}))
+    return str(path)
 
 
 # -- the recipes ------------------------------------------------------------------------------------------------------

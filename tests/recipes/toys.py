@@ -24,7 +24,9 @@ COLUMNS = {
         "loss", "ifd", "loss_prior", "loss_prompt", "response_words", "compressibility", "embedding", "cluster_id",
         "cluster_distance", "selectit",
     ],
+    "alpaca-bergson": ["imported_score"],
     "alpaca-clusters": ["embedding", "cluster_id", "cluster_distance"],
+    "alpaca-dattri": ["imported_score"],
     "alpaca-deita": ["complexity", "quality", "deita"],
     "alpaca-ifd": ["ifd", "loss", "loss_prior", "response_words"],
     "alpaca-influence": ["influence"],
@@ -36,7 +38,7 @@ COLUMNS = {
     "alpaca-selectit": ["selectit"],
 }  # fmt: skip
 """What each recipe that scores writes, besides reasons."""
-EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility"]
+EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility", "imported_score"]
 """Those of them that a row without an answer may have too."""
 SCORED = re.compile(r"outputs/([\w-]+)/scored\.parquet")
 

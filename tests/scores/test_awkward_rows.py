@@ -122,7 +122,8 @@ RELATIVE = {"ifd": 1e-4, "reward_gap": 1e-4}
 
 
 def test_all_scores_are_tested():
-    assert {name.replace(",", "").split()[0] for name in CASES} == set(list_scores())
+    of_numbers = {"imported_score"}  # these read no row
+    assert {name.replace(",", "").split()[0] for name in CASES} == set(list_scores()) - of_numbers
 
 
 # -- the world --------------------------------------------------------------------------------------------------------
