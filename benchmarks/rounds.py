@@ -156,7 +156,7 @@ class Comparison:
 
     def select(
         self, runner: RoundRunner, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
-    ) -> tuple[np.ndarray, RoundContext]:
+    ) -> tuple[np.ndarray, None, RoundContext]:
         """Select in all ways; has the arguments of `RoundRunner.run`, which it replaces."""
         start = time.process_time()
         runner.losses.gather()
@@ -166,7 +166,8 @@ class Comparison:
                 self.selected[name].append(self.selected[name][0])
                 continue
             self.meter.requested.clear()
-            results[name] = rows, _ = self._select(way, runner, index, schedule, model, self._states[name])
+            rows, context = self._select(way, runner, index, schedule, model, self._states[name])
+            results[name] = rows, None, context  # trained on in random order
             if index or not way.stored:
                 self.tokens[name] += self.meter.requested
             self.selected[name].append(set(rows.tolist()))

@@ -89,6 +89,27 @@ class RoundCache:
 
         return self._cached(("score", object_key(score), None if rows is None else rows.tobytes()), compute)
 
+    def values(self, score: Score, rows: np.ndarray) -> np.ndarray:
+        """Return the number that a score gives each of some rows, computed for those only that have none yet.
+
+        Args:
+            score: The score.
+            rows: Row numbers, int64.
+
+        Returns:
+            Shape (rows,), NaN where a row has no value.
+        """
+        values, is_known = np.full(len(self.pool), np.nan), np.zeros(len(self.pool), dtype=bool)
+        for key, (output, _) in self._results.items():
+            if isinstance(key, tuple) and key[:2] == ("score", object_key(score)):
+                known = slice(None) if key[2] is None else np.frombuffer(key[2], dtype=np.int64)
+                values[known], is_known[known] = output.columns[score.value_column], True
+        missing = rows[~is_known[rows]]
+        if missing.size:
+            values[missing] = self.score(score, missing).columns[score.value_column]
+        selected: np.ndarray = values[rows]
+        return selected
+
     def numbers(self, name: str) -> np.ndarray:
         """Return a numeric column of the dataset, float64 of shape (rows,); NaN where it is null.
 

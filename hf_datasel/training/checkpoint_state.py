@@ -26,6 +26,7 @@ from hf_datasel.scoring.cost import Cost
 from hf_datasel.selection import Selection
 from hf_datasel.spec import upgraded
 from hf_datasel.training.checkpoint_files import STATE_ARRAYS, STATE_JSON, read_json
+from hf_datasel.training.order import RoundOrder
 from hf_datasel.training.run_identity import check_columns, check_identity
 from hf_datasel.training.schedule import StartedRound
 
@@ -119,8 +120,14 @@ class SelectionState:
         arrays |= {f"losses/{name}": values for name, values in self.losses.items()}
         for index, record in enumerate(self.records):
             arrays[f"rows/{index}"] = np.diff(record.rows, prepend=0)
+            if record.order is not None:
+                arrays[f"order/{index}"] = np.diff(record.order.rows, prepend=0)
+                arrays |= {} if record.order.segments is None else {f"segments/{index}": record.order.segments}
         write_file(path / STATE_ARRAYS, partial(_write_arrays, arrays))
-        rounds = [{name: value for name, value in vars(record).items() if name != "rows"} for record in self.records]
+        rounds = [
+            {name: value for name, value in vars(record).items() if name not in ("rows", "order")}
+            for record in self.records
+        ]
         content = {
             "version": _VERSION,
             "hf_datasel": __version__,
@@ -178,7 +185,7 @@ class SelectionState:
     @classmethod
     def _of(cls, content: dict[str, Any], path: Path) -> SelectionState:
         with (path / STATE_ARRAYS).open("rb") as file, np.load(file) as stored:
-            rows = [np.cumsum(stored[f"rows/{index}"]) for index in range(len(content["rounds"]))]
+            rounds = [_read_round(stored, index, values) for index, values in enumerate(content["rounds"])]
             arrays, losses = (
                 {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
                 for prefix in ("state/", "losses/")
@@ -186,7 +193,7 @@ class SelectionState:
         arrays = _upgrade_arrays(arrays) if content["version"] < _RENAMED_IN else arrays
         return cls(
             content["identity"],
-            [StartedRound(rows[index], **record) for index, record in enumerate(content["rounds"])],
+            rounds,
             CarriedState(
                 arrays,
                 [os.path.normpath(path.parent / folder) for folder in content["checkpoints"]],
@@ -199,6 +206,13 @@ class SelectionState:
             content.get("selections", []),
             content.get("costs"),
         )
+
+
+def _read_round(arrays: Mapping[str, np.ndarray], index: int, values: dict[str, Any]) -> StartedRound:
+    order = None
+    if f"order/{index}" in arrays:
+        order = RoundOrder(np.cumsum(arrays[f"order/{index}"]), arrays.get(f"segments/{index}"))
+    return StartedRound(np.cumsum(arrays[f"rows/{index}"]), **values, order=order)
 
 
 def _write_arrays(arrays: Mapping[str, Any], draft: Path) -> None:

@@ -15,6 +15,7 @@ from trl import SFTConfig
 from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.selection import resolve_size
 from hf_datasel.spec import name_and_settings
+from hf_datasel.training.order import SelectionOrder, plain_order
 
 __all__ = ["SelectiveSFTConfig", "data_seed", "without_secrets"]
 
@@ -76,6 +77,30 @@ class SelectiveSFTConfig(SFTConfig):
             round is longer than one pass over its rows, the rows are repeated; if it is shorter, some rows are not
             trained on. In the logs and for everything that happens once per epoch, an epoch is one pass over the rows
             of a round, or the part of the pass that is trained on.
+
+        > Parameters that control the order of training
+
+        selection_order (`str` or `dict[str, Any]`, *optional*, defaults to `"random"`):
+            Order in which a round trains on its rows. Possible values are:
+
+            - `"random"`: as `train_sampling_strategy` says, shuffled in every epoch by default.
+            - `"selected"`: in the order of the selection, best first.
+            - `"reversed"`: best last.
+            - a dict with some of these keys, for example `{"by": "difficulty", "pattern": "folded", "folds": 3}`:
+
+                - `by`: a column of numbers, or a score, as in `{"score": "loss"}`. Without a model of its own, a score
+                  is that of the model at the beginning of the round. Left out: the order of the selection.
+                - `descending`: whether the highest value comes first (`False` by default).
+                - `pattern`: `"sorted"` (the default); `"folded"`: sorted rows are dealt into `folds`, each of which
+                  goes from low to high; `"segmented"`: sorted rows are cut into `segments` of equal size, or into one
+                  for each value of `by`, and shuffled within each segment in every epoch.
+
+            Rows without a value come last, with a warning. All epochs of a round go through the same order but for the
+            shuffling, and each begins with its first row: a part of an epoch trains on the first part of the order,
+            and `dataloader_drop_last` drops the same last rows in every epoch. The order is that of one process,
+            also with several processes, gradient accumulation and `dataloader_num_workers`. It cannot be combined with
+            `shuffle_dataset`, with a `train_sampling_strategy` by length, or with `packing`, except for
+            `packing_strategy="wrapped"`, which keeps the order (but not with segments).
 
         > Parameters that control scoring
 
@@ -160,6 +185,16 @@ class SelectiveSFTConfig(SFTConfig):
         metadata={"help": "Optimizer updates between two selections if reselection_strategy is 'steps'."},
     )
 
+    # Parameters that control the order of training
+    selection_order: str = field(
+        default="random",
+        metadata={
+            "help": "Order in which a round trains on its rows: 'random', 'selected' (best first), 'reversed', or a "
+            'dict such as {"by": "difficulty", "pattern": "folded", "folds": 3}, where by is a column or a score '
+            '({"score": "loss"}) and the pattern is sorted, folded or segmented.'
+        },
+    )
+
     # Parameters that control scoring
     scoring_tokens_per_batch: int | None = field(
         default=None,
@@ -204,6 +239,7 @@ class SelectiveSFTConfig(SFTConfig):
 
     def __post_init__(self) -> None:
         self._split_selector()
+        self.selection_order = plain_order(_from_json("selection_order", self.selection_order))
         self._user_values = self._values()
         super().__post_init__()
         self.mark_derived()
@@ -212,6 +248,9 @@ class SelectiveSFTConfig(SFTConfig):
             self._check_schedule(self.selection_schedule)
         check_option(f"reselection_strategy={self.reselection_strategy!r}", self.reselection_strategy, _STRATEGIES)
         self._check_steps()
+        order = SelectionOrder.of(self.selection_order)
+        if order is not None:
+            order.check_training(self)
         check_option(f"scoring_dtype={self.scoring_dtype!r}", self.scoring_dtype, _DTYPES)
         tokens = self.scoring_tokens_per_batch
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
@@ -272,12 +311,7 @@ class SelectiveSFTConfig(SFTConfig):
 
     def _split_selector(self) -> None:
         """Move settings in `selector`, as in `{"top": {"by": "ifd"}}`, to `selector_kwargs`."""
-        value: Any = self.selector
-        if isinstance(value, str) and value.lstrip().startswith("{"):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"selector={value!r} is no valid JSON: {error}.") from error
+        value = _from_json("selector", self.selector)
         if isinstance(value, str):
             return
         self.selector, settings = name_and_settings(value, "selector")
@@ -313,6 +347,16 @@ class SelectiveSFTConfig(SFTConfig):
         for name, is_set in (("max_steps", self.max_steps > 0), ("reselection_steps", self.reselection_steps)):
             if is_set:
                 raise ConfigError(f"selection_schedule sets the number of rounds. Remove {name}.")
+
+
+def _from_json(name: str, value: Any) -> Any:
+    """Return the dict of a setting that is JSON, as on the command line, and any other value unchanged."""
+    if not (isinstance(value, str) and value.lstrip().startswith("{")):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{name}={value!r} is no valid JSON: {error}.") from error
 
 
 def data_seed(config: SelectiveSFTConfig) -> int:

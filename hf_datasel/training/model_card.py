@@ -30,6 +30,7 @@ from hf_datasel.cards.sections.method import (
     reuses_priors,
     selection_settings,
 )
+from hf_datasel.cards.sections.training import describe_order
 from hf_datasel.hub.markdown import code, fence, link, table, text
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.cost import Cost
@@ -167,6 +168,7 @@ def training_data_section(
     specs = [selection.provenance["scores"] for selection in selections]
     parts.append(describe_reused_losses([reused_losses(scores) for scores in specs]))
     parts.append(REUSED_PRIORS if any(map(reuses_priors, specs)) else "")
+    parts.append(describe_order(selection_settings(run).get("selection_order")))
     if time_share is not None:
         parts.append(f"Selecting took {time_share:.1%} of the wall time of the run.")
     if "selecting" in costs and costs["selecting"]["tokens_forward"]:

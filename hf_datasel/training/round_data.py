@@ -21,7 +21,7 @@ from hf_datasel.training.run_identity import tokens_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["TokenizedPool", "epoch_seed", "release_dataloader", "set_epoch", "token_settings"]
+__all__ = ["TokenizedPool", "release_dataloader", "token_settings"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,17 +93,25 @@ class TokenizedPool:
         )
 
     @cached_property
+    def _positions(self) -> np.ndarray:
+        """Position of each row of the pool among the tokenized rows, int64; of other rows that of the first one."""
+        positions = np.zeros(len(self.pool), dtype=np.int64)
+        positions[self.rows] = np.arange(len(self.rows))
+        return positions
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the token ids and labels of all rows."""
         return tokens_digest(self.tokens)
 
-    def dataset(self, rows: np.ndarray) -> Dataset:
+    def dataset(self, rows: np.ndarray, is_ordered: bool = False) -> Dataset:
         """Return the tokenized rows of a round, shuffled and packed as `SFTTrainer` does it.
 
         Args:
-            rows: Row numbers of the pool, in any order. The dataset keeps the order of the pool.
+            rows: Row numbers of the pool.
+            is_ordered: Whether the dataset has their order; otherwise it has that of the pool.
         """
-        subset = self.tokens.select(np.flatnonzero(np.isin(self.rows, rows)))
+        subset = self.tokens.select(self._positions[rows] if is_ordered else np.flatnonzero(np.isin(self.rows, rows)))
         if not self._args.packing:
             return self._shuffled(subset)
         subset = self._shuffled(subset.select_columns(["input_ids", "labels"]))
@@ -154,23 +162,6 @@ def truncated(tokens: Dataset, max_length: int) -> Dataset:
 
 def _truncate(batch: Any, max_length: int) -> dict[str, list[Any]]:
     return {name: [values[:max_length] for values in batch[name]] for name in ("input_ids", "labels")}
-
-
-def set_epoch(dataloader: Any, epoch: int) -> None:
-    """Tell the batch sampler of a dataloader which epoch it is, so that it shuffles as in an uninterrupted run.
-
-    `Trainer` looks for the sampler inside one wrapper. In several processes there are two where batches are skipped.
-    """
-    sampler = getattr(dataloader, "batch_sampler", None)
-    while sampler is not None:
-        if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)
-        sampler = getattr(sampler, "batch_sampler", None)
-
-
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return a random seed for an epoch, different for each epoch and each seed of the run."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def release_dataloader(trainer: Any, dataloader: Any) -> None:

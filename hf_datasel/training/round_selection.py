@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +31,7 @@ from hf_datasel.spec import object_key
 from hf_datasel.training.checkpoint_state import CarriedState
 from hf_datasel.training.config import SelectiveSFTConfig
 from hf_datasel.training.loss_cache import LossCache
+from hf_datasel.training.order import ORDER, RoundOrder, SelectionOrder
 from hf_datasel.training.round_data import TokenizedPool
 from hf_datasel.training.schedule import Schedule, requested_by
 from hf_datasel.training.sharding import with_sharding_check
@@ -58,9 +59,11 @@ class RoundRunner:
     losses: LossCache
     args: SelectiveSFTConfig
     accelerator: Any
+    order: SelectionOrder | None = field(init=False)
     store: ScoreStore | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
+        self.order = SelectionOrder.of(self.args.selection_order)
         if self.args.score_store is None:
             return
         self.store = ScoreStore(self.args.score_store)
@@ -69,8 +72,8 @@ class RoundRunner:
 
     def run(
         self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
-    ) -> tuple[np.ndarray, RoundContext]:
-        """Select the rows of a round, equal in all processes, and update the state carried to later rounds.
+    ) -> tuple[np.ndarray, RoundOrder | None, RoundContext]:
+        """Select and order the rows of a round, equal in all processes, and update the state for later rounds.
 
         Args:
             index: Number of the round, from 0.
@@ -80,7 +83,8 @@ class RoundRunner:
             optimizer: Optimizer that trains it.
 
         Returns:
-            Row numbers of the pool, best first, int64; and the context that the selector used.
+            Row numbers of the pool, best first, int64; the order to train on them in, None for a random one; and the
+            context that the selector used.
 
         Raises:
             SelectionError: Fewer rows than requested in the first round that is not a warm-up, or invalid rows.
@@ -88,22 +92,26 @@ class RoundRunner:
         self.losses.gather()
         if carried.checkpoints:
             self.accelerator.wait_for_everyone()  # the main process may still be writing the last one
-        context = self._context(index, schedule, carried, model, optimizer)
+        cache = self._cache(model, optimizer, carried.arrays)
+        context = self._context(cache, index, schedule, carried)
         if not index and len(schedule.plan) > 1:
             self.selector.check_later_rounds(context)
         strict = all(plan.kind == "warm-up" for plan in schedule.plan[:index])  # later rounds may be shorter
         requested = requested_by(self.args, context.budget, len(self.data.pool))
         rows = run_round(self.selector, context, strict=strict, requested=requested)
         rows, carried.arrays = self._broadcast(rows, context.state)
+        order = None
+        if self.order is not None:
+            (order,) = self._broadcast(self.order.arrange(cache, context, rows))
         context.record.logs |= self.losses.logs()
         self.losses.clear()
         for name in context.record.columns_used:
             if name not in carried.columns:
                 carried.columns[name] = column_digest(self.data.pool.dataset, name)
-        return rows, context
+        return rows, order, context
 
     def check_scores(self, model: Any, num_rounds: int) -> None:
-        """Raise the error that a score of any round would raise, before training. No model is run, and none is loaded.
+        """Raise the error that a score or order of any round would raise, before training. No model is run or loaded.
 
         Args:
             model: Model to train, wrapped or not.
@@ -116,11 +124,15 @@ class RoundRunner:
         engine, name = self.engine(model), type(self.selector).__name__
         check_texts(self.selector, self.data.pool)
         later = [] if num_rounds > 1 else [object_key(score) for score in self.selector.later_scores()]
-        for score in self.selector.scores():
-            if object_key(score) in later or score.needs_fit:
+        scores = [(name, score) for score in self.selector.scores() if object_key(score) not in later]
+        if self.order is not None:
+            self.order.check(RoundCache(self.data.pool, engine.compute))
+            scores += [(ORDER, score) for score in self.order.scores()]
+        for user, score in scores:
+            if score.needs_fit:
                 continue
-            _check_adapter(engine.model, score, name)
-            with _named(f"{name} computes {type(score).__name__}."):
+            _check_adapter(engine.model, score, user)
+            with _named(f"{user} computes {type(score).__name__}."):
                 engine.compute(score, np.empty(0, dtype=np.int64))
 
     def engine(self, model: Any, optimizer: Any = None, state: dict[str, np.ndarray] | None = None) -> Engine:
@@ -146,13 +158,14 @@ class RoundRunner:
             optimizer=optimizer,
         )
 
-    def _context(
-        self, index: int, schedule: Schedule, carried: CarriedState, model: Any, optimizer: Any
-    ) -> RoundContext:
-        engine = self.engine(model, optimizer, carried.arrays)
+    def _cache(self, model: Any, optimizer: Any, state: dict[str, np.ndarray]) -> RoundCache:
+        engine = self.engine(model, optimizer, state)
         compute = with_sharding_check(engine.compute, self.accelerator, model)
+        return RoundCache(self.data.pool, compute, engine.describe)
+
+    def _context(self, cache: RoundCache, index: int, schedule: Schedule, carried: CarriedState) -> RoundContext:
         return RoundContext(
-            RoundCache(self.data.pool, compute, engine.describe),
+            cache,
             budget=schedule.round_plan(index).budget,
             index=index,
             eligible=self.data.eligible,
@@ -164,19 +177,18 @@ class RoundRunner:
             show_progress=self.accelerator.is_main_process and not self.args.disable_tqdm,
         )
 
-    def _broadcast(self, rows: np.ndarray, state: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Return the selection of the main process in all processes."""
-        if self.accelerator.num_processes > 1:
-            rows, state = broadcast_object_list([rows, state])
-        return rows, state
+    def _broadcast(self, *values: Any) -> Sequence[Any]:
+        """Return the values of the main process in all processes."""
+        shared: list[Any] = broadcast_object_list(list(values)) if self.accelerator.num_processes > 1 else list(values)
+        return shared
 
 
-def _check_adapter(model: Any, score: Score, selector: str) -> None:
+def _check_adapter(model: Any, score: Score, user: str) -> None:
     """Raise if a score of the model in training cannot be computed because of its adapter."""
     of_model = isinstance(score, ModelScore) and score.model is None and not hasattr(score, "for_training")
     if of_model and is_prompt_learning(model):
         raise ConfigError(
-            f"{selector} computes {type(score).__name__} with the model in training, whose prompt-learning adapter "
+            f"{user} computes {type(score).__name__} with the model in training, whose prompt-learning adapter "
             "puts virtual tokens before every row, so that no row can be scored as it is trained. Train another kind "
             "of adapter, such as LoRA, name another model in the score, or select by a column that is computed before."
         )

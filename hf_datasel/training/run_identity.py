@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from hf_datasel.scoring.models import model_identity
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.spec import spec_name, upgraded
 from hf_datasel.training.config import SelectiveSFTConfig, data_seed, without_secrets
+from hf_datasel.training.order import SelectionOrder
 from hf_datasel.training.run_config import EVALUATION, NOT_OF_THE_RUN, plain
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.formats import Pool
     from hf_datasel.rounds.selector import Selector
+    from hf_datasel.scoring.base import Score
     from hf_datasel.training.schedule import Schedule
 
 __all__ = ["check_columns", "check_identity", "check_length", "check_models", "run_identity", "tokens_digest"]
@@ -74,11 +76,13 @@ def run_identity(
         model: The unwrapped model, before it is trained.
         in_python: Functions and optimizers that were passed to the trainer, described by argument.
     """
+    order = SelectionOrder.of(args.selection_order)
     return {
         "pool": {"id": pool.id, "rows": len(pool)},
         "tokens": digest,
         "selector": without_paths(selector.spec()),  # checkpoints may be pushed with the model
         "rows_per_round": args.selection_schedule or sizes[0],
+        "selection_order": _order(args.selection_order),
         "reselection": [args.reselection_strategy, args.reselection_steps],
         "packing": args.packing and args.packing_strategy,
         "rows_per_update": sizes[1],
@@ -88,7 +92,7 @@ def run_identity(
         "model": _describe_model(model),
         "arguments": _arguments(args),
         "in_python": dict(in_python),
-        "selector_models": _selector_models(selector),
+        "selector_models": _models_of(selector.scores() if order is None else (*selector.scores(), *order.scores())),
     }
 
 
@@ -141,13 +145,17 @@ def _describe_adapter(adapter: Any) -> dict[str, Any]:
     return {name: _plain_or_text(value) for name, value in settings.items() if name not in names}
 
 
-def _selector_models(selector: Selector) -> list[list[str | None]]:
-    """Return what the models and files of a selector's scores are now: name of the score, and digests or commits.
+def _order(setting: Any) -> Any:
+    return without_paths(setting) if isinstance(setting, Mapping) else setting
+
+
+def _models_of(scores: Iterable[Score]) -> list[list[str | None]]:
+    """Return what the models and files of scores are now: name of the score, and digests or commits.
 
     A score that no round computes may name a model that does not exist, which has None.
     """
     models: list[list[str | None]] = []
-    for score in selector.scores():
+    for score in scores:
         try:
             resolved = score.__reduce__()[1][2]  # what `datasets` hashes, since some names are resolved only there
         except ModelError:
@@ -185,7 +193,8 @@ def check_identity(path: Path, saved: dict[str, Any], identity: dict[str, Any], 
         ResumeError: Names what differs, with both values, and what to do.
     """
     current = json.loads(json.dumps(identity, default=str))
-    saved = {**saved, "selector": upgraded(saved.get("selector"))}  # by the names of this version
+    # by the names of this version; releases before the setting trained in random order
+    saved = {"selection_order": "random", **saved, "selector": upgraded(saved.get("selector"))}
     differences = {
         name: text
         for name in current
@@ -229,7 +238,8 @@ def check_columns(path: Path, columns: Mapping[str, str], pool: Dataset) -> None
         if name not in pool.column_names or column_digest(pool, name) != digest:
             now = "has other values now" if name in pool.column_names else "no longer exists"
             raise ResumeError(
-                f"{str(path)!r} belongs to another run: its rows were selected by column {name!r}, which {now}."
+                f"{str(path)!r} belongs to another run: its rows were selected or ordered by column {name!r}, which "
+                f"{now}."
             )
 
 

@@ -14,6 +14,7 @@ from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.selector import Selector, round_epochs
 from hf_datasel.selection import resolve_size
 from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.order import RoundOrder
 
 __all__ = [
     "Position",
@@ -163,6 +164,7 @@ class StartedRound:
         per_pass: Updates of one full pass over its rows.
         starts: Global steps at which its passes began, as far as they have.
         end: Global step at which the next round began, if it has.
+        order: Order in which it trains on its rows, if it has one.
     """
 
     rows: np.ndarray
@@ -171,6 +173,7 @@ class StartedRound:
     per_pass: int
     starts: list[int]
     end: int | None = None
+    order: RoundOrder | None = None
 
     @property
     def start(self) -> int:
@@ -280,7 +283,7 @@ class Schedule:
             first += record.passes
         return len(self.records), 0
 
-    def begin(self, rows: np.ndarray, per_pass: int, start: int) -> StartedRound:
+    def begin(self, rows: np.ndarray, per_pass: int, start: int, order: RoundOrder | None = None) -> StartedRound:
         """Record a round that begins at this global step, which also ends the round before."""
         index = len(self.records)
         if self.records:
@@ -288,7 +291,7 @@ class Schedule:
         epochs = self.round_plan(index).epochs
         full = updates_in_epochs(per_pass, epochs) if self.every is None else self.every
         planned = self.planned[min(index, len(self.planned) - 1)]
-        self.records.append(StartedRound(rows, planned, full, per_pass, [start]))
+        self.records.append(StartedRound(rows, planned, full, per_pass, [start], order=order))
         return self.records[-1]
 
     def begin_pass(self, index: int, number: int, start: int) -> None:
@@ -301,7 +304,7 @@ class Schedule:
         """Take over the rounds of a checkpoint; the updates of the last one follow the plan of this run."""
         self.records = []
         for record in records:
-            self.begin(record.rows, record.per_pass, record.start).starts = list(record.starts)
+            self.begin(record.rows, record.per_pass, record.start, record.order).starts = list(record.starts)
 
     def updates_in_pass(self, index: int, number: int) -> int:
         """Return the updates of one pass of a round that has begun, fewer in a last part of an epoch."""

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub import EvalResult
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PredictionOutput
 from trl import SFTTrainer
 
@@ -66,19 +64,15 @@ from hf_datasel.training.checkpoint_state import (
 from hf_datasel.training.config import SelectiveSFTConfig, data_seed
 from hf_datasel.training.loss_cache import LossCache
 from hf_datasel.training.model_card import card_results, evaluation_results, extend_card, training_data_section
+from hf_datasel.training.order import RoundOrder
 from hf_datasel.training.private_names import check_private_names
 from hf_datasel.training.restart import BaseWeights, OptimizerSnapshot
-from hf_datasel.training.round_data import (
-    TokenizedPool,
-    epoch_seed,
-    release_dataloader,
-    set_epoch,
-    token_settings,
-)
+from hf_datasel.training.round_data import TokenizedPool, release_dataloader, token_settings
 from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
 from hf_datasel.training.run_config import run_settings
 from hf_datasel.training.run_cost import COST_JSON, RunCost
 from hf_datasel.training.run_identity import check_length, check_models, run_identity
+from hf_datasel.training.samplers import begin_epoch, seeded
 from hf_datasel.training.schedule import (
     Schedule,
     build_schedule,
@@ -105,7 +99,8 @@ class SelectiveSFTTrainer(SFTTrainer):
 
     Until the first selection, `trainer.train_dataset` contains as many rows as the first round trains on (the first
     ones of the pool), so that its length gives the number of steps. From the first step of a round on it contains the
-    rows of that round, in the order of the pool; with `packing` or `shuffle_dataset`, packed and shuffled.
+    rows of that round, in the order of the pool, or in `selection_order`; with `packing` or `shuffle_dataset`, packed
+    and shuffled.
 
     With the whole pool selected (`All()`), weights and logs equal those of `SFTTrainer` bit for bit. It differs in:
 
@@ -123,6 +118,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     - `packing`: rows are packed as `SFTTrainer` packs them, and not truncated before. Scores read the first
       `max_length` tokens of a row, since no packed sequence is longer: `packing_strategy="bfd"` trains on exactly
       these, and the other strategies also on the rest of the row, as other sequences.
+    - `selection_order`: rows are trained on in the order of the selection, or of a column or score.
     - `train_sampling_strategy="group_by_length"`: the sampler has a seed for each epoch, so that a run can be resumed,
       and the order of batches differs from that of `SFTTrainer`.
     - Callbacks: `control.should_epoch_stop` ends the pass over the rows of the current round. With a selector that
@@ -190,7 +186,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     _checkpoint_callback: CheckpointCallback
     _current_round: int
     _loader: Any  # of the current round
-    _length_generator: torch.Generator | None
+    _sampler: Any  # of that dataloader
     _selection_seconds: float
     _train_start: float
     _parameters: Parameters
@@ -231,7 +227,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._optimizer_snapshot = None
         self._loader = None
         self._current_round = -1
-        self._length_generator = None
+        self._sampler = None
         self._selection_seconds = 0.0
         self._train_start = time.perf_counter()
         plan = self._planned_rounds(self.args.num_train_epochs)  # raises before anything starts
@@ -334,16 +330,13 @@ class SelectiveSFTTrainer(SFTTrainer):
         return output
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        """Override `Trainer._get_train_sampler` to seed `LengthGroupedSampler`.
+        """Override `Trainer._get_train_sampler` to train in `selection_order`, and to seed `LengthGroupedSampler`.
 
         Without a seed it differs between processes and cannot be resumed.
         """
-        sampler = super()._get_train_sampler(train_dataset)
-        self._length_generator = None
-        if isinstance(sampler, LengthGroupedSampler):
-            sampler.generator = self._length_generator = torch.Generator()
-            self._length_generator.manual_seed(data_seed(self.args))
-        return sampler
+        is_ordered, seed = self._runner.order is not None, data_seed(self.args)
+        self._sampler = seeded(super()._get_train_sampler(train_dataset), is_ordered, seed)
+        return self._sampler
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Override `Trainer.set_initial_training_values` to count the steps and epochs of all rounds.
@@ -437,9 +430,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         is_last = not self._schedule.bounded and epoch + 1 == self._schedule.epochs
         if updates_in_pass < updates and not is_last:  # a part of an epoch; max_steps ends the last one of a run
             updates, batches = updates_in_pass, updates_in_pass * self.args.gradient_accumulation_steps
-        if self._length_generator is not None:
-            self._length_generator.manual_seed(epoch_seed(data_seed(self.args), epoch))
-        set_epoch(self._loader, epoch)
+        begin_epoch(self._sampler, self._loader, self._schedule.records[index].order, data_seed(self.args), epoch)
         kwargs |= {
             "train_dataloader": self._loader,
             "steps_in_epoch": batches,
@@ -687,12 +678,13 @@ class SelectiveSFTTrainer(SFTTrainer):
     def _begin_round(self, index: int) -> bool:
         """Make a round the current one: select its rows if it has not begun yet, and create its dataloader."""
         is_new = index == len(self._schedule.records)
-        rows = self._select(index) if is_new else self._schedule.records[index].rows
+        record = None if is_new else self._schedule.records[index]
+        rows, order = self._select(index) if record is None else (record.rows, record.order)
         if rows.size == 0:
             logger.warning("Round %d: there are no rows left to train on, so training ends here.", index)
             return False
         with preserve_rng_state():
-            self.train_dataset = self._data.dataset(rows)
+            self.train_dataset = self._data.dataset(rows if order is None else order.rows, order is not None)
             if self._loader is not None:
                 release_dataloader(self, self._loader)
             self._loader = None
@@ -701,17 +693,17 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._current_round = index
         if is_new:
             per_pass = updates_per_pass(len(self._loader), self.args.gradient_accumulation_steps)
-            self._schedule.begin(rows, per_pass, self.state.global_step)
+            self._schedule.begin(rows, per_pass, self.state.global_step, order)
             self.state.max_steps = self._schedule.max_steps
             if self._schedule.round_plan(index).restart and index:
                 self._restart()
         return True
 
-    def _select(self, index: int) -> np.ndarray:
-        """Select the rows of a round that begins now; save and log the selection."""
+    def _select(self, index: int) -> tuple[np.ndarray, RoundOrder | None]:
+        """Select the rows of a round that begins now, and order them; save and log the selection."""
         assert self._run_cost is not None
         with self._run_cost.selecting() as meter, preserve_rng_state():
-            rows, context = self._runner.run(index, self._schedule, self._carried, self.model, self.optimizer)
+            rows, order, context = self._runner.run(index, self._schedule, self._carried, self.model, self.optimizer)
         seconds = meter.cost["wall_seconds"]
         self._selection_seconds += seconds
         if rows.size:
@@ -733,7 +725,7 @@ class SelectiveSFTTrainer(SFTTrainer):
             self.selections.append(selection)
             if self.args.should_save:
                 save_selection(selection, self.args.output_dir, index)
-        return rows
+        return rows, order
 
     def _needs_checkpoint(self) -> bool:
         """Return whether the current round needs a checkpoint after each epoch."""

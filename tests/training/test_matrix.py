@@ -78,7 +78,7 @@ class Watched(SelectiveSFTTrainer):
         self.workers = max(self.workers, len(alive))
         return super().training_step(model, inputs, *args, **kwargs)
 
-    def _select(self, index: int) -> np.ndarray:
+    def _select(self, index: int) -> Any:
         grads = {name: each.grad for name, each in self.model.named_parameters() if each.grad is not None}
         self.leaked += [name for name, grad in grads.items() if grad.abs().sum() > 0]
         return super()._select(index)

@@ -185,7 +185,7 @@ def test_plain_text_with_response_scores(train, pool_rows, selector):
 class Moving(SelectiveSFTTrainer):
     """Notes the weights that are trained whenever a round is chosen."""
 
-    def _select(self, index: int) -> np.ndarray:
+    def _select(self, index: int) -> Any:
         self.snapshots = [*getattr(self, "snapshots", []), self.trainable()]
         return super()._select(index)
 

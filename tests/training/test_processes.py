@@ -219,3 +219,29 @@ def test_two_processes_with_restarts(run):
     for step in (1, 2, 4) if CAN_RESUME else ():
         resumed = run(f"from-{step}", resume=f"whole/checkpoint-{step}", **more)
         assert [each["weights"] for each in resumed] == [whole[0]["weights"]] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    ["reversed", {"by": {"score": "loss"}, "pattern": "segmented", "segments": 2}],
+    ids=["reversed", "segmented"],
+)
+def test_two_processes_train_in_order(run, setting):
+    """The rows of a step, of all processes together and in order, are those of one process."""
+    more = {
+        "selector": {"name": "longest", "settings": {}},
+        "selection_order": setting,
+        "num_train_epochs": 2,
+        **CHOSEN,
+    }
+    first, second = run("two", **more)
+    [alone] = run("one", processes=1, per_device_train_batch_size=4, **more)
+    together = [[*one, *other] for one, other in zip(first["steps"], second["steps"], strict=True)]
+    assert together == alone["steps"]
+    rows = [alone["prepared"][row] for step in alone["steps"] for row in step]
+    assert setting != "reversed" or rows == alone["selected"][0][::-1] * 2
+    for step in (1, 3) if CAN_RESUME else ():  # in the middle of each epoch
+        resumed = run(f"from-{step}", resume=f"two/checkpoint-{step}", **more)
+        assert [each["weights"] for each in resumed] == [first["weights"]] * 2
+        assert resumed[1]["steps"] == second["steps"][step:]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from hf_datasel.cards.section import Section
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.selection.display import describe_setting, method_name
+from hf_datasel.selection.provenance import without_paths
 from hf_datasel.spec import Kind, current_name, description, is_importable, list_classes
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ _SELECTION_SETTINGS = (
     "reselection_strategy",
     "reselection_steps",
     "selection_schedule",
+    "selection_order",
     "scoring_dtype",
     "reuse_training_loss",
 )
@@ -67,8 +69,8 @@ def describe_method(spec: Mapping[str, Any], run: Mapping[str, Any] | None) -> M
 
 
 def selection_settings(run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a training run that the selection of its rows depends on."""
-    return {name: run[name] for name in _SELECTION_SETTINGS if run.get(name) is not None}
+    """Return the settings of a training run that its rows and their order depend on, without local paths."""
+    return without_paths({name: run[name] for name in _SELECTION_SETTINGS if run.get(name) is not None})
 
 
 def describe_score(spec: Mapping[str, Any], model: Any) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from hf_datasel.analysis.plots.theme import format_number
 from hf_datasel.cards.round_wording import counted, is_growing, restart_steps, warm_up_end, warm_up_rounds
 from hf_datasel.cards.section import FigureInfo, Section
 from hf_datasel.hub.markdown import code
+from hf_datasel.selection.display import describe_setting
 
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts, TrainingRun
 
-__all__ = ["SECTION", "training_facts"]
+__all__ = ["SECTION", "describe_order", "training_facts"]
 
 _MAX_LISTED = 6  # restarts that the alternative text lists
 
@@ -66,16 +67,41 @@ def _text(facts: Facts, own: None) -> str:
     model, restart = code(run["model"]), max(restart_steps(facts["rounds"]), default=0)
     length = f"{counted(run['steps'], 'step')} over {counted(run['epochs'], 'epoch')}"
     losses = _last_losses(run, restart)
+    order = describe_order(run["settings"].get("selection_order"))
     if not restart:
-        return f"{model} was trained for {length}{_which_rows(facts)}.{losses}"
+        return f"{model} was trained for {length}{_which_rows(facts)}.{losses} {order}".rstrip()
     earlier = "the warm-up" if warm_up_rounds(facts["rounds"]) else "earlier rounds"
     steps = run["steps"] - restart
     if steps <= 0:
         return f"{model} was trained for {length}, all of them in {earlier}, and not yet on these rows."
     return (
         f"{model} was trained on these rows for {counted(steps, 'step')}, starting again from the base model.{losses} "
-        f"The whole run took {length}, including {earlier}."
+        f"The whole run took {length}, including {earlier}. {order}".rstrip()
     )
+
+
+def describe_order(setting: Any) -> str:
+    """Return a sentence on the order in which rows were trained on, or "" if it was random.
+
+    Args:
+        setting: `selection_order` of the run, in plain values.
+
+    >>> print(describe_order("reversed"))
+    In every epoch, the rows were trained on in the order of the selection, best last.
+    """
+    if setting in (None, "random"):
+        return ""
+    order: Mapping[str, Any] = {"descending": setting == "reversed"} if isinstance(setting, str) else setting
+    by, descending, segments = order.get("by"), order.get("descending", False), order.get("segments")
+    name = "the selection" if by is None else code(describe_setting(by))
+    best = f"best {'last' if descending else 'first'}"
+    first = best if by is None else f"{'highest' if descending else 'lowest'} first and rows without a value last"
+    within = "rows of equal value" if segments is None else counted(segments, "segment")
+    pattern = {
+        "folded": f", dealt into {counted(order.get('folds', 1), 'fold')} that follow one another",
+        "segmented": f", shuffled within {within}",
+    }.get(order.get("pattern", ""), "")
+    return f"In every epoch, the rows were trained on in the order of {name}, {first}{pattern}."
 
 
 def _last_losses(run: TrainingRun, restart: int) -> str:
