@@ -15,7 +15,7 @@ from peft import LoraConfig
 from hf_datasel.errors import ResumeError
 from hf_datasel.scores import Loss
 from hf_datasel.selectors import LESS, DiverseEvol, IterIT, Longest, Random, Top
-from hf_datasel.training.run_identity import _selector_models
+from hf_datasel.training.run_identity import _models_of
 
 SAVED = {"save_strategy": "steps", "save_steps": 1, "selection_size": 8}
 
@@ -155,11 +155,11 @@ def test_changed_rows_of_the_target_task(tmp_path):
     target = tmp_path / "target.jsonl"
     target.write_text('{"prompt": "Two and two?", "completion": "Four."}\n')
     selector = LESS(validation=str(target))
-    before = _selector_models(selector)
-    assert before == _selector_models(selector)
+    before = _models_of(selector.scores())
+    assert before == _models_of(selector.scores())
     target.write_text('{"prompt": "Two and two?", "completion": "Five."}\n')
     assert [name for name, _ in before] == ["influence"]
-    assert _selector_models(selector) != before
+    assert _models_of(selector.scores()) != before
 
 
 def test_longer_run(resume, caplog):
