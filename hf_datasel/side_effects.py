@@ -54,6 +54,8 @@ def _effects(mapping: Mapping[Any, Any]) -> Iterator[str]:
         yield "runs kernels from the Hub (attn_implementation, use_kernels)"
     if "weights_only" in mapping and not _is_only_true(mapping["weights_only"]):
         yield "loads pickles that can run code (weights_only)"
+    if ":" in str(mapping.get("verifier", "")):
+        yield f"calls the function {mapping['verifier']} (verifier)"
     if mapping.get("launcher"):
         yield "runs a command of its own (launcher)"
     if _is_true(mapping.get("allow_code_execution")):

@@ -15,7 +15,7 @@ import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, ClassVar, Literal, cast
 
 from hf_datasel.errors import ConfigError, did_you_mean
@@ -34,6 +34,7 @@ __all__ = [
     "from_name",
     "from_spec",
     "import_class",
+    "import_function",
     "interned",
     "is_importable",
     "list_classes",
@@ -62,6 +63,8 @@ _FORMER_VALUES: dict[str, dict[str, dict[str, str]]] = {
     "iterit": {"candidates": {"paper": "filtered"}},
 }
 """Values of settings in records of earlier versions, and the values of today: name -> setting -> value -> value."""
+_FUNCTION_SETTINGS = ("verifier",)
+"""Settings that may name a function outside this package, as `module:function`."""
 _SECRETS = ("token", "use_auth_token")
 """Arguments of `from_pretrained` that no record may hold."""
 
@@ -211,7 +214,7 @@ def compact(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def outside_names(spec: Any) -> list[str]:
-    """Return the names, in a spec and in the specs within it, of classes that are not of this package.
+    """Return the names, in a spec and in the specs within it, of classes and functions that are not of this package.
 
     >>> outside_names({"selector": "top", "by": {"score": "my_scores:Mine"}})
     ['my_scores:Mine']
@@ -219,7 +222,7 @@ def outside_names(spec: Any) -> list[str]:
     if isinstance(spec, list | tuple):
         names = [name for item in spec for name in outside_names(item)]
     elif isinstance(spec, Mapping):
-        own = [str(spec[kind]) for kind in _KINDS if ":" in str(spec.get(kind, ""))]
+        own = [str(spec[key]) for key in (*_KINDS, *_FUNCTION_SETTINGS) if ":" in str(spec.get(key, ""))]
         names = own + [name for value in spec.values() for name in outside_names(value)]
     else:
         names = []
@@ -227,7 +230,7 @@ def outside_names(spec: Any) -> list[str]:
 
 
 def describe_outside(names: Sequence[str]) -> list[str]:
-    """Return a phrase about importing each of these classes outside this package, for cards and recipes."""
+    """Return a phrase about importing each of these names outside this package, for cards and recipes."""
     return [
         f"{name} is code outside hf_datasel: its module has to be installed, or in the current folder"
         if is_importable(name)
@@ -343,6 +346,9 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
     for key in values:
         if key not in options:
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(str(key), options)} It has {options}.")
+    for key in _FUNCTION_SETTINGS:
+        if ":" in str(values.get(key, "")) and not allow_imports:
+            raise _not_permitted(f"{name} with {key}={values[key]!r}", f" In Python pass {cls.__name__}(...) itself.")
     required = [field.name for field in fields(cls) if field.init and default_of(field) is MISSING]
     if missing := [key for key in required if key not in values]:
         raise ConfigError(f"{name} needs the setting {missing[0]!r}:", *_where_to_pass(kind, name, cls, missing[0]))
@@ -460,13 +466,9 @@ def import_class(name: str, kind: Kind, allow_imports: bool) -> type[Any]:
     """
     subject = f"{kind.capitalize()} {name!r}"
     if not allow_imports:
-        raise ConfigError(
-            f"{subject} is code outside hf_datasel.",
-            "Permit it with allow_imports if you trust it.",
-            "Permit it with --allow_imports if you trust it.",
-        )
+        raise _not_permitted(subject)
     module_name, _, class_name = name.partition(":")
-    module = _import_module(module_name, subject, class_name, kind)
+    module = _import_module(module_name, subject, class_name, f"my_{kind}:Mine")
     if not hasattr(module, class_name):
         if not is_importable(name):
             raise ConfigError(
@@ -487,9 +489,38 @@ def import_class(name: str, kind: Kind, allow_imports: bool) -> type[Any]:
     return cast(type[Any], cls)
 
 
-def _import_module(name: str, subject: str, class_name: str, kind: Kind) -> ModuleType:
+def import_function(name: str) -> FunctionType:
+    """Return the function of a name such as `"my_checks:same_answer"`, which importing its module may run code for.
+
+    Args:
+        name: A module that can be imported, or `__main__` for the program itself, and a function in it.
+
+    Raises:
+        ConfigError: There is no such module or function, or it is not a function written in Python.
+    """
+    module_name, _, function_name = name.partition(":")
+    subject = f"Function {name!r}"
+    module = _import_module(module_name, subject, function_name, "my_checks:same_answer")
+    if not hasattr(module, function_name):
+        near = did_you_mean(function_name, [key for key, value in vars(module).items() if inspect.isfunction(value)])
+        raise ConfigError(f"{subject} cannot be imported: {_location(module)} has no {function_name!r}.{near}")
+    function = getattr(module, function_name)
+    if not isinstance(function, FunctionType):
+        raise ConfigError(f"{name!r} is not a function written in Python, but a {type(function).__name__}.")
+    return function
+
+
+def _not_permitted(subject: str, hint: str = "") -> ConfigError:
+    return ConfigError(
+        f"{subject} is code outside hf_datasel.",
+        f"Permit it with allow_imports if you trust it.{hint}",
+        "Permit it with --allow_imports if you trust it.",
+    )
+
+
+def _import_module(name: str, subject: str, class_name: str, example: str) -> ModuleType:
     if not all(part.isidentifier() for part in name.split(".")):
-        raise ConfigError(f"{subject} cannot be imported: {name!r} is no module. It is named as in my_{kind}:Mine.")
+        raise ConfigError(f"{subject} cannot be imported: {name!r} is no module. It is named as in {example}.")
     importlib.invalidate_caches()  # its file may be newer than the folder as Python knows it
     try:
         return importlib.import_module(name)

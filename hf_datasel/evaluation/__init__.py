@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     )
     from hf_datasel.evaluation.metrics import ExactMatch as ExactMatch
     from hf_datasel.evaluation.model_results import ModelResults as ModelResults, evaluate_model as evaluate_model
-    from hf_datasel.evaluation.normalization import Normalization as Normalization
     from hf_datasel.evaluation.plan import Plan as Plan, PlannedMethod as PlannedMethod
     from hf_datasel.evaluation.rank_sum import mann_whitney as mann_whitney
     from hf_datasel.evaluation.selections import evaluate_selections as evaluate_selections
@@ -55,5 +54,6 @@ if TYPE_CHECKING:
         HeldoutTask as HeldoutTask,
         Task as Task,
     )
+    from hf_datasel.scoring.normalization import Normalization as Normalization
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

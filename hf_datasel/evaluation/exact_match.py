@@ -11,13 +11,14 @@ import numpy as np
 from hf_datasel.errors import FormatError
 from hf_datasel.evaluation.evaluated_model import EvaluatedModel
 from hf_datasel.evaluation.heldout_rows import Excluded, HeldoutRows, read_rows
-from hf_datasel.evaluation.normalization import Normalization
 from hf_datasel.evaluation.row_results import RowResults
-from hf_datasel.formats import Pool, Row
+from hf_datasel.formats import Pool
 from hf_datasel.formats.rows import no_text
 from hf_datasel.scoring.base import null_counts
 from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
+from hf_datasel.scoring.normalization import Normalization
+from hf_datasel.scoring.verifiers import last_response
 from hf_datasel.tokens import TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -173,19 +174,10 @@ def _read_references(rows: HeldoutRows, normalization: Normalization) -> tuple[n
     references, expected = (np.full(len(rows.pool), "", dtype=object) for _ in range(2))
     usable = rows.usable
     for number, row in zip(usable, rows.pool.rows(usable), strict=True):
-        reference = _reference(row)
+        reference = last_response(row)
         if reference is None:
             rows.reasons[number] = "tool_calls"
             continue
         references[number], expected[number] = reference, normalization(reference)
-        if not expected[number]:
-            rows.reasons[number] = "no_number_in_reference" if expected[number] is None else "empty_reference"
+        rows.reasons[number] = normalization.reason(expected[number])
     return references, expected
-
-
-def _reference(row: Row) -> str | None:
-    """Return the content of the last response; None if it calls tools."""
-    turn = row.turns[row.response_turns[-1]]
-    if turn.message is None:
-        return turn.content
-    return None if turn.message.get("tool_calls") else str(turn.message.get("content") or "")

@@ -8,7 +8,7 @@ import datasets
 import evaluate
 
 from hf_datasel.errors import EvaluationError
-from hf_datasel.evaluation.normalization import Normalization
+from hf_datasel.scoring.normalization import Normalization
 
 __all__ = ["ExactMatch"]
 

@@ -13,9 +13,9 @@ import numpy as np
 from hf_datasel.errors import ConfigError, DataselError, EvaluationError, check_option, did_you_mean
 from hf_datasel.evaluation.exact_match import MatchedAnswers, match_answers
 from hf_datasel.evaluation.heldout import HeldoutLoss, heldout_loss
-from hf_datasel.evaluation.normalization import Normalization
 from hf_datasel.evaluation.row_results import RowResults
 from hf_datasel.formats import Pool, Row, load_pool
+from hf_datasel.scoring.normalization import Normalization
 
 __all__ = ["DatasetTask", "ExactMatchTask", "HeldoutTask", "Task", "primary_tasks"]
 
@@ -287,13 +287,7 @@ class ExactMatchTask(DatasetTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        try:
-            Normalization(**self.normalization)
-        except TypeError as error:
-            names = ", ".join(entry.name for entry in fields(Normalization))
-            raise ConfigError(
-                f"The task {self.name!r} has normalization={dict(self.normalization)!r}: its settings are {names}."
-            ) from error
+        Normalization.from_settings(self.normalization, f"The task {self.name!r} has ")
 
     def evaluate(
         self,

@@ -238,8 +238,12 @@ class RewardGap(EndpointScore):
         """Compute the columns for some rows."""
         if self.base_url is not None:
             check_format(rows)
-            answers = EndpointAnswers(rows, self._endpoint(), self._decoding())
-            texts, owner, reasons = answers.compute(runner, "reward_gap answers")
+            endpoint = self._endpoint()
+            try:
+                answers = EndpointAnswers(rows, endpoint)
+                texts, owner, reasons = answers.compute(runner, self._decoding(), "reward_gap answers")
+            finally:
+                endpoint.log_summary()
             compared = self._compare_texts(rows, owner, texts, runner)
         else:
             generator = Generator(runner, rows.tokenizer, self._decoding())

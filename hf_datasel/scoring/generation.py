@@ -8,7 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Generator as GeneratorType, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,6 +47,8 @@ class Decoding:
         top_p: Probability of the most likely tokens that are sampled from; 1 samples from all.
         continuous_batching: Whether the continuous batching of transformers is used, which is for greedy decoding: its
             samples would depend on the other prompts.
+        sample: Number of the answer, if there are several to each prompt, from 0: each has random numbers of its own,
+            which do not depend on how many there are.
     """
 
     max_new_tokens: int = 256
@@ -54,6 +56,7 @@ class Decoding:
     seed: int = 0
     top_p: float = 1.0
     continuous_batching: bool = False
+    sample: int = 0
 
     def __post_init__(self) -> None:
         if type(self.max_new_tokens) is not int or self.max_new_tokens < 1:
@@ -78,14 +81,47 @@ class Decoding:
                 "samples of a prompt would depend on the other prompts. Omit one of them."
             )
 
+    def samples(self, number: int) -> list[Decoding]:
+        """Return how each of several answers to a prompt is generated.
+
+        Args:
+            number: Number of answers.
+
+        Raises:
+            ConfigError: It is not an int above 0, or there are several greedy answers, which would be equal.
+        """
+        if type(number) is not int or number < 1:
+            raise ConfigError(f"num_generations={number!r}: it has to be an int above 0.")
+        if number > 1 and not self.temperature:
+            raise ConfigError(
+                f"num_generations={number}: the answers of greedy decoding (temperature={self.temperature!r}) are all "
+                "equal. Set a temperature above 0, or num_generations=1."
+            )
+        return [replace(self, sample=sample) for sample in range(number)]
+
+    @property
+    def random_settings(self) -> dict[str, Any]:
+        """Settings that random numbers depend on, for the spec of the answers; empty for greedy decoding."""
+        sample = {"sample": self.sample} if self.sample else {}
+        return {"seed": self.seed, **sample} if self.temperature else {}
+
     def seed_of(self, prompt: bytes) -> int:
-        """Return a seed for one prompt, which depends on nothing but the prompt and `seed`: at most 2^31 - 1.
+        """Return a seed for one prompt, at most 2^31 - 1, which depends on the prompt, `seed` and `sample` alone.
 
         Args:
             prompt: Digest of the prompt.
         """
-        digest = hashlib.blake2b(f"{self.seed}:{prompt.hex()}".encode(), digest_size=4).digest()
-        return int.from_bytes(digest) >> 1
+        return self.random_seed(prompt.hex(), num_bytes=4) >> 1
+
+    def random_seed(self, prompt: str, num_bytes: int) -> int:
+        """Return a seed of so many bytes, which depends on the prompt, `seed` and `sample` alone.
+
+        Args:
+            prompt: Text that identifies the prompt.
+            num_bytes: Number of bytes.
+        """
+        seed = f"{self.seed}.{self.sample}" if self.sample else str(self.seed)
+        return int.from_bytes(hashlib.blake2b(f"{seed}:{prompt}".encode(), digest_size=num_bytes).digest())
 
 
 @dataclass(frozen=True)
@@ -105,7 +141,7 @@ class Prompts:
     reasons: np.ndarray
 
     @classmethod
-    def from_rows(cls, rows: TokenRows, max_length: float = math.inf) -> Prompts:
+    def from_rows(cls, rows: TokenRows, max_length: float = math.inf, excluded: np.ndarray | None = None) -> Prompts:
         """Return the prompts of rows.
 
         In a row with several turns the prompt is everything before the last response, with the earlier responses of
@@ -116,12 +152,15 @@ class Prompts:
         Args:
             rows: The rows.
             max_length: Maximum number of tokens of a prompt, such as `Generator.max_prompt_length`.
+            excluded: Why each row needs no prompt, str of shape (rows,), empty for rows that need one; by default all
+                need one.
         """
         tokens = rows.training(prior_context="bos", end_token=False)
         data, owner = tokens.conditional.data, tokens.conditional.owner
         reasons = tokens.reasons.astype(object)
         num_responses, starts = _responses_in_window(rows)
         keeps_start = rows.settings.truncation_mode == "keep_start"
+        excluded = np.full(len(rows), "") if excluded is None else excluded
         prompt_ids, full_ids, owners = list[list[np.ndarray]](), list[list[np.ndarray]](), list[np.ndarray]()
         view = data.select_columns(["input_ids", "spans"]).with_format("arrow")
         for block, table in enumerate(view.iter(batch_size=_ROWS_PER_BLOCK)):
@@ -132,8 +171,8 @@ class Prompts:
             is_outside = (num_responses[part] < expected) | (starts[part] > max_length)
             is_missing = np.array([start for start, _ in last]) != starts[part]
             reasons[part] = np.select(
-                [is_outside, is_missing, starts[part] == 0],
-                ["prompt_fills_window", "no_response_token", "empty_prompt"],
+                [excluded[part] != "", is_outside, is_missing, starts[part] == 0],
+                [excluded[part], "prompt_fills_window", "no_response_token", "empty_prompt"],
                 default="",
             )
             usable = np.flatnonzero(reasons[part] == "")
@@ -274,11 +313,11 @@ class Generator:
 
     def _spec(self) -> dict[str, Any]:
         decoding = self.decoding
-        sampling = {"temperature": float(decoding.temperature), "seed": decoding.seed} if decoding.temperature else {}
+        sampling = {"temperature": float(decoding.temperature)} if decoding.temperature else {}
         top_p = {} if decoding.top_p == 1 else {"top_p": float(decoding.top_p)}
         tokens = decoding.max_new_tokens
         continuous = {"continuous_batching": True} if decoding.continuous_batching else {}
-        settings = {**sampling, **top_p, **continuous}
+        settings = {**sampling, **decoding.random_settings, **top_p, **continuous}
         return {"computed": "answers", "version": 1, "ends": self.end_ids, "tokens": tokens, **settings}
 
     def _trim(self, ids: np.ndarray) -> np.ndarray:
@@ -350,8 +389,7 @@ class Generator:
     def _samplers(self, prompts: list[np.ndarray]) -> list[Any]:
         if not self.decoding.temperature:
             return []
-        digests = [hashlib.blake2b(f"{self.decoding.seed}:{ids.tolist()}".encode(), digest_size=7) for ids in prompts]
-        seeds = [int.from_bytes(digest.digest()) for digest in digests]
+        seeds = [self.decoding.random_seed(str(ids.tolist()), num_bytes=7) for ids in prompts]
         return [_GumbelNoise(seeds, float(self.decoding.temperature), float(self.decoding.top_p))]
 
 

@@ -264,7 +264,7 @@ def _computed_columns(provenance: Mapping[str, Any]) -> list[str]:
         sentences += [
             f"Compute {name} with `hf-datasel score --scores {name} --allow_imports`."
             for name in outside
-            if is_importable(name)
+            if is_importable(name) and any(spec.get("score") == name for spec in provenance["scores"])
         ]
     if group_column(provenance["selector"]) in columns:
         vectors = [str(spec.get("column")) for spec in provenance["scores"] if spec.get("score") == "cluster"]

@@ -48,12 +48,13 @@ class EndpointAnswers:
     Args:
         rows: The rows.
         endpoint: Endpoint with a `base_url`.
-        decoding: How answers are generated. The seed that is sent with a request depends on its prompt too.
+        excluded: Why each row needs no answer, str of shape (rows,), empty for rows that need one; by default all of
+            the rows that can be used need one.
     """
 
-    def __init__(self, rows: TokenRows, endpoint: Endpoint, decoding: Decoding):
-        self.rows, self.endpoint, self.decoding = rows, endpoint, decoding
-        self.reasons = rows.pool.reasons[rows.indices].astype(object)
+    def __init__(self, rows: TokenRows, endpoint: Endpoint, excluded: np.ndarray | None = None):
+        self.rows, self.endpoint = rows, endpoint
+        self.reasons = (rows.pool.reasons[rows.indices] if excluded is None else excluded).astype(object)
         self._request_ids = np.full(len(rows), -1, dtype=np.int64)  # of each row among the distinct ones
         self._find_distinct()
 
@@ -73,11 +74,14 @@ class EndpointAnswers:
         self._first_rows = np.array(first_rows, dtype=np.int64)
         self._digests = np.frombuffer(b"".join(request_ids), dtype=np.uint8).reshape(-1, 16)
 
-    def compute(self, runner: ModelRunner, label: str = "answers") -> tuple[list[str], np.ndarray, np.ndarray]:
-        """Request the answers.
+    def compute(
+        self, runner: ModelRunner, decoding: Decoding, label: str = "answers"
+    ) -> tuple[list[str], np.ndarray, np.ndarray]:
+        """Request an answer to each prompt. `Endpoint.log_summary` then says how many there are.
 
         Args:
             runner: Runner of the scoring call, with its score store; its model is not used.
+            decoding: How answers are generated. The seed that is sent with a request depends on its prompt too.
             label: Label of the progress bar.
 
         Returns:
@@ -89,13 +93,14 @@ class EndpointAnswers:
         Raises:
             ScoreError: There is no token or no answer at all, or the endpoint rejects the requests.
         """
-        num_requests, nulls = len(self._first_rows), null_counts(self.reasons)
+        num_requests, reasons = len(self._first_rows), self.reasons.copy()
+        nulls, settings = null_counts(reasons), _settings(decoding)
         open_codes, request_runner = np.zeros(num_requests), runner.without_model()
-        capacity = _MIN_BYTES + _BYTES_PER_TOKEN * self.decoding.max_new_tokens
+        capacity = _MIN_BYTES + _BYTES_PER_TOKEN * decoding.max_new_tokens
         width = 1 + packed_width(capacity)
 
         def compute(batch: np.ndarray) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
-            for position, answer in chat(self.endpoint, self._requests(batch), self._settings):
+            for position, answer in chat(self.endpoint, self._requests(batch, decoding), settings):
                 request_runner.count_tokens(answer.tokens)
                 text, reason = _read(answer)
                 part = batch[position : position + 1]
@@ -113,11 +118,10 @@ class EndpointAnswers:
             width,
             label=label,
             keys=lambda: self._digests,
-            spec=self._spec(),
+            spec=self._spec(decoding),
             dtype=np.float32,
             nulls=nulls,
         )
-        self.endpoint.log_summary()
         self.endpoint.raise_failure()
         open_codes = request_runner.processes.all_reduce(open_codes)
         outcomes = [
@@ -125,30 +129,29 @@ class EndpointAnswers:
             for code, open_code in zip(results[:, 0], open_codes, strict=True)
         ]
         requested = np.flatnonzero(self._request_ids >= 0)
-        self.reasons[requested] = [outcomes[request_id] for request_id in self._request_ids[requested]]
-        owner = np.flatnonzero(self.reasons == "")
+        reasons[requested] = [outcomes[request_id] for request_id in self._request_ids[requested]]
+        owner = np.flatnonzero(reasons == "")
         texts = {request_id: unpack(results[request_id, 1:]) for request_id in np.unique(self._request_ids[owner])}
-        return [texts[request_id] for request_id in self._request_ids[owner]], owner, self.reasons
+        return [texts[request_id] for request_id in self._request_ids[owner]], owner, reasons
 
-    @property
-    def _settings(self) -> dict[str, Any]:
-        """Settings of all requests, as endpoints call them."""
-        decoding = self.decoding
-        top_p = None if decoding.top_p == 1 else float(decoding.top_p)
-        return {"max_tokens": decoding.max_new_tokens, "temperature": float(decoding.temperature), "top_p": top_p}
-
-    def _spec(self) -> dict[str, Any]:
+    def _spec(self, decoding: Decoding) -> dict[str, Any]:
         server = {"model": self.endpoint.model, "base_url": self.endpoint.base_url}
-        seed = {"seed": self.decoding.seed} if self.decoding.temperature else {}
-        return {"computed": "endpoint_answers", "version": 1, **server, **self._settings, **seed}
+        settings = {**_settings(decoding), **decoding.random_settings}
+        return {"computed": "endpoint_answers", "version": 1, **server, **settings}
 
-    def _requests(self, request_ids: np.ndarray) -> list[dict[str, Any]]:
+    def _requests(self, request_ids: np.ndarray, decoding: Decoding) -> list[dict[str, Any]]:
         rows = self.rows.pool.rows(self.rows.indices[self._first_rows[request_ids]])
         requests = [_request(row) or {} for row in rows]
-        if not self.decoding.temperature:
+        if not decoding.temperature:
             return requests
-        seeds = [self.decoding.seed_of(self._digests[request_id].tobytes()) for request_id in request_ids]
+        seeds = [decoding.seed_of(self._digests[request_id].tobytes()) for request_id in request_ids]
         return [{**request, "seed": seed} for request, seed in zip(requests, seeds, strict=True)]
+
+
+def _settings(decoding: Decoding) -> dict[str, Any]:
+    """Return the settings of all requests, as endpoints call them."""
+    top_p = None if decoding.top_p == 1 else float(decoding.top_p)
+    return {"max_tokens": decoding.max_new_tokens, "temperature": float(decoding.temperature), "top_p": top_p}
 
 
 def check_format(rows: TokenRows) -> None:

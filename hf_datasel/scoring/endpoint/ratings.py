@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import count
 
-__all__ = ["labelled_ratings", "read_rating", "unused_mark"]
+__all__ = ["labelled_ratings", "read_rating", "unused_mark", "without_thoughts"]
 
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THOUGHTS_START = re.compile(r"\s*<think(?:ing)?>", re.IGNORECASE)
@@ -43,11 +43,19 @@ def read_rating(text: str, ratings: int, label: str = "Rating", cut: bool = Fals
     >>> [read_rating(text, 5) for text in ("Rating: [[4]]", '{"rating": 3}', "Rating: 3 or 4", "Rating: 9", "4")]
     [4.0, 3.0, None, None, None]
     """
-    text = _THOUGHTS_END.split(text)[-1].strip()
-    if _THOUGHTS_START.match(text):
-        return None
+    text = without_thoughts(text)
     labels = list(_labels(text, label))
     return _value(text, labels[-1], ratings, cut) if labels else None
+
+
+def without_thoughts(text: str) -> str:
+    """Return the text behind the last `</think>`, stripped; empty for an answer that ends inside its thoughts.
+
+    >>> without_thoughts("<think>6 * 7</think> 42"), without_thoughts("<think>6 * 7 = 42, or"), without_thoughts("42")
+    ('42', '', '42')
+    """
+    text = _THOUGHTS_END.split(text)[-1].strip()
+    return "" if _THOUGHTS_START.match(text) else text
 
 
 def labelled_ratings(text: str, label: str) -> set[float]:
