@@ -37,9 +37,10 @@ def group_column(spec: Mapping[str, Any]) -> str | None:
 
 
 def numeric_scores(selection: Selection) -> list[str]:
-    """Return the numeric scores with a value for some selected row; contamination and distances to centroids last.
+    """Return the numeric scores with a value for some selected row.
 
-    Cluster numbers are not included. At most three names are returned.
+    Contamination, distances to centroids and numbers of answers come last, and cluster numbers are not included. At
+    most three names are returned.
     """
     types = {name: selection.table.schema.field(name).type for name in selection.score_columns}
     groups = group_column(selection.provenance["selector"])
@@ -50,7 +51,9 @@ def numeric_scores(selection: Selection) -> list[str]:
         and (pa.types.is_floating(dtype) or (pa.types.is_integer(dtype) and not name.endswith("_id")))
         and np.isfinite(selection.scores(name)[selection.indices]).any()
     ]
-    return sorted(names, key=lambda name: name.endswith(("contamination", "cluster_distance")))[:_MAX_SCORES]
+    return sorted(names, key=lambda name: name.endswith(("contamination", "cluster_distance", "pass_rate_answers")))[
+        :_MAX_SCORES
+    ]
 
 
 def scored_and_selected(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:

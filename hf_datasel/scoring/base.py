@@ -406,7 +406,7 @@ def _is_json(value: object) -> bool:
 
 def _to_python(values: pa.Array) -> list[Any]:
     """Return a list from which `datasets` infers the type: numpy scalars and arrays, str, None for null."""
-    if pa.types.is_string(values.type):
+    if pa.types.is_string(values.type) or values.type == pa.list_(pa.string()):
         return list(values.to_pylist())
     if pa.types.is_list(values.type):
         item = values.type.value_type.to_pandas_dtype()

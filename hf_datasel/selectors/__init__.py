@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.all import All as All
     from hf_datasel.selectors.chain import Chain as Chain
     from hf_datasel.selectors.cherry import Cherry as Cherry
+    from hf_datasel.selectors.closest import Closest as Closest
     from hf_datasel.selectors.cross_entropy import CrossEntropy as CrossEntropy
     from hf_datasel.selectors.decontaminate import Decontaminate as Decontaminate
     from hf_datasel.selectors.deita import Deita as Deita

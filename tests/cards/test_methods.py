@@ -55,6 +55,7 @@ SETTINGS = {
         "filters": [{"filter": "in_range", "by": "loss"}],
         "then": {"selector": "superfiltering", "quality": "ifd"},
     },
+    "closest": {"by": "loss", "target": 0.5},
     "diverse_evol": {"vectors": "embedding", "rounds": 2},
     "graphfilter": {"quality": "ifd"},
     "iterative_kmq": {
@@ -76,7 +77,7 @@ HOW = {
     "iterative_kmq": " in 3 rounds of training, each of which added rows",
     "less": " after a warm-up of the model",
 }
-UNCITED = {"all", "chain", "random", "top"}
+UNCITED = {"all", "chain", "closest", "random", "top"}
 NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
 
 

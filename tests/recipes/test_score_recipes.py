@@ -22,7 +22,19 @@ from datasets import Dataset
 from hf_datasel import Selection, load_pool
 from hf_datasel.cli import main
 from hf_datasel.scoring import logprobs as forward
-from tests.recipes.toys import COLUMNS, ELIGIBLE, EVERY_ROW, FOLDER, RECIPES, ROWS, config_flags, only, read, toy_file
+from tests.recipes.toys import (
+    COLUMNS,
+    CONSTANT,
+    ELIGIBLE,
+    EVERY_ROW,
+    FOLDER,
+    RECIPES,
+    ROWS,
+    config_flags,
+    only,
+    read,
+    toy_file,
+)
 from tests.scores.endpoint_server import EndpointServer, rating_of, serving
 
 THEN = re.compile(r"^# Then: hf-datasel (select .*)\n#   (.*)$", re.MULTILINE)
@@ -60,6 +72,7 @@ def run(tmp_path, toy_files, models, request, capsys, without_histograms) -> Cal
         for name, own in settings.items():
             own |= {key: models[value] for key, value in own.items() if key.endswith("model") and value in models}
             small = {"cluster": {"k": [2, 3]}, "nuggets": {"anchors": 5}, "reward_gap": {"max_new_tokens": 4}}
+            small["pass_rate"] = {"max_new_tokens": 8, "num_generations": 2}
             own |= small.get(name, {})
             own |= {"base_url": request.getfixturevalue("server").url} if "base_url" in own else {}
         if "influence" in settings:
@@ -118,13 +131,16 @@ def test_score_recipes_write_their_columns(recipe, run, tmp_path, passes):
         )
         assert 8 * ELIGIBLE <= sum(passes) < 8 * ELIGIBLE + 20, shared
     assert len(scored) == ROWS
-    own = [name for name in scored.column_names[4:] if not name.endswith("_reason")]
+    added = scored.column_names[scored.column_names.index("text" if "text" in scored.column_names else "answer") + 1 :]
+    own = [name for name in added if not name.endswith("_reason")]
     assert sorted(own) == sorted(COLUMNS[recipe.stem])
     for name in own:
         values = scored[name][:]
         assert all(value is not None for value in values[:ELIGIBLE])
         assert values[ELIGIBLE] is None or name in EVERY_ROW, "the row without an answer"
-        assert len({json.dumps(value) for value in values}) > 1
+        assert len({json.dumps(value) for value in values[: ELIGIBLE if name in CONSTANT else None]}) > (
+            name not in CONSTANT
+        )
     for first, second in THEN.findall(recipe.read_text()):
         check_what_it_chooses(shlex.split(f"{first} {second}"), recipe.stem, scored, tmp_path)
 

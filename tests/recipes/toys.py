@@ -36,10 +36,13 @@ COLUMNS = {
     "alpaca-reward-gap": ["reward_gap"],
     "alpaca-reward-gap-endpoint": ["reward_gap"],
     "alpaca-selectit": ["selectit"],
+    "gsm8k-pass-rate": ["pass_rate", "pass_rate_answers"],
 }  # fmt: skip
 """What each recipe that scores writes, besides reasons."""
 EVERY_ROW = ["embedding", "cluster_id", "cluster_distance", "compressibility", "imported_score"]
 """Those of them that a row without an answer may have too."""
+CONSTANT = ["pass_rate_answers"]
+"""Those of them that are the same in all rows with a value."""
 SCORED = re.compile(r"outputs/([\w-]+)/scored\.parquet")
 
 
@@ -95,6 +98,10 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
             {"prompt": each[0]["content"], "prompt_id": "id", "messages": each, "category": ["Chat", "Coding"][at % 2]}
             for at, each in enumerate(chats)
         ],
+        "gsm8k": [
+            {"question": row["instruction"], "answer": f"It is {at % 3}.\n#### {at % 3}" * bool(row["output"])}
+            for at, row in enumerate(rows)
+        ],
         "exam": [{"question": f"{row['instruction']} {row['output']}"} for row in rows[8:16]],
     }
     files = {name: folder / f"{name}.jsonl" for name in made}
@@ -108,11 +115,12 @@ def toy_file(keys: dict[str, Any], toy_files: dict[str, Path]) -> Path:
     name = keys["dataset_name"]
     scored = SCORED.fullmatch(name)
     if scored is None:
-        kinds = ("magpie", "tulu", "dolly", "openhermes", "wildchat")
+        kinds = ("magpie", "tulu", "dolly", "openhermes", "wildchat", "gsm8k")
         return toy_files[next((each for each in kinds if each in name.lower()), "alpaca")]
-    file = toy_files["alpaca"].with_name(f"{scored[1]}.parquet")
+    toy = toy_files["gsm8k" if scored[1].startswith("gsm8k") else "alpaca"]
+    file = toy.with_name(f"{scored[1]}.parquet")
     if not file.is_file():
-        rows = load_dataset("json", data_files=str(toy_files["alpaca"]), split="train")
+        rows = load_dataset("json", data_files=str(toy), split="train")
         _with_columns(rows, COLUMNS[scored[1]]).to_parquet(file)
     return file
 

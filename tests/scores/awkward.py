@@ -20,7 +20,7 @@ REASONS = {
     ),
     *("missing_content", "invalid_json", "unsupported_flag", "no_prompt", "no_trained_response"),
     *("no_label_after_truncation", "rating_not_found", "template_error", "empty_generation", "no_vector"),
-    *("refused", "no_answer", "budget_spent", "unreadable_answer"),
+    *("refused", "no_answer", "budget_spent", "unreadable_answer", "tool_calls", "verifier_error"),
 }
 """Everything that may stand in a column of reasons."""
 

@@ -519,6 +519,19 @@ def gap_by_reward(world: World, row: Row) -> Found:
     return "prompt_fills_window" if own is None or other is None else {"reward_gap": own - other}
 
 
+def share_of_common_characters(answer: str, reference: str, row: dict[str, object]) -> float:
+    return len(set(answer) & set(reference)) / len(set(reference))
+
+
+def pass_rate(world: World, row: Row) -> Found:
+    plain = world.plain("chat")
+    result = answered(plain, row)
+    if isinstance(result, str):
+        return result
+    written = plain.tokenizer.decode(list(result[2]), skip_special_tokens=True).strip()
+    return {"pass_rate": share_of_common_characters(written, to_last_response(row)[-1][1], {}), "pass_rate_answers": 1}
+
+
 # -- examples ---------------------------------------------------------------------------------------------------------
 def nuggets(world: World, row: Row) -> Found:
     if row.reason:

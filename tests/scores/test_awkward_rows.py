@@ -27,6 +27,7 @@ from hf_datasel.scores import (
     Length,
     Loss,
     Nuggets,
+    PassRate,
     PromptLoss,
     Reward,
     RewardGap,
@@ -111,6 +112,15 @@ CASES = {
     "reward_gap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),
     "reward_gap of rewards": Case(
         lambda world: RewardGap(reward_model=world.reward, max_new_tokens=plain.NEW), plain.gap_by_reward
+    ),
+    "pass_rate": of(
+        PassRate(
+            verifier=f"{plain.__name__}:share_of_common_characters",
+            num_generations=1,
+            temperature=0.0,
+            max_new_tokens=plain.NEW,
+        ),
+        plain.pass_rate,
     ),
     "nuggets": Case(lambda world: Nuggets(anchor_file=world.anchor_file), plain.nuggets),
     "influence": Case(

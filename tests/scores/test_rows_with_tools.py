@@ -28,6 +28,7 @@ from hf_datasel.scores import (
     Length,
     Loss,
     Nuggets,
+    PassRate,
     PromptLoss,
     Reward,
     RewardGap,
@@ -124,6 +125,7 @@ def scored(folder):
             Reward(str(folder / "reward")),
             RewardGap(scorer="perplexity", max_new_tokens=4, column_prefix="by_perplexity_"),
             RewardGap(reward_model=str(folder / "reward"), max_new_tokens=4),
+            PassRate(num_generations=2, max_new_tokens=4),
             Nuggets(anchor_file=str(folder / "anchors.jsonl")),
         ]
         return scores, score(as_dataset(), scores, model=str(folder / "chat"), on_summary=str)
@@ -140,6 +142,7 @@ def test_every_score_has_a_value_or_a_reason(scored):
             assert all((value is None) == bool(why) for value in row.values()), (each, name, why)
             if why:
                 without.setdefault(why, set()).add((type(each).__name__, name))
+    assert without.pop("tool_calls") == {("PassRate", "a call last")}
     assert without == {"empty_prompt": {("DeitaScore", "nothing but a greeting")}}
 
 

@@ -194,8 +194,8 @@ class ScoreStore:
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, token: str | None = None) -> Any:
         """Upload the results to a dataset repository, so that others compute only new ones.
 
-        The store contains no text of any row, but answers that models generated, for `RewardGap`. Results in the
-        repository that are not in this store stay.
+        The store contains no text of any row, but answers that models generated, for `RewardGap` and `PassRate`.
+        Results in the repository that are not in this store stay.
 
         Args:
             repo_id: `"name"` or `"namespace/name"`, created if it does not exist.

@@ -1,0 +1,53 @@
+"""Rows whose value is closest to a target."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+
+from hf_datasel import select
+from hf_datasel.errors import ConfigError
+from hf_datasel.scores import Length
+from hf_datasel.selection import explain
+from hf_datasel.selectors import Chain, Closest, InRange, get_selector
+from hf_datasel.testing import contract
+
+
+@contract(Closest(by="ifd", target=0.5), Closest(by=Length(), target=4))
+def test_contract(check, selector, rows):
+    check(selector, rows)
+
+
+@pytest.fixture
+def rated():
+    """Give eight rows with pass rates of eight answers, one of them without."""
+    rates = [0.0, 1.0, 0.375, None, 0.5, 0.625, 0.125, float("-inf")]
+    return Dataset.from_dict(
+        {"prompt": ["Solve it."] * 8, "completion": [f"It is {row}." for row in range(8)], "pass_rate": rates}
+    )
+
+
+def test_closest_first_and_ties_to_the_lower_row(rated):
+    assert select(rated, Closest("pass_rate", 0.5), size=7).indices.tolist() == [4, 2, 5, 6, 0, 1, 7]
+    assert select(rated, Closest("pass_rate", 0.9), size=2).indices.tolist() == [1, 5]
+
+
+def test_without_prompts_that_are_always_or_never_solved(rated):
+    method = Chain([InRange("pass_rate", low=0.01, high=1.0)], Closest("pass_rate", 0.5))
+    selection = select(rated, method, size=4)
+    assert selection.indices.tolist() == [4, 2, 5, 6]
+    excluded = {"with pass_rate < 0.01": 2, "with pass_rate >= 1": 1, "without pass_rate": 1}
+    assert selection.provenance["exclusions"] == excluded
+
+
+def test_explanation(rated):
+    selection = select(rated, get_selector("closest", {"by": "pass_rate", "target": 0.5}), size=3)
+    decided = " ".join(explain(selection, rated, 6)["decided"])
+    assert "Its pass_rate is 0.375 from 0.5. Of the 7 rows to select from 3 are closer; the largest" in decided
+    assert "the largest distance that was selected is 0.125." in decided
+
+
+@pytest.mark.parametrize("target", [float("nan"), float("inf"), "0.5", True])
+def test_invalid_target(target):
+    with pytest.raises(ConfigError, match=r"Closest\(target="):
+        Closest("pass_rate", target)
