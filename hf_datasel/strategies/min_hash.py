@@ -7,13 +7,13 @@ machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.strategies._checks import Ints
@@ -25,6 +25,7 @@ __all__ = [
     "band_layout",
     "jaccard",
     "miss_probability",
+    "ngram_matrix",
     "shingles",
     "unique_shingles",
     "word_digests",
@@ -34,6 +35,7 @@ Hashes = npt.NDArray[np.uint64]
 
 _SEED = 1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_NGRAMS_PER_COMPARISON = 100_000
 _MAX_MISS = 0.01
 """Highest probability to miss a pair at the threshold that `band_layout` allows."""
 
@@ -176,23 +178,32 @@ def _mixed(values: Hashes) -> Hashes:
     return mixed
 
 
-def jaccard(rows: TextHashes, own: Hashes, texts: Sequence[int] | Ints) -> npt.NDArray[np.float64]:
-    """Return the Jaccard similarity of n-grams to those of some texts.
+def ngram_matrix(rows: TextHashes) -> csr_array:
+    """Return which n-grams each text has, as a sparse matrix with a row for each text.
 
     Args:
         rows: Hashes of n-grams, sorted and each once.
-        own: The n-grams that are compared, sorted and each once.
-        texts: Numbers of texts in `rows`.
+    """
+    columns = (rows.hashes >> np.uint64(1)).astype(np.int64)  # numbers of columns are signed
+    shape = len(rows.starts) - 1, np.iinfo(np.int64).max
+    return csr_array((np.ones(len(columns), dtype=np.int8), columns, rows.starts), shape=shape)
+
+
+def jaccard(ngrams: csr_array, one: Ints, other: Ints) -> npt.NDArray[np.float64]:
+    """Return the Jaccard similarity of the n-grams of pairs of texts.
+
+    Args:
+        ngrams: Which n-grams each text has, from `ngram_matrix`.
+        one: Numbers of texts, shape (pairs,).
+        other: Numbers of the texts that they are compared with, shape (pairs,).
 
     Returns:
-        Shape (texts,), from 0 to 1. Only equal hashes of different n-grams could make it wrong: one pair of n-grams in
-        2^64.
+        Shape (pairs,), from 0 to 1. Only hashes of different n-grams that are equal but for the last bit could make it
+        wrong: one pair of n-grams in 2^63.
     """
-    texts = np.asarray(texts, dtype=np.int64)
-    lengths = rows.starts[texts + 1] - rows.starts[texts]
-    offsets = np.cumsum(lengths) - lengths
-    values = rows.hashes[np.repeat(rows.starts[texts] - offsets, lengths) + np.arange(lengths.sum())]
-    is_shared = own[np.minimum(np.searchsorted(own, values), len(own) - 1)] == values
-    shared = np.add.reduceat(is_shared, offsets, dtype=np.int64)
-    similarity: npt.NDArray[np.float64] = shared / (len(own) + lengths - shared)
+    lengths, similarity = np.diff(ngrams.indptr), np.empty(len(one))
+    num_ngrams = np.cumsum(lengths[one] + lengths[other])
+    for block in np.split(np.arange(len(one)), np.flatnonzero(np.diff(num_ngrams // _NGRAMS_PER_COMPARISON)) + 1):
+        shared = np.diff(ngrams[one[block]].multiply(ngrams[other[block]]).indptr)
+        similarity[block] = shared / (lengths[one[block]] + lengths[other[block]] - shared)
     return similarity

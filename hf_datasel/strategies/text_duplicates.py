@@ -19,6 +19,7 @@ from hf_datasel.strategies.min_hash import (
     band_keys,
     band_layout,
     jaccard,
+    ngram_matrix,
     shingles,
     unique_shingles,
     word_digests,
@@ -27,7 +28,6 @@ from hf_datasel.strategies.min_hash import (
 __all__ = ["TextDuplicates", "find_text_duplicates", "text_duplicate_of"]
 
 _TEXTS_PER_BLOCK = 2_000
-_TEXTS_PER_COMPARISON = 10_000
 
 ReadWords = Callable[[Ints], TextHashes]
 """Returns the hashes of the words of the texts at some positions."""
@@ -116,10 +116,14 @@ def text_duplicate_of(
         threshold: Jaccard similarity, above 0 and up to 1.
         ngram: Number of words of an n-gram.
     """
-    own_shingles, own_digest = unique_shingles(shingles(own, ngram)).hashes, word_digests(own)
+    own_digest = word_digests(own)
     for block in blocks(len(order), 1, _TEXTS_PER_BLOCK):
         words = read(order[block])
-        similarity = jaccard(unique_shingles(shingles(words, ngram)), own_shingles, np.arange(len(words.starts) - 1))
+        both = TextHashes(
+            np.append(words.hashes, own.hashes), np.append(words.starts, words.starts[-1] + own.starts[1])
+        )
+        ngrams, others = ngram_matrix(unique_shingles(shingles(both, ngram))), np.arange(len(words.starts) - 1)
+        similarity = jaccard(ngrams, np.full_like(others, len(others)), others)
         has_same_words = (word_digests(words) == own_digest).all(axis=1)
         near = np.flatnonzero(has_same_words if threshold == 1 else similarity >= threshold)
         if len(near):
@@ -171,24 +175,55 @@ def _read_shingles(read: ReadWords, positions: Ints, ngram: int) -> TextHashes:
 def _leaders(groups: _Groups, rows: TextHashes, rank: Ints, threshold: float) -> Ints:
     """Return the text that is kept instead of each text; its own number if it is kept.
 
+    The texts are those of a pass from the lowest rank to the highest. All texts that come first, of those not decided
+    yet, in every group that they are in are processed at once: no text before them can exclude them.
+
     Args:
         groups: Texts that share a band, which are compared.
         rows: N-grams of the texts, sorted and each once.
         rank: Rank of each text, all different; the lowest is processed first.
         threshold: Jaccard similarity from which on two texts are near-duplicates.
     """
-    leaders = np.arange(len(rank))
+    num_texts, text_of = len(rank), np.argsort(rank)
+    number_of = np.argsort(text_of)  # from here on texts are numbered by rank
     group_of = np.repeat(np.arange(len(groups.starts) - 1), np.diff(groups.starts))
-    by_text = group_of[np.argsort(groups.texts, kind="stable")]
-    ends = np.cumsum(np.bincount(groups.texts, minlength=len(rank)))
-    for text in np.argsort(rank).tolist():
-        if leaders[text] != text:
-            continue
-        shared = by_text[ends[text - 1] if text else 0 : ends[text]].tolist()
-        others = np.concatenate([groups.texts[groups.starts[group] : groups.starts[group + 1]] for group in shared])
-        others = np.unique(others[(rank[others] > rank[text]) & (leaders[others] == others)])
-        own = rows.hashes[rows.starts[text] : rows.starts[text + 1]]
-        for block in blocks(len(others), 1, _TEXTS_PER_COMPARISON):
-            near = jaccard(rows, own, others[block]) >= threshold
-            leaders[others[block][near]] = text
-    return leaders
+    members = number_of[groups.texts]
+    members = members[np.lexsort((members, group_of))]
+    places = np.argsort(members, kind="stable")  # in `members`, of one text after the other
+    num_places = np.bincount(members, minlength=num_texts)
+    first_place = np.cumsum(num_places) - num_places
+    heads, ends = groups.starts[:-1].copy(), groups.starts[1:]
+    num_behind = num_places - np.bincount(members[heads], minlength=num_texts)  # groups with an earlier text
+    leaders, is_decided = np.arange(num_texts), np.zeros(num_texts, dtype=bool)
+    ngrams, ready = ngram_matrix(rows), np.flatnonzero(num_behind == 0)
+    while len(ready):
+        own_places = places[_ranges(first_place[ready], num_places[ready])]
+        num_later = ends[group_of[own_places]] - own_places - 1
+        later = members[_ranges(own_places + 1, num_later)]
+        one, other = np.divmod(np.unique(np.repeat(members[own_places], num_later) * num_texts + later), num_texts)
+        is_open = leaders[other] > one
+        one, other = one[is_open], other[is_open]
+        is_near = jaccard(ngrams, text_of[one], text_of[other]) >= threshold
+        excluded = np.unique(other[is_near])
+        excluded = excluded[~is_decided[excluded]]
+        np.minimum.at(leaders, other[is_near], one[is_near])
+        is_decided[ready] = is_decided[excluded] = True
+        changed = group_of[np.append(own_places, places[_ranges(first_place[excluded], num_places[excluded])])]
+        changed = np.unique(changed)
+        moved = changed = changed[is_decided[members[heads[changed]]]]
+        while len(moved):
+            heads[moved] += 1
+            moved = moved[heads[moved] < ends[moved]]
+            moved = moved[is_decided[members[heads[moved]]]]
+        changed = changed[heads[changed] < ends[changed]]
+        ready = members[heads[changed]]
+        np.subtract.at(num_behind, ready, 1)
+        ready = np.unique(ready[num_behind[ready] == 0])
+    return text_of[leaders[number_of]]
+
+
+def _ranges(starts: Ints, lengths: Ints) -> Ints:
+    """Return the numbers of ranges, one range after the other."""
+    offsets = np.cumsum(lengths) - lengths
+    ranges: Ints = np.repeat(starts - offsets, lengths) + np.arange(lengths.sum())
+    return ranges

@@ -11,7 +11,7 @@ import pytest
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.scoring.text_hashes import hash_words
-from hf_datasel.strategies import text_duplicates
+from hf_datasel.strategies import min_hash, text_duplicates
 from hf_datasel.strategies.min_hash import TextHashes, band_keys, band_layout, miss_probability, shingles, word_digests
 from hf_datasel.strategies.text_duplicates import find_text_duplicates, text_duplicate_of
 
@@ -86,7 +86,7 @@ def test_block_size_does_not_matter(planted, monkeypatch):
     expected = find(planted)
     for size in (1, 7):
         monkeypatch.setattr(text_duplicates, "_TEXTS_PER_BLOCK", size)
-        monkeypatch.setattr(text_duplicates, "_TEXTS_PER_COMPARISON", size)
+        monkeypatch.setattr(min_hash, "_NGRAMS_PER_COMPARISON", size)
         result = find(planted)
         assert result.kept.tolist() == expected.kept.tolist()
         assert result.exact.tolist() == expected.exact.tolist()
