@@ -33,7 +33,9 @@ def normalized(requirement: str) -> str:
 def test_imports_are_declared():
     project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    optional = extras["eval"] + extras["math"] + extras["plot"] + extras["scale"] + extras["testing"]
+    optional = (
+        extras["eval"] + extras["language"] + extras["math"] + extras["plot"] + extras["scale"] + extras["testing"]
+    )
     declared = {normalized(each) for each in project["dependencies"] + optional}
     distributions = packages_distributions()  # of what is installed; extras need not be
     undeclared = {

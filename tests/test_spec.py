@@ -118,6 +118,7 @@ def test_every_class_is_named_by_its_module():
         assert all(cls.__module__.rsplit(".", 1)[-1] == name for name, cls in classes.items())
     assert set(list_filters()) == {
         "decontaminate",
+        "in_language",
         "in_range",
         "no_near_duplicates",
         "no_text_duplicates",

@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hf_datasel.errors import ColumnError
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.cost import Cost, measure_cost, total_cost
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.numbers import read_numbers
 from hf_datasel.scoring.vector_files import row_blocks, take_vectors, zeros
 from hf_datasel.spec import object_key
 
@@ -116,17 +116,7 @@ class RoundCache:
         Raises:
             ColumnError: The column holds no numbers.
         """
-
-        def read() -> np.ndarray:
-            values = self.pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
-            try:
-                if not _is_number(values.type):
-                    raise ValueError("a cast would read text as numbers")
-                return _read_only(np.asarray(values.cast("double", safe=False).to_numpy(), dtype=np.float64))
-            except (ValueError, NotImplementedError) as error:  # pyarrow raises both for types it cannot cast
-                raise ColumnError(f"Column {name!r} holds {values.type}, and a selection needs numbers.") from error
-
-        return self._cached(("numbers", name), read)
+        return self._cached(("numbers", name), lambda: _read_only(read_numbers(self.pool.dataset, name)))
 
     def sort_keys(self, name: str) -> np.ndarray:
         """Return numbers in the order of a numeric column of the dataset, without rounding.
@@ -217,17 +207,6 @@ def _fit_clusters(cluster: Cluster, vectors: np.ndarray, eligible: np.ndarray) -
     k, centroids = cluster.find(vectors, fit_rows)
     ids[rows], distance[rows] = nearest_centroids(vectors, centroids, rows)
     return ClusterAssignment(_read_only(ids), _read_only(distance), k)
-
-
-def _is_number(type_: pa.DataType) -> bool:
-    types = pa.types
-    return bool(
-        types.is_floating(type_)
-        or types.is_integer(type_)
-        or types.is_decimal(type_)
-        or types.is_boolean(type_)
-        or types.is_null(type_)
-    )
 
 
 def _read_only(values: np.ndarray) -> np.ndarray:

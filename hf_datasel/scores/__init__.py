@@ -14,19 +14,24 @@ if TYPE_CHECKING:
     from hf_datasel.scores.compressibility import Compressibility as Compressibility
     from hf_datasel.scores.contamination import Contamination as Contamination
     from hf_datasel.scores.deita_score import DeitaScore as DeitaScore
+    from hf_datasel.scores.duplicates import Duplicates as Duplicates
     from hf_datasel.scores.embedding import Embedding as Embedding
     from hf_datasel.scores.ifd import IFD as IFD
     from hf_datasel.scores.imported_score import ImportedScore as ImportedScore
     from hf_datasel.scores.influence import Influence as Influence
     from hf_datasel.scores.judge import Judge as Judge
+    from hf_datasel.scores.language import Language as Language
     from hf_datasel.scores.length import Length as Length
     from hf_datasel.scores.loss import Loss as Loss
     from hf_datasel.scores.nuggets import Nuggets as Nuggets
     from hf_datasel.scores.pass_rate import PassRate as PassRate
     from hf_datasel.scores.prompt_loss import PromptLoss as PromptLoss
+    from hf_datasel.scores.refusal import Refusal as Refusal
+    from hf_datasel.scores.repetition import Repetition as Repetition
     from hf_datasel.scores.reward import Reward as Reward
     from hf_datasel.scores.reward_gap import RewardGap as RewardGap
     from hf_datasel.scores.selectit import SelectIT as SelectIT
+    from hf_datasel.scores.urls import URLs as URLs
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)
 __all__ += ["Columns", "ModelScore", "Score", "get_score", "list_scores", "score_for_column"]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, FormatError, check_option
+from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.formats import Part
 from hf_datasel.scoring.base import Columns, Score
+from hf_datasel.scoring.row_texts import measure_texts
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -72,22 +73,10 @@ class Compressibility(Score):
 
     def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
         """Compute the columns for some rows."""
-        part = self.part
-        if rows.pool.format == "text":
-            if part != "both":
-                raise FormatError(f"Rows with only a text column have no {part} to compress. Pass part='both'.")
-            part = "prompt"  # the text of such a row, without an empty line for the response
-        ratios: list[float | None] = []
-        reasons = []
-        for row in rows.pool.rows(rows.indices):
-            text = "" if row.reason else row.text(part)
-            empty = not text.strip()
-            ratios.append(None if empty else self._ratio(text.encode("utf-8")))
-            reasons.append(row.reason or (f"empty_{part}" if empty else ""))
-        values = pa.array(ratios, pa.float32()), pa.array(reasons, pa.string())
-        return dict(zip(self.columns(), values, strict=True))
+        return measure_texts(self, rows, self.part, lambda text, row: [self._ratio(text)])
 
-    def _ratio(self, content: bytes) -> float:
+    def _ratio(self, text: str) -> float:
+        content = text.encode("utf-8")
         return len(content) / len(zlib.compress(content, self.level))
 
     def _identity(self) -> str:

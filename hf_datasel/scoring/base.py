@@ -154,6 +154,11 @@ class Score(HasSpec, ABC):
         """Whether the score has to be fitted to the whole dataset first, which `fitted` does."""
         return False
 
+    @property
+    def covers_new_rows(self) -> bool:
+        """Whether the fitted score has values for rows that it was not fitted to."""
+        return True
+
     def fitted(self, dataset: Dataset, folder: Path) -> Score:
         """Fit the score to a dataset.
 

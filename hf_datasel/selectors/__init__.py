@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.diverse_evol import DiverseEvol as DiverseEvol
     from hf_datasel.selectors.dq import DQ as DQ
     from hf_datasel.selectors.graphfilter import GraphFilter as GraphFilter
+    from hf_datasel.selectors.in_language import InLanguage as InLanguage
     from hf_datasel.selectors.in_range import InRange as InRange
     from hf_datasel.selectors.iterative_kmq import IterativeKMQ as IterativeKMQ
     from hf_datasel.selectors.iterit import IterIT as IterIT

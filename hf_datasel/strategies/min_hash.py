@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from functools import cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import csr_array
 
 from hf_datasel.errors import ConfigError
 from hf_datasel.strategies._checks import Ints
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 __all__ = [
     "Hashes",
@@ -184,6 +186,8 @@ def ngram_matrix(rows: TextHashes) -> csr_array:
     Args:
         rows: Hashes of n-grams, sorted and each once.
     """
+    from scipy.sparse import csr_array
+
     columns = (rows.hashes >> np.uint64(1)).astype(np.int64)  # numbers of columns are signed
     shape = len(rows.starts) - 1, np.iinfo(np.int64).max
     return csr_array((np.ones(len(columns), dtype=np.int8), columns, rows.starts), shape=shape)

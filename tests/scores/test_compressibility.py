@@ -89,7 +89,7 @@ def test_text_rows():
     scored = score(data, [Compressibility()], on_summary=str)
     assert scored["compressibility"][:] == [pytest.approx(ratio("to and fro " * 20), rel=1e-6), None, None]
     assert scored["compressibility_reason"][:] == ["", "empty_text", "empty_text"]
-    with pytest.raises(FormatError, match=r"no response to compress\. Pass part='both'"):
+    with pytest.raises(FormatError, match=r"no response for Compressibility\. Pass part='both'"):
         score(data, [Compressibility("response")])
 
 

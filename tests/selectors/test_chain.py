@@ -15,7 +15,7 @@ from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.run import run_selector
 from hf_datasel.rounds.selector import RowFilter
-from hf_datasel.scores import IFD, Cluster, Embedding, Length, RewardGap
+from hf_datasel.scores import IFD, Cluster, Embedding, Length, RewardGap, URLs
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
 from hf_datasel.selectors import (
@@ -92,6 +92,19 @@ def test_in_range_leaves_out_rows_without_a_value(copies, make_round):
     assert context.record.exclusions == {"without value": 2}
     assert left(make_round, data, InRange("value", low=0))[0] == list(range(2, 12))
     assert left(make_round, data, InRange("value", high=8))[0] == list(range(3, 11))
+
+
+def test_in_range_of_another_column_of_a_score(copies, make_round):
+    data = replaced(copies, output=["Click here.", "See www.a.b, or click here.", "No."] * 4)
+    found, context = left(make_round, data, InRange(URLs(), high=1, column="link_phrases"))
+    assert found == [2, 5, 8, 11]
+    assert context.record.exclusions == {"with link_phrases >= 1": 8}
+    prefixed = InRange(URLs(column_prefix="my_"), high=1, column="my_link_phrases")
+    assert left(make_round, data, prefixed)[0] == found
+    with pytest.raises(ConfigError, match=r"InRange\(column='link_phrase'\).* Did you mean 'link_phrases'\?"):
+        InRange(URLs(), column="link_phrase")
+    with pytest.raises(ConfigError, match=r"InRange\(by='ifd', column='loss'\): name one column, in by"):
+        InRange("ifd", column="loss")
 
 
 def test_in_range_score_of_remaining_rows(copies, make_round):

@@ -44,6 +44,14 @@ _REASONS = {
     "response_not_found": ("whose response is not found", "the chat template hides where the response ends"),
 }
 """Reason as recorded -> how it follows a number of rows, and what it means."""
+_HIGH_VALUES = {
+    "refusal": "the response begins like a refusal",
+    "repetition": "the response repeats its own lines, sentences or words",
+    "url_share": "the response is little more than links",
+    "link_phrases": "the response points to a link that it does not have",
+    "duplicate_rows": "other rows have nearly the same text",
+}
+"""Column of a score -> what a value above a bound means."""
 
 
 def short_reason(name: str) -> str:
@@ -56,12 +64,16 @@ def long_reason(name: str) -> str:
     if name in _REASONS:
         return _REASONS[name][1]
     bound = re.fullmatch(r"with (\w+) (>=|<) (.+)", name)
+    if bound and bound[2] == ">=" and bound[1] in _HIGH_VALUES:
+        return _HIGH_VALUES[bound[1]]
     if bound:
         return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
     if name.startswith("near-duplicates by "):
         return "a near-duplicate of the row is kept"
     if name.startswith("exact duplicates by "):
         return "a row with the same words is kept"
+    if name.startswith("in language ") or name == "in another language":
+        return "the most probable language of the row is another one"
     if name.startswith("contaminated with "):
         return "the row repeats part of an evaluation question"
     return "there is no value to rank the row by" if name.startswith("without ") else ""

@@ -32,7 +32,8 @@ def fit_with_cache(folder: Path, score: Score, data: Dataset) -> Score:
     """Fit a score to a dataset, or load a score that was fitted to the first rows of the dataset.
 
     A fitted score is reused if the rows that it was fitted to, and the columns that it reads of them, are the first
-    rows of the dataset, unchanged. Rows that are appended thus do not change the values of the others.
+    rows of the dataset, unchanged. Rows that are appended thus do not change the values of the others. A score without
+    values for new rows (`covers_new_rows`) is fitted again.
 
     Args:
         folder: Folder of the score store, to which the fitted state is written.
@@ -44,7 +45,10 @@ def fit_with_cache(folder: Path, score: Score, data: Dataset) -> Score:
     """
     requested = json.loads(json.dumps({"score": spec_name(score), "version": score.version, **score.settings()}))
     entries = _read(folder / _FILE)
-    candidates = [entry for entry in entries if upgraded(entry["wanted"]) == requested and entry["rows"] <= len(data)]
+    least = 0 if score.covers_new_rows else len(data)
+    candidates = [
+        entry for entry in entries if upgraded(entry["wanted"]) == requested and least <= entry["rows"] <= len(data)
+    ]
     for entry in sorted(candidates, key=lambda entry: -int(entry["rows"])):
         if entry["content"] == _digest(score, data, entry["rows"]):
             cached = _rebuild(type(score), entry["settings"])

@@ -1,0 +1,73 @@
+"""Filters by the scores of hygiene: rows are excluded and counted by reason, in selections, explanations and cards."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Dataset
+
+from hf_datasel import select
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.card import page
+from hf_datasel.scores import Refusal, Repetition, URLs
+from hf_datasel.selection import explain
+from hf_datasel.selectors import Chain, InRange, NoTextDuplicates, Random
+
+CHAIN = Chain(
+    [
+        InRange(Refusal(), high=1),
+        InRange(URLs(), high=0.5),
+        InRange(URLs(), high=1, column="link_phrases"),
+        InRange(Repetition(), high=0.3),
+        NoTextDuplicates(),
+    ],
+    Random(),
+)
+ANSWERS = [
+    "Water boils at a hundred degrees at sea level.",
+    "As an AI language model, I cannot boil water.",
+    "https://example.com/boil",
+    "To learn how to boil water, click here.",
+    "Boil the water. " * 20,
+    "Water boils at a hundred degrees, at sea level!",
+    "It depends on the pressure.",
+]
+MEANINGS = {
+    "with refusal >= 1": "the response begins like a refusal",
+    "with url_share >= 0.5": "the response is little more than links",
+    "with link_phrases >= 1": "the response points to a link that it does not have",
+    "with repetition >= 0.3": "the response repeats its own lines, sentences or words",
+    "exact duplicates by text": "a row with the same words is kept",
+}
+
+
+@pytest.fixture(scope="module")
+def answers():
+    return Dataset.from_dict({"prompt": ["How?"] * len(ANSWERS), "completion": ANSWERS})
+
+
+@pytest.fixture(scope="module")
+def selection(answers):
+    return select(answers, CHAIN, size=2)
+
+
+def test_selection_counts_the_rows_by_reason(selection):
+    assert sorted(selection.indices.tolist()) == [0, 6]
+    assert selection.provenance["exclusions"] == dict.fromkeys(MEANINGS, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "sentences"),
+    [
+        (1, ["InRange excluded it: with refusal >= 1.", "Its refusal is 1."]),
+        (3, ["InRange excluded it: with link_phrases >= 1.", "Its link_phrases is 1."]),
+        (4, ["InRange excluded it: with repetition >= 0.3.", "Its repetition is 0.89062."]),
+    ],
+)
+def test_explanation(row, sentences, selection, answers):
+    assert explain(selection, answers, row)["decided"] == sentences
+
+
+def test_card_says_what_the_reasons_mean(selection, answers):
+    text = page(gather([selection], answers, title="x"))
+    for reason, meaning in MEANINGS.items():
+        assert f"| 1 | `{reason}` | {meaning} |" in text
