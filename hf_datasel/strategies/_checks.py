@@ -49,6 +49,33 @@ a finite score). Lower it.
     return rows
 
 
+def check_quality(quality: npt.ArrayLike, n_rows: int, unit: str) -> npt.NDArray[np.float64]:
+    """Return the quality of rows as a new float64 array, with NaN for rows that are never selected.
+
+    Args:
+        quality: One number per row; NaN and None are missing.
+        n_rows: Number of rows.
+        unit: What the rows are, in the plural, for the error message.
+
+    Raises:
+        SelectionError: The shape is another one, or a number is negative or infinite, for which a lazy greedy is not
+            exact.
+    """
+    values = np.array(quality, dtype=np.float64)
+    if values.shape != (n_rows,):
+        raise SelectionError(
+            f"quality needs one number for each of the {n_rows:,} {unit}, but has shape {values.shape}."
+        )
+    invalid = np.flatnonzero((values < 0) | np.isinf(values))
+    if len(invalid):
+        raise SelectionError(
+            f"quality must be finite and >= 0, or NaN for rows that are never selected, but {len(invalid):,} of "
+            f"{n_rows:,} are not (the first is {values[invalid[0]]} at position {invalid[0]}): a score could "
+            "increase, and the lazy greedy would not be exact. Shift quality above 0, or set these rows to NaN."
+        )
+    return values
+
+
 def check_scores(function: str, scores: npt.ArrayLike) -> tuple[npt.NDArray[np.generic], npt.NDArray[np.bool_]]:
     """Return scores as one flat array that can be sorted without rounding, and a mask of those that are not missing.
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_datasel.errors import Interrupted, SelectionError, check_option
-from hf_datasel.strategies._checks import check_budget
+from hf_datasel.strategies._checks import check_budget, check_quality
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -306,18 +306,7 @@ def _make_room(keys: Ints, used_bits: int, bits: int) -> tuple[Ints, int]:
 
 def _checked_quality(quality: npt.ArrayLike, n_rows: int, decay: float) -> Floats:
     """Return quality as float64, or raise an error if quality or decay is invalid."""
-    values = np.asarray(quality, dtype=np.float64)
-    if values.shape != (n_rows,):
-        raise SelectionError(
-            f"quality needs one number for each of the {n_rows:,} texts, but has shape {values.shape}."
-        )
-    invalid = np.flatnonzero((values < 0) | np.isinf(values))
-    if len(invalid):
-        raise SelectionError(
-            f"quality must be finite and >= 0, or NaN for rows that are never selected, but {len(invalid):,} of "
-            f"{n_rows:,} are not (the first is {values[invalid[0]]} at position {invalid[0]}): a score could "
-            "increase, and the lazy greedy would not be exact. Shift quality above 0, or set these rows to NaN."
-        )
+    values = check_quality(quality, n_rows, "texts")
     if not 0 <= decay <= 1:
         raise SelectionError(
             f"decay={decay!r} must be from 0 to 1: otherwise a score could increase, and the lazy greedy would not be "
