@@ -13,7 +13,7 @@ _DRAWING = ("dq", "iterative_kmq", "km_random", "kmq", "random")
 """Selectors that draw rows at random."""
 _DRAWING_FIRST = ("diverse_evol", "less")
 """Selectors whose first round draws rows that later rounds depend on."""
-_UNRANKED = (*_DRAWING, "all", "diverse_evol", "k_center", "within", "zip")
+_UNRANKED = (*_DRAWING, "all", "diverse_evol", "instag_diverse", "k_center", "within", "zip")
 """Selectors whose first rows are not better than their last."""
 
 

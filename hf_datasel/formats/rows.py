@@ -158,6 +158,18 @@ class Row:
             return f"{self.prompt}\n{self.response}"
         return self.prompt if part == "prompt" else self.response
 
+    def questions_and_responses(self) -> list[tuple[str, str]]:
+        """Return pairs of a question and the response to it; a greeting before the first question answers none."""
+        pairs, responses = list[tuple[str, str]](), set(self.response_turns)
+        questions, is_answered = list[str](), False
+        for number, turn in enumerate(self.turns):
+            if turn.role == "assistant":
+                pairs += [("\n".join(questions), turn.content)] if number in responses and questions else []
+                is_answered = True
+            elif turn.role not in ("system", "developer"):
+                questions, is_answered = [*([] if is_answered else questions), turn.content], False
+        return pairs
+
     def digest(self) -> bytes:
         """Return the SHA-256 (32 bytes) of the canonical content, the id of the row in every format.
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from hf_datasel.formats import Pool
+from hf_datasel.scoring.base import is_text_list
 from hf_datasel.scoring.cost import Cost, measure_cost, total_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.numbers import read_numbers
@@ -30,7 +31,7 @@ class ScoreOutput(NamedTuple):
     """Output of a score for some rows.
 
     Attributes:
-        table: Columns as they were computed, without vectors.
+        table: Columns as they were computed, without vectors and lists of texts.
         columns: All columns as numpy arrays.
         spec: Spec to record.
     """
@@ -85,7 +86,8 @@ class RoundCache:
             table = self.compute(score, rows)
             spec = self.describe(score) if self.describe is not None else score.spec()
             columns = {name: _read_only(as_numpy(column)) for name, column in table.items()}
-            return ScoreOutput({name: table[name] for name in table if columns[name].ndim == 1}, columns, spec)
+            scalars = {name: values for name, values in table.items() if not pa.types.is_nested(values.type)}
+            return ScoreOutput(scalars, columns, spec)
 
         return self._cached(("score", object_key(score), None if rows is None else rows.tobytes()), compute)
 
@@ -218,13 +220,17 @@ def as_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Convert a column of a score to numpy.
 
     Args:
-        column: Column of numbers, strings or vectors.
+        column: Column of numbers, strings, lists of strings or vectors.
 
     Returns:
-        Shape (rows,), NaN for null numbers; of vectors, float32 of shape (rows, dimensions), with a row of NaN for
-        null ones. Vectors above 256 MiB are mapped from a temporary file.
+        Shape (rows,), NaN for null numbers, and a list or None for each list of strings; of vectors, float32 of shape
+        (rows, dimensions), with a row of NaN for null ones. Vectors above 256 MiB are mapped from a temporary file.
     """
     types = pa.types
+    if is_text_list(column.type):
+        lists = np.empty(len(column), dtype=object)
+        lists[:] = column.to_pylist()
+        return lists
     if not any(is_type(column.type) for is_type in (types.is_list, types.is_large_list, types.is_fixed_size_list)):
         return np.asarray(column.to_numpy(zero_copy_only=False))
     chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import RowFilter, Selector
-from hf_datasel.scoring.base import Score
+from hf_datasel.scoring.base import Score, is_text_list
 from hf_datasel.spec import outside_names
 
 __all__ = ["columns_read"]
@@ -35,7 +35,7 @@ def _belongs_to(column: str, names: set[str]) -> bool:
 
 
 def _names(value: Any) -> set[str]:
-    """Return all strings in settings, and the columns with the values of the scores that are computed."""
+    """Return all strings in settings, and the columns with the values and lists of the scores that are computed."""
     if isinstance(value, str):
         return {value}
     if isinstance(value, Mapping):
@@ -43,7 +43,8 @@ def _names(value: Any) -> set[str]:
     if isinstance(value, list | tuple):
         return {name for item in value for name in _names(item)}
     if isinstance(value, Score):
-        return {value.value_column}
+        lists = {f"{value.column_prefix}{name}" for name, dtype in value.columns().items() if is_text_list(dtype)}
+        return {value.value_column} | lists
     if not isinstance(value, Selector | RowFilter):
         return set()
     names = _names([getattr(value, field.name) for field in fields(value)]) | _names(list(value.scores()))

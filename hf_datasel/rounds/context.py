@@ -121,7 +121,7 @@ class RoundContext:
         if isinstance(source, str):
             return self.column(source, rows)
         name = column or source.value_column
-        if self._reads_column(source, name):
+        if self.reads_column(source, name):
             self._check_origin(source, name)
             logger.info("%s: no model is given, so the column %r is used.", self.record.caller, name)
             return self.column(name, rows)
@@ -140,7 +140,7 @@ class RoundContext:
             row without a value may have any number.
         """
         name = source if isinstance(source, str) else column or source.value_column
-        if not isinstance(source, str) and not self._reads_column(source, name):
+        if not isinstance(source, str) and not self.reads_column(source, name):
             return self.values(source, rows, column)
         self._check_column(name)
         return take_rows(self._sort_keys(name), np.arange(len(self.pool)) if rows is None else rows)
@@ -162,7 +162,7 @@ class RoundContext:
         Raises:
             ColumnError: The column is missing, or holds no vectors of one length.
         """
-        if not isinstance(source, str) and not self._reads_column(source, source.value_column):
+        if not isinstance(source, str) and not self.reads_column(source, source.value_column):
             return self.score(source, rows)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
         self._check_column(name)
@@ -299,8 +299,13 @@ class RoundContext:
                 self.record.add_column(name)
         return self.pool.select_columns(list(names))
 
-    def _reads_column(self, score: Score, column: str) -> bool:
-        """Return whether a score is read from its column: there is no model, or it is known to be in the column."""
+    def reads_column(self, score: Score, column: str) -> bool:
+        """Return whether a score is read from its column: there is no model, or it is known to be in the column.
+
+        Args:
+            score: The score.
+            column: Column that it writes.
+        """
         if self._cache.holds is not None and self._cache.holds(score, column):
             return True
         needs_model = score.needs_tokenizer and getattr(score, "model", "") is None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hf_datasel.scores.ifd import IFD as IFD
     from hf_datasel.scores.imported_score import ImportedScore as ImportedScore
     from hf_datasel.scores.influence import Influence as Influence
+    from hf_datasel.scores.instag import InsTag as InsTag
     from hf_datasel.scores.judge import Judge as Judge
     from hf_datasel.scores.language import Language as Language
     from hf_datasel.scores.length import Length as Length

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ConfigError, FormatError, ModelError, check_option
-from hf_datasel.formats import Row
 from hf_datasel.scores.selectit import rating_probabilities
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity
@@ -201,7 +200,7 @@ def _encode_turns(
         for position, row in enumerate(rows.pool.rows(rows.indices[part]), start):
             reasons[position] = reasons[position] or row.reason
             if reasons[position] == "":
-                pairs = _turns(row)
+                pairs = row.questions_and_responses()
                 turns += [(position, *turn) for turn in pairs]
                 reasons[position] = "" if pairs else "empty_prompt"
         contexts = template.encode_rows([(question, answer) for _, question, answer in turns])
@@ -212,19 +211,6 @@ def _encode_turns(
         encoded = [(position, ids) for (position, *_), ids in rated if ids is not None and reasons[position] == ""]
         owners.append(np.array([position for position, _ in encoded], dtype=np.int64))
         yield [np.array(ids, dtype=np.int64) for _, ids in encoded]
-
-
-def _turns(row: Row) -> list[tuple[str, str]]:
-    """Return pairs of a question and the response to it; a greeting before the first question answers none."""
-    pairs, responses = list[tuple[str, str]](), set(row.response_turns)
-    questions, is_answered = list[str](), False
-    for number, turn in enumerate(row.turns):
-        if turn.role == "assistant":
-            pairs += [("\n".join(questions), turn.content)] if number in responses and questions else []
-            is_answered = True
-        elif turn.role not in ("system", "developer"):
-            questions, is_answered = [*([] if is_answered else questions), turn.content], False
-    return pairs
 
 
 class _PromptTemplate:

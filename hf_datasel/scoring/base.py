@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scoring.runner import ModelRunner
 
-__all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "null_counts"]
+__all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "is_text_list", "null_counts"]
 
 logger = logging.getLogger(__name__)
 
@@ -410,14 +410,25 @@ def _is_json(value: object) -> bool:
 
 
 def _to_python(values: pa.Array) -> list[Any]:
-    """Return a list from which `datasets` infers the type: numpy scalars and arrays, str, None for null."""
-    if pa.types.is_string(values.type) or values.type == pa.list_(pa.string()):
+    """Return a list from which `datasets` infers the type: numpy scalars and arrays, str, lists, None for null."""
+    if pa.types.is_string(values.type) or is_text_list(values.type):
         return list(values.to_pylist())
     if pa.types.is_list(values.type):
         item = values.type.value_type.to_pandas_dtype()
         return [None if value is None else np.asarray(value, dtype=item) for value in values.to_pylist()]
     scalar = np.dtype(values.type.to_pandas_dtype()).type
     return [None if value is None else scalar(value) for value in values.to_pylist()]
+
+
+def is_text_list(dtype: pa.DataType) -> bool:
+    """Return whether the values of a column are lists of texts, such as tags.
+
+    Args:
+        dtype: Type of the column.
+    """
+    types = pa.types
+    is_list = types.is_list(dtype) or types.is_large_list(dtype)
+    return is_list and bool(types.is_string(dtype.value_type) or types.is_large_string(dtype.value_type))
 
 
 def null_counts(reasons: np.ndarray) -> Counter[str]:

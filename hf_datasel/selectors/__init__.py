@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.graphfilter import GraphFilter as GraphFilter
     from hf_datasel.selectors.in_language import InLanguage as InLanguage
     from hf_datasel.selectors.in_range import InRange as InRange
+    from hf_datasel.selectors.instag_diverse import InsTagDiverse as InsTagDiverse
     from hf_datasel.selectors.iterative_kmq import IterativeKMQ as IterativeKMQ
     from hf_datasel.selectors.iterit import IterIT as IterIT
     from hf_datasel.selectors.k_center import KCenter as KCenter
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.less import LESS as LESS
     from hf_datasel.selectors.less_top import LESSTop as LESSTop
     from hf_datasel.selectors.longest import Longest as Longest
+    from hf_datasel.selectors.mig import MIG as MIG
     from hf_datasel.selectors.no_near_duplicates import NoNearDuplicates as NoNearDuplicates
     from hf_datasel.selectors.no_text_duplicates import NoTextDuplicates as NoTextDuplicates
     from hf_datasel.selectors.nuggets_top import NuggetsTop as NuggetsTop

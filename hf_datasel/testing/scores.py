@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import DataselError
-from hf_datasel.scoring.base import ModelScore, Score
+from hf_datasel.scoring.base import ModelScore, Score, is_text_list
 from hf_datasel.scoring.models import MAP_MODELS, Loading
 from hf_datasel.scoring.score_rows import score
 from hf_datasel.testing.guards import (
@@ -50,7 +50,9 @@ def _values(subject: Score, rows: Dataset, model: str | None) -> None:
     scored = _scored(subject, with_unusable_row(rows), model)
     reasons = [name for name in _names(subject) if name.endswith("_reason")]
     texts = [name for name, kind in _names(subject).items() if pa.types.is_string(kind)]
-    numbers = [name for name, kind in _names(subject).items() if not _holds_text(kind)]
+    numbers = [
+        name for name, kind in _names(subject).items() if not pa.types.is_string(kind) and not is_text_list(kind)
+    ]
     for row in scored.select_columns([*numbers, *texts]):
         for name in numbers:
             wrong = row[name] is not None and not np.all(np.isfinite(np.asarray(row[name], dtype=np.float64)))
@@ -137,11 +139,6 @@ def _no_network(subject: Score, rows: Dataset, model: str | None) -> None:
 def _names(subject: Score) -> dict[str, pa.DataType]:
     """Return the declared columns with their prefix, and their types."""
     return {f"{subject.column_prefix}{name}": kind for name, kind in subject.columns().items()}
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    """Return whether a column holds texts, or lists of texts."""
-    return bool(pa.types.is_string(kind) or (pa.types.is_list(kind) and pa.types.is_string(kind.value_type)))
 
 
 def _scored(subject: Score, rows: Dataset, model: str | None) -> Dataset:

@@ -58,6 +58,7 @@ SETTINGS = {
     "closest": {"by": "loss", "target": 0.5},
     "diverse_evol": {"vectors": "embedding", "rounds": 2},
     "graphfilter": {"quality": "ifd"},
+    "instag_diverse": {"tags": "source"},
     "iterative_kmq": {
         "quality": "reward",
         "gap": {"score": "reward_gap", "scorer": "perplexity", "max_new_tokens": 2},
@@ -65,6 +66,7 @@ SETTINGS = {
     "iterit": {"quality": "ifd"},
     "kmq": {"quality": "reward"},
     "less": {"warmup_size": 4, "warmup_epochs": 1, "projection_dim": 16},
+    "mig": {"quality": "reward", "labels": "source"},
     "qdit": {"quality": "reward"},
     "superfiltering": {"quality": "ifd"},
     "top": {"by": "loss"},

@@ -35,10 +35,15 @@ from tests.recipes.toys import (
     read,
     toy_file,
 )
-from tests.scores.endpoint_server import EndpointServer, rating_of, serving
+from tests.scores.endpoint_server import EndpointServer, Reply, completion, rating_of, serving
 
 THEN = re.compile(r"^# Then: hf-datasel (select .*)\n#   (.*)$", re.MULTILINE)
 SECRET = "sk-not-for-anybody"
+
+
+def tags_of(text: str) -> str:
+    """Return an answer with tags by the length of the request."""
+    return json.dumps([{"tag": f"Tag {number}", "explanation": "-"} for number in range(1 + len(text) % 4)])
 
 
 # -- what stands for the runs and servers that recipes name ----------------------------------------------------------
@@ -46,6 +51,8 @@ SECRET = "sk-not-for-anybody"
 def server() -> Iterator[EndpointServer]:
     """Give an endpoint, whose key is in the environment."""
     with serving(SECRET) as started:
+        rating = started.reply
+        started.reply = lambda text: Reply(completion(tags_of(text))) if "<request>" in text else rating(text)
         yield started
 
 

@@ -30,6 +30,7 @@ COLUMNS = {
     "alpaca-deita": ["complexity", "quality", "deita"],
     "alpaca-ifd": ["ifd", "loss", "loss_prior", "response_words"],
     "alpaca-influence": ["influence"],
+    "alpaca-instag": ["tags", "tag_count"],
     "alpaca-judge": ["judge"],
     "alpaca-nuggets": ["embedding", "golden"],
     "alpaca-reward": ["reward"],
@@ -131,6 +132,9 @@ def _with_columns(rows: Dataset, names: list[str]) -> Dataset:
     made: dict[str, Any] = {name: rng.uniform(0.1, 1.2, len(rows)).tolist() for name in names}
     if "embedding" in names:
         made["embedding"] = list(rng.normal(size=(len(rows), 4)).astype(np.float32))
+    if "tags" in names:
+        made["tags"] = [[f"tag {number}" for number in numbers] for numbers in rng.integers(0, 5, (len(rows), 2))]
+        made["tag_count"] = [len(set(tags)) for tags in made["tags"]]
     if "cluster_id" in names:
         made["cluster_id"] = rng.integers(0, 3, len(rows)).tolist()
     for name, values in made.items():

@@ -499,6 +499,18 @@ def judge(world: World, row: Row) -> Found:
     return {"judge": rating_of(f"{question}|{answer}|10")}
 
 
+def instag(world: World, row: Row) -> Found:
+    if row.reason:
+        return row.reason
+    roles = [role for role, _ in row.turns]
+    questions = [
+        content
+        for place, (role, content) in enumerate(row.turns)
+        if role in ("user", "tool") and "assistant" in roles[place:] and content.strip()
+    ]
+    return "unreadable_answer" if questions else "empty_prompt"  # the server answers with a rating
+
+
 # -- rewards ----------------------------------------------------------------------------------------------------------
 def _reward(plain: Plain, turns: Turns) -> float | None:
     start, ids = len(plain.ids(shown(turns[:-1], ask=True))), plain.ids(shown(turns))

@@ -24,6 +24,7 @@ from hf_datasel.scores import (
     Contamination,
     DeitaScore,
     Embedding,
+    InsTag,
     Judge,
     Language,
     Length,
@@ -117,6 +118,7 @@ CASES = {
     "selectit of text": of_text(TOKEN, plain.selectit),
     "deita_score": Case(lambda world: DeitaScore(complexity_model=world.chat, quality_model=world.text), plain.deita),
     "judge": Case(lambda world: Judge("m", base_url=world.url, prompt=plain.JUDGE, timeout=5.0), plain.judge),
+    "instag": Case(lambda world: InsTag("m", base_url=world.url, timeout=5.0), plain.instag),
     "reward": Case(lambda world: Reward(world.reward), plain.reward),
     "reward_gap": of(RewardGap(scorer="perplexity", max_new_tokens=plain.NEW), plain.gap_by_perplexity),
     "reward_gap of rewards": Case(

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,29 +50,39 @@ class EndpointAnswers:
         endpoint: Endpoint with a `base_url`.
         excluded: Why each row needs no answer, str of shape (rows,), empty for rows that need one; by default all of
             the rows that can be used need one.
+        requests_of: Function that returns the requests of a row; by default one for the answer to its prompt. A row
+            without any has the reason `empty_prompt`.
     """
 
-    def __init__(self, rows: TokenRows, endpoint: Endpoint, excluded: np.ndarray | None = None):
+    def __init__(
+        self,
+        rows: TokenRows,
+        endpoint: Endpoint,
+        excluded: np.ndarray | None = None,
+        requests_of: Callable[[Row], list[dict[str, Any]]] | None = None,
+    ):
         self.rows, self.endpoint = rows, endpoint
         self.reasons = (rows.pool.reasons[rows.indices] if excluded is None else excluded).astype(object)
-        self._request_ids = np.full(len(rows), -1, dtype=np.int64)  # of each row among the distinct ones
+        self._requests_of = _answer_requests if requests_of is None else requests_of
         self._find_distinct()
 
     def _find_distinct(self) -> None:
-        """Find the distinct requests: their digests, and the first row of each."""
-        request_ids: dict[bytes, int] = {}
-        first_rows = list[int]()
+        """Find the requests of each row among the distinct ones: their digests, and where each first occurs."""
+        ids_by_digest: dict[bytes, int] = {}
+        owner, request_ids, first = list[int](), list[int](), list[tuple[int, int]]()
         valid = np.flatnonzero(self.reasons == "")
         for index, row in zip(valid.tolist(), self.rows.pool.rows(self.rows.indices[valid]), strict=True):
-            request = _request(row)
-            if request is None:
+            requests = self._requests_of(row)
+            if not requests:
                 self.reasons[index] = "empty_prompt"
-                continue
-            self._request_ids[index] = request_ids.setdefault(_digest(request), len(request_ids))
-            if len(request_ids) > len(first_rows):
-                first_rows.append(index)
-        self._first_rows = np.array(first_rows, dtype=np.int64)
-        self._digests = np.frombuffer(b"".join(request_ids), dtype=np.uint8).reshape(-1, 16)
+            for number, request in enumerate(requests):
+                owner.append(index)
+                request_ids.append(ids_by_digest.setdefault(_digest(request), len(ids_by_digest)))
+                if len(ids_by_digest) > len(first):
+                    first.append((index, number))
+        self._owner, self._request_ids = np.array(owner, dtype=np.int64), np.array(request_ids, dtype=np.int64)
+        self._first = np.array(first, dtype=np.int64).reshape(-1, 2)
+        self._digests = np.frombuffer(b"".join(ids_by_digest), dtype=np.uint8).reshape(-1, 16)
 
     def compute(
         self, runner: ModelRunner, decoding: Decoding, label: str = "answers"
@@ -85,15 +95,15 @@ class EndpointAnswers:
             label: Label of the progress bar.
 
         Returns:
-            The text of each answer without surrounding white space; the row of each, int64; and the reason of each
-            row, "" if it has an answer: `refused` (the endpoint rejects the prompt, which may be too long, or filters
-            the answer), `empty_generation` (the tokens were spent before the answer began), `no_answer` or
-            `budget_spent`.
+            The text of each answer without surrounding white space; the row of each, int64, ascending; and the reason
+            of each row, "" if all of its requests are answered: `refused` (the endpoint rejects the prompt, which may
+            be too long, or filters the answer), `empty_generation` (the tokens were spent before the answer began),
+            `no_answer` or `budget_spent`.
 
         Raises:
             ScoreError: There is no token or no answer at all, or the endpoint rejects the requests.
         """
-        num_requests, reasons = len(self._first_rows), self.reasons.copy()
+        num_requests, reasons = len(self._first), self.reasons.copy()
         nulls, settings = null_counts(reasons), _settings(decoding)
         open_codes, request_runner = np.zeros(num_requests), runner.without_model()
         capacity = _MIN_BYTES + _BYTES_PER_TOKEN * decoding.max_new_tokens
@@ -128,11 +138,12 @@ class EndpointAnswers:
             _OPEN[int(open_code)] if np.isnan(code) else _FINAL[int(code)]
             for code, open_code in zip(results[:, 0], open_codes, strict=True)
         ]
-        requested = np.flatnonzero(self._request_ids >= 0)
-        reasons[requested] = [outcomes[request_id] for request_id in self._request_ids[requested]]
-        owner = np.flatnonzero(reasons == "")
-        texts = {request_id: unpack(results[request_id, 1:]) for request_id in np.unique(self._request_ids[owner])}
-        return [texts[request_id] for request_id in self._request_ids[owner]], owner, reasons
+        for row, request_id in zip(self._owner.tolist(), self._request_ids.tolist(), strict=True):
+            reasons[row] = reasons[row] or outcomes[request_id]
+        is_answered = reasons[self._owner] == ""
+        owner, request_ids = self._owner[is_answered], self._request_ids[is_answered]
+        texts = {request_id: unpack(results[request_id, 1:]) for request_id in np.unique(request_ids)}
+        return [texts[request_id] for request_id in request_ids], owner, reasons
 
     def _spec(self, decoding: Decoding) -> dict[str, Any]:
         server = {"model": self.endpoint.model, "base_url": self.endpoint.base_url}
@@ -140,8 +151,9 @@ class EndpointAnswers:
         return {"computed": "endpoint_answers", "version": 1, **server, **settings}
 
     def _requests(self, request_ids: np.ndarray, decoding: Decoding) -> list[dict[str, Any]]:
-        rows = self.rows.pool.rows(self.rows.indices[self._first_rows[request_ids]])
-        requests = [_request(row) or {} for row in rows]
+        first = self._first[request_ids]
+        rows = self.rows.pool.rows(self.rows.indices[first[:, 0]])
+        requests = [self._requests_of(row)[number] for row, number in zip(rows, first[:, 1], strict=True)]
         if not decoding.temperature:
             return requests
         seeds = [decoding.seed_of(self._digests[request_id].tobytes()) for request_id in request_ids]
@@ -154,22 +166,27 @@ def _settings(decoding: Decoding) -> dict[str, Any]:
     return {"max_tokens": decoding.max_new_tokens, "temperature": float(decoding.temperature), "top_p": top_p}
 
 
-def check_format(rows: TokenRows) -> None:
-    """Raise `FormatError` if the rows have no prompt that can be told from the response."""
+def check_format(rows: TokenRows, purpose: str = "answer") -> None:
+    """Raise `FormatError` if the rows have no prompt that can be told from the response.
+
+    Args:
+        rows: The rows.
+        purpose: What the prompt is for, for the message.
+    """
     if rows.pool.format == "text":
         raise FormatError(
-            "Rows with only a text column have no prompt to answer. Make prompt and completion columns of them."
+            f"Rows with only a text column have no prompt to {purpose}. Make prompt and completion columns of them."
         )
 
 
-def _request(row: Row) -> dict[str, Any] | None:
-    """Return what a request for an answer to a row consists of, or None if there is nothing to answer."""
+def _answer_requests(row: Row) -> list[dict[str, Any]]:
+    """Return what a request for an answer to a row consists of; nothing if there is nothing to answer."""
     num_turns = row.response_turns[-1]
     if not any(turn.content.strip() for turn in row.turns[:num_turns]):
-        return None
+        return []
     options = {"tools": row.tools, "chat_template_kwargs": row.chat_template_kwargs}
     present = {name: value for name, value in options.items() if value}
-    return {"messages": with_text_arguments(row.messages[:num_turns]), **present}
+    return [{"messages": with_text_arguments(row.messages[:num_turns]), **present}]
 
 
 def _digest(request: dict[str, Any]) -> bytes:
