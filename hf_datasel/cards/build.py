@@ -266,6 +266,8 @@ def _round_facts(selection: Selection, config: str) -> RoundFacts:
     }
     if reuses_priors(provenance["scores"]):
         facts["reuses_priors"] = True
+    if "weights" in provenance:
+        facts["weights"] = provenance["weights"]
     if "duplicate_groups" in (notes := provenance.get("notes", {})):
         facts["duplicate_groups"] = notes["duplicate_groups"]
     return {**facts, "cost": total_cost(costs)} if costs else facts

@@ -135,6 +135,7 @@ class RoundFacts(TypedDict):
         duplicate_groups: What was compared (`"text"`, `"prompt"` or `"response"`) -> size of a group of
             near-duplicates -> number of such groups, if such rows were excluded. One row of each is kept.
         text_duplicates: Number of selected rows that nearly repeat one selected before them, if that was counted.
+        weights: Lowest (`min`), highest (`max`) and `mean` weight of the selected rows, if they have any.
         means: Score -> mean over the scored rows and over the selected rows.
     """
 
@@ -156,6 +157,7 @@ class RoundFacts(TypedDict):
     exclusions: dict[str, int]
     duplicate_groups: NotRequired[dict[str, dict[str, int]]]
     text_duplicates: NotRequired[TextDuplicateCounts]
+    weights: NotRequired[dict[str, float]]
     means: dict[str, tuple[float, float]]
 
 

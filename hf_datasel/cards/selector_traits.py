@@ -15,6 +15,8 @@ _DRAWING_FIRST = ("diverse_evol", "less")
 """Selectors whose first round draws rows that later rounds depend on."""
 _UNRANKED = (*_DRAWING, "all", "diverse_evol", "instag_diverse", "k_center", "within", "zip")
 """Selectors whose first rows are not better than their last."""
+_INNER = {"chain": "then", "weighted": "method"}
+"""Selectors whose rows are ordered by the selector in one of their settings -> that setting."""
 
 
 def scores_shortlist(facts: Facts) -> bool:
@@ -48,9 +50,9 @@ def is_ranked(facts: Facts) -> bool:
 
 
 def _ordering_selector(facts: Facts) -> str:
-    """Return the name of the selector that orders the rows: in a chain the one after the filters."""
+    """Return the name of the selector that orders the rows: after filters, or the one whose rows are weighted."""
     name, settings = facts["method"]["selector"], facts["method"]["settings"]
-    while name == "chain":
-        settings = settings["then"]
+    while name in _INNER:
+        settings = settings[_INNER[name]]
         name = settings["selector"]
     return name

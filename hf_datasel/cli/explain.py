@@ -99,6 +99,8 @@ def _text(explanation: Explanation) -> str:
         outcome = f"was not selected; {num_selected:,} other rows were"
     else:
         outcome = f"was selected: rank {explanation['rank'] + 1:,} of {num_selected:,}"
+        if explanation["weight"] is not None:
+            outcome += f", with weight {explanation['weight']:.3g}"
     lines = [f"Row {explanation['row']:,} {outcome}."]
     if explanation["interrupted"]:
         lines.append(f"  The selection was interrupted after {num_selected:,} rows.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ColumnError, Interrupted, did_you_mean
+from hf_datasel.errors import ColumnError, Interrupted, SelectionError, did_you_mean
 from hf_datasel.formats import Part
 from hf_datasel.rounds.cache import RoundCache, take_rows
 from hf_datasel.rounds.plan import RoundPlan
@@ -413,6 +413,36 @@ class RoundContext:
     def excluded_rows(self) -> dict[str, np.ndarray]:
         """Return the row numbers (int64, ascending) that are excluded for each reason."""
         return self.record.excluded_rows()
+
+    # -- Weights ---------------------------------------------------------------------------------------------------
+    def set_weights(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        """Set the weights that training multiplies the losses of rows by; rows without one have weight 1.
+
+        Weights of rows that are not selected in the end are dropped. Setting the weight of a row again replaces it.
+
+        Args:
+            rows: Row numbers, int64.
+            weights: One number for each of them, from 0 to 1.
+
+        Raises:
+            SelectionError: A weight is not finite, below 0 or above 1, or there is not one for each row.
+        """
+        values = np.asarray(weights, dtype=np.float64)
+        if values.shape != (len(rows),):
+            raise SelectionError(
+                f"{self.record.caller} set weights of shape {values.shape} for {len(rows):,} rows: each row needs one."
+            )
+        wrong = np.flatnonzero(~((values >= 0) & (values <= 1)))
+        if len(wrong):
+            raise SelectionError(
+                f"{self.record.caller} set weight {values[wrong[0]]:g} for row {self.row_number(rows[wrong[0]]):,}"
+                f"{f', and {len(wrong) - 1:,} more weights like it' if len(wrong) > 1 else ''}: a weight is a number "
+                "from 0 to 1."
+            )
+        self._record_weights(rows, values)
+
+    def _record_weights(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self.record.set_weights(rows, weights)
 
     # -- Greedy selections ---------------------------------------------------------------------------------------
     def pick(self, rows: np.ndarray, select: Callable[[Callable[[int], object]], np.ndarray]) -> np.ndarray:

@@ -11,7 +11,10 @@ import pyarrow as pa
 
 from hf_datasel.formats import Pool
 
-__all__ = ["RoundRecord"]
+__all__ = ["WEIGHT_COLUMN", "RoundRecord"]
+
+WEIGHT_COLUMN = "selection_weight"
+"""Column of the weights of selected rows, in selections and in published rows."""
 
 
 @dataclass
@@ -34,6 +37,7 @@ class RoundRecord:
         exclusions: Number of eligible rows that were excluded, by reason.
         notes: Further JSON values that the selection depends on and no setting names, such as the build of a library.
         logs: Further numbers for the trainer's log of this round.
+        weights: Weight of each row, float32 of shape (rows,), 1 where none was set; None if no row has one.
     """
 
     pool: Pool
@@ -47,6 +51,7 @@ class RoundRecord:
     exclusions: Counter[str] = field(default_factory=Counter)
     notes: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
+    weights: np.ndarray | None = None
     _exclusion_codes: np.ndarray = field(init=False, repr=False)
     """Why each row is excluded, int32 of shape (rows,): position of the reason in `exclusions`, from 1; 0 for none."""
 
@@ -85,6 +90,25 @@ class RoundRecord:
                 rows = np.concatenate([earlier_rows[others], rows])
                 values = pa.concat_arrays([earlier_values.filter(pa.array(others)), values])
         self.scored[name] = rows, values
+
+    def set_weights(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        """Record the weights of some rows, besides those of other rows that are recorded already.
+
+        Args:
+            rows: Row numbers, int64.
+            weights: Weight of each of them, from 0 to 1.
+        """
+        if self.weights is None:
+            self.weights = np.ones(len(self.pool), dtype=np.float32)
+        self.weights[rows] = weights
+
+    def weights_of(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return the weights of rows, float32 of shape (rows,); None if no row has one, or there are no rows.
+
+        Args:
+            rows: Row numbers, int64.
+        """
+        return None if self.weights is None or not len(rows) else self.weights[rows]
 
     def include(self, other: RoundRecord) -> None:
         """Add the scores and columns that another round over the same pool relied on."""

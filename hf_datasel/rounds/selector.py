@@ -94,6 +94,10 @@ class Selector(HasSpec, ABC):
         """Return the scores that any round computes: by default those among the settings, and `later_scores`."""
         return distinct_scores([*_scores_of(self), *self.later_scores()])
 
+    def sets_weights(self) -> bool:
+        """Return whether the rows get weights: by default whether a selector among the settings says so."""
+        return any(value.sets_weights() for value in _settings_of(self) if isinstance(value, Selector))
+
     def reads_text(self) -> tuple[Part, ...]:
         """Return the parts of the rows whose text is read other than by scores."""
         inner = [value for value in _settings_of(self) if isinstance(value, Selector | RowFilter)]

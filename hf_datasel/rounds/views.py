@@ -112,6 +112,9 @@ class SubsetView(RoundContext):
         positions = {reason: positions_of(rows, self.rows) for reason, rows in self.parent.excluded_rows().items()}
         return {reason: np.sort(rows[rows >= 0]) for reason, rows in positions.items() if (rows >= 0).any()}
 
+    def _record_weights(self, rows: np.ndarray, weights: np.ndarray) -> None:
+        self.parent._record_weights(self.rows[rows], weights)
+
     def row_number(self, row: int) -> int:
         """Return the number of a row in the user's dataset, for messages."""
         return self.parent.row_number(self.rows[row])

@@ -19,6 +19,8 @@ def method_name(spec: Mapping[str, Any]) -> str:
     ('kM-Random', 'Top by reward')
     >>> method_name({"selector": "within", "method": {"selector": "superfiltering"}, "groups": "cluster_id"})
     'Superfiltering within clusters'
+    >>> method_name({"selector": "weighted", "method": {"selector": "random"}, "by": "quality"})
+    'Random weighted by quality'
     >>> method_name({"selector": "chain", "filters": [{"filter": "in_range"}], "then": {"selector": "iterit"}})
     'IterIT after filters'
     """
@@ -30,6 +32,9 @@ def method_name(spec: Mapping[str, Any]) -> str:
         groups = spec.get("groups", "cluster_id")
         clusters = isinstance(groups, Mapping) or groups.endswith("cluster_id")
         return f"{method_name(spec['method'])} within {'clusters' if clusters else f'each {groups}'}"
+    if name == "weighted" and "method" in spec:
+        by = spec["by"]
+        return f"{method_name(spec['method'])} weighted by {by['score'] if isinstance(by, Mapping) else by}"
     if name == "chain" and "then" in spec:
         return f"{method_name(spec['then'])} after filters"
     selector_class = list_selectors().get(name)

@@ -15,7 +15,7 @@ from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selection.result import Selection
-from hf_datasel.selectors import Chain, get_selector
+from hf_datasel.selectors import Chain, Weighted, get_selector
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -52,6 +52,7 @@ class Explanation(TypedDict):
         selected: Whether the row was selected.
         rank: Rank among the selected rows, 0 for the best; None if the row was not selected.
         num_selected: Number of rows that were selected.
+        weight: Weight that the row has in training; None if the row was not selected, or the rows have no weights.
         unusable: Reason why the row cannot be selected at all, such as `"empty_response"`; empty if it can.
         duplicates: Selected rows with exactly the same prompt and response.
         scores: Scores that the selection is based on.
@@ -67,6 +68,7 @@ class Explanation(TypedDict):
     selected: bool
     rank: int | None
     num_selected: int
+    weight: float | None
     unusable: str
     duplicates: list[int]
     scores: list[ScoreRank]
@@ -119,6 +121,7 @@ def explain(
         "selected": bool(len(ranks)),
         "rank": int(ranks[0]) if len(ranks) else None,
         "num_selected": len(selected),
+        "weight": None if selection.weights is None or not len(ranks) else float(selection.weights[ranks[0]]),
         "unusable": str(pool.reasons[row]),
         "duplicates": [number for number in selected[same_content].tolist() if number != row],
         "scores": [_score_rank(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
@@ -194,5 +197,7 @@ def _decided(selection: Selection, pool: Pool, row: int, replay: Replay, allow_i
 
 def _describe_round(selector: Selector, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
     """Return in which round a row was selected, which is recorded even if the selector cannot run."""
-    inner = selector.then if isinstance(selector, Chain) else selector
+    inner = selector
+    while isinstance(inner, Chain | Weighted):
+        inner = inner.then if isinstance(inner, Chain) else inner.method
     return inner.describe_round(context, selected, row) if isinstance(inner, IncrementalSelector) else []

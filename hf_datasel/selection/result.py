@@ -16,6 +16,7 @@ from hf_datasel.formats.digest import ids_from_arrow
 from hf_datasel.formats.mapping import MESSAGE_KEYS, applicable
 from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.record import WEIGHT_COLUMN
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import versions, without_measurements
@@ -29,11 +30,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
-__all__ = ["Selection"]
+__all__ = ["Selection", "selection_table"]
 
 logger = logging.getLogger(__name__)
 
-_COLUMNS = ("selection_rank", "selection_round")
+_COLUMNS = ("selection_rank", "selection_round", WEIGHT_COLUMN)
 """Columns that `apply` adds besides the scores."""
 
 
@@ -45,7 +46,8 @@ class Selection:
         indices: Row numbers of the parent dataset, int64, best first.
         provenance: Plain JSON values: id and length of the dataset, selector and scores with their settings, random
             seed, budget, shortfall, number of rows excluded for each reason, package versions. With several rounds,
-            also the plan of all rounds and the number of rows that were selected before. What was measured is no part
+            also the plan of all rounds and the number of rows that were selected before; if the rows have weights,
+            their `weights`: `min`, `max` and `mean`. What was measured is no part
             of equality: `cost` of making the selection (see `hf_datasel.scoring.Cost`), `cost_reused`, what results
             cost that an earlier selection of the same session had computed, and `seconds`, the time of both.
         table: `row_id` (sha256 of the row's content) of all rows of the pool, and the scores that were computed.
@@ -68,6 +70,7 @@ class Selection:
             **more: Further JSON values for the provenance, such as `cost` and `model`.
         """
         record, pool = context.record, context.record.pool
+        weights = record.weights_of(rows)
         not_computed = {*record.columns_used, *record.columns_reused}
         computed = [len(numbers) for name, (numbers, _) in record.scored.items() if name not in not_computed]
         provenance = {
@@ -92,9 +95,10 @@ class Selection:
             "versions": versions(),
             **({"notes": record.notes} if record.notes else {}),
             **_among_rounds(context, rows),
+            **({} if weights is None else {"weights": _weight_summary(weights)}),
             **more,
         }
-        return cls(rows, provenance, _table(pool, record.scored), pool.dataset)
+        return cls(rows, provenance, selection_table(pool, rows, weights, record.scored), pool.dataset)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Selection):
@@ -151,8 +155,9 @@ class Selection:
     def apply(self, dataset: Dataset) -> Dataset:
         """Return the selected rows of the parent dataset, best first, with their scores.
 
-        Adds the columns `selection_rank` (0 for the best row), `selection_round`, and the scores that the selection is
-        based on. If the dataset has another column with the name of a score, that score is called `selection_<score>`.
+        Adds the columns `selection_rank` (0 for the best row), `selection_round`, `selection_weight` if the rows have
+        weights, and the scores that the selection is based on. If the dataset has another column with the name of a
+        score, that score is called `selection_<score>`.
 
         Args:
             dataset: The dataset that the selection was made from.
@@ -187,7 +192,16 @@ class Selection:
             subset = subset.add_column(unique_name, values, feature=generate_from_arrow_type(values.type))
         ranks = np.arange(len(self.indices), dtype=np.int32)
         rounds = np.full(len(self.indices), self.provenance["round"], dtype=np.int32)
-        return subset.add_column("selection_rank", ranks).add_column("selection_round", rounds)
+        subset = subset.add_column("selection_rank", ranks).add_column("selection_round", rounds)
+        return subset if self.weights is None else subset.add_column(WEIGHT_COLUMN, self.weights)
+
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Weights that training multiplies the losses of the rows by, float32 aligned with `indices`; None without."""
+        if "weights" not in self.provenance:
+            return None
+        weights: np.ndarray = self.table.column(WEIGHT_COLUMN).take(pa.array(self.indices)).to_numpy()
+        return weights
 
     @property
     def score_columns(self) -> list[str]:
@@ -355,16 +369,35 @@ class Selection:
         )
 
 
-def _table(pool: Pool, scored: dict[str, tuple[np.ndarray, pa.Array]]) -> pa.Table:
+def selection_table(
+    pool: Pool,
+    rows: np.ndarray,
+    weights: np.ndarray | None,
+    scored: Mapping[str, tuple[np.ndarray, pa.Array]] | None = None,
+) -> pa.Table:
+    """Return the table of a selection.
+
+    Args:
+        pool: Rows that the selection was made from.
+        rows: Row numbers that were selected, int64.
+        weights: Weight of each of these, or None.
+        scored: Column -> row numbers and values of the scores that the selection is based on.
+
+    Raises:
+        SelectionError: A score is called `row_id`.
+    """
+    scored = scored or {}
     if "row_id" in scored:
         raise SelectionError(
             "The selection relies on a column called 'row_id', which is what a selection calls the ids of its rows. "
             "Rename the column."
         )
     columns: dict[str, pa.Array] = {"row_id": pool.arrow_ids}
-    for name, (rows, values) in scored.items():
+    if weights is not None:  # also in place of a column of an earlier selection with this name, which was read
+        scored = {**scored, WEIGHT_COLUMN: (rows, pa.array(weights))}
+    for name, (row_numbers, values) in scored.items():
         position = np.full(len(pool), -1, dtype=np.int64)
-        position[rows] = np.arange(len(rows))
+        position[row_numbers] = np.arange(len(row_numbers))
         columns[name] = values.take(pa.array(position, mask=position < 0))
     return pa.table(columns)
 
@@ -377,6 +410,11 @@ def _among_rounds(context: RoundContext, rows: np.ndarray) -> dict[str, Any]:
         "plan": [asdict(step) for step in context.plan],
         "selected_before": int(np.isin(rows, context.selected).sum()),
     }
+
+
+def _weight_summary(weights: np.ndarray) -> dict[str, float]:
+    """Return the lowest, the highest and the mean weight of the selected rows."""
+    return {"min": float(weights.min()), "max": float(weights.max()), "mean": float(weights.mean(dtype=np.float64))}
 
 
 def _counts(reasons: np.ndarray) -> dict[str, int]:

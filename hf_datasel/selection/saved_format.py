@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hf_datasel.errors import SelectionError
+from hf_datasel.rounds.record import WEIGHT_COLUMN
 from hf_datasel.spec import upgraded
 
 __all__ = ["FORMAT_VERSION", "parse_selection", "recorded_digests", "upgrade_provenance", "with_digests"]
@@ -62,6 +63,7 @@ _OPTIONAL: dict[str, Any] = {
     "plan": [{"budget": int, "epochs": float, "restart": bool}],
     "selected_before": int,
     "tokens": {"budget": int, "selected": int},
+    "weights": {"min": float, "max": float, "mean": float},
     "seconds": float,
     "cost": _COST,
     "cost_reused": _COST,
@@ -79,7 +81,7 @@ _OPTIONAL_IN_DATASET: dict[str, Any] = {
     "columns": {str: str},
 }
 
-_INNER_SELECTORS = {"chain": "then", "within": "method"}
+_INNER_SELECTORS = {"chain": "then", "weighted": "method", "within": "method"}
 """Setting that is a selector, by the selector that has it."""
 
 _TYPE_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
@@ -310,6 +312,10 @@ def _check_contents(rows: np.ndarray, provenance: dict[str, Any], table: pa.Tabl
         raise _damaged(source, f"it has {rows.size:,} row numbers for {provenance['selected']:,} selected rows")
     if _ids_digest(table.column("row_id")) != provenance["dataset"]["id"]:
         raise _damaged(source, "its row ids are not those of the dataset that it was made from")
+    if "weights" in provenance:
+        weights = table.column(WEIGHT_COLUMN) if WEIGHT_COLUMN in table.column_names else None
+        if weights is None or weights.type != pa.float32() or weights.take(pa.array(rows)).null_count:
+            raise _damaged(source, "its selected rows have weights, but not all of them are there")
     if len(set(table.column_names)) < table.num_columns:
         raise _damaged(source, "two of its scores have the same name")
 

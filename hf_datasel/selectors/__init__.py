@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.superfiltering import Superfiltering as Superfiltering
     from hf_datasel.selectors.top import Top as Top
     from hf_datasel.selectors.top_share import TopShare as TopShare
+    from hf_datasel.selectors.weighted import Weighted as Weighted
     from hf_datasel.selectors.within import (
         Within as Within,
         per_source as per_source,

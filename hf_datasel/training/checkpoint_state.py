@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 import transformers
 from transformers import TrainerCallback
 
@@ -24,6 +23,7 @@ from hf_datasel.atomic import write_file
 from hf_datasel.errors import ConfigError, DataselError, ResumeError
 from hf_datasel.scoring.cost import Cost
 from hf_datasel.selection import Selection
+from hf_datasel.selection.result import selection_table
 from hf_datasel.spec import upgraded
 from hf_datasel.training.checkpoint_files import STATE_ARRAYS, STATE_JSON, read_json
 from hf_datasel.training.order import RoundOrder
@@ -97,6 +97,7 @@ class SelectionState:
         plan: Planned rounds, as plain values.
         selections: Provenance of the selection of each round.
         costs: Cost of the run until now by phase; None in checkpoints of earlier releases.
+        initial_losses: Losses of rows before training, where a step filter reads them.
     """
 
     identity: dict[str, Any]
@@ -108,6 +109,7 @@ class SelectionState:
     plan: list[dict[str, Any]] = field(default_factory=list)
     selections: list[dict[str, Any]] = field(default_factory=list)
     costs: dict[str, Cost] | None = None
+    initial_losses: np.ndarray | None = None
 
     def save(self, directory: str | os.PathLike[str]) -> None:
         """Write the state beside the weights of a checkpoint. Row numbers are stored as differences, to compress.
@@ -123,9 +125,13 @@ class SelectionState:
             if record.order is not None:
                 arrays[f"order/{index}"] = np.diff(record.order.rows, prepend=0)
                 arrays |= {} if record.order.segments is None else {f"segments/{index}": record.order.segments}
+            if record.weights is not None:
+                arrays[f"weights/{index}"] = record.weights
+        if self.initial_losses is not None:
+            arrays["initial_losses"] = self.initial_losses
         write_file(path / STATE_ARRAYS, partial(_write_arrays, arrays))
         rounds = [
-            {name: value for name, value in vars(record).items() if name not in ("rows", "order")}
+            {name: value for name, value in vars(record).items() if name not in ("rows", "order", "weights")}
             for record in self.records
         ]
         content = {
@@ -186,6 +192,7 @@ class SelectionState:
     def _of(cls, content: dict[str, Any], path: Path) -> SelectionState:
         with (path / STATE_ARRAYS).open("rb") as file, np.load(file) as stored:
             rounds = [_read_round(stored, index, values) for index, values in enumerate(content["rounds"])]
+            initial_losses = stored.get("initial_losses")
             arrays, losses = (
                 {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
                 for prefix in ("state/", "losses/")
@@ -205,6 +212,7 @@ class SelectionState:
             content.get("plan", []),
             content.get("selections", []),
             content.get("costs"),
+            initial_losses,
         )
 
 
@@ -212,7 +220,8 @@ def _read_round(arrays: Mapping[str, np.ndarray], index: int, values: dict[str, 
     order = None
     if f"order/{index}" in arrays:
         order = RoundOrder(np.cumsum(arrays[f"order/{index}"]), arrays.get(f"segments/{index}"))
-    return StartedRound(np.cumsum(arrays[f"rows/{index}"]), **values, order=order)
+    weights = arrays.get(f"weights/{index}")
+    return StartedRound(np.cumsum(arrays[f"rows/{index}"]), **values, order=order, weights=weights)
 
 
 def _write_arrays(arrays: Mapping[str, Any], draft: Path) -> None:
@@ -272,7 +281,7 @@ def load_selections(
                 "%s is missing or of another run: the selection of round %d has the row numbers of the checkpoint, "
                 "but no scores.", folder, index,
             )  # fmt: skip
-            selection = Selection(record.rows, provenances[index], pa.table({"row_id": pool.arrow_ids}))
+            selection = Selection(record.rows, provenances[index], selection_table(pool, record.rows, record.weights))
         if selection is None:
             logger.warning("%s is missing or of another run: trainer.selections lacks round %d.", folder, index)
             continue
@@ -292,7 +301,11 @@ def _matching_selection(folder: Path, record: StartedRound) -> Selection | None:
     except (DataselError, *_DAMAGED) as error:
         logger.warning("%s", error)
         return None
-    return selection if np.array_equal(selection.indices, record.rows) else None
+    if not np.array_equal(selection.indices, record.rows):
+        return None
+    no_weights = np.ones(len(record.rows))
+    saved, expected = (no_weights if each is None else each for each in (selection.weights, record.weights))
+    return selection if np.array_equal(saved, expected) else None
 
 
 def _selection_folder(output_dir: str | os.PathLike[str], index: int) -> Path:

@@ -16,6 +16,7 @@ from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.selection import resolve_size
 from hf_datasel.spec import name_and_settings
 from hf_datasel.training.order import SelectionOrder, plain_order
+from hf_datasel.training.step_filter import step_filter_of
 
 __all__ = ["SelectiveSFTConfig", "data_seed", "without_secrets"]
 
@@ -102,6 +103,22 @@ class SelectiveSFTConfig(SFTConfig):
             `shuffle_dataset`, with a `train_sampling_strategy` by length, or with `packing`, except for
             `packing_strategy="wrapped"`, which keeps the order (but not with segments).
 
+        > Parameters that control the loss of the selected rows
+
+        step_filter (`str` or `dict[str, Any]`, *optional*):
+            Which rows of each batch are trained on, by their losses in that step: the name of a filter, or one name
+            and its settings. Possible values are:
+
+            - `{"tail_sft": {"fraction": 0.5, "schedule": "ramp"}}` (TailSFT, 2608.25756): drops the rows whose loss
+              fell furthest below that of the model before training; with the schedule `"ramp"` none in the first step
+              and `fraction` of them in the last, with `"static"` always `fraction`.
+            - `{"top_loss": {"ratio": 0.5}}` (Ordered SGD, OHEM): keeps the rows with the highest losses.
+            - `{"bottom_loss": {"ratio": 0.5}}` and `{"middle_loss": {"ratio": 0.5}}`: keeps those with the lowest, or
+              with losses in the middle.
+
+            The rows of one forward pass in all processes are compared, so that larger batches filter better. Cannot be
+            combined with packing. `step_filter_dropped` in the logs is the share of rows that were dropped.
+
         > Parameters that control scoring
 
         scoring_tokens_per_batch (`int`, *optional*):
@@ -137,7 +154,7 @@ class SelectiveSFTConfig(SFTConfig):
     """
 
     _is_public = False
-    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs", "columns"]  # noqa: RUF012 (declared so by TRL)
+    _VALID_DICT_FIELDS = [*SFTConfig._VALID_DICT_FIELDS, "selector_kwargs", "columns", "step_filter"]  # noqa: RUF012 (declared so by TRL)
 
     # Parameters that control which rows are selected
     selector: str = field(
@@ -195,6 +212,16 @@ class SelectiveSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control the loss of the selected rows
+    step_filter: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Which rows of each batch are trained on, by their losses in that step: 'tail_sft', 'top_loss', "
+            "'bottom_loss' or 'middle_loss', or one of them with its settings, for example "
+            '{"tail_sft": {"fraction": 0.5}}.'
+        },
+    )
+
     # Parameters that control scoring
     scoring_tokens_per_batch: int | None = field(
         default=None,
@@ -240,6 +267,8 @@ class SelectiveSFTConfig(SFTConfig):
     def __post_init__(self) -> None:
         self._split_selector()
         self.selection_order = plain_order(_from_json("selection_order", self.selection_order))
+        self.step_filter = _from_json("step_filter", self.step_filter)
+        step_filter_of(self.step_filter)  # raises for invalid settings
         self._user_values = self._values()
         super().__post_init__()
         self.mark_derived()

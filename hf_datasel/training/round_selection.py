@@ -30,6 +30,7 @@ from hf_datasel.selection import Selection
 from hf_datasel.spec import object_key
 from hf_datasel.training.checkpoint_state import CarriedState
 from hf_datasel.training.config import SelectiveSFTConfig
+from hf_datasel.training.label_loss import LabelLoss
 from hf_datasel.training.loss_cache import LossCache
 from hf_datasel.training.order import ORDER, RoundOrder, SelectionOrder
 from hf_datasel.training.round_data import TokenizedPool
@@ -99,7 +100,7 @@ class RoundRunner:
         strict = all(plan.kind == "warm-up" for plan in schedule.plan[:index])  # later rounds may be shorter
         requested = requested_by(self.args, context.budget, len(self.data.pool))
         rows = run_round(self.selector, context, strict=strict, requested=requested)
-        rows, carried.arrays = self._broadcast(rows, context.state)
+        rows, carried.arrays, context.record.weights = self._broadcast(rows, context.state, context.record.weights)
         order = None
         if self.order is not None:
             (order,) = self._broadcast(self.order.arrange(cache, context, rows))
@@ -157,6 +158,23 @@ class RoundRunner:
             first_round_losses=None if state is None else FirstRoundLosses(state),
             optimizer=optimizer,
         )
+
+    def label_losses(self, model: Any, rows: np.ndarray) -> np.ndarray:
+        """Return the mean loss of the labelled tokens of rows with the model as it is now.
+
+        Every process has to call it. Results are read from the score store, if there is one.
+
+        Args:
+            model: Model being trained, wrapped or not.
+            rows: Row numbers of the pool, int64.
+
+        Returns:
+            Float64 of shape (rows of the pool,), NaN for other rows.
+        """
+        losses, ordered = np.full(len(self.data.pool), np.nan), np.sort(rows)
+        compute = with_sharding_check(self.engine(model).compute, self.accelerator, model)
+        losses[ordered] = compute(LabelLoss(), ordered)["label_loss"].to_numpy(zero_copy_only=False)
+        return losses
 
     def _cache(self, model: Any, optimizer: Any, state: dict[str, np.ndarray]) -> RoundCache:
         engine = self.engine(model, optimizer, state)
@@ -236,6 +254,8 @@ def round_logs(
         "selection_seconds": round(seconds, 4),
         "selection_time_share": round(time_share, 4),
     }
+    if "weights" in selection.provenance:
+        logs["selection_weight_mean"] = round(selection.provenance["weights"]["mean"], 4)
     for name, (rows, values) in context.record.scored.items():
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
         if is_number and not name.endswith("cluster_id"):

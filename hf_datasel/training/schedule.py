@@ -165,6 +165,7 @@ class StartedRound:
         starts: Global steps at which its passes began, as far as they have.
         end: Global step at which the next round began, if it has.
         order: Order in which it trains on its rows, if it has one.
+        weights: Weights of its rows, float32, if they have any.
     """
 
     rows: np.ndarray
@@ -174,6 +175,7 @@ class StartedRound:
     starts: list[int]
     end: int | None = None
     order: RoundOrder | None = None
+    weights: np.ndarray | None = None
 
     @property
     def start(self) -> int:
@@ -283,7 +285,14 @@ class Schedule:
             first += record.passes
         return len(self.records), 0
 
-    def begin(self, rows: np.ndarray, per_pass: int, start: int, order: RoundOrder | None = None) -> StartedRound:
+    def begin(
+        self,
+        rows: np.ndarray,
+        per_pass: int,
+        start: int,
+        order: RoundOrder | None = None,
+        weights: np.ndarray | None = None,
+    ) -> StartedRound:
         """Record a round that begins at this global step, which also ends the round before."""
         index = len(self.records)
         if self.records:
@@ -291,7 +300,7 @@ class Schedule:
         epochs = self.round_plan(index).epochs
         full = updates_in_epochs(per_pass, epochs) if self.every is None else self.every
         planned = self.planned[min(index, len(self.planned) - 1)]
-        self.records.append(StartedRound(rows, planned, full, per_pass, [start], order=order))
+        self.records.append(StartedRound(rows, planned, full, per_pass, [start], order=order, weights=weights))
         return self.records[-1]
 
     def begin_pass(self, index: int, number: int, start: int) -> None:
@@ -304,7 +313,8 @@ class Schedule:
         """Take over the rounds of a checkpoint; the updates of the last one follow the plan of this run."""
         self.records = []
         for record in records:
-            self.begin(record.rows, record.per_pass, record.start, record.order).starts = list(record.starts)
+            begun = self.begin(record.rows, record.per_pass, record.start, record.order, record.weights)
+            begun.starts = list(record.starts)
 
     def updates_in_pass(self, index: int, number: int) -> int:
         """Return the updates of one pass of a round that has begun, fewer in a last part of an epoch."""

@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ from hf_datasel.training.private_names import check_private_names
 from hf_datasel.training.restart import BaseWeights, OptimizerSnapshot
 from hf_datasel.training.round_data import TokenizedPool, release_dataloader, token_settings
 from hf_datasel.training.round_selection import RoundRunner, model_state, round_logs
+from hf_datasel.training.row_weights import RowFactors
 from hf_datasel.training.run_config import run_settings
 from hf_datasel.training.run_cost import COST_JSON, RunCost
 from hf_datasel.training.run_identity import check_length, check_models, run_identity
@@ -179,6 +181,7 @@ class SelectiveSFTTrainer(SFTTrainer):
     _data: TokenizedPool
     _carried: CarriedState
     _losses: LossCache
+    _factors: RowFactors
     _runner: RoundRunner
     _base_weights: BaseWeights
     _has_base_weights: bool
@@ -221,6 +224,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._data.check_tokens(self.model)
         self._carried = CarriedState()
         self._losses = LossCache(self, lambda: self._schedule)
+        self._factors = RowFactors(self, self._selector.sets_weights())
         self._runner = RoundRunner(self._selector, self._data, self._losses, self.args, self.accelerator)
         self._base_weights = BaseWeights(self.args.output_dir)
         self._has_base_weights = False
@@ -321,7 +325,7 @@ class SelectiveSFTTrainer(SFTTrainer):
             (Path(self.args.output_dir) / "selections").mkdir(parents=True, exist_ok=True)
             (Path(self.args.output_dir) / COST_JSON).unlink(missing_ok=True)
         try:
-            with self._losses.hooked(model):
+            with self._losses.hooked(model), self._factors.training(model):
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
             assert self._run_cost is not None
             self.costs = self._run_cost.finish(self.args.output_dir)
@@ -337,6 +341,11 @@ class SelectiveSFTTrainer(SFTTrainer):
         is_ordered, seed = self._runner.order is not None, data_seed(self.args)
         self._sampler = seeded(super()._get_train_sampler(train_dataset), is_ordered, seed)
         return self._sampler
+
+    def get_train_dataloader(self) -> Any:
+        """Override `Trainer.get_train_dataloader` to name the rows of batches in rounds whose rows have factors."""
+        with self._factors.loading():
+            return super().get_train_dataloader()
 
     def set_initial_training_values(self, args: Any, dataloader: Any) -> tuple[Any, ...]:
         """Override `Trainer.set_initial_training_values` to count the steps and epochs of all rounds.
@@ -371,6 +380,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self.state.num_train_epochs = self._schedule.epochs
         self._carried = CarriedState()
         self._losses.clear()
+        self._factors.initial_losses = None if resume_from_checkpoint is None else self._saved_state.initial_losses
         parallel = getattr(self.accelerator, "parallelism_config", None)
         shared_by = 1 if parallel is None else parallel.non_data_parallel_size
         earlier = {} if resume_from_checkpoint is None else self._saved_state.costs
@@ -446,12 +456,12 @@ class SelectiveSFTTrainer(SFTTrainer):
                 index,
             )
 
-    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Override `SFTTrainer.training_step` to count its tokens, and to record the losses of rows if reused."""
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Override `SFTTrainer.training_step` to count tokens, record the losses of rows and apply their factors."""
         if self._run_cost is not None:
             self._run_cost.count("training", inputs)
-        with self._losses.recording():
-            return super().training_step(model, inputs, *args, **kwargs)
+        with self._losses.recording(), self._factors.step(inputs, num_items_in_batch):
+            return super().training_step(model, inputs, num_items_in_batch)
 
     def prediction_step(
         self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
@@ -533,6 +543,7 @@ class SelectiveSFTTrainer(SFTTrainer):
                 plan=[dataclasses.asdict(round_plan) for round_plan in self._schedule.plan],
                 selections=[selection.provenance for selection in self.selections],
                 costs=self.costs if self._run_cost is None else self._run_cost.known_costs,
+                initial_losses=self._factors.initial_losses,
             ).save(output_dir or self.args.output_dir)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -679,10 +690,11 @@ class SelectiveSFTTrainer(SFTTrainer):
         """Make a round the current one: select its rows if it has not begun yet, and create its dataloader."""
         is_new = index == len(self._schedule.records)
         record = None if is_new else self._schedule.records[index]
-        rows, order = self._select(index) if record is None else (record.rows, record.order)
+        rows, order, weights = self._select(index) if record is None else (record.rows, record.order, record.weights)
         if rows.size == 0:
             logger.warning("Round %d: there are no rows left to train on, so training ends here.", index)
             return False
+        self._factors.begin_round(rows, weights, len(self._pool))
         with preserve_rng_state():
             self.train_dataset = self._data.dataset(rows if order is None else order.rows, order is not None)
             if self._loader is not None:
@@ -693,17 +705,19 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._current_round = index
         if is_new:
             per_pass = updates_per_pass(len(self._loader), self.args.gradient_accumulation_steps)
-            self._schedule.begin(rows, per_pass, self.state.global_step, order)
+            self._schedule.begin(rows, per_pass, self.state.global_step, order, weights)
             self.state.max_steps = self._schedule.max_steps
             if self._schedule.round_plan(index).restart and index:
                 self._restart()
         return True
 
-    def _select(self, index: int) -> tuple[np.ndarray, RoundOrder | None]:
-        """Select the rows of a round that begins now, and order them; save and log the selection."""
+    def _select(self, index: int) -> tuple[np.ndarray, RoundOrder | None, np.ndarray | None]:
+        """Select the rows of a round that begins now, their order and their weights; save and log the selection."""
         assert self._run_cost is not None
         with self._run_cost.selecting() as meter, preserve_rng_state():
             rows, order, context = self._runner.run(index, self._schedule, self._carried, self.model, self.optimizer)
+            trained = rows if len(self._schedule.plan) == 1 and not self._schedule.repeats else self._data.rows
+            self._factors.record_initial_losses(partial(self._runner.label_losses, self.model), trained)
         seconds = meter.cost["wall_seconds"]
         self._selection_seconds += seconds
         if rows.size:
@@ -725,7 +739,7 @@ class SelectiveSFTTrainer(SFTTrainer):
             self.selections.append(selection)
             if self.args.should_save:
                 save_selection(selection, self.args.output_dir, index)
-        return rows, order
+        return rows, order, context.record.weights_of(rows)
 
     def _needs_checkpoint(self) -> bool:
         """Return whether the current round needs a checkpoint after each epoch."""

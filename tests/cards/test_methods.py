@@ -70,6 +70,7 @@ SETTINGS = {
     "qdit": {"quality": "reward"},
     "superfiltering": {"quality": "ifd"},
     "top": {"by": "loss"},
+    "weighted": {"method": {"selector": "top", "by": "loss"}, "by": "reward"},
     "within": {"method": {"selector": "superfiltering", "quality": "ifd"}},
 }
 """Of the selectors that cannot be made without any, or would run a model."""
@@ -79,7 +80,7 @@ HOW = {
     "iterative_kmq": " in 3 rounds of training, each of which added rows",
     "less": " after a warm-up of the model",
 }
-UNCITED = {"all", "chain", "closest", "random", "top"}
+UNCITED = {"all", "chain", "closest", "random", "top", "weighted"}
 NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
 
 

@@ -34,7 +34,7 @@ from hf_datasel.selectors import get_selector
 disable_progress_bars()
 folder, model, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 output, resume, selector = settings.pop("output"), settings.pop("resume"), settings.pop("selector")
-pool = settings.pop("pool", "pool")
+pool, dropout = settings.pop("pool", "pool"), settings.pop("dropout", 0.1)
 set_seed(0)
 
 class Seen(SelectiveSFTTrainer):
@@ -52,7 +52,7 @@ args = SelectiveSFTConfig(
     ), **settings},
 )
 trainer = Seen(
-    model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=0.1), args=args,
+    model=AutoModelForCausalLM.from_pretrained(model, attention_dropout=dropout), args=args,
     train_dataset=load_from_disk(f"{folder}/{pool}"), processing_class=AutoTokenizer.from_pretrained(model),
     selector=get_selector(**selector),
 )
@@ -71,6 +71,8 @@ result = {
     "excluded": [each["selection_rows_excluded"] for each in trainer.state.log_history if "selection_round" in each],
     "costs": trainer.costs,
     "num_tokens": [each["num_tokens"] for each in trainer.state.log_history if "num_tokens" in each],
+    "losses": [each["loss"] for each in trainer.state.log_history if "loss" in each],
+    "dropped": [each["step_filter_dropped"] for each in trainer.state.log_history if "step_filter_dropped" in each],
     "rates": [each["learning_rate"] for each in trainer.state.log_history if "learning_rate" in each],
 }
 with open(f"{folder}/{output}-{trainer.args.process_index}.json", "w") as file:
@@ -171,6 +173,25 @@ def test_rows_that_are_not_rendered(run, pool_rows, tmp_path):
         assert result["selected"] == alone["selected"]
     assert first["excluded"] == alone["excluded"] == [3]
     assert first["weights"] == second["weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "step_filter", [None, {"tail_sft": {"fraction": 0.5}}, "top_loss"], ids=["none", "tail", "top"]
+)
+def test_row_weights_and_step_filters_equal_one_process(run, pool_rows, tmp_path, step_filter):
+    pool_rows.add_column("weight", [0.04 * row for row in range(24)]).save_to_disk(tmp_path / "rated")
+    selector = {"name": "weighted", "settings": {"method": {"selector": "random"}, "by": "weight"}}
+    more = {"pool": "rated", "dropout": 0.0, "optim": "sgd", "selection_size": 16, "gradient_accumulation_steps": 2}
+    more |= {"selector": selector, "loss_type": "nll", "step_filter": step_filter, "num_train_epochs": 2}
+    first, second = run("two", **more)
+    [alone] = run("one", processes=1, per_device_train_batch_size=4, **more)
+    assert first["weights"] == second["weights"]
+    assert len(alone["losses"]) == 4
+    assert first["losses"] == pytest.approx(alone["losses"], rel=1e-4)
+    assert first["dropped"] == pytest.approx(alone["dropped"])
+    if CAN_RESUME:
+        assert run("two", resume="two/checkpoint-3", **more)[0]["weights"] == first["weights"]
 
 
 @pytest.mark.slow

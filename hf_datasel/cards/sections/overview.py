@@ -69,8 +69,19 @@ def _summary(facts: Facts) -> Markdown:
     for column, (scored, selected) in list(last["means"].items())[:1]:
         mean = f"{code(column)} {selected:.4g} of the selected rows, {scored:.4g} of the scored rows"
         rows.append(("mean score", Markdown(f"{mean}{' in the last round' if of_last_round else ''}")))
+    if weights := last.get("weights"):
+        rows.append(("row weights", _weights(weights, of_last_round=len(facts["rounds"]) > 1)))
     rows += [("excluded", _excluded(facts)), ("licence", _licence(facts))]
     return table(["", ""], [(Markdown(f"**{name}**"), value) for name, value in rows])
+
+
+def _weights(weights: Mapping[str, float], of_last_round: bool) -> Markdown:
+    """Return the range of the weights, and what they are for."""
+    last_round = " in the last round" if of_last_round else ""
+    return Markdown(
+        f"{weights['min']:.3g} to {weights['max']:.3g}, mean {weights['mean']:.3g}{last_round} "
+        f"({code('selection_weight')}): training multiplies the losses of a row by its weight"
+    )
 
 
 def _rows(facts: Facts) -> str:

@@ -57,7 +57,8 @@ def _configs(facts: Facts) -> Markdown:
 def _columns(facts: Facts) -> str:
     rank = "`selection_rank` (0 is best)" if is_ranked(facts) else "`selection_rank` (in order of selection)"
     columns = (
-        f"Each row has the columns of the parent dataset, its scores if there are any, {rank} and `selection_round`."
+        f"Each row has the columns of the parent dataset, its scores if there are any, {rank}"
+        f"{', `selection_weight`' if facts['rounds'][-1].get('weights') else ''} and `selection_round`."
     )
     scores = next((config["name"] for config in facts["configs"] if config["holds"] == "scores"), None)
     if not facts["rounds"][-1]["means"] or scores is None:

@@ -1,0 +1,163 @@
+"""Weights of selected rows: from a column or a score, in selections, in groups and after filters."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hf_datasel import Selection, select
+from hf_datasel.cards.build import gather
+from hf_datasel.cards.card import page
+from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.rounds.selector import Selector
+from hf_datasel.scores import Length
+from hf_datasel.selection import explain
+from hf_datasel.selectors import Chain, InRange, IterIT, Random, Top, Weighted, Within, get_selector
+from hf_datasel.strategies.weights import row_weights
+from hf_datasel.testing import contract
+
+QUALITY = [0.5, 0.1, 0.9, 0.3, 0.3, 1.0, 0.0, 0.7, 0.2, 0.6, 0.8, 0.4]
+
+
+@pytest.fixture
+def rated(rows):
+    return rows.add_column("quality", QUALITY).add_column("source", ["a", "b"] * 6)
+
+
+@contract(
+    Weighted(Top(by="ifd"), by="quality"),
+    Weighted(Random(), by=Length(), scale="rank", low=0.3),
+    Chain([InRange("quality", low=0.2)], Weighted(Top(by="ifd"), by="quality", scale="minmax")),
+    Within(Weighted(Random(), by="quality"), "source"),
+)
+def test_contract(check, selector, rated):
+    check(selector, rated)
+
+
+def test_rows_are_those_of_the_method(rated):
+    plain, weighted = (select(rated, each, size=5) for each in (Top(by="ifd"), Weighted(Top(by="ifd"), by="quality")))
+    assert plain.weights is None
+    np.testing.assert_array_equal(weighted.indices, plain.indices)
+    np.testing.assert_array_equal(weighted.weights, np.array(QUALITY, dtype=np.float32)[plain.indices])
+
+
+@pytest.mark.parametrize("scale", ["minmax", "rank"])
+def test_scaled_weights(rated, scale):
+    selection = select(rated, Weighted(Random(), by="quality", scale=scale, low=0.25), size=7)
+    values = np.array(QUALITY)[selection.indices]
+    if scale == "rank":
+        values = np.array([np.sum(values < each) + np.sum(values <= each) for each in values])
+    expected = 0.25 + 0.75 * (values - values.min()) / (values.max() - values.min())
+    np.testing.assert_allclose(selection.weights, expected, rtol=1e-6)
+
+
+def test_equal_numbers_have_weight_one():
+    assert row_weights(np.full(3, 0.2), "minmax", 0.5).tolist() == [1, 1, 1]
+
+
+def test_groups_are_scaled_by_themselves(rated):
+    selection = select(rated, Within(Weighted(Top(by="quality"), by="quality", scale="minmax"), "source"), size=6)
+    for group in (0, 1):
+        own = selection.indices % 2 == group
+        values = np.array(QUALITY)[selection.indices[own]]
+        expected = (values - values.min()) / (values.max() - values.min())
+        np.testing.assert_allclose(selection.weights[own], expected, rtol=1e-6)
+
+
+def test_weights_after_filters(rated):
+    chain = Chain([InRange("quality", low=0.25)], Weighted(Top(by="ifd"), by="quality"))
+    selection = select(rated, chain, size=4)
+    np.testing.assert_array_equal(selection.weights, np.array(QUALITY, dtype=np.float32)[selection.indices])
+    assert (selection.weights >= 0.25).all()
+
+
+def test_saved_and_applied(rated, tmp_path):
+    selection = select(rated, Weighted(Top(by="ifd"), by="quality"), size=5)
+    selection.save(tmp_path / "saved")
+    loaded = Selection.load(tmp_path / "saved")
+    np.testing.assert_array_equal(loaded.weights, selection.weights)
+    subset = loaded.apply(rated)
+    assert subset["selection_weight"][:] == selection.weights.tolist()
+    mean = np.mean(selection.weights, dtype=np.float64)
+    assert loaded.provenance["weights"]["mean"] == pytest.approx(mean)
+
+    again = select(subset, Weighted(Top(by="quality"), by="selection_weight"), size=3)  # of rows that have weights
+    assert again.apply(subset)["selection_weight"][:] == again.weights.tolist()
+    unweighted = select(subset, Top(by="selection_weight"), size=3)
+    assert unweighted.weights is None
+    assert "selection_weight" not in unweighted.apply(subset).column_names
+
+
+def test_missing_weights_are_damage(rated, tmp_path):
+    selection = select(rated, Weighted(Random(), by="quality"), size=5)
+    selection.table = selection.table.drop_columns(["selection_weight"])
+    selection.save(tmp_path / "saved")
+    with pytest.raises(SelectionError, match="its selected rows have weights, but not all of them are there"):
+        Selection.load(tmp_path / "saved")
+
+
+def test_explanation_and_page(rated):
+    selection = select(rated, Weighted(Top(by="ifd"), by="quality"), size=5)
+    first = int(selection.indices[0])
+    assert explain(selection, rated, first)["weight"] == pytest.approx(QUALITY[first])
+    others = np.setdiff1d(np.arange(12), selection.indices)
+    assert explain(selection, rated, int(others[0]))["weight"] is None
+    assert explain(select(rated, Top(by="ifd"), size=5), rated, first)["weight"] is None
+    text = page(gather([selection], rated, title="Rows"))
+    low, high = selection.weights.min(), selection.weights.max()
+    assert f"| **row weights** | {low:.3g} to {high:.3g}, mean" in text
+    assert "Top by ifd weighted by quality" in text
+
+
+class Own(Selector):
+    """Weights of its own, for some of its rows only."""
+
+    weights = (0.5, 2.0)
+
+    def select(self, context):
+        context.set_weights(np.array([1, 2]), np.array(self.weights))
+        return np.arange(4)
+
+
+def test_own_selector(rated):
+    with pytest.raises(SelectionError, match="Own set weight 2 for row 2: a weight is a number from 0 to 1"):
+        select(rated, Own(), size=4)
+    Own.weights = (0.5, 0.25)
+    assert select(rated, Own(), size=4).weights.tolist() == [1, 0.5, 0.25, 1]
+    Own.weights = (0.5,)
+    with pytest.raises(SelectionError, match=r"weights of shape \(1,\) for 2 rows"):
+        select(rated, Own(), size=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "random", "by": "quality"}, r"Weighted\(method='random'\): it has to be a selector"),
+        ({"method": Random(), "by": 3}, r"Weighted\(by=3\): it has to be the name of a column"),
+        ({"method": Random(), "by": "quality", "scale": "ranks"}, "Did you mean 'rank'"),
+        ({"method": Random(), "by": "quality", "low": 0.5}, r"Weighted\(low=0.5\) is the lowest weight of scaled"),
+        ({"method": Random(), "by": "quality", "scale": "rank", "low": 2}, "a number from 0 to 1"),
+    ],
+)
+def test_settings(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        Weighted(**settings)
+
+
+def test_numbers_that_are_no_weights(rated):
+    rated = rated.remove_columns("quality").add_column("quality", [None, 1.5, *QUALITY[2:]])
+    with pytest.raises(SelectionError, match=r"Weighted set weight 1.5 for row 1: a weight is a number from 0 to 1"):
+        select(rated, Chain([InRange("quality", low=0.9)], Weighted(Random(), by="quality")), size=3)
+    rated = rated.remove_columns("quality").add_column("quality", [None, *QUALITY[1:]])
+    with pytest.raises(SelectionError, match=r"more than the 11 of 12 rows that can be selected \(1 without quality"):
+        select(rated, Weighted(Random(), by="quality"), size=12)
+
+
+def test_plan_and_spec():
+    selector = Weighted(IterIT(decay=0.2), by="quality")
+    assert selector.reselects
+    assert selector.plan(10, 2, 100) == IterIT(decay=0.2).plan(10, 2, 100)
+    assert selector.sets_weights() and Chain([InRange("a", low=1)], selector).sets_weights()
+    assert not Chain([InRange("a", low=1)], Random()).sets_weights()
+    spec = json.loads(json.dumps(selector.spec()))
+    assert get_selector(spec.pop("selector"), spec) == selector
