@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import rankdata
 
 __all__ = ["row_weights"]
 
@@ -27,7 +26,10 @@ def row_weights(values: np.ndarray, scale: str = "none", low: float = 0.0) -> np
     """
     if scale == "none":
         return np.asarray(values, dtype=np.float64)
-    numbers = rankdata(values) if scale == "rank" else np.asarray(values, dtype=np.float64)
+    numbers = np.asarray(values, dtype=np.float64)
+    if scale == "rank":
+        _, distinct, counts = np.unique(numbers, return_inverse=True, return_counts=True)
+        numbers = (np.cumsum(counts) - (counts - 1) / 2)[distinct]
     lowest, highest = numbers.min(), numbers.max()
     if lowest == highest:
         return np.ones(len(numbers))

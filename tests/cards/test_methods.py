@@ -171,7 +171,11 @@ def test_page_of_each_selector(name, rows, tmp_path, no_drawing, selections_by):
     assert read_facts(tmp_path / "facts.json") == facts
     text, called = card(facts), method_name(selection.provenance["selector"])
     bare = method_name({"selector": name})
-    both = {"chain": "Superfiltering after filters", "within": "Superfiltering within clusters"}
+    both = {
+        "chain": "Superfiltering after filters",
+        "weighted": "Top by loss weighted by reward",
+        "within": "Superfiltering within clusters",
+    }
     assert called.startswith(both.get(name, bare))
     assert f"selected by {called}{HOW.get(name, '')}.**" in text
     assert f"**{called}.** " in text
