@@ -56,7 +56,7 @@ def test_weights_of_one_change_nothing(train, rated, assert_equal_weights):
 @pytest.mark.parametrize("adapter", [None, LORA], ids=["full", "lora"])
 def test_equals_a_loop_by_hand(train, rated, tiny_model_dir, adapter):
     settings = {**PLAIN, **SGD, "per_device_train_batch_size": 3, "gradient_accumulation_steps": 2}
-    more = {} if adapter is None else {"peft_config": adapter}
+    more = {} if adapter is None else {"peft_config": adapter, "selection_order": "selected"}
     trainer = train.make(Weighted(Random(), by="weight"), "run", rated, Recorded, **settings, **more)
     trainer.train()
     assert len({len(ids) for ids, _ in trainer.batches[0]}) > 1, "the rows of a batch differ in length"
