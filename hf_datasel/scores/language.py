@@ -35,8 +35,9 @@ class Language(Score):
     row that asks for a translation it is the language that most of the text is in.
 
     False positives: short texts, names, numbers, formulas and code have no language, and get one with a low
-    probability. Of Alpaca's responses alone, which are English, one in fifty has another language, nearly all of fewer
-    than 100 characters; of its rows with `part="both"` one in four hundred. Closely related languages are mixed up.
+    probability. Of 5,198 responses of Alpaca read alone, 109 are not English by it, nearly all of fewer than 100
+    characters; of its rows with `part="both"` 14, of which 9 do have text in another language. Closely related
+    languages are mixed up.
 
     Reads any supported row format. Writes `language` (ISO 639 code, such as "en"), `language_probability` (float32, 0
     to 1) and `language_reason` ("" for a row with a language). Cost: no model but that of fastText; 0.1 ms per row.

@@ -28,24 +28,25 @@ _CANNOT = (
     "I'm unable to",
     "I am not able to",
     "I'm not able to",
+    "I do not have",
+    "I don't have",
     "I won't",
     "I will not",
 )
 _ACTIONS = (
-    "access", "answer", "assist", "browse", "complete", "comply", "create", "do", "engage", "fulfill", "generate",
-    "give", "help", "offer", "perform", "process", "produce", "provide", "set", "support", "write",
+    "access", "answer", "assist", "browse", "complete", "comply", "create", "do that", "do this", "engage", "fulfill",
+    "generate", "give you", "help with", "help you", "offer", "perform", "process", "produce", "provide", "set up",
+    "support", "write",
 )  # fmt: skip
 
 REFUSAL_PHRASES = (
     "as an AI language model",
     "as an AI model",
-    "as an AI assistant",
     "as an artificial intelligence",
     "as a language model",
     "as a large language model",
-    "as an AI, I",
-    "I am an AI",
-    "I'm an AI",
+    "I am an AI language model",
+    "I'm an AI language model",
     "I am just an AI",
     "I'm just an AI",
     "I am only an AI",
@@ -58,6 +59,7 @@ REFUSAL_PHRASES = (
     "I do not have the ability to",
     "I don't have the ability to",
     *(f"{sorry} {cannot}" for sorry in ("sorry, but", "sorry,", "I apologize, but") for cannot in _CANNOT),
+    *(f"as an {ai} {cannot}" for ai in ("AI,", "AI", "AI assistant,", "AI assistant") for cannot in _CANNOT),
     *(f"{cannot} {action}" for cannot in _CANNOT for action in _ACTIONS),
     "sorry, this cannot",
     "sorry, the task",
@@ -76,9 +78,10 @@ class Refusal(Score):
     apostrophes do not matter. In a conversation every response is looked at.
 
     False positives: answers that name what they cannot do and then do it ("As an AI language model, I have no
-    opinions, but here are some arguments"), a refusal that the row asked for (a letter that declines an offer, a
-    dialogue), and rows about assistants. Refusals in other words, in other languages or after a longer beginning are
-    not found: add their phrases. Apologies ("I'm sorry for the delay") do not count.
+    opinions, but here are some arguments"), answers to who the assistant is, and a refusal that the row asked for (a
+    letter that declines an offer, a dialogue). Refusals in other words, in other languages or after a longer beginning
+    are not found: add their phrases. Apologies ("I'm sorry for the delay") and "as an AI assistant, I am happy to" do
+    not count. Of 5,200 rows of Alpaca 12 count, one of which was asked for.
 
     Reads any supported row format that has a response. Writes `refusal` (int32, 1 for a refusal), `refusal_phrase`
     (the phrase that was found, "" for none) and `refusal_reason` ("" for a row with a value). Cost: no model.

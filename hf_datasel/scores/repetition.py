@@ -40,11 +40,12 @@ class Repetition(Score):
     although nothing is repeated. Its bounds, for web pages, are 0.2 for lines and 0.15 for 5-grams. For responses 0.3
     is a careful bound: a sentence that is repeated without end is near 1, or 0.8 where white space does not count.
 
-    False positives: songs and poems with a refrain, tables, code and lists whose lines are alike, drills ("I go, you
-    go"), and responses that quote the text that they were asked to repeat. Of 5,200 rows of Alpaca 7 reach 0.3: six
-    with lyrics, and one that repeats a sentence in thirty forms. Of 2,017 rows of Code Alpaca 4 do: tables with empty
-    cells, an array of zeros, the same statement twice. Repetition in other words is not found. `Compressibility`
-    reacts to repetition of any length, also below words, but is no share of the text and depends on its length.
+    False positives: songs and poems with a refrain, tables, code and lists whose lines are alike, calculations with
+    steps that are alike, and responses that quote the text that they were asked to repeat. Of 5,200 rows of Alpaca 7
+    reach 0.3: six with lyrics, and one that repeats a sentence in thirty forms. Of 2,017 rows of Code Alpaca 4 do:
+    tables with empty cells, an array of zeros, the same statement twice. Of 7,473 rows of GSM8K 6 do, and 187 reach
+    0.15. Repetition in other words is not found. `Compressibility` reacts to repetition of any length, also below
+    words, but is no share of the text and depends on its length.
 
     Reads any supported row format; rows with only a text column with `part="both"`. Writes `repetition` (float32, the
     largest of the other three, 0 to 1), `repetition_lines`, `repetition_sentences`, `repetition_ngrams` (float32) and

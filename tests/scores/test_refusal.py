@@ -16,12 +16,15 @@ REFUSALS = [
     "I’m sorry, I’m not able to do that.",
     "Unfortunately,\nI AM  UNABLE TO provide legal advice.",
     "I cannot assist you with this.",
+    "As an AI, I don't have access to the news.",
     "<nooutput>",
     "Sorry, this cannot be done as it needs an image.",
 ]
 OTHERS = [
     "I'm sorry to hear that your order is late.",
     "I cannot believe it: the door was open.",
+    "I can't help falling in love, and I won't give up.",
+    "As an AI assistant, I am happy to help you plan it.",
     "Large language models predict words.",
     "As an AI researcher, she can't sleep.",
     "Water is wet. " * 20 + "As an AI language model, I cannot drink.",
@@ -42,14 +45,14 @@ def test_refusals():
     assert refusals(REFUSALS)["refusal"][:] == [1] * len(REFUSALS)
     assert refusals(OTHERS)["refusal"][:] == [0] * len(OTHERS)
     assert refusals(REFUSALS)["refusal_phrase"][:2] == ["as an AI language model", "sorry, but I can't"]
-    assert refusals(OTHERS, first_characters=1_000)["refusal"][:] == [0, 0, 0, 0, 1]
+    assert refusals(OTHERS, first_characters=1_000)["refusal"][:] == [0, 0, 0, 0, 0, 0, 1]
 
 
 def test_own_phrases():
     texts = ["Das kann ich leider nicht.", "I cannot help you."]
     written = get_score("refusal", {"phrases": ["kann ich leider nicht"]})
     scored = score(Dataset.from_dict({"prompt": ["Hi"] * 2, "completion": texts}), written, on_summary=str)
-    assert scored["refusal_phrase"][:] == ["kann ich leider nicht", "I cannot help"]
+    assert scored["refusal_phrase"][:] == ["kann ich leider nicht", "I cannot help you"]
     assert refusals(texts, phrases=["kann ich leider nicht"], builtin_phrases=False)["refusal"][:] == [1, 0]
 
 

@@ -73,6 +73,18 @@ def test_equals_comparison_of_all_pairs(planted, threshold):
         assert kept.tolist() == expected, "no pair of these is missed"
 
 
+def test_overlapping_groups_equal_comparison_of_all_pairs():
+    rng = np.random.default_rng(5)
+    rows = []
+    for topic in range(4):  # windows that move over a long text, so that most texts are near several others
+        words = [f"t{topic}w{number}" for number in range(260)]
+        rows += [" ".join(words[start : start + int(rng.integers(50, 60))]) for start in range(0, 200, 2)]
+    for _ in range(3):
+        order = rng.permutation(len(rows))
+        kept = find(rows, order, threshold=0.7, num_perm=512).kept
+        assert kept.tolist() == all_pairs(rows, 0.7, order)
+
+
 def test_order_of_the_rows_does_not_matter(planted):
     rank = np.random.default_rng(1).permutation(len(planted))  # of each text
     shuffled = np.random.default_rng(2).permutation(len(planted))
