@@ -6,10 +6,8 @@ import hashlib
 import json
 import logging
 import math
-import sys
 import tempfile
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable
+from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,21 +15,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import (
-    ColumnError,
-    ConfigError,
-    FormatError,
-    ScoreError,
-    check_option,
-    did_you_mean,
-    reason_counts,
-)
-from hf_datasel.formats import Pool, load_pool
-from hf_datasel.formats.mapping import checked_mapping
+from hf_datasel.errors import ConfigError, FormatError, ScoreError, check_option, reason_counts
 from hf_datasel.scoring.base import Columns, ModelScore, Score, finite_or_null, null_counts
 from hf_datasel.scoring.models import Loading, model_identity, tokenizer_identity
 from hf_datasel.scoring.optimizer_checkpoints import Checkpoint, CheckpointGradients
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.scoring.target_rows import TargetRows, TargetSettings, cached, check_texts
 from hf_datasel.tokens import Sequences, TokenRows, TokenSettings
 
 if TYPE_CHECKING:
@@ -42,12 +31,10 @@ __all__ = ["Influence"]
 logger = logging.getLogger(__name__)
 
 _AGGREGATES = ["code", "paper", "mean"]
-_CACHE_SIZE = 32
-"""Number of validation sets, and of their gradients at a checkpoint, that a process caches for `Dataset.map`."""
 
 
 @dataclass(frozen=True)
-class Influence(ModelScore):
+class Influence(TargetSettings, ModelScore):
     """Cosine of a training step on the row with the gradients of a target task, averaged over checkpoints.
 
     For each checkpoint of a warm-up run the Adam update computed from the row's gradient is compared with the
@@ -71,6 +58,7 @@ class Influence(ModelScore):
         checkpoints: Folders that `SFTTrainer` saved: adapters, whose parameters are used, or full models, of which all
             parameters are used.
         validation: Rows of the target task: a file, a folder or a name on the Hub.
+        validation_config: Configuration of a dataset on the Hub.
         validation_split: Split of the validation rows.
         validation_columns: Names of the columns of a row format, or `role` and `content` of messages, and the names
             that the validation rows have for them: `{"prompt": "question", "completion": "answer"}`.
@@ -95,10 +83,6 @@ class Influence(ModelScore):
     """
 
     checkpoints: tuple[str, ...] = field(kw_only=True)
-    validation: str = field(kw_only=True)
-    validation_split: str = field(default="train", kw_only=True)
-    validation_columns: dict[str, str] | None = field(default=None, kw_only=True)
-    subtask: str | None = field(default=None, kw_only=True)
     aggregate: Literal["code", "paper", "mean"] = field(default="code", kw_only=True)
     projection_dim: int = field(default=8192, kw_only=True)
     seed: int = field(default=0, kw_only=True)
@@ -118,15 +102,9 @@ class Influence(ModelScore):
         if self.model is not None or self.revision is not None:
             raise ConfigError("Influence runs the models of its checkpoints: remove model and revision.")
         object.__setattr__(self, "checkpoints", _check_checkpoints(self.checkpoints))
-        for name in ("validation", "validation_split", "subtask", "gradients", "aggregate"):
-            value = getattr(self, name)
-            if value is not None or name not in ("subtask", "gradients"):
-                if not isinstance(value, str) or not value:
-                    raise ConfigError(f"Influence({name}={value!r}): it has to be a text that is not empty.")
-                object.__setattr__(
-                    self, name, sys.intern(value)
-                )  # pickles stay equal: the value may also be a field's name
-        checked_mapping(self.validation_columns, "validation_columns")
+        self.check_target()
+        check_texts(self, "aggregate")
+        check_texts(self, "gradients", optional=True)
         check_option(f"Influence(aggregate={self.aggregate!r})", self.aggregate, _AGGREGATES)
         if self.aggregate == "mean" and self.subtask is not None:
             raise ConfigError("Influence(aggregate='mean') takes all validation rows as one task: remove subtask.")
@@ -163,7 +141,7 @@ class Influence(ModelScore):
             "resolved_checkpoints": [model_identity(str(point.path)) for point in points],
             "resolved_optimizers": [point.digest() for point in points],
             "resolved_learning_rates": self._weights(),
-            "resolved_validation": self._source()[2],
+            "resolved_validation": self._source().digest,
         }
 
     def _identity(self) -> str:
@@ -221,35 +199,24 @@ class Influence(ModelScore):
         return point.cosines(sequences, self._targets(point, task), spec, nulls)
 
     def _task(self, tokenizer: Any, settings: TokenSettings) -> _Task:
-        pool, labels, digest = self._source()
-        key = ("task", digest, tokenizer_identity(tokenizer), settings)
-        task: _Task = _cached(key, lambda: _Task.read(self.validation, pool, labels, tokenizer, settings))
+        target = self._source()
+        key = ("task", target.digest, tokenizer_identity(tokenizer), settings)
+        task: _Task = cached(key, lambda: _Task.read(self.validation, target, tokenizer, settings))
         return task
 
-    def _source(self) -> tuple[Pool, np.ndarray, str]:
-        """Return the validation rows, the subtask of each, and a digest of both."""
-        columns = checked_mapping(self.validation_columns)
-
-        def read() -> tuple[Pool, np.ndarray, str]:
-            rows = load_pool(self.validation, self.validation_split, columns=columns)
-            pool = Pool(rows, columns)
-            if pool.format == "text":
-                raise FormatError(
-                    f"The validation rows {self.validation!r} have only a text column, and no response to learn from."
-                )
-            labels = _labels(pool, self.validation, self.subtask)
-            return pool, labels, hashlib.sha256(json.dumps([pool.id, labels.tolist()]).encode()).hexdigest()
-
-        names = self.validation, self.validation_split, self.subtask, json.dumps(columns)
-        key = ("rows", *names, _file_stats(self.validation))
-        source: tuple[Pool, np.ndarray, str] = _cached(key, read)
-        return source
+    def _source(self) -> TargetRows:
+        target = self.target()
+        if target.pool.format == "text":
+            raise FormatError(
+                f"The validation rows {self.validation!r} have only a text column, and no response to learn from."
+            )
+        return target
 
     def _targets(self, point: CheckpointGradients, task: _Task) -> np.ndarray:
         """Return the direction of each subtask, float32 of shape (subtasks, projection_dim)."""
         key = ("targets", json.dumps([point.spec(), task.digest, self.aggregate], default=str))
         as_paper = self.aggregate == "paper"
-        directions: np.ndarray = _cached(key, lambda: task.directions(point.plain(task.sequences), as_paper))
+        directions: np.ndarray = cached(key, lambda: task.directions(point.plain(task.sequences), as_paper))
         return directions
 
 
@@ -263,8 +230,9 @@ class _Task:
     digest: str
 
     @classmethod
-    def read(cls, name: str, pool: Pool, labels: np.ndarray, tokenizer: Any, settings: TokenSettings) -> _Task:
+    def read(cls, name: str, target: TargetRows, tokenizer: Any, settings: TokenSettings) -> _Task:
         """Tokenize the validation rows. Unusable rows are excluded, and logged."""
+        pool, labels = target.pool, target.labels
         plain = replace(settings, completion_only_loss=None)  # the trainer's is for the pool's format
         rows = TokenRows(pool, tokenizer, plain)
         tokens = rows.training()
@@ -296,33 +264,6 @@ class _Task:
         return means / np.linalg.norm(means, axis=1, keepdims=True) if as_paper else means
 
 
-_CACHE: OrderedDict[Hashable, Any] = OrderedDict()
-
-
-def _cached(key: Hashable, compute: Callable[[], Any]) -> Any:
-    """Return the cached value of a key, which `Dataset.map` reads for each batch; computed if it is missing."""
-    if key not in _CACHE:
-        _CACHE[key] = compute()
-    _CACHE.move_to_end(key)
-    while len(_CACHE) > _CACHE_SIZE:
-        _CACHE.popitem(last=False)
-    return _CACHE[key]
-
-
-def _labels(pool: Pool, name: str, subtask: str | None) -> np.ndarray:
-    """Return the subtask of each validation row, as a string."""
-    if subtask is None:
-        return np.full(len(pool), "")
-    columns = pool.dataset.column_names
-    if subtask not in columns:
-        hint = did_you_mean(subtask, columns)
-        raise ColumnError(f"Influence(subtask={subtask!r}): the validation rows {name!r} have {columns}.{hint}")
-    values = pool.dataset[subtask][:]
-    if any(value is None for value in values):
-        raise ColumnError(f"Column {subtask!r} of the validation rows {name!r} has nulls: each needs a subtask.")
-    return np.array([str(value) for value in values])
-
-
 def _check_folder(folder: str) -> None:
     path = Path(folder).expanduser()
     try:
@@ -331,13 +272,6 @@ def _check_folder(folder: str) -> None:
             pass
     except OSError as error:
         raise ScoreError(f"gradients={folder!r} cannot be written to: {error.strerror}.") from error
-
-
-def _file_stats(name: str) -> tuple[tuple[str, int, int], ...]:
-    """Return path, size and time of modification of the files of a name; empty for a dataset on the Hub."""
-    path = Path(name).expanduser()
-    files = [file for file in [path, *sorted(path.rglob("*"))] if file.is_file()]
-    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _check_checkpoints(names: Any) -> tuple[str, ...]:

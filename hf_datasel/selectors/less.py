@@ -16,6 +16,7 @@ from hf_datasel.rounds.warmup_selector import WarmupSelector
 from hf_datasel.scores import Influence
 from hf_datasel.scoring.base import Score
 from hf_datasel.scoring.models import check_model_exists
+from hf_datasel.scoring.target_rows import TargetSettings
 from hf_datasel.selectors.less_top import LESSTop
 from hf_datasel.selectors.random import Random
 
@@ -26,6 +27,7 @@ __all__ = ["LESS"]
 
 _INFLUENCE_SETTINGS = (
     "validation",
+    "validation_config",
     "validation_split",
     "validation_columns",
     "subtask",
@@ -43,7 +45,7 @@ _OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "adamw_torch_xla", "adamw_tor
 
 
 @dataclass(frozen=True)
-class LESS(WarmupSelector):
+class LESS(TargetSettings, WarmupSelector):
     """Rows with the highest influence on a target task, at the checkpoints of a warm-up on random rows.
 
     One run does everything: it trains the warm-up and saves a checkpoint after each of its epochs, computes the
@@ -65,6 +67,7 @@ class LESS(WarmupSelector):
 
     Args:
         validation: Rows of the target task: a file, a folder or a dataset on the Hub.
+        validation_config: Configuration of a dataset on the Hub.
         validation_split: Split of `validation`.
         validation_columns: Names of the columns of the validation rows; see `Influence`.
         subtask: Column of the validation rows that names the subtask of a row; None treats all rows as one subtask.
@@ -81,10 +84,6 @@ class LESS(WarmupSelector):
         warmup_epochs: Number of epochs of the warm-up, each with a checkpoint.
     """
 
-    validation: str = field(kw_only=True)
-    validation_split: str = field(default="train", kw_only=True)
-    validation_columns: dict[str, str] | None = field(default=None, kw_only=True)
-    subtask: str | None = field(default=None, kw_only=True)
     aggregate: Literal["code", "paper", "mean"] = field(default="code", kw_only=True)
     projection_dim: int = field(default=8192, kw_only=True)
     seed: int = field(default=0, kw_only=True)
@@ -182,7 +181,7 @@ class _RunInfluence(Influence):
 
     def _identity(self) -> str:
         """Return what determines the values apart from the settings and the checkpoints, which the run saves."""
-        return f"v{self.version}:{self._source()[2]}"
+        return f"v{self.version}:{self._source().digest}"
 
     def for_training(self, run: Engine) -> Influence:
         """Return this score with the dtype of the model in training, if `dtype` is `"auto"`.

@@ -23,9 +23,8 @@ from trl import SFTConfig, SFTTrainer
 from hf_datasel import score
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, convert_pool
-from hf_datasel.scores import influence
 from hf_datasel.scores.influence import Influence
-from hf_datasel.scoring import measure_cost
+from hf_datasel.scoring import measure_cost, target_rows
 from hf_datasel.testing import contract
 from hf_datasel.tokens import TokenRows
 
@@ -82,7 +81,7 @@ def validation(tmp_path_factory, pool_rows):
 
 @pytest.fixture(autouse=True)
 def empty_cache():
-    influence._CACHE.clear()
+    target_rows._CACHE.clear()
 
 
 @pytest.fixture
@@ -226,11 +225,11 @@ def subject(adapters, validation):
 
 def test_store_resumes(pool_rows, subject, tmp_path, passes):
     expected = score(pool_rows, [subject])["influence"][:]
-    influence._CACHE.clear()
+    target_rows._CACHE.clear()
     assert score(pool_rows.select(range(9)), [subject], store=tmp_path)["influence"][:] == pytest.approx(
         expected[:9], abs=1e-5
     )
-    influence._CACHE.clear()
+    target_rows._CACHE.clear()
     passes.clear()
     assert score(pool_rows, [subject], store=tmp_path)["influence"][:] == pytest.approx(expected, abs=1e-5)
     assert sum(passes) == 2 * (24 - 9 + CHECKED)
