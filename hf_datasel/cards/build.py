@@ -270,4 +270,6 @@ def _round_facts(selection: Selection, config: str) -> RoundFacts:
         facts["weights"] = provenance["weights"]
     if "duplicate_groups" in (notes := provenance.get("notes", {})):
         facts["duplicate_groups"] = notes["duplicate_groups"]
+    if "target" in notes:
+        facts["target"] = notes["target"]
     return {**facts, "cost": total_cost(costs)} if costs else facts

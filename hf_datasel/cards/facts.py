@@ -111,6 +111,22 @@ class RoundStep(TypedDict):
     selected_before: int
 
 
+class TargetFacts(TypedDict):
+    """Rows of a target task.
+
+    Args:
+        rows: Number of target rows.
+        sha256: Digest of the target rows and their subtasks.
+        copies: Number of rows to select from that repeat a target row; None if there are only token ids.
+        kept: Whether these rows could be selected.
+    """
+
+    rows: int
+    sha256: str
+    copies: int | None
+    kept: bool
+
+
 class RoundFacts(TypedDict):
     """One selection: the only one, or that of one round.
 
@@ -134,6 +150,8 @@ class RoundFacts(TypedDict):
         exclusions: Number of excluded rows, by reason.
         duplicate_groups: What was compared (`"text"`, `"prompt"` or `"response"`) -> size of a group of
             near-duplicates -> number of such groups, if such rows were excluded. One row of each is kept.
+        target: Number and digest of the rows of the target task, and how many rows repeat them, for methods that have
+            such rows.
         text_duplicates: Number of selected rows that nearly repeat one selected before them, if that was counted.
         weights: Lowest (`min`), highest (`max`) and `mean` weight of the selected rows, if they have any.
         means: Score -> mean over the scored rows and over the selected rows.
@@ -156,6 +174,7 @@ class RoundFacts(TypedDict):
     not_eligible: dict[str, int]
     exclusions: dict[str, int]
     duplicate_groups: NotRequired[dict[str, dict[str, int]]]
+    target: NotRequired[TargetFacts]
     text_duplicates: NotRequired[TextDuplicateCounts]
     weights: NotRequired[dict[str, float]]
     means: dict[str, tuple[float, float]]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from hf_datasel.scores.reward import Reward as Reward
     from hf_datasel.scores.reward_gap import RewardGap as RewardGap
     from hf_datasel.scores.selectit import SelectIT as SelectIT
+    from hf_datasel.scores.similarity import Similarity as Similarity
     from hf_datasel.scores.urls import URLs as URLs
 
 __getattr__, __dir__, __all__ = lazy_imports(__name__, __file__)

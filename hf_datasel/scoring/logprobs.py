@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -15,9 +15,22 @@ from hf_datasel._lazy import torch
 from hf_datasel.errors import ModelError
 from hf_datasel.tokens.sequences import Sequence as TokenSequence
 
-__all__ = ["Forward", "LogprobRunner", "PooledStates", "Reduction", "SummedNLL", "is_prompt_learning", "tolerance"]
+__all__ = [
+    "Forward",
+    "LogprobRunner",
+    "PooledStates",
+    "Pooling",
+    "Reduction",
+    "SummedNLL",
+    "is_prompt_learning",
+    "position_weights",
+    "tolerance",
+]
 
 logger = logging.getLogger(__name__)
+
+Pooling: TypeAlias = Literal["mean", "weighted_mean", "last"]
+"""How the states of some tokens become one vector; see `PooledStates`."""
 
 _CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
 """Size of the float32 logits in memory at once, if that is at least `_CHUNK_ROWS` rows of them."""
@@ -263,11 +276,11 @@ class PooledStates:
 
     Args:
         part: Part of the sequence.
-        pooling: "mean" of the hidden states, or the "last" one.
+        pooling: "mean" of the hidden states, "weighted_mean" with `position_weights`, or the "last" one.
     """
 
     part: Literal["prompt", "response", "both"]
-    pooling: Literal["mean", "last"]
+    pooling: Pooling
 
     dtype: ClassVar[type[np.floating[Any]]] = np.float32
 
@@ -285,7 +298,10 @@ class PooledStates:
         for states, sequence in zip(forward.hidden, forward.batch, strict=True):
             positions = torch.from_numpy(self._positions(sequence)).to(states.device)
             selected = states[positions[-1:] if self.pooling == "last" else positions].float()
-            pooled.append(selected.mean(dim=0))
+            if self.pooling == "weighted_mean":
+                pooled.append(position_weights(len(selected)).to(selected.device) @ selected)
+            else:
+                pooled.append(selected.mean(dim=0))
         vectors: np.ndarray = torch.stack(pooled).cpu().numpy()
         return vectors
 
@@ -293,6 +309,21 @@ class PooledStates:
         if self.part == "both":
             return np.arange(len(sequence.ids))
         return sequence.scored if self.part == "response" else np.arange(sequence.scored[0])
+
+
+def position_weights(length: int) -> torch.Tensor:
+    """Return the weight of each token of a position-weighted mean: i / (1 + ... + length) for token i from 1.
+
+    Later tokens of a causal model have seen more of the text. Muennighoff 2022 (2202.08904, SGPT), Eq. 2.
+
+    Args:
+        length: Number of tokens.
+
+    Returns:
+        Float32 of shape (length,); its sum is 1.
+    """
+    positions = torch.arange(1, length + 1, dtype=torch.float64)
+    return (positions / positions.sum()).float()
 
 
 def _nll(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,18 @@ from typing import Any
 import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, did_you_mean
-from hf_datasel.formats import Pool, load_pool
+from hf_datasel.formats import Part, Pool, load_pool
 from hf_datasel.formats.mapping import checked_mapping
+from hf_datasel.formats.words import comparable_words
+from hf_datasel.scoring.contamination import QuestionIndex
 
 __all__ = ["TargetRows", "TargetSettings", "cached", "check_texts"]
 
 _CACHE_SIZE = 32
 """Number of target rows, and of results for them, that a process caches for `Dataset.map`."""
+_COPY_NGRAM = 8
+_COPY_SHARE = 0.8
+"""Share of the words of a target row's prompt from which on a row that covers them with n-grams is a copy of it."""
 _CACHE: OrderedDict[Hashable, Any] = OrderedDict()
 
 
@@ -60,6 +65,49 @@ class TargetRows:
             raise FormatError(f"{caller}(validation={settings.validation!r}): {error}") from error
         labels = _labels(pool, caller, settings.validation, settings.subtask)
         return cls(pool, labels, hashlib.sha256(json.dumps([pool.id, labels.tolist()]).encode()).hexdigest())
+
+    def copies(self, pool: Pool, rows: np.ndarray) -> np.ndarray:
+        """Find rows of a pool that are copies or near-copies of target rows.
+
+        A row is one if its prompt has the words of a target row's prompt, whatever their case and punctuation, or if
+        its 8-grams of words cover more than 80 % of them. If either has only a text column, texts are compared.
+
+        Args:
+            pool: The pool.
+            rows: Row numbers in the pool, int64.
+
+        Returns:
+            For each of `rows` the number of the target row that it repeats most of, int64; -1 if it repeats none.
+
+        Raises:
+            FormatError: The rows of the pool or of the target are tokenized already, and have no text.
+        """
+        part: Part = "both" if "text" in (pool.format, self.pool.format) else "prompt"
+        index, short = self._index(part)
+        longest = max(map(len, short), default=0)
+        matches = np.full(len(rows), -1, dtype=np.int64)
+
+        def texts() -> Iterator[str]:
+            for position, row in enumerate(pool.rows(rows)):
+                text = "" if row.reason else row.text(part)
+                if longest and len(words := tuple(comparable_words(text))) <= longest:
+                    matches[position] = short.get(words, -1)
+                yield text
+
+        shares, questions = index.compare(texts())
+        is_copy = shares[:, 0] > np.float32(_COPY_SHARE)
+        matches[is_copy] = questions[is_copy, 0]
+        return matches
+
+    def _index(self, part: Part) -> tuple[QuestionIndex, dict[tuple[str, ...], int]]:
+        """Return the n-grams of the target rows, and the numbers of those that are too short for n-grams."""
+        texts = ["" if row.reason else row.text(part) for row in self.pool.rows()]
+        short: dict[tuple[str, ...], int] = {}
+        for number, text in enumerate(texts):
+            words = tuple(comparable_words(text))
+            if 0 < len(words) < _COPY_NGRAM:
+                short.setdefault(words, number)
+        return QuestionIndex({"target": texts}, _COPY_NGRAM), short
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hf_datasel.rounds.plan import RoundPlan as RoundPlan
     from hf_datasel.rounds.ranked_selector import RankedSelector as RankedSelector
     from hf_datasel.selectors.all import All as All
+    from hf_datasel.selectors.bm25 import BM25 as BM25
     from hf_datasel.selectors.chain import Chain as Chain
     from hf_datasel.selectors.cherry import Cherry as Cherry
     from hf_datasel.selectors.closest import Closest as Closest
@@ -37,11 +38,13 @@ if TYPE_CHECKING:
     from hf_datasel.selectors.less_top import LESSTop as LESSTop
     from hf_datasel.selectors.longest import Longest as Longest
     from hf_datasel.selectors.mig import MIG as MIG
+    from hf_datasel.selectors.most_similar import MostSimilar as MostSimilar
     from hf_datasel.selectors.no_near_duplicates import NoNearDuplicates as NoNearDuplicates
     from hf_datasel.selectors.no_text_duplicates import NoTextDuplicates as NoTextDuplicates
     from hf_datasel.selectors.nuggets_top import NuggetsTop as NuggetsTop
     from hf_datasel.selectors.qdit import QDIT as QDIT
     from hf_datasel.selectors.random import Random as Random
+    from hf_datasel.selectors.rds_plus import RDSPlus as RDSPlus
     from hf_datasel.selectors.selectit_top import SelectITTop as SelectITTop
     from hf_datasel.selectors.superfiltering import Superfiltering as Superfiltering
     from hf_datasel.selectors.top import Top as Top

@@ -14,7 +14,8 @@ from hf_datasel import score
 from hf_datasel.errors import ConfigError, FormatError, ModelError, ScoreError
 from hf_datasel.formats import Pool, convert_pool
 from hf_datasel.rounds.cache import as_numpy
-from hf_datasel.scores import Embedding, Length, Loss, embedding
+from hf_datasel.scores import Embedding, Length, Loss
+from hf_datasel.scoring import row_vectors
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import load_tokenizer
 from hf_datasel.testing import contract
@@ -134,11 +135,15 @@ def test_pooling_excludes_padding():
             return type("Output", (), {"last_hidden_state": states})()
 
     ids = [np.array([2, 4, 9]), np.array([6]), np.array([1, 2])]
-    for pooling, expected in (("mean", [5.0, 6.0, 1.5]), ("last", [9.0, 6.0, 2.0])):
-        created = object.__new__(embedding._Encoder)
+    for pooling, expected in (
+        ("mean", [5.0, 6.0, 1.5]),
+        ("last", [9.0, 6.0, 2.0]),
+        ("weighted_mean", [37 / 6, 6.0, 5 / 3]),
+    ):
+        created = object.__new__(row_vectors._Encoder)
         created.backbone, created.device, created.padding = Padded(), torch.device("cpu"), 0
         created.pooling = pooling
-        assert created.pooled(ids).tolist() == [[value, value] for value in expected]
+        np.testing.assert_allclose(created.pooled(ids), [[value, value] for value in expected], rtol=1e-6)
 
 
 def test_batch_size_invariance(encoder_dir, model, tokenizer, pool_rows):
@@ -152,7 +157,7 @@ def test_batch_size_invariance(encoder_dir, model, tokenizer, pool_rows):
 
 def test_rows_are_read_in_chunks(monkeypatch, model, tokenizer, rows):
     full = score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
-    monkeypatch.setattr(embedding, "_CHUNK_ROWS", 3)
+    monkeypatch.setattr(row_vectors, "_CHUNK_ROWS", 3)
     result = score(rows, [Embedding()], model=model, processing_class=tokenizer)["embedding"]
     np.testing.assert_allclose(result, full, atol=1e-5)
 
@@ -186,7 +191,7 @@ def test_tokenizer_is_unchanged(encoder_dir, rows):
 
 # -- the row as training sees it --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("part", ["prompt", "response", "both"])
-@pytest.mark.parametrize("pooling", ["mean", "last"])
+@pytest.mark.parametrize("pooling", ["mean", "weighted_mean", "last"])
 def test_as_trained_pools_training_tokens(part, pooling, model, tokenizer, rows):
     scored = score(
         rows, [Embedding(part=part, pooling=pooling, as_trained=True)], model=model, processing_class=tokenizer
@@ -199,7 +204,11 @@ def test_as_trained_pools_training_tokens(part, pooling, model, tokenizer, rows)
         with torch.no_grad():
             states = model.base_model(input_ids=torch.tensor([ids])).last_hidden_state[0]
         part_of = {"prompt": states[:start], "response": states[start:stop], "both": states}[part]
-        expected = part_of[-1] if pooling == "last" else part_of.mean(dim=0)
+        if pooling == "weighted_mean":
+            total = sum(place * state for place, state in enumerate(part_of, 1))
+            expected = total / sum(range(1, len(part_of) + 1))
+        else:
+            expected = part_of[-1] if pooling == "last" else part_of.mean(dim=0)
         np.testing.assert_allclose(vector, expected / expected.norm(), atol=1e-5)
 
 
@@ -258,7 +267,7 @@ def test_non_finite_values(model, tokenizer, rows):
     ("settings", "message"),
     [
         ({"part": "respons"}, r"Embedding\(part='respons'\).*Did you mean 'response'\?"),
-        ({"pooling": "max"}, r"Embedding\(pooling='max'\): it has to be 'mean' or 'last'"),
+        ({"pooling": "max"}, r"Embedding\(pooling='max'\): it has to be 'mean', 'weighted_mean' or 'last'"),
         ({"vectors_dtype": "bfloat16"}, r"vectors_dtype='bfloat16'\): it has to be 'float32' or 'float16'"),
         ({"normalize": 1}, r"Embedding\(normalize=1\): it has to be True or False"),
         ({"max_length": 1}, "max_length has to be an int of at least 2"),

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,14 +31,18 @@ def test_all_equal_is_dataset_order(full):
     assert select(same, LESSTop(), size=3).indices.tolist() == [0, 1, 2]
 
 
-def test_computes_influence_with_settings(full, monkeypatch):
+def test_computes_influence_with_settings(full, monkeypatch, tmp_path, caplog):
     values = {"influence": pa.array(full["influence"][:], pa.float32()), "influence_reason": pa.array([""] * 12)}
     monkeypatch.setattr(Influence, "compute", lambda self, rows, runner: values)
     monkeypatch.setattr(Influence, "spec", lambda self: {"score": "influence", **self.settings()})
-    influence = Influence(checkpoints=("out/checkpoint-9",), validation="bbh.jsonl")
+    path = tmp_path / "bbh.jsonl"
+    path.write_text(json.dumps({"prompt": full["instruction"][4], "completion": "Rain, rain."}))  # no other answer
+    influence = Influence(checkpoints=("out/checkpoint-9",), validation=str(path))
     selected = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
     assert selected.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
     assert selected.provenance["scores"] == [influence.spec()]
+    assert "LESSTop: 1 of the rows to select from repeat target rows (4), and can be selected" in caplog.text
+    assert selected.provenance["notes"]["target"]["copies"] == 1
 
 
 def test_the_column_that_is_missing_is_named_with_its_score(rows):

@@ -74,13 +74,15 @@ def long_reason(name: str) -> str:
         return "a row with the same words is kept"
     if name.startswith("in language ") or name == "in another language":
         return "the most probable language of the row is another one"
+    if name == "copies of target rows":
+        return "a test on the target would be trained on"
     if name.startswith("contaminated with "):
         return "the row repeats part of an evaluation question"
     return "there is no value to rank the row by" if name.startswith("without ") else ""
 
 
 def _text(facts: Facts, own: None) -> str:
-    parts = (_shortlist, _table, _duplicates, _repeats, _questions, _shortfall, _other_rows)
+    parts = (_shortlist, _table, _duplicates, _repeats, _questions, _target, _shortfall, _other_rows)
     return "\n\n".join(filter(None, (part(facts) for part in parts)))
 
 
@@ -151,6 +153,22 @@ def _questions(facts: Facts) -> str:
     specs = [spec for spec in facts["scores"] if spec.get("score") == "contamination"]
     sentences = [line for spec in specs for line in describe_questions(spec["resolved_questions"], spec["n"])]
     return str(text(" ".join(dict.fromkeys(sentences)), limit=_QUESTIONS)) if sentences else ""
+
+
+def _target(facts: Facts) -> str:
+    """Return sentences on rows that repeat rows of the target task; "" for methods without one."""
+    target = facts["rounds"][-1].get("target")
+    if target is None:
+        return ""
+    if target["copies"] is None:
+        return "Rows that repeat target rows were not looked for: there are only token ids."
+    copies = target["copies"]
+    found = "No row repeats" if not copies else "1 row repeats" if copies == 1 else f"{copies:,} rows repeat"
+    outcome = "" if not copies else " It could be selected." if copies == 1 else " They could be selected."
+    return (
+        f"{found} one of the {target['rows']:,} target rows: with the words of its prompt, or with 8-grams that cover "
+        f"more than 80 % of them.{outcome if target['kept'] else ''}"
+    )
 
 
 def _shortfall(facts: Facts) -> str:

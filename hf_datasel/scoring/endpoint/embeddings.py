@@ -31,19 +31,20 @@ _REMOTE = ("dimensions", "concurrency", "limits", "api_key_env")
 _DIMENSIONS_KEY = np.ones((1, 16), dtype=np.uint8)
 
 
-def check_settings(changed: Mapping[str, Any]) -> None:
+def check_settings(name: str, changed: Mapping[str, Any]) -> None:
     """Raise an error for settings of an endpoint without one, and for settings of a local model with an endpoint.
 
     Args:
+        name: Name of the score.
         changed: Settings that differ from their defaults.
 
     Raises:
         ConfigError: A setting has no effect, or `dimensions` is invalid.
     """
-    check_endpoint_settings("Embedding", changed, _LOCAL, _REMOTE)
+    check_endpoint_settings(name, changed, _LOCAL, _REMOTE)
     dimensions = changed.get("dimensions", 1)
     if type(dimensions) is not int or dimensions < 1:
-        raise ConfigError(f"Embedding(dimensions={dimensions!r}): it has to be an int above 0, or None.")
+        raise ConfigError(f"{name}(dimensions={dimensions!r}): it has to be an int above 0, or None.")
 
 
 class EndpointEmbeddings:
