@@ -1,12 +1,18 @@
 """BM25: how well documents match queries by their words."""
 
+from __future__ import annotations
+
+from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.sparse import csr_array
 
 from hf_datasel.errors import SelectionError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 
 def bm25_weights(
@@ -45,7 +51,7 @@ def bm25_weights(
     counts = _matrix(asked, len(numbers))
     lengths: list[int] = []
 
-    def known() -> Iterable[Counter[int]]:
+    def known() -> Iterator[Counter[int]]:
         for document in documents:
             lengths.append(len(document))
             yield Counter(numbers[word] for word in document if word in numbers)
@@ -62,10 +68,12 @@ def bm25_weights(
 
 def _matrix(rows: Iterable[Counter[int]], width: int) -> csr_array:
     """Return counts as a sparse matrix, with a row for each counter."""
-    indices, data, starts = list[np.ndarray](), list[np.ndarray](), [0]
+    from scipy.sparse import csr_array
+
+    columns, data, starts = array("q"), array("d"), array("q", [0])
     for row in rows:
-        indices.append(np.fromiter(row.keys(), dtype=np.int32, count=len(row)))
-        data.append(np.fromiter(row.values(), dtype=np.float64, count=len(row)))
-        starts.append(starts[-1] + len(row))
-    joined = [np.concatenate([np.empty(0, dtype), *parts]) for dtype, parts in ((np.int32, indices), (float, data))]
-    return csr_array((joined[1], joined[0], np.array(starts)), shape=(len(starts) - 1, width))
+        columns.extend(row.keys())
+        data.extend(row.values())
+        starts.append(len(columns))
+    shape = (len(starts) - 1, width)
+    return csr_array((np.array(data), np.array(columns, dtype=np.int32), np.array(starts)), shape=shape)

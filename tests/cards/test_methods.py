@@ -81,6 +81,8 @@ HOW = {
     "less": " after a warm-up of the model",
 }
 UNCITED = {"all", "chain", "closest", "random", "top", "weighted"}
+WITH_MODEL = ("most_similar", "rds_plus")
+WITH_TARGET = ("bm25", "less", *WITH_MODEL)
 NUMBERS = ("ifd", "loss", "reward", "deita", "influence", "golden", "selectit", "cluster_distance", "num_tokens")
 
 
@@ -134,13 +136,16 @@ def selections_by(rows, tiny_model_dir, tmp_path, request):
 
     def run(name, size, **more):
         settings = SETTINGS.get(name, {}) | more
-        if name == "less":
-            settings["validation"] = str(tmp_path / "target.jsonl")
-            rows.select([1, 7]).to_json(settings["validation"])
+        if name in WITH_TARGET:
+            path = str(tmp_path / "target.jsonl")
+            rows.select([1, 7]).to_json(path)
+            settings |= (
+                {"by": {"score": "similarity", "validation": path}} if name == "most_similar" else {"validation": path}
+            )
         selector = get_selector(name, settings)
         plan = selector.plan(size, 1.0, len(rows))
         if len(plan) == 1:
-            return [select(rows, selector, size=size)]
+            return [select(rows, selector, size=size, model=str(tiny_model_dir) if name in WITH_MODEL else None)]
         pool, state, done = Pool(rows), {}, []
         saved = [request.getfixturevalue("warm_up")] if any(item.checkpoints for item in plan) else []
         for index, item in enumerate(plan):

@@ -161,7 +161,8 @@ NESTED = st.recursive(
 )
 KEYS = ["columns", "dataset_name", "dataset_train_split", "output_dir", "save_subset", "seed", "selection_ratio",
         "selection_size", "selection_tokens", "selector", "selector_kwargs", "model_name_or_path"]  # fmt: skip
-NAMES = st.sampled_from([name for name in list_selectors() if name != "less"])
+WITH_TARGET = ("bm25", "less", "most_similar", "rds_plus")
+NAMES = st.sampled_from([name for name in list_selectors() if name not in WITH_TARGET])
 SETTINGS = st.dictionaries(
     st.sampled_from(["by", "quality", "k", "clusters", "vectors", "model", "decay", "groups", "then", "filters"]),
     NESTED,

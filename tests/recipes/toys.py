@@ -103,7 +103,7 @@ def write_toys(folder: Path, pool_rows: Any) -> dict[str, Path]:
             {"question": row["instruction"], "answer": f"It is {at % 3}.\n#### {at % 3}" * bool(row["output"])}
             for at, row in enumerate(rows)
         ],
-        "exam": [{"question": f"{row['instruction']} {row['output']}"} for row in rows[8:16]],
+        "exam": [{"question": f"{row['instruction']} {row['output']}", "answer": row["output"]} for row in rows[8:16]],
     }
     files = {name: folder / f"{name}.jsonl" for name in made}
     for name, file in files.items():
@@ -156,7 +156,8 @@ def on_toys(value: Any, models: dict[str, str]) -> Any:
         {"dataset_name": models[value["dataset_name"]], "dataset_split": "train"} if "dataset_name" in value else {}
     )
     changed |= {"models": [[models[name], size] for name, size in value["models"]]} if "models" in value else {}
-    changed |= {"validation_split": "train", "projection_dim": 64} if "validation" in value else {}
+    changed |= {"validation_split": "train"} if "validation" in value else {}
+    changed |= {"projection_dim": 64} if {"checkpoints", "warmup_ratio"} & value.keys() else {}
     changed |= {"warmup_size": 12} if "warmup_size" in value else {}
     changed |= {"warmup_ratio": 0.2} if "warmup_ratio" in value else {}  # in the first of its steps nothing is learnt
     changed |= {"rounds": min(value["rounds"], 3)} if "rounds" in value else {}

