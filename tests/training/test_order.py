@@ -12,6 +12,8 @@ import pytest
 from trl import SFTTrainer
 
 from hf_datasel import SelectiveSFTConfig, SelectiveSFTTrainer
+from hf_datasel.cards.build import gather, read_run
+from hf_datasel.cards.card import page
 from hf_datasel.cards.sections.training import describe_order
 from hf_datasel.errors import ColumnError, ConfigError, ModelError, ResumeError
 from hf_datasel.formats import Pool, convert_pool
@@ -325,9 +327,35 @@ def test_order_is_recorded(train, rows, tmp_path):
     text = json.dumps({"by": {"score": "loss"}, "pattern": "folded", "folds": 3})  # as on the command line
     trainer = train(Random(), rows=rows, selection_order=text, **PASS)
     assert trainer.selections[0].provenance["training"]["settings"]["selection_order"] == json.loads(text)
+    trainer.save_state()
     trainer.create_model_card("model")
-    card = (tmp_path / "run" / "README.md").read_text()
-    sentence = describe_order(json.loads(text))
-    assert "in the order of `loss`, lowest first" in sentence
-    assert sentence in card
-    assert "`selection_order` = `by: loss, pattern: folded, folds: 3`" in card
+    selections, run = read_run(tmp_path / "run")
+    card = page(gather(selections, rows, title="x", training=run))
+    for written in ((tmp_path / "run" / "README.md").read_text(), card):
+        assert (
+            "In every epoch, the rows were trained on in the order of `loss`, lowest first and rows without a value "
+            "last, dealt into 3 folds that follow one another."
+        ) in written
+    assert "rows were scored only to order them" in card
+    assert "| `selection_order` | `by: loss, pattern: folded, folds: 3` |" in card
+
+
+def test_a_column_that_orders_rows_is_recorded(train, rows):
+    trainer = train(Random(), rows=rows, selection_order={"by": "stage", "pattern": "segmented"}, **PASS)
+    assert trainer.selections[0].provenance["columns_unverified"] == ["stage"]
+    card = page(gather(trainer.selections, rows, title="x"))
+    assert "Column 'stage' has to be in the dataset. How it was computed is not recorded." in card
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("random", ""),
+        ("selected", "of the selection, best first."),
+        ({"descending": True, "pattern": "folded", "folds": 2}, "of the selection, best last, dealt into 2 folds"),
+        ({"by": "stage", "pattern": "segmented"}, "of `stage`, lowest first and rows without a value last, shuffled"),
+        ({"by": "stage", "pattern": "segmented", "segments": 4, "descending": True}, "shuffled within 4 segments."),
+    ],
+)
+def test_order_in_words(setting, expected):
+    assert expected in describe_order(setting)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hf_datasel.cards.cost_wording import compare_costs, describe_cost, describe_duration
@@ -35,6 +36,9 @@ def _scored(facts: Facts) -> str:
     rows = sum(part["rows_scored"] for part in facts["rounds"])
     if rows:
         return f", for {rows:,} scored rows"
+    order = None if facts["training"] is None else facts["training"]["settings"].get("selection_order")
+    if isinstance(order, Mapping) and isinstance(order.get("by"), Mapping):
+        return "; rows were scored only to order them"
     return (
         "; the scores had been computed before, which is not included" if facts["scores"] else "; no rows were scored"
     )
