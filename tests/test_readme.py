@@ -80,6 +80,20 @@ def test_methods_example(pool_rows, tiny_model_dir, tmp_path):
     assert sum(row % 2 == 0 for row in selected[2].indices) == 3
 
 
+def test_mix_example(pool_rows, tiny_model_dir):
+    scored = pool_rows.add_column("reward", [0.5 + row for row in range(24)])
+    for name, values in (("ifd", [0.03 * row for row in range(24)]), ("num_tokens", [9] * 24)):
+        scored = scored.add_column(name, values)
+    names = {"select": select, "score": score, "scored": scored.add_column("cluster_id", [0, 1] * 12)}
+    code = TEXT.split("`Mix` combines several scores", 1)[1].split("```python\n", 1)[1].split("```")[0]
+    code = code.replace('Reward("me/reward-model")', "Length()").replace("import IFD,", "import IFD, Length,")
+    exec(
+        "from hf_datasel.selectors import within_clusters\n" + code.replace("Qwen/Qwen3-0.6B", str(tiny_model_dir)),
+        names,
+    )
+    assert max(names["scored"]["mix"][:]) < 1
+
+
 def test_large_pool_example(alpaca, tiny_model_dir, tmp_path, monkeypatch):
     from hf_datasel.scoring.store.store import ScoreStore
 

@@ -25,7 +25,7 @@ from hf_datasel.cli.arguments import (
 from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.tables import column_table, numeric_columns
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
-from hf_datasel.spec import changed_settings
+from hf_datasel.spec import changed_settings, spec_name
 
 __all__ = ["ScoreArguments", "run"]
 
@@ -186,6 +186,7 @@ def _write_results(
 def _scores(arguments: ScoreArguments) -> list[Any]:
     """Return the scores with their settings and, for those that run the command's model, how to load it."""
     from hf_datasel.scores import get_score
+    from hf_datasel.scoring.base import with_parts
 
     kwargs = as_dict(arguments.scores_kwargs, "scores_kwargs")
     scores = names_and_settings(arguments.scores, "scores")
@@ -206,8 +207,8 @@ def _scores(arguments: ScoreArguments) -> list[Any]:
     for name, settings in scores:
         settings = {**as_dict(kwargs.get(name), f"scores_kwargs[{name!r}]"), **settings}
         built.append(get_score(name, settings, arguments.allow_imports))
-    built = [_with_loading(score, loading) for score in built]
-    without = [name for name, score in zip(names, built, strict=True) if _needs_model(score)]
+    built = with_parts([_with_loading(score, loading) for score in built])
+    without = [spec_name(score) for score in built if _needs_model(score)]
     if without and arguments.model_name_or_path is None:
         verb = "has" if len(without) == 1 else "have"
         raise ConfigError(
@@ -224,6 +225,10 @@ def _needs_model(score: Any) -> bool:
 
 def _with_loading(score: Any, loading: Mapping[str, Any]) -> Any:
     """Return the score with the command's loading settings, if it runs the command's model and sets none itself."""
+    if score.parts:
+        return replace(
+            score, by=tuple(_with_loading(part, loading) if part in score.parts else part for part in score.by)
+        )
     if not score.needs_tokenizer or getattr(score, "model", "") is not None:
         return score
     unset = {field.name for field in fields(score)} - changed_settings(score).keys()

@@ -19,6 +19,7 @@ from hf_datasel.evaluation.statistics import (
     pooled_sd,
 )
 from hf_datasel.evaluation.task import Task
+from hf_datasel.evaluation.weight_search import num_tried
 
 if TYPE_CHECKING:
     from hf_datasel.evaluation.experiment_results import ExperimentResults, RunResult
@@ -77,6 +78,9 @@ def _result(results: ExperimentResults, method: str, name: str, is_own: bool) ->
             f"mean of {len(values)} runs of the method, which selects and trains with the seed of the run; this "
             "selection is that of one of them"
         )
+    if is_own and (tried := num_tried(results, method)):
+        search = f"its weights are one of {tried} that were compared on these items, so that the best is too good"
+        result["note"] = "; ".join(filter(None, (result["note"], search)))
     if len(values) > 1:
         result["sd"] = float(np.std(values, ddof=1))
     if name != "average":

@@ -46,7 +46,8 @@ class Experiment:
     Args:
         model_name_or_path: Model that every run starts from.
         methods: Selectors to compare: a name, `{name: settings}`, or `{label: {selector, selector_kwargs, train,
-            dataset_name}}` with training keys or rows of its own.
+            dataset_name}}` with training keys or rows of its own. A mix of scores may have a grid of weights:
+            `{top: {by: {score: mix, by: [ifd, reward], weights: {steps: 4}}}}` is five methods.
         suite: Name of a suite, or its tasks.
         tier: `"full"`, or `"quick"` for some items of some tasks.
         dataset_name: The pool: a file, a folder or a dataset on the Hub.

@@ -12,6 +12,7 @@ from typing import Any
 
 from hf_datasel.errors import ConfigError, check_option, did_you_mean
 from hf_datasel.evaluation.cells import slug
+from hf_datasel.evaluation.weight_search import with_all_weights
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.selectors import All, Random, get_selector
 from hf_datasel.spec import name_and_settings
@@ -91,7 +92,8 @@ def read_methods(
 
     Args:
         methods: Each the name of a selector, `{name: settings}`, or `{label: {selector, selector_kwargs, train,
-            dataset_name}}`; a label with rows of its own and no selector trains on all of them.
+            dataset_name}}`; a label with rows of its own and no selector trains on all of them. A mix of scores with
+            `weights: {steps: 4}` stands for a method with each of these weights; see `with_all_weights`.
         baselines: Names among `"random"`, `"longest"` and `"untrained"`, or of further selectors.
         train: Keys of `hf-datasel train` of all methods.
         seeds: Random seed of each run.
@@ -104,7 +106,7 @@ def read_methods(
     if not isinstance(methods, list | tuple):
         raise ConfigError(f"methods has to be a list of selectors, such as [iterit, superfiltering]: {methods!r}.")
     by_name: dict[str, Method] = {}
-    for entry in methods:
+    for entry in with_all_weights(methods):
         method = _method(entry, train, seeds, allow_imports)
         if method.name in by_name:
             raise ConfigError(
@@ -129,10 +131,12 @@ def read_methods(
 def configured_methods(methods: Sequence[Any]) -> dict[str, dict[str, Any]]:
     """Return the settings of each method by its name, as they are in the config of an experiment.
 
+    A mix with a grid of weights is several methods.
+
     Args:
         methods: The methods, as `read_methods` takes them.
     """
-    return dict(name_and_settings(entry, "selector") for entry in methods)
+    return dict(name_and_settings(entry, "selector") for entry in with_all_weights(methods))
 
 
 def _method(entry: Any, train: Mapping[str, Any], seeds: Sequence[int], allow_imports: bool) -> Method:

@@ -15,6 +15,7 @@ from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED, config
 from hf_datasel.evaluation.prepared import changed_values, plain_settings
 from hf_datasel.evaluation.statistics import compare_with_control, non_inferiority
 from hf_datasel.evaluation.tables import MethodRuns, results_table
+from hf_datasel.evaluation.weight_search import describe_searches
 from hf_datasel.hub.markdown import code, text
 from hf_datasel.training.schedule import rows_per_round
 
@@ -165,6 +166,7 @@ def _further(results: ExperimentResults, decimals: int) -> str:
         for name in results.methods
         if name not in (CONTROL, UNTRAINED) and min(len(results.values(name)), len(control)) >= 2
     ]
+    lines += describe_searches(results, decimals)
     lines += _non_inferior(results, decimals) + _equal_cost(results, compared, decimals)
     if compared and results.primary != "average":
         lines += _other_items(results, compared, decimals)

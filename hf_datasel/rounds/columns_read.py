@@ -8,6 +8,7 @@ from typing import Any
 
 from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import RowFilter, Selector
+from hf_datasel.scores.mix import Mix
 from hf_datasel.scoring.base import Score, is_text_list
 from hf_datasel.spec import outside_names
 
@@ -44,7 +45,7 @@ def _names(value: Any) -> set[str]:
         return {name for item in value for name in _names(item)}
     if isinstance(value, Score):
         lists = {f"{value.column_prefix}{name}" for name, dtype in value.columns().items() if is_text_list(dtype)}
-        return {value.value_column} | lists
+        return {value.value_column, *lists, *(value.names if isinstance(value, Mix) else ())}
     if not isinstance(value, Selector | RowFilter):
         return set()
     names = _names([getattr(value, field.name) for field in fields(value)]) | _names(list(value.scores()))

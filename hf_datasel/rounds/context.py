@@ -12,9 +12,10 @@ import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, Interrupted, SelectionError, did_you_mean
 from hf_datasel.formats import Part
-from hf_datasel.rounds.cache import RoundCache, take_rows
+from hf_datasel.rounds.cache import RoundCache, as_numpy, take_rows
 from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.record import RoundRecord
+from hf_datasel.scores.mix import Mix
 from hf_datasel.scoring.base import has_default_numbers
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.scoring.distributed import Processes
@@ -228,6 +229,9 @@ class RoundContext:
         Returns:
             Columns by name, aligned with `rows`; NaN where a row has no value.
         """
+        if isinstance(score, Mix):
+            columns = self._mixed(score, optional)
+            return columns if rows is None else {name: values[rows] for name, values in columns.items()}
         all_rows = np.arange(len(self.pool))
         row_numbers = all_rows if rows is None else np.asarray(rows, dtype=np.int64)
         complete = rows is None or np.array_equal(row_numbers, all_rows)
@@ -244,6 +248,27 @@ class RoundContext:
                 for reason in np.unique(reasons[reasons != ""]).tolist():
                     self.exclude(reason, row_numbers[reasons == reason])
         return output.columns
+
+    def parts_of(self, mix: Mix, optional: bool = False) -> list[np.ndarray]:
+        """Return the scores that a mix combines, for all rows: float64 of shape (rows,), NaN where a row has none.
+
+        Args:
+            mix: The mix.
+            optional: As in `score`.
+        """
+        return [self.values(part, optional=optional) for part in mix.by]
+
+    def _mixed(self, mix: Mix, optional: bool) -> dict[str, np.ndarray]:
+        """Return the columns of a mix of all rows, whose ranks are among the eligible ones."""
+        parts, all_rows = self.parts_of(mix, optional), np.arange(len(self.pool))
+        columns = {f"{mix.column_prefix}{name}": column for name, column in mix.mixed(parts, self.eligible).items()}
+        self.record.add_spec(mix.spec())
+        for name, column in columns.items():
+            self.record.add_values(name, all_rows, column)
+        for part, values in zip(mix.by, parts, strict=True):
+            if isinstance(part, str) and not optional:
+                self.exclude(f"without {part}", all_rows[np.isnan(values)])
+        return {name: as_numpy(column) for name, column in columns.items()}
 
     def check_score(self, score: Score) -> None:
         """Raise the error that computing a score would raise for its settings, without running or loading a model.

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, column_name, distinct_scores
+from hf_datasel.scores.mix import Mix
 from hf_datasel.strategies.top import top
 
 if TYPE_CHECKING:
@@ -77,13 +78,15 @@ class RankedSelector(Selector):
         candidates = context.eligible & ~np.isnan(values) & ~excluded
         if not candidates[row]:
             return []
-        keys = context.sort_keys(self.ranks_by, column=self.value_column)
+        keys, by = context.sort_keys(self.ranks_by, column=self.value_column), self.ranks_by
+        made_of = by.describe(context.parts_of(by), context.eligible, row) if isinstance(by, Mix) else ""
         higher = int((keys[candidates] > keys[row]).sum())
         lowest = values[selected].min() if len(selected) else np.nan
         name = self.value_column
         return [
+            *([made_of] if made_of else []),
             f"Of the {int(candidates.sum()):,} rows to select from {higher:,} have a higher {name}; the lowest "
-            f"that was selected has {lowest:.5g}."
+            f"that was selected has {lowest:.5g}.",
         ]
 
 

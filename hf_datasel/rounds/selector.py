@@ -189,12 +189,16 @@ def _settings_of(owner: Selector | RowFilter) -> list[Any]:
 
 
 def distinct_scores(scores: Sequence[Score]) -> tuple[Score, ...]:
-    """Return the scores without those that are equal to an earlier one.
+    """Return the scores without those that are equal to an earlier one, and the parts of a mix in its place.
 
     Args:
         scores: The scores.
     """
-    return tuple({object_key(score): score for score in scores}.values())
+    from hf_datasel.scores.mix import Mix
+    from hf_datasel.scoring.base import with_parts
+
+    expanded = with_parts(scores) if any(score.parts for score in scores) else scores
+    return tuple({object_key(score): score for score in expanded if not isinstance(score, Mix)}.values())
 
 
 def _scores_of(owner: Selector | RowFilter) -> list[Score]:

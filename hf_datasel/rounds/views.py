@@ -15,6 +15,7 @@ from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.positions import positions_of
 from hf_datasel.rounds.run import run_selector
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scores.mix import Mix
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding
@@ -225,6 +226,8 @@ class FilteredView(SubsetView):
 
     def score(self, score: Score, rows: np.ndarray | None = None, optional: bool = False) -> dict[str, np.ndarray]:
         """Compute a score for these rows only; see `RoundContext.score`."""
+        if isinstance(score, Mix):  # whose ranks are among these rows
+            return super().score(score, rows, optional)
         return self.parent.score(score, self._parent_rows(rows), optional)
 
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:

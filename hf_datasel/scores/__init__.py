@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hf_datasel.scores.language import Language as Language
     from hf_datasel.scores.length import Length as Length
     from hf_datasel.scores.loss import Loss as Loss
+    from hf_datasel.scores.mix import Mix as Mix
     from hf_datasel.scores.nuggets import Nuggets as Nuggets
     from hf_datasel.scores.pass_rate import PassRate as PassRate
     from hf_datasel.scores.prompt_loss import PromptLoss as PromptLoss

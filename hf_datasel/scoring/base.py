@@ -6,7 +6,7 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scoring.runner import ModelRunner
 
-__all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "is_text_list", "null_counts"]
+__all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "is_text_list", "null_counts", "with_parts"]
 
 logger = logging.getLogger(__name__)
 
@@ -139,6 +139,11 @@ class Score(HasSpec, ABC):
         """
         if runner.loading is None:
             self.compute(rows, runner)
+
+    @property
+    def parts(self) -> tuple[Score, ...]:
+        """Scores that are computed before this one, which reads their columns."""
+        return ()
 
     @property
     def not_in_batches(self) -> str:
@@ -392,6 +397,16 @@ class ModelScore(Score):
             check_max_length(load_config(loading), self.max_length, type(self).__name__)
         rows = TokenRows(Pool(dataset), loading.tokenizer(), self.token_settings())
         return rows, super()._rows_of(dataset)[1].with_model(loading)
+
+
+def with_parts(scores: Sequence[Score]) -> list[Score]:
+    """Return the scores, each after its parts, and each once.
+
+    Args:
+        scores: The scores.
+    """
+    expanded = [each for score in scores for each in (*with_parts(score.parts), score)]
+    return list({object_key(score): score for score in expanded}.values())
 
 
 def _is_dtype(name: str) -> bool:

@@ -18,7 +18,7 @@ from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import rename_dataset
 from hf_datasel.hub.parents import parents_of
-from hf_datasel.scoring.base import Columns, Score
+from hf_datasel.scoring.base import Columns, Score, with_parts
 from hf_datasel.scoring.column_provenance import is_computed, record_provenance
 from hf_datasel.scoring.cost import log_cost, measure_cost
 from hf_datasel.scoring.distributed import Processes
@@ -164,6 +164,7 @@ def checked_scores(scores: Any) -> list[Score]:
         if not isinstance(value, Score):
             hint = f" Write {value.__name__}()." if isinstance(value, type) and issubclass(value, Score) else ""
             raise ScoreError(f"scores has to hold scores such as IFD(), and holds {value!r}.{hint}")
+    listed = with_parts(listed) if any(value.parts for value in listed) else listed
     _check_columns(listed)
     return listed
 

@@ -17,6 +17,8 @@ def method_name(spec: Mapping[str, Any]) -> str:
 
     >>> method_name({"selector": "km_random"}), method_name({"selector": "top", "by": {"score": "reward"}})
     ('kM-Random', 'Top by reward')
+    >>> method_name({"selector": "top", "by": {"score": "mix", "by": ["ifd", {"score": "reward"}]}})
+    'Top by a mix of ifd and reward'
     >>> method_name({"selector": "within", "method": {"selector": "superfiltering"}, "groups": "cluster_id"})
     'Superfiltering within clusters'
     >>> method_name({"selector": "weighted", "method": {"selector": "random"}, "by": "quality"})
@@ -26,8 +28,7 @@ def method_name(spec: Mapping[str, Any]) -> str:
     """
     name = str(spec["selector"])
     if name == "top" and "by" in spec:
-        by = spec["by"]
-        return f"Top by {by['score'] if isinstance(by, Mapping) else by}"
+        return f"Top by {_score_name(spec['by'])}"
     if name == "within" and "method" in spec:
         groups = spec.get("groups", "cluster_id")
         clusters = isinstance(groups, Mapping) or groups.endswith("cluster_id")
@@ -41,6 +42,16 @@ def method_name(spec: Mapping[str, Any]) -> str:
     if selector_class is None:
         return re.split("[:.]", name)[-1] or name
     return selector_class.title or selector_class.__name__
+
+
+def _score_name(source: str | Mapping[str, Any]) -> str:
+    """Return the name of a column or score, and of a mix the names of what it mixes."""
+    if isinstance(source, str):
+        return source
+    if source["score"] != "mix":
+        return str(source["score"])
+    *names, last = map(_score_name, source["by"])
+    return f"a mix of {', '.join(names)} and {last}" if names else f"a mix of {last}"
 
 
 def describe_setting(value: Any) -> Any:

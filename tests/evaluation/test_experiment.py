@@ -17,13 +17,15 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from hf_datasel import Selection
+from hf_datasel import Selection, load_pool, select
 from hf_datasel.cards import pull_evaluation
 from hf_datasel.cards.report import read_results
 from hf_datasel.cli import main
 from hf_datasel.errors import ConfigError, EvaluationError, FormatError, ModelError
 from hf_datasel.evaluation import Experiment, HeldoutLoss, compare_with_control
 from hf_datasel.evaluation.cells import Cell
+from hf_datasel.scores import Compressibility, Length
+from hf_datasel.selectors import Top
 
 QUICKSTART = Path(__file__).parents[2] / "recipes" / "quickstart"
 METHODS = ("untrained", "random", "iterit", "all", "longest")
@@ -352,6 +354,23 @@ def test_runs_at_equal_cost_are_listed_when_the_others_have_finished(world, refe
     shutil.rmtree(folder)
     shutil.copytree(world / "reference", folder)
     assert experiment.unfinished() == ["--shard 1/4", "--shard 2/4"]
+
+
+def test_weights_of_a_mix_are_tried(world, tmp_path):
+    parts = [{"score": "length"}, {"score": "compressibility"}]
+    grid = {"score": "mix", "by": parts, "weights": {"steps": 1}}
+    values = small(world, tmp_path / "out") | {"methods": [{"top": {"by": grid}}], "baselines": [], "seeds": 1}
+    results = run(values | {"suite": values["suite"][1:], "primary": "heldout"})
+    assert results.methods == ["top (length 0, compressibility 1)", "top (length 1, compressibility 0)"]
+    pool = load_pool(str(world / "pool.parquet"))
+    for name, by in zip(results.methods, (Compressibility(), Length()), strict=True):
+        (cell,) = results.runs_of(name)
+        trained = np.load(tmp_path / "out" / cell.folder / "model" / "selections" / "round-0" / "indices.npy")
+        assert trained.tolist() == select(pool, Top(by=by), ratio=0.1).indices.tolist()
+    best = min(results.methods, key=lambda name: results.values(name)[0])
+    said = results.to_markdown().replace("\\", "")
+    assert f"of 2 that were tried, those of {best} have the lowest heldout" in said
+    assert "on a second held-out set" in said
 
 
 def test_a_margin_of_after_the_runs_is_said(world, reference, tmp_path):

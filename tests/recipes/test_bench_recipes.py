@@ -42,7 +42,7 @@ def methods(path: Path) -> dict[str, Any]:
 
 
 def test_the_experiments():
-    names = ["at-scale", "iterit-code", "iterit-table1", "kmq", "small", "smollm2-cpu"]
+    names = ["at-scale", "iterit-code", "iterit-table1", "kmq", "mix-weights", "small", "smollm2-cpu"]
     assert [path.stem for path in EXPERIMENTS] == names
 
 
