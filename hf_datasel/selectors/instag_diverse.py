@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import pyarrow as pa
 
 from hf_datasel import scores
 from hf_datasel.rounds.context import RoundContext
@@ -61,8 +60,6 @@ class InsTagDiverse(Selector):
         rows = np.flatnonzero(context.eligible)
         labels = read_labels(context, self.tags)
         rows, labels = candidate_labels(context, labels, rows, self.min_count, labels_name(self.tags))
-        counts = labels.matrix.getnnz(axis=1)
-        context.record.add_values("tag_count", rows, pa.array(counts, pa.int32()))
         budget = min(context.budget, len(rows))
         return context.pick(rows, lambda progress: complexity_first(labels.matrix, budget, progress))
 

@@ -24,7 +24,6 @@ def test_passes_of_rows_with_new_tags(tagged):
     # By number of tags: 4; 1, 7, 11; 0, 3, 6, 8, 9, 10.
     assert selection.indices.tolist() == [4, 7, 9, 1, 11, 6, 0, 3, 8, 10]
     assert selection.provenance["exclusions"] == {"without tags": 2}
-    assert selection.scores("tag_count")[4] == 3
 
 
 def test_rare_tags_are_ignored(tagged):
