@@ -14,6 +14,7 @@ from hf_datasel.errors import ColumnError, ConfigError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import is_text_list
+from hf_datasel.scoring.column_provenance import column_numbers, provenance_of
 from hf_datasel.scoring.vector_files import row_blocks
 
 if TYPE_CHECKING:
@@ -101,13 +102,23 @@ def read_labels(
             return _text_labels(pa.array(context.score(source)[name].tolist(), pa.list_(pa.string())), name)
         source = name
     if isinstance(source, str):
-        values = context.read_columns([source], record=[source]).with_format("arrow")[:].column(source)
+        values = context.read_columns([source]).with_format("arrow")[:].column(source)
         if not _is_number(values.type):
+            _record_column(context, source, values)
             return _text_labels(values.combine_chunks(), source)
     ids, _ = context.clusters(source, "embedding" if vectors is None else vectors)
     rows = np.flatnonzero(ids >= 0)
     numbers, codes = np.unique(ids[rows], return_inverse=True)
     return RowLabels(tuple(map(str, numbers.tolist())), _matrix(rows, codes, len(ids), len(numbers)), are_texts=False)
+
+
+def _record_column(context: RoundContext, name: str, values: pa.ChunkedArray) -> None:
+    """Record that the selection relies on a column, and the score that computed it if it is known."""
+    spec = provenance_of(name, column_numbers(values)) if is_text_list(values.type) else None
+    if name not in context.row_columns():
+        context.record.add_column(name, verified=spec is not None)
+    if spec is not None:
+        context.record.add_spec(spec)
 
 
 def candidate_labels(

@@ -14,9 +14,11 @@ import pyarrow as pa
 
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
+from hf_datasel.scoring.base import is_text_list
 from hf_datasel.spec import upgraded
 
 __all__ = [
+    "column_numbers",
     "is_computed",
     "provenance_of",
     "provenance_of_columns",
@@ -36,15 +38,15 @@ _specs: dict[str, dict[str, Any]] = {}
 
 
 def record_provenance(name: str, column: pa.Array | pa.ChunkedArray, spec: dict[str, Any]) -> None:
-    """Record the spec that a column was computed with. Columns of text or vectors are ignored.
+    """Record the spec that a column was computed with. Columns of single texts or vectors are ignored.
 
     Args:
         name: Name of the column.
         column: Values of the column.
         spec: Spec of the score.
     """
-    if _is_numeric(column):
-        for key in _keys(name, _as_float64(column)):
+    if _has_numbers(column):
+        for key in _keys(name, column_numbers(column)):
             _record(key, spec)
 
 
@@ -56,7 +58,7 @@ def provenance_of(name: str, values: np.ndarray) -> dict[str, Any] | None:
 
     Args:
         name: Name of the column.
-        values: Values of the column, float64 of shape (rows,), NaN for null.
+        values: Values of the column, float64 of shape (rows,), NaN for null; see `column_numbers`.
     """
     return next((_specs[key] for key in _keys(name, values) if key in _specs), None)
 
@@ -67,8 +69,8 @@ def provenance_of_columns(table: pa.Table) -> dict[str, dict[str, Any]]:
     Args:
         table: The table.
     """
-    columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
-    specs = {name: provenance_of(name, _as_float64(column)) for name, column in columns.items()}
+    columns = {name: table.column(name) for name in table.column_names if _has_numbers(table.column(name))}
+    specs = {name: provenance_of(name, column_numbers(column)) for name, column in columns.items()}
     return {name: spec for name, spec in specs.items() if spec is not None}
 
 
@@ -81,7 +83,7 @@ def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
     """
     if column.null_count == len(column):
         return True
-    return _is_numeric(column) and provenance_of(name, _as_float64(column)) is not None
+    return _has_numbers(column) and provenance_of(name, column_numbers(column)) is not None
 
 
 def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | None = None) -> None:
@@ -92,8 +94,8 @@ def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | N
         table: The table.
         parents: Record of the datasets that the rows come from.
     """
-    columns = {name: table.column(name) for name in table.column_names if _is_numeric(table.column(name))}
-    keys = [key for name, column in columns.items() for key in _keys(name, _as_float64(column))]
+    columns = {name: table.column(name) for name in table.column_names if _has_numbers(table.column(name))}
+    keys = [key for name, column in columns.items() for key in _keys(name, column_numbers(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
     content = {"origins": specs, "parents": parents or {}}
     write_file(path, json.dumps(content, indent=1, sort_keys=True), ScoreError)
@@ -131,13 +133,26 @@ def _keys(name: str, values: np.ndarray) -> list[str]:
     return [f"{name}:{digest}", digest] if is_distinctive else [f"{name}:{digest}"]
 
 
-def _is_numeric(column: pa.Array | pa.ChunkedArray) -> bool:
-    return bool(pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+def column_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Return the numbers that a column is recognized by, float64 of shape (rows,), NaN for null.
 
-
-def _as_float64(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    Args:
+        column: Column of numbers, which are its values; or of lists of texts, of each of which it is a hash.
+    """
+    if is_text_list(column.type):
+        return np.array([np.nan if texts is None else _hash(texts) for texts in column.to_pylist()], dtype=np.float64)
     values = column.cast("double", safe=False)
     return np.asarray(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False))
+
+
+def _has_numbers(column: pa.Array | pa.ChunkedArray) -> bool:
+    kind = column.type
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind)) or is_text_list(kind)
+
+
+def _hash(texts: list[str]) -> int:
+    """Return an int that float64 holds exactly."""
+    return int.from_bytes(hashlib.blake2b(json.dumps(texts).encode(), digest_size=6).digest())
 
 
 def _digest(values: np.ndarray) -> str:

@@ -119,10 +119,18 @@ class MIG(Selector):
 
     def _candidates(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray, RowLabels]:
         """Return the quality of all rows, the rows that can be selected, and the labels of these."""
-        quality, labels = context.values(self.quality), read_labels(context, self.labels, self.vectors)
+        labels = read_labels(context, self.labels, self.vectors)
+        row_vectors = self._row_vectors(labels)
+        if row_vectors is None and self.vectors is not None and cast("Embedding", self.vectors).model is None:
+            raise ConfigError(
+                "MIG embeds the text of labels with a model of its own: name it, as in vectors=Embedding('name or "
+                "path')."
+            )
+        quality = context.values(self.quality)
         rows = context.candidates(quality, np.arange(len(quality)), name=column_name(self.quality))
-        if self.prop_weight and (vectors := self._row_vectors(labels)) is not None:
-            rows = context.candidates(take_rows(context.vectors(vectors), rows), rows, name=column_name(vectors))
+        if self.prop_weight and row_vectors is not None:
+            vectors = take_rows(context.vectors(row_vectors), rows)
+            rows = context.candidates(vectors, rows, name=column_name(row_vectors))
         return quality, *candidate_labels(context, labels, rows, self.min_count, labels_name(self.labels))
 
     def _row_vectors(self, labels: RowLabels) -> str | Embedding | None:

@@ -233,6 +233,18 @@ def test_selections_by_tags(server, pool_rows):
         assert "tag_count" in selection.score_columns
 
 
+def test_origin_of_tags_is_known(server, pool_rows, tmp_path):
+    scored = score(pool_rows, [remote(server), "length"])
+    scored.to_parquet(tmp_path / "scored.parquet")
+    selector = MIG(quality="response_words", vectors=None)
+    selection = select(Dataset.from_parquet(str(tmp_path / "scored.parquet")), selector, size=10)
+    assert selection.provenance["columns_unverified"] == []
+    assert [spec["score"] for spec in selection.provenance["scores"]] == ["instag", "length"]
+    reversed_tags = scored.remove_columns("tags").add_column("tags", scored["tags"][:][::-1])
+    selection = select(reversed_tags, selector, size=10)
+    assert selection.provenance["columns_unverified"] == ["tags"]
+
+
 def test_settings_that_cannot_work():
     with pytest.raises(ConfigError, match=r"has to hold \{instruction\}"):
         InsTag(prompt="Tags?")

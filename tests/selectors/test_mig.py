@@ -4,8 +4,8 @@ from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
-from hf_datasel.scores import Cluster, Embedding, InsTag, Length
-from hf_datasel.selectors import MIG, get_selector
+from hf_datasel.scores import Cluster, Embedding, InsTag, Length, Loss
+from hf_datasel.selectors import MIG, get_selector, per_source
 from hf_datasel.testing import contract
 
 TAGS = [
@@ -119,6 +119,19 @@ def test_rare_tags_are_ignored(tagged):
     assert selection.indices.tolist() == slow(rows, tagged["deita"][:], len(rows))
 
 
+def test_groups(tagged):
+    data = tagged.add_column("half", [row % 2 for row in range(12)])
+    selector = per_source(MIG(quality="deita", vectors=None), "half")
+    rows = able(TAGS)
+    expected = set()
+    for half, size in ((0, 2), (1, 4)):
+        own = {row: labels for row, labels in rows.items() if row % 2 == half}
+        expected |= set(slow(own, tagged["deita"][:], size))
+    shares = per_source(MIG(quality="deita", vectors=None), "half", {"0": 1 / 3, "1": 2 / 3})
+    assert set(select(data, shares, size=6).indices.tolist()) == expected
+    assert len(select(data, selector, size=6).indices) == 6
+
+
 def test_explanation_counts_selected_rows_with_each_label(tagged):
     from hf_datasel.selection import explain
 
@@ -167,5 +180,7 @@ def test_data_that_cannot_work(tagged):
     with pytest.raises(ColumnError, match=r"'turns' holds .*labels are lists of texts, texts, or cluster numbers"):
         data = tagged.add_column("turns", [[1]] * len(tagged))
         select(data, MIG(quality="deita", labels="turns", vectors=None), size=3)
+    with pytest.raises(ConfigError, match=r"a model of its own: name it, as in vectors=Embedding\('name or path'\)"):
+        select(tagged, MIG(quality=Loss(), vectors=Embedding()), size=3)
     with pytest.raises(ColumnError, match="needs column 'topics'"):
         select(tagged, MIG(quality="deita", labels="topics"), size=3)
