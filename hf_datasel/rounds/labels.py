@@ -178,12 +178,13 @@ def mean_vectors(labels: RowLabels, rows: np.ndarray, vectors: np.ndarray) -> np
     return means
 
 
-def embedded_labels(labels: RowLabels, embedding: Embedding) -> np.ndarray:
+def embedded_labels(context: RoundContext, labels: RowLabels, embedding: Embedding) -> np.ndarray:
     """Return the embedding of the text of each label; NaN for a label without one.
 
     In a distributed run every process has to call this.
 
     Args:
+        context: Context of the round, which records the embedding.
         labels: The labels, which are texts.
         embedding: How they are embedded.
     """
@@ -192,8 +193,9 @@ def embedded_labels(labels: RowLabels, embedding: Embedding) -> np.ndarray:
     from hf_datasel.rounds.cache import as_numpy
     from hf_datasel.scoring.score_rows import score
 
-    texts = Dataset.from_dict({"text": list(labels.names)})
-    scored = score(texts, [replace(embedding, part="both", column_prefix="")])
+    whole_text = replace(embedding, part="both", column_prefix="")
+    scored = score(Dataset.from_dict({"text": list(labels.names)}), [whole_text])
+    context.record.add_spec(whole_text.spec())
     vectors: np.ndarray = as_numpy(scored.with_format("arrow")[:].column("embedding"))
     return vectors
 

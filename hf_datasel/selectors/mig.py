@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -24,8 +24,6 @@ from hf_datasel.rounds.selector import Selector, check_number, check_source, col
 from hf_datasel.strategies.information_gain import Phi, information_gain, label_graph, propagation_matrix
 
 if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
-
     from hf_datasel.scores import Cluster, Embedding, InsTag
     from hf_datasel.scoring.base import Score
 
@@ -102,8 +100,21 @@ class MIG(Selector):
 
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows in the order in which the greedy algorithm selects them."""
-        quality, rows, labels = self._candidates(context)
-        propagation = self._propagation(context, rows, labels)
+        labels = read_labels(context, self.labels, self.vectors)
+        embedding = self._label_embedding(labels)
+        quality = context.values(self.quality)
+        rows = context.candidates(quality, np.arange(len(quality)), name=column_name(self.quality))
+        vectors: np.ndarray | None = None
+        if self.vectors is not None and self.prop_weight and embedding is None:
+            vectors = context.vectors(self.vectors)
+            rows = context.candidates(take_rows(vectors, rows), rows, name=column_name(self.vectors))
+        rows, labels = candidate_labels(context, labels, rows, self.min_count, labels_name(self.labels))
+        if embedding is not None:
+            vectors = embedded_labels(context, labels, embedding)
+        elif vectors is not None:
+            vectors = mean_vectors(labels, rows, vectors)
+        graph = None if vectors is None else label_graph(vectors, self.sim_threshold)
+        propagation = None if graph is None else propagation_matrix(graph, self.prop_weight)
         phi = Phi(self.phi_type, self.phi_alpha, self.phi_a, self.phi_b)
         budget = min(context.budget, len(rows))
         return context.pick(
@@ -113,36 +124,17 @@ class MIG(Selector):
             ),
         )
 
-    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
-        """Return a sentence on the labels of the row, and on how many selected rows have each."""
-        return describe_labels(read_labels(context, self.labels, self.vectors), selected, row)
-
-    def _candidates(self, context: RoundContext) -> tuple[np.ndarray, np.ndarray, RowLabels]:
-        """Return the quality of all rows, the rows that can be selected, and the labels of these."""
-        labels = read_labels(context, self.labels, self.vectors)
-        row_vectors = self._row_vectors(labels)
-        if row_vectors is None and self.vectors is not None and cast("Embedding", self.vectors).model is None:
+    def _label_embedding(self, labels: RowLabels) -> Embedding | None:
+        """Return what embeds the text of labels; None if their vectors are means, or if they are not connected."""
+        if self.vectors is None or isinstance(self.vectors, str) or not labels.are_texts or not self.prop_weight:
+            return None
+        if self.vectors.model is None:
             raise ConfigError(
                 "MIG embeds the text of labels with a model of its own: name it, as in vectors=Embedding('name or "
                 "path')."
             )
-        quality = context.values(self.quality)
-        rows = context.candidates(quality, np.arange(len(quality)), name=column_name(self.quality))
-        if self.prop_weight and row_vectors is not None:
-            vectors = take_rows(context.vectors(row_vectors), rows)
-            rows = context.candidates(vectors, rows, name=column_name(row_vectors))
-        return quality, *candidate_labels(context, labels, rows, self.min_count, labels_name(self.labels))
+        return self.vectors
 
-    def _row_vectors(self, labels: RowLabels) -> str | Embedding | None:
-        """Return the vectors of rows whose mean is the vector of a label; None if its text is embedded, or nothing."""
-        return None if labels.are_texts and not isinstance(self.vectors, str) else self.vectors
-
-    def _propagation(self, context: RoundContext, rows: np.ndarray, labels: RowLabels) -> csr_matrix | None:
-        if self.vectors is None or not self.prop_weight:
-            return None
-        row_vectors = self._row_vectors(labels)
-        if row_vectors is not None:
-            vectors = mean_vectors(labels, rows, context.vectors(row_vectors))
-        else:
-            vectors = embedded_labels(labels, cast("Embedding", self.vectors))
-        return propagation_matrix(label_graph(vectors, self.sim_threshold), self.prop_weight)
+    def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
+        """Return a sentence on the labels of the row, and on how many selected rows have each."""
+        return describe_labels(read_labels(context, self.labels, self.vectors), selected, row)

@@ -76,7 +76,9 @@ def test_text_of_tags_is_embedded(tagged, tiny_model_dir):
     threshold = float(np.median(units @ units.T))
     close = np.where(units @ units.T >= threshold, units @ units.T, 0)
     selector = MIG(quality="deita", vectors=embedding, sim_threshold=threshold)
-    assert select(tagged, selector, size=6).indices.tolist() == slow(able(TAGS), tagged["deita"][:], 6, close)
+    selection = select(tagged, selector, size=6)
+    assert selection.indices.tolist() == slow(able(TAGS), tagged["deita"][:], 6, close)
+    assert [spec["resolved_model"] for spec in selection.provenance["scores"]] == [embedding.spec()["resolved_model"]]
 
 
 def test_clusters_are_labels(gaps):
