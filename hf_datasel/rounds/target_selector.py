@@ -163,15 +163,21 @@ def check_copies(context: RoundContext, target: TargetRows, rows: np.ndarray, co
     if not len(found):
         return rows
     numbers = ", ".join(str(context.row_number(row)) for row in found[:_NAMED_ROWS].tolist())
+    who, they = (
+        ("the prompt of 1 row repeats a target row", "it")
+        if len(found) == 1
+        else (f"the prompts of {len(found):,} rows repeat target rows", "they")
+    )
     logger.warning(
-        "%s: %d of the rows to select from repeat target rows (%s%s), %s",
+        "%s: %s (%s%s). %s",
         caller,
-        len(found),
+        who,
         numbers,
         ", ..." if len(found) > _NAMED_ROWS else "",
-        "and are not selected: a test on the target would be trained on. copies='keep' selects them."
+        f"With copies='exclude' {they} cannot be selected, because a test on the target would be trained on; set it "
+        "to 'keep' otherwise."
         if copies == "exclude"
-        else "and can be selected: do not test on the target.",
+        else f"Since {they} can be selected, do not test on the target.",
     )
     if copies == "keep":
         return rows

@@ -41,7 +41,7 @@ def test_computes_influence_with_settings(full, monkeypatch, tmp_path, caplog):
     selected = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
     assert selected.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
     assert selected.provenance["scores"] == [influence.spec()]
-    assert "LESSTop: 1 of the rows to select from repeat target rows (4), and can be selected" in caplog.text
+    assert "LESSTop: the prompt of 1 row repeats a target row (4). Since it can be selected, do not" in caplog.text
     assert selected.provenance["notes"]["target"]["copies"] == 1
 
 

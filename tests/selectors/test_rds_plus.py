@@ -92,8 +92,8 @@ def test_copies_are_excluded_and_counted(tiny_model_dir, rows, leaking, caplog, 
     subject = RDSPlus(str(tiny_model_dir), validation=leaking)
     with caplog.at_level(logging.WARNING):
         selection = select(rows, subject, size=10)
-    assert "RDSPlus: 2 of the rows to select from repeat target rows (4, 9), and are not selected" in caplog.text
-    assert "copies='keep' selects them" in caplog.text
+    assert "RDSPlus: the prompts of 2 rows repeat target rows (4, 9). With copies='exclude' they" in caplog.text
+    assert "set it to 'keep' otherwise" in caplog.text
     assert set(range(12)) - set(selection.indices.tolist()) == {4, 9}
     assert selection.provenance["exclusions"] == {"copies of target rows": 2}
     with pytest.raises(SelectionError, match=r"size=11 .*10 of 12 rows.*copies of target rows"):
@@ -112,7 +112,7 @@ def test_copies_are_kept_and_counted(tiny_model_dir, rows, leaking, caplog):
     subject = RDSPlus(str(tiny_model_dir), validation=leaking, copies="keep")
     with caplog.at_level(logging.WARNING):
         selection = select(rows, subject, size=5)
-    assert "repeat target rows (4, 9), and can be selected: do not test on the target." in caplog.text
+    assert "repeat target rows (4, 9). Since they can be selected, do not test on the target." in caplog.text
     assert {4, 9} <= set(selection.indices[:3].tolist())
     assert selection.provenance["notes"]["target"] | {"sha256": ""} == {
         "rows": 3, "sha256": "", "copies": 2, "kept": True,
