@@ -249,18 +249,18 @@ class RoundContext:
                     self.exclude(reason, row_numbers[reasons == reason])
         return output.columns
 
-    def parts_of(self, mix: Mix, optional: bool = False) -> list[np.ndarray]:
-        """Return the scores that a mix combines, for all rows: float64 of shape (rows,), NaN where a row has none.
+    def describe_mix(self, mix: Mix, row: int) -> str:
+        """Return a sentence on what a mix of scores is made of in a row; empty if the row has none.
 
         Args:
             mix: The mix.
-            optional: As in `score`.
+            row: Row number.
         """
-        return [self.values(part, optional=optional) for part in mix.by]
+        return mix.describe([self.values(part) for part in mix.by], self.eligible, row)
 
     def _mixed(self, mix: Mix, optional: bool) -> dict[str, np.ndarray]:
         """Return the columns of a mix of all rows, whose ranks are among the eligible ones."""
-        parts, all_rows = self.parts_of(mix, optional), np.arange(len(self.pool))
+        parts, all_rows = [self.values(part, optional=optional) for part in mix.by], np.arange(len(self.pool))
         columns = {f"{mix.column_prefix}{name}": column for name, column in mix.mixed(parts, self.eligible).items()}
         self.record.add_spec(mix.spec())
         for name, column in columns.items():

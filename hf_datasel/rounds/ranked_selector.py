@@ -79,7 +79,7 @@ class RankedSelector(Selector):
         if not candidates[row]:
             return []
         keys, by = context.sort_keys(self.ranks_by, column=self.value_column), self.ranks_by
-        made_of = by.describe(context.parts_of(by), context.eligible, row) if isinstance(by, Mix) else ""
+        made_of = context.describe_mix(by, row) if isinstance(by, Mix) else ""
         higher = int((keys[candidates] > keys[row]).sum())
         lowest = values[selected].min() if len(selected) else np.nan
         name = self.value_column

@@ -186,6 +186,10 @@ class GroupView(SubsetView):
         columns = self.parent.score(score, optional=optional)
         return {name: take_rows(values, self.rows) for name, values in columns.items()}
 
+    def describe_mix(self, mix: Mix, row: int) -> str:
+        """Return a sentence on a mix, whose ranks are among the rows of the parent; see `RoundContext`."""
+        return self.parent.describe_mix(mix, int(self.rows[row]))
+
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         """Return one vector per row; see `RoundContext.vectors`."""
         return take_rows(self.parent.vectors(source), self._parent_rows(rows))

@@ -272,6 +272,11 @@ def test_explanation(rows, tmp_path):
     )
     without = explain(selection, rows, 3)
     assert [each["reason"] for each in without["scores"] if each["score"] == "mix"] == ["without_a"]
+    grouped = select(rows, per_source(Top(by=Mix({"a": 0.7, "b": 0.3})), "source"), size=4)
+    assert explained["decided"][0] in explain(grouped, rows, 4)["decided"]
+    kept = BOTH & (B < 30)
+    after = explain(select(rows, Chain([InRange("b", high=30)], Top(by=Mix(("a", "b")))), size=3), rows, 4)
+    assert f"Its mix is 0.5 x {ranks(A, kept)[4]:.4g} (a, as a rank)" in " ".join(after["decided"])
     products = select(rows, Top(by=Mix(("a", "b"), scale="values", combine="product")), size=3)
     assert explain(products, rows, 4)["decided"][0] == "Its mix is 5 (a) ** 1 x 20 (b) ** 1."
 
