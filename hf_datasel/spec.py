@@ -309,6 +309,12 @@ def from_name(value: Any, kind: Kind) -> Any:
             f"{kind.capitalize()} {name!r} is code outside hf_datasel: in Python import its class and pass an "
             f"instance of it (from {module} import {cls})."
         )
+    for key in _FUNCTION_SETTINGS:
+        if ":" in str(settings.get(key, "")):
+            raise ConfigError(
+                f"{name} with {key}={settings[key]!r} is code outside hf_datasel: in Python pass an instance of "
+                f"{find_class(kind, name).__name__}."
+            )
     return build(kind, name, settings)
 
 
@@ -348,7 +354,7 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
             raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(str(key), options)} It has {options}.")
     for key in _FUNCTION_SETTINGS:
         if ":" in str(values.get(key, "")) and not allow_imports:
-            raise _not_permitted(f"{name} with {key}={values[key]!r}", f" In Python pass {cls.__name__}(...) itself.")
+            raise _not_permitted(f"{name} with {key}={values[key]!r}")
     required = [field.name for field in fields(cls) if field.init and default_of(field) is MISSING]
     if missing := [key for key in required if key not in values]:
         raise ConfigError(f"{name} needs the setting {missing[0]!r}:", *_where_to_pass(kind, name, cls, missing[0]))
@@ -510,10 +516,10 @@ def import_function(name: str) -> FunctionType:
     return function
 
 
-def _not_permitted(subject: str, hint: str = "") -> ConfigError:
+def _not_permitted(subject: str) -> ConfigError:
     return ConfigError(
         f"{subject} is code outside hf_datasel.",
-        f"Permit it with allow_imports if you trust it.{hint}",
+        "Permit it with allow_imports if you trust it.",
         "Permit it with --allow_imports if you trust it.",
     )
 

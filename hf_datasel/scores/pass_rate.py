@@ -54,7 +54,8 @@ class PassRate(EndpointScore):
 
     Each answer has a seed of its own, made from the prompt, `seed` and the number of the answer. So rates depend on no
     other rows, batches or processes, up to rounding, and a run with a score store that asks for more answers generates
-    only those that are missing. Answers are stored, judgements are not.
+    only those that are missing. Answers are stored, judgements are not. The standard error of a rate is at most 0.5 /
+    sqrt(`num_generations`): 0.18 for 8 answers.
 
     A row has a rate if all of its answers were judged; an answer without text is judged too. Otherwise the reason is
     `empty_reference`, `no_number_in_reference`, `unparsable_reference`, `tool_calls` (the last response is the
@@ -80,11 +81,12 @@ class PassRate(EndpointScore):
         reference: Name of a column with the reference answers, texts or numbers; by default the last response.
         verifier_columns: Names of further columns in the `row` of a function.
         num_generations: Number of answers per prompt.
-        max_new_tokens: Maximum number of tokens of an answer; longer ones are truncated, and judged like others.
+        max_new_tokens: Maximum number of tokens of an answer. Longer ones are truncated and judged like others: with a
+            low maximum, the last number may be right by chance.
         temperature: Temperature of sampling; 0 is greedy decoding, for `num_generations=1`.
         top_p: Probability of the most likely tokens that are sampled from; 1 samples from all.
         seed: Random seed of sampling.
-        write_answers: Whether the answers are written to a column.
+        write_answers: Whether `hf_datasel.score` and `map` write the answers to a column; selections do not keep it.
         use_transformers_continuous_batching: As in `RewardGap`; for greedy decoding, `num_generations=1`.
         base_url: Address of an OpenAI-compatible endpoint, such as `http://localhost:8000/v1`; by default the model
             runs locally.

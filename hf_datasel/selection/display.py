@@ -25,10 +25,14 @@ def method_name(spec: Mapping[str, Any]) -> str:
     'Random weighted by quality'
     >>> method_name({"selector": "chain", "filters": [{"filter": "in_range"}], "then": {"selector": "iterit"}})
     'IterIT after filters'
+    >>> method_name({"selector": "closest", "by": "pass_rate", "target": 0.5})
+    'Closest to 0.5 by pass_rate'
     """
     name = str(spec["selector"])
     if name == "top" and "by" in spec:
         return f"Top by {_score_name(spec['by'])}"
+    if name == "closest" and "by" in spec:
+        return f"Closest to {spec['target']:g} by {_score_name(spec['by'])}"
     if name == "within" and "method" in spec:
         groups = spec.get("groups", "cluster_id")
         clusters = isinstance(groups, Mapping) or groups.endswith("cluster_id")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from datasets import Dataset, Value
 
-from hf_datasel import score
+from hf_datasel import Selection, score, select
 from hf_datasel.cli import main
 from hf_datasel.errors import ColumnError, ConfigError
 from hf_datasel.scores import PassRate, RewardGap
 from hf_datasel.scoring.generation import Generator
+from hf_datasel.selection import explain
+from hf_datasel.selectors import Closest
 from hf_datasel.spec import outside_names
 from hf_datasel.testing import contract
 from tests.scores.endpoint_server import Reply, completion, serving
@@ -99,6 +101,18 @@ def test_first_answer_is_that_of_the_reward_gap(model, tokenizer, pool_rows, tmp
     rate = PassRate(num_generations=2, max_new_tokens=NEW, temperature=0.7, seed=3)
     score(pool_rows.select(range(4)), rate, model, tokenizer, store=tmp_path)
     assert sum(generated) == 4
+
+
+def test_written_answers_in_a_selection(model, tokenizer, pool_rows, tmp_path):
+    rate = PassRate(verifier=LENGTH, num_generations=2, max_new_tokens=NEW, write_answers=True)
+    rows = pool_rows.select(range(6))
+    selection = select(rows, Closest(rate, target=0.5), size=2, model=model, processing_class=tokenizer)
+    selection.save(tmp_path)
+    selection = Selection.load(tmp_path)
+    assert selection.score_columns == ["pass_rate", "pass_rate_answers"]
+    row = next(row for row in range(6) if row not in selection.indices)
+    explained = explain(selection, rows, row, model=model, processing_class=tokenizer)
+    assert [rank["score"] for rank in explained["scores"]] == ["pass_rate", "pass_rate_answers"]
 
 
 def test_prompt_fills_window(model, tokenizer):
@@ -236,6 +250,11 @@ def test_columns_that_do_not_fit(server):
         ColumnError, match=r"row 0 holds a list, and verifier='exact_match' compares texts and numbers"
     ):
         score(data, remote(server, reference="gold"))
+
+
+def test_function_in_python_needs_the_score_itself(pool_rows):
+    with pytest.raises(ConfigError, match="is code outside hf_datasel: in Python pass an instance of PassRate"):
+        score(pool_rows, {"pass_rate": {"verifier": LENGTH}})
 
 
 def test_function_is_recorded_by_name_and_source():
