@@ -62,7 +62,7 @@ def _json_values(text: str) -> Iterator[tuple[int, Any, int]]:
     while match := _START.search(text, position):
         try:
             value, position = decoder.raw_decode(text, match.start())
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for an answer of nothing but brackets
             position = match.end()
         else:
             yield match.start(), value, position

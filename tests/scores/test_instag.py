@@ -83,6 +83,7 @@ OBJECTS = '{"tag": "Code", "explanation": "a"}, {"tag": "Math", "explanation": "
         ('[{"tag": ["Code"], "explanation": "a"}]', None),
         ('[{"label": "Code"}]', None),
         ("[[7]]", None),
+        pytest.param("[" * 3000, None, id="brackets"),
         ("Coding, mathematics", None),
         ("", None),
     ],
