@@ -30,7 +30,7 @@ from hf_datasel.cards.sections.method import (
     reuses_priors,
     selection_settings,
 )
-from hf_datasel.cards.sections.training import describe_order
+from hf_datasel.cards.sections.training import describe_order, describe_step_filter
 from hf_datasel.hub.markdown import code, fence, link, table, text
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.cost import Cost
@@ -38,6 +38,7 @@ from hf_datasel.selection import Selection
 from hf_datasel.selection.display import describe_setting
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.spec import compact
+from hf_datasel.training.step_filter import step_filter_of
 
 __all__ = ["card_results", "evaluation_results", "extend_card", "training_data_section"]
 
@@ -169,6 +170,13 @@ def training_data_section(
     parts.append(describe_reused_losses([reused_losses(scores) for scores in specs]))
     parts.append(REUSED_PRIORS if any(map(reuses_priors, specs)) else "")
     parts.append(describe_order(selection_settings(run).get("selection_order")))
+    if selections and (weights := selections[-1].provenance.get("weights")):
+        last_round = " in the last round" if len(selections) > 1 else ""
+        parts.append(
+            f"The losses of each row were multiplied by its weight: {weights['min']:.3g} to {weights['max']:.3g}, "
+            f"mean {weights['mean']:.3g}{last_round}."
+        )
+    parts.append(describe_step_filter(run.get("step_filter")))
     if time_share is not None:
         parts.append(f"Selecting took {time_share:.1%} of the wall time of the run.")
     if "selecting" in costs and costs["selecting"]["tokens_forward"]:
@@ -177,6 +185,8 @@ def training_data_section(
         parts.append(comparison)
     if description["citation"]:
         parts += [f"Cite {text(description['name'])} as:", fence(description["citation"], "bibtex")]
+    if (step_filter := step_filter_of(run.get("step_filter"))) is not None and step_filter.citation:
+        parts += ["Cite the filter within steps as:", fence(step_filter.citation, "bibtex")]
     return "\n\n".join(str(part) for part in parts if part)
 
 

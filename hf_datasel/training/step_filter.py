@@ -21,9 +21,11 @@ class BatchFilter(ABC):
 
     Attributes:
         needs_initial_losses: Whether the loss that each row had before training is read.
+        citation: BibTeX entry of the paper, for model cards.
     """
 
     needs_initial_losses: ClassVar[bool] = False
+    citation: ClassVar[str] = ""
 
     @abstractmethod
     def keep(self, losses: np.ndarray, initial: np.ndarray, progress: float) -> np.ndarray:
@@ -53,6 +55,11 @@ class TailSFT(BatchFilter):
     schedule: Literal["static", "ramp"] = "ramp"
 
     needs_initial_losses = True
+    citation = (
+        "@article{malladi2026tailsft, title={TailSFT: Filtered Fine-Tuning Improves Post-Training Performance}, "
+        "author={Malladi, Sadhika and Jelassi, Samy and Foster, Dylan and Ash, Jordan T. and Krishnamurthy, Akshay}, "
+        "journal={arXiv preprint arXiv:2608.25756}, year={2026}}"
+    )
 
     def __post_init__(self) -> None:
         if type(self.fraction) not in (int, float) or not 0 <= self.fraction < 1:
@@ -67,13 +74,11 @@ class TailSFT(BatchFilter):
 
 
 @dataclass(frozen=True)
-class TopLoss(BatchFilter):
-    """Keeps the rows with the highest losses, as Ordered SGD and online hard example mining do.
-
-    Reference: Ordered SGD, Kawaguchi and Lu 2020 (1907.04371); OHEM, Shrivastava et al. 2016 (1604.03540).
+class _ByLoss(BatchFilter):
+    """Keeps a share of the rows by their losses in this step; of n rows `max(1, round(n * ratio))`.
 
     Args:
-        ratio: Share of the rows of a batch that are kept, above 0 and at most 1; `max(1, round(n * ratio))` of n.
+        ratio: Share of the rows of a batch that are kept, above 0 and at most 1.
     """
 
     ratio: float = 0.5
@@ -82,16 +87,32 @@ class TopLoss(BatchFilter):
         if type(self.ratio) not in (int, float) or not 0 < self.ratio <= 1:
             raise ConfigError(f"{_name_of(type(self))}: ratio={self.ratio!r} has to be above 0 and at most 1.")
 
-    def keep(self, losses: np.ndarray, initial: np.ndarray, progress: float) -> np.ndarray:
-        """Return the positions of the rows that are kept; see `BatchFilter.keep`."""
-        return np.argsort(-losses, kind="stable")[: self._num_kept(len(losses))]
-
     def _num_kept(self, num_rows: int) -> int:
         return max(1, round(num_rows * self.ratio))
 
 
 @dataclass(frozen=True)
-class BottomLoss(TopLoss):
+class TopLoss(_ByLoss):
+    """Keeps the rows with the highest losses, as Ordered SGD and online hard example mining do.
+
+    Reference: Ordered SGD, Kawaguchi and Lu 2020 (1907.04371); OHEM, Shrivastava et al. 2016 (1604.03540).
+
+    Args:
+        ratio: Share of the rows of a batch that are kept, above 0 and at most 1.
+    """
+
+    citation = (
+        "@inproceedings{kawaguchi2020ordered, title={Ordered SGD: A New Stochastic Optimization Framework for "
+        "Empirical Risk Minimization}, author={Kawaguchi, Kenji and Lu, Haihao}, booktitle={AISTATS}, year={2020}}"
+    )
+
+    def keep(self, losses: np.ndarray, initial: np.ndarray, progress: float) -> np.ndarray:
+        """Return the positions of the rows that are kept; see `BatchFilter.keep`."""
+        return np.argsort(-losses, kind="stable")[: self._num_kept(len(losses))]
+
+
+@dataclass(frozen=True)
+class BottomLoss(_ByLoss):
     """Keeps the rows with the lowest losses, which leaves out rows that are wrong or too hard.
 
     Args:
@@ -104,7 +125,7 @@ class BottomLoss(TopLoss):
 
 
 @dataclass(frozen=True)
-class MiddleLoss(TopLoss):
+class MiddleLoss(_ByLoss):
     """Keeps the rows in the middle of the order of the losses; of an odd number to drop, one more of the highest.
 
     Args:
@@ -212,7 +233,7 @@ class StepFilter:
         progress = trainer.state.global_step / max(trainer.state.max_steps - 1, 1)
         is_kept = np.zeros(batch.shape[1], dtype=bool)
         is_kept[self._filter.keep(batch[0], batch[1], progress)] = True
-        trainer._metrics["train"]["step_filter_dropped"].append(1 - is_kept.mean())
+        trainer._metrics["train"]["step_filter_dropped"].append(float(1 - is_kept.mean()))
 
         start = sum(counts[: accelerator.process_index])
         kept = torch.from_numpy(is_kept[start : start + len(rows)]).to(losses.device)

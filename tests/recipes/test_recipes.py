@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from trl import DatasetMixtureConfig, ModelConfig, ScriptArguments
+from trl.trainer import utils as trl_utils
 
 from hf_datasel import Selection, SelectiveSFTConfig, load_pool
 from hf_datasel.cli.arguments import DatasetArguments, parse
@@ -98,6 +99,8 @@ def test_every_key_arrives(recipe):
 @only("train")
 def test_train_recipes(recipe, run, models):
     _, keys = read(recipe)
+    if (keys["selector"] == "weighted" or "step_filter" in keys) and not hasattr(trl_utils, "add_fused_lm_head"):
+        pytest.skip("this version of TRL does not compute the loss of each row")
     meant = get_selector(keys["selector"], on_toys(keys.get("selector_kwargs"), models))
     folder, printed = run(recipe)
     rounds = sorted((folder / "selections").iterdir(), key=lambda path: path.name)

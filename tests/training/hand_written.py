@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM
+from trl.trainer import utils as trl_utils
 
 from hf_datasel import SelectiveSFTTrainer
 
+needs_row_losses = pytest.mark.skipif(
+    not hasattr(trl_utils, "add_fused_lm_head"), reason="this version of TRL does not compute the loss of each row"
+)
 SGD = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": 0.5, "max_grad_norm": 0.0}
 """Settings whose update is the gradient times the learning rate."""
 

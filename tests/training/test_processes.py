@@ -17,6 +17,8 @@ import transformers
 from datasets import Dataset
 from packaging.version import Version
 
+from tests.training.hand_written import needs_row_losses
+
 pytestmark = pytest.mark.usefixtures("warm_python")
 
 CAN_RESUME = Version(transformers.__version__) >= Version("5.18")
@@ -176,6 +178,7 @@ def test_rows_that_are_not_rendered(run, pool_rows, tmp_path):
 
 
 @pytest.mark.slow
+@needs_row_losses
 @pytest.mark.parametrize(
     "step_filter", [None, {"tail_sft": {"fraction": 0.5}}, "top_loss"], ids=["none", "tail", "top"]
 )

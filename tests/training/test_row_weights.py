@@ -18,7 +18,17 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
 from hf_datasel.selectors import Chain, InRange, IterIT, Random, Weighted
-from tests.training.hand_written import SGD, Recorded, assert_close, fresh_model, train_by_hand
+from hf_datasel.training import row_weights
+from tests.training.hand_written import (
+    SGD,
+    Recorded,
+    assert_close,
+    fresh_model,
+    needs_row_losses,
+    train_by_hand,
+)
+
+pytestmark = needs_row_losses
 
 PLAIN = {"loss_type": "nll", "selection_size": 12, "num_train_epochs": 2}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
@@ -124,6 +134,12 @@ def test_refused(train, rated, settings, message):
     with pytest.raises(ConfigError, match=rf"A selection with row weights needs .* {message}"):
         train(Own(0.5), rows=rated, **{**PLAIN, **settings})
     train(Own(1.0), rows=rated, name="ones", **{**PLAIN, **settings, "max_steps": 1})
+
+
+def test_refused_by_earlier_versions_of_trl(train, rated, monkeypatch):
+    monkeypatch.setattr(row_weights, "_HAS_LOG_PROBS", False)
+    with pytest.raises(ConfigError, match="TRL does not compute the loss of each row. Install trl>=1.16"):
+        train.make(Weighted(Random(), by="weight"), "run", rated, **PLAIN)
 
 
 def test_recipe_and_state_are_json(train, rated, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,21 @@ import torch
 from peft import LoraConfig, PromptTuningConfig
 
 from hf_datasel import SelectiveSFTConfig
+from hf_datasel.cards.sections.training import describe_step_filter
 from hf_datasel.errors import ConfigError
 from hf_datasel.selectors import IterIT, Random, Weighted
 from hf_datasel.training.step_filter import BottomLoss, MiddleLoss, TailSFT, TopLoss, step_filter_of
-from tests.training.hand_written import SGD, Recorded, assert_close, fresh_model, row_losses, train_by_hand
+from tests.training.hand_written import (
+    SGD,
+    Recorded,
+    assert_close,
+    fresh_model,
+    needs_row_losses,
+    row_losses,
+    train_by_hand,
+)
+
+pytestmark = needs_row_losses
 
 PLAIN = {"loss_type": "nll", "selection_size": 14, "num_train_epochs": 2}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
@@ -90,6 +102,23 @@ def test_row_weights_of_the_rows_that_are_kept(train, tiny_model_dir, pool_rows)
         return sum(weights[row] * each.sum() for each, row in pairs) / sum(len(each) for each, _ in pairs)
 
     assert_close(trainer, train_by_hand(fresh_model(trainer, tiny_model_dir), trainer.batches, 1, loss))
+    trainer.create_model_card()
+    card = (Path(trainer.args.output_dir) / "README.md").read_text()
+    used = [weights[row] for row in trainer.selections[0].indices]
+    assert f"multiplied by its weight: {min(used):.3g} to {max(used):.3g}, mean {np.mean(used):.3g}." in card
+    assert "Of the rows of each batch, the 50% with the highest losses were trained on." in card
+    assert "title={Ordered SGD" in card
+
+
+def test_sentences_of_the_page():
+    dropped = "furthest below that of the model before training were dropped"
+    assert describe_step_filter("tail_sft").startswith(
+        "Of the rows of each batch, a share rising from none to 50% over"
+    )
+    static = describe_step_filter({"tail_sft": {"fraction": 0.3, "schedule": "static"}})
+    assert static.startswith(f"Of the rows of each batch, the 30% whose loss had fallen {dropped}")
+    assert "the 20% with losses in the middle were" in describe_step_filter({"middle_loss": {"ratio": 0.2}})
+    assert describe_step_filter(None) == ""
 
 
 @pytest.mark.parametrize(

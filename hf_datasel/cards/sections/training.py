@@ -17,7 +17,7 @@ from hf_datasel.selection.display import describe_setting
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts, TrainingRun
 
-__all__ = ["SECTION", "describe_order", "training_facts"]
+__all__ = ["SECTION", "describe_order", "describe_step_filter", "training_facts"]
 
 _MAX_LISTED = 6  # restarts that the alternative text lists
 
@@ -67,7 +67,9 @@ def _text(facts: Facts, own: None) -> str:
     model, restart = code(run["model"]), max(restart_steps(facts["rounds"]), default=0)
     length = f"{counted(run['steps'], 'step')} over {counted(run['epochs'], 'epoch')}"
     losses = _last_losses(run, restart)
-    order = describe_order(run["settings"].get("selection_order"))
+    settings = run["settings"]
+    how = [describe_order(settings.get("selection_order")), describe_step_filter(settings.get("step_filter"))]
+    order = " ".join(filter(None, how))
     if not restart:
         return f"{model} was trained for {length}{_which_rows(facts)}.{losses} {order}".rstrip()
     earlier = "the warm-up" if warm_up_rounds(facts["rounds"]) else "earlier rounds"
@@ -102,6 +104,31 @@ def describe_order(setting: Any) -> str:
         "segmented": f", shuffled within {within}",
     }.get(order.get("pattern", ""), "")
     return f"In every epoch, the rows were trained on in the order of {name}, {first}{pattern}."
+
+
+def describe_step_filter(setting: Any) -> str:
+    """Return a sentence on the rows that each step dropped by their losses, or "" if it dropped none.
+
+    Args:
+        setting: `step_filter` of the run, in plain values.
+
+    >>> print(describe_step_filter({"top_loss": {"ratio": 0.25}}))
+    Of the rows of each batch, the 25% with the highest losses were trained on.
+    """
+    if setting is None:
+        return ""
+    name, settings = (setting, {}) if isinstance(setting, str) else next(iter(setting.items()))
+    if name == "tail_sft":
+        share = f"{(settings or {}).get('fraction', 0.5):.0%}"
+        is_static = (settings or {}).get("schedule") == "static"
+        dropped = f"the {share}" if is_static else f"a share rising from none to {share} over the run,"
+        return (
+            f"Of the rows of each batch, {dropped} whose loss had fallen furthest below that of the model before "
+            f"training were dropped from the loss ([TailSFT](https://arxiv.org/abs/2608.25756))."
+        )
+    where = {"top_loss": "the highest losses", "bottom_loss": "the lowest losses"}.get(name, "losses in the middle")
+    share = f"{(settings or {}).get('ratio', 0.5):.0%}"
+    return f"Of the rows of each batch, the {share} with {where} were trained on."
 
 
 def _last_losses(run: TrainingRun, restart: int) -> str:
