@@ -138,7 +138,7 @@ def test_refused(train, rated, settings, message):
 
 def test_refused_by_earlier_versions_of_trl(train, rated, monkeypatch):
     monkeypatch.setattr(row_weights, "_HAS_LOG_PROBS", False)
-    with pytest.raises(ConfigError, match="TRL does not compute the loss of each row. Install trl>=1.16"):
+    with pytest.raises(ConfigError, match=r"does not compute the loss of each row\. Install trl>=1\.16"):
         train.make(Weighted(Random(), by="weight"), "run", rated, **PLAIN)
 
 
