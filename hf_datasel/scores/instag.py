@@ -69,10 +69,11 @@ class InsTag(EndpointScore):
     `hf_datasel.formats.tags.parse_tags`. If one question of a row has no readable answer, the row has no tags: the
     reason is `unreadable_answer`. A list that ends at `max_new_tokens` is not readable.
 
-    Of the paper's normalization, `"rules"` is exact: lower case, and special characters become spaces. The paper then
-    stems with NLTK without naming the stemmer; `"porter"` is Porter's, which the published tags are not made with. Not
-    included are the clustering of tags by PhraseBERT and DBSCAN, and association rules. Rare tags are ignored by the
-    selectors, `InsTagDiverse(min_count=20)` and `MIG(min_count=20)`, because their number depends on all rows.
+    Of the paper's normalization (section 3.2), `"rules"` is exact: lower case, and special characters become spaces.
+    The paper then stems with NLTK without naming the stemmer; `"porter"` is Porter's, and published tags such as
+    "problem solve" are no stems of it. Not included are the clustering of tags by PhraseBERT and DBSCAN, and
+    association rules. Rare tags are ignored by the selectors, `InsTagDiverse(min_count=20)` and `MIG(min_count=20)`,
+    because their number depends on all rows; in the paper this comes first.
 
     Reads any supported row format that has a response. Writes `tags` (list of str), `tag_count` (int32) and
     `tags_reason` ("" for a row with an answer, which may have no tag). Cost: one answer per distinct question at an

@@ -41,7 +41,8 @@ class InsTagDiverse(Selector):
     Args:
         tags: Column of tags (lists of texts, or texts), or `InsTag(...)`.
         min_count: Tags of fewer rows are ignored. The paper ignores those that occur less than 20 times, before it
-            merges tags; here they are counted as the column has them.
+            merges tags; MIG those of the published tagger that occur once. Here they are counted as the column has
+            them.
     """
 
     tags: str | InsTag = "tags"

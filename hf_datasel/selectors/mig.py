@@ -41,11 +41,13 @@ class MIG(Selector):
 
     Cost: no model beyond those of the quality, the labels and their vectors; seconds for 100,000 rows.
 
-    Reference: Chen et al. 2025 (2504.13835), with the defaults of the authors' code, which selects the same rows in
-    the same order. Its gain is the first-order one, by the slope of phi. The graph holds cosines of 0.9 or more, and
-    each of its columns is divided by its sum. The quality is not divided by the number of labels. There, labels are
-    InsTag tags embedded by `intfloat/e5-mistral-7b-instruct`, and the quality is `DeitaScore(turns="mean")`. Clusters
-    as labels, means of vectors and `min_count` are specific to this library.
+    Reference: Chen et al. 2025 (2504.13835), Algorithm 1. The order of rows is that of the authors' code with its
+    defaults, which are those of the paper: cosines of 0.9 or more, weight 1, x ** 0.8, and a quality that is not
+    divided by the number of labels. Paper and code differ in one place: Eq. 10 multiplies the slopes of phi by the
+    propagation matrix A, the code by its transpose, which makes it the gradient of Eq. 8; so does this selector.
+    There, labels are InsTag tags embedded by `intfloat/e5-mistral-7b-instruct`, and the quality is Deita's, in the
+    code the mean over turns: `DeitaScore(turns="mean")`. Rows without a label, which the code selects last, are
+    excluded. Clusters as labels, means of vectors and `min_count` are specific to this library.
 
     Args:
         quality: Name of a numeric column with numbers of 0 or more, or a score such as `DeitaScore(turns="mean")`.

@@ -71,8 +71,9 @@ def information_gain(
     """Select rows one at a time by the information that they add to labels, of which each label needs less and less.
 
     Row r brings its quality to each of its labels, and the propagation matrix P spreads it to similar labels: its
-    information is `quality[r] * labels[r] @ P`. With x the summed information of the selected rows, the gain of a row
-    is `quality[r] * labels[r] @ P @ phi'(x)`: the first-order gain of `sum(phi(x))`, as in the authors' code.
+    information is `quality[r] * labels[r] @ P` (Eq. 5 and 7 of MIG, with P the transpose of A). With x the summed
+    information of the selected rows, the gain of a row is `quality[r] * labels[r] @ P @ phi'(x)`: the first-order gain
+    of `sum(phi(x))`, as in the authors' code. Eq. 10 has A in place of its transpose, which is not that gradient.
 
     Gains never increase, so gains of earlier steps are upper bounds, and only rows whose bound reaches the gain of the
     best row found so far are scored again. The selection is that of scoring every row at each step, to the last bit.
@@ -246,7 +247,7 @@ def propagation_matrix(graph: csr_matrix, weight: float = 1.0) -> csr_matrix:
     """Return the matrix that spreads information over a label graph.
 
     Edges are multiplied by `weight`; the diagonal is not. Then each column is divided by its sum, so that the
-    information of a label is the weighted mean of what it and its neighbors bring.
+    information of a label is the weighted mean of what it and its neighbors bring: the transpose of A in MIG's Eq. 6.
 
     Args:
         graph: Symmetric weights of the edges >= 0, with a diagonal above 0, as from `label_graph`.
