@@ -36,6 +36,11 @@ def fails_on_forty(answer, reference, row):
     return None if "41" in answer else answer == reference
 
 
+def in_gold(answer, reference, row):
+    assert set(row) == {"prompt", "completion", "gold"}
+    return answer in row["gold"]
+
+
 LENGTH = f"{__name__}:length_of"
 
 
@@ -128,6 +133,8 @@ ANSWERS = {
     "always": ["42", "It is 42.", "So x = 42.0", "#### 42"],
     "half": ["42", "41", "42", "7"],
     "never": ["1", "2", "3", "no number"],
+    "raises": ["42", "40", "40", "42"],
+    "returns None": ["42", "41", "42", "42"],
 }
 
 
@@ -164,13 +171,19 @@ def test_rates_of_known_answers(server, tmp_path):
     scored = score(data, rate, store=tmp_path)
     assert scored["pass_rate"][:] == [1.0, 0.5, 0.0]
     assert scored["pass_rate_answers"][:] == [4, 4, 4]
-    assert scored["pass_rate_texts"][:] == list(ANSWERS.values())
+    assert scored["pass_rate_texts"][:] == [ANSWERS[prompt] for prompt in data["prompt"]]
     assert scored.features["pass_rate"] == Value("float32")
     assert len(server.bodies) == 12, "two more answers to each prompt"
     assert len({body["seed"] for body in server.bodies}) == 12, "each answer has a seed of its own"
     assert {(body["temperature"], body["max_tokens"], body.get("top_p")) for body in server.bodies} == {
         (1.0, 512, None)
     }
+
+
+def test_function_in_map_gets_the_columns_that_are_named(server):
+    rate = remote(server, normalization=None, verifier=f"{__name__}:in_gold", verifier_columns=["gold"])
+    mapped = rows_of("half", "never", gold=["42, 41", "3"], other=[1, 2]).map(rate, batched=True)
+    assert mapped["pass_rate"][:] == [0.75, 0.25]
 
 
 def test_conversation_is_answered_before_its_last_response(server):
@@ -200,7 +213,6 @@ def test_thoughts_without_an_answer_are_wrong(server):
 
 
 def test_failing_verifier(server):
-    ANSWERS.update({"raises": ["42", "40", "40", "42"], "returns None": ["42", "41", "42", "42"]})
     lines = list[str]()
     rate = remote(server, normalization=None, verifier=f"{__name__}:fails_on_forty", reference="gold")
     data = rows_of("always", "raises", "returns None", gold=["42"] * 3)
