@@ -47,7 +47,8 @@ class Mix(Score):
             "num_tokens": -0.3}`.
         weights: One number for each of them, negative where lower is better, not all 0. By default they are equal: 1 /
             number in a sum, 1 in a product.
-        scale: What is mixed: `"ranks"`, `"zscores"` (standard deviations from the mean), or `"values"`.
+        scale: What is mixed: `"ranks"`, `"zscores"` (standard deviations from the mean), or `"values"`, of which those
+            with the widest range decide.
         combine: `"sum"` of weight x score, or `"product"` of score ** weight, which z-scores do not have.
         column_prefix: Prefix of the name of every column that the score writes.
 
