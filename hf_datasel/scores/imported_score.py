@@ -36,7 +36,7 @@ class ImportedScore(Score):
     The file has one score for each row of the dataset and query, in the order of the rows; the queries are reduced to
     their mean or highest score. The library itself is not needed. The number of rows is compared with the dataset, so
     score the dataset that the library was run on, before rows are filtered or shuffled. The record has a digest of
-    the file and what it says about its origin.
+    each file, whether the sign was changed, and what the file says about its origin.
 
     `path` is one of:
 
@@ -112,10 +112,13 @@ class ImportedScore(Score):
         """Do nothing: rows are not read, and `check` has read the file."""
 
     def spec(self) -> dict[str, Any]:
-        """Return the settings for the record, with the digest, the shape and the origin of the file."""
+        """Return the settings for the record, with the digests, the shape, the sign and the origin of the files."""
         file = self._file()
-        shape = {"scored_rows": file.shape[0], "queries": file.shape[1]}
-        return {**super().spec(), **file.record, **shape, "sha256": file_digest(file.path)}
+        read = {"scored_rows": file.shape[0], "queries": file.shape[1], "negated": self._is_negative(file)}
+        digests = {"sha256": file_digest(file.path)}
+        if self.row_numbers is not None:
+            digests["row_numbers_sha256"] = file_digest(Path(self.row_numbers).expanduser())
+        return {**super().spec(), **file.record, **read, **digests}
 
     def _identity(self) -> str:
         paths = [self.path] + ([self.row_numbers] if self.row_numbers is not None else [])

@@ -27,6 +27,8 @@ Reduction = Literal["mean", "max"]
 
 _SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
+_BERGSON_FILES = ("scores.bin", "info.json", "config.yaml", "candidates.npy")
+"""Files that are read in a folder of bergson; the last two need not exist."""
 _BFLOAT16 = "bfloat16"
 """A type that numpy does not have: its bits are the first 16 of a float32."""
 
@@ -140,10 +142,17 @@ def read_row_numbers(path: Path, num_scored: int) -> np.ndarray:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file of scores; of a folder of bergson that of `scores.bin`."""
-    file = path / "scores.bin" if path.is_dir() else path
-    stat = file.stat()
-    return _digest(str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    """Return the SHA-256 of a file.
+
+    Of a folder of bergson, it is that of the output of `sha256sum` for the files that are read, in the order
+    scores.bin, info.json, config.yaml, candidates.npy; those that do not exist are left out.
+    """
+    if path.is_dir():
+        files = [path / name for name in _BERGSON_FILES if (path / name).is_file()]
+        lines = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    stat = path.stat()
+    return _digest(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import shutil
 import struct
 from pathlib import Path
@@ -188,7 +189,9 @@ def test_selection_and_its_record(pool_rows):
     selection = select(pool_rows, selector, size=4)
     assert selection.indices.tolist() == np.argsort(-unpacked().mean(axis=1), kind="stable")[:4].tolist()
     (spec,) = selection.provenance["scores"]
-    digest = hashlib.sha256((BERGSON / "scores.bin").read_bytes()).hexdigest()
+    files = [BERGSON / name for name in ("scores.bin", "info.json", "config.yaml")]
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
+    digest = hashlib.sha256("".join(lines).encode()).hexdigest()
     assert {"library": "bergson 2.5.1", "scored_rows": 24, "queries": 3, "sha256": digest}.items() <= spec.items()
     assert spec["library_run"]["dataset_name"] == "pool.jsonl"
     assert (spec["aggregate"], spec["origin"]) == ("mean", "bergson score")
@@ -196,6 +199,26 @@ def test_selection_and_its_record(pool_rows):
     assert get_selector(spec.pop("selector"), json.loads(json.dumps(spec))) == selector
     (rank,) = explain(selection, pool_rows, int(selection.indices[2]))["scores"]
     assert (rank["score"], rank["rank"]) == ("imported_score", 3)
+
+
+@pytest.mark.parametrize("changed", ["row numbers", "candidates", "sign", "sign that the settings override"])
+def test_record_and_pickle_tell_of_every_file(changed, folder, tmp_path):
+    """`datasets` hashes the pickle, and a resumed run compares the record."""
+    numbers = tmp_path / "rows.npy"
+    np.save(numbers, np.arange(24))
+    np.save(folder / "candidates.npy", np.arange(24))
+    higher = True if changed == "sign that the settings override" else None
+    score = ImportedScore(str(folder), row_numbers=str(numbers), higher_is_better=higher)
+    before = score.spec(), pickle.dumps(score)
+    if changed == "row numbers":
+        np.save(numbers, np.arange(24)[::-1])
+    elif changed == "candidates":
+        np.save(folder / "candidates.npy", np.arange(24)[::-1])
+    else:
+        change(folder / "config.yaml", steps=[{"score": {"score_cfg": {"higher_is_better": False}}}])
+    assert pickle.dumps(score) != before[1]
+    assert score.spec() != before[0]
+    assert (before[0]["negated"], score.spec()["negated"]) == (False, changed == "sign")
 
 
 def test_filters_before_it_do_not_move_its_rows(pool_rows):
