@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +31,18 @@ if TYPE_CHECKING:
 __all__ = ["Duplicates"]
 
 _ENTRY = np.dtype([("row", "<u8"), ("kept", "<i8"), ("rows", "<i4"), ("similarity", "<f4")])
-"""An entry of the file: the first 8 bytes of a row's id, the row that stays, the size of its group, the similarity."""
+"""An entry of the file: the first 8 bytes of a row's id, the row that stays, the size of its group, the similarity.
+
+The file is an array of entries, followed by an array of one text: the settings as JSON."""
 _NO_GROUP = -1
+
+
+class _Content(NamedTuple):
+    """Content of a file of groups: entries in the order of `row`, the settings they were found with, a digest."""
+
+    entries: np.ndarray
+    settings: dict[str, Any]
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,8 @@ class Duplicates(Score):
         groups = Duplicates().fit(dataset, "duplicates.npy")
         dataset = dataset.map(groups, batched=True)
 
-    Rows that were not fitted are an error: fit again. Rows with equal content have equal values: the row that stays is
-    the one whose own number `duplicate_of` is.
+    Rows that were not fitted are an error: fit again. So is a file that was fitted with other settings. Each group has
+    exactly one row that stays: the one whose own number `duplicate_of` is. Rows with equal content have equal values.
 
     False positives: rows of a template that differ in one number or name. Look at groups before you exclude them, with
     a threshold of 1 for the same words alone.
@@ -69,8 +80,9 @@ class Duplicates(Score):
         ngram: Number of words of an n-gram.
         part: Part of the row that is compared: `"prompt"`, `"response"` or `"both"`.
         num_perm: Number of hash functions. More find more pairs, and take more time and memory.
-        by: Column of numbers whose highest value in a group stays; None for the lowest row number. Rows without a
-            value have no group.
+        by: Column of numbers whose highest value in a group stays; None for the lowest row number. A row without a
+            value never stays: it is in the group of the rows with equal content if one of these has a value, and
+            otherwise in no group.
         groups: File (.npy) of the groups, which `fit` writes.
         column_prefix: Prefix of the name of every column that the score writes.
 
@@ -159,13 +171,14 @@ class Duplicates(Score):
             raise ConfigError(f"Duplicates.fit(path={str(path)!r}): groups are written as .npy, so it has to end so.")
         content = io.BytesIO()
         np.save(content, self._find(dataset))
+        np.save(content, np.array(json.dumps(self._fit_settings())))
         write_file(target, content.getvalue(), ScoreError)
         return replace(self, groups=str(target.resolve()))
 
     def fitted(self, dataset: Dataset, folder: Path) -> Duplicates:
         """Return the score fitted to a dataset; its file in the folder is named by a hash of the content."""
         fitted = self.fit(dataset, folder / f"duplicates.{os.getpid()}.npy")
-        named = Path(str(fitted.groups)).rename(folder.resolve() / f"duplicates-{fitted._digest()[5:17]}.npy")
+        named = Path(str(fitted.groups)).rename(folder.resolve() / f"duplicates-{fitted._content().digest[5:17]}.npy")
         return replace(fitted, groups=str(named))
 
     def _find(self, dataset: Dataset) -> np.ndarray:
@@ -174,7 +187,7 @@ class Duplicates(Score):
         usable = np.flatnonzero(pool.usable)
         entries = np.zeros(len(usable), dtype=_ENTRY)
         entries["row"], entries["kept"] = _keys(pool.row_ids[usable]), _NO_GROUP
-        has_value, order = np.ones(len(usable), dtype=bool), np.arange(len(usable))
+        is_member, order = np.ones(len(usable), dtype=bool), np.arange(len(usable))
         if self.by is not None:
             if self.by not in dataset.column_names:
                 raise ColumnError(
@@ -183,8 +196,9 @@ class Duplicates(Score):
                 )
             values = read_numbers(dataset, self.by, "Duplicates")[usable]
             has_value = np.isfinite(values)
-            order = np.argsort(-values[has_value], kind="stable")
-        rows = usable[has_value]
+            is_member = np.isin(entries["row"], entries["row"][has_value])
+            order = np.argsort(np.where(has_value, -values, np.inf)[is_member], kind="stable")
+        rows = usable[is_member]
 
         def read(positions: np.ndarray) -> TextHashes:
             return hash_words(pool.texts(self.part, rows[positions]))
@@ -196,12 +210,12 @@ class Duplicates(Score):
             "similarity": similarity_to_kept(read, kept, self.ngram),
         }
         for name, values in groups.items():
-            entries[name][has_value] = values
+            entries[name][is_member] = values
         return entries[np.unique(entries["row"], return_index=True)[1]]
 
     def compute(self, rows: TokenRows, runner: ModelRunner) -> Columns:
         """Compute the columns for some rows."""
-        pool, entries = rows.pool, self._entries()
+        pool, entries = rows.pool, self._content().entries
         keys, reasons = _keys(pool.row_ids[rows.indices]), pool.reasons[rows.indices].astype(object)
         is_usable = np.flatnonzero(reasons == "")
         places = np.searchsorted(entries["row"], keys[is_usable])
@@ -224,19 +238,29 @@ class Duplicates(Score):
 
     def spec(self) -> dict[str, Any]:
         """Return the settings for the record, with the file of groups resolved to a digest."""
-        return {**super().spec(), "resolved_groups": None if self.groups is None else self._digest()}
+        return {**super().spec(), "resolved_groups": None if self.groups is None else self._content().digest}
 
     def _identity(self) -> str:
-        return f"{super()._identity()}:{'' if self.groups is None else self._digest()}"
+        return f"{super()._identity()}:{'' if self.groups is None else self._content().digest}"
 
-    def _entries(self) -> np.ndarray:
-        entries = _load(*self._file())[0]
-        if entries.dtype != _ENTRY:
-            raise ScoreError(f"{self.groups!r} holds no groups of duplicates. Use a file that Duplicates.fit wrote.")
-        return entries
+    def _fit_settings(self) -> dict[str, Any]:
+        """Return the settings that the groups depend on."""
+        return {name: value for name, value in self.settings().items() if name not in ("groups", "column_prefix")}
 
-    def _digest(self) -> str:
-        return _load(*self._file())[1]
+    def _content(self) -> _Content:
+        """Return the content of the file of groups.
+
+        Raises:
+            ScoreError: It holds something else, or groups that were found with other settings.
+        """
+        content = _load(*self._file())
+        for name, value in self._fit_settings().items():
+            if (fitted := content.settings.get(name)) != value:
+                raise ScoreError(
+                    f"Duplicates({name}={value!r}, groups={self.groups!r}): the groups in this file were found with "
+                    f"{name}={fitted!r}. Pass the settings that the file was fitted with, or fit it again."
+                )
+        return content
 
     def _file(self) -> tuple[str, int, int, int]:
         """Return the path of the file of groups, and its inode, size and time of modification."""
@@ -258,13 +282,17 @@ def _keys(row_ids: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _load(path: str, *stat: int) -> tuple[np.ndarray, str]:
-    """Return the content of a file and its digest, cached while its inode, size and time stay the same."""
+def _load(path: str, *stat: int) -> _Content:
+    """Return the content of a file, cached while its inode, size and time stay the same."""
     import xxhash
 
     content = Path(path).read_bytes()
+    file = io.BytesIO(content)
     try:
-        entries: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+        entries: np.ndarray = np.load(file, allow_pickle=False)
+        settings = json.loads(str(np.load(file, allow_pickle=False)))
     except (ValueError, OSError, EOFError) as error:
-        raise ScoreError(f"{path!r} holds no groups of duplicates: {error}") from error
-    return entries, f"file:{xxhash.xxh3_128(content).hexdigest()}"
+        raise ScoreError(f"{path!r} holds no groups of duplicates with their settings: {error}") from error
+    if entries.dtype != _ENTRY or not isinstance(settings, dict):
+        raise ScoreError(f"{path!r} holds no groups of duplicates. Use a file that Duplicates.fit wrote.")
+    return _Content(entries, settings, f"file:{xxhash.xxh3_128(content).hexdigest()}")

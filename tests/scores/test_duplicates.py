@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,40 @@ def test_equal_to_the_filter(rows, by, tmp_path):
         assert numbers(scored) == [[3, 3, 1, None, 3, None], [4, 4, 2, None, 4, None]]
 
 
+def test_one_row_of_each_group_stays_whatever_values_are_missing(tmp_path):
+    """Rows 0 to 2 are equal, and row 3 is a near-duplicate of them; rows 4 and 5 are equal."""
+    texts = [TEXTS[0]] * 3 + [TEXTS[1]] + [TEXTS[2]] * 2
+    for values in (
+        [None, 0.9, None, 0.5, None, 0.1],
+        [None, 0.1, 0.2, 0.5, 0.2, None],
+        [0.3, None, 0.1, None] + [0] * 2,
+    ):
+        rows = Dataset.from_dict({"prompt": ["Count."] * 6, "completion": texts, "q": values})
+        scored = score(rows, Duplicates(by="q"), store=tmp_path, on_summary=str)
+        best = max((row for row in range(4) if values[row] is not None), key=lambda row: values[row])
+        other = max((row for row in (4, 5) if values[row] is not None), key=lambda row: (values[row], -row))
+        stays = [row for row, kept in enumerate(scored["duplicate_of"]) if row == kept]
+        assert stays == [best, other]
+        has_group = [row < 3 or row > 3 or values[3] is not None for row in range(6)]
+        assert [reason == "" for reason in scored["duplicate_reason"]] == has_group
+        assert scored["duplicate_rows"][:3] == [3 + has_group[3]] * 3
+        selected = select(rows, Chain([NoTextDuplicates(by="q")], Random()), size=2)
+        assert sorted(selected.indices.tolist()) == stays
+
+
+@pytest.mark.parametrize(
+    "setting", [{"threshold": 1}, {"ngram": 2}, {"part": "response"}, {"num_perm": 64}, {"by": None}]
+)
+def test_file_of_other_settings(rows, setting, tmp_path):
+    fitted = Duplicates(0.6, ngram=3, by="value").fit(rows, tmp_path / "groups.npy")
+    ((name, value),) = setting.items()
+    message = rf"Duplicates\({name}={value!r}, groups=.*were found with {name}={getattr(fitted, name)!r}\."
+    for use in (lambda other: score(rows, other), lambda other: other.spec()):
+        with pytest.raises(ScoreError, match=message):
+            use(replace(fitted, **setting))
+    assert replace(fitted, column_prefix="old_").spec()["resolved_groups"] == fitted.spec()["resolved_groups"]
+
+
 def test_map(rows, tmp_path):
     fitted = Duplicates(by="value").fit(rows, tmp_path / "groups.npy")
     text = rows.remove_columns("value")
@@ -97,7 +132,7 @@ def test_errors(rows, tmp_path):
     with pytest.raises(ConfigError, match="it has to end so"):
         Duplicates().fit(rows, tmp_path / "groups.npz")
     np.save(tmp_path / "other.npy", np.zeros(3))
-    with pytest.raises(ScoreError, match="holds no groups of duplicates"):
+    with pytest.raises(ScoreError, match="holds no groups of duplicates with their settings"):
         score(rows, Duplicates(groups=str(tmp_path / "other.npy")))
     for settings in ({"threshold": 0}, {"threshold": "1"}, {"ngram": 0}, {"num_perm": 2}, {"by": ""}, {"groups": 3}):
         with pytest.raises(ConfigError, match="has to be"):
