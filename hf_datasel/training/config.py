@@ -116,8 +116,9 @@ class SelectiveSFTConfig(SFTConfig):
             - `{"bottom_loss": {"ratio": 0.5}}` and `{"middle_loss": {"ratio": 0.5}}`: keeps those with the lowest, or
               with losses in the middle.
 
-            The rows of one forward pass in all processes are compared, so that larger batches filter better. Cannot be
-            combined with packing. `step_filter_dropped` in the logs is the share of rows that were dropped.
+            Rows are compared per forward pass (of all processes), not per update: gradient accumulation adds none, and
+            larger batches filter better. Too few rows to ever drop one are an error. Cannot be combined with packing.
+            `step_filter_dropped` in the logs is the share of rows that were dropped.
 
         > Parameters that control scoring
 
@@ -218,7 +219,8 @@ class SelectiveSFTConfig(SFTConfig):
         metadata={
             "help": "Which rows of each batch are trained on, by their losses in that step: 'tail_sft', 'top_loss', "
             "'bottom_loss' or 'middle_loss', or one of them with its settings, for example "
-            '{"tail_sft": {"fraction": 0.5}}.'
+            '{"tail_sft": {"fraction": 0.5}}. Rows are compared per forward pass, not per update: the filter needs a '
+            "per_device_train_batch_size above 1."
         },
     )
 

@@ -20,7 +20,7 @@ __all__ = ["RowFactors", "check_row_losses"]
 
 _HAS_LOG_PROBS = hasattr(trl_utils, "add_fused_lm_head")
 """Whether training steps of TRL compute the log-probability of each token before the loss (since TRL 1.16)."""
-_WEIGHTS = "a selection with row weights"
+_WEIGHTS = "A selection with row weights"
 
 
 def check_row_losses(trainer: Any, needed_by: str) -> None:
@@ -28,7 +28,7 @@ def check_row_losses(trainer: Any, needed_by: str) -> None:
 
     Args:
         trainer: An `SFTTrainer` that is ready to train.
-        needed_by: What needs them, for the message.
+        needed_by: What needs them, with which the message begins.
 
     Raises:
         ConfigError: Says which setting.
@@ -56,9 +56,7 @@ def check_row_losses(trainer: Any, needed_by: str) -> None:
             "parallelism alone"
         )
     if problem:
-        raise ConfigError(
-            f"{needed_by[0].upper()}{needed_by[1:]} needs the loss of each row, but {problem}, or train without it."
-        )
+        raise ConfigError(f"{needed_by} needs the loss of each row, but {problem}, or train without it.")
 
 
 def _check_adapter(trainer: Any) -> None:
@@ -110,6 +108,7 @@ class RowFactors:
         self._step_filter = None if batch_filter is None else StepFilter(trainer, batch_filter)
         if self._step_filter is not None:
             check_row_losses(trainer, f"step_filter={trainer.args.step_filter!r}")
+            self._step_filter.check_batch()
         if self._step_filter is not None and self._step_filter.lacks_initial_losses:
             _check_adapter(trainer)
         if sets_weights:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -13,6 +15,8 @@ import torch
 from hf_datasel.errors import ConfigError, check_option, did_you_mean
 
 __all__ = ["BatchFilter", "BottomLoss", "MiddleLoss", "StepFilter", "TailSFT", "TopLoss", "step_filter_of"]
+
+_MAX_ROWS = 1_000  # of a forward pass: a filter that keeps all of so many rows is meant to
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class BatchFilter(ABC):
             initial: What it was before training; NaN where it is not needed.
             progress: Progress of the run, from 0 at the first update to 1 at the last.
         """
+
+    def can_drop(self, num_rows: int) -> bool:
+        """Return whether rows are dropped from a batch of so many rows at the end of the run."""
+        return len(self.keep(np.zeros(num_rows), np.zeros(num_rows), 1.0)) < num_rows
 
 
 @dataclass(frozen=True)
@@ -177,10 +185,14 @@ def step_filter_of(value: Any) -> BatchFilter | None:
     ((name, settings),) = value.items()
     check_option(f"step_filter={name!r}", name, _FILTERS)
     names = [field.name for field in fields(_FILTERS[name])]
-    for key in settings or {}:
+    settings = {} if settings is None else settings
+    if not isinstance(settings, Mapping):
+        example = {name: {names[0]: settings if isinstance(settings, int | float) else 0.5}}
+        raise ConfigError(f"step_filter={value!r}: settings have names. Write {json.dumps(example)}.")
+    for key in settings:
         if key not in names:
             raise ConfigError(f"{name} has no setting {key!r}, only {', '.join(names)}.{did_you_mean(key, names)}")
-    return _FILTERS[name](**(settings or {}))
+    return _FILTERS[name](**settings)
 
 
 class StepFilter:
@@ -209,6 +221,24 @@ class StepFilter:
     def lacks_initial_losses(self) -> bool:
         """Whether the filter reads the losses before training, and they are not known yet."""
         return self._filter.needs_initial_losses and self.initial_losses is None
+
+    def check_batch(self) -> None:
+        """Raise if no row could ever be dropped, because too few rows are in a forward pass.
+
+        Raises:
+            ConfigError: Says how many rows there have to be.
+        """
+        args, processes = self._trainer.args, self._trainer.accelerator.num_processes
+        num_rows = args.per_device_train_batch_size * processes
+        enough = next((size for size in range(num_rows, _MAX_ROWS) if self._filter.can_drop(size)), num_rows)
+        if enough == num_rows:
+            return
+        compared = "there is 1" if num_rows == 1 else f"there are {num_rows}, too few to drop one"
+        raise ConfigError(
+            f"step_filter={args.step_filter!r} compares the rows of one forward pass, and {compared}; raise "
+            f"per_device_train_batch_size to at least {math.ceil(enough / processes)}. Gradient accumulation does not "
+            "add rows to a forward pass."
+        )
 
     def factors(self, losses: torch.Tensor, tokens: torch.Tensor, rows: torch.Tensor, num_items: Any) -> torch.Tensor:
         """Return the factors by which the losses of the rows of a batch are multiplied.

@@ -184,6 +184,8 @@ def test_initial_losses_are_read_from_the_store(train, tmp_path, monkeypatch):
         ({"tail_sft": {"ratio": 0.5}}, "tail_sft has no setting 'ratio', only fraction, schedule"),
         ({"middle_loss": {"ratio": 0}}, "middle_loss: ratio=0 has to be above 0 and at most 1"),
         ({"top_loss": {}, "tail_sft": {}}, "has to be the name of a filter"),
+        ({"tail_sft": 0.4}, r'Write \{"tail_sft": \{"fraction": 0.4\}\}'),
+        ({"top_loss": [0.4]}, r'Write \{"top_loss": \{"ratio": 0.5\}\}'),
         ('{"top_loss": ', "is no valid JSON"),
     ],
 )
@@ -201,7 +203,9 @@ def test_json_and_names(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"packing": True}, "packing=True puts several rows into one sequence"),
+        ({"packing": True}, "^step_filter=.*packing=True puts several rows into one sequence"),
+        ({"per_device_train_batch_size": 1}, "rows of one forward pass, and there is 1; .* to at least 2"),
+        ({"step_filter": {"top_loss": {"ratio": 0.9}}}, "there are 4, too few to drop one; .* to at least 5"),
         ({"loss_type": "dft"}, "loss_type='dft' weights tokens by itself"),
         (
             {"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)},
@@ -211,4 +215,8 @@ def test_json_and_names(tmp_path):
 )
 def test_refused(train, settings, message):
     with pytest.raises(ConfigError, match=message):
-        train.make(Random(), "run", step_filter=TAIL, **{**PLAIN, **settings})
+        train.make(Random(), "run", **{**PLAIN, "step_filter": TAIL, **settings})
+
+
+def test_a_filter_that_is_meant_to_keep_all_rows(train):
+    train.make(Random(), "run", step_filter={"top_loss": {"ratio": 1}}, **PLAIN)
