@@ -12,6 +12,7 @@ import inspect
 import math
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields
@@ -351,7 +352,8 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
     options = [field.name for field in fields(cls) if field.init]
     for key in values:
         if key not in options:
-            raise ConfigError(f"{name} has no setting {key!r}.{did_you_mean(str(key), options)} It has {options}.")
+            hint = did_you_mean(str(key), options) or _setting_of_score(cls, key)
+            raise ConfigError(f"{name} has no setting {key!r}.{hint} It has {options}.")
     for key in _FUNCTION_SETTINGS:
         if ":" in str(values.get(key, "")) and not allow_imports:
             raise _not_permitted(f"{name} with {key}={values[key]!r}")
@@ -367,6 +369,16 @@ def build(kind: Kind, name: str, settings: Mapping[str, Any] | None = None, allo
         if not hint:
             raise
         raise ConfigError(str(error), hint) from None
+
+
+def _setting_of_score(cls: type[Any], key: str) -> str:
+    """Return a hint if a setting of a class may be a score that has a setting with this name."""
+    for score, score_class in list_classes("score").items():
+        for field in fields(cls):
+            is_type = re.search(rf"\b{score_class.__name__}\b", str(field.type))
+            if is_type and key in [setting.name for setting in fields(score_class)]:
+                return f" Write {field.name}: {{score: {score}, {key}: ...}}."
+    return ""
 
 
 def find_class(kind: Kind, name: str, allow_imports: bool = False) -> type[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -26,6 +27,8 @@ _CACHE_SIZE = 32
 _COPY_NGRAM = 8
 _COPY_SHARE = 0.8
 """Share of the words of a target row's prompt from which on a row that covers them with n-grams is a copy of it."""
+_ARGUMENT = re.compile(r"\b(split|config|columns)=('([^']*)')?|^columns(?= maps )")
+"""Arguments of `load_pool` and `Pool` in their messages, which are settings with a prefix here."""
 _CACHE: OrderedDict[Hashable, Any] = OrderedDict()
 
 
@@ -62,7 +65,11 @@ class TargetRows:
             )
             pool = Pool(rows, columns)
         except FormatError as error:
-            raise FormatError(f"{caller}(validation={settings.validation!r}): {error}") from error
+            raise FormatError(
+                f"{caller}(validation={settings.validation!r}):",
+                _ARGUMENT.sub(r"validation_\g<0>", str(error)),
+                _ARGUMENT.sub(_in_json, str(error)),
+            ) from error
         labels = _labels(pool, caller, settings.validation, settings.subtask)
         return cls(pool, labels, hashlib.sha256(json.dumps([pool.id, labels.tolist()]).encode()).hexdigest())
 
@@ -186,6 +193,14 @@ def cached(key: Hashable, compute: Callable[[], Any]) -> Any:
     while len(_CACHE) > _CACHE_SIZE:
         _CACHE.popitem(last=False)
     return _CACHE[key]
+
+
+def _in_json(argument: re.Match[str]) -> str:
+    """Return an argument as the settings of the command line name it."""
+    name, quoted, text = argument.groups()
+    if name is None:
+        return f"validation_{argument[0]}"
+    return f'"validation_{name}": ' + (f'"{text}"' if quoted else "")
 
 
 def _labels(pool: Pool, caller: str, name: str, subtask: str | None) -> np.ndarray:

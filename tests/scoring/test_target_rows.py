@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,13 +44,31 @@ def test_errors_name_the_setting(tmp_path):
     with pytest.raises(FormatError, match=r"Named\(validation='.*rows\.jsonl'\): .*match none of the supported form"):
         Named(validation=path).target()
     columns = {"prompt": "frage", "completion": "antwort"}
-    with pytest.raises(FormatError, match=r"Named\(validation=.*'fraga'"):
+    with pytest.raises(FormatError, match=r"Named\(validation=.*: validation_columns maps .*'fraga'"):
         Named(validation=path, validation_columns={**columns, "prompt": "fraga"}).target()
     with pytest.raises(ColumnError, match=r"Named\(subtask='topics'\).*Did you mean 'topic'\?"):
         Named(validation=path, validation_columns=columns, subtask="topics").target()
     for settings in ({"validation": ""}, {"validation_config": ""}, {"validation_split": None}, {"subtask": 3}):
         with pytest.raises(ConfigError, match="it has to be a text that is not empty"):
             Named(**{"validation": "x", **settings}).check_target()
+
+
+@pytest.mark.parametrize(
+    ("settings", "hint", "cli_hint"),
+    [
+        ({"validation_split": "test"}, "as validation_split='train'.", 'as "validation_split": "train".'),
+        (
+            {},
+            'Name the columns with validation_columns={"prompt": "frage", "completion": "antwort"}.',
+            'Name the columns with "validation_columns": {"prompt": "frage", "completion": "antwort"}.',
+        ),
+    ],
+)
+def test_errors_name_the_settings_to_change(tmp_path, settings, hint, cli_hint):
+    path = write(tmp_path / "rows.jsonl", [{"frage": "1 + 1?", "antwort": "2"}])
+    with pytest.raises(FormatError, match=f"{re.escape(hint)}$") as caught:
+        Named(validation=path, **settings).target()
+    assert caught.value.cli_message.endswith(cli_hint)
 
 
 def test_copies():

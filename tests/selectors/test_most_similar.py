@@ -25,3 +25,10 @@ def test_in_a_recipe():
 def test_another_score_is_refused():
     with pytest.raises(ConfigError, match=r"MostSimilar\(by=Embedding.*: it has to be Similarity\(\.\.\.\)"):
         MostSimilar(by=Embedding())
+
+
+def test_settings_of_the_score_are_named():
+    with pytest.raises(
+        ConfigError, match=r"no setting 'validation'\. Write by: \{score: similarity, validation: \.\.\.\}"
+    ):
+        get_selector("most_similar", {"validation": "gsm8k.jsonl"})
