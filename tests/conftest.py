@@ -113,15 +113,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in exclusions]
 
 
-_num_frozen = 0
-
-
 def _freeze() -> None:
-    """Exclude the modules loaded so far from garbage collection, which would traverse them every time."""
-    global _num_frozen
+    """Exclude all objects so far from garbage collection, which transformers runs before each training."""
     gc.collect()
     gc.freeze()
-    _num_frozen = len(sys.modules)
 
 
 def pytest_collection_finish() -> None:
@@ -129,8 +124,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(trylast=True)  # without what the test has created
-def pytest_runtest_teardown() -> None:
-    if len(sys.modules) > _num_frozen + 100:  # the test was the first to import a library
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is not None and nextitem.path != item.path:
         _freeze()
 
 

@@ -217,13 +217,12 @@ sys.meta_path.insert(0, Finder())
     "code",
     [
         "import hf_datasel.training",
-        "from hf_datasel import SelectiveSFTTrainer",
         "from datasets import Dataset\n"
-        "from hf_datasel import score\n"
+        "from hf_datasel import SelectiveSFTTrainer, score\n"
         "from hf_datasel.scores import Loss\n"
         "score(Dataset.from_dict({'prompt': ['Name a fruit.'], 'completion': [' A cherry.']}), Loss(sys.argv[1]))",
     ],
-    ids=["package", "trainer", "score"],
+    ids=["package", "trainer and score"],
 )
 def test_no_warning_about_4bit_kernels_on_a_cpu(code, tiny_text_model_dir):
     """As on a CPU with AVX512-BF16, where bitsandbytes looks for an optional kernel when it is imported."""

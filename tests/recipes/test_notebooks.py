@@ -185,6 +185,7 @@ def card(hub: Any, repo_id: str, repo_type: str = "dataset") -> tuple[dict[str, 
     return split_card(text)[0], text
 
 
+@pytest.mark.slow
 def test_select_and_publish(run, hub):
     notebook, (indices, exclusions, overlap, repo) = run(
         "select_and_publish",
@@ -224,6 +225,7 @@ def test_select_and_publish(run, hub):
     assert 0 <= overlap < 1
 
 
+@pytest.mark.slow
 def test_iterit_qlora_t4(run, hub):
     notebook, (rounds, losses, dtypes, quantized, steps) = run(
         "iterit_qlora_t4",

@@ -78,10 +78,10 @@ def test_fewer_rows_are_one_window(pool_rows, events, tiny_model_dir):
 
 
 def test_results_are_those_of_one_window(rows, monkeypatch, tiny_model_dir):
-    expected, lines, more_lines = score(rows, SCORES, model=tiny_model_dir), [], []
-    score(rows, SCORES, model=tiny_model_dir, on_summary=lines.append)
+    lines, more_lines = [], []
+    expected = score(rows, SCORES, model=tiny_model_dir, on_summary=lines.append)
     monkeypatch.setattr(windows, "MIN_ROWS", 24)
-    monkeypatch.setattr(windows, "WINDOW_ROWS", 8)
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 12)
     result = score(rows, SCORES, model=tiny_model_dir, on_summary=more_lines.append)
     assert result.features == expected.features
     assert more_lines == lines
@@ -104,16 +104,18 @@ def test_scores_share_forward_passes(rows, in_windows, passes, tiny_model_dir):
     assert sum(passes) == alone
 
 
-@pytest.mark.parametrize("num_proc", [None, 2])
-def test_equal_with_a_store_and_for_any_number_of_processes(
-    rows, in_windows, passes, tmp_path, tiny_model_dir, num_proc
-):
+def test_equal_with_a_store(rows, in_windows, passes, tmp_path, tiny_model_dir):
     expected = values(score(rows, SCORES, model=tiny_model_dir))
-    options = {"model": tiny_model_dir, "store": tmp_path, "num_proc": num_proc}
-    assert values(score(rows, SCORES, **options)) == expected
+    assert values(score(rows, SCORES, model=tiny_model_dir, store=tmp_path)) == expected
     passes.clear()
-    assert values(score(rows, SCORES, **options)) == expected
+    assert values(score(rows, SCORES, model=tiny_model_dir, store=tmp_path)) == expected
     assert passes == []
+
+
+def test_equal_for_any_number_of_processes(rows, in_windows, monkeypatch, tiny_model_dir):
+    monkeypatch.setattr(windows, "WINDOW_ROWS", 12)
+    expected = values(score(rows, IFD(), model=tiny_model_dir), ["ifd", "ifd_reason"])
+    assert values(score(rows, IFD(), model=tiny_model_dir, num_proc=2), ["ifd", "ifd_reason"]) == expected
 
 
 def test_resume(rows, in_windows, monkeypatch, passes, tmp_path, tiny_model_dir):

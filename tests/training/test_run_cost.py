@@ -75,7 +75,7 @@ def test_evaluation_is_a_phase_of_its_own(train, pool_rows):
 def test_resumed_runs_report_the_whole_run(train, resumed, tmp_path):
     saved = {"save_strategy": "steps", "save_steps": 1, **CHOSEN}
     whole = train(IterIT(), name="whole", **saved)
-    for again in resumed(whole, IterIT(), **saved):
+    for again in resumed(whole, IterIT(), [1, whole.state.global_step // 2], **saved):
         assert counted(again.costs) == counted(whole.costs)
         assert again.costs["training"]["wall_seconds"] > 0
     shutil.copytree(whole.args.output_dir, tmp_path / "again")

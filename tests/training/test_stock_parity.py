@@ -166,7 +166,7 @@ def calls(**padding: None) -> dict[str, Any]:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_nulls_that_arrow_adds_to_tools_and_calls_are_not_trained_on(tmp_path, tiny_model_dir):
-    settings = {"template": "qwen2_5", "max_length": 1024}
+    settings = {"template": "qwen2_5", "max_length": 1024, "num_train_epochs": 1}
     stock = trained(SFTTrainer, tmp_path / "stock", tiny_model_dir, calls(), settings)
     ours = trained(SelectiveSFTTrainer, tmp_path / "ours", tiny_model_dir, calls(hour=None), settings)
     assert ours.train_dataset["input_ids"][:] == stock.train_dataset["input_ids"][:]

@@ -353,7 +353,12 @@ def test_persistent_workers(train, workers):
 
 def test_bf16_scoring_dtype(train, tmp_path, pool_rows, caplog):
     trainer = train(
-        IterIT(), name="run", selection_size=8, save_strategy="epoch", bf16=True, gradient_checkpointing=True
+        IterIT(),
+        selection_size=8,
+        num_train_epochs=2,
+        save_strategy="epoch",
+        bf16=True,
+        gradient_checkpointing=True,
     )
     assert "LM head" not in caplog.text
     second = trainer.selections[1].scores("ifd")
