@@ -1,4 +1,4 @@
-"""Draw the pool and the held-out rows of `smollm2-cpu.yaml` from Alpaca, Code Alpaca and GSM8K.
+"""Draw the rows of `smollm2-cpu.yaml` and `smollm2-cpu-more.yaml` from Alpaca, Code Alpaca and GSM8K.
 
 Run: python recipes/bench/make_mixture.py
 
@@ -6,9 +6,9 @@ A flag replaces a dataset by another one on the Hub, or by a file:
 
     python recipes/bench/make_mixture.py --alpaca alpaca.json --code_alpaca code.json --gsm8k gsm8k.jsonl
 
-It writes `pool.jsonl` and `heldout.jsonl` into `--output_dir`, in the columns of Alpaca and a column `source`, with as
-many rows of each source. Rows are short, so that a CPU is enough. No row has a prompt that is nearly equal to that of
-another row, in the pool or held out: cosines of TF-IDF vectors are below 0.8.
+It writes `pool.jsonl`, `heldout.jsonl` and `target.jsonl`, rows for methods that select for a target, into
+`--output_dir`, in the columns of Alpaca and a column `source`, with as many rows of each source. Rows are short, so that a CPU is enough. No row has a prompt that is nearly equal to that of
+another row of these files: cosines of TF-IDF vectors are below 0.8.
 """
 
 from __future__ import annotations
@@ -46,9 +46,11 @@ def prompt(row: dict[str, str]) -> str:
     return f"{row['instruction']}\n{row['input']}"
 
 
-def draw(name: str, source: str, count: int, others: list[dict[str, str]], args: argparse.Namespace) -> list[dict]:
+def draw(
+    name: str, source: str, count: int, others: list[dict[str, str]], args: argparse.Namespace, seed: int
+) -> list[dict[str, str]]:
     """Return rows of a source whose prompts are not nearly equal to each other's or to those of other rows."""
-    candidates = [row for row, _ in zip(short_rows(name, args.max_words, args.seed), range(2 * count), strict=False)]
+    candidates = [row for row, _ in zip(short_rows(name, args.max_words, seed), range(2 * count), strict=False)]
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]").fit_transform(
         [prompt(row) for row in [*others, *candidates]]
     )
@@ -62,8 +64,8 @@ def draw(name: str, source: str, count: int, others: list[dict[str, str]], args:
     if len(rows) < count:
         raise SystemExit(
             f"{name} has {len(rows):,} of the {count:,} rows that are needed: with a response, at most "
-            f"{args.max_words} words and a prompt unlike the others. Lower --pool_rows or --heldout_rows, or raise "
-            "--max_words."
+            f"{args.max_words} words and a prompt unlike the others. Lower --pool_rows, --heldout_rows or --target_rows, "
+            "or raise --max_words."
         )
     return rows
 
@@ -74,6 +76,7 @@ def main() -> None:
         parser.add_argument(f"--{source}", default=name, help=f"Dataset on the Hub, or a file; by default {name}.")
     parser.add_argument("--pool_rows", type=int, default=1_002, help="Rows of the pool.")
     parser.add_argument("--heldout_rows", type=int, default=150, help="Held-out rows.")
+    parser.add_argument("--target_rows", type=int, default=60, help="Rows of the target.")
     parser.add_argument("--max_words", type=int, default=60, help="Words that prompt and response have at most.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/smollm2-cpu"))
@@ -82,12 +85,17 @@ def main() -> None:
     pool_rows, heldout_rows = args.pool_rows // len(SOURCES), args.heldout_rows // len(SOURCES)
     rows: list[dict[str, str]] = []
     for source in SOURCES:
-        rows += draw(getattr(args, source), source, pool_rows + heldout_rows, rows, args)
+        rows += draw(getattr(args, source), source, pool_rows + heldout_rows, rows, args, args.seed)
+    target: list[dict[str, str]] = []
+    for source in SOURCES:
+        count = args.target_rows // len(SOURCES)
+        target += draw(getattr(args, source), source, count, [*rows, *target], args, args.seed + 1)
     is_heldout = np.arange(len(rows)) % (pool_rows + heldout_rows) < heldout_rows
     shuffled = np.random.default_rng(args.seed).permutation(len(rows))
     files = {
         "pool": [rows[number] for number in shuffled if not is_heldout[number]],
         "heldout": [rows[number] for number in shuffled if is_heldout[number]],
+        "target": target,
     }
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name, written in files.items():
