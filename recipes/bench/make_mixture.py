@@ -7,13 +7,15 @@ A flag replaces a dataset by another one on the Hub, or by a file:
     python recipes/bench/make_mixture.py --alpaca alpaca.json --code_alpaca code.json --gsm8k gsm8k.jsonl
 
 It writes `pool.jsonl`, `heldout.jsonl` and `target.jsonl`, rows for methods that select for a target, into
-`--output_dir`, in the columns of Alpaca and a column `source`, with as many rows of each source. Rows are short, so that a CPU is enough. No row has a prompt that is nearly equal to that of
-another row of these files: cosines of TF-IDF vectors are below 0.8.
+`--output_dir`, in the columns of Alpaca and a column `source`, with as many rows of each source. Rows are short, so
+that a CPU is enough. No row has a prompt that is nearly equal to that of another row of these files: cosines of TF-IDF
+vectors are below 0.8.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -50,7 +52,8 @@ def draw(
     name: str, source: str, count: int, others: list[dict[str, str]], args: argparse.Namespace, seed: int
 ) -> list[dict[str, str]]:
     """Return rows of a source whose prompts are not nearly equal to each other's or to those of other rows."""
-    candidates = [row for row, _ in zip(short_rows(name, args.max_words, seed), range(2 * count), strict=False)]
+    limit = 2 * count + sum(row["source"] == source for row in others)
+    candidates = list(itertools.islice(short_rows(name, args.max_words, seed), limit))
     vectors = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"\w+|[^\w\s]").fit_transform(
         [prompt(row) for row in [*others, *candidates]]
     )
@@ -64,8 +67,8 @@ def draw(
     if len(rows) < count:
         raise SystemExit(
             f"{name} has {len(rows):,} of the {count:,} rows that are needed: with a response, at most "
-            f"{args.max_words} words and a prompt unlike the others. Lower --pool_rows, --heldout_rows or --target_rows, "
-            "or raise --max_words."
+            f"{args.max_words} words and a prompt unlike the others. Lower --pool_rows, --heldout_rows or "
+            "--target_rows, or raise --max_words."
         )
     return rows
 

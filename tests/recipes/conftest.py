@@ -63,6 +63,7 @@ def models(tmp_path_factory, tiny_model_dir, tiny_text_model_dir, toy_files) -> 
         "openai/gsm8k": str(toy_files["exam"]),
         "truthfulqa/truthful_qa": str(toy_files["exam"]),
         "outputs/openhermes-less-validation/subset.parquet": str(toy_files["no_robots"]),
+        "outputs/smollm2-cpu/target.jsonl": str(toy_files["openhermes"]),
     }
 
 

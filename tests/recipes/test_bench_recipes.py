@@ -42,8 +42,8 @@ def methods(path: Path) -> dict[str, Any]:
 
 
 def test_the_experiments():
-    names = ["at-scale", "iterit-code", "iterit-table1", "kmq", "mix-weights", "small", "smollm2-cpu"]
-    assert [path.stem for path in EXPERIMENTS] == names
+    papers = ["at-scale", "iterit-code", "iterit-table1", "kmq"]
+    assert [path.stem for path in EXPERIMENTS] == [*papers, "mix-weights", "small", "smollm2-cpu-more", "smollm2-cpu"]
 
 
 @each_experiment
@@ -154,7 +154,10 @@ def test_copies_are_those_of_the_recipes(name, tmp_path):
     assert load(tmp_path / f"iterit-{name}.yaml")["dataset_name"] == keys["dataset_name"]
 
 
-# -- the rows of the experiment for a CPU -----------------------------------------------------------------------------
+# -- the rows of the experiments for a CPU ----------------------------------------------------------------------------
+FEW_ROWS = ["--pool_rows", "60", "--heldout_rows", "15", "--target_rows", "12"]
+
+
 @pytest.fixture
 def sources(tmp_path: Path) -> list[str]:
     """Give the flags that name three files, with a row of GSM8K that is written as on the Hub."""
@@ -192,15 +195,15 @@ def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
 
 
 def test_the_mixture_has_as_many_rows_of_each_source(sources, tmp_path, monkeypatch):
-    words = [*sources, "--pool_rows", "60", "--heldout_rows", "15", "--output_dir", str(tmp_path / "out")]
+    words = [*sources, *FEW_ROWS, "--output_dir", str(tmp_path / "out")]
     run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
-    pool, heldout = (rows_of(tmp_path / "out", name) for name in ("pool", "heldout"))
-    for rows, count in ((pool, 20), (heldout, 5)):
+    pool, heldout, target = (rows_of(tmp_path / "out", name) for name in ("pool", "heldout", "target"))
+    for rows, count in ((pool, 20), (heldout, 5), (target, 4)):
         for source in ("alpaca", "code_alpaca", "gsm8k"):
             assert [row["source"] for row in rows].count(source) == count
     gsm8k = [row for row in [*pool, *heldout] if row["source"] == "gsm8k"]
     assert all("<<" not in row["output"] and "####" in row["output"] for row in gsm8k)
-    prompts = [re.sub(r"\W", "", row["instruction"]) for row in [*pool, *heldout]]
+    prompts = [re.sub(r"\W", "", row["instruction"]) for row in [*pool, *heldout, *target]]
     assert len(set(prompts)) == len(prompts), "the same prompt with another space is not drawn"
     assert all(row["output"].strip() and len(row["output"].split()) < 200 for row in [*pool, *heldout])
 
@@ -208,7 +211,7 @@ def test_the_mixture_has_as_many_rows_of_each_source(sources, tmp_path, monkeypa
 def test_the_draw_depends_on_the_seed_alone(sources, tmp_path, monkeypatch):
     drawn = []
     for folder, seed in (("first", "0"), ("again", "0"), ("other", "1")):
-        words = [*sources, "--pool_rows", "30", "--heldout_rows", "6", "--seed", seed]
+        words = [*sources, *FEW_ROWS, "--seed", seed]
         words += ["--output_dir", str(tmp_path / folder)]
         run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
         drawn.append(rows_of(tmp_path / folder, "pool"))
@@ -221,13 +224,13 @@ def test_a_source_with_too_few_rows(sources, tmp_path, monkeypatch):
         run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
 
 
-def test_the_experiment_for_a_cpu_reads_the_mixture(sources, tmp_path, monkeypatch, tiny_model_dir, capsys):
+@pytest.mark.parametrize("name", ["smollm2-cpu", "smollm2-cpu-more"])
+def test_the_experiments_for_a_cpu_read_the_mixture(sources, tmp_path, monkeypatch, tiny_model_dir, capsys, name):
     monkeypatch.chdir(tmp_path)
-    path = BENCH / "smollm2-cpu.yaml"
+    path = BENCH / f"{name}.yaml"
     assert "# First: python recipes/bench/make_mixture.py\n" in path.read_text(encoding="utf-8")
-    words = [*sources, "--pool_rows", "60", "--heldout_rows", "15"]
-    run_script(BENCH / "make_mixture.py", ["make_mixture.py", *words], monkeypatch)
+    run_script(BENCH / "make_mixture.py", ["make_mixture.py", *sources, *FEW_ROWS], monkeypatch)
     assert main(["bench", "--config", str(path), "--plan", "--model_name_or_path", str(tiny_model_dir)]) == 0
     printed = capsys.readouterr().out
-    for name in ("random", "longest", "superfiltering_per_source", "iterit", "all"):
-        assert name in printed
+    for method in methods(path):
+        assert method == "untrained" or f"| {method} |" in printed
