@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ColumnError, ConfigError
+from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import is_text_list
@@ -80,7 +81,10 @@ def labels_name(source: str | InsTag | Cluster) -> str:
 
 
 def read_labels(
-    context: RoundContext, source: str | InsTag | Cluster, vectors: str | Embedding | None = None
+    context: RoundContext,
+    source: str | InsTag | Cluster,
+    vectors: str | Embedding | None = None,
+    are_texts: bool = False,
 ) -> RowLabels:
     """Read the labels of all rows.
 
@@ -90,9 +94,10 @@ def read_labels(
             column of tags is a list of texts; a text is one label, unless it is a list in JSON. Tags are read as they
             are, each once per row; null and empty ones are none.
         vectors: What a `Cluster` without centroids is fitted to.
+        are_texts: Whether cluster numbers are refused.
 
     Raises:
-        ColumnError: The column is missing, or holds no labels.
+        ColumnError: The column is missing, or holds no labels, or texts that are lists of tags with separators.
     """
     from hf_datasel.scores import InsTag
 
@@ -106,6 +111,10 @@ def read_labels(
         if not _is_number(values.type):
             _record_column(context, source, values)
             return _text_labels(values.combine_chunks(), source)
+        if are_texts:
+            raise ColumnError(
+                f"Column {source!r} holds {values.type}, and must contain tags: lists of texts, or texts."
+            )
     ids, _ = context.clusters(source, "embedding" if vectors is None else vectors)
     rows = np.flatnonzero(ids >= 0)
     numbers, codes = np.unique(ids[rows], return_inverse=True)
@@ -124,7 +133,7 @@ def _record_column(context: RoundContext, name: str, values: pa.ChunkedArray) ->
 def candidate_labels(
     context: RoundContext, labels: RowLabels, rows: np.ndarray, min_count: int, name: str
 ) -> tuple[np.ndarray, RowLabels]:
-    """Return the rows with a label, and the labels of these rows; the others are counted as excluded.
+    """Return the rows with a frequent label, and the labels of these rows; the others are counted as excluded.
 
     Args:
         context: Context of the round.
@@ -132,27 +141,50 @@ def candidate_labels(
         rows: Rows that can be selected.
         min_count: Labels of fewer of these rows are ignored.
         name: Name of the labels, for the record.
+
+    Raises:
+        SelectionError: No label is that frequent.
     """
     matrix = labels.matrix[rows]
+    context.exclude(f"without {name}", rows[matrix.getnnz(axis=1) == 0])
+    most = max(labels.matrix.getnnz(axis=0), default=0)
+    if 0 < most < min_count:
+        raise SelectionError(
+            f"None of the {name} has {min_count:,} rows (min_count): the most frequent one has {most:,}. "
+            "Lower min_count."
+        )
     is_frequent = matrix.getnnz(axis=0) >= max(min_count, 1)
     matrix = matrix[:, is_frequent]
     has_label = matrix.getnnz(axis=1) > 0
-    context.exclude(f"without {name}", rows[~has_label])
+    context.exclude(_rare_reason(name, min_count), rows[~has_label])
     names = tuple(name for name, is_kept in zip(labels.names, is_frequent, strict=True) if is_kept)
     return rows[has_label], RowLabels(names, matrix[has_label], labels.are_texts)
 
 
-def describe_labels(labels: RowLabels, selected: np.ndarray, row: int) -> list[str]:
+def _rare_reason(name: str, min_count: int) -> str:
+    return f"with only {name} of fewer than {min_count} rows"
+
+
+def describe_labels(
+    context: RoundContext, labels: RowLabels, selected: np.ndarray, row: int, min_count: int, name: str
+) -> list[str]:
     """Describe the labels of a row, and how many selected rows have each, for `explain`.
 
     Args:
+        context: Context of the round, as it was when the rows were selected.
         labels: Labels of all rows.
         selected: Row numbers that were selected, best first.
         row: Row number to describe.
+        min_count: Labels of fewer of the rows that can be selected are ignored.
+        name: Name of the labels.
     """
     own = labels.matrix[row].indices
     if not len(own):
         return ["It has no label."]
+    frequency = labels.matrix[np.flatnonzero(context.eligible)].getnnz(axis=0)[own]
+    if row not in selected and frequency.max() < min_count:
+        listed = ", ".join(f"{labels.names[label]!r} ({count:,})" for label, count in zip(own, frequency, strict=True))
+        return [f"It was excluded: {_rare_reason(name, min_count)} (min_count). Its {name}, and their rows: {listed}."]
     rank = np.flatnonzero(selected == row)
     before, when = (selected[: rank[0]], " before it") if len(rank) else (selected, "")
     counts = labels.matrix[before].getnnz(axis=0)[own]
@@ -203,19 +235,40 @@ def embedded_labels(context: RoundContext, labels: RowLabels, embedding: Embeddi
 def _text_labels(values: pa.Array, name: str) -> RowLabels:
     types = pa.types
     if types.is_string(values.type) or types.is_large_string(values.type):
-        values = pa.array([_listed(text, name) for text in values.to_pylist()], pa.list_(pa.string()))
+        texts = values.to_pylist()
+        lists = [_listed(text, name) for text in texts]
+        _check_separators([tags[0] for text, tags in zip(texts, lists, strict=True) if tags == [text]], name)
+        values = pa.array(lists, pa.list_(pa.string()))
     is_empty = types.is_null(values.type) or (types.is_list(values.type) and types.is_null(values.type.value_type))
     if not is_text_list(values.type) and not is_empty:
         raise ColumnError(
             f"Column {name!r} holds {values.type}, and labels are lists of texts, texts, or cluster numbers."
         )
-    lists: list[list[Any] | None] = values.to_pylist()
-    rows = np.repeat(np.arange(len(lists)), [len(tags or ()) for tags in lists])
-    flat = [tag or "" for tags in lists for tag in tags or ()]
+    rows_tags: list[list[Any] | None] = values.to_pylist()
+    rows = np.repeat(np.arange(len(rows_tags)), [len(tags or ()) for tags in rows_tags])
+    flat = [tag or "" for tags in rows_tags for tag in tags or ()]
     names = sorted(set(flat) - {""})
     code_of = {tag: code for code, tag in enumerate(names)}
     codes = np.array([code_of.get(tag, -1) for tag in flat], dtype=np.int64)
-    return RowLabels(tuple(names), _matrix(rows[codes >= 0], codes[codes >= 0], len(lists), len(names)))
+    return RowLabels(tuple(names), _matrix(rows[codes >= 0], codes[codes >= 0], len(values), len(names)))
+
+
+def _check_separators(texts: list[str], name: str) -> None:
+    """Raise `ColumnError` if many texts seem to be several tags: if they share parts between separators with others.
+
+    One label such as "Arts, crafts" shares no part with other labels.
+    """
+    counts = Counter(text for text in texts if text)
+    for separator in ",;|":
+        parts = {text: {part.strip() for part in text.split(separator)} - {""} for text in counts}
+        owners = Counter(part for own in parts.values() for part in own)
+        joined = [text for text, own in parts.items() if separator in text and any(owners[part] > 1 for part in own)]
+        if 10 * sum(counts[text] for text in joined) >= counts.total() > 0:
+            split = f"[tag.strip() for tag in (row[{name!r}] or '').split({separator!r})]"
+            raise ColumnError(
+                f"Column {name!r} holds texts such as {joined[0][:60]!r}, and each text is one tag. Split them: "
+                f"dataset.map(lambda row: {{{name!r}: {split}}}). If each is one tag, make it a list: [row[{name!r}]]."
+            )
 
 
 def _listed(text: str | None, name: str) -> list[str]:

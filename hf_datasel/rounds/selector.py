@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.plan import RoundPlan
@@ -19,7 +19,16 @@ from hf_datasel.spec import HasSpec, Kind, object_key, to_spec
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
 
-__all__ = ["RowFilter", "Selector", "check_number", "check_source", "column_name", "distinct_scores", "round_epochs"]
+__all__ = [
+    "RowFilter",
+    "Selector",
+    "check_number",
+    "check_quality",
+    "check_source",
+    "column_name",
+    "distinct_scores",
+    "round_epochs",
+]
 
 
 def round_epochs(epochs: float) -> float:
@@ -219,6 +228,28 @@ def _scores_of(owner: Selector | RowFilter) -> list[Score]:
 def column_name(source: str | Score) -> str:
     """Return the name of the column that a setting names, or that its score writes."""
     return source if isinstance(source, str) else source.value_column
+
+
+def check_quality(selector: Selector, name: str, values: np.ndarray) -> None:
+    """Raise if a quality is negative.
+
+    Args:
+        selector: Selector, which needs numbers of 0 or more.
+        name: Name of the column of the quality.
+        values: Float64, those of the rows to select from.
+
+    Raises:
+        SelectionError: Names the column, and says how to shift it.
+    """
+    negative = int((values < 0).sum())
+    if negative:
+        lowest = values.min()
+        raise SelectionError(
+            f"{type(selector).__name__} needs a quality of 0 or more, and column {name!r} is negative in {negative:,} "
+            f"of {len(values):,} rows: the lowest is {lowest:g}, with which a row would take from what others add. "
+            f"Shift it: values = np.array(dataset[{name!r}][:], dtype=float), then dataset.add_column("
+            f"'{name}_shifted', values - np.nanmin(values))."
+        )
 
 
 def check_source(selector: Selector | RowFilter, setting: str, kind: str = "Score") -> None:

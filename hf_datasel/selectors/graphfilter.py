@@ -13,6 +13,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.describe import describe_pick
 from hf_datasel.rounds.ifd_selector import IFDSelector
 from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.selector import check_quality
 from hf_datasel.strategies.ngram import ngram_greedy
 from hf_datasel.strategies.ngram_explain import explain_pick
 
@@ -84,4 +85,6 @@ class GraphFilter(IFDSelector):
         """Return the IFD by row, and the rows to select from."""
         rows = np.arange(len(context.pool))
         ifd = self.ifd(context, rows)
-        return ifd, context.candidates(ifd, rows, name=self.quality_name)
+        candidates = context.candidates(ifd, rows, name=self.quality_name)
+        check_quality(self, self.quality_name, ifd[candidates])
+        return ifd, candidates

@@ -59,11 +59,12 @@ class InsTagDiverse(Selector):
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows in the order of the passes."""
         rows = np.flatnonzero(context.eligible)
-        labels = read_labels(context, self.tags)
+        labels = read_labels(context, self.tags, are_texts=True)
         rows, labels = candidate_labels(context, labels, rows, self.min_count, labels_name(self.tags))
         budget = min(context.budget, len(rows))
         return context.pick(rows, lambda progress: complexity_first(labels.matrix, budget, progress))
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the tags of the row, and on how many selected rows have each."""
-        return describe_labels(read_labels(context, self.tags), selected, row)
+        labels = read_labels(context, self.tags, are_texts=True)
+        return describe_labels(context, labels, selected, row, self.min_count, labels_name(self.tags))

@@ -13,6 +13,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.describe import describe_pick
 from hf_datasel.rounds.ifd_selector import IFDSelector
 from hf_datasel.rounds.positions import positions_of
+from hf_datasel.rounds.selector import check_quality
 from hf_datasel.rounds.views import group_names
 from hf_datasel.scores.ifd import IFD
 from hf_datasel.strategies.ngram import ngram_greedy
@@ -193,6 +194,7 @@ class IterIT(IFDSelector):
         if self.diversity == "none":
             selected: np.ndarray = rows[top(quality, budget)]
             return selected
+        check_quality(self, self.quality_name, quality)
         texts = self._texts(context, rows)
         return context.pick(
             rows,

@@ -20,7 +20,7 @@ from hf_datasel.rounds.labels import (
     mean_vectors,
     read_labels,
 )
-from hf_datasel.rounds.selector import Selector, check_number, check_source, column_name
+from hf_datasel.rounds.selector import Selector, check_number, check_quality, check_source, column_name
 from hf_datasel.strategies.information_gain import Phi, information_gain, label_graph, propagation_matrix
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class MIG(Selector):
         embedding = self._label_embedding(labels)
         quality = context.values(self.quality)
         rows = context.candidates(quality, np.arange(len(quality)), name=column_name(self.quality))
+        check_quality(self, column_name(self.quality), quality[rows])
         vectors: np.ndarray | None = None
         if self.vectors is not None and self.prop_weight and embedding is None:
             vectors = context.vectors(self.vectors)
@@ -139,4 +140,5 @@ class MIG(Selector):
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the labels of the row, and on how many selected rows have each."""
-        return describe_labels(read_labels(context, self.labels, self.vectors), selected, row)
+        labels = read_labels(context, self.labels, self.vectors)
+        return describe_labels(context, labels, selected, row, self.min_count, labels_name(self.labels))

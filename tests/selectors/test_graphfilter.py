@@ -43,7 +43,9 @@ def test_ifd_above_one(rows):
 
 def test_negative_quality_is_refused(rows):
     data = rows.add_column("gap", [-0.5, *[0.5] * 11])
-    with pytest.raises(SelectionError, match="quality must be finite and >= 0"):
+    with pytest.raises(
+        SelectionError, match=r"GraphFilter needs a quality of 0 or more, and column 'gap' is negative in .*add_col"
+    ):
         select(data, GraphFilter(quality="gap"), size=2)
 
 

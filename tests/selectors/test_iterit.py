@@ -444,7 +444,9 @@ def test_all_scores_equal(rows, selector):
 
 
 def test_a_negative_quality_is_refused(rows):
-    with pytest.raises(SelectionError, match="quality must be finite and >= 0"):
+    with pytest.raises(
+        SelectionError, match=r"IterIT needs a quality of 0 or more, and column 'ifd' is negative in .*add_col"
+    ):
         select(replaced(rows, ifd=[-0.5] * 12), IterIT(quality="ifd"), size=2)
 
 

@@ -177,7 +177,9 @@ def test_settings_that_cannot_work(settings, message):
 
 
 def test_data_that_cannot_work(tagged):
-    with pytest.raises(SelectionError, match="quality must be finite and >= 0"):
+    with pytest.raises(
+        SelectionError, match=r"MIG needs a quality of 0 or more, and column 'influence' is negative in .*add_col"
+    ):
         select(tagged, MIG(quality="influence", vectors=None), size=3)
     with pytest.raises(ColumnError, match=r"'turns' holds .*labels are lists of texts, texts, or cluster numbers"):
         data = tagged.add_column("turns", [[1]] * len(tagged))
