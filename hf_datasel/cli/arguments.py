@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from trl import TrlParser
 
-from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables
+from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables, suggested_key
 from hf_datasel.cli.terminal import printable
-from hf_datasel.errors import ConfigError, SelectionError, check_option, did_you_mean
+from hf_datasel.errors import ConfigError, SelectionError, check_option
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -161,7 +161,7 @@ def parse(
             raise ConfigError(f"{name} takes no value. Pass {name} if you trust the file.")
         if name.startswith("--") and name not in flags and name != _CONFIG_FLAG:
             raise ConfigError(
-                f"Unknown flag {name}.{did_you_mean(name, [flag for flag in flags if flag.startswith('--')])}"
+                f"Unknown flag {name}.{suggested_key(name, [flag for flag in flags if flag.startswith('--')])}"
             )
     arguments, content, file = _read_file(arguments, keys)
     _check_mappings(arguments, flags)

@@ -12,10 +12,13 @@ import yaml
 from hf_datasel.errors import ConfigError, did_you_mean
 from hf_datasel.side_effects import side_effects
 
-__all__ = ["TRUST_FLAGS", "check_trusted", "read_config", "set_variables"]
+__all__ = ["TRUST_FLAGS", "check_trusted", "read_config", "set_variables", "suggested_key"]
 
 TRUST_FLAGS = ("--trust_config", "--trust-config")
 """Spellings of the flag that permits what a file does besides computing."""
+
+_SELECTORS = ("selector", "selectors")
+"""What other commands call the `methods` of a command that has several."""
 
 _MAX_VALUES = 100_000
 """Number of keys and values that a file may have, with aliases replaced by what they stand for."""
@@ -49,8 +52,24 @@ def read_config(path: Path, keys: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"{path} has to contain keys and values, such as selector: random, and contains {kind}.")
     for key in content:
         if key not in keys and key != "env":
-            raise ConfigError(f"{path}: unknown key {key!r}.{did_you_mean(str(key), keys)}")
+            raise ConfigError(f"{path}: unknown key {key!r}.{suggested_key(str(key), keys)}")
     return content
+
+
+def suggested_key(name: str, keys: Sequence[str]) -> str:
+    """Return the key of a command that an unknown one stands for, as `did_you_mean` does.
+
+    >>> suggested_key("selectors", ["methods", "selections"])
+    " Did you mean 'methods'?"
+
+    Args:
+        name: The unknown key.
+        keys: Names of the keys that the command has.
+    """
+    key = name.lstrip("-")
+    if key in _SELECTORS and (methods := name.replace(key, "methods")) in keys:
+        return f" Did you mean {methods!r}?"
+    return did_you_mean(name, keys)
 
 
 def check_trusted(content: Mapping[str, Any], file: str) -> None:

@@ -107,12 +107,12 @@ def _text(explanation: Explanation) -> str:
     if explanation["duplicates"]:
         copies = ", ".join(map(str, explanation["duplicates"]))
         lines.append(f"  Row {copies}, with the same prompt and response, was selected.")
-    lines += [f"  {_score_text(score)}" for score in explanation["scores"]]
-    decided = explanation["decided"]
+    decided, scores = explanation["decided"], [_score_text(score) for score in explanation["scores"]]
     if explanation["cluster"] is not None and not any(line.startswith(("Cluster", "Group")) for line in decided):
         number, num_rows, num_selected_rows = explanation["cluster"]
-        lines.append(f"  Cluster {number}: {num_selected_rows:,} of its {num_rows:,} rows were selected.")
-    return "\n".join([*lines, *(f"  {line}" for line in decided)])
+        scores.append(f"Cluster {number}: {num_selected_rows:,} of its {num_rows:,} rows were selected.")
+    said = [*decided, *scores] if explanation["excluded"] else [*scores, *decided]
+    return "\n".join([*lines, *(f"  {line}" for line in said)])
 
 
 def _score_text(score: ScoreRank) -> str:
@@ -121,4 +121,5 @@ def _score_text(score: ScoreRank) -> str:
     if score["value"] is None:
         reason = f" ({score['reason']})" if score["reason"] else ""
         return f"{score['score']}: none{reason}{selected}."
-    return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{selected}."
+    tied = f", tied with {score['ties']:,} other row{'' if score['ties'] == 1 else 's'}" if score["ties"] else ""
+    return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{tied}{selected}."

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError, SelectionError
-from hf_datasel.formats import Pool
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
@@ -32,6 +31,7 @@ class ScoreRank(TypedDict):
         reason: Reason why the row has no value, if that is known; otherwise empty.
         rank: Number of rows with a higher value, plus one; None without a value. Rows that the selection excluded for
             a value that is too high are not counted, unless the row is one of them.
+        ties: Number of other rows with the same value; 0 without a value.
         num_rows: Number of rows with a value, counted in the same way.
         selected_range: Lowest and highest value of the selected rows; None if none of them has a value.
     """
@@ -40,6 +40,7 @@ class ScoreRank(TypedDict):
     value: float | None
     reason: str
     rank: int | None
+    ties: int
     num_rows: int
     selected_range: tuple[float, float] | None
 
@@ -54,6 +55,8 @@ class Explanation(TypedDict):
         num_selected: Number of rows that were selected.
         weight: Weight that the row has in training; None if the row was not selected, or the rows have no weights.
         unusable: Reason why the row cannot be selected at all, such as `"empty_response"`; empty if it can.
+        excluded: Reason why the method or its filters excluded the row, such as `"with refusal >= 1"`, as far as what
+            the selection contains tells; empty if they did not.
         duplicates: Selected rows with exactly the same prompt and response.
         scores: Scores that the selection is based on.
         cluster: Number of the row's cluster, number of its rows, and how many of these were selected; None if the
@@ -70,6 +73,7 @@ class Explanation(TypedDict):
     num_selected: int
     weight: float | None
     unusable: str
+    excluded: str
     duplicates: list[int]
     scores: list[ScoreRank]
     cluster: tuple[int, int, int] | None
@@ -114,7 +118,8 @@ def explain(
     pool, selected = selection.pool(dataset), selection.indices
     ranks = np.flatnonzero(selected == row)
     replay = Replay(selection, Engine(pool, model, processing_class), allow_imports)
-    decided = _decided(selection, pool, row, replay, allow_imports)
+    context = ReplayedRound(replay, pool)
+    decided = _decided(selection, context, row, replay, allow_imports)
     same_content = (pool.row_ids[selected] == pool.row_ids[row]).all(axis=1)
     return {
         "row": row,
@@ -123,6 +128,7 @@ def explain(
         "num_selected": len(selected),
         "weight": None if selection.weights is None or not len(ranks) else float(selection.weights[ranks[0]]),
         "unusable": str(pool.reasons[row]),
+        "excluded": next((reason for reason, rows in context.excluded_rows().items() if row in rows), ""),
         "duplicates": [number for number in selected[same_content].tolist() if number != row],
         "scores": [_score_rank(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
         "cluster": _cluster(selection, row),
@@ -145,6 +151,7 @@ def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
         "value": value if has_value else None,
         "reason": "" if has_value else _reason(selection, name, row),
         "rank": int((finite > value).sum()) + 1 if has_value else None,
+        "ties": int((finite == value).sum()) - 1 if has_value else 0,
         "num_rows": len(finite),
         "selected_range": (float(selected.min()), float(selected.max())) if len(selected) else None,
     }
@@ -179,15 +186,14 @@ def _cluster(selection: Selection, row: int) -> tuple[int, int, int] | None:
     return int(ids[row]), int(members.sum()), int(members[selection.indices].sum())
 
 
-def _decided(selection: Selection, pool: Pool, row: int, replay: Replay, allow_imports: bool) -> list[str]:
+def _decided(selection: Selection, context: ReplayedRound, row: int, replay: Replay, allow_imports: bool) -> list[str]:
     spec = dict(selection.provenance["selector"])
     try:
         selector = get_selector(spec.pop("selector"), spec, allow_imports)
     except ConfigError as error:
         return [f"The selector is not available, so it cannot say more. {error}"]
-    if pool.reasons[row]:
+    if not context.eligible[row]:
         return []
-    context = ReplayedRound(replay, pool)
     try:
         return [*selector.explain(context, selection.indices, row), *replay.describe_model()]
     except (ScoreError, ColumnError, ModelError, FormatError) as error:

@@ -241,6 +241,17 @@ def test_exclusions_by_round(in_rounds):
     assert excluded(0, 0) == "no rows"
 
 
+def test_reasons_for_exclusion_in_the_table(in_rounds):
+    facts = in_rounds((12, 0))
+    facts["rounds"][0] |= {
+        "not_eligible": {"empty_response": 1},
+        "exclusions": {f"with a_long_name_of_a_score_{number} >= 0.5": 30 - number for number in range(12)},
+    }
+    text = re.search(r"\*\*excluded\*\* \| (.*) \|", page(facts))[1]
+    assert text.startswith("1 without a response, 30 with a_long_name_of_a_score_0 ≥ 0.5, 29 with")
+    assert text.endswith(" 22 with a_long_name_of_a_score_8 ≥ 0.5, and 3 more reasons (60 rows)")
+
+
 def test_shortlist_is_detected(pool_rows):
     rows = pool_rows.add_column("ifd", np.linspace(0.1, 0.9, 24))
     selections = [select(rows, Top(by="ifd"), size=5) for _ in range(2)]

@@ -287,6 +287,8 @@ def test_dataset_mismatch(saved, rows_file, tmp_path, capsys):
     [
         ("--metods random", "Unknown flag --metods. Did you mean '--methods'?"),
         ("--config TYPO", "unknown key 'metods'. Did you mean 'methods'?"),
+        ("--selectors random", "Unknown flag --selectors. Did you mean '--methods'?"),
+        ("--config SELECTORS", "unknown key 'selectors'. Did you mean 'methods'?"),
         ("--dataset_name ROWS", "Neither selections nor methods are named"),
         ("--methods random --selections x --dataset_name ROWS", "Both selections and methods are named"),
         ("--methods random", "No dataset is named"),
@@ -310,6 +312,8 @@ def test_errors_are_one_line(command, message, rows_file, tmp_path, capsys):
         (tmp_path / "run" / "selections" / f"round-{number}").mkdir(parents=True)
         (tmp_path / "run" / "selections" / f"round-{number}" / "selection.json").write_text("{}")
     places = {"ROWS": rows_file, "RUN": tmp_path / "run", "TYPO": tmp_path / "typo.yaml", "ONE": tmp_path / "one.yaml"}
+    (tmp_path / "selectors.yaml").write_text("selectors: [random]\n")
+    places["SELECTORS"] = tmp_path / "selectors.yaml"
     words = [str(places.get(word, word)) for word in command.split()]
     assert main(["compare", *words, "--output_dir", str(tmp_path / "out")]) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]

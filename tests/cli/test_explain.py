@@ -6,7 +6,9 @@ import pytest
 from hf_datasel import select
 from hf_datasel.cli import main
 from hf_datasel.scores import Embedding
-from hf_datasel.selectors import KCenter
+from hf_datasel.selectors import Chain, InRange, KCenter, Random
+
+REFUSED = "InRange excluded it"
 
 
 @pytest.fixture
@@ -41,6 +43,18 @@ def test_text(selected, capsys):
     assert "ifd: 0.55, rank 1 of 12; selected rows have " in out
     assert "Its heaviest n-grams: " in out
     assert "Row 0 was not selected; 3 other rows were.\n  ifd: 0, rank 12 of 12" in out
+
+
+def test_reason_of_exclusion_comes_first_and_ties_are_counted(tmp_path, pool_rows, capsys):
+    rows = pool_rows.select(range(8)).add_column("refusal", [0, 1, 0, 0, 0, 0, 0, 0]).add_column("v", [*range(8)])
+    rows.to_parquet(tmp_path / "rows.parquet")
+    chain = Chain([InRange("refusal", high=1), InRange("v", high=7)], Random())
+    select(rows, chain, size=3).save(tmp_path / "s")
+    command = ["--dataset_name", str(tmp_path / "rows.parquet"), "--selection", str(tmp_path / "s")]
+    assert main(["explain", "1", "7", *command]) == 0
+    first, second = capsys.readouterr().out.split("Row 7 ")
+    assert [line.split(":")[0].strip() for line in first.splitlines()[1:4:2]] == [REFUSED, "refusal"]
+    assert "refusal: 0, rank 1 of 7, tied with 6 other rows; selected rows have 0 to 0." in second
 
 
 def test_json(selected, capsys):

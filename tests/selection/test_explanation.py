@@ -47,7 +47,7 @@ def test_scores_and_ranks(rows):
     taken = explain(selection, rows, 9)
     assert (taken["selected"], taken["rank"], taken["num_selected"]) == (True, 2, 4)
     assert scores_of(taken) == {
-        "ifd": {"value": 0.97, "reason": "", "rank": 3, "num_rows": 11, "selected_range": (0.93, 1.2)}
+        "ifd": {"value": 0.97, "reason": "", "rank": 3, "ties": 0, "num_rows": 11, "selected_range": (0.93, 1.2)}
     }
     missed = explain(selection, rows, 8)
     assert (missed["selected"], missed["rank"]) == (False, None)
@@ -56,6 +56,7 @@ def test_scores_and_ranks(rows):
         "value": None,
         "reason": "",
         "rank": None,
+        "ties": 0,
         "num_rows": 11,
         "selected_range": (0.93, 1.2),
     }

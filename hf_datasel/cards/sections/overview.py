@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 __all__ = ["SECTION"]
 
 _MAX_LISTED = 4  # rounds that are listed one by one
-_MAX_REASONS = 3
+_MAX_REASONS = 10
+_EXCLUDED = 1_000  # characters
 _ABOUT = 1_000  # characters
 
 
@@ -143,16 +144,19 @@ def _licence(facts: Facts) -> str:
     return f"{metadata.get('license_name', licence)}, as for the parent dataset"
 
 
-def _excluded(facts: Facts) -> str:
-    rounds = facts["rounds"]
-    not_eligible = Counter(rounds[-1]["not_eligible"]).most_common(_MAX_REASONS)
-    parts = [f"{count:,} {short_reason(reason)}" for reason, count in not_eligible]
-    highest: Counter[str] = Counter()
+def _excluded(facts: Facts) -> Markdown:
+    rounds, highest = facts["rounds"], Counter[str]()
     for part in rounds:
         highest |= Counter(part["exclusions"])
-    parts += [_excluded_by_round(rounds, reason) for reason, _ in highest.most_common(_MAX_REASONS)]
     is_same = all(part["exclusions"] == rounds[0]["exclusions"] for part in rounds)
-    return (", " if is_same else "; ").join(parts) or "no rows"
+    not_eligible = Counter(rounds[-1]["not_eligible"]).most_common()
+    parts = [f"{count:,} {short_reason(reason)}" for reason, count in not_eligible]
+    parts += [_excluded_by_round(rounds, reason) for reason, _ in highest.most_common()]
+    if len(parts) > _MAX_REASONS:
+        counts = [count for _, count in [*not_eligible, *highest.most_common()]][_MAX_REASONS:]
+        rows = f" ({counted(sum(counts), 'row')})" if is_same else ""
+        parts[_MAX_REASONS:] = [f"and {counted(len(counts), 'more reason')}{rows}"]
+    return text((", " if is_same else "; ").join(parts) or "no rows", limit=_EXCLUDED)
 
 
 def _excluded_by_round(rounds: Sequence[RoundFacts], reason: str) -> str:
