@@ -15,7 +15,7 @@ from hf_datasel.scoring.endpoint.answers import EndpointAnswers, check_format
 from hf_datasel.scoring.endpoint.limits import check_endpoint_settings
 from hf_datasel.scoring.endpoint.score import EndpointScore
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
-from hf_datasel.scoring.verifiers import UnjudgedError, Verifier, get_verifier, last_response
+from hf_datasel.scoring.verifiers import UnjudgedError, Verifier, get_verifier, last_response, reference_text
 from hf_datasel.spec import changed_settings
 from hf_datasel.tokens import TokenRows
 
@@ -242,7 +242,7 @@ class PassRate(EndpointScore):
             if reference is None:
                 reasons[index] = "tool_calls" if self.reference is None else "empty_reference"
             elif verifier.reads_row or isinstance(reference, str | int | float):
-                reasons[index] = verifier.check(str(reference))
+                reasons[index] = verifier.check(reference_text(reference))
             else:
                 raise ColumnError(
                     f"PassRate(reference={self.reference!r}): row {int(rows.indices[index]):,} holds a "

@@ -19,7 +19,7 @@ from hf_datasel.scoring.endpoint.ratings import without_thoughts
 from hf_datasel.scoring.normalization import Normalization
 from hf_datasel.spec import import_function
 
-__all__ = ["UnjudgedError", "Verifier", "get_verifier", "last_response"]
+__all__ = ["UnjudgedError", "Verifier", "get_verifier", "last_response", "reference_text"]
 
 _SECONDS = 5
 """Seconds that math-verify may parse a text, and compare two expressions."""
@@ -86,7 +86,7 @@ class ExactMatch(Verifier):
     @property
     def identity(self) -> str:
         """Version of the comparison."""
-        return "1"
+        return "2"
 
     def check(self, reference: str) -> str:
         """Return the reason why answers cannot be compared with a reference, "" if they can."""
@@ -94,7 +94,7 @@ class ExactMatch(Verifier):
 
     def verify(self, answer: str, reference: Any, row: Mapping[str, Any]) -> float:
         """Return 1 if the answer equals the reference, else 0."""
-        return float(self.normalization(without_thoughts(answer)) == self.normalization(str(reference)))
+        return float(self.normalization(without_thoughts(answer)) == self.normalization(reference_text(reference)))
 
 
 class MathVerify(Verifier):
@@ -128,7 +128,7 @@ class MathVerify(Verifier):
         parse, verify = self._functions
         is_main = threading.current_thread() is threading.main_thread()
         seconds = _SECONDS if is_main else None  # its limits are signals, which other threads do not get
-        text = str(reference).rpartition("####")[2].strip()
+        text = reference_text(reference).rpartition("####")[2].strip()
         texts = [text, f"${text}$"] if any(mark in text for mark in _MATHS) else [f"${text}$", text]
         expected = next(filter(None, (parse(item, parsing_timeout=seconds) for item in texts)), None)
         if expected is None:
@@ -206,6 +206,22 @@ def get_verifier(name: str, normalization: Mapping[str, Any] | None = None) -> V
     if name == "exact_match":
         return ExactMatch(Normalization.from_settings(normalization or {}))
     return MathVerify() if name == "math_verify" else FunctionVerifier(name)
+
+
+def reference_text(reference: Any) -> str:
+    """Return the text of a reference: of a float without decimals the integer, and of NaN none.
+
+    A column of integers becomes one of floats in pandas if a value is missing.
+
+    >>> [reference_text(value) for value in (42.0, 0.5, 1e16, "42.0", float("nan"))]
+    ['42', '0.5', '10000000000000000', '42.0', '']
+
+    Args:
+        reference: Text or number.
+    """
+    if not isinstance(reference, float):
+        return str(reference)
+    return "" if math.isnan(reference) else str(int(reference) if reference.is_integer() else reference)
 
 
 def last_response(row: Row) -> str | None:

@@ -205,6 +205,13 @@ def test_rows_without_reference_are_not_answered(server):
     assert numbers["pass_rate"][:] == [0.25]
 
 
+def test_integer_references_that_a_null_made_floats(server):
+    server.reply = lambda text: Reply(completion("42"))
+    data = rows_of(*["always"] * 3, gold=[42.0, 42.5, None])
+    scored = score(data, remote(server, reference="gold", normalization=None, num_generations=1))
+    assert scored["pass_rate"][:] == [1.0, 0.0, None]
+
+
 def test_thoughts_without_an_answer_are_wrong(server):
     texts = iter(["<think>It is 42", "<think>1</think>42"])
     server.reply = lambda text: Reply(completion(next(texts, " "), finish="length"))

@@ -33,6 +33,10 @@ def test_exact_match():
     texts = get_verifier("exact_match", {"ignore_case": True, "boxed": True})
     assert texts.verify(r"Thus \boxed{Red}", "red", {}) == 1
     assert texts.check(" ") == "empty_reference"
+    exact = get_verifier("exact_match")
+    answers = {"42": 42.0, "10000000000000000": 1e16, "0.5": 0.5, "42.0": "42.0", "-7": -7}
+    assert [exact.verify(answer, reference, {}) for answer, reference in answers.items()] == [1] * 5
+    assert [exact.verify(answer, 42.0, {}) for answer in ("42.0", "43")] == [0, 0]
 
 
 def test_math_verify():
