@@ -117,7 +117,7 @@ class TargetFacts(TypedDict):
     Args:
         rows: Number of target rows.
         sha256: Digest of the target rows and their subtasks.
-        copies: Number of rows to select from that repeat a target row; None if there are only token ids.
+        copies: Number of rows to select from that repeat a target row; None if there was no text to compare.
         kept: Whether these rows could be selected.
     """
 

@@ -95,6 +95,11 @@ class Pool:
         """Whether the rows have responses as text: not if they are tokenized already, or have only a text column."""
         return self.format not in ("text", "tokenized")
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the rows have text: not if they are tokenized already."""
+        return self.format != "tokenized"
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> Pool:
         """Return a pool of these rows, with their ids and reasons if this pool has computed them.
 

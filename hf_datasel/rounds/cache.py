@@ -21,6 +21,7 @@ from hf_datasel.spec import object_key
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster
     from hf_datasel.scoring.base import Columns, Score
+    from hf_datasel.scoring.target_rows import TargetRows
 
 __all__ = ["ClusterAssignment", "RoundCache", "ScoreOutput", "as_numpy", "take_rows"]
 
@@ -172,6 +173,19 @@ class RoundCache:
             return Processes.current().run_on_main_process(lambda: _fit_clusters(cluster, vectors, eligible))
 
         return self._cached(("clusters", repr(cluster), name, eligible.tobytes()), fit)
+
+    def target_copies(self, target: TargetRows) -> np.ndarray:
+        """Return the target row that each row repeats, int64 of shape (rows,), -1 for none; see `TargetRows.copies`.
+
+        Args:
+            target: The target rows.
+        """
+
+        def find() -> np.ndarray:
+            rows = np.arange(len(self.pool))
+            return _read_only(Processes.current().run_on_main_process(lambda: target.copies(self.pool, rows)))
+
+        return self._cached(("target_copies", target.digest), find)
 
     def start_recording(self) -> frozenset[Hashable]:
         """Start to record which results are requested, and return the keys of those that are cached by now."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from hf_datasel.scores import Cluster, Embedding
     from hf_datasel.scoring.base import Score
+    from hf_datasel.scoring.target_rows import TargetRows
 
 __all__ = ["RoundContext"]
 
@@ -378,6 +379,16 @@ class RoundContext:
             rows: Row numbers; all rows by default.
         """
         return self.record.pool.texts(part, rows)
+
+    def target_copies(self, target: TargetRows) -> np.ndarray:
+        """Return the target row that each row repeats, int64 of shape (rows,), -1 for none; see `TargetRows.copies`.
+
+        In a distributed run every process has to call this.
+
+        Args:
+            target: The target rows.
+        """
+        return self._cache.target_copies(target)
 
     def row_columns(self) -> list[str]:
         """Return the columns of the dataset that hold the row in its format, such as `prompt` and `completion`."""

@@ -60,8 +60,16 @@ class RankedSelector(Selector):
             return np.zeros(len(values), dtype=bool), ""
         return values >= self.below, f"with {self.value_column} >= {self.below:g}"
 
+    def prepare(self, context: RoundContext) -> None:
+        """Read what the selection is recorded with, besides the score, before rows are ranked; by default nothing.
+
+        Args:
+            context: Context of the round.
+        """
+
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows with the highest values, highest first."""
+        self.prepare(context)
         values = context.values(self.ranks_by, column=self.value_column)
         excluded, reason = self.excluded(values)
         context.exclude(reason, np.flatnonzero(excluded))

@@ -38,6 +38,7 @@ class RoundRecord:
         notes: Further JSON values that the selection depends on and no setting names, such as the build of a library.
         logs: Further numbers for the trainer's log of this round.
         weights: Weight of each row, float32 of shape (rows,), 1 where none was set; None if no row has one.
+        target_copies: Rows that repeat a target row, by their numbers in the whole pool.
     """
 
     pool: Pool
@@ -52,6 +53,7 @@ class RoundRecord:
     notes: dict[str, Any] = field(default_factory=dict)
     logs: dict[str, float] = field(default_factory=dict)
     weights: np.ndarray | None = None
+    target_copies: set[int] = field(default_factory=set)
     _exclusion_codes: np.ndarray = field(init=False, repr=False)
     """Why each row is excluded, int32 of shape (rows,): position of the reason in `exclusions`, from 1; 0 for none."""
 
@@ -136,7 +138,7 @@ class RoundRecord:
         }
 
     def for_group(self, pool: Pool) -> RoundRecord:
-        """Return the record of a group of rows: specs, columns and notes are shared with this record.
+        """Return the record of a group of rows: specs, columns, notes and copies are shared with it.
 
         Args:
             pool: Rows of the group.
@@ -148,6 +150,7 @@ class RoundRecord:
             columns_used=self.columns_used,
             columns_verified=self.columns_verified,
             notes=self.notes,
+            target_copies=self.target_copies,
         )
 
     def for_filtered(self, pool: Pool) -> RoundRecord:

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from hf_datasel.errors import check_option
+from hf_datasel.errors import ColumnError, FormatError, check_option
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, distinct_scores
-from hf_datasel.rounds.views import group_names
+from hf_datasel.rounds.views import without_groups
 from hf_datasel.scoring.distributed import Processes
-from hf_datasel.scoring.target_rows import TargetRows
+from hf_datasel.scoring.target_rows import TargetRows, TargetSettings
 from hf_datasel.strategies.round_robin import round_robin
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Similarity
     from hf_datasel.scoring.base import Score
 
-__all__ = ["Copies", "SimilaritySelector", "TargetSelector", "check_copies"]
+__all__ = ["Copies", "SimilaritySelector", "TargetSelector", "check_copies", "count_copies"]
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class TargetSelector(Selector):
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the target row that the row repeats, if it repeats one."""
         target = self.target()
-        match = -1 if _has_no_text(context, target) else target.copies(context.record.pool, np.array([row]))[0]
+        match = target.copies(context.record.pool, np.array([row]))[0] if _have_text(context, target) else -1
         if match < 0:
             return []
         outcome = "so it is never selected" if self.copies == "exclude" else "and copies='keep' selects such rows"
@@ -140,8 +140,8 @@ class SimilaritySelector(TargetSelector):
 def check_copies(context: RoundContext, target: TargetRows, rows: np.ndarray, copies: Copies) -> np.ndarray:
     """Count the rows that repeat a target row, name them in a warning, and return the rows that can be selected.
 
-    The number of target rows, their digest and the number of copies (None for rows without text) are recorded in
-    `context.record.notes["target"]`.
+    The number of target rows, their digest and the number of copies among all eligible rows (None without text) are
+    recorded in `context.record.notes["target"]`. The warning is logged once for each copy, by the main process.
 
     Args:
         context: Context of the round.
@@ -149,41 +149,63 @@ def check_copies(context: RoundContext, target: TargetRows, rows: np.ndarray, co
         rows: Row numbers, int64.
         copies: `"exclude"` returns the other rows, `"keep"` all rows.
     """
-    caller, notes = context.record.caller, context.record.notes
+    record, whole = context.record, without_groups(context)
     note = {"rows": len(target.pool), "sha256": target.digest, "copies": None, "kept": copies == "keep"}
-    if _has_no_text(context, target):
-        notes["target"] = note
-        logger.warning("%s: rows that repeat target rows are not found, because there are only token ids.", caller)
+    if not _have_text(context, target):
+        if record.notes.get("target") != note:
+            _warn(context, "rows that repeat target rows are not found, because there is no text to compare.")
+        record.notes["target"] = note
         return rows
-    pool = context.record.pool
-    matches = Processes.current().run_on_main_process(lambda: target.copies(pool, rows))
-    found = rows[matches >= 0]
-    earlier = notes["target"]["copies"] if group_names(context) and "target" in notes else 0  # of other groups
-    notes["target"] = note | {"copies": earlier + len(found)}
-    if not len(found):
-        return rows
-    numbers = ", ".join(str(context.row_number(row)) for row in found[:_NAMED_ROWS].tolist())
-    who, they = (
-        ("the prompt of 1 row repeats a target row", "it")
-        if len(found) == 1
-        else (f"the prompts of {len(found):,} rows repeat target rows", "they")
-    )
-    logger.warning(
-        "%s: %s (%s%s). %s",
-        caller,
-        who,
-        numbers,
-        ", ..." if len(found) > _NAMED_ROWS else "",
-        f"With copies='exclude' {they} cannot be selected, because a test on the target would be trained on; set it "
-        "to 'keep' otherwise."
-        if copies == "exclude"
-        else f"Since {they} can be selected, do not test on the target.",
-    )
+    found = np.flatnonzero(whole.eligible & (whole.target_copies(target) >= 0))
+    numbers = {whole.row_number(row) for row in found.tolist()}
+    new = sorted(numbers - record.target_copies)
+    record.target_copies |= numbers
+    record.notes["target"] = note | {"copies": len(record.target_copies)}
+    if new:
+        _warn(context, _describe(new, copies))
     if copies == "keep":
         return rows
-    context.exclude(_REASON, found)
-    return rows[matches < 0]
+    is_copy: np.ndarray = context.target_copies(target)[rows] >= 0
+    context.exclude(_REASON, rows[is_copy])
+    others: np.ndarray = rows[~is_copy]
+    return others
 
 
-def _has_no_text(context: RoundContext, target: TargetRows) -> bool:
-    return "tokenized" in (context.record.pool.format, target.pool.format)
+def count_copies(context: RoundContext, settings: TargetSettings) -> None:
+    """Count the eligible rows that repeat a target row, as `check_copies` does, for a selector that keeps them.
+
+    Target rows that cannot be read are no error here, because the selector does not need them: a warning is logged.
+
+    Args:
+        context: Context of the round.
+        settings: Settings that name the target rows.
+    """
+    try:
+        check_copies(context, settings.target(), np.flatnonzero(context.eligible), "keep")
+    except (FormatError, ColumnError) as error:
+        _warn(context, f"rows that repeat target rows are not counted. {error}")
+
+
+def _describe(copies: list[int], outcome: Copies) -> str:
+    numbers = ", ".join(map(str, copies[:_NAMED_ROWS])) + (", ..." if len(copies) > _NAMED_ROWS else "")
+    who, they = (
+        ("the prompt of 1 row repeats a target row", "it")
+        if len(copies) == 1
+        else (f"the prompts of {len(copies):,} rows repeat target rows", "they")
+    )
+    advice = (
+        f"With copies='exclude' {they} cannot be selected, because a test on the target would be trained on; set it "
+        "to 'keep' otherwise."
+        if outcome == "exclude"
+        else f"Since {they} can be selected, do not test on the target."
+    )
+    return f"{who} ({numbers}). {advice}"
+
+
+def _warn(context: RoundContext, message: str) -> None:
+    if Processes.current().is_main_process:
+        logger.warning("%s: %s", context.record.caller, message)
+
+
+def _have_text(context: RoundContext, target: TargetRows) -> bool:
+    return context.record.pool.has_text and target.pool.has_text

@@ -20,8 +20,9 @@ from hf_datasel.scores.mix import Mix
 if TYPE_CHECKING:
     from hf_datasel.scores import Embedding
     from hf_datasel.scoring.base import Score
+    from hf_datasel.scoring.target_rows import TargetRows
 
-__all__ = ["FilteredView", "GroupView", "SubsetView", "full_round", "group_names"]
+__all__ = ["FilteredView", "GroupView", "SubsetView", "full_round", "group_names", "without_groups"]
 
 
 def full_round(context: RoundContext) -> RoundContext:
@@ -37,6 +38,13 @@ def group_names(context: RoundContext) -> tuple[str, ...]:
         return ()
     names = group_names(context.parent)
     return (*names, context.name) if isinstance(context, GroupView) else names
+
+
+def without_groups(context: RoundContext) -> RoundContext:
+    """Return the context that the groups of a context divide; `context` itself if it is no group."""
+    while isinstance(context, GroupView):
+        context = context.parent
+    return context
 
 
 class SubsetView(RoundContext):
@@ -193,6 +201,10 @@ class GroupView(SubsetView):
     def vectors(self, source: str | Embedding, rows: np.ndarray | None = None) -> np.ndarray:
         """Return one vector per row; see `RoundContext.vectors`."""
         return take_rows(self.parent.vectors(source), self._parent_rows(rows))
+
+    def target_copies(self, target: TargetRows) -> np.ndarray:
+        """Return the target row that each row repeats; see `RoundContext.target_copies`."""
+        return take_rows(self.parent.target_copies(target), self.rows)
 
 
 class FilteredView(SubsetView):

@@ -372,6 +372,11 @@ class TablePool(Pool):
         """Names of all columns of scores, read or not."""
         return self.tables.columns
 
+    @property
+    def has_text(self) -> bool:
+        """Whether the rows have text: they have none here."""
+        return False
+
     def subset(self, indices: Sequence[int] | np.ndarray) -> TablePool:
         """Return a pool of these rows; see `Pool.subset`."""
         subset, indices = copy.copy(self), np.asarray(indices, dtype=np.int64)

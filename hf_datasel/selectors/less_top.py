@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import check_source
-from hf_datasel.rounds.target_selector import check_copies
+from hf_datasel.rounds.target_selector import count_copies
 from hf_datasel.scores import Influence
 
 __all__ = ["LESSTop"]
@@ -40,11 +38,10 @@ class LESSTop(RankedSelector):
     def __post_init__(self) -> None:
         check_source(self, "by", "Influence")
 
-    def select(self, context: RoundContext) -> np.ndarray:
-        """Return the rows with the highest influence, highest first; those that repeat target rows are counted."""
+    def prepare(self, context: RoundContext) -> None:
+        """Count the rows that repeat target rows."""
         if isinstance(self.by, Influence):
-            check_copies(context, self.by.target(), np.flatnonzero(context.eligible), "keep")
-        return super().select(context)
+            count_copies(context, self.by)
 
     @property
     def ranks_by(self) -> str | Influence:

@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from hf_datasel import select
+from hf_datasel import select, select_streaming
 from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.scores import Influence, Loss
+from hf_datasel.scoring import ScoreTables, score_table
 from hf_datasel.selectors import LESSTop, get_selector
 from hf_datasel.testing import contract
 
@@ -43,6 +45,28 @@ def test_computes_influence_with_settings(full, monkeypatch, tmp_path, caplog):
     assert selected.provenance["scores"] == [influence.spec()]
     assert "LESSTop: the prompt of 1 row repeats a target row (4). Since it can be selected, do not" in caplog.text
     assert selected.provenance["notes"]["target"]["copies"] == 1
+
+
+def test_a_count_of_copies_fails_no_selection(full, monkeypatch, tmp_path, caplog):
+    values = {"influence": pa.array(full["influence"][:], pa.float32()), "influence_reason": pa.array([""] * 12)}
+    monkeypatch.setattr(Influence, "check", lambda self, rows: None)
+    monkeypatch.setattr(Influence, "compute", lambda self, rows, runner: values)
+    monkeypatch.setattr(Influence, "spec", lambda self: {"score": "influence", **self.settings()})
+    path = tmp_path / "bbh.jsonl"
+    path.write_text(json.dumps({"prompt": full["instruction"][4], "completion": "Rain, rain."}))
+    method = LESSTop(by=Influence(checkpoints=("out/checkpoint-9",), validation=str(path)))
+    expected = select(full, LESSTop(), size=5).indices.tolist()
+    pq.write_table(score_table(full.remove_columns("influence"), method.by), tmp_path / "scores.parquet")
+    tables = ScoreTables(tmp_path / "scores.parquet")
+    selection = select(tables, method, size=5)
+    assert selection.indices.tolist() == expected
+    assert selection.provenance["notes"]["target"]["copies"] is None
+    assert "LESSTop: rows that repeat target rows are not found, because there is no text to compare" in caplog.text
+    path.unlink()
+    assert select(tables, method, size=5).indices.tolist() == expected
+    assert "LESSTop: rows that repeat target rows are not counted. Influence(validation=" in caplog.text
+    streamed = select_streaming(full.to_iterable_dataset(), LESSTop(), 5)
+    assert streamed["selection_row"][:] == expected
 
 
 def test_the_column_that_is_missing_is_named_with_its_score(rows):

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer, score, select
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ScoreError, SelectionError
+from hf_datasel.rounds.target_selector import check_copies
 from hf_datasel.scores import Similarity
+from hf_datasel.scoring import ScoreTables, score_table
+from hf_datasel.scoring.distributed import Processes
 from hf_datasel.selection.explanation import explain
-from hf_datasel.selectors import MostSimilar, RDSPlus, get_selector, within_clusters
+from hf_datasel.selectors import BM25, Chain, InRange, MostSimilar, RDSPlus, get_selector, within_clusters
 from hf_datasel.testing import contract
 from tests.strategies.test_round_robin import by_popping
 
@@ -119,6 +124,40 @@ def test_copies_are_kept_and_counted(tiny_model_dir, rows, leaking, caplog):
     }  # fmt: skip
     assert "2 rows repeat one of the 3 target rows" in page(gather([selection], rows, title="x"))
     assert "They could be selected." in page(gather([selection], rows, title="x"))
+
+
+@pytest.mark.parametrize("wrap", [lambda own: own, lambda own: Chain([InRange("cluster_id", low=0)], own)])
+def test_copies_are_counted_once_in_groups_that_run_again(tiny_model_dir, full, leaking, caplog, wrap):
+    within = within_clusters(wrap(RDSPlus(str(tiny_model_dir), validation=leaking)))
+    selection = select(full, within, size=10)
+    assert set(range(12)) - set(selection.indices.tolist()) == {4, 9}
+    assert selection.provenance["exclusions"] == {"copies of target rows": 2}
+    assert selection.provenance["notes"]["target"]["copies"] == 2
+    named = re.findall(r"target rows? \((.*?)\)", caplog.text)
+    assert sorted(", ".join(named).split(", ")) == ["4", "9"]
+
+
+def test_only_the_main_process_warns_of_copies(make_round, full, leaking, caplog, monkeypatch):
+    monkeypatch.setattr(Processes, "is_main_process", property(lambda self: False))
+    target = RDSPlus(validation=leaking).target()
+    context = make_round(full, 5)
+    assert check_copies(context, target, np.arange(12), "keep").tolist() == list(range(12))
+    assert context.record.notes["target"]["copies"] == 2
+    assert "repeat" not in caplog.text
+
+
+def test_from_score_tables_copies_cannot_be_looked_for(tiny_model_dir, rows, leaking, caplog, tmp_path):
+    subject = RDSPlus(str(tiny_model_dir), validation=leaking, copies="keep")
+    pq.write_table(score_table(rows, replace(subject.similarity, by_target=True)), tmp_path / "scores.parquet")
+    tables = ScoreTables(tmp_path / "scores.parquet")
+    selection = select(tables, subject, size=5)
+    assert selection.indices.tolist() == select(rows, subject, size=5).indices.tolist()
+    assert selection.provenance["notes"]["target"]["copies"] is None
+    assert "RDSPlus: rows that repeat target rows are not found, because there is no text to compare" in caplog.text
+    with pytest.raises(FormatError, match=r"BM25 reads the text of rows\. The score tables in .* have no text"):
+        select(tables, BM25(validation=leaking), size=5)
+    with pytest.raises(ScoreError, match="similarity with these settings is not in the score tables"):
+        select(tables, MostSimilar(by=Similarity(str(tiny_model_dir), validation=leaking)), size=5)
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def _target(facts: Facts) -> str:
     if target is None:
         return ""
     if target["copies"] is None:
-        return "Rows that repeat target rows were not looked for: there are only token ids."
+        return "Rows that repeat target rows were not looked for: there was no text to compare."
     copies = target["copies"]
     found = "No row repeats" if not copies else "1 row repeats" if copies == 1 else f"{copies:,} rows repeat"
     outcome = "" if not copies else " It could be selected." if copies == 1 else " They could be selected."
