@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
 
 __all__ = ["Closest"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -42,26 +45,32 @@ class Closest(Selector):
         check_source(self, "by")
         check_number(self, "target", -math.inf)
 
-    def _closeness(self, context: RoundContext) -> np.ndarray:
-        """Return minus the distance of each value to the target, float64; NaN without a value."""
-        closeness: np.ndarray = -np.abs(context.values(self.by) - self.target)
-        return closeness
-
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows with the closest values, closest first."""
-        closeness = self._closeness(context)
-        return top_rows(context, closeness, np.arange(len(closeness)), column_name(self.by))
+        values = context.values(self.by)
+        finite = values[context.eligible & np.isfinite(values)]
+        if len(finite) and not finite.min() <= self.target <= finite.max():
+            logger.warning(
+                "Closest: the target %g is outside the range of %s, %.5g to %.5g: the %s values are selected.",
+                self.target,
+                column_name(self.by),
+                finite.min(),
+                finite.max(),
+                "highest" if self.target > finite.max() else "lowest",
+            )
+        return top_rows(context, -np.abs(values - self.target), np.arange(len(values)), column_name(self.by))
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return how many rows are closer, and the largest distance that was selected."""
-        closeness = self._closeness(context)
-        candidates = context.eligible & ~np.isnan(closeness)
+        values = context.values(self.by)
+        distances = np.abs(values - self.target)
+        candidates = context.eligible & ~np.isnan(distances)
         if not candidates[row]:
             return []
-        closer = int((closeness[candidates] > closeness[row]).sum())
-        largest = -closeness[selected].min() if len(selected) else np.nan
+        closer = int((distances[candidates] < distances[row]).sum())
+        largest = distances[selected].max() if len(selected) else np.nan
         return [
-            f"Its {column_name(self.by)} is {-closeness[row]:.5g} from {self.target:g}. Of the "
-            f"{int(candidates.sum()):,} rows to select from {closer:,} are closer; the largest distance that was "
-            f"selected is {largest:.5g}."
+            f"Its {column_name(self.by)} is {values[row]:.5g}, at a distance of {distances[row]:.5g} from the target "
+            f"{self.target:g}. Of the {int(candidates.sum()):,} rows to select from, {closer:,} are closer; the "
+            f"largest distance that was selected is {largest:.5g}."
         ]

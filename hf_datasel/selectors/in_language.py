@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,11 @@ from hf_datasel.errors import ConfigError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source
 from hf_datasel.scores import Language
+from hf_datasel.scoring.languages import LANGUAGES, suggest_language
 
 __all__ = ["InLanguage"]
+
+logger = logging.getLogger(__name__)
 
 _MAX_REASONS = 10
 
@@ -50,12 +54,20 @@ class InLanguage(RowFilter):
                 f"InLanguage(languages={self.languages!r}): it has to be a language or a list of them, such as ['en']."
             )
         object.__setattr__(self, "languages", tuple(languages))
+        unknown = next((name for name in languages if name not in LANGUAGES), None)
+        if unknown is not None and not isinstance(self.by, str):
+            raise ConfigError(
+                f"InLanguage(languages={self.languages!r}): {unknown!r} is none of the ISO 639 codes of Language, "
+                f"such as 'en' or 'zh'.{suggest_language(unknown)}"
+            )
 
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the rows in the languages, and count the others as excluded."""
         languages, probabilities = self._languages(context, rows)
         is_known = languages != ""
         context.exclude(f"without {self._name}", rows[~is_known])
+        for name in set(self.languages) - LANGUAGES - set(languages.tolist()):
+            logger.warning("InLanguage: no row is in %r by column %r.%s", name, self._name, suggest_language(name))
         is_kept = np.isin(languages, np.array(self.languages, dtype=np.str_))
         others = Counter(languages[is_known & ~is_kept].tolist()).most_common(_MAX_REASONS)
         for language, _ in others:

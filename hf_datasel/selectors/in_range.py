@@ -22,9 +22,9 @@ __all__ = ["InRange"]
 class InRange(RowFilter):
     """Rows with `low <= value < high` in a column or of a score.
 
-    Rows without a value (null or NaN) are excluded; infinity is a value. Without bounds, all rows with a value are
-    kept. To filter a dataset by a column without a selection, use `Dataset.filter` with
-    `hf_datasel.selection.Between`.
+    Rows without a value (null or NaN) are excluded; infinity is a value. Of a column without bounds, all rows with a
+    value are kept; a score needs a bound. To filter a dataset by a column without a selection, use `Dataset.filter`
+    with `hf_datasel.selection.Between`.
 
     >>> from hf_datasel.scores import URLs
     >>> InRange(URLs(), high=1, column="link_phrases").column
@@ -46,6 +46,10 @@ class InRange(RowFilter):
         check_source(self, "by")
         if self.column is not None:
             self._check_column()
+        if self.low is None and self.high is None and not isinstance(self.by, str):
+            raise ConfigError(
+                f"InRange(by={self.by!r}) has no bound, and would keep every row with a value: set low, high or both."
+            )
         for name in ("low", "high"):
             if getattr(self, name) is not None:
                 check_number(self, name, -math.inf)

