@@ -51,6 +51,11 @@ def run_selector(selector: Selector, context: RoundContext) -> np.ndarray:
         raise SelectionError(f"{name}.select returned {wrong:,} rows that cannot be trained on (context.eligible).")
     if len(rows) > context.budget:
         raise SelectionError(f"{name}.select returned {len(rows):,} rows for a budget of {context.budget:,}.")
+    weights = context.record.weights_of(rows)
+    if weights is not None and not weights.any():
+        raise SelectionError(
+            f"{context.record.caller}: all {len(rows):,} selected rows have weight 0, so nothing would be trained."
+        )
     return rows
 
 

@@ -124,6 +124,23 @@ class Selector(HasSpec, ABC):
         for score in self.later_scores():
             context.check_score(score)
 
+    def check_columns(self, context: RoundContext) -> None:
+        """Raise an error about a column that is only read after other work, before any work is done.
+
+        By default, the errors of selectors among the settings. Called before rows are selected or a model is trained.
+
+        Args:
+            context: Context over the rows, of which only columns are read, and nothing is recorded. The check of their
+                values is for its eligible rows.
+
+        Raises:
+            ColumnError: The column is missing, or holds no numbers.
+            SelectionError: The column has values that are not possible.
+        """
+        for value in _settings_of(self):
+            if isinstance(value, Selector):
+                value.check_columns(context)
+
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return sentences on what decided on a row besides its scores, such as its neighbors; by default none.
 

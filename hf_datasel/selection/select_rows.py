@@ -266,6 +266,7 @@ class _Run:
         plan = self.selector.plan(budget, 1.0, int(self.eligible.sum()))
         if len(plan) > 1:
             raise _needs_training(selector_class, len(plan))
+        self.selector.check_columns(RoundContext(self.cache, budget=plan[0].budget, eligible=self.eligible))
         return RoundContext(self.cache, budget=plan[0].budget, eligible=self.eligible, seed=self.seed, plan=plan)
 
 

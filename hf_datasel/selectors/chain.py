@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ class Chain(Selector):
     def check_training(self, args: Any) -> None:
         """Raise the errors that `then` raises for these training arguments."""
         self.then.check_training(args)
+
+    def check_columns(self, context: RoundContext) -> None:
+        """Raise the errors of `then`, but not about values, since filters may exclude the rows that have them."""
+        view = copy.copy(context)
+        view.eligible = np.zeros_like(context.eligible)
+        super().check_columns(view)
 
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows that `then` selects from those that the filters keep.

@@ -85,14 +85,33 @@ class Weighted(Selector):
         """Return True."""
         return True
 
+    def check_columns(self, context: RoundContext) -> None:
+        """Raise if the column of the weights is missing or empty, or holds no numbers, or some that are no weights."""
+        super().check_columns(context)
+        if not isinstance(self.by, str):
+            return
+        context.record.caller = type(self).__name__
+        rows = np.flatnonzero(context.eligible)
+        values = context.column(self.by, rows)
+        if len(rows) and not np.isfinite(values).any():
+            raise SelectionError(
+                f"Weighted(by={self.by!r}): none of the {len(rows):,} rows that can be selected has a number in this "
+                "column, so that no row has a weight."
+            )
+        self._check_range(context, rows, values)
+
     def select(self, context: RoundContext) -> np.ndarray:
         """Return the rows of `method`, and set their weights.
 
         Raises:
-            SelectionError: A selected row has no number, or one that is no weight.
+            SelectionError: A row has a number that is no weight, or a selected row has none.
         """
+        with_numbers = self._with_numbers(context)
+        if isinstance(self.by, str):
+            rows = np.flatnonzero(with_numbers.eligible)
+            self._check_range(context, rows, context.column(self.by, rows))
         try:
-            rows = run_selector(self.method, self._with_numbers(context))
+            rows = run_selector(self.method, with_numbers)
         except Interrupted as stop:
             self._weigh(context, stop.selected)
             raise
@@ -125,4 +144,17 @@ class Weighted(Selector):
                 f"example row {context.row_number(rows[missing[0]]):,}, so that they have no weight. Compute "
                 f"{name!r} before, and name the column: rows without a number in a column are excluded."
             )
+        self._check_range(context, rows, values)
         context.set_weights(rows, row_weights(values, self.scale, self.low))
+
+    def _check_range(self, context: RoundContext, rows: np.ndarray, values: np.ndarray) -> None:
+        """Raise if one of the numbers is no weight, unless they are scaled."""
+        wrong = np.flatnonzero((values < 0) | (values > 1)) if self.scale == "none" else np.empty(0, dtype=np.int64)
+        if len(wrong):
+            more = f", and {len(wrong) - 1:,} more rows are outside this range" if len(wrong) > 1 else ""
+            raise SelectionError(
+                f"Weighted(by={column_name(self.by)!r}): row {context.row_number(rows[wrong[0]]):,} has "
+                f"{values[wrong[0]]:g}, but a weight is a number from 0 to 1{more}. Change the numbers,",
+                "or set scale='rank' or 'minmax'.",
+                'or set "scale": "rank" or "minmax" in the settings of weighted.',
+            )

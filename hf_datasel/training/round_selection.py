@@ -124,10 +124,12 @@ class RoundRunner:
         """
         engine, name = self.engine(model), type(self.selector).__name__
         check_texts(self.selector, self.data.pool)
+        columns = RoundCache(self.data.pool, engine.compute)
+        self.selector.check_columns(RoundContext(columns, budget=0, eligible=self.data.eligible))
         later = [] if num_rounds > 1 else [object_key(score) for score in self.selector.later_scores()]
         scores = [(name, score) for score in self.selector.scores() if object_key(score) not in later]
         if self.order is not None:
-            self.order.check(RoundCache(self.data.pool, engine.compute))
+            self.order.check(columns)
             scores += [(ORDER, score) for score in self.order.scores()]
         for user, score in scores:
             if score.needs_fit:

@@ -8,7 +8,7 @@ import pytest
 from hf_datasel import Selection, select
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
-from hf_datasel.errors import ConfigError, SelectionError
+from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
 from hf_datasel.selection import explain
@@ -146,8 +146,11 @@ def test_settings(settings, message):
 
 def test_numbers_that_are_no_weights(rated):
     rated = rated.remove_columns("quality").add_column("quality", [None, 1.5, *QUALITY[2:]])
-    with pytest.raises(SelectionError, match=r"Weighted set weight 1.5 for row 1: a weight is a number from 0 to 1"):
-        select(rated, Chain([InRange("quality", low=0.9)], Weighted(Random(), by="quality")), size=3)
+    for method in (Random(), Chain([InRange("quality", low=0.9)], Weighted(Random(), by="quality"))):
+        with pytest.raises(SelectionError, match=r"row 1 has 1.5, but a weight is .* or set scale='rank'"):
+            select(rated, method if isinstance(method, Chain) else Weighted(method, by="quality"), size=3)
+    kept = Chain([InRange("quality", high=1)], Weighted(Random(), by="quality"))
+    assert select(rated, kept, size=3).weights.max() <= 1
     rated = rated.remove_columns("quality").add_column("quality", [None, *QUALITY[1:]])
     with pytest.raises(SelectionError, match=r"more than the 11 of 12 rows that can be selected \(1 without quality"):
         select(rated, Weighted(Random(), by="quality"), size=12)
@@ -161,3 +164,23 @@ def test_plan_and_spec():
     assert not Chain([InRange("a", low=1)], Random()).sets_weights()
     spec = json.loads(json.dumps(selector.spec()))
     assert get_selector(spec.pop("selector"), spec) == selector
+
+
+def test_columns_are_checked_before_the_method_runs(rated, monkeypatch):
+    monkeypatch.setattr(Random, "select", lambda *_: pytest.fail("rows were selected"))
+    monkeypatch.setattr(InRange, "keep", lambda *_: pytest.fail("rows were filtered"))
+    rated = rated.add_column("big", [5.0] * 12).add_column("none", [None] * 12)
+    for method, error, message in (
+        (Weighted(Random(), by="big"), SelectionError, "row 0 has 5, .* and 11 more rows are outside this range"),
+        (Weighted(Random(), by="none"), SelectionError, "none of the 12 rows that can be selected has a number"),
+        (Chain([InRange("ifd", low=0)], Weighted(Random(), by="qualty")), ColumnError, "Did you mean 'quality'"),
+        (Chain([InRange("ifd", low=0)], Weighted(Random(), by="source")), ColumnError, "'source' holds string"),
+    ):
+        with pytest.raises(error, match=message):
+            select(rated, method, size=3)
+
+
+def test_weights_that_are_all_zero(rated):
+    rated = rated.add_column("zero", [0.0] * 12)
+    with pytest.raises(SelectionError, match="all 3 selected rows have weight 0"):
+        select(rated, Within(Weighted(Random(), by="zero"), "source"), size=3)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, DataselError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
@@ -134,6 +134,12 @@ def test_refused(train, rated, settings, message):
     with pytest.raises(ConfigError, match=rf"A selection with row weights needs .* {message}"):
         train(Own(0.5), rows=rated, **{**PLAIN, **settings})
     train(Own(1.0), rows=rated, name="ones", **{**PLAIN, **settings, "max_steps": 1})
+
+
+@pytest.mark.parametrize(("by", "message"), [("big", "or set scale='rank'"), ("wieght", "Did you mean 'weight'")])
+def test_columns_are_checked_before_training(train, rated, by, message):
+    with pytest.raises(DataselError, match=message):
+        train.make(Weighted(Random(), by=by), "run", rated.add_column("big", [5] * 24), **PLAIN)
 
 
 def test_refused_by_earlier_versions_of_trl(train, rated, monkeypatch):
