@@ -19,6 +19,7 @@ from hf_datasel.scores.mix import Mix
 from hf_datasel.scoring.base import has_default_numbers
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.scoring.distributed import Processes
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.spec import current_name, object_key, spec_name
 
@@ -431,7 +432,7 @@ class RoundContext:
             self.exclude(f"without {name}", rows[missing])
         excluded = missing
         if high is not None:
-            too_high = ~missing & (values >= high)
+            too_high = ~missing & at_least(values, high)
             self.exclude(f"with {name} >= {high:g}", rows[too_high])
             excluded = missing | too_high
         candidates: np.ndarray = rows[self.eligible[rows] & ~excluded]

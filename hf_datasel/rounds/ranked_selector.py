@@ -11,6 +11,7 @@ import numpy as np
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, column_name, distinct_scores
 from hf_datasel.scores.mix import Mix
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.strategies.top import top
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class RankedSelector(Selector):
         """
         if self.below is None:
             return np.zeros(len(values), dtype=bool), ""
-        return values >= self.below, f"with {self.value_column} >= {self.below:g}"
+        return at_least(values, self.below), f"with {self.value_column} >= {self.below:g}"
 
     def prepare(self, context: RoundContext) -> None:
         """Read what the selection is recorded with, besides the score, before rows are ranked; by default nothing.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,31 @@ from hf_datasel.errors import ColumnError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["read_numbers"]
+__all__ = ["at_least", "read_numbers"]
+
+
+def at_least(values: Any, bound: float) -> Any:
+    """Return whether values are at least a bound; false for NaN.
+
+    Scores are float32, and what float32 makes of a bound counts as the bound: 9 of 10 right answers are a rate of at
+    least 0.9, and not below it, although that rate is 0.89999998.
+
+    >>> at_least(np.array([0.9, 0.89], dtype=np.float32).astype(np.float64), 0.9)
+    array([ True, False])
+
+    Args:
+        values: One number, or an array of them.
+        bound: The bound.
+    """
+    return (values >= bound) | (values == _single(bound))
+
+
+@lru_cache
+def _single(number: float) -> float:
+    """Return a number as float32 rounds it; the number itself if float32 cannot hold it."""
+    with np.errstate(over="ignore"):
+        single = float(np.float32(number))
+    return single if abs(single - number) <= 1e-7 * abs(number) else number
 
 
 def read_numbers(dataset: Dataset, name: str, reader: str = "a selection") -> np.ndarray:

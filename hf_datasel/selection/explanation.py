@@ -12,6 +12,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selection.result import Selection
 from hf_datasel.selectors import Chain, Weighted, get_selector
@@ -144,8 +145,8 @@ def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
     selected = values[selection.indices]
     selected = selected[np.isfinite(selected)]
     has_value = bool(np.isfinite(value))
-    if has_value and value < (bound := _exclusion_bound(selection, name)):
-        finite = finite[finite < bound]
+    if has_value and not at_least(value, bound := _exclusion_bound(selection, name)):
+        finite = finite[~at_least(finite, bound)]
     return {
         "score": name,
         "value": value if has_value else None,

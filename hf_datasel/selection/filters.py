@@ -11,6 +11,7 @@ import numpy as np
 from hf_datasel.errors import ColumnError, ConfigError, DatasetMismatchError, did_you_mean
 from hf_datasel.formats import FORMATS, canonical_rows, row_columns
 from hf_datasel.formats.mapping import applicable
+from hf_datasel.scoring.numbers import at_least
 
 __all__ = ["Between", "Keep"]
 
@@ -56,7 +57,9 @@ class Between:
     def _keeps(self, value: float | None) -> bool:
         if value is None or value != value:
             return False
-        return (self.low is None or value >= self.low) and (self.high is None or value < self.high)
+        return (self.low is None or at_least(value, self.low)) and (
+            self.high is None or not at_least(value, self.high)
+        )
 
 
 class Keep:

@@ -58,12 +58,12 @@ class Closest(Selector):
                 finite.max(),
                 "highest" if self.target > finite.max() else "lowest",
             )
-        return top_rows(context, -np.abs(values - self.target), np.arange(len(values)), column_name(self.by))
+        return top_rows(context, -_distances(values, self.target), np.arange(len(values)), column_name(self.by))
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return how many rows are closer, and the largest distance that was selected."""
         values = context.values(self.by)
-        distances = np.abs(values - self.target)
+        distances = _distances(values, self.target)
         candidates = context.eligible & ~np.isnan(distances)
         if not candidates[row]:
             return []
@@ -74,3 +74,27 @@ class Closest(Selector):
             f"{self.target:g}. Of the {int(candidates.sum()):,} rows to select from, {closer:,} are closer; the "
             f"largest distance that was selected is {largest:.5g}."
         ]
+
+
+def _distances(values: np.ndarray, target: float) -> np.ndarray:
+    """Return the distance of each value to the target; one above it that is equal to one below but for rounding is it.
+
+    Args:
+        values: Float64 of shape (rows,). If float32 holds all of them, they are taken to be rounded to float32.
+        target: The target.
+    """
+    distances: np.ndarray = np.abs(values - target)
+    finite = values[np.isfinite(values)]
+    with np.errstate(over="ignore"):
+        is_single = (finite.astype(np.float32) == finite).all() and (finite != np.floor(finite)).any()
+    is_above = np.isfinite(values) & (values > target)
+    below = np.unique(target - finite[finite < target])
+    if not len(below) or not is_above.any():
+        return distances
+    above = distances[is_above]
+    right = np.searchsorted(below, above).clip(1, len(below) - 1) if len(below) > 1 else np.zeros(len(above), np.int64)
+    left = np.maximum(right - 1, 0)
+    nearest = np.where(above - below[left] <= below[right] - above, below[left], below[right])
+    tolerance = (abs(target) + above) * np.finfo(np.float32 if is_single else np.float64).eps
+    distances[is_above] = np.where(np.abs(nearest - above) <= tolerance, nearest, above)
+    return distances

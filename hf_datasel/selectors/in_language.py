@@ -14,6 +14,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source
 from hf_datasel.scores import Language
 from hf_datasel.scoring.languages import LANGUAGES, suggest_language
+from hf_datasel.scoring.numbers import at_least
 
 __all__ = ["InLanguage"]
 
@@ -74,7 +75,7 @@ class InLanguage(RowFilter):
             context.exclude(f"in language {language}", rows[languages == language])
         is_named = np.isin(languages, [language for language, _ in others])
         context.exclude("in another language", rows[is_known & ~is_kept & ~is_named])
-        is_uncertain = is_kept & ~(probabilities >= np.float32(self.threshold))
+        is_uncertain = is_kept & ~at_least(probabilities, self.threshold)
         context.exclude(f"with {self._name}_probability < {self.threshold:g}", rows[is_uncertain])
         result: np.ndarray = rows[is_kept & ~is_uncertain]
         return result

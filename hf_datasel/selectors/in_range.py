@@ -11,6 +11,7 @@ import numpy as np
 from hf_datasel.errors import ConfigError, check_option
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_name
+from hf_datasel.scoring.numbers import at_least
 
 if TYPE_CHECKING:
     from hf_datasel.scoring.base import Score
@@ -64,11 +65,11 @@ class InRange(RowFilter):
         in_range = ~np.isnan(values)
         context.exclude(f"without {name}", rows[~in_range])
         if self.low is not None:
-            context.exclude(f"with {name} < {self.low:g}", rows[values < self.low])
-            in_range &= values >= self.low
+            context.exclude(f"with {name} < {self.low:g}", rows[in_range & ~at_least(values, self.low)])
+            in_range &= at_least(values, self.low)
         if self.high is not None:
-            context.exclude(f"with {name} >= {self.high:g}", rows[values >= self.high])
-            in_range &= values < self.high
+            context.exclude(f"with {name} >= {self.high:g}", rows[at_least(values, self.high)])
+            in_range &= ~at_least(values, self.high)
         result: np.ndarray = rows[in_range]
         return result
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_name
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.strategies.top import top
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ class TopShare(RowFilter):
         has_value = ~np.isnan(values)
         context.exclude(f"without {name}", rows[~has_value])
         if self.high is not None:
-            context.exclude(f"with {name} >= {self.high:g}", rows[values >= self.high])
-            has_value &= values < self.high
+            context.exclude(f"with {name} >= {self.high:g}", rows[at_least(values, self.high)])
+            has_value &= ~at_least(values, self.high)
         candidates = np.flatnonzero(has_value)
         budget = min(max(math.floor(self.share * len(rows) + _TOLERANCE), 1), len(candidates))
         kept: np.ndarray = rows[candidates[top(values[candidates], budget)]]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Value
 
-from hf_datasel import select
+from hf_datasel import Between, select
 from hf_datasel.errors import ConfigError
 from hf_datasel.scores import Length, Refusal
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.selection import explain
-from hf_datasel.selectors import Chain, Closest, InRange, get_selector
+from hf_datasel.selectors import Chain, Closest, InRange, Random, TopShare, get_selector
 from hf_datasel.testing import contract
 
 
@@ -38,6 +40,30 @@ def test_without_prompts_that_are_always_or_never_solved(rated):
     assert selection.indices.tolist() == [4, 2, 5, 6]
     excluded = {"with pass_rate < 0.01": 2, "with pass_rate >= 1": 1, "without pass_rate": 1}
     assert selection.provenance["exclusions"] == excluded
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_decides_no_tie(rated, dtype):
+    rates = [0.6, 0.7, 0.4, 0.3, 0.6, 0.4, 0.9, 0.1]
+    data = rated.remove_columns("pass_rate").add_column("pass_rate", rates, feature=Value(dtype))
+    assert select(data, Closest("pass_rate", 0.5), size=8).indices.tolist() == [0, 2, 4, 5, 1, 3, 6, 7]
+
+
+def test_bounds_of_rates_are_those_of_float32(rated):
+    rates = [0.1, 0.3, 0.6, 0.7, 0.8, 0.9, 1.0, None]
+    data = rated.remove_columns("pass_rate").add_column("pass_rate", rates, feature=Value("float32"))
+    for number, bound in enumerate(rates[:7]):
+        for limits, kept in (({"low": bound}, range(number, 7)), ({"high": bound}, range(number))):
+            between = data.add_column("n", range(8)).filter(Between("pass_rate", **limits), batched=True)
+            assert between["n"][:] == list(kept)
+            if len(kept):
+                selection = select(data, Chain([InRange("pass_rate", **limits)], Random()), size=len(kept))
+                assert sorted(selection.indices.tolist()) == list(kept)
+                assert sum(selection.provenance["exclusions"].values()) == 8 - len(kept)
+        if number:
+            share = select(data, Chain([TopShare("pass_rate", 1, high=bound)], Random()), size=number)
+            assert sorted(share.indices.tolist()) == list(range(number))
+    assert [bool(at_least(*pair)) for pair in ((0.0, 1e-50), (float("-inf"), -1e300), (np.nan, 0))] == [False] * 3
 
 
 def test_explanation(rated):
