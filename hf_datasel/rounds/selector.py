@@ -45,7 +45,8 @@ class Selector(HasSpec, ABC):
 
     Attributes:
         reselects: Whether the selection depends on the model in training, and is repeated before every epoch.
-        nested: Whether a smaller budget selects the first rows of a larger one, in the same order.
+        nested: Whether a smaller budget selects the first rows of a larger one, in the same order and with the same
+            weights.
         title: Name of the method in reports and cards; by default the name of the class.
         citation: BibTeX entry of the paper, for dataset cards.
     """

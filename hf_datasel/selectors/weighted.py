@@ -71,7 +71,8 @@ class Weighted(Selector):
                 "remove it."
             )
         object.__setattr__(self, "reselects", self.method.reselects)
-        object.__setattr__(self, "nested", self.method.nested)
+        # scaled weights of a row depend on the other selected rows
+        object.__setattr__(self, "nested", self.method.nested and self.scale == "none")
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         """Return the rounds of `method`."""

@@ -89,7 +89,7 @@ class TokenRows:
         if self._passed is not None:
             return self._passed
         options = conversion_options(self.tokenizer)
-        with self._main_process_first():
+        with self.main_process_first():
             rows = convert_pool(self.pool, **options, num_proc=self.settings.dataset_num_proc)
             tokens, errors = prepare_rows(rows, self.tokenizer, self.settings, allow_none=True)
         return PreparedDataset(tokens, self.tokenizer, self.settings, errors)
@@ -105,7 +105,8 @@ class TokenRows:
             return None
         return TokenRows(self.pool, self.tokenizer, self.settings, self._passed, collective=self.collective)
 
-    def _main_process_first(self) -> AbstractContextManager[None]:
+    def main_process_first(self) -> AbstractContextManager[None]:
+        """Return a context in which the main process maps these rows first, if all processes map them."""
         return main_process_first(self.pool.dataset) if self.collective else nullcontext()
 
     @property
@@ -156,7 +157,7 @@ class TokenRows:
             chat = prepared.generation_prompts == 1.0
         prefix = prior_prefix(self.tokenizer, chat, prior_context)
         skip = prefix.size == 0
-        with self._main_process_first():
+        with self.main_process_first():
             data = prepared.with_spans(end_token).select(selected)
         with_span = _scorable(data, skip)
         span_reasons = np.array(data["reason"][:], dtype=object)
@@ -192,7 +193,7 @@ class TokenRows:
         if key not in self._tokens:
             pool = self.pool if self._passed is None else self.pool.subset(self.indices)
             num_proc = self.settings.dataset_num_proc
-            with self._main_process_first():
+            with self.main_process_first():
                 data = preset_tokens(pool, self.tokenizer, convention, max_length, num_proc)
             reasons = np.array(data["reason"][:], dtype=np.str_)
             if "template_error" in reasons:

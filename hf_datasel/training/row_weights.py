@@ -50,6 +50,11 @@ def check_row_losses(trainer: Any, needed_by: str) -> None:
         )
     elif trainer.label_smoother is not None:
         problem = "label_smoothing_factor computes the loss of a batch as a whole. Use label_smoothing_factor=0"
+    elif args.n_gpu > 1:
+        problem = (
+            f"each batch is split over {args.n_gpu} GPUs in one process (DataParallel). Start one process per GPU, "
+            "with accelerate launch or torchrun, or set CUDA_VISIBLE_DEVICES to one GPU"
+        )
     elif parallel is not None and parallel.non_data_parallel_size > 1:
         problem = (
             "context, sequence and tensor parallelism split the rows of a batch over several processes. Use data "
@@ -214,6 +219,12 @@ class RowFactors:
             raise ConfigError(
                 f"Rows cannot be weighted or filtered: {type(output).__name__} has no log-probability of each token "
                 "while the model trains. Train without row weights and step_filter."
+            )
+        if len(self._rows) != len(log_probs):
+            raise ConfigError(
+                f"Rows cannot be weighted or filtered: the model was given {len(log_probs):,} rows of a batch of "
+                f"{len(self._rows):,}. Pass it all rows of the batch in one call, or train without row weights and "
+                "step_filter."
             )
         factors = torch.ones(len(log_probs), device=log_probs.device)
         if self._weights is not None:

@@ -193,8 +193,10 @@ def check_identity(path: Path, saved: dict[str, Any], identity: dict[str, Any], 
         ResumeError: Names what differs, with both values, and what to do.
     """
     current = json.loads(json.dumps(identity, default=str))
-    # by the names of this version; releases before the setting trained in random order
+    # by the names of this version; releases before a setting trained in random order and without a step filter
     saved = {"selection_order": "random", **saved, "selector": upgraded(saved.get("selector"))}
+    if "arguments" in saved:
+        saved["arguments"] = {"step_filter": None, **saved["arguments"]}
     differences = {
         name: text
         for name in current

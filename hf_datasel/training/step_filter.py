@@ -256,8 +256,11 @@ class StepFilter:
         initial = np.full(len(rows), np.nan)
         if self.initial_losses is not None:
             initial = self.initial_losses[rows.cpu().numpy()]
-        own = torch.stack([losses.double(), torch.from_numpy(initial).to(losses.device), tokens.double()])
-        batches = accelerator.gather(accelerator.pad_across_processes(own[None], dim=2, pad_index=-1)).cpu().numpy()
+        initial_losses = torch.from_numpy(initial.astype(np.float32)).to(losses.device)  # MPS has no float64
+        own = accelerator.pad_across_processes(
+            torch.stack([losses, initial_losses, tokens.float()])[None], dim=2, pad_index=-1
+        )
+        batches = accelerator.gather(own).cpu().numpy().astype(np.float64)
         counts = [int((batch[2] >= 0).sum()) for batch in batches]
         batch = np.concatenate([batch[:, :count] for batch, count in zip(batches, counts, strict=True)], axis=1)
         progress = trainer.state.global_step / max(trainer.state.max_steps - 1, 1)
@@ -270,9 +273,8 @@ class StepFilter:
         # SFTTrainer multiplies the sum by `scale` and divides it by `num_items`, or else by the tokens of this batch
         processes = accelerator.num_processes
         scale = processes if trainer.args.average_tokens_across_devices and num_items is not None else 1
-        divided_by = tokens.sum().clamp(min=1) if num_items is None else torch.as_tensor(num_items)
+        divided_by = max(int(tokens.sum()), 1) if num_items is None else float(num_items)
         batches_per_update = 1 if num_items is None else trainer.current_gradient_accumulation_steps
         divide_by = max(batch[2][is_kept].sum(), 1) * batches_per_update
-        factor = (processes / scale * divided_by.to(losses.device).double() / divide_by).float()
-        factors: torch.Tensor = kept.float() * factor
+        factors: torch.Tensor = kept.float() * (processes / scale * divided_by / divide_by)
         return factors

@@ -41,6 +41,19 @@ def test_rows_are_those_of_the_method(rated):
     np.testing.assert_array_equal(weighted.weights, np.array(QUALITY, dtype=np.float32)[plain.indices])
 
 
+@pytest.mark.parametrize(("scale", "by"), [("none", "quality"), ("rank", "quality"), ("minmax", Length())])
+def test_budget_of_tokens(rated, scale, by):
+    counted = rated.add_column("num_tokens", [40, 10, 25, 5, 60, 30, 15, 20, 35, 50, 45, 10])
+    selector = Weighted(Top(by="ifd"), by=by, scale=scale)
+    within = select(counted, selector, tokens=150)
+    assert 1 < len(within.indices) < 9
+    expected = select(counted, selector, size=len(within.indices))
+    np.testing.assert_array_equal(within.indices, expected.indices)
+    np.testing.assert_array_equal(within.weights, expected.weights)
+    assert within.provenance["weights"] == expected.provenance["weights"]
+    assert within.table["selection_weight"].null_count == len(rated) - len(within.indices)
+
+
 @pytest.mark.parametrize("scale", ["minmax", "rank"])
 def test_scaled_weights(rated, scale):
     selection = select(rated, Weighted(Random(), by="quality", scale=scale, low=0.25), size=7)

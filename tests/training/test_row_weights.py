@@ -13,12 +13,14 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from hf_datasel import SelectiveSFTTrainer
 from hf_datasel.errors import ConfigError, DataselError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
 from hf_datasel.selectors import Chain, InRange, IterIT, Random, Weighted
 from hf_datasel.training import row_weights
+from hf_datasel.training.row_weights import check_row_losses
 from tests.training.hand_written import (
     SGD,
     Recorded,
@@ -140,6 +142,25 @@ def test_refused(train, rated, settings, message):
 def test_columns_are_checked_before_training(train, rated, by, message):
     with pytest.raises(DataselError, match=message):
         train.make(Weighted(Random(), by=by), "run", rated.add_column("big", [5] * 24), **PLAIN)
+
+
+def test_refused_on_several_gpus_in_one_process(train, rated):
+    trainer = train.make(Weighted(Random(), by="weight"), "run", rated, **PLAIN)
+    trainer.args._n_gpu = 2
+    with pytest.raises(ConfigError, match=r"split over 2 GPUs in one process \(DataParallel\)\. Start one process"):
+        check_row_losses(trainer, "Weighted")
+
+
+class OneRow(SelectiveSFTTrainer):
+    """Gives the model the first row of a batch only."""
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().compute_loss(model, {name: values[:1] for name, values in inputs.items()}, *args, **kwargs)
+
+
+def test_part_of_a_batch(train, rated):
+    with pytest.raises(ConfigError, match=r"the model was given 1 rows of a batch of 4\. Pass it all rows"):
+        train(Weighted(Random(), by="weight"), rows=rated, base=OneRow, **PLAIN)
 
 
 def test_refused_by_earlier_versions_of_trl(train, rated, monkeypatch):

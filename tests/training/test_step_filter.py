@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset, Features, List, Value
 from peft import LoraConfig, PromptTuningConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_datasel import SelectiveSFTConfig
 from hf_datasel.cards.sections.training import describe_step_filter
-from hf_datasel.errors import ConfigError
+from hf_datasel.errors import ConfigError, ResumeError
 from hf_datasel.selectors import IterIT, Random, Weighted
-from hf_datasel.training.step_filter import BottomLoss, MiddleLoss, TailSFT, TopLoss, step_filter_of
+from hf_datasel.training.checkpoint_files import save_digests
+from hf_datasel.training.label_loss import with_label_spans
+from hf_datasel.training.step_filter import BottomLoss, MiddleLoss, StepFilter, TailSFT, TopLoss, step_filter_of
 from tests.training.hand_written import (
     SGD,
     Recorded,
@@ -32,6 +37,7 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "up_proj"])
 TAIL = {"tail_sft": {"fraction": 0.5, "schedule": "ramp"}}
 LOSSES = np.array([0.5, 3.0, 1.0, 3.0, 2.0])
 NONE = np.full(5, np.nan)
+IDS, ROW = List(Value("int32")), Value("int64")
 
 
 def dropped(trainer: Any) -> list[float]:
@@ -162,6 +168,56 @@ def test_another_filter_is_another_run(train, tmp_path):
     train(Random(), step_filter=TAIL, **saved)
     with pytest.raises(ConfigError.__base__, match=r"arguments differ \(step_filter: .*tail_sft"):
         train(Random(), step_filter="top_loss", resume=str(tmp_path / "run" / "checkpoint-2"), **saved)
+
+
+def test_checkpoint_of_a_release_without_filters(train, tmp_path):
+    saved = {**PLAIN, "save_strategy": "steps", "save_steps": 2, "num_train_epochs": 1}
+    train(Random(), **saved)
+    path = tmp_path / "run" / "checkpoint-2" / "selection_state.json"
+    content = json.loads(path.read_text())
+    del content["identity"]["arguments"]["step_filter"]
+    path.write_text(json.dumps(content))
+    save_digests(path.parent)
+    train(Random(), name="same", resume=str(path.parent), **saved)
+    with pytest.raises(ResumeError, match=r"arguments differ \(step_filter: None in the checkpoint, top_loss in this"):
+        train(Random(), name="other", resume=str(path.parent), step_filter="top_loss", **saved)
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Refuses what a device without float64 refuses."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = function(*args, **(kwargs or {}))
+        assert not isinstance(output, torch.Tensor) or output.dtype != torch.float64, function
+        return output
+
+
+def test_device_without_float64(train, monkeypatch):
+    factors, found = StepFilter.factors, []
+
+    def in_float32(*args: Any) -> Any:
+        with _NoFloat64():
+            found.append(factors(*args))
+        return found[-1]
+
+    monkeypatch.setattr(StepFilter, "factors", in_float32)
+    train(Random(), step_filter=TAIL, **{**PLAIN, "max_steps": 2})
+    assert found and found[-1].dtype == torch.float32
+
+
+@pytest.mark.parametrize("on_disk", [True, False])
+def test_label_spans(tmp_path, on_disk):
+    labels = [[5, 6, -100, 7], [-100, 8], [9], [], [-100, -100], [-100, 1, 2, -100, 3], [4, 5, 6]]
+    rows = {"input_ids": labels, "labels": labels, "pool_row": range(7), "text": ["x"] * 7}
+    tokens = Dataset.from_dict(rows, features=Features(input_ids=IDS, labels=IDS, pool_row=ROW, text=Value("string")))
+    if on_disk:
+        tokens.save_to_disk(tmp_path / "tokens")
+        tokens = Dataset.load_from_disk(str(tmp_path / "tokens"))
+    data = with_label_spans(tokens.select([0, 1, 2, 3, 5, 4, 6]))
+    expected = [[1, 2, 3, 4], [1, 2], [], [], [1, 3, 4, 5], [], [1, 3]]
+    assert [row["spans"] for row in data.with_format(None)] == expected
+    assert data["pool_row"][:].to_pylist() == [0, 1, 2, 3, 5, 4, 6]
+    assert bool(data.cache_files) == on_disk, "tokens on disk stay there"
 
 
 def test_initial_losses_are_read_from_the_store(train, tmp_path, monkeypatch):
