@@ -79,6 +79,8 @@ def check_texts(selector: Selector, pool: Pool) -> None:
 def run_round(selector: Selector, context: RoundContext, strict: bool = True, requested: str = "") -> np.ndarray:
     """Run a selector as `run_selector` does, and check that it returns as many rows as the budget.
 
+    For a selector that keeps all rows, the number of these becomes the budget of the context.
+
     Args:
         selector: Selector to run.
         context: Context of the round.
@@ -92,6 +94,8 @@ def run_round(selector: Selector, context: RoundContext, strict: bool = True, re
         SelectionError: Fewer rows than the budget with `strict`, or what `run_selector` raises.
     """
     rows = run_selector(selector, context)
+    if selector.keeps_all and len(rows):
+        context.budget = len(rows)
     if len(rows) < context.budget:
         requested = requested or f"A budget of {context.budget:,}"
         unused = int(context.eligible.sum()) - sum(context.record.exclusions.values()) - len(rows)
@@ -102,7 +106,7 @@ def run_round(selector: Selector, context: RoundContext, strict: bool = True, re
                 "the rows that it excludes by context.exclude(reason, rows)."
             )
         if strict:
-            raise shortfall_error(context, len(rows), requested)
+            raise shortfall_error(context, len(rows), requested, selector.shortfall_hint)
         message = _shortfall_message(
             context.record.pool, context.eligible, context.record.exclusions, len(rows), requested
         )
@@ -110,18 +114,20 @@ def run_round(selector: Selector, context: RoundContext, strict: bool = True, re
     return rows
 
 
-def shortfall_error(context: RoundContext, num_rows: int, requested: str) -> SelectionError:
+def shortfall_error(context: RoundContext, num_rows: int, requested: str, hint: str = "Lower it.") -> SelectionError:
     """Return the error for a budget that is not met, with the number of rows excluded for each reason.
 
     Args:
         context: Context after the selector ran.
         num_rows: Number of rows that can be selected.
         requested: The budget as the user set it, such as `"selection_size=5200"`.
+        hint: What to do if there are rows.
     """
-    return _shortfall_error(context.record.pool, context.eligible, context.record.exclusions, num_rows, requested)
+    exclusions = context.record.exclusions
+    return _shortfall_error(context.record.pool, context.eligible, exclusions, num_rows, requested, hint)
 
 
-def check_budget(budget: int, pool: Pool, eligible: np.ndarray, requested: str) -> None:
+def check_budget(budget: int, pool: Pool, eligible: np.ndarray, requested: str, hint: str = "Lower it.") -> None:
     """Raise if the budget exceeds the eligible rows, or if no row is eligible, before anything is scored.
 
     Args:
@@ -129,19 +135,20 @@ def check_budget(budget: int, pool: Pool, eligible: np.ndarray, requested: str) 
         pool: Rows to select from.
         eligible: Rows that can be trained on, bool of shape (rows,).
         requested: The budget as the user set it, such as `"selection_size=5200"`.
+        hint: What to do if there are rows.
 
     Raises:
         SelectionError: Names the number of rows excluded for each reason.
     """
     num_eligible = int(eligible.sum())
     if budget > num_eligible or not num_eligible:
-        raise _shortfall_error(pool, eligible, Counter(), num_eligible, requested)
+        raise _shortfall_error(pool, eligible, Counter(), num_eligible, requested, hint)
 
 
 def _shortfall_error(
-    pool: Pool, eligible: np.ndarray, exclusions: Counter[str], num_rows: int, requested: str
+    pool: Pool, eligible: np.ndarray, exclusions: Counter[str], num_rows: int, requested: str, hint: str
 ) -> SelectionError:
-    advice = " Lower it." if num_rows else ""
+    advice = f" {hint}" if num_rows else ""
     message, cli_message = (
         f"{_shortfall_message(pool, eligible, exclusions, num_rows, name)}{advice}"
         for name in (requested, _PYTHON_NAME.sub(r"selection_\g<0>", requested))

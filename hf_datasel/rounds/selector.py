@@ -47,6 +47,8 @@ class Selector(HasSpec, ABC):
         reselects: Whether the selection depends on the model in training, and is repeated before every epoch.
         nested: Whether a smaller budget selects the first rows of a larger one, in the same order and with the same
             weights.
+        keeps_all: Whether it selects all rows that it can, whatever the budget.
+        shortfall_hint: What to do if fewer rows can be selected than requested, for the error.
         title: Name of the method in reports and cards; by default the name of the class.
         citation: BibTeX entry of the paper, for dataset cards.
     """
@@ -54,6 +56,8 @@ class Selector(HasSpec, ABC):
     spec_kind: ClassVar[Kind] = "selector"
     reselects: ClassVar[bool] = False
     nested: ClassVar[bool] = False
+    keeps_all: ClassVar[bool] = False
+    shortfall_hint: ClassVar[str] = "Lower it."
     title: ClassVar[str] = ""
     citation: ClassVar[str] = ""
 

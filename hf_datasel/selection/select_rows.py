@@ -210,10 +210,12 @@ class _Run:
         self.context = self._new_context(resolve_size(len(self.pool), size, ratio))
         budget = self.context.budget
         requested = f"size={size}" if size is not None else f"ratio={ratio or DEFAULT_RATIO:g} ({budget:,} rows)"
-        check_budget(budget, self.pool, self.eligible, requested)
+        check_budget(budget, self.pool, self.eligible, requested, self.selector.shortfall_hint)
+        rows = run_round(self.selector, self.context, requested=requested)
+        budget = self.context.budget
         if size is not None and budget != size:
             logger.warning("%s always selects %d rows and ignores the budget.", type(self.selector).__name__, budget)
-        return run_round(self.selector, self.context, requested=requested)
+        return rows
 
     def by_tokens(self, tokens: int) -> np.ndarray:
         """Select as many rows as fit into a budget of tokens."""

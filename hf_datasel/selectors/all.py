@@ -18,9 +18,11 @@ __all__ = ["All"]
 class All(Selector):
     """All rows that can be trained on, in dataset order, whatever the budget.
 
-    Training with it equals training with `SFTTrainer`. Use it as the baseline without selection.
+    Training with it equals training with `SFTTrainer`. Use it as the baseline without selection, or in `Chain` to
+    keep all rows that pass the filters.
     """
 
+    keeps_all: ClassVar[bool] = True
     title: ClassVar[str] = "All rows"
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:

@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from hf_datasel.rounds.positions import positions_of
 from hf_datasel.rounds.run import shortfall_error
 from hf_datasel.rounds.selector import RowFilter, Selector
 from hf_datasel.rounds.views import FilteredView, full_round, group_names
-from hf_datasel.selectors.all import All
 
 __all__ = ["Chain"]
 
@@ -38,7 +37,8 @@ class Chain(Selector):
     The filters run once, in the first round; later rounds select from the same rows. Rounds are planned before that: a
     selection ratio is a share of the whole pool, and so is a share that `then` sets itself, such as the `warmup_ratio`
     of `LESS`. If the filters leave fewer rows than the budget of any round, the first round raises an error with the
-    number of excluded rows by reason.
+    number of excluded rows by reason. `then=All()` keeps all rows that pass the filters, in dataset order, whatever
+    the budget.
 
     Any `RowFilter` can be used. Recipes name your own filter by its module and class, like a selector.
 
@@ -53,6 +53,10 @@ class Chain(Selector):
 
     filters: Sequence[RowFilter]
     then: Selector
+
+    shortfall_hint: ClassVar[str] = (
+        "Lower it, or keep all rows that pass the filters with then=All(), in YAML then: {selector: all}."
+    )
 
     def __post_init__(self) -> None:
         if not isinstance(self.filters, list | tuple):
@@ -73,14 +77,10 @@ class Chain(Selector):
                 f"Chain(then={self.then!r}): it has to be a selector, such as Random(), which recipes write as "
                 f"then: {{selector: {name}}}."
             )
-        if isinstance(self.then, All):
-            raise ConfigError(
-                "Chain(then=All()): All selects the whole pool, whatever the budget. To keep rows by a column, use "
-                "Dataset.filter(hf_datasel.selection.Between(...)); to select some of the remaining rows, Random()."
-            )
         object.__setattr__(self, "filters", tuple(self.filters))
         object.__setattr__(self, "reselects", self.then.reselects)
         object.__setattr__(self, "nested", self.then.nested)
+        object.__setattr__(self, "keeps_all", self.then.keeps_all)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         """Return the rounds of `then`."""

@@ -73,6 +73,7 @@ class Weighted(Selector):
         object.__setattr__(self, "reselects", self.method.reselects)
         # scaled weights of a row depend on the other selected rows
         object.__setattr__(self, "nested", self.method.nested and self.scale == "none")
+        object.__setattr__(self, "keeps_all", self.method.keeps_all)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         """Return the rounds of `method`."""

@@ -83,6 +83,7 @@ class Within(Selector):
                 f"{did_you_mean(str(self.shares), options)}"
             )
         object.__setattr__(self, "reselects", self.method.reselects)
+        object.__setattr__(self, "keeps_all", self.method.keeps_all)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
         """Return the rounds of `method`."""

@@ -65,6 +65,8 @@ def _budget(subject: Selector, rows: Dataset, model: str | None) -> None:
     *_, context = runs.rounds(len(rows))
     if context.index + 1 < len(context.plan):
         return  # a warm-up has a fixed number of rows
+    if subject.keeps_all:
+        return  # whatever the budget
     context.budget = most + 1
     try:
         run_round(subject, context)

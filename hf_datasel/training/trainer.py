@@ -670,7 +670,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         plan = planned_rounds(self._selector, self.args, self._budget, num_epochs, int(eligible.sum()))
         for round_plan in plan:
             requested = requested_by(self.args, round_plan.budget, len(self._pool))
-            check_budget(round_plan.budget, self._pool, eligible, requested)
+            check_budget(round_plan.budget, self._pool, eligible, requested, self._selector.shortfall_hint)
         return plan
 
     def _counting_loader(self, size: int) -> Any:

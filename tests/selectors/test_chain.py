@@ -19,6 +19,7 @@ from hf_datasel.scores import IFD, Cluster, Embedding, Length, RewardGap, URLs
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import explain
 from hf_datasel.selectors import (
+    All,
     Chain,
     Cherry,
     DiverseEvol,
@@ -34,6 +35,7 @@ from hf_datasel.selectors import (
     get_filter,
     get_selector,
     per_source,
+    within_clusters,
 )
 from hf_datasel.testing import contract
 
@@ -47,6 +49,7 @@ LONG = InRange("num_tokens", 10, 50)
     Chain([InRange(Length(), low=2)], Within(Superfiltering(quality="ifd"))),
     Chain([InRange("ifd", high=1)], Chain([InRange("loss")], KMRandom(Cluster(k=2)))),
     Chain([], Top(by="loss")),
+    Chain([LONG], All()),
 )
 def test_contract(check, selector, full):
     check(selector, full)
@@ -55,6 +58,28 @@ def test_contract(check, selector, full):
 @contract(Chain([InRange(Length(), low=2)], IterIT()))
 def test_contract_with_a_model(check, selector, pool_rows, tiny_model_dir):
     check(selector, pool_rows, tiny_model_dir)
+
+
+def test_all_rows_that_pass(gaps, caplog, tmp_path):
+    chain = Chain([InRange("ifd", high=1)], All())
+    passing = [row for row, value in enumerate(gaps["ifd"][:]) if row not in (2, 5) and value < 1]
+    selection = select(gaps, chain, size=3)
+    assert selection.indices.tolist() == passing
+    assert f"Chain always selects {len(passing)} rows and ignores the budget" in caplog.text
+    assert selection.provenance["budget"] == len(passing)
+    assert selection.provenance["shortfall"] == 0
+    assert select(gaps, {"chain": {"filters": [{"filter": "in_range", "by": "ifd", "high": 1}], "then": {
+        "selector": "all"}}}).indices.tolist() == passing  # fmt: skip
+    assert explain(selection, gaps, 0)["decided"] == [f"It is one of {len(passing)} rows that the filters kept."]
+    assert select(gaps, within_clusters(chain)).provenance["shortfall"] == 0
+    with pytest.raises(SelectionError, match=r"None of the 12 rows can be selected \(.*with ifd >= 0\.1"):
+        select(gaps, Chain([InRange("ifd", high=0.1)], All()))
+
+
+@pytest.mark.parametrize("size", [12, 11])  # more than can be trained on, more than pass
+def test_too_many_rows_name_all(gaps, size):
+    with pytest.raises(SelectionError, match=r"Lower it, or keep all rows that pass the filters with then=All\(\)"):
+        select(gaps, Chain([InRange("ifd", high=1)], Random()), size=size)
 
 
 def replaced(dataset, **columns):
@@ -188,7 +213,8 @@ def test_shortfall_message(copies):
     with pytest.raises(
         SelectionError,
         match=r"^size=9 is more than the 5 of 12 rows that can be selected "
-        r"\(3 near-duplicates by embedding, 3 with value < 2, 1 with ifd >= 1\)\. Lower it\.$",
+        r"\(3 near-duplicates by embedding, 3 with value < 2, 1 with ifd >= 1\)\. "
+        r"Lower it, or keep all rows that pass the filters with then=All",
     ):
         select(copies, chain, size=9)
     with pytest.raises(SelectionError, match=r"^None of the 12 rows can be selected \(12 with value < 100\)\.$"):
@@ -484,7 +510,6 @@ def test_as_recipes_write_it():
             {"filters": [], "then": "iterit"},
             r"Chain\(then='iterit'\): it has to be a selector.* then: {selector: iterit}",
         ),
-        ({"filters": [], "then": {"selector": "all"}}, "All selects the whole pool, whatever the budget"),
     ],
 )
 def test_impossible_settings_are_found_at_once(settings, message):

@@ -14,7 +14,7 @@ from hf_datasel.cards.sections.training import training_facts
 from hf_datasel.errors import PublishError
 from hf_datasel.scores import RewardGap
 from hf_datasel.scoring.generation import Generator
-from hf_datasel.selectors import IterIT, Random
+from hf_datasel.selectors import All, Chain, InRange, IterIT, Random
 
 
 def test_read_run(train, tmp_path, pool_rows):
@@ -56,6 +56,13 @@ def test_read_run(train, tmp_path, pool_rows):
 def test_read_run_without_selections(tmp_path, name):
     with pytest.raises(PublishError, match="holds no selection"):
         read_run(tmp_path / name)
+
+
+def test_all_rows_that_pass_filters(train, pool_rows):
+    rows = pool_rows.add_column("value", [float(number) for number in range(len(pool_rows))])
+    trainer = train(Chain([InRange("value", high=6)], All()), rows=rows, num_train_epochs=2)
+    assert [selection.indices.tolist() for selection in trainer.selections] == [list(range(6))]
+    assert trainer.state.global_step == trainer.state.max_steps == 4  # two batches of at most four rows in each epoch
 
 
 def test_number_of_steps(train, tmp_path):
