@@ -82,6 +82,7 @@ def run(argv: Sequence[str]) -> None:
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.hub.parents import write_parquet
     from hf_datasel.selection import select
+    from hf_datasel.selection.display import describe_setting
 
     selector = _selector(arguments)
     folder = create_output_folder(arguments.output_dir)
@@ -105,7 +106,7 @@ def run(argv: Sequence[str]) -> None:
             print(f"Interrupted: the {len(interrupt.selected):,} rows selected so far are in {folder}.")
         raise
     _save(selection, folder)
-    print(f"{selector}: {len(selection.indices):,} of {len(dataset):,} rows.")
+    print(f"{describe_setting(selector.spec())}: {len(selection.indices):,} of {len(dataset):,} rows.")
     _print_provenance(selection.provenance)
     if arguments.save_subset:
         with no_progress_bars():

@@ -182,6 +182,11 @@ class RowFilter(HasSpec, ABC):
         """Return the parts of the rows whose text is read other than by scores."""
         return ()
 
+    def describe(self) -> str:
+        """Return which rows are kept in a few words, such as `"ifd < 1"`; by default the name and the settings."""
+        name, *settings = (f"{key}={value}" for key, value in self.spec().items())
+        return f"{name.partition('=')[2]} ({', '.join(settings)})" if settings else name.partition("=")[2]
+
     @abstractmethod
     def keep(self, context: RoundContext, rows: np.ndarray) -> np.ndarray:
         """Return the rows to keep.

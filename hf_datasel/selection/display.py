@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from hf_datasel.selectors import list_selectors
+from hf_datasel.errors import ConfigError
+from hf_datasel.selectors import get_filter, list_selectors
 from hf_datasel.spec import compact
 
 __all__ = ["describe_setting", "method_name", "model_names"]
@@ -66,7 +67,7 @@ def describe_setting(value: Any) -> Any:
     >>> describe_setting({"alpaca": 0.7, "gsm8k": 0.3})
     'alpaca: 0.7, gsm8k: 0.3'
     >>> describe_setting([{"filter": "in_range", "by": {"score": "length"}, "low": 10}])
-    'in_range (by=length, low=10)'
+    'response_words >= 10'
 
     Args:
         value: Setting as plain JSON values.
@@ -75,15 +76,25 @@ def describe_setting(value: Any) -> Any:
         return ", ".join(str(describe_setting(item)) for item in value)
     if not isinstance(value, Mapping):
         return value
+    if value.get("selector") == "chain" and "then" in value:
+        return f"{describe_setting(value['then'])} after filters: {describe_setting(value['filters'])}"
     if "selector" in value:
         return f"{method_name(value)}{_in_brackets(compact(value), ('selector', 'method', 'groups', 'then'))}"
     if "filter" in value:
-        return f"{value['filter']}{_in_brackets(value, ('filter',))}"
+        return _describe_filter(value)
     if "score" in value:
         models = model_names(value)
         of_models = f" of {' and '.join(models)}" if models else ""
         return f"{value['score']}{of_models}{_in_brackets(value, ('score', *filter(_is_model, value)))}"
     return ", ".join(f"{key}: {describe_setting(item)}" for key, item in value.items())
+
+
+def _describe_filter(spec: Mapping[str, Any]) -> str:
+    """Return what a filter says that it keeps; its name and settings if it needs classes outside this package."""
+    try:
+        return get_filter(spec["filter"], {key: value for key, value in spec.items() if key != "filter"}).describe()
+    except ConfigError:
+        return f"{spec['filter']}{_in_brackets(spec, ('filter',))}"
 
 
 def _in_brackets(settings: Mapping[str, Any], skip: tuple[str, ...]) -> str:

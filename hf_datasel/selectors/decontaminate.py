@@ -56,6 +56,10 @@ class Decontaminate(RowFilter):
         result: np.ndarray = rows[has_share & ~is_contaminated]
         return result
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        return f"{column_name(self.by)} <= {self.threshold:g}"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the question that the row repeats."""
         shares, matches = self._overlap(context, np.array([row]))

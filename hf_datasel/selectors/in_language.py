@@ -80,6 +80,11 @@ class InLanguage(RowFilter):
         result: np.ndarray = rows[is_kept & ~is_uncertain]
         return result
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        least = f" (probability >= {self.threshold:g})" if self.threshold else ""
+        return f"{self._name} {' or '.join(self.languages)}{least}"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence with the language of the row."""
         languages, probabilities = self._languages(context, np.array([row]))

@@ -73,6 +73,12 @@ class InRange(RowFilter):
         result: np.ndarray = rows[in_range]
         return result
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        if self.high is None:
+            return self._name if self.low is None else f"{self._name} >= {self.low:g}"
+        return f"{'' if self.low is None else f'{self.low:g} <= '}{self._name} < {self.high:g}"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence with the value of the row."""
         value = context.values(self.by, np.array([row]), self.column)[0]

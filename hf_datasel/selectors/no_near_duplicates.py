@@ -65,6 +65,11 @@ class NoNearDuplicates(RowFilter):
         context.exclude(f"near-duplicates by {vector_name}", duplicates)
         return unique
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        kept = "" if self.by is None else f", highest {column_name(self.by)} kept"
+        return f"no near-duplicates by {column_name(self.vectors)} (cosine > {self.threshold:g}{kept})"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the row that this row is a near-duplicate of."""
         rows = np.append(kept_rows, row)

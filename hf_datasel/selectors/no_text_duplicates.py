@@ -124,6 +124,12 @@ class NoTextDuplicates(RowFilter):
         kept: np.ndarray = rows[is_kept]
         return kept
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        text = "text" if self.part == "both" else self.part
+        kept = "" if self.by is None else f", highest {column_name(self.by)} kept"
+        return f"no near-duplicates by {text} (similarity of {self.ngram}-grams >= {self.threshold:g}{kept})"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the row that this row is a near-duplicate of."""
         rows, order = self._compared(context, kept_rows)

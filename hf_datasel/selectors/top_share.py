@@ -64,6 +64,11 @@ class TopShare(RowFilter):
         context.exclude(f"below the highest {self.share:.4g} of {name}", np.setdiff1d(rows[has_value], kept))
         return kept
 
+    def describe(self) -> str:
+        """Return which rows are kept, in a few words."""
+        below = "" if self.high is None else f" below {self.high:g}"
+        return f"highest {self.share:.4g} of {column_name(self.by)}{below}"
+
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence with the value of the row, and the lowest value that was kept."""
         name = column_name(self.by)

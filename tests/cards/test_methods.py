@@ -209,14 +209,13 @@ def test_chain_is_described_and_cited(rows, tmp_path, no_drawing):
     assert read_facts(tmp_path / "facts.json") == facts
     assert facts["method"]["name"] == "Superfiltering within clusters after filters"
     for expected_text in (
-        "The filter in_range keeps rows with `low <= value < high`",
-        "The filter no_near_duplicates keeps of rows",
+        "Its filters keep: 0.15 <= loss < 0.8, no near-duplicates by embedding (cosine > 0.8, highest reward kept). ",
         "Superfiltering selects rows",
     ):
         assert expected_text in facts["method"]["about"]
     text = page(facts)
     assert keys_of(text) == ["xia2024rethinking", "li2024superfiltering", "liu2024deita"]
-    filters = "in_range (by=loss, low=0.15, high=0.8), no_near_duplicates (threshold=0.8, by=reward)"
+    filters = "0.15 <= loss < 0.8, no near-duplicates by embedding (cosine > 0.8, highest reward kept)"
     assert f"| `filters` | `{filters}` |" in text
     assert "| `then` | `Superfiltering within clusters` |" in text
     coverage = facts["sections"]["groups"]["coverage"]

@@ -66,7 +66,7 @@ def test_from_a_console_script(folder):
     command += ["--selector", "my_selector:Mine", "--selector_kwargs", '{"step": 4}', "--allow-imports"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert "Mine(step=4): 1 of 24 rows." in done.stdout
+    assert "Mine (step=4): 1 of 24 rows." in done.stdout
 
 
 def test_select_with_settings_and_explain(folder, capsys):

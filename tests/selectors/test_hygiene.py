@@ -10,7 +10,8 @@ from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
 from hf_datasel.scores import Refusal, Repetition, URLs
 from hf_datasel.selection import explain
-from hf_datasel.selectors import Chain, InRange, NoTextDuplicates, Random
+from hf_datasel.selection.display import describe_setting
+from hf_datasel.selectors import Chain, Decontaminate, InLanguage, InRange, NoTextDuplicates, Random, TopShare
 
 CHAIN = Chain(
     [
@@ -65,6 +66,25 @@ def test_selection_counts_the_rows_by_reason(selection):
 )
 def test_explanation(row, sentences, selection, answers):
     assert explain(selection, answers, row)["decided"] == sentences
+
+
+def test_filters_are_described_in_a_few_words():
+    assert describe_setting(CHAIN.spec()) == (
+        "Random after filters: refusal < 1, url_share < 0.5, link_phrases < 1, repetition < 0.3, "
+        "no near-duplicates by text (similarity of 5-grams >= 0.8)"
+    )
+    others = [
+        InLanguage(["en", "de"]),
+        TopShare("ifd", 0.4, high=1),
+        InRange("ifd", 0.1),
+        Decontaminate(threshold=0.5),
+    ]
+    assert [each.describe() for each in others] == [
+        "language en or de",
+        "highest 0.4 of ifd below 1",
+        "ifd >= 0.1",
+        "contamination <= 0.5",
+    ]
 
 
 def test_card_says_what_the_reasons_mean(selection, answers):

@@ -57,7 +57,11 @@ def describe_method(spec: Mapping[str, Any], run: Mapping[str, Any] | None) -> M
     """
     specs = _nested_specs(spec)
     described = [(part, entry) for part in specs if (entry := _describe(part))["about"]]
-    about = [entry["about"] if part is spec else _described_part(part, entry["about"]) for part, entry in described]
+    about = [
+        f"{entry['about'] if part is spec else _described_part(part, entry['about'])}{_filters(part)}"
+        for part, entry in described
+        if ":" in str(part.get("filter", ":"))  # what other filters keep is said in a few words
+    ]
     cited = sorted(described, key=lambda item: "filter" in item[0])
     return {
         "selector": str(spec["selector"]),
@@ -129,6 +133,11 @@ def _nested_specs(spec: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     values = [part for value in spec.values() for part in (value if isinstance(value, list | tuple) else [value])]
     inner = [part for part in values if isinstance(part, Mapping) and ("selector" in part or "filter" in part)]
     return [spec, *(nested for part in inner for nested in _nested_specs(part))]
+
+
+def _filters(spec: Mapping[str, Any]) -> str:
+    """Return a sentence with what the filters of a selector keep; "" without filters."""
+    return f" Its filters keep: {describe_setting(spec['filters'])}." if spec.get("filters") else ""
 
 
 def _described_part(spec: Mapping[str, Any], about: str) -> str:
