@@ -88,6 +88,7 @@ class SelectionFacts(RowFacts):
         near_duplicates: Near-duplicates among the rows, or None if there are no vectors.
         seconds: Time spent on scoring and selecting, or None.
         rows_scored: Number of rows scored for this selection; 0 if scores were read from columns.
+        weight_mean: Mean weight of the rows, or None if they have no weights.
     """
 
     name: str
@@ -99,6 +100,7 @@ class SelectionFacts(RowFacts):
     near_duplicates: NearDuplicates | None
     seconds: float | None
     rows_scored: int
+    weight_mean: float | None
 
 
 class Failure(TypedDict):
@@ -297,6 +299,7 @@ def _selection_facts(
         "near_duplicates": near_duplicates,
         "seconds": None if seconds is None else round_significant(float(seconds), 3),
         "rows_scored": provenance["rows_scored"],
+        "weight_mean": round_significant(provenance["weights"]["mean"]) if "weights" in provenance else None,
     }
 
 

@@ -79,6 +79,7 @@ def overview_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     for scores in comparison["scores"][:_MAX_MEDIANS]:
         medians = {group["name"]: format_number(group["quantiles"][2]) for group in scores["groups"]}
         columns[f"median {shortened(scores['column'], 24)}"] = [medians.get(name, "") for name in names]
+    columns["mean weight"] = ["", *(_number(selection["weight_mean"]) for selection in selections)]
     columns["rows scored"] = ["", *(f"{selection['rows_scored']:,}" for selection in selections)]
     columns["seconds"] = ["", *(_number(selection["seconds"]) for selection in selections)]
     shown = {head: cells for head, cells in columns.items() if any(cells)}
@@ -118,6 +119,11 @@ def notes(comparison: Comparison) -> list[str]:
         sentences.append(
             f"Clusters is the number of clusters of {coverage['column']} with at least one of the rows; effective is "
             "the number of clusters of equal size with the same diversity."
+        )
+    if any(selection["weight_mean"] is not None for selection in comparison["selections"]):
+        sentences.append(
+            "Mean weight is that of the rows whose losses training multiplies by weights; the overlap compares rows, "
+            "not their weights."
         )
     if any(selection["seconds"] is not None for selection in comparison["selections"]):
         sentences.append("Seconds are the time of scoring and selecting.")

@@ -30,7 +30,12 @@ from hf_datasel.cards.sections.method import (
     reuses_priors,
     selection_settings,
 )
-from hf_datasel.cards.sections.training import describe_order, describe_step_filter
+from hf_datasel.cards.sections.training import (
+    describe_logged_loss,
+    describe_order,
+    describe_step_filter,
+    step_filter_citation,
+)
 from hf_datasel.hub.markdown import code, fence, link, table, text
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.cost import Cost
@@ -38,7 +43,6 @@ from hf_datasel.selection import Selection
 from hf_datasel.selection.display import describe_setting
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.spec import compact
-from hf_datasel.training.step_filter import step_filter_of
 
 __all__ = ["card_results", "evaluation_results", "extend_card", "training_data_section"]
 
@@ -177,6 +181,8 @@ def training_data_section(
             f"mean {weights['mean']:.3g}{last_round}."
         )
     parts.append(describe_step_filter(run.get("step_filter")))
+    has_weights = bool(selections) and "weights" in selections[-1].provenance
+    parts.append(describe_logged_loss(has_weights, run.get("step_filter")))
     if time_share is not None:
         parts.append(f"Selecting took {time_share:.1%} of the wall time of the run.")
     if "selecting" in costs and costs["selecting"]["tokens_forward"]:
@@ -185,8 +191,8 @@ def training_data_section(
         parts.append(comparison)
     if description["citation"]:
         parts += [f"Cite {text(description['name'])} as:", fence(description["citation"], "bibtex")]
-    if (step_filter := step_filter_of(run.get("step_filter"))) is not None and step_filter.citation:
-        parts += ["Cite the filter within steps as:", fence(step_filter.citation, "bibtex")]
+    if citation := step_filter_citation(run.get("step_filter")):
+        parts += ["Cite the filter within steps as:", fence(citation, "bibtex")]
     return "\n\n".join(str(part) for part in parts if part)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError, check_option, did_you_mean
+from hf_datasel.errors import ColumnError, ConfigError, check_option, did_you_mean
 from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.selector import column_name
+from hf_datasel.scores import score_for_column
 from hf_datasel.spec import HasSpec, from_name, spec_name, to_spec
 from hf_datasel.strategies import curriculum
 
@@ -144,17 +147,37 @@ class SelectionOrder:
                 "contradict each other. Remove one of the two."
             )
 
-    def check(self, cache: RoundCache) -> None:
-        """Raise if the rows lack the column that they are ordered by, or if it holds no numbers.
+    def check(self, cache: RoundCache, eligible: np.ndarray, num_rows: int) -> None:
+        """Raise if the rows cannot be ordered, before training.
 
         Args:
             cache: Cache over the pool.
+            eligible: Rows that can be trained on, bool of shape (rows,).
+            num_rows: Number of rows of the smallest round.
 
         Raises:
-            ColumnError: Names the column.
+            ColumnError: The column is missing, holds no numbers, or has none for an eligible row.
+            ConfigError: There are more folds or segments than rows.
         """
-        if isinstance(self.by, str):
-            self._context(cache, np.empty(0, dtype=np.int64)).column(self.by)
+        for name in ("folds", "segments"):
+            if (getattr(self, name) or 0) > num_rows:
+                raise ConfigError(
+                    f"{ORDER}: {name}={getattr(self, name)} is more than the {num_rows:,} rows of a round. Lower it."
+                )
+        if not isinstance(self.by, str):
+            return
+        if self.by not in cache.pool.column_names and score_for_column(self.by) == self.by:
+            by = json.dumps({"score": self.by})
+            raise ColumnError(
+                f"{ORDER} needs column {self.by!r}, but the dataset has {cache.pool.column_names}. Did you mean {by}, "
+                f'the score? Write {{"by": {by}}}.'
+            )
+        values = self._context(cache, np.empty(0, dtype=np.int64)).column(self.by)
+        if np.isnan(values[eligible]).all():
+            raise ColumnError(
+                f"{ORDER}: column {self.by!r} has no value in any of the {int(eligible.sum()):,} rows that can be "
+                "trained on, so that it orders nothing. Fill it, or name another column."
+            )
 
     def arrange(self, cache: RoundCache, context: RoundContext, rows: np.ndarray) -> RoundOrder:
         """Return the order of the rows of a round. In a distributed run every process has to call this.
@@ -180,8 +203,8 @@ class SelectionOrder:
         missing = np.flatnonzero(np.isnan(values))
         if missing.size:
             logger.warning(
-                "Round %d: %d of %d rows have no value to order them by. The round trains on them last.",
-                context.index, missing.size, len(rows),
+                "Round %d: %d of %d rows have no value of %r to order them by. The round trains on them last.",
+                context.index, missing.size, len(rows), "" if self.by is None else column_name(self.by),
             )  # fmt: skip
             context.record.logs["rows_without_order"] = missing.size
         if segments is not None:

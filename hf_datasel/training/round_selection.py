@@ -19,6 +19,7 @@ from hf_datasel.formats.digest import column_digest
 from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.cache import RoundCache, as_numpy
 from hf_datasel.rounds.context import RoundContext
+from hf_datasel.rounds.plan import RoundPlan
 from hf_datasel.rounds.run import check_texts, run_round
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import ModelScore, Score
@@ -111,25 +112,26 @@ class RoundRunner:
                 carried.columns[name] = column_digest(self.data.pool.dataset, name)
         return rows, order, context
 
-    def check_scores(self, model: Any, num_rounds: int) -> None:
+    def check_scores(self, model: Any, plan: Sequence[RoundPlan]) -> None:
         """Raise the error that a score or order of any round would raise, before training. No model is run or loaded.
 
         Args:
             model: Model to train, wrapped or not.
-            num_rounds: Number of rounds that are planned.
+            plan: Rounds that are planned.
 
         Raises:
             ConfigError: The selector computes a score of the model, and its adapter puts virtual tokens before rows.
+            SelectionError: As the selector would raise it about a column.
             DataselError: As a score would raise it.
         """
         engine, name = self.engine(model), type(self.selector).__name__
         check_texts(self.selector, self.data.pool)
         columns = RoundCache(self.data.pool, engine.compute)
         self.selector.check_columns(RoundContext(columns, budget=0, eligible=self.data.eligible))
-        later = [] if num_rounds > 1 else [object_key(score) for score in self.selector.later_scores()]
+        later = [] if len(plan) > 1 else [object_key(score) for score in self.selector.later_scores()]
         scores = [(name, score) for score in self.selector.scores() if object_key(score) not in later]
         if self.order is not None:
-            self.order.check(columns)
+            self.order.check(columns, self.data.eligible, min(step.budget for step in plan))
             scores += [(ORDER, score) for score in self.order.scores()]
         for user, score in scores:
             if score.needs_fit:

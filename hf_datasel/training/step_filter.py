@@ -25,11 +25,9 @@ class BatchFilter(ABC):
 
     Attributes:
         needs_initial_losses: Whether the loss that each row had before training is read.
-        citation: BibTeX entry of the paper, for model cards.
     """
 
     needs_initial_losses: ClassVar[bool] = False
-    citation: ClassVar[str] = ""
 
     @abstractmethod
     def keep(self, losses: np.ndarray, initial: np.ndarray, progress: float) -> np.ndarray:
@@ -63,11 +61,6 @@ class TailSFT(BatchFilter):
     schedule: Literal["static", "ramp"] = "ramp"
 
     needs_initial_losses = True
-    citation = (
-        "@article{malladi2026tailsft, title={TailSFT: Filtered Fine-Tuning Improves Post-Training Performance}, "
-        "author={Malladi, Sadhika and Jelassi, Samy and Foster, Dylan and Ash, Jordan T. and Krishnamurthy, Akshay}, "
-        "journal={arXiv preprint arXiv:2608.25756}, year={2026}}"
-    )
 
     def __post_init__(self) -> None:
         if type(self.fraction) not in (int, float) or not 0 <= self.fraction < 1:
@@ -108,11 +101,6 @@ class TopLoss(_ByLoss):
     Args:
         ratio: Share of the rows of a batch that are kept, above 0 and at most 1.
     """
-
-    citation = (
-        "@inproceedings{kawaguchi2020ordered, title={Ordered SGD: A New Stochastic Optimization Framework for "
-        "Empirical Risk Minimization}, author={Kawaguchi, Kenji and Lu, Haihao}, booktitle={AISTATS}, year={2020}}"
-    )
 
     def keep(self, losses: np.ndarray, initial: np.ndarray, progress: float) -> np.ndarray:
         """Return the positions of the rows that are kept; see `BatchFilter.keep`."""

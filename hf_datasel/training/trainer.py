@@ -19,6 +19,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 from huggingface_hub import EvalResult
 from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PredictionOutput
@@ -236,7 +237,7 @@ class SelectiveSFTTrainer(SFTTrainer):
         self._train_start = time.perf_counter()
         plan = self._planned_rounds(self.args.num_train_epochs)  # raises before anything starts
         check_restarts(plan, self.accelerator, self.model, type(self._selector).__name__)
-        self._runner.check_scores(self.model, len(plan))
+        self._runner.check_scores(self.model, plan)
         self.train_dataset = self._data.first_rows(plan[0].budget)
         self._checkpoint_callback = CheckpointCallback(self._needs_checkpoint)
         self.add_callback(self._checkpoint_callback)
@@ -329,6 +330,11 @@ class SelectiveSFTTrainer(SFTTrainer):
                 output = super().train(resume_from_checkpoint, *args, **kwargs)
             assert self._run_cost is not None
             self.costs = self._run_cost.finish(self.args.output_dir)
+        except BaseException:  # the message of the error begins on a line of its own
+            for callback in self.callback_handler.callbacks:
+                if isinstance(bar := getattr(callback, "training_bar", None), tqdm):
+                    bar.close()
+            raise
         finally:
             self._run_cost = None
         return output

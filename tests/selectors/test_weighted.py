@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from hf_datasel import Selection, select
+from hf_datasel.analysis.comparison import compare
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
+from hf_datasel.cards.comparison import notes, overview_table
 from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
@@ -120,6 +122,17 @@ def test_explanation_and_page(rated):
     low, high = selection.weights.min(), selection.weights.max()
     assert f"| **row weights** | {low:.3g} to {high:.3g}, mean" in text
     assert "Top by ifd weighted by quality" in text
+
+
+def test_comparisons_say_that_rows_have_weights(rated):
+    plain, weighted = (select(rated, each, size=5) for each in (Random(), Weighted(Random(), by="quality")))
+    comparison = compare({"plain": plain, "weighted": weighted})
+    head, cells = overview_table(comparison)
+    assert [row[head.index("mean weight")] for row in cells][:2] == ["", ""]
+    assert comparison["selections"][1]["weight_mean"] == pytest.approx(weighted.weights.mean(), rel=1e-4)
+    assert "the overlap compares rows, not their weights" in " ".join(notes(comparison))
+    facts = gather([weighted], rated, repo_id="me/rows", title="Rows")
+    assert "The overlap compares rows, not their weights" in page(facts)
 
 
 class Own(Selector):

@@ -105,7 +105,10 @@ def test_rows_without_a_value_come_last(order, rows, caplog):
     expected, missing = by_difficulty(rows)
     assert len(missing) == 3
     assert trainer.passes() == [expected + missing] * 2
-    assert "Round 0: 3 of 10 rows have no value to order them by. The round trains on them last." in caplog.text
+    assert (
+        "Round 0: 3 of 10 rows have no value of 'difficulty' to order them by. The round trains on them last."
+        in caplog.text
+    )
     assert trainer.state.log_history[0]["selection_rows_without_order"] == 3
 
 
@@ -315,11 +318,20 @@ def test_settings_that_are_refused(tmp_path, setting, more, match):
         ("dificulty", ColumnError, "selection_order needs column 'dificulty'.* Did you mean 'difficulty'"),
         ("output", ColumnError, "Column 'output' holds string"),
         ({"score": "loss", "model": "no/such-model"}, ModelError, "no/such-model"),
+        ("loss", ColumnError, r'Did you mean \{"score": "loss"\}'),
+        ("none", ColumnError, "column 'none' has no value in any of the 24 rows"),
     ],
 )
 def test_what_is_missing_is_said_before_training(train, rows, by, error, match):
+    rows = rows.add_column("none", [None] * 24)
     with pytest.raises(error, match=match):
         train.make(TOP, "run", rows=rows, selection_order={"by": by}, **PASS)
+
+
+@pytest.mark.parametrize("setting", [{"pattern": "folded", "folds": 11}, {"pattern": "segmented", "segments": 11}])
+def test_more_parts_than_rows(train, rows, setting):
+    with pytest.raises(ConfigError, match="s=11 is more than the 10 rows of a round"):
+        train.make(TOP, "run", rows=rows, selection_order=setting, **PASS)
 
 
 # -- records ----------------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from hf_datasel import SelectiveSFTTrainer
+from hf_datasel import SelectiveSFTTrainer, select
 from hf_datasel.errors import ConfigError, DataselError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
-from hf_datasel.selectors import Chain, InRange, IterIT, Random, Weighted
+from hf_datasel.selectors import All, Chain, InRange, IterIT, Random, Weighted
 from hf_datasel.training import row_weights
 from hf_datasel.training.row_weights import check_row_losses
 from tests.training.hand_written import (
@@ -167,6 +167,12 @@ def test_refused_by_earlier_versions_of_trl(train, rated, monkeypatch):
     monkeypatch.setattr(row_weights, "_HAS_LOG_PROBS", False)
     with pytest.raises(ConfigError, match=r"does not compute the loss of each row\. Install trl>=1\.16"):
         train.make(Weighted(Random(), by="weight"), "run", rated, **PLAIN)
+
+
+def test_published_rows_are_trained_with_their_weights(train, rated):
+    selection = select(rated, Weighted(Random(), by="weight"), size=8)
+    trainer = train(Weighted(All(), by="selection_weight"), rows=selection.apply(rated), **{**PLAIN, "max_steps": 1})
+    np.testing.assert_array_equal(np.sort(trainer.selections[0].weights), np.sort(selection.weights))
 
 
 def test_recipe_and_state_are_json(train, rated, tmp_path):

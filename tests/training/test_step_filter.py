@@ -14,6 +14,8 @@ from peft import LoraConfig, PromptTuningConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_datasel import SelectiveSFTConfig
+from hf_datasel.cards.build import gather, read_run
+from hf_datasel.cards.card import page
 from hf_datasel.cards.sections.training import describe_step_filter
 from hf_datasel.errors import ConfigError, ResumeError
 from hf_datasel.selectors import IterIT, Random, Weighted
@@ -113,7 +115,11 @@ def test_row_weights_of_the_rows_that_are_kept(train, tiny_model_dir, pool_rows)
     used = [weights[row] for row in trainer.selections[0].indices]
     assert f"multiplied by its weight: {min(used):.3g} to {max(used):.3g}, mean {np.mean(used):.3g}." in card
     assert "Of the rows of each batch, the 50% with the highest losses were trained on." in card
-    assert "title={Ordered SGD" in card
+    trainer.save_state()
+    selections, run = read_run(trainer.args.output_dir)
+    for written in (card, page(gather(selections, rated, title="x", training=run))):
+        assert "The logged training loss is that of the rows that were kept, times their weights." in written
+        assert "title={Ordered SGD" in written
 
 
 def test_sentences_of_the_page():

@@ -1,4 +1,4 @@
-"""BibTeX entries of the selector and the scores."""
+"""BibTeX entries of the selector, the scores and the filter within steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from hf_datasel.cards.section import Section
+from hf_datasel.cards.sections.training import step_filter_citation
 from hf_datasel.hub.markdown import fence
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ __all__ = ["SECTION"]
 
 def _text(facts: Facts, own: None) -> str:
     citations = [*facts["method"]["citation"].split("\n\n"), *(spec.get("citation", "") for spec in facts["scores"])]
+    if facts["training"] is not None:
+        citations.append(step_filter_citation(facts["training"]["settings"].get("step_filter")))
     entries = [_one_field_per_line(entry) for entry in dict.fromkeys(citations) if entry]
     return fence("\n\n".join(entries), "bibtex") if entries else ""
 

@@ -51,7 +51,9 @@ def _shortlist(last: Selection, rows_by_name: Mapping[str, np.ndarray]) -> tuple
 
 
 def _text(facts: Facts, own: Overlaps | None) -> str:
-    return ""
+    if own is None or len(own["names"]) < 2 or not facts["rounds"][-1].get("weights"):
+        return ""
+    return "The overlap compares rows, not their weights: training on the same rows without weights is another run."
 
 
 def _figures(facts: Facts, own: Overlaps | None) -> list[FigureInfo]:

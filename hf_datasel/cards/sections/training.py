@@ -17,9 +17,28 @@ from hf_datasel.selection.display import describe_setting
 if TYPE_CHECKING:
     from hf_datasel.cards.facts import Facts, TrainingRun
 
-__all__ = ["SECTION", "describe_order", "describe_step_filter", "training_facts"]
+__all__ = [
+    "SECTION",
+    "describe_logged_loss",
+    "describe_order",
+    "describe_step_filter",
+    "step_filter_citation",
+    "training_facts",
+]
 
 _MAX_LISTED = 6  # restarts that the alternative text lists
+_CITATIONS = {
+    "tail_sft": (
+        "@article{malladi2026tailsft, title={TailSFT: Filtered Fine-Tuning Improves Post-Training Performance}, "
+        "author={Malladi, Sadhika and Jelassi, Samy and Foster, Dylan and Ash, Jordan T. and Krishnamurthy, Akshay}, "
+        "journal={arXiv preprint arXiv:2608.25756}, year={2026}}"
+    ),
+    "top_loss": (
+        "@inproceedings{kawaguchi2020ordered, title={Ordered SGD: A New Stochastic Optimization Framework for "
+        "Empirical Risk Minimization}, author={Kawaguchi, Kenji and Lu, Haihao}, booktitle={AISTATS}, year={2020}}"
+    ),
+}
+"""BibTeX entries of the filters within steps."""
 
 
 # -- facts -----------------------------------------------------------------------------------------------------------
@@ -68,7 +87,9 @@ def _text(facts: Facts, own: None) -> str:
     length = f"{counted(run['steps'], 'step')} over {counted(run['epochs'], 'epoch')}"
     losses = _last_losses(run, restart)
     settings = run["settings"]
-    how = [describe_order(settings.get("selection_order")), describe_step_filter(settings.get("step_filter"))]
+    step_filter = settings.get("step_filter")
+    logged = describe_logged_loss(bool(facts["rounds"][-1].get("weights")), step_filter) if run["loss"] else ""
+    how = [describe_order(settings.get("selection_order")), describe_step_filter(step_filter), logged]
     order = " ".join(filter(None, how))
     if not restart:
         return f"{model} was trained for {length}{_which_rows(facts)}.{losses} {order}".rstrip()
@@ -129,6 +150,32 @@ def describe_step_filter(setting: Any) -> str:
     where = {"top_loss": "the highest losses", "bottom_loss": "the lowest losses"}.get(name, "losses in the middle")
     share = f"{(settings or {}).get('ratio', 0.5):.0%}"
     return f"Of the rows of each batch, the {share} with {where} were trained on."
+
+
+def describe_logged_loss(has_weights: bool, step_filter: Any) -> str:
+    """Return a sentence on what a logged training loss is the mean of, or "" if it is that of all rows alike.
+
+    Args:
+        has_weights: Whether the rows have weights.
+        step_filter: `step_filter` of the run, in plain values.
+
+    >>> print(describe_logged_loss(True, "top_loss"))
+    The logged training loss is that of the rows that were kept, times their weights.
+    """
+    if not has_weights and step_filter is None:
+        return ""
+    rows = "the rows" if step_filter is None else "the rows that were kept"
+    return f"The logged training loss is that of {rows}{', times their weights' if has_weights else ''}."
+
+
+def step_filter_citation(setting: Any) -> str:
+    """Return the BibTeX entry of a filter within steps, or "" if it has none.
+
+    Args:
+        setting: `step_filter` of the run, in plain values.
+    """
+    name = setting if isinstance(setting, str) else next(iter(setting or ()), "")
+    return _CITATIONS.get(name, "")
 
 
 def _last_losses(run: TrainingRun, restart: int) -> str:

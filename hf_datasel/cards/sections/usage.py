@@ -23,7 +23,8 @@ def revision_argument(facts: Facts) -> str:
 def _text(facts: Facts, own: None) -> str:
     if facts["repo_id"] is None or not facts["configs"]:
         return ""
-    return f"{_code(facts)}\n\n{_configs(facts)}\n\n{_columns(facts)}"
+    parts = [_code(facts), _configs(facts), _columns(facts), _weighted_training(facts)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _code(facts: Facts) -> Markdown:
@@ -67,6 +68,21 @@ def _columns(facts: Facts) -> str:
         f"{columns} The configuration {code(scores)} has the scores of every row of the pool, with its row number and "
         "a hash of its content but no text, so another selection can be made without scoring again."
     )
+
+
+def _weighted_training(facts: Facts) -> str:
+    """Return how to train with the weights of the rows, if they have any."""
+    if not facts["rounds"][-1].get("weights"):
+        return ""
+    lines = [
+        "from hf_datasel import SelectiveSFTTrainer",
+        "from hf_datasel.selectors import All, Weighted",
+        "",
+        'selector = Weighted(All(), by="selection_weight")',
+        "trainer = SelectiveSFTTrainer(..., train_dataset=rows, selector=selector)",
+    ]
+    ignored = "`SFTTrainer` ignores `selection_weight`. To multiply the losses of each row by its weight:"
+    return f"{ignored}\n\n{fence(chr(10).join(lines), 'python')}"
 
 
 def _size(count: int) -> str:
