@@ -58,7 +58,8 @@ class Decontaminate(RowFilter):
 
     def describe(self) -> str:
         """Return which rows are kept, in a few words."""
-        return f"{column_name(self.by)} <= {self.threshold:g}"
+        sets = "" if isinstance(self.by, str) else f" with {', '.join(self.by.questions)}"
+        return f"{column_name(self.by)}{sets} <= {self.threshold:g}"
 
     def explain(self, context: RoundContext, kept_rows: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the question that the row repeats."""

@@ -16,7 +16,7 @@ from hf_datasel.errors import ColumnError, ConfigError, check_option, did_you_me
 from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import column_name
-from hf_datasel.scores import score_for_column
+from hf_datasel.scores import list_scores
 from hf_datasel.spec import HasSpec, from_name, spec_name, to_spec
 from hf_datasel.strategies import curriculum
 
@@ -166,7 +166,7 @@ class SelectionOrder:
                 )
         if not isinstance(self.by, str):
             return
-        if self.by not in cache.pool.column_names and score_for_column(self.by) == self.by:
+        if self.by not in cache.pool.column_names and self.by in list_scores():
             by = json.dumps({"score": self.by})
             raise ColumnError(
                 f"{ORDER} needs column {self.by!r}, but the dataset has {cache.pool.column_names}. Did you mean {by}, "

@@ -131,7 +131,7 @@ def test_comparisons_say_that_rows_have_weights(rated):
     assert [row[head.index("mean weight")] for row in cells][:2] == ["", ""]
     assert comparison["selections"][1]["weight_mean"] == pytest.approx(weighted.weights.mean(), rel=1e-4)
     assert "the overlap compares rows, not their weights" in " ".join(notes(comparison))
-    facts = gather([weighted], rated, repo_id="me/rows", title="Rows")
+    facts = gather([weighted], rated, title="Rows")
     assert "The overlap compares rows, not their weights" in page(facts)
 
 
