@@ -154,11 +154,11 @@ def _check_no_settings(arguments: BenchArguments) -> None:
     """Raise `ConfigError` for settings beside --gather that the record of the experiment would silently replace."""
     others = (*_NOT_OF_THE_EXPERIMENT, "output_dir", "allow_imports")
     defaults = BenchArguments()
-    for each in fields(BenchArguments):
-        if each.name not in others and getattr(arguments, each.name) != getattr(defaults, each.name):
+    for entry in fields(BenchArguments):
+        if entry.name not in others and getattr(arguments, entry.name) != getattr(defaults, entry.name):
             raise ConfigError(
                 f"--gather reads the settings that the experiment in {arguments.output_dir!r} was begun with, and "
-                f"{each.name} is set too. Omit it, or pass --config with all settings of the experiment."
+                f"{entry.name} is set too. Omit it, or pass --config with all settings of the experiment."
             )
 
 
@@ -166,9 +166,9 @@ def _experiment(arguments: BenchArguments) -> Experiment:
     from hf_datasel.evaluation import Experiment
 
     values = {
-        each.name: getattr(arguments, each.name)
-        for each in fields(BenchArguments)
-        if each.name not in _NOT_OF_THE_EXPERIMENT
+        entry.name: getattr(arguments, entry.name)
+        for entry in fields(BenchArguments)
+        if entry.name not in _NOT_OF_THE_EXPERIMENT
     }
     values["columns"] = as_dict(arguments.columns, "columns") or None
     values["train"] = as_dict(arguments.train, "train")

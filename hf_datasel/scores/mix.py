@@ -69,7 +69,7 @@ class Mix(Score):
         check_option(f"Mix(scale={self.scale!r})", self.scale, get_args(Scale))
         check_option(f"Mix(combine={self.combine!r})", self.combine, get_args(Combination))
         names = [] if isinstance(self.by, str) or not isinstance(self.by, Mapping | Sequence) else list(self.by)
-        if not names or not all((isinstance(each, str) and each) or isinstance(each, Score) for each in names):
+        if not names or not all((isinstance(source, str) and source) or isinstance(source, Score) for source in names):
             raise ConfigError(
                 f"Mix(by={self.by!r}): it has to be a list of names of columns and of scores such as IFD('name or "
                 "path'), or a dict of columns and weights."
@@ -95,7 +95,7 @@ class Mix(Score):
                 "each. Here they have to be numbers."
             )
         is_list = isinstance(weights, list | tuple)
-        if not is_list or not all(type(each) in (int, float) and math.isfinite(each) for each in weights):
+        if not is_list or not all(type(weight) in (int, float) and math.isfinite(weight) for weight in weights):
             raise ConfigError(f"Mix(weights={weights!r}): it has to be a list of numbers.")
         if len(weights) != number or not any(weights):
             raise ConfigError(f"Mix(weights={weights!r}): {number} scores need {number} weights, which are not all 0.")
@@ -104,12 +104,12 @@ class Mix(Score):
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the columns that are mixed."""
-        return tuple(each if isinstance(each, str) else each.value_column for each in self.by)
+        return tuple(source if isinstance(source, str) else source.value_column for source in self.by)
 
     @property
     def parts(self) -> tuple[Score, ...]:
         """The scores that are mixed, without the columns."""
-        return tuple(each for each in self.by if isinstance(each, Score))
+        return tuple(source for source in self.by if isinstance(source, Score))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -130,7 +130,7 @@ class Mix(Score):
 
     def spec(self) -> dict[str, Any]:
         """Return the settings for the record, with those of the scores that are mixed."""
-        return {**super().spec(), "by": [each if isinstance(each, str) else to_spec(each) for each in self.by]}
+        return {**super().spec(), "by": [source if isinstance(source, str) else to_spec(source) for source in self.by]}
 
     def check_inputs(self, rows: TokenRows, runner: ModelRunner) -> None:
         """Do nothing: the scores that are mixed check theirs."""
