@@ -181,7 +181,7 @@ def _read_tensor(path: Path) -> tuple[Any, dict[str, Any]]:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
                 record = {"metadata": metadata} if (metadata := file.metadata()) else {}
-                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                content: Any = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
         else:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:

@@ -13,6 +13,7 @@ from hf_datasel.formats import Part
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source, column_name
 from hf_datasel.rounds.views import group_names
+from hf_datasel.scores import Duplicates
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.text_hashes import hash_words
 from hf_datasel.strategies.min_hash import band_layout
@@ -76,12 +77,7 @@ class NoTextDuplicates(RowFilter):
     num_perm: int = field(default=128, kw_only=True)
     by: str | Score | None = field(default=None, kw_only=True)
 
-    citation = (
-        "@inproceedings{lee2022deduplicating, title={Deduplicating Training Data Makes Language Models Better}, "
-        "author={Lee, Katherine and Ippolito, Daphne and Nystrom, Andrew and Zhang, Chiyuan and Eck, Douglas and "
-        "Callison-Burch, Chris and Carlini, Nicholas}, booktitle={Proceedings of the 60th Annual Meeting of the "
-        "Association for Computational Linguistics}, pages={8424--8445}, year={2022}}"
-    )
+    citation = Duplicates.citation
 
     def __post_init__(self) -> None:
         check_number(self, "threshold", 0, 1, exclude_low=True)
