@@ -116,12 +116,17 @@ def _end_forks_with_thread() -> None:
 
     They would outlive a process that is killed, wait for work forever, and hold its lock of the score store.
     """
-    _thread.ends_forks = True
+    _thread.forks_end_with = os.getpid()
 
 
 def _end_with_parent() -> None:
-    if _libc is not None and getattr(_thread, "ends_forks", False):
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = getattr(_thread, "forks_end_with", None)
+    if _libc is None or parent is None:
+        return
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # killed since the fork, so that no signal follows
+        os.kill(os.getpid(), signal.SIGKILL)
+    _thread.forks_end_with = os.getpid()
 
 
 if _libc is not None:

@@ -217,16 +217,21 @@ def test_progress_bar_names_the_rows(rows, in_windows, monkeypatch, capsys, tiny
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes that end with a thread are a feature of Linux")
-def test_processes_that_tokenize_end_with_a_killed_process(tmp_path):
+@pytest.mark.parametrize("before_the_fork_has_begun", [False, True])
+def test_processes_that_tokenize_end_with_a_killed_process(before_the_fork_has_begun):
     code = (
-        "import time; from concurrent.futures import ThreadPoolExecutor; from multiprocess import Process\n"
+        "import os, sys, time; from concurrent.futures import ThreadPoolExecutor; from multiprocess import Process\n"
+        "wait = {}\n"
+        "os.register_at_fork(after_in_child=lambda: time.sleep(wait.get('seconds', 0)))\n"
         "from hf_datasel.scoring import windows\n"
         "def start():\n"
+        "    wait['seconds'] = float(sys.argv[1])\n"
         "    process = Process(target=time.sleep, args=(600,)); process.start(); print(process.pid, flush=True)\n"
         "with ThreadPoolExecutor(1, 'tokenize', windows._end_forks_with_thread) as executor:\n"
         "    executor.submit(start).result(); time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+    command = [sys.executable, "-c", code, "0.5" if before_the_fork_has_begun else "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
     assert not psutil.wait_procs([child], timeout=30)[1]
