@@ -224,6 +224,7 @@ sys.meta_path.insert(0, Finder())
     ],
     ids=["package", "trainer and score"],
 )
+@pytest.mark.slow
 def test_no_warning_about_4bit_kernels_on_a_cpu(code, tiny_text_model_dir):
     """As on a CPU with AVX512-BF16, where bitsandbytes looks for an optional kernel when it is imported."""
     command = [sys.executable, "-c", f"{AVX512_BF16}\n{code}", str(tiny_text_model_dir)]

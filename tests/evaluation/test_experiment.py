@@ -282,6 +282,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_kill_changes_nothing(world, reference, moment, tmp_path):
     folder = tmp_path / "out"
@@ -293,6 +294,7 @@ def test_a_kill_changes_nothing(world, reference, moment, tmp_path):
     assert list(trainings(folder).values()) == [2 if moment == "in training" else 1]
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_runs(world, reference, tmp_path):
     folder = tmp_path / "out"
     values = small(world, folder)

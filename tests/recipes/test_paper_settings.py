@@ -65,6 +65,7 @@ def test_updates_at_equal_steps(setting):
     assert int(steps["max_steps"]) == 3 * math.ceil(rows / 32)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:_check_is_size will be removed:FutureWarning")  # bitsandbytes 0.49 on torch 2.13
 @pytest.mark.parametrize("setting", AT_SCALE)
 def test_flags_of_the_at_scale_comparison(setting, run, models):

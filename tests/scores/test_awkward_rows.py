@@ -292,13 +292,13 @@ def test_published_rows(world, dataset_of, shared, name):
     ("kind", "name"),
     [
         ("pairs", "the tokenizer's own tokens"),
-        ("pairs", "a word of 20,000 letters"),
+        pytest.param("pairs", "a word of 20,000 letters", marks=pytest.mark.slow),
         ("pairs", "white space before the response"),
-        ("pairs", "no prompt"),
-        ("pairs", "None as the prompt"),
+        pytest.param("pairs", "no prompt", marks=pytest.mark.slow),
+        pytest.param("pairs", "None as the prompt", marks=pytest.mark.slow),
         ("chats", "turns of a tool"),
         ("chats", "a last response behind the window"),
-        ("chats", "None"),
+        pytest.param("chats", "None", marks=pytest.mark.slow),
     ],
 )
 def test_single_row_equals_batch(world, dataset_of, kind, name):

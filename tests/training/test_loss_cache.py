@@ -334,10 +334,10 @@ def test_two_runs_are_identical(train, assert_equal_weights):
 @pytest.mark.parametrize(
     "more",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.slow),
         {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
         {"packing": True, "per_device_train_batch_size": 1, "max_length": 160},
-        {"reselection_strategy": "steps", "reselection_steps": 3},
+        pytest.param({"reselection_strategy": "steps", "reselection_steps": 3}, marks=pytest.mark.slow),
     ],
     ids=["plain", "accumulation", "packing", "steps"],
 )

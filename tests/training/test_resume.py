@@ -46,11 +46,11 @@ def scored_rounds(monkeypatch) -> list[int]:
     "more",
     [
         {},
-        {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2},
+        pytest.param({"gradient_accumulation_steps": 3, "per_device_train_batch_size": 2}, marks=pytest.mark.slow),
         {"num_train_epochs": 2.5},
-        {"train_sampling_strategy": "group_by_length"},
+        pytest.param({"train_sampling_strategy": "group_by_length"}, marks=pytest.mark.slow),
         {"packing": True, "per_device_train_batch_size": 1, "max_length": 160},
-        {"max_steps": 5},
+        pytest.param({"max_steps": 5}, marks=pytest.mark.slow),
     ],
     ids=["plain", "accumulation", "fraction", "group_by_length", "packing", "max_steps"],
 )

@@ -351,6 +351,7 @@ def test_persistent_workers(train, workers):
     assert sorted(trainer.train_dataset["pool_row"]) == sorted(trainer.selections[-1].indices.tolist())
 
 
+@pytest.mark.slow
 def test_bf16_scoring_dtype(train, tmp_path, pool_rows, caplog):
     trainer = train(
         IterIT(),
