@@ -26,6 +26,7 @@ from hf_datasel.scoring.kmeans import (
     nearest_centroids,
     tied_ks,
 )
+from hf_datasel.scoring.setting_files import FILE
 from hf_datasel.scoring.vector_sample import VectorSample, sample_vectors
 from hf_datasel.scoring.vectors import iter_vectors
 from hf_datasel.tokens import TokenRows
@@ -103,7 +104,7 @@ class Cluster(Score):
     max_fit_rows: int | None = field(default=None, kw_only=True)
     init: str = field(default="random", kw_only=True)
     backend: str = field(default="sklearn", kw_only=True)
-    centroids: str | None = field(default=None, kw_only=True)
+    centroids: str | None = field(default=None, kw_only=True, metadata=FILE)
 
     def __post_init__(self) -> None:
         if isinstance(self.k, list | tuple):

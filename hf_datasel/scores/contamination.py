@@ -15,6 +15,7 @@ from hf_datasel.formats import Part
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.contamination import QuestionIndex, compare_rows, describe_questions
 from hf_datasel.scoring.question_sets import checked_sources, read_questions
+from hf_datasel.scoring.setting_files import FILE
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Contamination(Score):
     13
     """
 
-    questions: dict[str, Any]
+    questions: dict[str, Any] = field(metadata=FILE)
     n: int = field(default=8, kw_only=True)
     part: Part = field(default="both", kw_only=True)
 

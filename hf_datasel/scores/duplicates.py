@@ -18,6 +18,7 @@ from hf_datasel.errors import ColumnError, ConfigError, ScoreError, check_option
 from hf_datasel.formats import Part, Pool
 from hf_datasel.scoring.base import Columns, Score
 from hf_datasel.scoring.numbers import read_numbers
+from hf_datasel.scoring.setting_files import FILE
 from hf_datasel.scoring.text_hashes import hash_words
 from hf_datasel.strategies.min_hash import TextHashes, band_layout
 from hf_datasel.strategies.text_duplicates import find_text_duplicates, similarity_to_kept
@@ -95,7 +96,7 @@ class Duplicates(Score):
     part: Part = field(default="both", kw_only=True)
     num_perm: int = field(default=128, kw_only=True)
     by: str | None = field(default=None, kw_only=True)
-    groups: str | None = field(default=None, kw_only=True)
+    groups: str | None = field(default=None, kw_only=True, metadata=FILE)
 
     citation = (
         "@inproceedings{lee2022deduplicating, title={Deduplicating Training Data Makes Language Models Better}, "

@@ -14,11 +14,11 @@ from hf_datasel.scoring.base import Columns, Score, finite_or_null
 from hf_datasel.scoring.score_files import (
     Reduction,
     ScoreFile,
-    file_digest,
     read_row_numbers,
     read_score_file,
     reduced,
 )
+from hf_datasel.scoring.setting_files import FILE, file_digest
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
@@ -68,10 +68,10 @@ class ImportedScore(Score):
     'imported_score'
     """
 
-    path: str
+    path: str = field(metadata=FILE)
     aggregate: Reduction = field(default="mean", kw_only=True)
     row_axis: int = field(default=0, kw_only=True)
-    row_numbers: str | None = field(default=None, kw_only=True)
+    row_numbers: str | None = field(default=None, kw_only=True, metadata=FILE)
     higher_is_better: bool | None = field(default=None, kw_only=True)
     origin: str = field(default="", kw_only=True)
 

@@ -22,6 +22,7 @@ from hf_datasel.scoring.base import Columns, ModelScore, finite_or_null, null_co
 from hf_datasel.scoring.few_shot_prompts import AnchorTokens, OneShotPrompts
 from hf_datasel.scoring.prefix_cache import PrefixCacheRunner
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.scoring.setting_files import FILE
 from hf_datasel.scoring.task_sets import (
     check_anchor_path,
     check_rows,
@@ -95,7 +96,7 @@ class Nuggets(ModelScore):
     by: Literal["kmeans", "random"] = field(default="kmeans", kw_only=True)
     column: str = field(default="embedding", kw_only=True)
     seed: int = field(default=42, kw_only=True)
-    anchor_file: str | None = field(default=None, kw_only=True)
+    anchor_file: str | None = field(default=None, kw_only=True, metadata=FILE)
     anchor_columns: dict[str, str] | None = field(default=None, kw_only=True)
     max_length: int | None = field(default=None, kw_only=True)
 

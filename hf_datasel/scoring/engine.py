@@ -26,6 +26,7 @@ from hf_datasel.scoring.models import (
 )
 from hf_datasel.scoring.outputs import KnownLosses, ResultStore
 from hf_datasel.scoring.runner import ModelRunner
+from hf_datasel.scoring.setting_files import named_files
 from hf_datasel.scoring.vector_files import ColumnFiles
 from hf_datasel.spec import changed_settings, spec_name
 from hf_datasel.tokens import PreparedDataset, TokenRows, TokenSettings
@@ -187,6 +188,8 @@ class Engine:
         """Return the spec of a score with everything else that determined its values. Call it after `compute`."""
         score = self._for_training(score)
         spec = self._identity(score)
+        if files := named_files(score):
+            spec["resolved_files"] = files
         if not isinstance(score, ModelScore) or not score.needs_tokenizer:
             return spec
         is_current = self._runner is not None and self._runner[0] == self._key(score)

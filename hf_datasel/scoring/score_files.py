@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import pickle
 import zipfile
@@ -20,15 +18,13 @@ from hf_datasel._lazy import torch
 from hf_datasel.errors import ScoreError
 from hf_datasel.scoring.vector_files import row_blocks
 
-__all__ = ["Reduction", "ScoreFile", "file_digest", "read_row_numbers", "read_score_file", "reduced"]
+__all__ = ["Reduction", "ScoreFile", "read_row_numbers", "read_score_file", "reduced"]
 
 Reduction = Literal["mean", "max"]
 """How the scores of a row for several queries become one."""
 
 _SUFFIXES = (".npy", ".pt", ".pth", ".safetensors")
 _DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "float64")}
-_BERGSON_FILES = ("scores.bin", "info.json", "config.yaml", "candidates.npy")
-"""Files that are read in a folder of bergson; the last two need not exist."""
 _BFLOAT16 = "bfloat16"
 """A type that numpy does not have: its bits are the first 16 of a float32."""
 
@@ -139,26 +135,6 @@ def read_row_numbers(path: Path, num_scored: int) -> np.ndarray:
             f"{str(path)!r} has {len(numbers):,} row numbers, and there are scores of {num_scored:,} rows."
         )
     return np.asarray(numbers, dtype=np.int64)
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file.
-
-    Of a folder of bergson, it is that of the output of `sha256sum` for the files that are read, in the order
-    scores.bin, info.json, config.yaml, candidates.npy; those that do not exist are left out.
-    """
-    if path.is_dir():
-        files = [path / name for name in _BERGSON_FILES if (path / name).is_file()]
-        lines = "".join(f"{file_digest(file)}  {file.name}\n" for file in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
-    stat = path.stat()
-    return _digest(str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _digest(path: str, *stat: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # -- arrays and tensors -----------------------------------------------------------------------------------------------

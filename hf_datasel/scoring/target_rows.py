@@ -19,6 +19,7 @@ from hf_datasel.formats import Part, Pool, load_pool
 from hf_datasel.formats.mapping import checked_mapping
 from hf_datasel.formats.words import comparable_words
 from hf_datasel.scoring.contamination import QuestionIndex
+from hf_datasel.scoring.setting_files import FILE
 
 __all__ = ["TargetRows", "TargetSettings", "cached", "check_texts"]
 
@@ -130,7 +131,7 @@ class TargetSettings:
         subtask: Column of the rows with the subtask of each; by default they are one task.
     """
 
-    validation: str = field(kw_only=True)
+    validation: str = field(kw_only=True, metadata=FILE)
     validation_config: str | None = field(default=None, kw_only=True)
     validation_split: str = field(default="train", kw_only=True)
     validation_columns: dict[str, str] | None = field(default=None, kw_only=True)

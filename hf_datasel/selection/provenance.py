@@ -24,6 +24,7 @@ _PATHS = (
     "complexity_model",
     "dataset_name",
     "gradients",
+    "groups",
     "model",
     "model_name_or_path",
     "models",

@@ -18,6 +18,7 @@ from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.record import WEIGHT_COLUMN
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.setting_files import named_files
 from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import versions, without_measurements
 from hf_datasel.selection.saved_folder import load_folder, save_folder
@@ -94,6 +95,7 @@ class Selection:
             "exclusions": dict(record.exclusions),
             "versions": versions(),
             **({"notes": record.notes} if record.notes else {}),
+            **({"files": files} if (files := named_files(selector)) else {}),
             **_among_rounds(context, rows),
             **({} if weights is None else {"weights": _weight_summary(weights)}),
             **more,

@@ -69,6 +69,7 @@ _OPTIONAL: dict[str, Any] = {
     "cost_reused": _COST,
     "interrupted": bool,
     "notes": {str: object},
+    "files": [{"path": str, "sha256": str}],
     "model": {"name": str},
     "training": {"settings": {str: object}, "in_python": [str]},
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
@@ -14,6 +14,7 @@ from trl import ModelConfig, get_peft_config, get_quantization_config
 
 from hf_datasel.hub.parents import parents_of
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.setting_files import named_files
 from hf_datasel.spec import changed_settings, default_of, describe_outside, outside_names
 from hf_datasel.training.config import SelectiveSFTConfig
 
@@ -95,8 +96,11 @@ class RunConfig:
                 in_python.append(f"{name} was passed to the trainer in Python")
         parent = parents_of(arguments["train_dataset"]).only
         keys: dict[str, Any] = {}
-        for name, value in {**model, **adapter, **selection}.items():
-            in_python += _add_key(keys, name, value, drop_tokens=name != "selector_kwargs")
+        for name, value in {**model, **adapter}.items():
+            in_python += _add_key(keys, name, value)
+        files = [os.path.basename(file["path"].rstrip(os.sep)) for file in named_files(selector)]
+        for name, value in selection.items():  # selections record files with their digests
+            in_python += _add_key(keys, name, value, drop_tokens=False, recorded=files)
         eval_dataset = arguments.get("eval_dataset")
         objects = {name: _describe_object(arguments[name]) for name in _OBJECTS if arguments.get(name) is not None}
         split = _split_of_parent(parent, eval_dataset)
@@ -149,7 +153,9 @@ def run_settings(config: SelectiveSFTConfig) -> dict[str, Any]:
 
 
 # -- plain values -----------------------------------------------------------------------------------------------------
-def _add_key(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = True) -> list[str]:
+def _add_key(
+    keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = True, recorded: Sequence[str] = ()
+) -> list[str]:
     """Add a key in plain values, and return sentences on what has to be added by hand."""
     if value is None:
         return [f"`{name}: null` has to be added to the recipe as a file"]
@@ -159,7 +165,7 @@ def _add_key(keys: dict[str, Any], name: str, value: Any, drop_tokens: bool = Tr
         return [f"{name} holds {error}, which a recipe cannot express"]
     if value == {}:
         return []
-    local = dict.fromkeys(_local_names(value, name))
+    local = [path for path in dict.fromkeys(_local_names(value, name)) if path not in recorded]
     keys[name] = _without_folders(value, name)
     return [f"{path!r} in {name} is a file or folder of one machine: replace it with its path" for path in local]
 

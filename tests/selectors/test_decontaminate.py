@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -100,7 +101,8 @@ def test_card(rows, selection):
     assert "@article{lambert2024tulu3" in text
     assert "| **mean score** | `response_words` " in text
     assert str(Path(__file__).parent.parent) not in text
-    assert "'questions.txt' is a local file: replace it with its path." in text.replace("`", "'")
+    digest = hashlib.sha256(Path(EXAM.questions["exam"]["dataset_name"]).read_bytes()).hexdigest()
+    assert f"'questions.txt' is a local file (sha256 {digest}): replace it with its path." in text.replace("`", "'")
     clean = select(rows, Chain([Decontaminate(EXAM, threshold=0.9)], Longest()), size=9)
     text = page(gather([clean], rows, title="x"))
     assert "No rows were excluded.\n\n" in text

@@ -7,7 +7,6 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import yaml
@@ -16,7 +15,6 @@ from hf_datasel import selectors
 from hf_datasel.cards.score_values import group_column
 from hf_datasel.cards.section import CardSource, Section
 from hf_datasel.cards.sections.usage import revision_argument
-from hf_datasel.formats.file_readers import file_kind
 from hf_datasel.hub.markdown import Markdown, code, fence, text
 from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import compact, describe_outside, is_importable, outside_names
@@ -71,7 +69,7 @@ def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str
     if "training" in provenance:
         keys |= provenance["training"]["settings"]
         unsettled += [_as_sentence(clause) for clause in provenance["training"]["in_python"]]
-        return "train", keys, unsettled + _unverified_columns(provenance)
+        return "train", keys, unsettled + _files(provenance) + _unverified_columns(provenance)
     keys |= _selector(provenance)
     tokens = provenance.get("tokens")
     budget = {"selection_tokens": tokens["budget"]} if tokens else {"selection_size": provenance["budget"]}
@@ -82,11 +80,8 @@ def recipe(provenance: Mapping[str, Any], parent: Parent) -> tuple[str, dict[str
     elif model is not None:
         keys |= _model(model, keys)
     unsettled += _import_hints(outside_names(provenance["selector"]))
-    return (
-        "select",
-        keys,
-        unsettled + _interruption(provenance) + _local_files(provenance) + _unverified_columns(provenance),
-    )
+    unsettled += _interruption(provenance) + _local_models(provenance) + _files(provenance)
+    return "select", keys, unsettled + _unverified_columns(provenance)
 
 
 def as_yaml(keys: Mapping[str, Any], command: str, file: str) -> str:
@@ -213,12 +208,12 @@ def _interruption(provenance: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _local_files(provenance: Mapping[str, Any]) -> list[str]:
+def _local_models(provenance: Mapping[str, Any]) -> list[str]:
     return [
         f"{name!r} is a model in a local folder ({digest}): replace it with the path of the folder."
         for name, digest in dict(_resolved_models(provenance)).items()
         if digest.startswith("files:")
-    ] + [f"{name!r} is a local file: replace it with its path." for name in _file_settings(provenance["selector"])]
+    ]
 
 
 def _resolved_models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -234,13 +229,25 @@ def _resolved_models(provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]
                 yield from ((str(name), str(digest)) for name, digest in zip(names, digests, strict=False))
 
 
-def _file_settings(settings: Mapping[str, Any]) -> list[str]:
-    """Return the files in settings, also in the specs inside them."""
-    names = [str(settings[key]) for key in ("centroids", "anchor_file") if settings.get(key)]
-    if (dataset := settings.get("dataset_name")) and (file_kind(Path(dataset))[0] or dataset.endswith(".txt")):
-        names.append(dataset)
-    values = [item for value in settings.values() for item in (value if isinstance(value, list | tuple) else [value])]
-    return names + [name for value in values if isinstance(value, Mapping) for name in _file_settings(value)]
+def _files(provenance: Mapping[str, Any]) -> list[str]:
+    """Return sentences about the local files that settings of the selector and of scores name, and about verifiers."""
+    scores, own = provenance["scores"], provenance.get("files", ())
+    sentences = [f"{_describe_file(file)}: replace it with its path." for file in own]
+    for spec in scores:
+        name, identity = spec.get("score"), str(spec.get("resolved_verifier"))
+        files = [file for file in spec.get("resolved_files", ()) if file not in own]
+        sentences += [f"{_describe_file(file)}, which the settings of {name} name." for file in files]
+        if identity.startswith("sha256:"):
+            digest = identity.removeprefix("sha256:")
+            sentences.append(f"The source code of {spec['verifier']} has the sha256 {digest}.")
+    return list(dict.fromkeys(sentences))
+
+
+def _describe_file(file: Mapping[str, Any]) -> str:
+    if "files" not in file:
+        return f"{file['path']!r} is a local file (sha256 {file['sha256']})"
+    number = f"{file['files']:,} file{'s' * (file['files'] != 1)}"
+    return f"{file['path']!r} is local, with {number} (sha256 {file['sha256']} of what `sha256sum` prints for them)"
 
 
 def _unverified_columns(provenance: Mapping[str, Any]) -> list[str]:
