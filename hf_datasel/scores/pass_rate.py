@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,26 +11,25 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, did_you_mean
+from hf_datasel.scoring.answer_judge import AnswerJudge, columns_of
 from hf_datasel.scoring.base import Columns, finite_or_null, null_counts
 from hf_datasel.scoring.endpoint.answers import EndpointAnswers, check_format
 from hf_datasel.scoring.endpoint.limits import check_endpoint_settings
 from hf_datasel.scoring.endpoint.score import EndpointScore
 from hf_datasel.scoring.generation import Decoding, Generator, Prompts
-from hf_datasel.scoring.verifiers import UnjudgedError, Verifier, get_verifier, last_response, reference_text
+from hf_datasel.scoring.verifiers import Verifier, get_verifier, last_response, reference_text
 from hf_datasel.spec import changed_settings
 from hf_datasel.tokens import TokenRows
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_datasel.scoring.runner import ModelRunner
 
 __all__ = ["PassRate"]
 
-_ANSWERS_PER_BATCH = 256
-"""Number of answers that are judged at a time; a progress bar shows each batch."""
-_JUDGED = ["", "verifier_error", "unparsable_reference"]
-"""Reasons why a verifier cannot judge an answer, by their code in arrays."""
+logger = logging.getLogger(__name__)
+
+_FEW = 3
+"""Number of rows from which on it says something if all rates are 0 or 1."""
 _LOCAL = ("revision", "model_init_kwargs", "use_transformers_continuous_batching", "dtype", "max_length")
 """Settings of a local model that answers."""
 _REMOTE = ("concurrency", "timeout", "limits", "max_tokens_spent", "api_key_env")
@@ -61,7 +61,8 @@ class PassRate(EndpointScore):
     `empty_reference`, `no_number_in_reference`, `unparsable_reference`, `tool_calls` (the last response is the
     reference and calls tools), `verifier_error` (the function raised an error, or returned something else),
     `prompt_fills_window`, `empty_prompt`, or, at an endpoint, `refused`, `no_answer` or `budget_spent`; later runs
-    request the last two again.
+    request the last two again. Before anything is generated, the verifier judges the references and last responses of
+    a few rows as if they were answers. If it can judge none of them, that is an error.
 
     Reads any supported row format that has a response. Writes `pass_rate` (float32, 0 to 1), `pass_rate_answers`
     (int32, the number of answers), with `write_answers` `pass_rate_texts` (their texts, null for a row without any),
@@ -213,7 +214,8 @@ class PassRate(EndpointScore):
         verifier = self._verifier()
         _ = verifier.identity  # fails before any answer if the verifier cannot be used
         references, excluded = self._references(rows, verifier)
-        judge = _Judge(verifier, references, rows, (*rows.pool.columns, *self.reads), runner)
+        judge = AnswerJudge(verifier, references, rows, (*rows.pool.columns, *self.reads), runner)
+        judge.check_verifier(f"PassRate(verifier={self.verifier!r})", np.flatnonzero(excluded == ""))
         passed, reasons, texts = np.zeros(len(rows)), excluded.astype(object), _Texts(len(rows), self.write_answers)
         for number, (answers, owner, answer_reasons) in enumerate(self._answers(rows, runner, excluded), start=1):
             reasons = np.where(reasons == "", answer_reasons, reasons)
@@ -222,11 +224,33 @@ class PassRate(EndpointScore):
             reasons[owner] = np.where(reasons[owner] == "", judged, reasons[owner])
             texts.add(answers, owner)
         rates = np.where(reasons == "", passed / self.num_generations, np.nan)
+        if runner.processes.is_main_process:
+            self._warn_of_equal(rates[reasons == ""])
         [rate_column], reason_column = finite_or_null([rates], reasons.astype(np.str_))
         counts = pa.array(np.full(len(rows), self.num_generations), pa.int32(), mask=np.isnan(rates))
         columns = {"pass_rate": rate_column, "pass_rate_answers": counts, "pass_rate_reason": reason_column}
         columns |= {"pass_rate_texts": texts.column()} if self.write_answers else {}
         return {name: columns[name] for name in self.columns()}
+
+    def _warn_of_equal(self, rates: np.ndarray) -> None:
+        """Warn if all rates are 0, or all are 1."""
+        if len(rates) < _FEW or rates[0] not in (0, 1) or (rates != rates[0]).any():
+            return
+        if rates[0]:
+            advice = "Either the prompts are too easy for the model, or the verifier accepts wrong answers: try some."
+        else:
+            advice = (
+                "Either the prompts are too difficult for the model, or its answers are not in the format that the "
+                f"verifier reads, or they are truncated at {self.max_new_tokens:,} tokens (max_new_tokens). Compare "
+                "some answers with their references: the setting write_answers writes them to a column."
+            )
+        logger.warning(
+            "%s is %d for all %s rows that have one, so it separates no rows. %s",
+            self.value_column,
+            rates[0],
+            f"{len(rates):,}",
+            advice,
+        )
 
     def _references(self, rows: TokenRows, verifier: Verifier) -> tuple[list[Any], np.ndarray]:
         """Return the reference of each row, and the reason why it has none, object; "" for a row that has one."""
@@ -236,7 +260,7 @@ class PassRate(EndpointScore):
         if self.reference is None:
             texts: Iterator[Any] = map(last_response, rows.pool.rows(rows.indices[valid]))
         else:
-            texts = iter(_column(rows, self.reference).select(valid)[self.reference][:])
+            texts = iter(columns_of(rows, [self.reference]).select(valid)[self.reference][:])
         for index, reference in zip(valid.tolist(), texts, strict=True):
             references[index] = reference
             if reference is None:
@@ -277,57 +301,6 @@ class PassRate(EndpointScore):
             yield list(generator.texts(generated)), prompts.owner, prompts.reasons
 
 
-class _Judge:
-    """Judges answers on all processes.
-
-    Args:
-        verifier: The verifier.
-        references: Reference of each row.
-        rows: The rows; `messages` receives what the first error of the verifier says.
-        columns: Names of the columns that a function gets.
-        runner: Runner of the scoring call; its model is not used.
-    """
-
-    def __init__(
-        self, verifier: Verifier, references: list[Any], rows: TokenRows, columns: tuple[str, ...], runner: ModelRunner
-    ):
-        self.verifier, self.references, self.messages = verifier, references, rows.messages
-        self.data = _column(rows, *dict.fromkeys(columns)) if verifier.reads_row else None
-        self.runner = runner.without_model()
-
-    def __call__(self, answers: list[str], owner: np.ndarray, label: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return how right each answer is, float64, 0 where that is unknown, and the reason, "" where it is known."""
-        messages: dict[str, str] = {}
-
-        def compute(batch: np.ndarray) -> np.ndarray:
-            table: dict[str, list[Any]] = {} if self.data is None else self.data[owner[batch].tolist()]
-            results = np.zeros((len(batch), 2))
-            for position, index in enumerate(batch.tolist()):
-                row = {name: values[position] for name, values in table.items()}
-                results[position] = self._judge(answers[index], self.references[owner[index]], row, messages)
-            return results
-
-        ones = np.ones(len(answers), dtype=np.int64)
-        results = self.runner.run(compute, ones, 2, label=label, unit="answer", batch_size=_ANSWERS_PER_BATCH)
-        for found in self.runner.processes.gather_object(messages):
-            for reason, message in found.items():
-                self.messages.setdefault(reason, message)
-        return results[:, 0], np.array(_JUDGED, dtype=object)[results[:, 1].astype(np.int64)]
-
-    def _judge(
-        self, answer: str, reference: Any, row: Mapping[str, Any], messages: dict[str, str]
-    ) -> tuple[float, int]:
-        """Return how right an answer is, and the code of the reason if that is unknown."""
-        try:
-            return self.verifier.verify(answer, reference, row), 0
-        except UnjudgedError as error:
-            messages.setdefault(error.reason, str(error))
-            return 0.0, _JUDGED.index(error.reason)
-        except Exception as error:  # of a user's function: the row has a reason, and the run goes on
-            messages.setdefault("verifier_error", f"{type(error).__name__}: {error}")
-            return 0.0, _JUDGED.index("verifier_error")
-
-
 class _Texts:
     """Answers to each row, if they are to be written."""
 
@@ -343,11 +316,6 @@ class _Texts:
     def column(self) -> pa.Array:
         """Return the column: null for a row without answers."""
         return pa.array([texts or None for texts in self.texts], pa.list_(pa.string()))
-
-
-def _column(rows: TokenRows, *names: str) -> Dataset:
-    """Return columns of the rows."""
-    return rows.pool.dataset.select(rows.indices).select_columns(list(names))
 
 
 def _checked_names(names: Any) -> tuple[str, ...]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from datasets import Dataset, Value
 
 from hf_datasel import Selection, score, select
 from hf_datasel.cli import main
-from hf_datasel.errors import ColumnError, ConfigError
+from hf_datasel.errors import ColumnError, ConfigError, ScoreError
 from hf_datasel.scores import PassRate, RewardGap
 from hf_datasel.scoring.generation import Generator
 from hf_datasel.selection import explain
@@ -34,6 +36,18 @@ def fails_on_forty(answer, reference, row):
     if "40" in answer:
         raise KeyError("forty")
     return None if "41" in answer else answer == reference
+
+
+def always_raises(answer, reference, row):
+    return row["gold"]
+
+
+def says_yes(answer, reference, row):
+    return "yes"
+
+
+def reads_marked(answer, reference, row):
+    return "42" in answer.split("####")[1]
 
 
 def in_gold(answer, reference, row):
@@ -228,6 +242,55 @@ def test_failing_verifier(server):
     assert scored["pass_rate_reason"][:] == ["", "verifier_error", "verifier_error"]
     [line] = lines
     assert "2 without: 2 verifier_error (rows 1, 2: KeyError: 'forty')" in line
+
+
+@pytest.mark.parametrize(
+    ("verifier", "message"),
+    [
+        ("always_raises", "KeyError: 'gold'.*row` has the columns that make the row, and those"),
+        ("says_yes", "says_yes returned 'yes'"),
+        ("math_verify", "math-verify finds no mathematics in '\\$\\$'.*The setting reference names the column"),
+    ],
+)
+def test_verifier_that_always_fails_stops_before_anything_is_generated(server, verifier, message):
+    name = verifier if verifier == "math_verify" else f"{__name__}:{verifier}"
+    rate = remote(server, normalization=None, verifier=name, reference="count")
+    data = rows_of("always", "half", "never", "raises", count=["$$"] * 4)
+    with pytest.raises(
+        ScoreError, match=f"tried before answers are generated.* of 4 rows.*could judge none.*{message}"
+    ):
+        score(data, rate)
+    assert server.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "verifier", "message"),
+    [
+        (
+            "#### 42",
+            f"{__name__}:reads_marked",
+            "is 1 for all 3 rows .* prompts are too easy .* accepts wrong answers",
+        ),
+        (
+            "About 43",
+            "exact_match",
+            "is 0 for all 3 rows .* too difficult .* in the format .* truncated at 512 tokens",
+        ),
+    ],
+)
+def test_equal_rates_are_named(server, caplog, answer, verifier, message):
+    server.reply = lambda text: Reply(completion(answer))
+    exact = remote(server, reference="gold")
+    rate = exact if verifier == "exact_match" else replace(exact, verifier=verifier, normalization=None)
+    data = rows_of("always", "raises", "never", gold=["42"] * 3)
+    with caplog.at_level(logging.WARNING):
+        score(data, rate)
+        [record] = [record for record in caplog.records if "separates no rows" in record.message]
+        assert re.search(f"pass_rate {message}", record.message)
+        caplog.clear()
+        score(rows_of("always", "half", "never", gold=["42", "43", "41"]), exact)
+        score(data.select([0, 1]), exact)
+    assert "separates" not in caplog.text
 
 
 def test_budget_leaves_rows_without_a_rate(server, tmp_path):
