@@ -126,20 +126,6 @@ def test_scores_table():
     assert sorted(names_in_table) == sorted(score_class.__name__ for score_class in list_scores().values())
 
 
-def test_list_output(capsys):
-    from hf_datasel.cli import main
-
-    assert main(["list"]) == 0
-    printed = capsys.readouterr().out
-    assert max(len(line) for line in printed.splitlines()) < 500
-    assert "prompts=(5 prompts)" in printed
-    assert "turns='sum'" in printed
-    (prompt,) = re.findall(r"complexity_prompt=('.*?'),", printed)
-    assert prompt.startswith("'You are a helpful assistant. ")
-    assert prompt.endswith("…'")
-    assert len(prompt) <= 60
-
-
 def test_links():
     links = re.findall(r"\]\((?!http)([^)#]+)\)|(?:src|srcset)=\"(?!http)([^\"]+)\"", TEXT)
     missing = [link or image for link, image in links if not (README.parent / (link or image)).exists()]

@@ -17,7 +17,7 @@ from hf_datasel.errors import DataselError, did_you_mean
 __all__ = ["main"]
 
 COMMANDS = {
-    "list": "list selectors, filters and scores with their settings",
+    "list": "list selectors, filters and scores, or what one of them does and its settings",
     "score": "add score columns to a dataset",
     "select": "select rows once, with a fixed model or by columns of the dataset",
     "train": "fine-tune on rows that are selected again every epoch",
@@ -29,7 +29,7 @@ COMMANDS = {
     "push": "publish a selection or a training run on the Hub",
     "env": "print versions and devices, for a bug report",
 }
-_WITHOUT_FLAGS = ("list", "env")
+_WITHOUT_FLAGS = ("env",)
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a full disk or a folder that cannot be written to, such as the one of a library's cache."""
 
@@ -68,6 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = f"hf-datasel {name}" if name in COMMANDS else "hf-datasel"
         print(printable(f"{command}: error: {error.cli_message}"), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # nobody reads on, as in hf-datasel list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print(f"hf-datasel {name}: interrupted.", file=sys.stderr)
         return 130

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ from datasets import Dataset
 
 from hf_datasel import Selection, load_pool
 from hf_datasel.cli import main
+from hf_datasel.scores import list_scores
+from hf_datasel.selectors import list_filters, list_selectors
 
 
 @pytest.fixture
@@ -30,20 +35,52 @@ TRAINING += ["true", "--per_device_train_batch_size", "4", "--learning_rate", "1
 def test_list(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
-    assert all(f"\n  {name}\n" in printed for name in ("iterit", "graphfilter", "random", "ifd", "length"))
-    assert "by=Length(unit='tokens')" in printed
+    groups = [group.split("\n\n")[1] for group in re.split("^(?=Selectors|Filters|Scores)", printed, flags=re.M)[1:]]
+    listed = [re.findall(r"^  (\w+)\*? ", group, re.MULTILINE) for group in groups]
+    assert listed == [list(list_selectors()), list(list_filters()), list(list_scores())]
+    assert set(re.findall(r"(\w+)\*", printed)) == {"cherry", "diverse_evol", "iterative_kmq", "less"}
+    assert max(map(len, printed.splitlines())) <= 100
+    assert main(["list", "filters"]) == 0
+    assert capsys.readouterr().out.startswith(f"Filters{printed.split('Filters')[1].split('Scores')[0].rstrip()}")
 
 
-def test_list_marks_training_selectors_and_includes_filters(capsys):
-    assert main(["list"]) == 0
-    printed = capsys.readouterr().out
-    entries = [item for item in printed.split("\n\n") if item.startswith("  ")]
-    marked = {item.split()[0] for item in entries if "trains between its rounds: hf-datasel train" in item}
-    assert marked == {"cherry", "diverse_evol", "iterative_kmq", "less"}
-    filters = printed.split("Filters of chain\n")[1].split("Scores\n")[0]
-    assert "  in_range\n" in filters
-    assert "settings: by (required), low=None, high=None" in filters
-    assert "  no_near_duplicates\n" in filters
+def test_list_of_one(capsys):
+    assert main(["list", "in_range", "IterIT"]) == 0
+    first, second = capsys.readouterr().out.split("\n\niterit: selector, in Python hf_datasel.selectors.IterIT\n")
+    assert first.startswith(
+        "in_range: filter, in Python hf_datasel.selectors.InRange\n\nRows with `low <= value < high`"
+    )
+    assert "    by: str | Score (required)\n        Name of a numeric column, or a score.\n" in first
+    assert "    high: float | None = None\n" in first
+    assert "2412.17365" in second
+    assert main(["list", "less"]) == 0
+    assert "\nTrains between its rounds: hf-datasel train.\n" in capsys.readouterr().out
+
+
+def test_list_as_json(capsys):
+    assert main(["list", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert {(entry["kind"], entry["name"]) for entry in entries} > {("score", "ifd"), ("selector", "top")}
+    assert [(entry["name"], item) for entry in entries for item in entry["settings"] if not item["about"]] == []
+    defaults = {(entry["name"], item["name"]): item["default"] for entry in entries for item in entry["settings"]}
+    assert defaults["top", "by"] is None
+    assert defaults["length_km", "by"] == "Length(unit='tokens')"
+    assert defaults["selectit", "prompts"] == "(5 prompts)"
+    prompt = defaults["deita_score", "complexity_prompt"]
+    assert prompt.startswith("'You are a helpful assistant. ")
+    assert prompt.endswith("…'")
+    assert len(prompt) <= 60
+
+
+def test_list_of_an_unknown_name(capsys):
+    assert main(["list", "iterti"]) == 2
+    assert "no selector, filter or score 'iterti'. Did you mean 'iterit'?" in capsys.readouterr().err
+
+
+def test_list_into_a_closed_pipe():
+    command = f"{sys.executable} -m hf_datasel.cli list selectors | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (done.stdout[:9], done.stderr) == ("Selectors", "")
 
 
 @pytest.mark.parametrize("command", ["train", "select"])
@@ -171,7 +208,7 @@ def test_train_with_own_selector(rows_file, tiny_model_dir, tmp_path, monkeypatc
         ("train --config missing.yaml", "Cannot read 'missing.yaml'"),
         ("train --config BROKEN", "is no valid YAML"),
         ("train --use_cpu true --bf16 false --model_name_or_path MODEL", "No dataset is named"),
-        ("list all", "list takes no arguments"),
+        ("env all", "env takes no arguments"),
     ],
 )
 def test_errors_are_one_line(command, message, rows_file, tiny_model_dir, tmp_path, capsys):
