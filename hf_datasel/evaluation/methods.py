@@ -75,6 +75,11 @@ class Method:
         """Whether it trains on all rows of the pool."""
         return isinstance(self.selector, All) and self.dataset_name is None
 
+    @property
+    def has_open_size(self) -> bool:
+        """Whether only running its filters tells the number of rows, because it trains on all rows that they keep."""
+        return self.selector is not None and self.selector.keeps_all and not isinstance(self.selector, All)
+
     def with_equal_steps(self, steps: int) -> Method:
         """Return the method with as many updates as one that selects."""
         return replace(self, train={**_without_size(self.train), "selection_ratio": 1.0, "max_steps": steps})
@@ -219,19 +224,22 @@ def training_config(train: Mapping[str, Any]) -> SelectiveSFTConfig:
         raise ConfigError(f"train: {' '.join(str(error).split())}") from error
 
 
-def planned_steps(method: Method, pool_size: int, processes: int) -> int | None:
-    """Return the number of updates of a run, or None if only training tells it, as with packing.
+def planned_steps(method: Method, pool_size: int, processes: int, at_most: bool = False) -> int | None:
+    """Return the number of updates of a run, or None if only the run tells it, as with packing.
 
     Args:
         method: The method.
         pool_size: Number of rows of the pool.
         processes: Number of processes that a run trains with.
+        at_most: Whether to return the highest possible number for a method that keeps all rows that pass its filters,
+            instead of None.
     """
     assert method.selector is not None
     config = training_config(method.train)
     if config.max_steps > 0:
         return int(config.max_steps)
-    if config.packing or config.selection_schedule is not None:
+    is_open = method.has_open_size and not at_most
+    if config.packing or config.selection_schedule is not None or is_open:
         return None
     rounds = method.selector.plan(rows_per_round(config, pool_size), config.num_train_epochs, pool_size)
     batch = config.per_device_train_batch_size * processes

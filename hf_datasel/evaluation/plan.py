@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, Method, training_config
+from hf_datasel.evaluation.methods import CONTROL, UNTRAINED, Method, planned_steps, training_config
 from hf_datasel.evaluation.statistics import minimum_detectable_effect
 from hf_datasel.hub.markdown import table
 from hf_datasel.scoring.cost import Parameters
 from hf_datasel.scoring.models import Loading, load_config, load_tokenizer
-from hf_datasel.selectors import All
 from hf_datasel.tokens import TokenRows, TokenSettings
 from hf_datasel.training.schedule import rows_per_round
 
@@ -40,6 +39,8 @@ class PlannedMethod:
         rows: Number of rows of a round.
         steps: Number of updates of a run; None if only training tells it.
         tokens: Estimated number of tokens that a run trains on; None if the steps are not known.
+        rows_at_most: Whether `rows` is an upper bound, because the method keeps all rows that pass its filters.
+        steps_at_most: Whether `steps` and `tokens` are upper bounds.
     """
 
     name: str
@@ -47,6 +48,8 @@ class PlannedMethod:
     rows: int
     steps: int | None
     tokens: int | None
+    rows_at_most: bool = False
+    steps_at_most: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Plan:
 
     @property
     def training_flops(self) -> float:
-        """Operations of training all runs."""
+        """Operations of training all runs whose steps are known, or the upper bound."""
         return sum(
             float(self.flops_per_parameter) * self.parameters * (entry.tokens or 0) * entry.runs
             for entry in self.methods
@@ -93,29 +96,40 @@ class Plan:
             [
                 entry.name,
                 str(entry.runs),
-                f"{entry.rows:,}",
-                "–" if entry.steps is None else f"{entry.steps:,}",
-                "–" if entry.tokens is None else f"{entry.tokens:,}",
+                _number(entry.rows, entry.rows_at_most),
+                *(_number(count, entry.steps_at_most) for count in (entry.steps, entry.tokens)),
             ]
             for entry in self.methods
         ]
         states = list(self.cells.values())
         finished = f" {states.count('finished')} have finished." if "finished" in states else ""
+        at_most = "at most " if any(entry.steps_at_most for entry in self.methods) else ""
         hours = self.training_flops / _FLOPS_PER_SECOND / 3600
         tasks = ", ".join(
             f"{name}{'' if count is None else f' ({count:,} items)'}" for name, count in self.tasks.items()
         )
         lines = [
             table(head, rows),
+            *self._unknown(),
             f"{len(states)} runs, each evaluated on: {tasks}.{finished}",
             f"Pool: {self.pool_rows:,} rows of {self.tokens_per_row:.0f} tokens on average. {self.pool}".strip(),
-            f"Training takes {self.training_flops:.2g} floating-point operations ({self.flops_per_parameter} x "
-            f"{self.parameters:,} parameters x tokens): {hours:.2g} hours of a GPU that does "
+            f"Training takes {at_most}{self.training_flops:.2g} floating-point operations ({self.flops_per_parameter} "
+            f"x {self.parameters:,} parameters x tokens): {hours:.2g} hours of a GPU that does "
             f"{_FLOPS_PER_SECOND / 1e12:.0f} teraflops. Scoring, selecting and evaluating are not included; their "
             "cost is measured.",
             self._effect(),
         ]
         return "\n\n".join(lines)
+
+    def _unknown(self) -> list[str]:
+        """Return sentences on what only the runs tell."""
+        bounded = ", ".join(entry.name for entry in self.methods if entry.rows_at_most)
+        uncounted = ", ".join(entry.name for entry in self.methods if entry.tokens is None)
+        sentences = {
+            f"≤: an upper bound. How many rows the filters keep is known when they have run ({bounded}).": bounded,
+            f"–: known when it is trained. The operations below are without {uncounted}.": uncounted,
+        }
+        return [sentence for sentence, names in sentences.items() if names]
 
     def _effect(self) -> str:
         if self.detectable is None:
@@ -130,6 +144,10 @@ class Plan:
             f"{self.detectable:.2f} standard deviations between runs of one method{sd}. Smaller ones are seen "
             "less often."
         )
+
+
+def _number(count: int | None, at_most: bool) -> str:
+    return "–" if count is None else f"{'≤ ' * at_most}{count:,}"
 
 
 def make_plan(prepared: Prepared) -> Plan:
@@ -157,13 +175,18 @@ def make_plan(prepared: Prepared) -> Plan:
 
 
 def _planned(prepared: Prepared, method: Method, tokens_per_row: float) -> PlannedMethod:
-    config, pool_rows, steps = training_config(method.train), prepared.num_rows(method), prepared.steps(method)
-    rows = pool_rows if isinstance(method.selector, All) else rows_per_round(config, pool_rows)
+    assert method.selector is not None
+    config, pool_rows = training_config(method.train), prepared.num_rows(method)
     processes = prepared.experiment.num_processes
+    rows = pool_rows if method.selector.keeps_all else rows_per_round(config, pool_rows)
+    steps = planned_steps(method, pool_rows, processes, at_most=True)
     batch = config.per_device_train_batch_size * config.gradient_accumulation_steps * processes
     trained = None if steps is None else steps * min(batch, rows)
     tokens = None if trained is None else round(trained * tokens_per_row)
-    return PlannedMethod(method.name, len(method.seeds), rows, steps, tokens)
+    steps_at_most = steps is not None and prepared.steps(method) is None
+    return PlannedMethod(
+        method.name, len(method.seeds), rows, steps, tokens, method.has_open_size, steps_at_most=steps_at_most
+    )
 
 
 def _tokens_per_row(prepared: Prepared) -> float:

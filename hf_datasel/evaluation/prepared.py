@@ -21,7 +21,6 @@ from hf_datasel.evaluation.contaminated_pool import CleanPool
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, Method, planned_steps, training_config
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.models import model_identity
-from hf_datasel.selectors import All
 from hf_datasel.spec import to_spec
 from hf_datasel.training.schedule import rows_per_round
 
@@ -173,12 +172,13 @@ class Prepared:
         return [self._cell(method, seed) for seed in method.seeds]
 
     def num_rows(self, method: Method) -> int:
-        """Return the number of rows that a method's sizes are shares of: all rows, of the whole pool those it uses."""
+        """Return the number of rows that a method's sizes are shares of, or the highest number that it keeps."""
         pool = self.pools[method.dataset_name]
-        return len(pool.rows) if isinstance(method.selector, All) else len(pool.pool)
+        keeps_all = method.selector is not None and method.selector.keeps_all
+        return pool.num_usable if keeps_all else len(pool.pool)
 
     def steps(self, method: Method) -> int | None:
-        """Return the number of updates of a run of a method; None if only training tells it."""
+        """Return the number of updates of a run of a method; None if only the run tells it."""
         return planned_steps(method, self.num_rows(method), self.experiment.num_processes)
 
     @property
@@ -219,8 +219,8 @@ class Prepared:
         defined = [steps for steps in map(self.steps, others) if steps is not None]
         if not defined:
             raise ConfigError(
-                "equal: [steps] cannot tell the number of updates before training (packing, or no method that "
-                "selects). Set max_steps in train, or equal: []."
+                "equal: [steps] cannot tell the number of updates before training (packing, filters that keep an "
+                "unknown number of rows, or no method that selects). Set max_steps in train, or equal: []."
             )
         return method.with_equal_steps(defined[0])
 

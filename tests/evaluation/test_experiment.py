@@ -314,6 +314,24 @@ def test_the_plan_says_what_is_done_and_seen(world, tmp_path):
     assert not (tmp_path / "cells").exists()
 
 
+def test_the_plan_has_bounds_for_rows_that_only_filters_know(world, tmp_path):
+    short = {"filters": [{"filter": "in_range", "by": {"score": "length"}, "high": 3}], "then": {"selector": "all"}}
+    chain = {"selector": "chain", "selector_kwargs": short}
+    methods = [{"short": chain}, {"limited": {**chain, "train": {"max_steps": 5}}}, "all"]
+    plan = Experiment(**{**settings(world, tmp_path), "methods": methods, "baselines": ["random"]}).plan()
+    random, short, limited, everything = plan.methods
+    assert (everything.steps, everything.rows_at_most) == (random.steps, False), "as many as a method of a known size"
+    assert (short.rows, short.steps, short.rows_at_most, short.steps_at_most) == (1000, 96, True, True)
+    assert (limited.rows, limited.steps, limited.rows_at_most, limited.steps_at_most) == (1000, 5, True, False)
+    text = " ".join(plan.to_text().split())
+    assert f"| ≤ 1,000 | ≤ 96 | ≤ {short.tokens:,} |" in text
+    assert f"| ≤ 1,000 | 5 | {limited.tokens:,} |" in text
+    assert "How many rows the filters keep is known when they have run (short, limited)." in text
+    assert "Training takes at most " in text
+    with pytest.raises(ConfigError, match=r"cannot tell the number of updates .* filters that keep an unknown number"):
+        Experiment(**{**settings(world, tmp_path), "methods": [methods[0], "all"], "baselines": []}).plan()
+
+
 def test_parts_that_start_in_other_folders_have_the_same_rows(world, tmp_path, monkeypatch):
     """A relative path is one in the current folder, and never names two pools of one experiment."""
     values = {**small(world, tmp_path / "out"), "dataset_name": "pool.parquet"}
