@@ -154,7 +154,7 @@ class RoundFacts(TypedDict):
             such rows.
         text_duplicates: Number of selected rows that nearly repeat one selected before them, if that was counted.
         weights: Lowest (`min`), highest (`max`) and `mean` weight of the selected rows, if they have any.
-        means: Score -> mean over the scored rows and over the selected rows.
+        means: Score -> mean over the scored rows and over the selected rows, without scores that only filters read.
     """
 
     config: str

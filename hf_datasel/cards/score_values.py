@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from hf_datasel.errors import ConfigError
+from hf_datasel.rounds.columns_read import columns_read
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.selection import Selection
+from hf_datasel.selectors import All, Chain, get_selector
 
 __all__ = [
     "group_column",
@@ -39,8 +43,8 @@ def group_column(spec: Mapping[str, Any]) -> str | None:
 def numeric_scores(selection: Selection) -> list[str]:
     """Return the numeric scores with a value for some selected row.
 
-    Contamination, distances to centroids and numbers of answers come last, and cluster numbers are not included. At
-    most three names are returned.
+    Contamination, distances to centroids, numbers of answers and scores that only filters read come last, and cluster
+    numbers are not included. At most three names are returned.
     """
     types = {name: selection.table.schema.field(name).type for name in selection.score_columns}
     groups = group_column(selection.provenance["selector"])
@@ -51,9 +55,31 @@ def numeric_scores(selection: Selection) -> list[str]:
         and (pa.types.is_floating(dtype) or (pa.types.is_integer(dtype) and not name.endswith("_id")))
         and np.isfinite(selection.scores(name)[selection.indices]).any()
     ]
-    return sorted(names, key=lambda name: name.endswith(("contamination", "cluster_distance", "pass_rate_answers")))[
-        :_MAX_SCORES
-    ]
+    side = ("contamination", "cluster_distance", "pass_rate_answers")
+    filtered = _only_filtered(selection)
+    return sorted(names, key=lambda name: (name in filtered, name.endswith(side)))[:_MAX_SCORES]
+
+
+def _only_filtered(selection: Selection) -> set[str]:
+    """Return the scores that only filters read, whose means say nothing about how rows were selected."""
+    settings = dict(selection.provenance["selector"])
+    try:
+        selector = get_selector(settings.pop("selector"), settings)
+    except ConfigError:  # it needs classes outside this package
+        return set()
+    inner: Any = selector
+    while isinstance(inner, Selector) and not isinstance(inner, Chain):
+        inner = getattr(inner, "method", None)
+    if not isinstance(inner, Chain):
+        return set()
+    filters = Chain(inner.filters, All())
+    return _columns_read(filters, selection) - _columns_read(inner.then, selection)
+
+
+def _columns_read(selector: Selector, selection: Selection) -> set[str]:
+    """Return the columns that a selector reads, and all that its scores write."""
+    written = {f"{score.column_prefix}{name}" for score in selector.scores() for name in score.columns()}
+    return {*columns_read(selector, selection.score_columns), *written}
 
 
 def scored_and_selected(selection: Selection, column: str) -> tuple[np.ndarray, np.ndarray]:
@@ -64,9 +90,12 @@ def scored_and_selected(selection: Selection, column: str) -> tuple[np.ndarray, 
 
 
 def score_means(selection: Selection) -> dict[str, tuple[float, float]]:
-    """Return score -> mean over the scored rows and over the selected rows, with six significant digits."""
-    means = {}
-    for name in numeric_scores(selection):
+    """Return score -> mean over the scored rows and over the selected rows, with six significant digits.
+
+    Scores that only filters read are not included.
+    """
+    means, filtered = {}, _only_filtered(selection)
+    for name in (name for name in numeric_scores(selection) if name not in filtered):
         scored, selected = scored_and_selected(selection, name)
         means[name] = rounded(np.mean(scored)), rounded(np.mean(selected))
     return means

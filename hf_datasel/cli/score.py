@@ -177,7 +177,7 @@ def _write_results(
     _write_parquet(scored, folder)
     print(column_table(scored, names))
     has_plots = _write_histograms(scored, names, folder)
-    plots = ", with a histogram of each column next to it" if has_plots else ""
+    plots = ", with histograms next to it" if has_plots else ""
     print(f"Written to {folder / 'scored.parquet'}{plots}.")
     if arguments.repo_id is not None:
         _push(scored, names, folder, arguments.repo_id, private, arguments.allow_secrets)
@@ -255,23 +255,25 @@ def _write_parquet(scored: Any, folder: Path) -> None:
 def _write_histograms(scored: Any, names: list[str], folder: Path) -> bool:
     """Write histograms of the numeric columns as JSON and, if matplotlib is installed, as images.
 
-    Images of columns that an earlier run drew are removed.
+    There are no images of a single bar, or of two. Images of columns that an earlier run drew are removed.
 
     Returns:
         Whether images were written.
     """
     from hf_datasel.analysis import distribution, draw_scores
+    from hf_datasel.analysis.plots.spreads import few_values
 
     columns = {name: values for name, values in numeric_columns(scored, names).items() if values.size}
     distributions = {name: distribution(name, {"scored": values}) for name, values in columns.items()}
     drawn_before, has_matplotlib = _columns_drawn_before(folder), importlib.util.find_spec("matplotlib") is not None
     write_file(folder / "histograms.json", json.dumps(distributions, indent=1), ScoreError)
-    for name, summary in distributions.items() if has_matplotlib else ():
-        figure = draw_scores(summary, f"{name} of {columns[name].size:,} rows")
+    drawn = [name for name, summary in distributions.items() if has_matplotlib and not few_values(summary)]
+    for name in drawn:
+        figure = draw_scores(distributions[name], f"{name} of {columns[name].size:,} rows")
         write_file(folder / "histograms" / f"{name}.png", partial(figure.savefig, format="png"), ScoreError)
-    for name in drawn_before if not has_matplotlib else drawn_before - distributions.keys():
+    for name in drawn_before.difference(drawn):
         (folder / "histograms" / f"{name}.png").unlink(missing_ok=True)
-    return has_matplotlib and bool(distributions)
+    return bool(drawn)
 
 
 def _columns_drawn_before(folder: Path) -> set[str]:

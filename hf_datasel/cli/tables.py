@@ -10,21 +10,24 @@ __all__ = ["column_table", "numeric_columns", "sparkline"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 20
+_MAX_LISTED = 4
+"""Number of different values up to which they are listed."""
 
 
 def column_table(dataset: Any, names: list[str]) -> str:
     """Return a table with the number of nulls, the minimum, quartiles, maximum and a histogram of each numeric column.
 
-    The histogram covers the 1st to the 99th percentile.
+    The histogram covers the 1st to the 99th percentile. Where there are few values, or one that nearly all rows
+    have, these are listed instead, with their numbers of rows.
     """
     width = max([len("column"), *map(len, names)])
     heads = ["null", "min", "25 %", "median", "75 %", "max"]
-    lines = [f"{'column':<{width}}" + "".join(f"{head:>10}" for head in heads) + "  1 to 99 %"]
+    lines = [f"{'column':<{width}}" + "".join(f"{head:>10}" for head in heads) + "  1 to 99 %, or values (rows)"]
     for name, values in numeric_columns(dataset, names).items():
         quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
         numbers = "".join(f"{quantile:>10.4g}" for quantile in quantiles)
         nulls = len(dataset) - values.size
-        lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {sparkline(values)}".rstrip())
+        lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {_value_counts(values) or sparkline(values)}".rstrip())
     return "\n".join(lines)
 
 
@@ -35,6 +38,17 @@ def numeric_columns(dataset: Any, names: list[str]) -> dict[str, np.ndarray]:
         if getattr(dataset.features[name], "dtype", "string") != "string":  # embeddings have no dtype
             columns[name] = dataset.data.column(name).drop_null().to_numpy().astype(np.float64)
     return columns
+
+
+def _value_counts(values: np.ndarray) -> str:
+    """Return a few values, or the one of nearly all rows, with their numbers of rows; "" if a histogram shows more."""
+    distinct, counts = np.unique(values, return_counts=True)
+    has_few = len(distinct) <= _MAX_LISTED
+    if not values.size or not (has_few or np.ptp(np.percentile(values, [1, 99])) == 0):
+        return ""
+    listed = range(len(distinct)) if has_few else [int(np.argmax(counts))]
+    texts = [f"{distinct[index]:.4g} ({counts[index]:,})" for index in listed]
+    return ", ".join(texts if has_few else [*texts, f"others ({values.size - counts.max():,})"])
 
 
 def sparkline(values: np.ndarray) -> str:

@@ -88,7 +88,7 @@ def least() -> Facts:
     """Return facts with every figure, as small as possible."""
     one, same = np.array([0.5]), np.full(9, 0.5)
     return facts(
-        distributions=[distribution("ifd", {"pool": same, "selected": one})],
+        distributions=[distribution("ifd", {"pool": np.array([0.5, 0.6]), "selected": one})],
         rounds=distribution_by_round("ifd", [(0, same, one), (1, one, one)]),
         lengths=distribution("response_words", {"pool": np.array([3]), "selected": np.array([3])}, log=True),
         overlap=overlaps({"selected": np.array([0]), "Random": np.array([1])}, 2),
@@ -222,7 +222,8 @@ def test_foreign_text_in_figures(index):
 
 def test_figure_names_are_unique():
     columns = ["a!", "a?", "a-2", "日本", "中国", "x" * 300, "x" * 301]
-    names = [item.name for item in figures(facts(distributions=[distribution(c, {"p": np.ones(2)}) for c in columns]))]
+    distributions = [distribution(column, {"pool": np.array([0.1, 0.2])}) for column in columns]
+    names = [item.name for item in figures(facts(distributions=distributions))]
     assert names[:5] == ["scores-a", "scores-a-2", "scores-a-2-2", "scores", "scores-2"]
     assert len(set(names)) == len(columns)
 

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from datasets import concatenate_datasets
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
@@ -12,6 +13,7 @@ from hf_datasel import Selection, select
 from hf_datasel.cards import report
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import card, page
+from hf_datasel.cards.figures import figures
 from hf_datasel.cards.report import read_facts, write_report
 from hf_datasel.cards.sections.exclusions import long_reason
 from hf_datasel.cards.sections.method import describe_method, describe_score
@@ -29,6 +31,7 @@ from hf_datasel.selection.display import describe_setting, method_name, model_na
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
     KMQ,
+    All,
     Chain,
     Deita,
     InRange,
@@ -334,6 +337,33 @@ def test_quality_of_the_first_round(rows, selections_by):
     assert "response_words of all scored rows and of selected rows by round" in text
     cherry = gather(selections_by("cherry", 8), rows, title="x")
     assert " of the scored rows in the last round |" in page(cherry), "the whole pool, by the current model"
+
+
+def test_scores_that_only_filters_read(rows):
+    rows = rows.add_column("flag", [1] + [0] * 23)
+    filters = [InRange("flag", high=1), InRange("loss", high=0.8)]
+    selections = [select(rows, Chain(filters, then), size=6) for then in (Random(), Top(by="reward"))]
+    drawn, ranked = [gather([selection], rows, title="x") for selection in selections]
+    text = page(drawn)
+    assert "mean score" not in text
+    assert (
+        "`flag` is 0 for 23 and 1 for 1 of the 24 rows of the pool; 0 for 6 and 1 for 0 of the 6 selected rows."
+        in text
+    )
+    assert [figure.name for figure in figures(drawn) if figure.name.startswith("scores")] == ["scores-loss"]
+    assert "another model would select" not in text
+    assert list(ranked["rounds"][0]["means"]) == ["reward"]
+    assert [figure.name for figure in figures(ranked) if "scores" in figure.name] == ["scores-reward", "scores-loss"]
+    length = gather([select(rows, Chain([InRange(Length(), low=1)], Longest()), size=6)], rows, title="x")
+    assert list(length["rounds"][0]["means"]) == ["response_words"], "the method reads it too"
+
+
+def test_score_that_is_nearly_always_the_same(rows):
+    data = concatenate_datasets([rows] * 5).add_column("share", [0.4, *[0.0] * 119])
+    text = page(gather([select(data, Top(by="share"), size=4)], data, title="x"))
+    assert "Histograms of share" in text
+    text = page(gather([select(data, Chain([InRange("share", high=0.1)], All()), size=4)], data, title="x"))
+    assert "`share` is close to 0 for 119 of the 120 rows of the pool; 0 for 119 of the 119 selected rows." in text
 
 
 def steps(selections, *before):

@@ -74,12 +74,14 @@ def test_config_with_several_scores(command, tmp_path, tiny_model_dir, pool_rows
 
 
 def test_table_and_histograms(command, tmp_path, pool_rows, capsys):
-    assert main([*command, "--scores", "length", "loss"]) == 0
+    assert main([*command, "--scores", "length", "loss", "refusal"]) == 0
     table = capsys.readouterr().out.split("column", 1)[1].splitlines()
     words = next(line for line in table if line.startswith("response_words"))
     counts = sorted(len(text.split()) for text in pool_rows["output"])
     median = (counts[11] + counts[12]) / 2
     assert [words.split()[index] for index in (1, 2, 4, 6)] == ["1", str(counts[0]), f"{median:g}", str(counts[-1])]
+    refusals = next(line for line in table if line.startswith("refusal"))
+    assert refusals.split()[1:] == ["1", *["0"] * 5, "0", "(24)"]
     drawn = json.loads((tmp_path / "out" / "histograms.json").read_text())
     assert sum(drawn["loss"]["groups"][0]["counts"]) >= 22  # without the last hundredth at either end
     pictures = sorted(path.name for path in (tmp_path / "out" / "histograms").iterdir())
@@ -91,8 +93,21 @@ def test_table_of_null_and_constant_columns():
     data = data.cast_column("none", data.features["one"])
     lines = column_table(data, ["none", "one", "text"]).splitlines()
     assert lines[1].split() == ["none", "2", "nan", "nan", "nan", "nan", "nan"]
-    assert lines[2].split() == ["one", "0", "2", "2", "2", "2", "2", "█"]
+    assert lines[2].split() == ["one", "0", "2", "2", "2", "2", "2", "2", "(2)"]
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([0.0] * 150 + [1.0, 0.0, 1.0], "0 (151), 1 (2)"),
+        ([0.0] * 990 + [0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.5, 0.6], "0 (990), others (8)"),
+        ([0.0, 1.0, 2.0, 3.0, 4.0], "█" + "    █" * 4),
+    ],
+)
+def test_table_lists_few_values(values, shown):
+    [_, line] = column_table(Dataset.from_dict({"one": values}), ["one"]).splitlines()
+    assert line.endswith(f"  {shown}")
 
 
 def test_second_run_computes_nothing(command, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -349,6 +350,8 @@ def test_order_is_recorded(train, rows, tmp_path):
             "last, dealt into 3 folds that follow one another."
         ) in written
     assert "rows were scored only to order them" in card
+    assert re.search(r"Models processed .* tokens.*, to order them\.", card)
+    assert "another model would select other rows" not in card
     assert "| `selection_order` | `by: loss, pattern: folded, folds: 3` |" in card
 
 

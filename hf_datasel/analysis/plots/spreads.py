@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["bin_shares", "draw_bars", "draw_lengths", "draw_scores", "integer_bins", "layout_value_axis"]
+__all__ = ["bin_shares", "draw_bars", "draw_lengths", "draw_scores", "few_values", "integer_bins", "layout_value_axis"]
 
+_NEARLY_ALL = 0.98  # share of rows
 _MARGIN = 0.015  # share of the axis at either end
 _DASHES = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 
@@ -125,6 +126,24 @@ def integer_bins(summary: Distribution) -> list[int]:
     edges = np.asarray(summary["edges"])
     one_each = len(edges) <= MAX_INTEGER_BINS + 1 and (edges % 1 == 0.5).all() and (np.diff(edges) == 1).all()
     return [int(center) for center in edges[:-1] + 0.5] if one_each else []
+
+
+def few_values(summary: Distribution) -> dict[float, int]:
+    """Return value -> bin, if a histogram would be a single high bar, or two bars of integers; otherwise empty.
+
+    So it is for a score that is 0 for nearly all rows. The numbers of rows in `counts` say more then.
+
+    >>> few_values({"column": "refusal", "edges": [-0.5, 0.5, 1.5], "log": False, "groups": [{"counts": [40, 2]}]})
+    {0: 0, 1: 1}
+    """
+    groups = summary["groups"]
+    if values := integer_bins(summary):
+        filled = np.flatnonzero(np.sum([group["counts"] for group in groups], axis=0)).tolist()
+        return {values[index]: index for index in filled} if len(filled) <= 2 else {}
+    highest = int(np.argmax(groups[0]["counts"]))
+    if any(group["counts"][highest] < _NEARLY_ALL * group["rows"] for group in groups):
+        return {}
+    return {groups[0]["quantiles"][2]: highest}
 
 
 def draw_bars(ax: Axes, summary: Distribution, heights: np.ndarray, base: float, color: str) -> None:

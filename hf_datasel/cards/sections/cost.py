@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hf_datasel.cards.cost_wording import compare_costs, describe_cost, describe_duration
+from hf_datasel.cards.round_wording import joined
 from hf_datasel.cards.section import Section
 from hf_datasel.scoring.cost import total_cost
 
@@ -26,10 +27,21 @@ def _text(facts: Facts, own: None) -> str:
         sentences.append(f"That is {training['selection_time_share']:.0%} of the wall time of the training run.")
     costs = [part["cost"] for part in facts["rounds"] if "cost" in part]
     if len(costs) == len(facts["rounds"]) and (cost := total_cost(costs))["tokens_forward"]:
-        sentences.append(f"Models processed {describe_cost(cost)}.")
+        sentences.append(f"Models processed {describe_cost(cost)}{_purposes(facts)}.")
     if training is not None and (comparison := compare_costs(training.get("costs", {}))):
         sentences.append(comparison)
     return " ".join(sentences) or "Not recorded."
+
+
+def _purposes(facts: Facts) -> str:
+    """Return what models ran for, where that is more than scoring rows to select them; otherwise ""."""
+    settings = {} if facts["training"] is None else facts["training"]["settings"]
+    order, step_filter = settings.get("selection_order"), settings.get("step_filter")
+    purposes = ["to score rows"] if any(part["rows_scored"] for part in facts["rounds"]) else []
+    others = ["to order them"] if isinstance(order, Mapping) and isinstance(order.get("by"), Mapping) else []
+    if step_filter == "tail_sft" or (isinstance(step_filter, Mapping) and "tail_sft" in step_filter):
+        others.append("for the losses before training that step_filter reads")
+    return f", {joined([*purposes, *others])}" if others else ""
 
 
 def _scored(facts: Facts) -> str:

@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING
 
 from hf_datasel.cards.round_wording import counted, number_range
 from hf_datasel.cards.section import Section
-from hf_datasel.cards.selector_traits import draws_first_round, draws_rows
+from hf_datasel.cards.selector_traits import (
+    draws_first_round,
+    draws_from_all,
+    draws_rows,
+    runs_model,
+    selecting_scores,
+)
 from hf_datasel.hub.markdown import code
 from hf_datasel.selection.display import model_names
 
@@ -30,7 +36,9 @@ def _text(facts: Facts, own: None) -> str:
 
 
 def _model(facts: Facts) -> str:
-    if facts["rounds"][-1]["model"] or any(model_names(spec) for spec in facts["scores"]):
+    has_model = facts["rounds"][-1]["model"]
+    is_read = any(model_names(spec) or (has_model and runs_model(spec)) for spec in selecting_scores(facts))
+    if is_read and not draws_from_all(facts):
         return "The scores depend on the model and its prompt format: another model would select other rows."
     return ""
 

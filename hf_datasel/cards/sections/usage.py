@@ -62,7 +62,7 @@ def _columns(facts: Facts) -> str:
         f"{', `selection_weight`' if facts['rounds'][-1].get('weights') else ''} and `selection_round`."
     )
     scores = next((config["name"] for config in facts["configs"] if config["holds"] == "scores"), None)
-    if not facts["rounds"][-1]["means"] or scores is None:
+    if not facts["sections"].get("distributions") or scores is None:
         return columns
     return (
         f"{columns} The configuration {code(scores)} has the scores of every row of the pool, with its row number and "
