@@ -27,7 +27,16 @@ from hf_datasel.cards.typed_json import checked, checked_keys
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.markdown import text
 
-__all__ = ["html_page", "json_text", "read_facts", "read_results", "write_card", "write_files", "write_report"]
+__all__ = [
+    "default_title",
+    "html_page",
+    "json_text",
+    "read_facts",
+    "read_results",
+    "write_card",
+    "write_files",
+    "write_report",
+]
 
 
 def write_report(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
@@ -50,6 +59,17 @@ def write_report(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
         "report.md": page(facts),
     }
     return write_files(Path(folder), {**files, **images, "facts.json": _json(facts)})
+
+
+def default_title(facts: Facts, name: str = "") -> str:
+    """Return the title of a page: the name of the method and of the dataset.
+
+    Args:
+        facts: Facts of the page.
+        name: Name of a dataset that has none of its own; by default its number of rows.
+    """
+    rows = f"{facts['parent']['rows']:,} rows"
+    return f"{facts['method']['name']} on {facts['parent']['name'] or name or rows}"
 
 
 def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:

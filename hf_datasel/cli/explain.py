@@ -18,7 +18,6 @@ from hf_datasel.cli.arguments import (
     record_columns,
 )
 from hf_datasel.errors import ConfigError
-from hf_datasel.selection.explanation import Explanation, ScoreRank
 
 __all__ = ["ExplainArguments", "run"]
 
@@ -59,6 +58,7 @@ def run(argv: Sequence[str]) -> None:
     log_to_stderr()
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.selection import explain
+    from hf_datasel.selection.explanation_text import explanation_text
 
     selection = load_selection(arguments.selection)
     record_columns([selection], dataset_arguments.mapping)
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
             explanation = explain(
                 selection, dataset, row, arguments.model_name_or_path, allow_imports=arguments.allow_imports
             )
-            print(json.dumps(explanation, ensure_ascii=False) if arguments.json else _text(explanation))
+            print(json.dumps(explanation, ensure_ascii=False) if arguments.json else explanation_text(explanation))
             if explanation["checkpoint"] and not arguments.json:
                 print(f"  {_checkpoint_hint(arguments.selection, explanation['checkpoint'])}")
 
@@ -89,37 +89,3 @@ def _checkpoint_hint(selection: str, name: str) -> str:
     path = path if len(path.parents) > 2 else path.absolute()
     checkpoint = path.parents[1] / name
     return f"Pass --model_name_or_path {checkpoint}." if checkpoint.is_dir() else f"There is no {checkpoint}."
-
-
-def _text(explanation: Explanation) -> str:
-    num_selected = explanation["num_selected"]
-    if explanation["unusable"]:
-        outcome = f"could not be selected: {explanation['unusable']}"
-    elif explanation["rank"] is None:
-        outcome = f"was not selected; {num_selected:,} other rows were"
-    else:
-        outcome = f"was selected: rank {explanation['rank'] + 1:,} of {num_selected:,}"
-        if explanation["weight"] is not None:
-            outcome += f", with weight {explanation['weight']:.3g}"
-    lines = [f"Row {explanation['row']:,} {outcome}."]
-    if explanation["interrupted"]:
-        lines.append(f"  The selection was interrupted after {num_selected:,} rows.")
-    if explanation["duplicates"]:
-        copies = ", ".join(map(str, explanation["duplicates"]))
-        lines.append(f"  Row {copies}, with the same prompt and response, was selected.")
-    decided, scores = explanation["decided"], [_score_text(score) for score in explanation["scores"]]
-    if explanation["cluster"] is not None and not any(line.startswith(("Cluster", "Group")) for line in decided):
-        number, num_rows, num_selected_rows = explanation["cluster"]
-        scores.append(f"Cluster {number}: {num_selected_rows:,} of its {num_rows:,} rows were selected.")
-    said = [*decided, *scores] if explanation["excluded"] else [*scores, *decided]
-    return "\n".join([*lines, *(f"  {line}" for line in said)])
-
-
-def _score_text(score: ScoreRank) -> str:
-    limits = score["selected_range"]
-    selected = f"; selected rows have {limits[0]:.5g} to {limits[1]:.5g}" if limits else ""
-    if score["value"] is None:
-        reason = f" ({score['reason']})" if score["reason"] else ""
-        return f"{score['score']}: none{reason}{selected}."
-    tied = f", tied with {score['ties']:,} other row{'' if score['ties'] == 1 else 's'}" if score["ties"] else ""
-    return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{tied}{selected}."

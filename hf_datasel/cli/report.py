@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hf_datasel.cli.arguments import (
     DatasetArguments,
@@ -18,9 +17,6 @@ from hf_datasel.cli.arguments import (
 )
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError
-
-if TYPE_CHECKING:
-    from hf_datasel.cards.facts import Facts
 
 __all__ = ["ReportArguments", "RunArguments", "run", "run_folder"]
 
@@ -60,7 +56,7 @@ def run(argv: Sequence[str]) -> None:
     dataset_arguments, arguments = parse((DatasetArguments, ReportArguments), argv, "report")
     log_to_stderr()
     from hf_datasel.cards.build import gather, read_run
-    from hf_datasel.cards.report import read_results, write_report
+    from hf_datasel.cards.report import default_title, read_results, write_report
 
     selections, training = read_run(run_folder(arguments.selection))
     results = read_results(str(arguments.results)) if arguments.results else []
@@ -71,7 +67,8 @@ def run(argv: Sequence[str]) -> None:
         if dataset is not None:
             selections[-1].apply(dataset)  # raises if it is another dataset
         facts = gather(selections, dataset, title=str(arguments.title or ""), training=training, results=results)
-    facts["title"] = facts["title"] or _title(facts, dataset_arguments.dataset_name)
+    name = dataset_arguments.dataset_name
+    facts["title"] = facts["title"] or default_title(facts, dataset_title(name) if name else "")
     plots_before = linked_plots(folder / "report.md")
     paths = write_report(facts, folder)
     remove_stale_plots(plots_before, paths)
@@ -94,8 +91,3 @@ def run_folder(selection: str | None) -> Path:
         raise ConfigError("No selection is named. Pass --selection FOLDER, or put it into the config file.")
     folder = Path(selection).expanduser()
     return folder.resolve().parent if any(folder.glob("round-*/selection.json")) else folder
-
-
-def _title(facts: Facts, dataset_name: str | None) -> str:
-    file = dataset_title(dataset_name) if dataset_name else f"{facts['parent']['rows']:,} rows"
-    return f"{facts['method']['name']} on {facts['parent']['name'] or file}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from hf_datasel.cli.arguments import (
     selector_and_settings,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
-from hf_datasel.errors import ConfigError, Interrupted, SelectionError, reason_counts
+from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 
 if TYPE_CHECKING:
     from hf_datasel.rounds.selector import Selector
@@ -82,7 +82,6 @@ def run(argv: Sequence[str]) -> None:
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.hub.parents import write_parquet
     from hf_datasel.selection import select
-    from hf_datasel.selection.display import describe_setting
 
     selector = _selector(arguments)
     folder = create_output_folder(arguments.output_dir)
@@ -106,8 +105,7 @@ def run(argv: Sequence[str]) -> None:
             print(f"Interrupted: the {len(interrupt.selected):,} rows selected so far are in {folder}.")
         raise
     _save(selection, folder)
-    print(f"{describe_setting(selector.spec())}: {len(selection.indices):,} of {len(dataset):,} rows.")
-    _print_provenance(selection.provenance)
+    print(selection.summary())
     if arguments.save_subset:
         with no_progress_bars():
             subset = selection.apply(dataset)
@@ -190,14 +188,3 @@ def _selector(arguments: SelectArguments) -> Selector:
     if (selector_type := list_selectors().get(name)) is not None:
         check_single_round(selector_type, settings.get("rounds", getattr(selector_type, "rounds", None)))
     return get_selector(name, settings, arguments.allow_imports)
-
-
-def _print_provenance(provenance: Mapping[str, Any]) -> None:
-    """Print the tokens of the selected rows, the number of excluded rows by reason, and columns of unknown origin."""
-    if "tokens" in provenance:
-        counts = provenance["tokens"]
-        print(f"Selected rows have {counts['selected']:,} tokens; the budget is {counts['budget']:,}.")
-    if exclusions := {**provenance["not_eligible"], **provenance["exclusions"]}:
-        print(f"Excluded: {reason_counts(exclusions)}.")
-    if unverified := provenance["columns_unverified"]:
-        print(f"Columns of unknown origin, used as they are: {', '.join(unverified)}.")

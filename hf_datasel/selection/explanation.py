@@ -14,11 +14,12 @@ from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.numbers import at_least
 from hf_datasel.selection.replay import Replay, ReplayedRound
-from hf_datasel.selection.result import Selection
 from hf_datasel.selectors import Chain, Weighted, get_selector
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hf_datasel.selection.result import Selection
 
 __all__ = ["Explanation", "ScoreRank", "explain"]
 

@@ -19,13 +19,13 @@ from hf_datasel.rounds.state import first_round_state
 from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import check_model_exists, model_identity
-from hf_datasel.selection.result import Selection
 from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import spec_name
 from hf_datasel.tokens import TokenSettings
 
 if TYPE_CHECKING:
     from hf_datasel.scores import Cluster, Embedding
+    from hf_datasel.selection.result import Selection
 
 __all__ = ["Replay", "ReplayedRound"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +23,16 @@ from hf_datasel.selection.filters import Keep
 from hf_datasel.selection.provenance import versions, without_measurements
 from hf_datasel.selection.saved_folder import load_folder, save_folder
 from hf_datasel.selection.saved_format import FORMAT_VERSION
+from hf_datasel.selection.summary import summarize, summary_html
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from datasets import Dataset
     from huggingface_hub import CommitInfo
+
+    from hf_datasel.selection.explanation import Explanation
 
 __all__ = ["Selection", "selection_table"]
 
@@ -42,6 +45,9 @@ _COLUMNS = ("selection_rank", "selection_round", WEIGHT_COLUMN)
 @dataclass(repr=False, eq=False)
 class Selection:
     """Selected row numbers, best first, with the scores and settings that they are based on. Contains no rows.
+
+    It is a sequence of row numbers: `len(selection)`, `selection[0]` is the best row, `selection[:10]` an array of the
+    ten best. A notebook shows its summary.
 
     Args:
         indices: Row numbers of the parent dataset, int64, best first.
@@ -119,6 +125,27 @@ class Selection:
         return (
             f"Selection({len(self.indices):,} of {about['dataset']['rows']:,} rows by {name}, round {about['round']})"
         )
+
+    def _repr_html_(self) -> str:
+        return summary_html(self)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices.tolist())
+
+    @overload
+    def __getitem__(self, key: int) -> int: ...
+    @overload
+    def __getitem__(self, key: slice) -> np.ndarray: ...
+    def __getitem__(self, key: int | slice) -> int | np.ndarray:
+        """Return the row number of this rank, or those of a slice of ranks as int64."""
+        return self.indices[key] if isinstance(key, slice) else int(self.indices[key])
+
+    def summary(self) -> str:
+        """Return a few lines: method, number of rows, tokens, excluded rows, and means of scores."""
+        return summarize(self)
 
     @property
     def columns(self) -> dict[str, str] | None:
@@ -298,6 +325,66 @@ class Selection:
         if column not in self.table.column_names:
             raise SelectionError(f"The selection has no score {column!r}: it has {self.table.column_names[1:]}.")
         return np.asarray(self.table.column(column).cast(pa.float64()).to_numpy())
+
+    def explain(
+        self, row: int, dataset: Dataset | None = None, model: Any = None, processing_class: Any = None
+    ) -> Explanation:
+        """Explain why a row was selected, or was not, as `hf_datasel.selection.explain` does; see there.
+
+        Args:
+            row: Row number in the dataset, selected or not.
+            dataset: The parent dataset; not needed if the selection was made in this process.
+            model: Model for vectors that the selection does not contain.
+            processing_class: Tokenizer of a `model` that is passed as an object.
+
+        Raises:
+            DatasetMismatchError: The selection was not made from this dataset.
+            SelectionError: No dataset is passed or known, or it has no such row.
+        """
+        from hf_datasel.selection.explanation import explain
+
+        return explain(self, self._parent(dataset, "explain"), row, model, processing_class)
+
+    def report(self, directory: str | os.PathLike[str], dataset: Dataset | None = None, *, title: str = "") -> Path:
+        """Write a page about the selection, with plots: `report.html`, all in one file, `report.md` and `facts.json`.
+
+        Args:
+            directory: Folder to write into; it is created if it does not exist.
+            dataset: The parent dataset; not needed if the selection was made in this process. Without it, the page has
+                no response lengths and no baselines.
+            title: Title of the page; by default the name of the method and of the dataset.
+
+        Returns:
+            The path of `report.html`.
+
+        Raises:
+            DatasetMismatchError: The selection was not made from this dataset.
+            DataselError: matplotlib is not installed.
+            PublishError: The folder cannot be written to.
+        """
+        from hf_datasel.cards.build import gather
+        from hf_datasel.cards.report import default_title, write_report
+
+        dataset = self.dataset if dataset is None else dataset
+        if dataset is not None:
+            self.check(dataset)
+        facts = gather([self], dataset, title=title)
+        facts["title"] = title or default_title(facts)
+        return write_report(facts, directory)[0]
+
+    def _parent(self, dataset: Dataset | None, method: str) -> Dataset:
+        """Return the dataset that is passed, or that of this process.
+
+        Raises:
+            SelectionError: There is neither.
+        """
+        dataset = self.dataset if dataset is None else dataset
+        if dataset is None:
+            raise SelectionError(
+                f"A selection contains no rows, and this one was not made in this process. Pass the dataset that it "
+                f"was made from: selection.{method}(..., dataset=dataset)."
+            )
+        return dataset
 
     def overlap(self, other: Selection) -> float:
         """Return the Jaccard similarity of the two sets of rows, from 0 to 1.

@@ -381,3 +381,42 @@ def test_apply_keeps_used_column(pool_rows):
 
 def test_repr(pool_rows):
     assert repr(select(pool_rows, Random(), size=5)) == "Selection(5 of 24 rows by random, round 0)"
+
+
+# -- in Python and in notebooks --------------------------------------------------------------------------------------
+def test_sequence_of_row_numbers(selection):
+    rows = selection.indices.tolist()
+    assert (len(selection), list(selection), selection[0], selection[-1]) == (5, rows, rows[0], rows[-1])
+    assert selection[:2].tolist() == rows[:2]
+    assert all(type(row) is int for row in (*selection, selection[0]))
+    with pytest.raises(IndexError, match="out of bounds"):
+        selection[5]
+
+
+def test_summary(rows, selection):
+    mean, whole = np.mean(sorted(rows["loss"])[-5:]), np.mean(rows["loss"])
+    assert selection.summary().splitlines() == [
+        "Top by loss (by=loss): 5 of 24 rows.",
+        "Columns of unknown origin, used as they are: loss.",
+        f"loss: mean {mean:.5g}, of all rows {whole:.5g}.",
+    ]
+    kept = select(rows.select(range(4)).add_column("<b>", [1.0, None, 2.0, 3.0]), Top(by="<b>"), size=2)
+    assert "Excluded: 1 without <b>." in kept.summary()
+    html = kept._repr_html_()
+    assert "<th>&lt;b&gt;</th><td>2.5</td><td>2</td>" in html
+    assert "Rows, best first: 3, 2</p>" in html
+    assert "<b><b>" not in html
+
+
+def test_explain_and_report_of_a_selection(rows, selection, tmp_path):
+    assert selection.explain(int(selection[0])) == hf_datasel.selection.explain(selection, rows, int(selection[0]))
+    selection.save(tmp_path / "saved")
+    loaded = Selection.load(tmp_path / "saved")
+    with pytest.raises(SelectionError, match=r"Pass the dataset.* selection.explain\(..., dataset=dataset\)"):
+        loaded.explain(0)
+    assert loaded.explain(0, rows)["selected"] == (0 in loaded)
+    page = loaded.report(tmp_path / "report", rows)
+    assert page == tmp_path / "report" / "report.html"
+    assert "<h1>Top by loss on 24 rows</h1>" in page.read_text(encoding="utf-8")
+    with pytest.raises(DatasetMismatchError, match="24 rows, and this dataset has 20"):
+        loaded.report(tmp_path / "report", rows.select(range(20)))
