@@ -336,13 +336,11 @@ class NeedsACheckpoint(Growing):
         return np.flatnonzero(context.eligible)[: context.budget]
 
 
-class WeighsByBudget(First):
+class OrderByBudget(First):
     nested = True
 
     def select(self, context):
-        rows = super().select(context)
-        context.set_weights(rows, np.linspace(1, 0, len(rows)))
-        return rows
+        return super().select(context)[::-1]
 
 
 @contract(First(), First(skip=2), Growing(), NeedsACheckpoint())
@@ -360,7 +358,7 @@ def test_valid_selector_passes(check, selector, rows):
         ("selection", Tampers(), "context.eligible is changed"),
         ("eligible", Outside(), "not eligible"),
         ("budget", OneShort(), "gives 3 of 7 rows"),
-        ("nested", WeighsByBudget(), r"a budget of 2 the rows have the weights \[1.0, 0.0\], and with a larger one"),
+        ("nested", OrderByBudget(), r"a budget of 1 gives \[0\], and a larger one begins with \[\d+\]"),
         ("nulls", TakesNulls(), "has no ifd"),
         ("missing_column", NeedsNoColumn(), "the column 'ifd' is missing, and no error is raised"),
         ("selection", RepeatsInTheSecond(), "rows are selected twice"),

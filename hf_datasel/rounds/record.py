@@ -39,6 +39,8 @@ class RoundRecord:
         logs: Further numbers for the trainer's log of this round.
         weights: Weight of each row, float32 of shape (rows,), 1 where none was set; None if no row has one.
         target_copies: Rows that repeat a target row, by their numbers in the whole pool.
+        is_trial: Whether the round only finds out how many rows fit into a budget of tokens: rows that get weights are
+            selected again, and their weights are those of that selection.
     """
 
     pool: Pool
@@ -54,6 +56,7 @@ class RoundRecord:
     logs: dict[str, float] = field(default_factory=dict)
     weights: np.ndarray | None = None
     target_copies: set[int] = field(default_factory=set)
+    is_trial: bool = False
     _exclusion_codes: np.ndarray = field(init=False, repr=False)
     """Why each row is excluded, int32 of shape (rows,): position of the reason in `exclusions`, from 1; 0 for none."""
 
@@ -151,6 +154,7 @@ class RoundRecord:
             columns_verified=self.columns_verified,
             notes=self.notes,
             target_copies=self.target_copies,
+            is_trial=self.is_trial,
         )
 
     def for_filtered(self, pool: Pool) -> RoundRecord:

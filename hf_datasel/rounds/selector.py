@@ -45,8 +45,7 @@ class Selector(HasSpec, ABC):
 
     Attributes:
         reselects: Whether the selection depends on the model in training, and is repeated before every epoch.
-        nested: Whether a smaller budget selects the first rows of a larger one, in the same order and with the same
-            weights.
+        nested: Whether a smaller budget selects the first rows of a larger one, in the same order. Weights may differ.
         keeps_all: Whether it selects all rows that it can, whatever the budget.
         shortfall_hint: What to do if fewer rows can be selected than requested, for the error.
         title: Name of the method in reports and cards; by default the name of the class.

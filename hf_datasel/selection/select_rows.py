@@ -232,15 +232,20 @@ class _Run:
         if not from_column:  # rows without a length have no token to train on
             self.eligible = self.eligible & ~np.isnan(lengths)
         budget = TokenBudget(tokens, lengths, self.eligible)
-        contexts: dict[int, RoundContext] = {}
+        trials: dict[int, tuple[RoundContext, int]] = {}
 
-        def select(num_rows: int) -> np.ndarray:
-            self.context = contexts[num_rows] = self._new_context(num_rows)
-            return run_selector(self.selector, self.context)
+        def select(num_rows: int, is_trial: bool = True) -> np.ndarray:
+            self.context = self._new_context(num_rows)
+            self.context.record.is_trial = is_trial
+            rows = run_selector(self.selector, self.context)
+            trials[num_rows] = self.context, len(rows)
+            return rows
 
         try:
             num_rows, rows = select_within_tokens(select, budget, self.selector.nested)
-            self.context = contexts[num_rows]
+            self.context, num_selected = trials[num_rows]
+            if self.selector.sets_weights() or self.context.record.weights is not None:
+                rows = select(num_rows if len(rows) == num_selected else len(rows), is_trial=False)
         except Interrupted as stop:
             raise Interrupted(stop.selected[: budget.num_fitting(stop.selected)]) from None
         finally:  # the selection depends on the token counts too

@@ -71,8 +71,7 @@ class Weighted(Selector):
                 "remove it."
             )
         object.__setattr__(self, "reselects", self.method.reselects)
-        # scaled weights of a row depend on the other selected rows
-        object.__setattr__(self, "nested", self.method.nested and self.scale == "none")
+        object.__setattr__(self, "nested", self.method.nested)
         object.__setattr__(self, "keeps_all", self.method.keeps_all)
 
     def plan(self, total_budget: int, num_epochs: float, pool_size: int) -> tuple[RoundPlan, ...]:
@@ -109,7 +108,7 @@ class Weighted(Selector):
             SelectionError: A row has a number that is no weight, or a selected row has none.
         """
         with_numbers = self._with_numbers(context)
-        if isinstance(self.by, str):
+        if isinstance(self.by, str) and not context.record.is_trial:
             rows = np.flatnonzero(with_numbers.eligible)
             self._check_range(context, rows, context.column(self.by, rows))
         try:
@@ -117,7 +116,8 @@ class Weighted(Selector):
         except Interrupted as stop:
             self._weigh(context, stop.selected)
             raise
-        self._weigh(context, rows)
+        if not context.record.is_trial:
+            self._weigh(context, rows)
         return rows
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:

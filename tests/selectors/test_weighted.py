@@ -1,8 +1,10 @@
 """Weights of selected rows: from a column or a score, in selections, in groups and after filters."""
 
 import json
+from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from hf_datasel import Selection, select
@@ -13,6 +15,7 @@ from hf_datasel.cards.comparison import notes, overview_table
 from hf_datasel.errors import ColumnError, ConfigError, SelectionError
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scores import Length
+from hf_datasel.scoring import Score
 from hf_datasel.selection import explain
 from hf_datasel.selectors import Chain, InRange, IterIT, Random, Top, Weighted, Within, get_selector
 from hf_datasel.strategies.weights import row_weights
@@ -54,6 +57,34 @@ def test_budget_of_tokens(rated, scale, by):
     np.testing.assert_array_equal(within.weights, expected.weights)
     assert within.provenance["weights"] == expected.provenance["weights"]
     assert within.table["selection_weight"].null_count == len(rated) - len(within.indices)
+
+
+@dataclass(frozen=True)
+class Grade(Score):
+    """A score that is no weight for the row with 20 tokens."""
+
+    def columns(self):
+        return {"grade": pa.float32()}
+
+    def compute(self, rows, runner):
+        tokens = np.array(rows.pool.dataset["num_tokens"][:], dtype=np.float32)[rows.indices]
+        return {"grade": pa.array(np.where(tokens == 20, 20, tokens / 60).astype(np.float32))}
+
+
+def test_only_the_last_selection_within_a_budget_of_tokens_is_weighed(rated, monkeypatch):
+    tokens = [10, 25, 5, 30, 15, 20, 35, 40, 60, 50, 45, 10]
+    counted = rated.remove_columns("ifd").add_column("ifd", list(range(12, 0, -1))).add_column("num_tokens", tokens)
+    sizes, select_top = [], Top.select
+    monkeypatch.setattr(Top, "select", lambda own, context: sizes.append(context.budget) or select_top(own, context))
+    for settings in ({"by": Grade()}, {"by": "quality", "scale": "rank"}, {"by": "quality", "scale": "minmax"}):
+        selector = Weighted(Top(by="ifd"), **settings)
+        sizes.clear()
+        selection = select(counted, selector, tokens=85)
+        assert selection.indices.tolist() == [0, 1, 2, 3, 4]
+        assert sizes == [3, 6, 5]
+        np.testing.assert_array_equal(selection.weights, select(counted, selector, size=5).weights)
+    with pytest.raises(SelectionError, match="row 5 has 20, but a weight is a number from 0 to 1"):
+        select(counted, Weighted(Top(by="ifd"), by=Grade()), tokens=105)
 
 
 @pytest.mark.parametrize("scale", ["minmax", "rank"])
