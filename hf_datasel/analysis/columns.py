@@ -15,6 +15,7 @@ from hf_datasel.formats import Pool
 from hf_datasel.formats.words import count_words
 from hf_datasel.scores import Length
 from hf_datasel.scoring.engine import Engine
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection
 from hf_datasel.selection.provenance import without_paths
 
@@ -137,7 +138,7 @@ class PoolColumns:
 
         Args:
             names: Numeric columns.
-            skipped: Scores of selections to skip; numbers of clusters are skipped in any case.
+            skipped: Scores of selections to skip; numbers of rows and clusters are skipped in any case.
 
         Returns:
             Values by name, float64 of shape (rows,).
@@ -169,7 +170,7 @@ class PoolColumns:
 
 
 def _is_quantity(name: str, type_: pa.DataType) -> bool:
-    return (pa.types.is_floating(type_) or pa.types.is_integer(type_)) and not name.endswith("_id")
+    return (pa.types.is_floating(type_) or pa.types.is_integer(type_)) and not is_identifier(name)
 
 
 def _almost_equal(first: np.ndarray, second: np.ndarray) -> bool:

@@ -14,6 +14,7 @@ from hf_datasel.analysis.measures import Measure, standard_measures
 from hf_datasel.analysis.overlap import jaccard_of_rows
 from hf_datasel.errors import ConfigError, DataselError, did_you_mean
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection, SelectionSession
 from hf_datasel.selection.budget import DEFAULT_RATIO
 
@@ -287,9 +288,9 @@ def _spec_value(selector: Selector, name: str, value: Any) -> Any:
 
 
 def _score_names(selections: Iterable[Selection]) -> list[str]:
-    """Return the scores that selections are based on, without clusters and the words measured in any case."""
+    """Return the scores that selections are based on, without identifiers and the words measured in any case."""
     names = dict.fromkeys(name for selection in selections for name in selection.score_columns)
-    return [name for name in names if name not in ("cluster_id", "cluster_distance", "response_words")]
+    return [name for name in names if name not in ("cluster_distance", "response_words") and not is_identifier(name)]
 
 
 def _jaccard(first: Selection, second: Selection) -> float:

@@ -11,6 +11,7 @@ import pyarrow as pa
 from hf_datasel.errors import ConfigError
 from hf_datasel.rounds.columns_read import columns_read
 from hf_datasel.rounds.selector import Selector
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import All, Chain, get_selector
 
@@ -43,8 +44,8 @@ def group_column(spec: Mapping[str, Any]) -> str | None:
 def numeric_scores(selection: Selection) -> list[str]:
     """Return the numeric scores with a value for some selected row.
 
-    Contamination, distances to centroids, numbers of answers and scores that only filters read come last, and cluster
-    numbers are not included. At most three names are returned.
+    Contamination, distances to centroids, numbers of answers and scores that only filters read come last, and numbers
+    of rows and clusters are not included. At most three names are returned.
     """
     types = {name: selection.table.schema.field(name).type for name in selection.score_columns}
     groups = group_column(selection.provenance["selector"])
@@ -52,7 +53,8 @@ def numeric_scores(selection: Selection) -> list[str]:
         name
         for name, dtype in types.items()
         if name != groups
-        and (pa.types.is_floating(dtype) or (pa.types.is_integer(dtype) and not name.endswith("_id")))
+        and (pa.types.is_floating(dtype) or pa.types.is_integer(dtype))
+        and not is_identifier(name)
         and np.isfinite(selection.scores(name)[selection.indices]).any()
     ]
     side = ("contamination", "cluster_distance", "pass_rate_answers")

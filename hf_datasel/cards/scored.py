@@ -19,6 +19,7 @@ from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.hub.repository import Hub, Snapshot
 from hf_datasel.hub.retry import call_hub
 from hf_datasel.scoring.column_provenance import provenance_of
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection.provenance import without_paths
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _section(dataset: Dataset, columns: Sequence[str], pictures: Sequence[str]) 
 def _quantiles(dataset: Dataset, columns: Sequence[str]) -> Markdown:
     rows = []
     for name in columns:
-        values = _numbers(dataset, name)
+        values = None if is_identifier(name) else _numbers(dataset, name)
         if values is not None and not np.isnan(values).all():
             cells = np.nanquantile(values, [0, 0.25, 0.5, 0.75, 1])
             rows.append([code(name), f"{int(np.isnan(values).sum()):,}", *(f"{cell:.4g}" for cell in cells)])

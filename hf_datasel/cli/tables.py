@@ -18,7 +18,7 @@ def column_table(dataset: Any, names: list[str]) -> str:
     """Return a table with the number of nulls, the minimum, quartiles, maximum and a histogram of each numeric column.
 
     The histogram covers the 1st to the 99th percentile. Where there are few values, or one that nearly all rows
-    have, these are listed instead, with their numbers of rows.
+    have, these are listed instead, with their numbers of rows. Numbers of rows and clusters are not included.
     """
     width = max([len("column"), *map(len, names)])
     heads = ["null", "min", "25 %", "median", "75 %", "max"]
@@ -32,10 +32,13 @@ def column_table(dataset: Any, names: list[str]) -> str:
 
 
 def numeric_columns(dataset: Any, names: list[str]) -> dict[str, np.ndarray]:
-    """Return the values of the numeric columns among `names`, without nulls; float64."""
+    """Return the values of the numeric columns among `names`, without nulls and without identifiers; float64."""
+    from hf_datasel.scoring.numbers import is_identifier
+
     columns = {}
     for name in names:
-        if getattr(dataset.features[name], "dtype", "string") != "string":  # embeddings have no dtype
+        dtype = getattr(dataset.features[name], "dtype", "string")  # embeddings have none
+        if dtype != "string" and not is_identifier(name):
             columns[name] = dataset.data.column(name).drop_null().to_numpy().astype(np.float64)
     return columns
 

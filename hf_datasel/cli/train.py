@@ -188,10 +188,12 @@ def _imported_selector(config: Any, allow_imports: bool) -> Any:
 
 def rounds_table(selections: Sequence[Selection]) -> str:
     """Return a table of the rounds: rows scored and selected, mean scores, and overlap with each earlier round."""
+    from hf_datasel.scoring.numbers import is_identifier
+
     if not selections:
         return "No round was selected in this run."
     columns = dict.fromkeys(name for selection in selections for name in selection.score_columns)
-    names = [name for name in columns if not name.endswith(("cluster_id", "cluster_distance"))]
+    names = [name for name in columns if not name.endswith("cluster_distance") and not is_identifier(name)]
     titles = "".join(f"{'mean ' + name:>{_width(name)}}" for name in names)
     lines = [f"{'round':>5}{'scored':>9}{'selected':>9}{titles}  overlap with earlier rounds"]
     for index, selection in enumerate(selections):

@@ -13,7 +13,21 @@ from hf_datasel.errors import ColumnError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["at_least", "read_numbers"]
+__all__ = ["at_least", "is_identifier", "read_numbers"]
+
+
+def is_identifier(column: str) -> bool:
+    """Return whether the numbers of a column identify rows or groups, so that their mean or rank has no meaning.
+
+    These are columns whose name ends in `_id`, such as `cluster_id`, and the row numbers in `duplicate_of`.
+
+    >>> is_identifier("old_cluster_id"), is_identifier("duplicate_of"), is_identifier("duplicate_rows")
+    (True, True, False)
+
+    Args:
+        column: Name of the column.
+    """
+    return column.endswith(("_id", "duplicate_of"))
 
 
 def at_least(values: Any, bound: float) -> Any:

@@ -12,7 +12,7 @@ from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
-from hf_datasel.scoring.numbers import at_least
+from hf_datasel.scoring.numbers import at_least, is_identifier
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selectors import Chain, Weighted, get_selector
 
@@ -31,11 +31,13 @@ class ScoreRank(TypedDict):
         score: Name of the column.
         value: Value of the row; None if it has none.
         reason: Reason why the row has no value, if that is known; otherwise empty.
-        rank: Number of rows with a higher value, plus one; None without a value. Rows that the selection excluded for
+        rank: Number of rows with a higher value, plus one; None without a value, and for a number that identifies
+            a row or a group, such as `duplicate_of`. Rows that the selection excluded for
             a value that is too high are not counted, unless the row is one of them.
         ties: Number of other rows with the same value; 0 without a value.
         num_rows: Number of rows with a value, counted in the same way.
-        selected_range: Lowest and highest value of the selected rows; None if none of them has a value.
+        selected_range: Lowest and highest value of the selected rows; None if none of them has a value, and without a
+            rank.
     """
 
     score: str
@@ -145,17 +147,17 @@ def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
     value, finite = float(values[row]), values[np.isfinite(values)]
     selected = values[selection.indices]
     selected = selected[np.isfinite(selected)]
-    has_value = bool(np.isfinite(value))
+    has_value, is_ranked = bool(np.isfinite(value)), not is_identifier(name)
     if has_value and not at_least(value, bound := _exclusion_bound(selection, name)):
         finite = finite[~at_least(finite, bound)]
     return {
         "score": name,
         "value": value if has_value else None,
         "reason": "" if has_value else _reason(selection, name, row),
-        "rank": int((finite > value).sum()) + 1 if has_value else None,
+        "rank": int((finite > value).sum()) + 1 if has_value and is_ranked else None,
         "ties": int((finite == value).sum()) - 1 if has_value else 0,
         "num_rows": len(finite),
-        "selected_range": (float(selected.min()), float(selected.max())) if len(selected) else None,
+        "selected_range": (float(selected.min()), float(selected.max())) if len(selected) and is_ranked else None,
     }
 
 

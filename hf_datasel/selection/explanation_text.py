@@ -45,5 +45,7 @@ def _score_text(score: ScoreRank) -> str:
     if score["value"] is None:
         reason = f" ({score['reason']})" if score["reason"] else ""
         return f"{score['score']}: none{reason}{selected}."
+    if score["rank"] is None:
+        return f"{score['score']}: {score['value']:.0f}."
     tied = f", tied with {score['ties']:,} other row{'' if score['ties'] == 1 else 's'}" if score["ties"] else ""
     return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{tied}{selected}."

@@ -26,6 +26,7 @@ from hf_datasel.scoring.base import ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.first_round import FirstRoundLosses
 from hf_datasel.scoring.logprobs import is_prompt_learning
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.selection import Selection
 from hf_datasel.spec import object_key
@@ -262,7 +263,7 @@ def round_logs(
         logs["selection_weight_mean"] = round(selection.provenance["weights"]["mean"], 4)
     for name, (rows, values) in context.record.scored.items():
         is_number = pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
-        if is_number and not name.endswith("cluster_id"):
+        if is_number and not is_identifier(name):
             selected = as_numpy(values)[np.isin(rows, selection.indices)]
             if not np.isnan(selected).all():
                 logs[f"selection_{name}_mean"] = round(float(np.nanmean(selected)), 4)

@@ -47,14 +47,16 @@ def test_text(selected, capsys):
 
 def test_reason_of_exclusion_comes_first_and_ties_are_counted(tmp_path, pool_rows, capsys):
     rows = pool_rows.select(range(8)).add_column("refusal", [0, 1, 0, 0, 0, 0, 0, 0]).add_column("v", [*range(8)])
+    rows = rows.add_column("my_id", [*range(100_000, 100_008)])
     rows.to_parquet(tmp_path / "rows.parquet")
-    chain = Chain([InRange("refusal", high=1), InRange("v", high=7)], Random())
+    chain = Chain([InRange("refusal", high=1), InRange("my_id", low=0), InRange("v", high=7)], Random())
     select(rows, chain, size=3).save(tmp_path / "s")
     command = ["--dataset_name", str(tmp_path / "rows.parquet"), "--selection", str(tmp_path / "s")]
     assert main(["explain", "1", "7", *command]) == 0
     first, second = capsys.readouterr().out.split("Row 7 ")
     assert [line.split(":")[0].strip() for line in first.splitlines()[1:4:2]] == [REFUSED, "refusal"]
     assert "refusal: 0, rank 1 of 7, tied with 6 other rows; selected rows have 0 to 0." in second
+    assert "  my_id: 100007.\n" in second
 
 
 def test_json(selected, capsys):

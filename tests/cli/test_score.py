@@ -74,7 +74,7 @@ def test_config_with_several_scores(command, tmp_path, tiny_model_dir, pool_rows
 
 
 def test_table_and_histograms(command, tmp_path, pool_rows, capsys):
-    assert main([*command, "--scores", "length", "loss", "refusal"]) == 0
+    assert main([*command, "--scores", "length", "loss", "refusal", "duplicates"]) == 0
     table = capsys.readouterr().out.split("column", 1)[1].splitlines()
     words = next(line for line in table if line.startswith("response_words"))
     counts = sorted(len(text.split()) for text in pool_rows["output"])
@@ -82,6 +82,8 @@ def test_table_and_histograms(command, tmp_path, pool_rows, capsys):
     assert [words.split()[index] for index in (1, 2, 4, 6)] == ["1", str(counts[0]), f"{median:g}", str(counts[-1])]
     refusals = next(line for line in table if line.startswith("refusal"))
     assert refusals.split()[1:] == ["1", *["0"] * 5, "0", "(24)"]
+    assert "duplicate_rows" in [line.split()[0] for line in table[1:-1]]
+    assert "duplicate_of" not in [line.split()[0] for line in table[1:-1]], "numbers of rows"
     drawn = json.loads((tmp_path / "out" / "histograms.json").read_text())
     assert sum(drawn["loss"]["groups"][0]["counts"]) >= 22  # without the last hundredth at either end
     pictures = sorted(path.name for path in (tmp_path / "out" / "histograms").iterdir())

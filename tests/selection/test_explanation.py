@@ -3,14 +3,16 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import concatenate_datasets
 
 from hf_datasel import score, select
+from hf_datasel.cards.score_values import numeric_scores
 from hf_datasel.errors import DatasetMismatchError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.plan import RoundPlan
-from hf_datasel.scores import Cluster, Embedding, Length
+from hf_datasel.scores import Cluster, Duplicates, Embedding, Length
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.selection import Selection, explain
 from hf_datasel.selectors import (
@@ -252,6 +254,26 @@ def test_explanation_is_json(rows):
 def test_row_out_of_range(rows, row):
     with pytest.raises(SelectionError, match=r"There is no row .*: the dataset has 12 rows, 0 to 11"):
         explain(select(rows, Top(by="ifd"), size=2), rows, row)
+
+
+def test_row_numbers_have_no_rank(rows, tmp_path):
+    data = concatenate_datasets([rows, rows.select([3])])
+    selection = select(
+        data,
+        Chain([InRange(Duplicates().fit(data, tmp_path / "groups.npy"), high=3, column="duplicate_rows")], Random()),
+        size=6,
+    )
+    scores = scores_of(explain(selection, data, 12))
+    assert scores["duplicate_of"] == {
+        "value": 3.0,
+        "reason": "",
+        "rank": None,
+        "ties": 1,
+        "num_rows": 13,
+        "selected_range": None,
+    }
+    assert scores["duplicate_rows"]["rank"] == 1
+    assert numeric_scores(selection) == ["duplicate_rows", "duplicate_similarity"]
 
 
 def test_other_dataset_is_refused(rows):
