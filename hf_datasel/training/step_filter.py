@@ -211,12 +211,19 @@ class StepFilter:
         return self._filter.needs_initial_losses and self.initial_losses is None
 
     def check_batch(self) -> None:
-        """Raise if no row could ever be dropped, because too few rows are in a forward pass.
+        """Raise if no row could ever be dropped, because too few rows are in a forward pass, or their number changes.
 
         Raises:
             ConfigError: Says how many rows there have to be.
         """
         args, processes = self._trainer.args, self._trainer.accelerator.num_processes
+        if args.auto_find_batch_size:
+            raise ConfigError(
+                f"step_filter={args.step_filter!r} compares the rows of one forward pass, and "
+                "auto_find_batch_size=True lowers their number whenever memory runs out, also in the middle of a run: "
+                "other rows would be dropped from then on, and none at a batch size of 1. Remove it, and set "
+                "per_device_train_batch_size to a number of rows that fits into memory."
+            )
         num_rows = args.per_device_train_batch_size * processes
         enough = next((size for size in range(num_rows, _MAX_ROWS) if self._filter.can_drop(size)), num_rows)
         if enough == num_rows:

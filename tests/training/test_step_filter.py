@@ -266,6 +266,10 @@ def test_json_and_names(tmp_path):
     ("settings", "message"),
     [
         ({"packing": True}, "^step_filter=.*packing=True puts several rows into one sequence"),
+        (
+            {"auto_find_batch_size": True},
+            "auto_find_batch_size=True lowers their number .* set per_device_train",
+        ),
         ({"per_device_train_batch_size": 1}, "rows of one forward pass, and there is 1; .* to at least 2"),
         ({"step_filter": {"top_loss": {"ratio": 0.9}}}, "there are 4, too few to drop one; .* to at least 5"),
         ({"loss_type": "dft"}, "loss_type='dft' weights tokens by itself"),
