@@ -51,6 +51,7 @@ class Pool:
         dataset: Dataset in one of the supported row formats.
         columns: Names of columns of the supported formats, or `role` and `content` of messages, and the names that the
             dataset has for them, such as `{"prompt": "question", "completion": "answer"}`.
+        setting: Name of the setting that `columns` comes from, for warnings; None if there is none.
 
     Attributes:
         dataset: The dataset with its output format reset.
@@ -62,7 +63,7 @@ class Pool:
         FormatError: The dataset is not a `datasets.Dataset` with rows in a supported format.
     """
 
-    def __init__(self, dataset: Dataset, columns: Mapping[str, str] | None = None):
+    def __init__(self, dataset: Dataset, columns: Mapping[str, str] | None = None, setting: str | None = "columns"):
         _check_type(dataset)
         if dataset.format["type"] == "custom":
             raise FormatError(
@@ -75,6 +76,7 @@ class Pool:
         self.layout = row_layout(dataset.column_names, self.mapping)
         self.format = self.layout.format
         self.dataset = dataset.with_format(None)
+        self._setting = setting
         self._warn_of_unread_columns()
 
     def __len__(self) -> int:
@@ -107,7 +109,7 @@ class Pool:
             indices: Row numbers, in the order of the new pool.
         """
         indices = np.asarray(indices, dtype=np.int64)
-        subset = Pool(self.dataset.select(indices), self.mapping)
+        subset = Pool(self.dataset.select(indices), self.mapping, self._setting)
         if "_scan" in self.__dict__:
             subset.__dict__["_scan"] = self._scan.subset(indices)
         return subset
@@ -258,13 +260,14 @@ class Pool:
             return
         unread = unread_columns(self.dataset.column_names, self.layout)
         unread = {name: key for name, key in unread.items() if not self._is_null(name)}
-        key = (self.format, tuple(sorted(self.layout.columns)), tuple(sorted(unread)))
+        key = (self._setting, self.format, tuple(sorted(self.layout.columns)), tuple(sorted(unread)))
         if not unread or key in _warned:
             return
         _warned.add(key)
         mapping = {**(self.mapping or {}), **{field: name for name, field in unread.items() if field}}
         reads = "it" if len(unread) == 1 else "them" if all(unread.values()) else ", ".join(filter(unread.get, unread))
-        advice = f": columns={json.dumps(mapping, ensure_ascii=False)} reads {reads}" if any(unread.values()) else ""
+        is_readable = self._setting is not None and any(unread.values())
+        advice = f": {self._setting}={json.dumps(mapping, ensure_ascii=False)} reads {reads}" if is_readable else ""
         logger.warning(
             "Rows of the format %s are made of the columns %s; %s not read, though the name suggests a part of the "
             "row%s.",

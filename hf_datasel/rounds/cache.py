@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from hf_datasel.scoring.target_rows import TargetRows
 
 __all__ = ["ClusterAssignment", "RoundCache", "ScoreOutput", "as_numpy", "take_rows"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -79,6 +82,17 @@ class RoundCache:
     _results: dict[Hashable, tuple[Any, Cost]] = field(default_factory=dict, init=False)
     """Results, and the cost of computing each."""
     _requested: set[Hashable] = field(default_factory=set, init=False)
+    _warnings: set[str] = field(default_factory=set, init=False)
+
+    def warn_once(self, message: str) -> None:
+        """Log a warning by the main process, unless it was logged before.
+
+        Args:
+            message: The warning.
+        """
+        if message not in self._warnings and Processes.current().is_main_process:
+            logger.warning("%s", message)
+        self._warnings.add(message)
 
     def score(self, score: Score, rows: np.ndarray | None) -> ScoreOutput:
         """Return the columns of a score, one value per row of `rows`; all rows if None."""

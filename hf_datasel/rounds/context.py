@@ -451,6 +451,15 @@ class RoundContext:
         """Return the row numbers (int64, ascending) that are excluded for each reason."""
         return self.record.excluded_rows()
 
+    # -- Warnings --------------------------------------------------------------------------------------------------
+    def warn_once(self, message: str) -> None:
+        """Log a warning once, not again in each group, each round and each selection that a budget of tokens tries.
+
+        Args:
+            message: The warning.
+        """
+        self._cache.warn_once(message)
+
     # -- Weights ---------------------------------------------------------------------------------------------------
     def set_weights(self, rows: np.ndarray, weights: np.ndarray) -> None:
         """Set the weights that training multiplies the losses of rows by; rows without one have weight 1.

@@ -112,6 +112,10 @@ class SubsetView(RoundContext):
         """Return the arrays of `state` that were set in this round."""
         return {name: array for name, array in self.state.items() if array is not self._initial_state.get(name)}
 
+    def warn_once(self, message: str) -> None:
+        """Log a warning once for all groups; see `RoundContext.warn_once`."""
+        self.parent.warn_once(message)
+
     def exclude(self, reason: str, rows: np.ndarray) -> None:
         """Count rows as excluded, in the parent; see `RoundContext.exclude`."""
         self.parent.exclude(reason, self.rows[rows])

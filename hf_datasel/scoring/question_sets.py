@@ -122,7 +122,7 @@ def _prompts(name: str, dataset: Dataset) -> list[str]:
     """Return the prompt of each row of a dataset in a supported row format."""
     advice = f"Name the columns with the question, as in columns: [question]; there are {dataset.column_names}."
     try:
-        pool = Pool(dataset)
+        pool = Pool(dataset, setting=None)  # its setting `columns` lists the columns with the text of a question
     except FormatError as error:
         raise ScoreError(f"The questions of {name!r} are in no supported row format. {advice}") from error
     if pool.format == "tokenized":

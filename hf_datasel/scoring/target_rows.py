@@ -64,7 +64,7 @@ class TargetRows:
             rows = load_pool(
                 settings.validation, settings.validation_split, settings.validation_config, columns=columns
             )
-            pool = Pool(rows, columns)
+            pool = Pool(rows, columns, setting="validation_columns")
         except FormatError as error:
             raise FormatError(
                 f"{caller}(validation={settings.validation!r}):",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,13 +11,12 @@ import numpy as np
 from hf_datasel.errors import ConfigError
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import RowFilter, check_number, check_source
+from hf_datasel.rounds.views import full_round
 from hf_datasel.scores import Language
 from hf_datasel.scoring.languages import LANGUAGES, suggest_language
 from hf_datasel.scoring.numbers import at_least
 
 __all__ = ["InLanguage"]
-
-logger = logging.getLogger(__name__)
 
 _MAX_REASONS = 10
 
@@ -67,8 +65,7 @@ class InLanguage(RowFilter):
         languages, probabilities = self._languages(context, rows)
         is_known = languages != ""
         context.exclude(f"without {self._name}", rows[~is_known])
-        for name in set(self.languages) - LANGUAGES - set(languages.tolist()):
-            logger.warning("InLanguage: no row is in %r by column %r.%s", name, self._name, suggest_language(name))
+        self._warn_of_unknown(context)
         is_kept = np.isin(languages, np.array(self.languages, dtype=np.str_))
         others = Counter(languages[is_known & ~is_kept].tolist()).most_common(_MAX_REASONS)
         for language, _ in others:
@@ -79,6 +76,16 @@ class InLanguage(RowFilter):
         context.exclude(f"with {self._name}_probability < {self.threshold:g}", rows[is_uncertain])
         result: np.ndarray = rows[is_kept & ~is_uncertain]
         return result
+
+    def _warn_of_unknown(self, context: RoundContext) -> None:
+        """Warn of each language that is no ISO 639 code and that no row of the pool is in, whatever its group."""
+        if unknown := [name for name in self.languages if name not in LANGUAGES]:
+            pool = full_round(context)
+            languages, _ = self._languages(pool, np.arange(len(pool.pool)))
+            for name in dict.fromkeys(unknown):
+                if name not in languages:
+                    hint = suggest_language(name)
+                    context.warn_once(f"InLanguage: no row is in {name!r} by column {self._name!r}.{hint}")
 
     def describe(self) -> str:
         """Return which rows are kept, in a few words."""

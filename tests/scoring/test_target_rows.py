@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError
 from hf_datasel.formats import Pool
+from hf_datasel.scoring.question_sets import read_questions
 from hf_datasel.scoring.target_rows import TargetRows, TargetSettings
 
 LONG = "A farmer has 17 sheep and buys 5 more, then sells 9 of them: how many sheep are left in the end?"
@@ -35,6 +36,21 @@ def test_config_of_a_folder(tmp_path):
     (tmp_path / "data" / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
     rows = Named(validation=str(tmp_path / "data"), validation_config="other").target()
     assert [row.prompt for row in rows.pool.rows()] == ["other"]
+
+
+def test_warnings_name_the_setting(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("hf_datasel.formats.pool._warned", set())
+    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
+    path = write(tmp_path / "target" / "rows.jsonl", [row | {"tool_defs": "[]"}])
+    assert Named(validation=path).target().pool.format == "messages"
+    Named(validation=path).target().pool.subset([0])
+    read_questions("target", {"dataset_name": path})
+    unread = "tool_defs is not read, though the name suggests a part of the row"
+    first, second = caplog.messages
+    assert first.endswith(f'{unread}: validation_columns={{"tools": "tool_defs"}} reads it.')
+    assert second.endswith(f"{unread}."), "columns of questions are a list, and have their own advice"
+    mapped = Named(validation=path, validation_columns={"tools": "tool_defs"}).target()
+    assert next(mapped.pool.rows()).reason == "" and len(caplog.messages) == 2
 
 
 def test_errors_name_the_setting(tmp_path):

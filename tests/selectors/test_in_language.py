@@ -12,7 +12,7 @@ from hf_datasel.errors import ColumnError, ConfigError
 from hf_datasel.scores import Language
 from hf_datasel.scoring.languages import LANGUAGES
 from hf_datasel.selection import explain
-from hf_datasel.selectors import Chain, InLanguage, Random, get_selector
+from hf_datasel.selectors import Chain, InLanguage, Random, Within, get_selector
 from hf_datasel.testing import contract
 from tests.scores.test_language import SENTENCES
 
@@ -93,6 +93,15 @@ def test_other_names_of_languages(answers, caplog, name, code):
         InLanguage(["fr", name])
     select(answers, Chain([InLanguage(["fr", name], by="language")], Random()), size=2)
     assert f"no row is in {name!r} by column 'language'. Did you mean {code!r}?" in " ".join(caplog.messages)
+
+
+def test_an_unknown_language_is_named_once(answers, caplog):
+    rows = answers.add_column("source", ["a"] * 4 + ["b"] * 4).add_column("num_tokens", [10] * 8)
+    in_one_group = Chain([InLanguage(["en", "xx", "ger"], by="language")], Random())
+    select(rows, Within(in_one_group, "source"), size=2)
+    select(rows, in_one_group, tokens=25)
+    said = [message for message in caplog.messages if message.startswith("InLanguage")]
+    assert said == ["InLanguage: no row is in 'ger' by column 'language'. Did you mean 'de'?"] * 2
 
 
 def test_codes_are_those_of_the_model():
