@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_datasel.analysis.binning import round_significant
 from hf_datasel.errors import ConfigError, DatasetMismatchError, SelectionError
+from hf_datasel.scoring.numbers import at_least
 from hf_datasel.selection import Selection
 
 __all__ = ["Drift", "DriftPair", "TopReplaced", "drift_between", "drift_by_round", "top_share_replaced"]
@@ -214,8 +215,8 @@ def _scored_both_times(
 
 def _ranking(values: np.ndarray, high: float | None) -> np.ndarray:
     """Return positions by descending value, ties by position, without values of `high` or more."""
-    order = np.argsort(-values, kind="stable")
-    return order if high is None else order[values[order] < high]
+    order = np.argsort(-values, kind="stable")  # float64 holds float32 exactly, so that ties stay ties
+    return order if high is None else order[~at_least(values[order], high)]
 
 
 def _replaced(before: np.ndarray, after: np.ndarray, rows: int, share: float) -> tuple[float, int]:
