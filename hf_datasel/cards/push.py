@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import data_configs
 from hf_datasel.hub.parents import Parents, merged_parents, parents_of, recorded_parents
 from hf_datasel.hub.permissions import is_unchanged, sign_in, visibility
-from hf_datasel.hub.repository import Hub, Snapshot
+from hf_datasel.hub.repository import Hub, PushPlan, Snapshot
 from hf_datasel.hub.secrets import SecretScan
 from hf_datasel.selection import Selection
 
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from huggingface_hub import CommitInfo
 
-__all__ = ["check_access", "check_push", "push_selections"]
+__all__ = ["check_access", "check_push", "plan_push", "push_selections"]
 
 _DATA = re.compile(r".+\.(parquet|jsonl?|csv|tsv|arrow|txt|zip|tar|gz|zst)")
 _CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
@@ -82,6 +84,94 @@ def push_selections(
         PublishError: See `Selection.push_to_hub`.
         DatasetMismatchError: The dataset is not the one the selections were made from.
     """
+    with _built(
+        selections,
+        repo_id,
+        dataset,
+        private=private,
+        token=token,
+        revision=revision,
+        config_name=config_name,
+        allow_secrets=allow_secrets,
+        results=results,
+        items=items,
+        training=training,
+    ) as push:
+        return push.commit(commit_message)
+
+
+def plan_push(selections: Sequence[Selection], repo_id: str, dataset: Dataset | None = None, **more: Any) -> PushPlan:
+    """Return what `push_selections` would publish, with the same arguments and checks, and upload nothing.
+
+    Args:
+        selections: As for `push_selections`.
+        repo_id: As for `push_selections`.
+        dataset: As for `push_selections`.
+        **more: Further arguments of `push_selections`, other than `commit_message`.
+
+    Raises:
+        PublishError: As `push_selections` does.
+        DatasetMismatchError: The dataset is not the one the selections were made from.
+    """
+    with _built(selections, repo_id, dataset, **more) as push:
+        return push.plan()
+
+
+@dataclass(frozen=True)
+class _Push:
+    """Files of a publication in a local folder, before they are uploaded."""
+
+    hub: Hub
+    folder: Path
+    page: Facts
+    private: bool | None
+    is_new: bool
+    scan: SecretScan
+
+    def commit(self, message: str | None) -> CommitInfo:
+        """Commit the files of the folder, and the existing card with the generated page replaced."""
+        files = self._files()
+        self.hub.create(self.private)
+        return self.hub.commit(lambda current: self._build(files, current), message or _message(self.page))
+
+    def plan(self) -> PushPlan:
+        """Return what `commit` would do."""
+        files = self._files()
+        private = self.private if self.is_new else self.hub.is_private()
+        return self.hub.plan(lambda current: self._build(files, current), is_new=self.is_new, private=private)
+
+    def _files(self) -> dict[str, Path]:
+        paths = (path for path in self.folder.rglob("*") if path.is_file())
+        files = {path.relative_to(self.folder).as_posix(): path for path in paths}
+        self.scan.check_files(files)
+        return files
+
+    def _build(self, files: Mapping[str, Path], current: Snapshot) -> tuple[dict[str, Path], set[str]]:
+        publication = self.page["publication"]
+        _check_conflicts(self.hub, current, publication)
+        readme = self.folder / "README.md"
+        readme.write_text(_card(current, self.page, publication), encoding="utf-8", newline="")
+        self.scan.check_files({"README.md": readme})
+        written = {**files, "README.md": readme}
+        return written, {path for path in current.files if is_file_of(path, publication) and path not in written}
+
+
+@contextmanager
+def _built(
+    selections: Sequence[Selection],
+    repo_id: str,
+    dataset: Dataset | None = None,
+    *,
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    config_name: str | None = None,
+    allow_secrets: bool = False,
+    results: Sequence[Mapping[str, Any]] = (),
+    items: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]] | None = None,
+    training: TrainingRun | None = None,
+) -> Iterator[_Push]:
+    """Check that selections can be published, and write their files to a temporary folder."""
     check_together(selections)
     results = check_results(results, "results")
     files = {} if items is None else item_files(items)
@@ -127,7 +217,7 @@ def push_selections(
         write_page(folder, page)
         if is_new:
             hub.validate(card(page))
-        return _commit(hub, folder, page, private, scan, commit_message or _message(page))
+        yield _Push(hub, folder, page, private, is_new, scan)
 
 
 def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, token: str | None = None) -> None:
@@ -167,24 +257,6 @@ def check_access(hub: Hub, dataset: Dataset, private: bool | None) -> tuple[bool
     parents = parents_of(dataset)
     _check_not_a_parent(hub, parents)
     return visibility(hub, parents, private)
-
-
-def _commit(hub: Hub, folder: Path, page: Facts, private: bool | None, scan: SecretScan, message: str) -> CommitInfo:
-    """Commit the files of the folder, and the existing card with the generated page replaced."""
-    publication = page["publication"]
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    scan.check_files(files)
-
-    def build(current: Snapshot) -> tuple[dict[str, Path], set[str]]:
-        _check_conflicts(hub, current, publication)
-        readme = folder / "README.md"
-        readme.write_text(_card(current, page, publication), encoding="utf-8", newline="")
-        scan.check_files({"README.md": readme})
-        written = {**files, "README.md": readme}
-        return written, {path for path in current.files if is_file_of(path, publication) and path not in written}
-
-    hub.create(private)
-    return hub.commit(build, message)
 
 
 def _publication(config_name: str | None) -> str:

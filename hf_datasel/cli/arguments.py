@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import glob
 import json
 import logging
@@ -10,7 +11,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from trl import TrlParser
 
 from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables, suggested_key
+from hf_datasel.cli.examples import EXAMPLES_TITLE, examples_text
 from hf_datasel.cli.terminal import printable
 from hf_datasel.errors import ConfigError, SelectionError, check_option
 
@@ -130,6 +132,7 @@ def parse(
     command: str,
     description: str | None = None,
     required: Mapping[str, str] | None = None,
+    first: Collection[str] = (),
 ) -> tuple[Any, ...]:
     """Fill dataclasses from flags and from `--config FILE.yaml`; flags take precedence.
 
@@ -140,6 +143,7 @@ def parse(
         description: Description of the command, for the help text.
         required: Keys the command needs, with the message for each. If the arguments are invalid and one of these
             keys is missing, its message is raised, since the missing key is the likely cause.
+        first: Keys that the help text shows first, as a group of their own.
 
     Returns:
         An instance of each dataclass.
@@ -148,9 +152,17 @@ def parse(
         ConfigError: If a key or flag is unknown, a key occurs twice in the file, the file cannot be read, a value is
             invalid, or the file does what needs `--trust_config`.
     """
+    name = command.split()[0]
     parser = TrlParser(
-        tuple(argument_types), prog=f"hf-datasel {command}", allow_abbrev=False, description=description
+        tuple(argument_types),
+        prog=f"hf-datasel {name}",
+        usage=f"hf-datasel {command} [--config FILE.yaml] [--KEY VALUE ...]",
+        allow_abbrev=False,
+        description=description,
+        epilog=examples_text(name),
+        formatter_class=_HelpFormatter,
     )
+    _show_first(parser, first)
     keys = sorted({action.dest for action in parser._actions} - {"help"})
     parser.add_argument(*TRUST_FLAGS, action="store_true", default=argparse.SUPPRESS, help=_TRUST_HELP)
     flags = parser._option_string_actions
@@ -183,6 +195,34 @@ def parse(
     except (ValueError, TypeError) as error:
         missing = [message for key, message in (required or {}).items() if key not in keys_set]
         raise ConfigError(_parser_message(error, missing)) from error
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Formatter that shows each flag once, defaults other than None, and the examples as they are."""
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        twins = {name.replace("_", "-") for name in action.option_strings if "_" in name}
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if name not in twins]
+        return super()._format_action_invocation(shown)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(EXAMPLES_TITLE) else super()._fill_text(text, width, indent)
+
+
+def _show_first(parser: argparse.ArgumentParser, keys: Collection[str]) -> None:
+    """Move the flags of some keys into a group of their own at the beginning of the help text."""
+    if not keys:
+        return
+    group = parser.add_argument_group("selection, and what every run needs")
+    others = parser._optionals
+    others.title = "other options, those of trl sft"
+    group._group_actions = [action for action in others._group_actions if action.dest in keys]
+    others._group_actions = [action for action in others._group_actions if action.dest not in keys]
+    parser._action_groups.sort(key=lambda each: each is not group)
 
 
 def _parser_message(error: Exception, missing: Sequence[str]) -> str:

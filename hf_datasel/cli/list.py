@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import Any
 
 from hf_datasel.cli.catalogue import Entry, catalogue
+from hf_datasel.cli.examples import examples_text
 from hf_datasel.errors import ConfigError, did_you_mean
 
 __all__ = ["run"]
@@ -32,7 +33,8 @@ def run(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "hf-datasel list",
         description="List selectors, filters and scores, or print what some of them do and their settings.",
-        epilog="examples: hf-datasel list scores; hf-datasel list iterit ifd; hf-datasel list --json",
+        epilog=examples_text("list"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="selectors, filters, scores, or names of these")
     parser.add_argument("--json", action="store_true", help="print JSON, with the settings of each")

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Sequence
 
+from hf_datasel.cli.examples import examples_text
 from hf_datasel.cli.log_filters import filter_log_messages
 from hf_datasel.cli.terminal import printable, printable_stdout
 from hf_datasel.errors import DataselError, did_you_mean
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"There is no command {name!r}.{did_you_mean(name, COMMANDS)} There are {', '.join(COMMANDS)}."
             )
         if name in _WITHOUT_FLAGS and flags in (["-h"], ["--help"]):
-            print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}")
+            print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}\n\n{examples_text(name)}")
             return 0
         with filter_log_messages(), printable_stdout():
             importlib.import_module(f"hf_datasel.cli.{name}").run(flags)

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from hf_datasel.errors import ConfigError, PublishError
 from hf_datasel.selection.display import method_name
 
 if TYPE_CHECKING:
-    from hf_datasel.hub.repository import Hub, Snapshot
+    from hf_datasel.hub.repository import Hub, PushPlan, Snapshot
     from hf_datasel.selection import Selection
 
 __all__ = ["PushArguments", "hub_errors", "is_private", "run"]
@@ -78,6 +78,10 @@ class PushArguments(RunArguments):
         default=None,
         metadata={"help": "Index of the run, from 0, that --hub_model_id is the model of; needed for several runs."},
     )
+    dry_run: bool = field(
+        default=False,
+        metadata={"help": "Print which files would go where, their sizes and who could see them, and upload nothing."},
+    )
     config_name: str | None = field(
         default=None, metadata={"help": "Name of the configuration, to publish several selections in one repository."}
     )
@@ -87,8 +91,8 @@ def run(argv: Sequence[str]) -> None:
     """Publish a selection, or all rounds of a training run, and print its URL."""
     dataset_arguments, arguments = parse((DatasetArguments, PushArguments), argv, "push")
     log_to_stderr()
-    from hf_datasel.cards import push_selections
     from hf_datasel.cards.build import read_run
+    from hf_datasel.cards.push import plan_push, push_selections
     from hf_datasel.cards.report import read_results
     from hf_datasel.training import model_results, push_model_results
 
@@ -106,19 +110,20 @@ def run(argv: Sequence[str]) -> None:
         hub, before = _snapshot(arguments.repo_id, arguments.revision)
         if before is not None and (replaced := _replaced(hub, before, selections, arguments.config_name)):
             print(f"Replaces {replaced}, in {hub.repo_id}; pass another --config_name to keep both.")
-        info = push_selections(
-            selections,
-            arguments.repo_id,
-            dataset,
-            private=is_private(arguments.private, arguments.public),
-            revision=arguments.revision,
-            commit_message=arguments.commit_message,
-            config_name=arguments.config_name,
-            allow_secrets=arguments.allow_secrets,
-            results=results,
-            items=arguments.items,
-            training=training,
-        )
+        options: dict[str, Any] = {
+            "private": is_private(arguments.private, arguments.public),
+            "revision": arguments.revision,
+            "config_name": arguments.config_name,
+            "allow_secrets": arguments.allow_secrets,
+            "results": results,
+            "items": arguments.items,
+            "training": training,
+        }
+        if arguments.dry_run:
+            print(_plan_text(plan_push(selections, arguments.repo_id, dataset, **options)))
+            return
+        message = arguments.commit_message
+        info = push_selections(selections, arguments.repo_id, dataset, commit_message=message, **options)
     if before is not None and info.oid == before.commit:
         print(f"Nothing has changed, and nothing was uploaded: {info.repo_url}")
     else:
@@ -127,6 +132,19 @@ def run(argv: Sequence[str]) -> None:
         with hub_errors(), no_progress_bars():
             info = push_model_results(arguments.hub_model_id, results, run=arguments.model_run)
         print(f"Results of the model: {info.commit_url}")
+
+
+def _plan_text(plan: PushPlan) -> str:
+    """Return the files of a push with their sizes, where they would go, and who could see them."""
+    seen = {True: "private", False: "public", None: "public or private by the default of the namespace"}
+    state = "new, " if plan.is_new else ""
+    uploaded = [file for file in plan.files if file.change in ("new", "changed")]
+    width = max(len(file.path) for file in plan.files)
+    lines = [f"Would publish in {plan.url} ({state}{seen[plan.private]}), branch {plan.revision or 'main'}:"]
+    lines += [f"  {file.path:<{width}}  {file.size:>13,} bytes  {file.change}" for file in plan.files]
+    total = sum(file.size for file in uploaded)
+    lines.append(f"{len(uploaded)} files to upload, {total:,} bytes. Nothing was uploaded.")
+    return "\n".join(lines)
 
 
 def is_private(private: bool | None, public: bool) -> bool | None:

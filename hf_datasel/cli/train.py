@@ -46,12 +46,21 @@ def run(argv: Sequence[str]) -> None:
 
     kinds = (ScriptArguments, SelectiveSFTConfig, ModelConfig, DatasetMixtureConfig, TrainArguments)
     try:
-        script, config, model, mixture, own = parse(kinds, argv, "train", required={"model_name_or_path": _NO_MODEL})
+        required = {"model_name_or_path": _NO_MODEL}
+        script, config, model, mixture, own = parse(kinds, argv, "train", required=required, first=_own_keys())
     except ConfigError as error:
         raise _with_precision_flags(error) from error
     log_to_stderr()
     allow_local_imports(own.allow_imports)
     train(script, config, model, mixture, own)
+
+
+def _own_keys() -> set[str]:
+    """Return the keys that `trl sft` does not have, and those that every run needs."""
+    from hf_datasel.training import SelectiveSFTConfig
+
+    own = {*vars(SelectiveSFTConfig)["__annotations__"], *vars(TrainArguments)["__annotations__"]}
+    return own | {"model_name_or_path", "dataset_name", "output_dir", "num_train_epochs"}
 
 
 def train(script: Any, config: Any, model: Any, mixture: Any, own: TrainArguments) -> Any:

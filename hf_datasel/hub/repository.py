@@ -27,7 +27,7 @@ from hf_datasel.errors import PublishError
 from hf_datasel.hub.retry import ATTEMPTS, TRANSPORT_ERROR, call_hub, error_line, is_temporary, wait_before_retry
 from hf_datasel.hub.secrets import SecretScan
 
-__all__ = ["PULL_REQUEST", "Hub", "Snapshot", "read_card"]
+__all__ = ["PULL_REQUEST", "Hub", "PlannedFile", "PushPlan", "Snapshot", "read_card"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,40 @@ class Snapshot:
     commit: str | None
     files: Mapping[str, str]
     card: str | None
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """A file that a push would write or delete.
+
+    Args:
+        path: Path in the repository.
+        size: Size in bytes; 0 of one that is deleted.
+        change: `"new"`, `"changed"`, `"unchanged"` or `"deleted"`.
+    """
+
+    path: str
+    size: int
+    change: str
+
+
+@dataclass(frozen=True)
+class PushPlan:
+    """What a push would do.
+
+    Args:
+        url: URL of the repository.
+        revision: Branch; None for the main one.
+        is_new: Whether the repository would be created.
+        private: Whether the repository is or would be private; None for the default of the namespace.
+        files: The files, by path.
+    """
+
+    url: str
+    revision: str | None
+    is_new: bool
+    private: bool | None
+    files: tuple[PlannedFile, ...]
 
 
 class Hub:
@@ -236,6 +270,26 @@ class Hub:
             "unchanged. Push again later: uploaded files are not uploaded again."
         ) from problem
 
+    def plan(self, build: BuildCommit, *, is_new: bool, private: bool | None) -> PushPlan:
+        """Return what `create` and `commit` would do.
+
+        Args:
+            build: As for `commit`.
+            is_new: Whether the repository does not exist yet.
+            private: Whether it is or would be private.
+
+        Raises:
+            PublishError: The Hub refuses access.
+        """
+        current = Snapshot(None, {}, None) if is_new else self.snapshot()
+        files, deleted = build(current)
+        planned = [
+            PlannedFile(path, file.stat().st_size, _change(current, path, file)) for path, file in files.items()
+        ]
+        planned += [PlannedFile(path, 0, "deleted") for path in deleted & set(current.files)]
+        ordered = tuple(sorted(planned, key=lambda file: file.path))
+        return PushPlan(self.url, self.revision, is_new, private, ordered)
+
     def _unchanged(self, current: Snapshot, message: str) -> CommitInfo:
         logger.info("%s is up to date: nothing is uploaded.", self.repo_id)
         return CommitInfo(
@@ -312,9 +366,15 @@ def _operations(
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(path_in_repo=path, path_or_fileobj=file)
         for path, file in files.items()
-        if current.files.get(path) not in _hashes(file)
+        if _change(current, path, file) != "unchanged"
     ]
     return operations + [CommitOperationDelete(path_in_repo=path) for path in sorted(deleted & set(current.files))]
+
+
+def _change(current: Snapshot, path: str, file: Path) -> str:
+    if path not in current.files:
+        return "new"
+    return "unchanged" if current.files[path] in _hashes(file) else "changed"
 
 
 def _hashes(file: Path) -> tuple[str, str]:

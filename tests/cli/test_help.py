@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+from pathlib import Path
+
 import pytest
 
 from hf_datasel.cli import main
+from hf_datasel.cli.examples import EXAMPLES
 from hf_datasel.cli.main import COMMANDS
+
+RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -17,6 +24,15 @@ def test_help_of_every_command(command, capsys):
     printed = capsys.readouterr()
     assert printed.out.startswith(f"usage: hf-datasel {command}")
     assert printed.err == ""
+    for example in EXAMPLES[command]:
+        assert f"  {example}\n" in printed.out
+        words = shlex.split(example)
+        assert words[:2] == ["hf-datasel", command]
+        assert set(re.findall(r"--\w+", example)) <= {
+            *re.findall(r"^  (--\w+)", printed.out, re.MULTILINE),
+            "--config",
+        }
+        assert all((RECIPES.parent / word).is_file() for word in words if word.endswith(".yaml"))
 
 
 def test_help_command(capsys):
@@ -25,14 +41,26 @@ def test_help_command(capsys):
     assert main(["help"]) == 0
     assert capsys.readouterr().out == usage
     assert main(["help", "env"]) == 0
-    assert capsys.readouterr().out == "usage: hf-datasel env\n\nprint versions and devices, for a bug report\n"
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: hf-datasel env\n\nprint versions and devices, for a bug report\n")
+
+
+def test_help_of_train_begins_with_what_the_trainer_of_trl_does_not_have(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    own, others = capsys.readouterr().out.split("other options, those of trl sft:")
+    assert {"--selector", "--selection_ratio", "--selection_order", "--model_name_or_path"} <= set(own.split())
+    assert not {"--learning_rate", "--packing"} & set(own.split())
+    assert {"--learning_rate", "--packing"} <= set(others.split())
+    assert "--selection-ratio" not in own
+    assert "default: None" not in own + others
 
 
 def test_help_of_explain(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["explain", "--help"])
     printed = capsys.readouterr().out
-    assert printed.startswith("usage: hf-datasel explain ROW [ROW ...] [-h]")
+    assert printed.startswith("usage: hf-datasel explain ROW [ROW ...] [--config FILE.yaml] [--KEY VALUE ...]")
     assert "ROW: number of a row of the dataset, counted from 0." in printed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -38,6 +39,28 @@ def test_push(local_hub, selection, rows_file, tmp_path, capsys):
     assert main(command) == 0
     assert capsys.readouterr().out.strip() == f"Nothing has changed, and nothing was uploaded: {url}"
     assert local_hub.commits("tester/longest")[-1] == commit
+
+
+def test_dry_run_uploads_nothing_and_prints_what_would_go_where(local_hub, selection, rows_file, capsys):
+    command = ["push", "--selection", str(selection), "--dataset_name", str(rows_file), "--repo_id", "tester/longest"]
+    assert main([*command, "--public", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    url = f"{local_hub.url}/datasets/tester/longest"
+    assert printed.startswith(f"Would publish in {url} (new, public), branch main:\n")
+    assert printed.endswith("bytes. Nothing was uploaded.\n")
+    assert ("dataset", "tester/longest") not in local_hub.repos
+    assert main([*command, "--public"]) == 0
+    files = local_hub.files("tester/longest")
+    planned = re.findall(r"^  (\S+) +([\d,]+) bytes  new$", printed, re.MULTILINE)
+    assert {path: int(size.replace(",", "")) for path, size in planned} == {
+        path: len(content) for path, content in files.items()
+    }
+    capsys.readouterr()
+    assert main([*command, "--public", "--dry_run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Would publish in {url} (public), branch main:\n")
+    assert printed.count("  unchanged\n") == len(planned)
+    assert printed.endswith("\n0 files to upload, 0 bytes. Nothing was uploaded.\n")
 
 
 def test_push_rounds_of_a_run(local_hub, rows_file, pool_rows, tmp_path):
