@@ -72,8 +72,8 @@ class Method(TypedDict):
         selector: Name of the selector in specs.
         name: Name as people write it.
         about: Description.
-        settings: Settings of the selector, and those settings of the training run that the selection depends on and
-            that differ from their defaults.
+        settings: Settings of the selector that have an effect, and those settings of the training run that the
+            selection depends on and that differ from their defaults.
         citation: BibTeX, or "".
     """
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from hf_datasel.errors import ConfigError
+from hf_datasel.cards.selector_traits import selector_of
 from hf_datasel.rounds.columns_read import columns_read
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection
-from hf_datasel.selectors import All, Chain, get_selector
+from hf_datasel.selectors import All, Chain
 
 __all__ = [
     "group_column",
@@ -64,12 +64,7 @@ def numeric_scores(selection: Selection) -> list[str]:
 
 def _only_filtered(selection: Selection) -> set[str]:
     """Return the scores that only filters read, whose means say nothing about how rows were selected."""
-    settings = dict(selection.provenance["selector"])
-    try:
-        selector = get_selector(settings.pop("selector"), settings)
-    except ConfigError:  # it needs classes outside this package
-        return set()
-    inner: Any = selector
+    inner: Any = selector_of(selection.provenance["selector"])
     while isinstance(inner, Selector) and not isinstance(inner, Chain):
         inner = getattr(inner, "method", None)
     if not isinstance(inner, Chain):

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from hf_datasel.errors import ConfigError
+from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.base import ModelScore
+from hf_datasel.selectors import get_selector
 from hf_datasel.spec import list_classes
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ __all__ = [
     "runs_model",
     "scores_shortlist",
     "selecting_scores",
+    "selector_of",
 ]
 
 _DRAWING = ("dq", "iterative_kmq", "km_random", "kmq", "random")
@@ -30,6 +34,15 @@ _UNRANKED = (*_DRAWING, "all", "diverse_evol", "instag_diverse", "k_center", "wi
 """Selectors whose first rows are not better than their last."""
 _INNER = {"chain": "then", "weighted": "method"}
 """Selectors whose rows are ordered by the selector in one of their settings -> that setting."""
+
+
+def selector_of(spec: Mapping[str, Any]) -> Selector | None:
+    """Return the selector of a spec; None if it needs classes outside this package, which are not imported."""
+    settings = dict(spec)
+    try:
+        return get_selector(settings.pop("selector"), settings)
+    except ConfigError:
+        return None
 
 
 def scores_shortlist(facts: Facts) -> bool:

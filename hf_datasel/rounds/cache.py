@@ -20,8 +20,9 @@ from hf_datasel.scoring.vector_files import row_blocks, take_vectors, zeros
 from hf_datasel.spec import object_key
 
 if TYPE_CHECKING:
-    from hf_datasel.scores import Cluster
+    from hf_datasel.scores import Cluster, Embedding
     from hf_datasel.scoring.base import Columns, Score
+    from hf_datasel.scoring.outputs import ResultStore
     from hf_datasel.scoring.target_rows import TargetRows
 
 __all__ = ["ClusterAssignment", "RoundCache", "ScoreOutput", "as_numpy", "take_rows"]
@@ -72,6 +73,7 @@ class RoundCache:
             column where the dataset has it.
         holds: Function of a score and a column that returns whether the column is known to be what the score would
             compute, so that it is read instead; by default none is.
+        store: Score store for vectors of texts that are no rows.
     """
 
     pool: Pool
@@ -79,6 +81,7 @@ class RoundCache:
     describe: Callable[[Score], dict[str, Any]] | None = None
     has_model: bool = True
     holds: Callable[[Score, str], bool] | None = None
+    store: ResultStore | None = None
     _results: dict[Hashable, tuple[Any, Cost]] = field(default_factory=dict, init=False)
     """Results, and the cost of computing each."""
     _requested: set[Hashable] = field(default_factory=set, init=False)
@@ -167,6 +170,24 @@ class RoundCache:
         from hf_datasel.scoring.vectors import load_vectors
 
         return self._cached(("vectors", name), lambda: _read_only(load_vectors(self.pool.dataset, name)))
+
+    def text_vectors(self, texts: tuple[str, ...], embedding: Embedding) -> np.ndarray:
+        """Return the vectors of texts that are no rows, such as tags, float32 of shape (texts, dimensions).
+
+        Args:
+            texts: Distinct texts that are not empty.
+            embedding: How they are embedded; it names a model.
+        """
+
+        def embed() -> np.ndarray:
+            from datasets import Dataset
+
+            from hf_datasel.scoring.engine import Engine
+
+            engine = Engine(Pool(Dataset.from_dict({"text": list(texts)})), store=self.store)
+            return _read_only(as_numpy(engine.compute(embedding)[embedding.value_column]))
+
+        return self._cached(("text_vectors", texts, object_key(embedding)), embed)
 
     def clusters(
         self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray

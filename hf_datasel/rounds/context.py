@@ -173,6 +173,24 @@ class RoundContext:
         vectors = self._cache.vectors(name)
         return vectors if rows is None else take_rows(vectors, rows)
 
+    def text_vectors(self, texts: tuple[str, ...], embedding: Embedding) -> np.ndarray:
+        """Return the vectors of texts that are no rows, such as tags; the same texts are embedded once per run.
+
+        In a distributed run every process has to call this.
+
+        Args:
+            texts: Distinct texts that are not empty.
+            embedding: How they are embedded; it names a model.
+
+        Returns:
+            Float32 of shape (texts, dimensions). Do not modify it.
+        """
+        self.record.add_spec(embedding.spec())
+        return self._cached_text_vectors(texts, embedding)
+
+    def _cached_text_vectors(self, texts: tuple[str, ...], embedding: Embedding) -> np.ndarray:
+        return self._cache.text_vectors(texts, embedding)
+
     def clusters(
         self, source: str | Cluster, vectors: str | Embedding = "embedding"
     ) -> tuple[np.ndarray, np.ndarray | None]:

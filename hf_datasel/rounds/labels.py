@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,6 @@ __all__ = [
     "candidate_labels",
     "check_labels",
     "describe_labels",
-    "embedded_labels",
     "labels_name",
     "mean_vectors",
     "read_labels",
@@ -208,28 +207,6 @@ def mean_vectors(labels: RowLabels, rows: np.ndarray, vectors: np.ndarray) -> np
         total += labels.matrix[block].T @ vectors[rows[block]].astype(np.float64)
     means: np.ndarray = total / np.maximum(labels.matrix.getnnz(axis=0), 1)[:, None]
     return means
-
-
-def embedded_labels(context: RoundContext, labels: RowLabels, embedding: Embedding) -> np.ndarray:
-    """Return the embedding of the text of each label; NaN for a label without one.
-
-    In a distributed run every process has to call this.
-
-    Args:
-        context: Context of the round, which records the embedding.
-        labels: The labels, which are texts.
-        embedding: How they are embedded.
-    """
-    from datasets import Dataset
-
-    from hf_datasel.rounds.cache import as_numpy
-    from hf_datasel.scoring.score_rows import score
-
-    whole_text = replace(embedding, part="both", column_prefix="")
-    scored = score(Dataset.from_dict({"text": list(labels.names)}), [whole_text])
-    context.record.add_spec(whole_text.spec())
-    vectors: np.ndarray = as_numpy(scored.with_format("arrow")[:].column("embedding"))
-    return vectors
 
 
 def _text_labels(values: pa.Array, name: str) -> RowLabels:

@@ -145,6 +145,10 @@ class Selector(HasSpec, ABC):
             if isinstance(value, Selector):
                 value.check_columns(context)
 
+    def unused_settings(self) -> tuple[str, ...]:
+        """Return the names of the settings that have no effect beside the others, which cards do not list."""
+        return ()
+
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return sentences on what decided on a row besides its scores, such as its neighbors; by default none.
 

@@ -137,6 +137,9 @@ class SubsetView(RoundContext):
         numbers: np.ndarray = self.parent.column(name)[self._parent_rows(rows)]
         return numbers
 
+    def _cached_text_vectors(self, texts: tuple[str, ...], embedding: Embedding) -> np.ndarray:
+        return self.parent._cached_text_vectors(texts, embedding)
+
     def _sort_keys(self, name: str) -> np.ndarray:
         keys: np.ndarray = self.parent._sort_keys(name)[self.rows]
         return keys

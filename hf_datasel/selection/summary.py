@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import reason_counts
+from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection.display import describe_setting
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _ranges(selection: Selection) -> dict[str, tuple[float, float]]:
     ranges = {}
     for name in selection.score_columns:
         dtype = selection.table.schema.field(name).type
-        if name.endswith("_id") or not (pa.types.is_floating(dtype) or pa.types.is_integer(dtype)):
+        if is_identifier(name) or not (pa.types.is_floating(dtype) or pa.types.is_integer(dtype)):
             continue
         values = selection.scores(name)
         finite = np.isfinite(values)

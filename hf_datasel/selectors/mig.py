@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,6 @@ from hf_datasel.rounds.labels import (
     candidate_labels,
     check_labels,
     describe_labels,
-    embedded_labels,
     labels_name,
     mean_vectors,
     read_labels,
@@ -112,8 +111,8 @@ class MIG(Selector):
             vectors = context.vectors(self.vectors)
             rows = context.candidates(take_rows(vectors, rows), rows, name=column_name(self.vectors))
         rows, labels = candidate_labels(context, labels, rows, self.min_count, labels_name(self.labels))
-        if embedding is not None:
-            vectors = embedded_labels(context, labels, embedding)
+        if embedding is not None and labels.names:
+            vectors = context.text_vectors(labels.names, embedding)
         elif vectors is not None:
             vectors = mean_vectors(labels, rows, vectors)
         graph = None if vectors is None else label_graph(vectors, self.sim_threshold)
@@ -127,6 +126,13 @@ class MIG(Selector):
             ),
         )
 
+    def unused_settings(self) -> tuple[str, ...]:
+        """Return the settings of the graph if it connects no labels, and those of the other `phi_type`."""
+        unused = ["phi_alpha"] if self.phi_type == "pow" else ["phi_a", "phi_b"]
+        if self.vectors is None or not self.prop_weight:
+            unused += ["sim_threshold"] if self.vectors is not None else ["sim_threshold", "prop_weight"]
+        return tuple(unused)
+
     def _label_embedding(self, labels: RowLabels) -> Embedding | None:
         """Return what embeds the text of labels; None if their vectors are means, or if they are not connected."""
         if self.vectors is None or isinstance(self.vectors, str) or not labels.are_texts or not self.prop_weight:
@@ -136,7 +142,7 @@ class MIG(Selector):
                 "MIG embeds the text of labels with a model of its own: name it, as in vectors=Embedding('name or "
                 "path')."
             )
-        return self.vectors
+        return replace(self.vectors, part="both", column_prefix="")
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return a sentence on the labels of the row, and on how many selected rows have each."""

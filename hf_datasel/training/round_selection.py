@@ -184,7 +184,7 @@ class RoundRunner:
     def _cache(self, model: Any, optimizer: Any, state: dict[str, np.ndarray]) -> RoundCache:
         engine = self.engine(model, optimizer, state)
         compute = with_sharding_check(engine.compute, self.accelerator, model)
-        return RoundCache(self.data.pool, compute, engine.describe)
+        return RoundCache(self.data.pool, compute, engine.describe, store=self.store)
 
     def _context(self, cache: RoundCache, index: int, schedule: Schedule, carried: CarriedState) -> RoundContext:
         return RoundContext(

@@ -31,6 +31,7 @@ from hf_datasel.selection.display import describe_setting, method_name, model_na
 from hf_datasel.selection.provenance import without_paths
 from hf_datasel.selectors import (
     KMQ,
+    MIG,
     All,
     Chain,
     Deita,
@@ -356,6 +357,20 @@ def test_scores_that_only_filters_read(rows):
     assert [figure.name for figure in figures(ranked) if "scores" in figure.name] == ["scores-reward", "scores-loss"]
     length = gather([select(rows, Chain([InRange(Length(), low=1)], Longest()), size=6)], rows, title="x")
     assert list(length["rounds"][0]["means"]) == ["response_words"], "the method reads it too"
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown", "hidden"),
+    [
+        ({}, ["vectors", "sim_threshold", "prop_weight", "phi_a", "phi_b"], ["phi_alpha"]),
+        ({"vectors": None, "phi_type": "exp"}, ["phi_alpha"], ["sim_threshold", "prop_weight", "phi_a", "phi_b"]),
+        ({"prop_weight": 0.0}, ["vectors", "prop_weight"], ["sim_threshold"]),
+    ],
+)
+def test_settings_without_effect_are_not_listed(settings, shown, hidden):
+    method = describe_method(MIG(quality="reward", **settings).spec(), None)
+    assert set(shown) <= set(method["settings"])
+    assert not set(hidden) & set(method["settings"])
 
 
 def test_score_that_is_nearly_always_the_same(rows):

@@ -273,6 +273,7 @@ def test_row_numbers_have_no_rank(rows, tmp_path):
         "selected_range": None,
     }
     assert scores["duplicate_rows"]["rank"] == 1
+    assert "duplicate_of" not in selection.summary()
     assert numeric_scores(selection) == ["duplicate_rows", "duplicate_similarity"]
 
 

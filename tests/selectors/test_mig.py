@@ -1,11 +1,18 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.errors import ColumnError, ConfigError, Interrupted, SelectionError
+from hf_datasel.formats import Pool
+from hf_datasel.rounds.cache import RoundCache
 from hf_datasel.scores import Cluster, Embedding, InsTag, Length, Loss
-from hf_datasel.selectors import MIG, get_selector, per_source
+from hf_datasel.scoring.row_vectors import _Encoder
+from hf_datasel.scoring.store.store import ScoreStore
+from hf_datasel.selection import SelectionSession
+from hf_datasel.selectors import MIG, Chain, get_selector, per_source
 from hf_datasel.testing import contract
 
 TAGS = [
@@ -79,6 +86,21 @@ def test_text_of_tags_is_embedded(tagged, tiny_model_dir):
     selection = select(tagged, selector, size=6)
     assert selection.indices.tolist() == slow(able(TAGS), tagged["deita"][:], 6, close)
     assert [spec["resolved_model"] for spec in selection.provenance["scores"]] == [embedding.spec()["resolved_model"]]
+
+
+def test_tags_are_embedded_once(tagged, tiny_model_dir, tmp_path, monkeypatch):
+    lengths, pooled = [], _Encoder.pooled
+    monkeypatch.setattr(_Encoder, "pooled", lambda self, batch: lengths.append(len(batch)) or pooled(self, batch))
+    embedding, session = Embedding(str(tiny_model_dir)), SelectionSession(tagged)
+    mig = MIG(quality="deita", vectors=embedding)
+    for selector in (mig, replace(mig, phi_b=0.5), Chain([], mig)):
+        selection = session.select(selector, tokens=sum(tagged["num_tokens"]) // 2)  # tries several numbers of rows
+        assert [spec["score"] for spec in selection.provenance["scores"]] == ["embedding"]
+    assert sum(lengths) == 7
+    caches = [RoundCache(Pool(tagged), Embedding.compute, store=ScoreStore(tmp_path)) for _ in range(2)]
+    first, second = [cache.text_vectors(("a tag", "another"), embedding) for cache in caches]
+    assert sum(lengths) == 9, "the second run reads the store"
+    np.testing.assert_array_equal(first, second)
 
 
 def test_clusters_are_labels(gaps):

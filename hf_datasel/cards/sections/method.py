@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from hf_datasel.cards.section import Section
+from hf_datasel.cards.selector_traits import selector_of
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.selection.display import describe_setting, method_name
 from hf_datasel.selection.provenance import without_paths
@@ -62,12 +63,14 @@ def describe_method(spec: Mapping[str, Any], run: Mapping[str, Any] | None) -> M
         for part, entry in described
         if ":" in str(part.get("filter", ":"))  # what other filters keep is said in a few words
     ]
+    selector = selector_of(spec)
+    hidden = ("selector", *(selector.unused_settings() if selector is not None else ()))
     cited = sorted(described, key=lambda item: "filter" in item[0])
     return {
         "selector": str(spec["selector"]),
         "name": method_name(spec),
         "about": " ".join(sentence.replace(_EVERY_EPOCH, _reselection(run)) for sentence in about),
-        "settings": {key: value for key, value in spec.items() if key != "selector"} | selection_settings(run or {}),
+        "settings": {key: value for key, value in spec.items() if key not in hidden} | selection_settings(run or {}),
         "citation": "\n\n".join(dict.fromkeys(entry["citation"] for _, entry in cited if entry["citation"])),
     }
 
