@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
+import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError, SelectionError
 from hf_datasel.rounds.context import RoundContext
@@ -31,6 +32,8 @@ class ScoreRank(TypedDict):
         score: Name of the column.
         value: Value of the row; None if it has none.
         reason: Reason why the row has no value, if that is known; otherwise empty.
+        texts: Columns of text that belong to the score, and what they hold for the row, such as the phrase in
+            `refusal_phrase`; those of the selection or else of the dataset. Empty texts are not included.
         rank: Number of rows with a higher value, plus one; None without a value, and for a number that identifies
             a row or a group, such as `duplicate_of`. Rows that the selection excluded for
             a value that is too high are not counted, unless the row is one of them.
@@ -43,6 +46,7 @@ class ScoreRank(TypedDict):
     score: str
     value: float | None
     reason: str
+    texts: dict[str, str]
     rank: int | None
     ties: int
     num_rows: int
@@ -134,7 +138,11 @@ def explain(
         "unusable": str(pool.reasons[row]),
         "excluded": next((reason for reason, rows in context.excluded_rows().items() if row in rows), ""),
         "duplicates": [number for number in selected[same_content].tolist() if number != row],
-        "scores": [_score_rank(selection, name, row) for name in selection.score_columns if not _is_cluster(name)],
+        "scores": [
+            _score_rank(selection, pool.dataset, name, row)
+            for name in selection.score_columns
+            if not _is_cluster(name)
+        ],
         "cluster": _cluster(selection, row),
         "decided": decided,
         "interrupted": bool(selection.provenance.get("interrupted", False)),
@@ -142,7 +150,7 @@ def explain(
     }
 
 
-def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
+def _score_rank(selection: Selection, dataset: Dataset, name: str, row: int) -> ScoreRank:
     values = selection.scores(name)
     value, finite = float(values[row]), values[np.isfinite(values)]
     selected = values[selection.indices]
@@ -154,11 +162,32 @@ def _score_rank(selection: Selection, name: str, row: int) -> ScoreRank:
         "score": name,
         "value": value if has_value else None,
         "reason": "" if has_value else _reason(selection, name, row),
+        "texts": _texts(selection, dataset, name, row),
         "rank": int((finite > value).sum()) + 1 if has_value and is_ranked else None,
         "ties": int((finite == value).sum()) - 1 if has_value else 0,
         "num_rows": len(finite),
         "selected_range": (float(selected.min()), float(selected.max())) if len(selected) and is_ranked else None,
     }
+
+
+def _texts(selection: Selection, dataset: Dataset, name: str, row: int) -> dict[str, str]:
+    """Return the texts in columns whose names begin with that of a score, other than reasons."""
+    from datasets import Value
+
+    recorded = {field.name: field.type for field in selection.table.schema}
+    others = {key: feature.pa_type for key, feature in dataset.features.items() if isinstance(feature, Value)}
+    columns = [
+        key
+        for key, dtype in {**others, **recorded}.items()
+        if key.startswith(f"{name}_")
+        and not key.endswith("_reason")
+        and (pa.types.is_string(dtype) or pa.types.is_large_string(dtype))
+    ]
+    texts = {
+        key: selection.table.column(key)[row].as_py() if key in recorded else dataset.select_columns([key])[row][key]
+        for key in columns
+    }
+    return {key: text for key, text in texts.items() if text}
 
 
 def _reason(selection: Selection, name: str, row: int) -> str:

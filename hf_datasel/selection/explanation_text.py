@@ -47,5 +47,7 @@ def _score_text(score: ScoreRank) -> str:
         return f"{score['score']}: none{reason}{selected}."
     if score["rank"] is None:
         return f"{score['score']}: {score['value']:.0f}."
+    texts = "".join(f", {name} {text!r:.80}" for name, text in score["texts"].items())
     tied = f", tied with {score['ties']:,} other row{'' if score['ties'] == 1 else 's'}" if score["ties"] else ""
-    return f"{score['score']}: {score['value']:.5g}, rank {score['rank']:,} of {score['num_rows']:,}{tied}{selected}."
+    rank = f"rank {score['rank']:,} of {score['num_rows']:,}"
+    return f"{score['score']}: {score['value']:.5g}{texts}, {rank}{tied}{selected}."

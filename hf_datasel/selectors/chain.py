@@ -121,7 +121,7 @@ class Chain(Selector):
             remaining = _run_filter(row_filter, context, rows)
             if row not in remaining:
                 reasons = [reason for reason, excluded in context.excluded_rows().items() if row in excluded]
-                sentence = f"{type(row_filter).__name__} excluded it: {reasons[0]}."
+                sentence = f"The filter {row_filter.describe()!r} excluded it: {reasons[0]}."
                 return [sentence, *row_filter.explain(context, remaining, row)]
             rows = remaining
         positions = positions_of(selected, rows)

@@ -599,6 +599,10 @@ def test_vectors_of_existing_clusters_are_unsettled(rows, tmp_path):
         ("with loss < 0.2", "loss has to be at least 0.2 for this method"),
         ("near-duplicates by embedding", "a near-duplicate of the row is kept"),
         ("without ifd", "there is no value to rank the row by"),
+        ("with only tags of fewer than 5 rows", "labels of so few rows are ignored (min_count)"),
+        ("near-duplicates of a better row", "a near-duplicate of the row is kept"),
+        ("below the highest 0.4 of v", "a filter keeps the rows with the highest values"),
+        ("in no cluster", "rows are selected within each cluster"),
         ("excluded by Mine", ""),
     ],
 )

@@ -8,7 +8,7 @@ from hf_datasel.cli import main
 from hf_datasel.scores import Embedding
 from hf_datasel.selectors import Chain, InRange, KCenter, Random
 
-REFUSED = "InRange excluded it"
+REFUSED = "The filter 'refusal < 1' excluded it"
 
 
 @pytest.fixture

@@ -49,7 +49,15 @@ def test_scores_and_ranks(rows):
     taken = explain(selection, rows, 9)
     assert (taken["selected"], taken["rank"], taken["num_selected"]) == (True, 2, 4)
     assert scores_of(taken) == {
-        "ifd": {"value": 0.97, "reason": "", "rank": 3, "ties": 0, "num_rows": 11, "selected_range": (0.93, 1.2)}
+        "ifd": {
+            "value": 0.97,
+            "reason": "",
+            "texts": {},
+            "rank": 3,
+            "ties": 0,
+            "num_rows": 11,
+            "selected_range": (0.93, 1.2),
+        }
     }
     missed = explain(selection, rows, 8)
     assert (missed["selected"], missed["rank"]) == (False, None)
@@ -57,6 +65,7 @@ def test_scores_and_ranks(rows):
     assert scores_of(explain(selection, rows, 4))["ifd"] == {
         "value": None,
         "reason": "",
+        "texts": {},
         "rank": None,
         "ties": 0,
         "num_rows": 11,
@@ -267,6 +276,7 @@ def test_row_numbers_have_no_rank(rows, tmp_path):
     assert scores["duplicate_of"] == {
         "value": 3.0,
         "reason": "",
+        "texts": {},
         "rank": None,
         "ties": 1,
         "num_rows": 13,

@@ -387,8 +387,11 @@ def test_explain_names_filter(copies):
     chain = Chain([InRange("value", low=2), NoNearDuplicates(by="value")], Superfiltering(quality="ifd"))
     selected = select(copies, chain, size=3)
     said = {row: explain(selected, copies, row)["decided"] for row in range(12)}
-    assert said[0] == ["InRange excluded it: with value < 2.", "Its value is 1."]
-    assert said[6][0] == "NoNearDuplicates excluded it: near-duplicates by embedding."
+    assert said[0] == ["The filter 'value >= 2' excluded it: with value < 2.", "Its value is 1."]
+    assert said[6][0] == (
+        "The filter 'no near-duplicates by embedding (cosine > 0.9, highest value kept)' excluded it: "
+        "near-duplicates by embedding."
+    )
     assert said[6][1].startswith(
         "Its embedding has a cosine of 0.995 with that of row 7, whose value is 4; its own is 3"
     )
@@ -433,7 +436,9 @@ def test_a_filter_of_ones_own(copies):
     ):
         get_selector("chain", spec)
     assert explain(selected, copies, 2)["decided"][0].startswith("The selector is not available"), "without leave"
-    assert explain(selected, copies, 2, allow_imports=True)["decided"] == ["Every excluded it: excluded by Every."]
+    assert explain(selected, copies, 2, allow_imports=True)["decided"] == [
+        f"The filter '{__name__}:Every (step=3)' excluded it: excluded by Every."
+    ]
 
 
 @pytest.mark.parametrize(("how", "message"), [("mask", "bool of shape"), ("far", "that it was not called with")])

@@ -87,7 +87,7 @@ def test_explanation_without_the_questions(rows, tmp_path):
     file.unlink()
     selection = Selection.load(tmp_path / "selection")
     assert explain(selection, rows, 1)["decided"] == [
-        "Decontaminate excluded it: contaminated with exam.",
+        "The filter 'contamination with exam <= 0' excluded it: contaminated with exam.",
         "Its n-grams cover 62% of the words of question 1 of exam.",
     ]
     assert explain(selection, rows, 0)["decided"][0] == "It is one of 9 rows that the filters kept."

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset
 
-from hf_datasel import select
+from hf_datasel import score, select
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
 from hf_datasel.scores import Refusal, Repetition, URLs
 from hf_datasel.selection import explain
 from hf_datasel.selection.display import describe_setting
+from hf_datasel.selection.explanation_text import explanation_text
 from hf_datasel.selectors import Chain, Decontaminate, InLanguage, InRange, NoTextDuplicates, Random, TopShare
 
 CHAIN = Chain(
@@ -59,13 +60,24 @@ def test_selection_counts_the_rows_by_reason(selection):
 @pytest.mark.parametrize(
     ("row", "sentences"),
     [
-        (1, ["InRange excluded it: with refusal >= 1.", "Its refusal is 1."]),
-        (3, ["InRange excluded it: with link_phrases >= 1.", "Its link_phrases is 1."]),
-        (4, ["InRange excluded it: with repetition >= 0.3.", "Its repetition is 0.89062."]),
+        (1, ["The filter 'refusal < 1' excluded it: with refusal >= 1.", "Its refusal is 1."]),
+        (3, ["The filter 'link_phrases < 1' excluded it: with link_phrases >= 1.", "Its link_phrases is 1."]),
+        (4, ["The filter 'repetition < 0.3' excluded it: with repetition >= 0.3.", "Its repetition is 0.89062."]),
     ],
 )
 def test_explanation(row, sentences, selection, answers):
     assert explain(selection, answers, row)["decided"] == sentences
+
+
+def test_explanation_has_the_phrase_of_a_refusal(selection, answers):
+    scored = score(answers, Refusal())
+    by_column = select(scored, Chain([InRange("refusal", high=1)], Random()), size=2)
+    for explanation in (explain(selection, answers, 1), explain(by_column, scored, 1)):
+        assert explanation["scores"][0]["texts"] == {"refusal_phrase": "as an AI language model"}
+        assert "  refusal: 1, refusal_phrase 'as an AI language model', rank 1 of 7; sel" in explanation_text(
+            explanation
+        )
+    assert explain(selection, answers, 0)["scores"][0]["texts"] == {}
 
 
 def test_filters_are_described_in_a_few_words():

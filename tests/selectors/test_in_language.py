@@ -62,8 +62,9 @@ def test_rare_languages_are_counted_together(answers):
 def test_explanation_and_card(answers):
     selection = select(answers, COLUMN, size=3)
     assert explain(selection, answers, 2)["decided"] == [
-        "InLanguage excluded it: in language fr.", "Its language is fr, with a probability of 0.90."
-    ]  # fmt: skip
+        "The filter 'language en or de' excluded it: in language fr.",
+        "Its language is fr, with a probability of 0.90.",
+    ]
     text = page(gather([selection], answers, title="x"))
     assert "| 2 | `in language fr` | the most probable language of the row is another one |" in text
 

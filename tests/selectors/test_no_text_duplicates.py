@@ -99,17 +99,23 @@ def test_order_of_rows_does_not_matter(copies):
     assert sorted(order[rows].tolist()) == kept(data, NoTextDuplicates(by="value")) == [5, 6, 7]
 
 
+FILTER = "no near-duplicates by text (similarity of 5-grams >= 0.8)"
+
+
 def test_explanation(copies):
     selection = select(copies, Chain([NoTextDuplicates()], Longest()), size=2)
     assert explain(selection, copies, 2)["decided"] == [
-        "NoTextDuplicates excluded it: near-duplicates by text.",
+        f"The filter '{FILTER}' excluded it: near-duplicates by text.",
         "The 5-grams of its text have a Jaccard similarity of 0.9756 with those of row 0, which comes first.",
     ]
-    assert explain(selection, copies, 7)["decided"][0] == "NoTextDuplicates excluded it: exact duplicates by text."
+    assert (
+        explain(selection, copies, 7)["decided"][0] == f"The filter '{FILTER}' excluded it: exact duplicates by text."
+    )
     assert explain(selection, copies, 0)["decided"][0] == "It is one of 3 rows that the filters kept."
     selection = select(copies, Chain([NoTextDuplicates(by="value", part="response")], Longest()), size=2)
     assert explain(selection, copies, 0)["decided"] == [
-        "NoTextDuplicates excluded it: near-duplicates by response.",
+        "The filter 'no near-duplicates by response (similarity of 5-grams >= 0.8, highest value kept)' excluded it: "
+        "near-duplicates by response.",
         "The 5-grams of its response have a Jaccard similarity of 0.973 with those of row 2, whose value is 0.9; its "
         "own is 0.1.",
     ]

@@ -61,7 +61,7 @@ def test_excluded_rows_are_counted_and_explained(data):
         "without v": 1, "with v >= 1": 2, "below the highest 0.4 of v": 3,
     }  # fmt: skip
     assert explain(selection, data, 8)["decided"] == [
-        "TopShare excluded it: below the highest 0.4 of v.",
+        "The filter 'highest 0.4 of v below 1' excluded it: below the highest 0.4 of v.",
         "Its v is 0.3; the lowest that was kept is 0.5.",
     ]
 

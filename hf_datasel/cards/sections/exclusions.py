@@ -68,8 +68,14 @@ def long_reason(name: str) -> str:
         return _HIGH_VALUES[bound[1]]
     if bound:
         return f"{bound[1]} has to be {'below' if bound[2] == '>=' else 'at least'} {bound[3]} for this method"
-    if name.startswith("near-duplicates by "):
+    if re.fullmatch(r"with only .+ of fewer than \d+ rows", name):
+        return "labels of so few rows are ignored (min_count)"
+    if name.startswith("near-duplicates "):
         return "a near-duplicate of the row is kept"
+    if name.startswith("below the highest "):
+        return "a filter keeps the rows with the highest values"
+    if name.startswith("in no "):
+        return f"rows are selected within each {name.removeprefix('in no ')}"
     if name.startswith("exact duplicates by "):
         return "a row with the same words is kept"
     if name.startswith("in language ") or name == "in another language":
