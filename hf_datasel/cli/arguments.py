@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -74,6 +74,15 @@ class DatasetArguments:
     def mapping(self) -> dict[str, Any] | None:
         """`columns` as a mapping; None if it is not set."""
         return as_dict(self.columns, "columns") or None
+
+    def flags(self) -> list[str]:
+        """Return the flags that name the same dataset for another command."""
+        flags = []
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if value not in (None, setting.default):
+                flags += [f"--{setting.name}", value if isinstance(value, str) else json.dumps(value)]
+        return flags
 
     def load(self, recorded: Mapping[str, str] | None = None) -> Any:
         """Load the dataset.

@@ -23,7 +23,8 @@ from hf_datasel.cli.arguments import (
     progress_bars_on_terminals,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
-from hf_datasel.cli.tables import column_table, numeric_columns
+from hf_datasel.cli.tables import column_table, numeric_columns, value_counts
+from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
 from hf_datasel.spec import changed_settings, spec_name
 
@@ -179,6 +180,10 @@ def _write_results(
     has_plots = _write_histograms(scored, names, folder)
     plots = ", with histograms next to it" if has_plots else ""
     print(f"Written to {folder / 'scored.parquet'}{plots}.")
+    if ranked := [name for name, values in numeric_columns(scored, names).items() if not value_counts(values)]:
+        by = json.dumps({"by": ranked[0]})
+        file = str(folder / "scored.parquet")
+        print_next_steps(["select", "--dataset_name", file, "--selector", "top", "--selector_kwargs", by])
     if arguments.repo_id is not None:
         _push(scored, names, folder, arguments.repo_id, private, arguments.allow_secrets)
 

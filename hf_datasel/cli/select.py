@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from hf_datasel.cli.arguments import (
     selector_and_settings,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
+from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 
 if TYPE_CHECKING:
@@ -68,7 +70,9 @@ class SelectArguments:
         },
     )
     output_dir: str = field(default="outputs/select", metadata={"help": "Folder for the selection."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the selection that output_dir contains."})
     save_subset: bool = field(default=False, metadata={"help": "Also write the selected rows as subset.parquet."})
+    json: bool = field(default=False, metadata={"help": "Print the record of the selection as JSON instead of text."})
     allow_imports: bool = field(
         default=False,
         metadata={"help": "Permit a selector outside hf_datasel, as module:Class, also from the current folder."},
@@ -85,6 +89,7 @@ def run(argv: Sequence[str]) -> None:
 
     selector = _selector(arguments)
     folder = create_output_folder(arguments.output_dir)
+    _check_overwrite(arguments)
     try:
         with progress_bars_on_terminals():
             dataset = _score_tables(dataset_arguments, arguments) or dataset_arguments.load()
@@ -105,12 +110,17 @@ def run(argv: Sequence[str]) -> None:
             print(f"Interrupted: the {len(interrupt.selected):,} rows selected so far are in {folder}.")
         raise
     _save(selection, folder)
-    print(selection.summary())
+    if not arguments.json:
+        print(selection.summary())
     if arguments.save_subset:
         with no_progress_bars():
             subset = selection.apply(dataset)
             write_file(folder / _SUBSET, lambda file: write_parquet(subset, file), SelectionError)
-    print(f"Written to {arguments.output_dir}.")
+    if arguments.json:
+        print(json.dumps({"output_dir": arguments.output_dir, **selection.provenance}, indent=2, ensure_ascii=False))
+    else:
+        print(f"Written to {arguments.output_dir}.")
+        print_next_steps(*_next_steps(dataset_arguments, arguments))
 
 
 def _score_tables(dataset_arguments: DatasetArguments, arguments: SelectArguments) -> ScoreTables | None:
@@ -140,6 +150,35 @@ def _score_tables(dataset_arguments: DatasetArguments, arguments: SelectArgument
             "The score tables are those of one split. Omit --dataset_train_split, or select from the dataset."
         )
     return ScoreTables(name)
+
+
+def _check_overwrite(arguments: SelectArguments) -> None:
+    """Raise `ConfigError` if the output folder contains a selection that is not to be replaced.
+
+    What was selected before an interruption is replaced in any case.
+    """
+    from hf_datasel.selection import Selection
+
+    folder = Path(arguments.output_dir)
+    if arguments.overwrite or not (folder / "selection.json").is_file():
+        return
+    try:
+        earlier = Selection.load(folder)
+    except SelectionError:
+        found = "a selection with damaged files"
+    else:
+        if earlier.provenance.get("interrupted"):
+            return
+        found = f"a selection, {earlier.summary().splitlines()[0].rstrip('.')}"
+    raise ConfigError(
+        f"{arguments.output_dir} contains {found}. Pass another --output_dir, or --overwrite to replace it."
+    )
+
+
+def _next_steps(dataset_arguments: DatasetArguments, arguments: SelectArguments) -> list[list[str]]:
+    """Return the commands that most runs are followed by."""
+    rows = ["--selection", arguments.output_dir, *dataset_arguments.flags()]
+    return [["report", *rows], ["push", *rows, "--repo_id", "NAMESPACE/NAME", "--dry_run"]]
 
 
 def _save(selection: Selection, folder: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["column_table", "numeric_columns", "sparkline"]
+__all__ = ["column_table", "numeric_columns", "sparkline", "value_counts"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _BINS = 20
@@ -27,7 +27,7 @@ def column_table(dataset: Any, names: list[str]) -> str:
         quantiles = np.quantile(values, [0, 0.25, 0.5, 0.75, 1]) if values.size else [np.nan] * 5
         numbers = "".join(f"{quantile:>10.4g}" for quantile in quantiles)
         nulls = len(dataset) - values.size
-        lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {_value_counts(values) or sparkline(values)}".rstrip())
+        lines.append(f"{name:<{width}}{nulls:>10,}{numbers}  {value_counts(values) or sparkline(values)}".rstrip())
     return "\n".join(lines)
 
 
@@ -43,7 +43,7 @@ def numeric_columns(dataset: Any, names: list[str]) -> dict[str, np.ndarray]:
     return columns
 
 
-def _value_counts(values: np.ndarray) -> str:
+def value_counts(values: np.ndarray) -> str:
     """Return a few values, or the one of nearly all rows, with their numbers of rows; "" if a histogram shows more."""
     distinct, counts = np.unique(values, return_counts=True)
     has_few = len(distinct) <= _MAX_LISTED

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any, TextIO, cast
 
-__all__ = ["printable", "printable_stdout"]
+__all__ = ["print_next_steps", "printable", "printable_stdout"]
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
@@ -20,6 +21,16 @@ def printable(text: str) -> str:
     'column \\x1b[31mred'
     """
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def print_next_steps(*commands: Sequence[str]) -> None:
+    """Print the commands that usually follow.
+
+    Args:
+        *commands: Name and flags of each.
+    """
+    lines = [shlex.join(["hf-datasel", *command]) for command in commands]
+    print("\n".join(["Next, for example:", *(f"  {line}" for line in lines)]))
 
 
 class _PrintableStream:

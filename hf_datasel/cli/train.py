@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.cli.arguments import allow_local_imports, as_dict, create_output_folder, log_to_stderr, parse
+from hf_datasel.cli.arguments import (
+    DatasetArguments,
+    allow_local_imports,
+    as_dict,
+    create_output_folder,
+    log_to_stderr,
+    parse,
+)
+from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, DataselError, FormatError
 
 if TYPE_CHECKING:
@@ -108,7 +116,21 @@ def train(script: Any, config: Any, model: Any, mixture: Any, own: TrainArgument
         trainer.save_model(config.output_dir)
         trainer.create_model_card(model_name=Path(config.output_dir).absolute().name)
     trainer.accelerator.print(f"Model and selections written to {config.output_dir}.")
+    if trainer.accelerator.is_main_process:
+        _print_next_steps(script, config, own)
     return trainer
+
+
+def _print_next_steps(script: Any, config: Any, own: TrainArguments) -> None:
+    """Print the commands that most runs are followed by."""
+    steps = [["eval", "--model_name_or_path", config.output_dir, "--suite", "quick"]]
+    if script.dataset_name:
+        rows = DatasetArguments(
+            script.dataset_name, script.dataset_config, script.dataset_train_split, own.dataset_revision
+        )
+        selections = ["--selection", config.output_dir, *rows.flags()]
+        steps += [["report", *selections], ["push", *selections, "--repo_id", "NAMESPACE/NAME", "--dry_run"]]
+    print_next_steps(*steps)
 
 
 def _with_precision_flags(error: ConfigError) -> ConfigError:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from hf_datasel.cli import main
 from hf_datasel.selectors import list_selectors
 
-SELECT = "dataset_name: rows.jsonl\noutput_dir: out\nselection_size: 2\n"
+SELECT = "dataset_name: rows.jsonl\noutput_dir: out\noverwrite: true\nselection_size: 2\n"
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def bomb(start: str, level: str) -> str:
     [
         pytest.param(bomb("[a]", "[%s]"), "values when its aliases are replaced; it may have 100,000.", id="aliases"),
         pytest.param(bomb("{a: 1}", "{<<: [%s]}"), "values when its aliases are replaced", id="merges"),
-        ("selector_kwargs: &kwargs {by: *kwargs}\n", "line 4: the value contains itself by an alias."),
+        ("selector_kwargs: &kwargs {by: *kwargs}\n", "line 5: the value contains itself by an alias."),
         pytest.param(f"selector_kwargs: {'[' * 3000 + ']' * 3000}\n", "is nested too deeply.", id="nested"),
         pytest.param(f"selector_kwargs: '{'[' * 30000}'\n", "selector_kwargs has to be JSON", id="nested JSON"),
         ("seed: 2001-99-99\n", "has a value that cannot be read: month must be in 1..12"),
@@ -172,8 +172,8 @@ SETTINGS = st.dictionaries(
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(odd=st.dictionaries(st.sampled_from(KEYS), NESTED, max_size=3), selector=NAMES, kwargs=SETTINGS)
 def test_any_content_is_a_selection_or_one_sentence(folder, capsys, odd, selector, kwargs):
-    content = {"dataset_name": "rows.jsonl", "output_dir": "out", "selection_size": 2, "selector": selector}
-    keys = {**content, "selector_kwargs": kwargs, **odd}
+    rows = {"dataset_name": "rows.jsonl", "output_dir": "out", "overwrite": True, "selection_size": 2}
+    keys = {**rows, "selector": selector, "selector_kwargs": kwargs, **odd}
     code = select(yaml.safe_dump(keys, allow_unicode=True).encode("utf-8", "surrogatepass"))
     output = capsys.readouterr()
     assert code in (0, 2)

@@ -81,7 +81,7 @@ def test_full_disk(data, selection, tmp_path):
     methods = ["--methods", "random", "longest", "--selection_size", "3"]
     commands = [
         ["score", *data, "--scores", "length", "--output_dir", str(tmp_path / "score")],
-        ["select", *data, "--selector", "random", "--save_subset", "--output_dir", str(tmp_path / "select")],
+        ["select", *data, "--selector", "random", "--save_subset", "--overwrite", "--output_dir", f"{tmp_path}/sel"],
         ["report", *data, "--selection", str(selection), "--output_dir", str(tmp_path / "report")],
         ["compare", *data, *methods, "--output_dir", str(tmp_path / "compare")],
     ]
@@ -96,7 +96,8 @@ def test_full_disk(data, selection, tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks processes")
 def test_killed_select(data, tmp_path):
-    command = ["select", *data, "--selector", "random", "--save_subset", "--output_dir", str(tmp_path / "out")]
+    command = ["select", *data, "--selector", "random", "--save_subset", "--overwrite"]
+    command += ["--output_dir", str(tmp_path / "out")]
     old, new = [*command, "--selection_size", "4"], [*command, "--selection_size", "7"]
     assert int(python(KILLED, str(tmp_path / "out"), json.dumps([old, new]))) > 15
 

@@ -1,7 +1,8 @@
-"""Errors of `hf-datasel select`."""
+"""Output and errors of `hf-datasel select`."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 
@@ -74,3 +75,39 @@ def test_missing_column_suggests_a_command(command, pool_rows, tmp_path, capsys)
     assert main([*command, *scored, '{"by": "response_words"}']) == 2
     way = "It is added with hf-datasel score --scores length (see hf-datasel list for its settings).\n"
     assert capsys.readouterr().err.endswith(way)
+
+
+def test_earlier_selection_is_replaced_only_on_request(command, tmp_path, capsys):
+    assert main([*command, "--selector", "longest", "--selection_size", "3"]) == 0
+    assert main([*command, "--selector", "random", "--selection_size", "4"]) == 2
+    message = f"{tmp_path / 'out'} contains a selection, Longest: 3 of 24 rows. Pass another --output_dir, or --over"
+    assert message in capsys.readouterr().err
+    assert len(Selection.load(tmp_path / "out")) == 3
+    assert main([*command, "--selector", "random", "--selection_size", "4", "--overwrite"]) == 0
+    assert len(Selection.load(tmp_path / "out")) == 4
+    interrupted = Selection.load(tmp_path / "out")
+    interrupted.provenance["interrupted"] = True
+    interrupted.save(tmp_path / "out")
+    assert main([*command, "--selector", "random", "--selection_size", "5"]) == 0
+    assert len(Selection.load(tmp_path / "out")) == 5
+
+
+def test_json(command, tmp_path, capsys):
+    assert main([*command, "--selector", "random", "--selection_size", "4", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record.pop("output_dir") == str(tmp_path / "out")
+    assert record == Selection.load(tmp_path / "out").provenance
+
+
+def test_printed_next_steps_run(command, rows_file, tmp_path, capsys):
+    assert main([*command, "--selector", "random", "--selection_size", "4"]) == 0
+    report, push = capsys.readouterr().out.split("Next, for example:\n")[1].splitlines()
+    rows = f"--selection {tmp_path / 'out'} --dataset_name {rows_file}"
+    assert push == f"  hf-datasel push {rows} --repo_id NAMESPACE/NAME --dry_run"
+    assert main([*shlex.split(report)[1:], "--output_dir", str(tmp_path / "report")]) == 0
+    score = ["score", "--dataset_name", str(rows_file), "--scores", "length", "--output_dir", str(tmp_path / "scored")]
+    capsys.readouterr()
+    assert main(score) == 0
+    (select,) = capsys.readouterr().out.split("Next, for example:\n")[1].splitlines()
+    assert '\'{"by": "prompt_words"}\'' in select or '\'{"by": "response_words"}\'' in select
+    assert main([*shlex.split(select)[1:], "--output_dir", str(tmp_path / "selected")]) == 0
