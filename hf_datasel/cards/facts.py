@@ -115,14 +115,14 @@ class TargetFacts(TypedDict):
     """Rows of a target task.
 
     Args:
-        rows: Number of target rows.
-        sha256: Digest of the target rows and their subtasks.
+        rows: Number of target rows; None if they are not known.
+        sha256: Digest of the target rows and their subtasks; None if they are not known.
         copies: Number of rows to select from that repeat a target row; None if there was no text to compare.
         kept: Whether these rows could be selected.
     """
 
-    rows: int
-    sha256: str
+    rows: int | None
+    sha256: str | None
     copies: int | None
     kept: bool
 

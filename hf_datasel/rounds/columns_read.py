@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import pyarrow as pa
+
 from hf_datasel.rounds.ranked_selector import RankedSelector
 from hf_datasel.rounds.selector import RowFilter, Selector
 from hf_datasel.scores.mix import Mix
-from hf_datasel.scoring.base import Score, is_text_list
+from hf_datasel.scoring.base import Score
 from hf_datasel.spec import outside_names
 
 __all__ = ["columns_read"]
@@ -44,7 +46,7 @@ def _names(value: Any) -> set[str]:
     if isinstance(value, list | tuple):
         return {name for item in value for name in _names(item)}
     if isinstance(value, Score):
-        lists = {f"{value.column_prefix}{name}" for name, dtype in value.columns().items() if is_text_list(dtype)}
+        lists = {f"{value.column_prefix}{name}" for name, dtype in value.columns().items() if pa.types.is_list(dtype)}
         return {value.value_column, *lists, *(value.names if isinstance(value, Mix) else ())}
     if not isinstance(value, Selector | RowFilter):
         return set()

@@ -107,7 +107,8 @@ class RoundContext:
         """Return one number per row, from a column of the dataset or from a score.
 
         A score that needs the model of the round is read from its column where the round has no model and the dataset
-        has the column; so is every score that score tables are known to have.
+        has the column, if its settings are the defaults or those that the column is known to be computed with; so is
+        every score that score tables are known to have.
 
         Args:
             source: Name of a column, or a score.
@@ -169,7 +170,10 @@ class RoundContext:
             return self.score(source, rows)[source.value_column]
         name = source if isinstance(source, str) else source.value_column
         self._check_column(name)
-        self.record.add_column(name)
+        spec = self._cache.provenance(name)
+        self.record.add_column(name, verified=spec is not None)
+        if spec is not None:
+            self.record.add_spec(spec)
         vectors = self._cache.vectors(name)
         return vectors if rows is None else take_rows(vectors, rows)
 

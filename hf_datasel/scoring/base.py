@@ -44,7 +44,16 @@ if TYPE_CHECKING:
 
     from hf_datasel.scoring.runner import ModelRunner
 
-__all__ = ["Columns", "ModelScore", "Score", "finite_or_null", "is_text_list", "null_counts", "with_parts"]
+__all__ = [
+    "Columns",
+    "ModelScore",
+    "Score",
+    "finite_or_null",
+    "is_number_list",
+    "is_text_list",
+    "null_counts",
+    "with_parts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -444,6 +453,16 @@ def is_text_list(dtype: pa.DataType) -> bool:
     types = pa.types
     is_list = types.is_list(dtype) or types.is_large_list(dtype)
     return is_list and bool(types.is_string(dtype.value_type) or types.is_large_string(dtype.value_type))
+
+
+def is_number_list(dtype: pa.DataType) -> bool:
+    """Return whether the values of a column are lists of floating-point numbers, such as vectors.
+
+    Args:
+        dtype: Type of the column.
+    """
+    types = pa.types
+    return (types.is_list(dtype) or types.is_large_list(dtype)) and bool(types.is_floating(dtype.value_type))
 
 
 def null_counts(reasons: np.ndarray) -> Counter[str]:

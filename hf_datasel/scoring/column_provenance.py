@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pyarrow as pa
 
 from hf_datasel.atomic import write_file
 from hf_datasel.errors import ScoreError
-from hf_datasel.scoring.base import is_text_list
-from hf_datasel.spec import upgraded
+from hf_datasel.scoring.base import Score, is_number_list, is_text_list
+from hf_datasel.scoring.target_rows import TargetSettings
+from hf_datasel.spec import changed_settings, upgraded
 
 __all__ = [
     "column_numbers",
     "is_computed",
+    "other_settings",
     "provenance_of",
     "provenance_of_columns",
     "read_provenance",
@@ -34,18 +37,21 @@ _MAX_COLUMNS = 1_000
 _MIN_DISTINCT = 16
 """Number of distinct values from which equal columns are no coincidence; in long columns a twentieth of the values."""
 
+_LOADING = ("model", "revision", "dtype", "model_init_kwargs")
+"""Settings that name a model and how it is loaded."""
+
 _specs: dict[str, dict[str, Any]] = {}
 
 
 def record_provenance(name: str, column: pa.Array | pa.ChunkedArray, spec: dict[str, Any]) -> None:
-    """Record the spec that a column was computed with. Columns of single texts or vectors are ignored.
+    """Record the spec that a column was computed with. Columns of single texts are ignored.
 
     Args:
         name: Name of the column.
         column: Values of the column.
         spec: Spec of the score.
     """
-    if _has_numbers(column):
+    if _has_numbers(column.type) or is_number_list(column.type):
         for key in _keys(name, column_numbers(column)):
             _record(key, spec)
 
@@ -69,7 +75,7 @@ def provenance_of_columns(table: pa.Table) -> dict[str, dict[str, Any]]:
     Args:
         table: The table.
     """
-    columns = {name: table.column(name) for name in table.column_names if _has_numbers(table.column(name))}
+    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name))}
     specs = {name: provenance_of(name, column_numbers(column)) for name, column in columns.items()}
     return {name: spec for name, spec in specs.items() if spec is not None}
 
@@ -83,7 +89,41 @@ def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
     """
     if column.null_count == len(column):
         return True
-    return _has_numbers(column) and provenance_of(name, column_numbers(column)) is not None
+    return _may_be_known(name, column) and provenance_of(name, column_numbers(column)) is not None
+
+
+def other_settings(score: Score, spec: Mapping[str, Any]) -> list[str]:
+    """Return what a column was computed with where it differs from a score; empty if it is the score's output.
+
+    Target rows are compared by their content, not by their name. A score that names no model is that of any model.
+
+    Args:
+        score: The score.
+        spec: Recorded spec of the column.
+
+    Returns:
+        Phrases such as `"with pooling='mean', and not 'last'"`.
+    """
+    requested: dict[str, Any] = json.loads(json.dumps(score.spec(), default=str))
+    recorded: dict[str, Any] = json.loads(json.dumps(dict(spec), default=str))
+    if recorded.get("score") != requested["score"]:
+        return [f"by {recorded.get('score')}, and not by {requested['score']}"]
+    target = {field.name for field in fields(TargetSettings)} if "resolved_validation" in requested else set()
+    ignored = {"column_prefix"}
+    if requested.get("model", "") is None:
+        ignored |= {"resolved_model", *_LOADING} - changed_settings(score).keys()
+    differs = {name for name in requested.keys() - ignored if recorded.get(name) != requested[name]}
+    if "resolved_validation" not in differs:
+        differs -= target
+    elif differs & target:
+        differs -= {"resolved_validation"}
+    return [
+        f"for other target rows than {requested['validation']!r} has now"
+        if name == "resolved_validation"
+        else f"with {name}={recorded.get(name)!r}, and not {requested[name]!r}"
+        for name in requested
+        if name in differs
+    ]
 
 
 def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | None = None) -> None:
@@ -94,7 +134,7 @@ def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | N
         table: The table.
         parents: Record of the datasets that the rows come from.
     """
-    columns = {name: table.column(name) for name in table.column_names if _has_numbers(table.column(name))}
+    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name))}
     keys = [key for name, column in columns.items() for key in _keys(name, column_numbers(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
     content = {"origins": specs, "parents": parents or {}}
@@ -137,22 +177,45 @@ def column_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return the numbers that a column is recognized by, float64 of shape (rows,), NaN for null.
 
     Args:
-        column: Column of numbers, which are its values; or of lists of texts, of each of which it is a hash.
+        column: Column of numbers, which are its values; or of lists of texts or numbers, with a hash of each list.
     """
+    if is_number_list(column.type):
+        return np.fromiter(_list_hashes(column), dtype=np.float64, count=len(column))
     if is_text_list(column.type):
-        return np.array([np.nan if texts is None else _hash(texts) for texts in column.to_pylist()], dtype=np.float64)
+        texts = column.to_pylist()
+        hashes = (np.nan if each is None else _hash(json.dumps(each).encode()) for each in texts)
+        return np.fromiter(hashes, dtype=np.float64, count=len(column))
     values = column.cast("double", safe=False)
     return np.asarray(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False))
 
 
-def _has_numbers(column: pa.Array | pa.ChunkedArray) -> bool:
-    kind = column.type
+def _may_be_known(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
+    """Return whether a column may have a spec. Lists of numbers are read only if some of this name have one."""
+    has_list_spec = is_number_list(column.type) and any(key.rpartition(":")[0] == name for key in _specs)
+    return has_list_spec or _has_numbers(column.type)
+
+
+def _has_numbers(kind: pa.DataType) -> bool:
     return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind)) or is_text_list(kind)
 
 
-def _hash(texts: list[str]) -> int:
+def _list_hashes(column: pa.Array | pa.ChunkedArray) -> Iterator[float]:
+    """Yield a hash of the numbers of each row, as float32; NaN for null."""
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        lengths = chunk.value_lengths().to_numpy(zero_copy_only=False)
+        numbers = np.ascontiguousarray(chunk.flatten().to_numpy(zero_copy_only=False), dtype="<f4")
+        stop = 0
+        for length in lengths:
+            if np.isnan(length):
+                yield np.nan
+                continue
+            start, stop = stop, stop + int(length)
+            yield _hash(numbers[start:stop].tobytes())
+
+
+def _hash(content: bytes) -> int:
     """Return an int that float64 holds exactly."""
-    return int.from_bytes(hashlib.blake2b(json.dumps(texts).encode(), digest_size=6).digest())
+    return int.from_bytes(hashlib.blake2b(content, digest_size=6).digest())
 
 
 def _digest(values: np.ndarray) -> str:

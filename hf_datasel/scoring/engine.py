@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "no_model"]
 
 
 @dataclass
@@ -277,16 +277,9 @@ class Engine:
 
     def _loading(self, score: Score) -> tuple[Loading | None, Any]:
         """Return how the model of a score is loaded, None for a loaded model, and its tokenizer."""
-        model, name = getattr(score, "model", None), type(score).__name__
+        model = getattr(score, "model", None)
         if model is None and self.model is None:
-            raise ScoreError(
-                f"{name} has no model to run.",
-                hint="Pass its name or path: model=... next to the dataset. Or compute the score once, with "
-                f"hf_datasel.score(dataset, {name}(...), model=...), and select from the result.",
-                cli_hint="Pass its name or path: --model_name_or_path MODEL. Or compute the score once, with "
-                f"hf-datasel score {_flags_of(score)} --model_name_or_path MODEL, and select from the file that it "
-                "writes.",
-            )
+            raise no_model(score)
         if model is None and not isinstance(self.model, str):
             return None, self.tokenizer
         revision = getattr(score, "revision", None)
@@ -358,6 +351,24 @@ class Engine:
             prepared = self.prepared if tokenizer_key == "live" else None
             self._rows[key] = TokenRows(self.pool, tokenizer, settings, prepared, indices, collective=True)
         return self._rows[key]
+
+
+def no_model(score: Score, reason: str = "") -> ScoreError:
+    """Return the error for a score without a model.
+
+    Args:
+        score: The score.
+        reason: Why it is not read from a column of the dataset that has its name, if there is one, as a clause.
+    """
+    name, why_not_read = type(score).__name__, f" It is not read from the dataset: {reason}." if reason else ""
+    return ScoreError(
+        f"{name} has no model to run.{why_not_read}",
+        hint="Pass its name or path: model=... next to the dataset. Or compute the score once, with "
+        f"hf_datasel.score(dataset, {name}(...), model=...), and select from the result.",
+        cli_hint="Pass its name or path: --model_name_or_path MODEL. Or compute the score once, with "
+        f"hf-datasel score {_flags_of(score)} --model_name_or_path MODEL, and select from the file that it "
+        "writes.",
+    )
 
 
 def _reads_rows_as_trained(score: Score) -> bool:

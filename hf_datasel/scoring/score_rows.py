@@ -18,8 +18,8 @@ from hf_datasel.errors import ScoreError, reason_counts
 from hf_datasel.formats import Pool
 from hf_datasel.formats.mapping import rename_dataset
 from hf_datasel.hub.parents import parents_of
-from hf_datasel.scoring.base import Columns, Score, with_parts
-from hf_datasel.scoring.column_provenance import is_computed, record_provenance
+from hf_datasel.scoring.base import Columns, Score, is_number_list, with_parts
+from hf_datasel.scoring.column_provenance import is_computed, provenance_of_columns, record_provenance
 from hf_datasel.scoring.cost import log_cost, measure_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
@@ -134,10 +134,10 @@ def score(
                 for index, score_columns in zip(indices, columns_of, strict=True):
                     computed[index] = score_columns
                     spec = engine.describe(fitted[index])
-                    for name in (
-                        computed[index].keys() - recorded
-                    ):  # the first of two scores that write the same column
-                        record_provenance(name, computed[index][name], spec)
+                    for name in score_columns.keys() - recorded:  # the first of two scores that write the same column
+                        is_value = name == fitted[index].value_column
+                        if not (is_value and is_number_list(score_columns[name].type)):  # embeddings are too large
+                            record_provenance(name, score_columns[name], spec)
                     recorded.update(computed[index])
                     if processes.is_main_process:
                         line = summary(fitted[index], computed[index], engine.messages)
@@ -188,8 +188,8 @@ def check_own_columns(dataset: Dataset, scores: Sequence[Score]) -> None:
     """Raise an error if a score would replace a column of the user.
 
     A column was written by hf_datasel if its values are those of a score in this process or of a file next to which
-    `hf-datasel score` recorded them, or if the dataset has all columns that the score writes, with their types: its
-    reasons too.
+    `hf-datasel score` recorded them; so were all columns of a score whose value was. Or the dataset has all columns
+    that the score writes, with their types: its reasons too.
 
     Args:
         dataset: The dataset to score.
@@ -204,7 +204,7 @@ def check_own_columns(dataset: Dataset, scores: Sequence[Score]) -> None:
         is_earlier_result = len(written) > 1 and all(
             name in present and _same_type(dataset.data.column(name).type, dtype) for name, dtype in written.items()
         )
-        if is_earlier_result:
+        if is_earlier_result or _wrote_value(score, dataset):
             continue
         prefix = {spec_name(score): {"column_prefix": "my_"}}
         for name in present:
@@ -217,6 +217,14 @@ def check_own_columns(dataset: Dataset, scores: Sequence[Score]) -> None:
                     cli_hint=f"Keep it with --scores_kwargs '{json.dumps(prefix)}', rename it, or replace it with "
                     "--overwrite.",
                 )
+
+
+def _wrote_value(score: Score, dataset: Dataset) -> bool:
+    """Return whether a dataset has the value of a score, perhaps of one with other settings."""
+    if score.value_column not in dataset.column_names:
+        return False
+    specs = provenance_of_columns(pa.table({score.value_column: dataset.data.column(score.value_column)}))
+    return specs.get(score.value_column, {}).get("score") == spec_name(score)
 
 
 def _same_type(existing: pa.DataType, written: pa.DataType) -> bool:

@@ -21,7 +21,7 @@ from hf_datasel.formats.digest import ids_from_arrow
 from hf_datasel.formats.row_scan import RowScan
 from hf_datasel.hub.parents import recorded_parents
 from hf_datasel.scoring.base import Columns, Score, has_default_numbers
-from hf_datasel.scoring.column_provenance import record_provenance
+from hf_datasel.scoring.column_provenance import other_settings, record_provenance
 from hf_datasel.spec import spec_name, upgraded
 
 if TYPE_CHECKING:
@@ -202,10 +202,7 @@ class ScoreTables:
     def holds(self, score: Score, column: str) -> bool:
         """Return whether a column is recorded to be the output of a score with these settings."""
         spec = self.specs.get(column)
-        if spec is None or column not in self.columns:
-            return False
-        settings = json.loads(json.dumps(score.spec(), default=str))
-        return all(spec.get(key) == value for key, value in settings.items())
+        return spec is not None and column in self.columns and not other_settings(score, spec)
 
     def check_score(self, score: Score) -> None:
         """Raise if a score cannot be read from the tables.

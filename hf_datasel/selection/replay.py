@@ -19,6 +19,7 @@ from hf_datasel.rounds.state import first_round_state
 from hf_datasel.scoring.base import Columns, ModelScore, Score
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import check_model_exists, model_identity
+from hf_datasel.scoring.recorded_columns import RecordedColumns
 from hf_datasel.side_effects import side_effects
 from hf_datasel.spec import spec_name
 from hf_datasel.tokens import TokenSettings
@@ -68,6 +69,11 @@ class Replay:
             name: column.fill_null("not_scored") if name.endswith("_reason") else column
             for name, column in columns.items()
         }
+
+    def holds(self, score: Score, column: str) -> bool:
+        """Return whether the selection was made from a column of the dataset in place of a score."""
+        was_read = score.value_column in self.selection.provenance["columns_verified"]
+        return was_read and RecordedColumns(self.engine).holds(score, column)
 
     def describe_model(self) -> list[str]:
         """Return a sentence on the model that computed scores again; empty if none did."""
@@ -154,6 +160,7 @@ class ReplayedRound(RoundContext):
             replay.compute,
             describe=lambda score: {},  # specs are not needed, and the spec of a model that is missing fails
             has_model=replay.engine.model is not None,
+            holds=replay.holds,
         )
         super().__init__(
             cache,

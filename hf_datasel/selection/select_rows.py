@@ -23,6 +23,7 @@ from hf_datasel.scores import Length
 from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import model_identity
+from hf_datasel.scoring.recorded_columns import RecordedColumns
 from hf_datasel.scoring.score_tables import ScoreTables, TablePool
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, resolve_size, select_within_tokens
 from hf_datasel.selection.result import Selection
@@ -150,7 +151,12 @@ class SelectionSession:
         else:
             self.pool = Pool(dataset, columns)
             engine = Engine(self.pool, self.model, processing_class, scoring_tokens_per_batch)
-            self._cache = RoundCache(self.pool, engine.compute, engine.describe, has_model=self.model is not None)
+            columns_of = RecordedColumns(engine)
+            self._cache = (
+                RoundCache(self.pool, columns_of.compute, engine.describe, has_model=False, holds=columns_of.holds)
+                if self.model is None
+                else RoundCache(self.pool, engine.compute, engine.describe)
+            )
         self._eligible = self.pool.usable
 
     def select(

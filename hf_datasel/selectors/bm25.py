@@ -15,7 +15,7 @@ from hf_datasel.formats.words import comparable_words
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import check_number
 from hf_datasel.rounds.target_selector import Lists, TargetSelector
-from hf_datasel.scoring.target_rows import TargetRows, TargetSettings
+from hf_datasel.scoring.target_rows import TargetSettings
 from hf_datasel.strategies.bm25 import bm25_weights
 
 __all__ = ["BM25"]
@@ -73,8 +73,9 @@ class BM25(TargetSettings, TargetSelector):
         """Return the part of the rows that is compared."""
         return (self.part,)
 
-    def compare(self, context: RoundContext, target: TargetRows) -> tuple[np.ndarray, Lists]:
+    def compare(self, context: RoundContext) -> tuple[np.ndarray, Lists]:
         """Return the rows that share a word with a target row, and a function that yields their scores."""
+        target = self.target()
         order = np.argsort(target.labels, kind="stable")
         labels = target.labels[order]
         queries = [words for _, words in zip(order, _words(target.pool, self.part, order), strict=True)]

@@ -20,8 +20,10 @@ class RDSPlus(TargetSettings, SimilaritySelector):
     token i of n has the weight i / (1 + ... + n). Each target row names the row with the highest cosine that it has
     not named yet. With a column of subtasks each subtask does so, by the highest cosine with any of its rows.
 
-    In a trainer rows are selected once, by the base model, and read as training reads them. `MostSimilar` has the
-    settings of `Similarity`, such as the data type of the weights.
+    In a trainer rows are selected once, by the base model, and read as training reads them. Without a model the
+    similarities are read from the columns that `Similarity(as_trained=True, pooling="weighted_mean", by_target=True)`
+    wrote for the same target rows. `MostSimilar` has the settings of `Similarity`, such as the data type of the
+    weights.
 
     Reference: Ivison et al. 2025 (2503.01807), sections 3 and 3.1, Algorithm 1 and appendix G.2. Algorithm 1 adds a
     row again if another target row names it, and counts it; the text removes duplicates where there are several tasks,

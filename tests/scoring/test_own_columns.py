@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -11,7 +12,7 @@ from datasets import Dataset
 from hf_datasel import score
 from hf_datasel.cli import main
 from hf_datasel.errors import ScoreError
-from hf_datasel.scores import IFD, Compressibility, Length, Loss
+from hf_datasel.scores import IFD, Compressibility, Length, Loss, Similarity
 
 ROWS = {"prompt": ["a", "b", "c"], "completion": ["one", "two words", "three of them"]}
 EXPECTED = r"Length writes column 'response_words', and the dataset has a column .* no known result of a score"
@@ -48,6 +49,14 @@ def test_score_that_shares_a_column_with_an_earlier_one(tiny_model_dir, pool_row
     rows = pool_rows.select(range(20))
     scored = score(rows, [IFD()], model=str(tiny_model_dir))
     assert "loss_reason" in score(scored, [Loss()], model=str(tiny_model_dir)).column_names
+
+
+def test_score_is_computed_again_with_more_columns(tiny_model_dir, pool_rows, tmp_path):
+    pool_rows.select(range(3)).to_json(tmp_path / "target.jsonl")
+    subject = Similarity(str(tiny_model_dir), validation=str(tmp_path / "target.jsonl"))
+    scored = score(pool_rows, [subject])
+    again = score(scored, [replace(subject, by_target=True)])
+    assert again.column_names == [*scored.column_names, "similarity_by_target"]
 
 
 def test_own_column_is_refused_before_work(pool_rows):

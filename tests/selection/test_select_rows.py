@@ -163,6 +163,16 @@ def test_score_without_model(pool_rows):
         select(pool_rows, Superfiltering(), size=1, model="/there/is/no/such/model")
 
 
+def test_score_without_model_is_read_from_a_column_of_the_same_settings(pool_rows, tiny_model_dir):
+    subject, model = Top(by=IFD(convention="cherry")), str(tiny_model_dir)
+    selection = select(score(pool_rows, [subject.by], model=model), subject, size=5)
+    assert selection.indices.tolist() == select(pool_rows, subject, size=5, model=model).indices.tolist()
+    assert selection.provenance["columns_verified"] == ["ifd"]
+    scored = score(pool_rows, [IFD()], model=model)
+    with pytest.raises(ScoreError, match=r"column 'ifd' was computed with .*convention='sft', and not 'cherry'"):
+        select(scored, subject, size=5)
+
+
 class Answers(Selector):
     """Returns whatever it is told to, for the checks on what selectors return."""
 

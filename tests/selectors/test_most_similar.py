@@ -23,7 +23,9 @@ def test_in_a_recipe():
 
 
 def test_another_score_is_refused():
-    with pytest.raises(ConfigError, match=r"MostSimilar\(by=Embedding.*: it has to be Similarity\(\.\.\.\)"):
+    with pytest.raises(
+        ConfigError, match=r"MostSimilar\(by=Embedding.*: it has to be the name of a column, or Similarity\(\.\.\.\)"
+    ):
         MostSimilar(by=Embedding())
 
 

@@ -14,10 +14,11 @@ import pytest
 from hf_datasel import Selection, SelectiveSFTConfig, SelectiveSFTTrainer, score, select
 from hf_datasel.cards.build import gather
 from hf_datasel.cards.card import page
+from hf_datasel.cli import main
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ScoreError, SelectionError
 from hf_datasel.rounds.target_selector import check_copies
 from hf_datasel.scores import Similarity
-from hf_datasel.scoring import ScoreTables, score_table
+from hf_datasel.scoring import ScoreTables, column_provenance, score_table
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.selection.explanation import explain
 from hf_datasel.selectors import BM25, Chain, InRange, MostSimilar, RDSPlus, get_selector, within_clusters
@@ -158,6 +159,123 @@ def test_from_score_tables_copies_cannot_be_looked_for(tiny_model_dir, rows, lea
         select(tables, BM25(validation=leaking), size=5)
     with pytest.raises(ScoreError, match="similarity with these settings is not in the score tables"):
         select(tables, MostSimilar(by=Similarity(str(tiny_model_dir), validation=leaking)), size=5)
+
+
+# -- columns of a scored dataset --------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def by_target(validation):
+    """The score that RDS+ reads from columns."""
+    return Similarity(validation=validation, as_trained=True, pooling="weighted_mean", by_target=True)
+
+
+@pytest.fixture(scope="module")
+def scored(tiny_model_dir, full, by_target):
+    return score(full, [by_target], model=str(tiny_model_dir))
+
+
+def test_from_columns_as_with_the_model(tiny_model_dir, full, scored, validation):
+    subject, model = RDSPlus(validation=validation), str(tiny_model_dir)
+    filtered = Chain([InRange("cluster_id", low=1)], subject)
+    for method in (subject, within_clusters(subject), filtered, MostSimilar(by=subject.similarity)):
+        selection, expected = select(scored, method, size=4), select(full, method, size=4, model=model)
+        assert selection.indices.tolist() == expected.indices.tolist()
+        assert {"similarity", "similarity_by_target"} <= set(selection.provenance["columns_verified"])
+    selection, expected = select(scored, subject, size=4), select(full, subject, size=4, model=model)
+    assert explain(selection, scored, 3)["decided"] == explain(expected, full, 3, model)["decided"][:1]
+    text = page(gather([selection], scored, title="x"))
+    assert "Column 'similarity' has to be in the dataset: compute it with `hf-datasel score`" in text
+    assert "Column 'similarity_by_target' has to be in the dataset" in text
+
+
+def test_columns_with_the_same_highest_similarities_are_told_apart(tiny_model_dir, rows, by_target, validation):
+    """The highest similarity is the same with and without subtasks, and without the lists."""
+    own = replace(by_target, subtask="task", column_prefix="my_")
+    all_scores = by_target, replace(by_target, subtask="task"), replace(by_target, by_target=False), own
+    plain, by_task, _, prefixed = (score(rows, [each], model=str(tiny_model_dir)) for each in all_scores)
+    for data, settings in ((plain, {}), (by_task, {"subtask": "task"})):
+        subject = RDSPlus(validation=validation, **settings)
+        expected = select(rows, subject, size=7, model=str(tiny_model_dir)).indices.tolist()
+        selection = select(data, subject, size=7)
+        assert selection.indices.tolist() == expected
+        assert settings.get("subtask") in [spec["subtask"] for spec in selection.provenance["scores"]]
+    for subject in (MostSimilar(by=own), MostSimilar(by="my_similarity")):
+        assert select(prefixed, subject, size=7).indices.tolist() == expected
+    with pytest.raises(ScoreError, match="with subtask='task', and not None"):
+        select(by_task, RDSPlus(validation=validation), size=7)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"pooling": "mean"}, "with pooling='mean', and not 'weighted_mean'"),
+        ({"by_target": False}, "with by_target=False, and not True"),
+        ({"max_length": 64}, "with max_length=64, and not None"),
+    ],
+)
+def test_columns_of_other_settings_are_not_read(tiny_model_dir, rows, by_target, validation, change, reason):
+    data = score(rows, [replace(by_target, **change)], model=str(tiny_model_dir))
+    with pytest.raises(
+        ScoreError, match=rf"Similarity has no model to run\. .*: column 'simil.*' was computed {reason}\. Pass its"
+    ):
+        select(data, RDSPlus(validation=validation), size=3)
+
+
+def test_columns_of_other_target_rows_are_not_read(tiny_model_dir, rows, scored, by_target, leaking, tmp_path):
+    with pytest.raises(ScoreError, match=r"with validation='.*/rows\.jsonl', and not '.*/leaking\.jsonl'"):
+        select(scored, RDSPlus(validation=leaking), size=3)
+    data = score(rows, [replace(by_target, validation=leaking)], model=str(tiny_model_dir))
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text((tmp_path / "leaking.jsonl").read_text())
+    assert set(range(12)) - set(select(data, RDSPlus(validation=str(copy)), size=10).indices.tolist()) == {4, 9}
+    (tmp_path / "leaking.jsonl").write_text(copy.read_text().splitlines()[0])
+    with pytest.raises(ScoreError, match=r"was computed for other target rows than '.*/leaking\.jsonl' has now"):
+        select(data, RDSPlus(validation=leaking), size=3)
+
+
+def test_columns_of_unknown_origin_are_read_only_if_they_are_named(scored, validation, caplog):
+    subject, reordered = RDSPlus(validation=validation), scored.select(range(11, -1, -1))
+    with pytest.raises(
+        ScoreError, match=r"how column 'similarity_by_target' was computed is not recorded\. Pass its name"
+    ):
+        select(reordered, subject, size=3)
+    selection = select(reordered, MostSimilar(by="similarity"), size=5)
+    assert (11 - selection.indices).tolist() == select(scored, subject, size=5).indices.tolist()
+    assert selection.provenance["columns_unverified"] == ["similarity", "similarity_by_target"]
+    assert caplog.text.count("MostSimilar: rows that repeat target rows are not found, because a column does not") == 1
+    text = page(gather([selection], reordered, title="x"))
+    assert "not looked for: the column does not tell which rows these are." in text
+    assert (
+        explain(selection, reordered, 8)["decided"] == explain(select(scored, subject, size=5), scored, 3)["decided"]
+    )
+
+
+def test_columns_of_different_runs_are_refused(scored, validation):
+    lists = scored["similarity_by_target"][:]
+    mixed = scored.remove_columns("similarity_by_target").add_column("similarity_by_target", [*lists[:9], *lists[:3]])
+    with pytest.raises(ScoreError, match="how column 'similarity_by_target' was computed is not recorded"):
+        select(mixed, RDSPlus(validation=validation), size=3)
+    with pytest.raises(ColumnError, match="are not of one run of Similarity: in row 9 they have"):
+        select(mixed, MostSimilar(by="similarity"), size=3)
+    with pytest.raises(ColumnError, match="needs column 'similarity_by_target', but the dataset has"):
+        select(scored.remove_columns("similarity_by_target"), MostSimilar(by="similarity"), size=3)
+
+
+def test_on_the_command_line(tiny_model_dir, rows, by_target, validation, tmp_path, capsys, monkeypatch):
+    file, out = tmp_path / "rows.parquet", tmp_path / "scored"
+    rows.to_parquet(file)
+    settings = {"as_trained": True, "pooling": "weighted_mean", "by_target": True, "validation": validation}
+    scoring = ["score", "--scores", "similarity", "--scores_kwargs", json.dumps({"similarity": settings})]
+    scoring += ["--dataset_name", str(file), "--model_name_or_path", str(tiny_model_dir)]
+    assert main([*scoring, "--output_dir", str(out)]) == 0
+    assert main([*scoring, "--output_dir", str(out), "--shard", "0/1"]) == 0
+    expected = select(rows, RDSPlus(str(tiny_model_dir), validation=validation), size=7).indices
+    choosing = ["select", "--selector", "rds_plus", "--selector_kwargs", json.dumps({"validation": validation})]
+    for source in ("scored.parquet", "scores"):
+        monkeypatch.setattr(column_provenance, "_specs", {})  # as in another process
+        folder = str(tmp_path / source)
+        assert main([*choosing, "--selection_size=7", f"--dataset_name={out / source}", f"--output_dir={folder}"]) == 0
+        assert Selection.load(folder).indices.tolist() == expected.tolist()
+        assert "unknown origin" not in capsys.readouterr().out
 
 
 # -- settings ---------------------------------------------------------------------------------------------------------

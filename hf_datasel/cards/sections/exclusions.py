@@ -166,6 +166,8 @@ def _target(facts: Facts) -> str:
     target = facts["rounds"][-1].get("target")
     if target is None:
         return ""
+    if target["rows"] is None:
+        return "Rows that repeat target rows were not looked for: the column does not tell which rows these are."
     if target["copies"] is None:
         return "Rows that repeat target rows were not looked for: there was no text to compare."
     copies = target["copies"]
