@@ -279,6 +279,7 @@ def test_command(rows, tiny_model_dir, tmp_path, capsys):
     assert without_measurements(first.provenance) == without_measurements(second.provenance)
     assert first == second
     assert first.apply(load_pool(file))["output"][:] == second.apply(load_pool(file))["output"][:]
+    by_column.append("--overwrite")
     assert main([*by_column, "--save_subset", "true"]) == 2
     assert "Score tables have no rows that could be saved" in capsys.readouterr().err
     assert main([*by_column, "--dataset_train_split", "train[:5]"]) == 2
