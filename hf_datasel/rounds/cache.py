@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from hf_datasel.formats import Pool
 from hf_datasel.scoring.base import is_text_list
-from hf_datasel.scoring.column_provenance import provenance_of_columns
+from hf_datasel.scoring.column_provenance import provenance_in
 from hf_datasel.scoring.cost import Cost, measure_cost, total_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.numbers import read_numbers
@@ -196,12 +196,7 @@ class RoundCache:
         Args:
             name: Name of the column.
         """
-
-        def look_up() -> dict[str, Any] | None:
-            table = self.pool.dataset.select_columns([name]).with_format("arrow")[:]
-            return provenance_of_columns(table).get(name)
-
-        return self._cached(("provenance", name), look_up)
+        return self._cached(("provenance", name), lambda: provenance_in(self.pool.dataset, name))
 
     def clusters(
         self, cluster: Cluster, vectors: np.ndarray, name: Hashable, eligible: np.ndarray

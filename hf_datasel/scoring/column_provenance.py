@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +19,14 @@ from hf_datasel.scoring.base import Score, is_number_list, is_text_list
 from hf_datasel.scoring.target_rows import TargetSettings
 from hf_datasel.spec import changed_settings, upgraded
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 __all__ = [
     "column_numbers",
     "is_computed",
     "other_settings",
+    "provenance_in",
     "provenance_of",
     "provenance_of_columns",
     "read_provenance",
@@ -75,9 +79,23 @@ def provenance_of_columns(table: pa.Table) -> dict[str, dict[str, Any]]:
     Args:
         table: The table.
     """
-    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name))}
+    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name).type)}
     specs = {name: provenance_of(name, column_numbers(column)) for name, column in columns.items()}
     return {name: spec for name, spec in specs.items() if spec is not None}
+
+
+def provenance_in(dataset: Dataset, name: str) -> dict[str, Any] | None:
+    """Return the spec that a column of a dataset was computed with, or None if it is unknown.
+
+    Embeddings, which have none, are not read.
+
+    Args:
+        dataset: The dataset.
+        name: Name of the column.
+    """
+    if not _may_be_known(name, dataset.features.arrow_schema.field(name).type):
+        return None
+    return provenance_of(name, column_numbers(dataset.select_columns([name]).with_format("arrow")[:].column(name)))
 
 
 def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
@@ -89,7 +107,7 @@ def is_computed(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
     """
     if column.null_count == len(column):
         return True
-    return _may_be_known(name, column) and provenance_of(name, column_numbers(column)) is not None
+    return _may_be_known(name, column.type) and provenance_of(name, column_numbers(column)) is not None
 
 
 def other_settings(score: Score, spec: Mapping[str, Any]) -> list[str]:
@@ -134,7 +152,7 @@ def write_provenance(path: Path, table: pa.Table, parents: Mapping[str, Any] | N
         table: The table.
         parents: Record of the datasets that the rows come from.
     """
-    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name))}
+    columns = {name: table.column(name) for name in table.column_names if _may_be_known(name, table.column(name).type)}
     keys = [key for name, column in columns.items() for key in _keys(name, column_numbers(column))]
     specs = {key: _specs[key] for key in keys if key in _specs}
     content = {"origins": specs, "parents": parents or {}}
@@ -189,10 +207,10 @@ def column_numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     return np.asarray(values.to_numpy() if isinstance(values, pa.ChunkedArray) else values.to_numpy(False))
 
 
-def _may_be_known(name: str, column: pa.Array | pa.ChunkedArray) -> bool:
+def _may_be_known(name: str, kind: pa.DataType) -> bool:
     """Return whether a column may have a spec. Lists of numbers are read only if some of this name have one."""
-    has_list_spec = is_number_list(column.type) and any(key.rpartition(":")[0] == name for key in _specs)
-    return has_list_spec or _has_numbers(column.type)
+    has_list_spec = is_number_list(kind) and any(key.rpartition(":")[0] == name for key in _specs)
+    return has_list_spec or _has_numbers(kind)
 
 
 def _has_numbers(kind: pa.DataType) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.scoring.base import Columns, Score
-from hf_datasel.scoring.column_provenance import other_settings, provenance_of_columns
+from hf_datasel.scoring.column_provenance import other_settings, provenance_in
 from hf_datasel.scoring.engine import Engine, no_model
 
 __all__ = ["RecordedColumns"]
@@ -69,8 +69,7 @@ class RecordedColumns:
         if column not in self._engine.pool.column_names:
             return None
         if column not in self._specs:
-            values = self._engine.pool.dataset.select_columns([column]).with_format("arrow")[:]
-            self._specs[column] = provenance_of_columns(values).get(column)
+            self._specs[column] = provenance_in(self._engine.pool.dataset, column)
         return self._specs[column]
 
 
