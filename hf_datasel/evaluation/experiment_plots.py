@@ -6,8 +6,11 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from hf_datasel.analysis.plots import PlottedMethod, plot_cost, plot_forest
 from hf_datasel.errors import EvaluationError
+from hf_datasel.evaluation._checks import is_constant
 from hf_datasel.evaluation.methods import CONTROL, EQUAL_COST, UNTRAINED
 from hf_datasel.evaluation.report import whole_pool
 from hf_datasel.evaluation.statistics import compare_with_control
@@ -105,7 +108,7 @@ def _intervals(results: ExperimentResults, name: str) -> dict[str, tuple[float, 
     values = {method: results.values(method, name) for method in results.methods if method != UNTRAINED}
     control = values.pop(CONTROL, [])
     compared = {method: runs for method, runs in values.items() if len(runs) > 1}
-    if not compared or len(control) < 2 or all(len(set(runs)) == 1 for runs in [*compared.values(), control]):
+    if not compared or len(control) < 2 or all(is_constant(np.array(runs)) for runs in [*compared.values(), control]):
         return {}
     differences = compare_with_control(compared, control)
     return {method: (entry["low"], entry["high"]) for method, entry in differences.items()}

@@ -272,7 +272,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise EvaluationError(f"{str(folder)!r} has no experiment.json: no experiment has begun there.") from error
+        missing = f"{str(folder)!r} has no experiment.json"
+        if any((folder / "cells").glob("*/*")):
+            raise EvaluationError(
+                f"{missing}, but runs in cells, and the file has the settings that these were begun with. Copy it "
+                "back from where they were made, or use another output_dir."
+            ) from error
+        raise EvaluationError(f"{missing}: no experiment has begun there.") from error
     except json.JSONDecodeError as error:
         raise EvaluationError(f"{str(file)!r} is damaged: {error}.") from error
     return dict(record)

@@ -196,12 +196,12 @@ def _above(
         return (
             f"{facts} Nothing can be compared: {text(control)} and another method need at least 2 finished runs each."
         )
-    sd = pooled_sd({**compared, control: control_runs})
-    if not sd:
+    if all(is_constant(runs) for runs in [*compared.values(), control_runs]):
         return (
             f"{facts} Nothing can be compared: all runs of a method have the same result. The task is at its lowest "
             "or highest value, or the runs do not differ in their seeds."
         )
+    sd = pooled_sd({**compared, control: control_runs})
     fewest = min(len(values) for values in compared.values())
     effect = minimum_detectable_effect(
         sd, fewest, control_runs=len(control_runs), methods=len(compared), confidence=confidence

@@ -351,6 +351,15 @@ def test_parts_that_start_in_other_folders_have_the_same_rows(world, tmp_path, m
         Experiment(**values).prepare()
 
 
+def test_runs_without_the_record_of_their_settings(tmp_path):
+    (tmp_path / "cells" / "random-seed-0").mkdir(parents=True)
+    with pytest.raises(EvaluationError, match="no experiment has begun there"):
+        Experiment.from_folder(tmp_path)
+    (tmp_path / "cells" / "random-seed-0" / "trained.json").write_text("{}")
+    with pytest.raises(EvaluationError, match=r"no experiment\.json, but runs in cells, .* Copy it back"):
+        Experiment.from_folder(tmp_path)
+
+
 def test_flags_of_the_command_line(world, reference, tmp_path, capsys):
     folder, done = tmp_path / "out", world / "reference"
     assert bench(folder, small(world, folder), capsys, "--list")[1].out.split("\n")[:-1] == [

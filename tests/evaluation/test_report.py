@@ -80,6 +80,17 @@ def test_rows_of_ones_own_are_not_the_whole_pool():
     assert "| mine | 60 x 3 |" in found.to_markdown()
 
 
+def test_equal_runs(tmp_path):
+    """Runs that are all equal, or equal up to rounding, of one method or of all."""
+    third = [0.1 + 0.2, 0.3, 0.3]
+    one = results({"random": [0.1, 0.2, 0.15], "iterit": third}).to_markdown()
+    assert "| iterit | 50 x 3 | 39 | 0.30 (sd 0.00, 3 runs) | **+0.15 [" in one
+    every = results({"random": [0.1, 0.1], "iterit": third})
+    assert "Nothing can be compared: all runs of a method have the same result." in every.to_markdown()
+    every.save(tmp_path)
+    assert (tmp_path / "forest.png").is_file()
+
+
 def test_the_whole_pool_has_all_rows_whatever_the_ratio():
     found = results({"random": RANDOM, "all": WHOLE}, equal=[])
     assert "| all | 1,000 x 3 |" in found.to_markdown()

@@ -159,6 +159,7 @@ def test_welch_and_holm_by_hand():
         df = (a + b) ** 2 / (a**2 / (len(values) - 1) + b**2 / (len(control) - 1))
         difference, se = np.mean(values) - np.mean(control), math.sqrt(a + b)
         raw[name] = 2 * stats.t.sf(abs(difference) / se, df)
+        assert raw[name] == pytest.approx(stats.ttest_ind(values, control, equal_var=False).pvalue)
         half_width = stats.t.isf(0.05 / 3 / 2, df) * se
         assert (found[name]["low"], found[name]["high"]) == pytest.approx(
             (difference - half_width, difference + half_width)
