@@ -10,7 +10,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -32,7 +31,6 @@ __all__ = [
     "allow_local_imports",
     "as_dict",
     "check_no_commas",
-    "create_output_folder",
     "dataset_title",
     "load_selection",
     "log_to_stderr",
@@ -248,22 +246,6 @@ def _parser_message(error: Exception, missing: Sequence[str]) -> str:
 
 def _raise_config_error(message: str) -> NoReturn:
     raise ConfigError(f"{message}.")
-
-
-def create_output_folder(path: str) -> Path:
-    """Create the output folder and check that it is writable, before any expensive work.
-
-    Raises:
-        ConfigError: If `path` is no path, or the folder cannot be created or written to.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except (OSError, ValueError, TypeError) as error:  # a name with a null byte, a value that is no text
-        problem = getattr(error, "strerror", None) or error
-        raise ConfigError(f"output_dir={path!r} cannot be created or written to: {problem}.") from error
-    return Path(path)
 
 
 def _read_file(arguments: list[str], keys: list[str]) -> tuple[list[str], dict[str, Any], str]:

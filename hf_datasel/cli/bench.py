@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from hf_datasel.cli.arguments import (
     allow_local_imports,
     as_dict,
-    create_output_folder,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
 )
 from hf_datasel.cli.eval import NO_SUITE
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.errors import ConfigError, EvaluationError
 
 if TYPE_CHECKING:

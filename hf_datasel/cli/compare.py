@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
-    create_output_folder,
     dataset_title,
     load_selection,
     log_to_stderr,
@@ -20,6 +19,7 @@ from hf_datasel.cli.arguments import (
     record_columns,
 )
 from hf_datasel.cli.methods import Method, parse_methods
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.selection_cache import SelectionCache
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean

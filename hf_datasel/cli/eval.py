@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_datasel.cli.arguments import as_dict, create_output_folder, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.cli.arguments import as_dict, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.errors import ConfigError
 
 __all__ = ["NO_SUITE", "EvalArguments", "run"]

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from hf_datasel.cli.examples import examples_text
 from hf_datasel.cli.log_filters import filter_log_messages
+from hf_datasel.cli.output_folder import no_empty_folders
 from hf_datasel.cli.terminal import printable, printable_stdout
 from hf_datasel.errors import DataselError, did_you_mean
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in _WITHOUT_FLAGS and flags in (["-h"], ["--help"]):
             print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}\n\n{examples_text(name)}")
             return 0
-        with filter_log_messages(), printable_stdout():
+        with filter_log_messages(), printable_stdout(), no_empty_folders():
             importlib.import_module(f"hf_datasel.cli.{name}").run(flags)
         _destroy_process_group()
     except DataselError as error:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from hf_datasel.cli.arguments import (
     DatasetArguments,
-    create_output_folder,
     dataset_title,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
     record_columns,
 )
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError
 

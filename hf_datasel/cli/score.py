@@ -16,13 +16,13 @@ from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
     as_dict,
-    create_output_folder,
     log_to_stderr,
     names_and_settings,
     parse,
     progress_bars_on_terminals,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.tables import column_table, numeric_columns, value_counts
 from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean

@@ -14,13 +14,13 @@ from hf_datasel.atomic import write_file
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
-    create_output_folder,
     log_to_stderr,
     parse,
     progress_bars_on_terminals,
     selector_and_settings,
 )
 from hf_datasel.cli.log_filters import no_progress_bars
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
 

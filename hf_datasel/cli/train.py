@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.cli.arguments import (
-    DatasetArguments,
-    allow_local_imports,
-    as_dict,
-    create_output_folder,
-    log_to_stderr,
-    parse,
-)
+from hf_datasel.cli.arguments import DatasetArguments, allow_local_imports, as_dict, log_to_stderr, parse
+from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, DataselError, FormatError
 

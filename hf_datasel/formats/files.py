@@ -22,6 +22,8 @@ __all__ = ["load_pool"]
 logger = logging.getLogger(__name__)
 
 _ENDINGS = ".json, .jsonl, .ndjson, .csv, .tsv, .parquet, .arrow (and .gz, .bz2, .xz or .zst after it)"
+_OTHER_ENDINGS = (".txt", ".xlsx", ".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".npy", ".pt", ".pkl")
+"""Endings of files that are not read, and that no dataset on the Hub has."""
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -77,7 +79,7 @@ def load_pool(
         FormatError: The file, folder or dataset does not exist, cannot be read, has no such split, or has no rows.
     """
     from datasets import Dataset, load_dataset
-    from datasets.exceptions import DatasetsError
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     name = os.fspath(name)
     path = Path(name).expanduser()
@@ -97,7 +99,9 @@ def load_pool(
         line = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
         if "corresponds to no data" in line:
             raise FormatError(f"{name!r} (split {split!r}) has no rows.") from error
-        raise FormatError(f"Cannot load {name!r} (split {split!r}): {line}") from error
+        is_missing = isinstance(error, DatasetNotFoundError | ConnectionError) and not path.exists()
+        local = f"{'' if line.endswith('.') else '.'} {_no_file(path, name)}" if is_missing else ""
+        raise FormatError(f"Cannot load {name!r} (split {split!r}): {line}{local}") from error
     if not isinstance(data, Dataset) or len(data) == 0:
         raise FormatError(f"{name!r} (split {split!r}) has no rows.")
     return data
@@ -123,11 +127,16 @@ def _local_files(path: Path, name: str, config: str | None) -> dict[str, list[Pa
         if not (files := [match for match in matches if match.is_file() and file_kind(match)[0]]):
             raise FormatError(f"No file of rows matches {name!r}. The ending has to be one of {_ENDINGS}.")
         return {"train": files}
-    if file_kind(path)[0] or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        where = "" if path.is_absolute() else f" in the current folder {os.getcwd()!r}"
-        raise FormatError(f"There is no file or folder {name!r}{where}.{did_you_mean(path.name, siblings)}")
+    has_ending = file_kind(path)[0] or path.suffix.lower() in _OTHER_ENDINGS
+    if has_ending or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FormatError(_no_file(path, name))
     return None
+
+
+def _no_file(path: Path, name: str) -> str:
+    siblings = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+    where = "" if path.is_absolute() else f" in the current folder {os.getcwd()!r}"
+    return f"There is no file or folder {name!r}{where}.{did_you_mean(path.name, siblings)}"
 
 
 def _folder_files(folder: Path, name: str, config: str | None) -> dict[str, list[Path]]:

@@ -124,6 +124,9 @@ def _commit(model: str, revision: str | None) -> str:
     """Return the commit of a Hub name, cached per process so that a run does not see two."""
     from transformers.utils import cached_file
 
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        where = "" if os.path.isabs(model) else f" in {os.getcwd()!r}"
+        raise ModelError(f"No model {model!r}: there is no such folder{where}. Check the path.")
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
         return revision
     problem = ""

@@ -224,6 +224,26 @@ def test_errors_are_one_line(command, message, rows_file, tiny_model_dir, tmp_pa
     assert printed.startswith("hf-datasel")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "select --selector longest --selection_size 25 --dataset_name ROWS",
+        "score --scores ifd --dataset_name ROWS",
+        "score --scores length --dataset_name ./missing",
+        "report --selection missing --dataset_name ./missing",
+        "train --use_cpu true --bf16 false --dataset_name ./missing --model_name_or_path /no/such/model",
+    ],
+)
+def test_a_command_that_fails_leaves_no_empty_folder(command, rows_file, tmp_path):
+    words = [str(rows_file) if word == "ROWS" else word for word in command.split()]
+    new, existing = tmp_path / "new", tmp_path / "existing"
+    existing.mkdir()
+    for folder in (new / "inner", existing):
+        assert main([*words, "--output_dir", str(folder)]) == 2
+    assert not new.exists()
+    assert existing.is_dir()
+
+
 def test_missing_column(rows_file, capsys):
     assert main(["select", "--dataset_name", str(rows_file), "--selector_kwargs", '{"quality": "ifd"}']) == 2
     assert (

@@ -350,7 +350,9 @@ def test_folder_without_rows(tmp_path):
         load_pool(tmp_path / "*.jsonl")
 
 
-@pytest.mark.parametrize("name", ["no/such/folder/rows.json", "typo.json", "./rows", "a/b/c", "rows.jsonl.gz"])
+@pytest.mark.parametrize(
+    "name", ["no/such/folder/rows.json", "typo.json", "./rows", "a/b/c", "rows.jsonl.gz", "me/rows.TXT", "rows.zip"]
+)
 def test_missing_path_makes_no_request(name):
     with pytest.raises(FormatError, match=rf"There is no file or folder '{name}' in the current folder '/.*'\."):
         load_pool(name)
@@ -363,7 +365,8 @@ def test_similar_file_is_suggested(tmp_path):
 
 
 def test_unavailable_dataset():
-    with pytest.raises(FormatError, match="Cannot load 'nobody/no-such-dataset'"):
+    message = r"Cannot load 'nobody/no-such-dataset' .*\. There is no file or folder 'nobody/no-such-dataset' in the"
+    with pytest.raises(FormatError, match=message):
         load_pool("nobody/no-such-dataset")
 
 

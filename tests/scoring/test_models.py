@@ -87,12 +87,14 @@ def test_dtype(tiny_model_dir):
     assert MAP_MODELS.get(Loading(str(tiny_model_dir))).dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", ["./no/such/model", "/no/such/model", "nobody/no-such-model", "no such model"])
+@pytest.mark.parametrize(
+    "name", ["./no/such/model", "/no/such/model", "a/b/c", "nobody/no-such-model", "no such model"]
+)
 def test_missing_model(name, pool_rows):
-    with pytest.raises(
-        ModelError, match=rf"No model '{name}': there is no such folder in '/.*Check the path or the name"
-    ):
+    is_path = name[0] in "./" or name.count("/") > 1
+    with pytest.raises(ModelError, match=rf"No model '{name}': there is no such folder.* Check the path") as caught:
         score(pool_rows, [Loss(name)])
+    assert ("the Hub" not in str(caught.value)) == is_path, "a path is no name on the Hub"
     with pytest.raises(ModelError, match=f"No model '{name}'"):
         Loss(name)(pool_rows[:2])
 
