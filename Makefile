@@ -1,7 +1,7 @@
 PYTHON ?= python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart notebooks check test test-oldest test-oldest-short test-matrix bench cards clean
+.PHONY: help setup quickstart notebooks check docs test test-oldest test-oldest-short test-matrix bench cards clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ check: setup  ## Lint, check the formatting and the types
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
+
+docs: setup  ## Build the documentation into build/site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build -q --strict
 
 # As many processes as there are cores, up to 8; JOBS=1 for one. Each takes whole files, or of the matrix single tests.
 # In their own order the last files are short; by default those with the fewest tests come last, which take long.

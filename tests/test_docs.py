@@ -1,4 +1,4 @@
-"""Every setting is described in the docstring of the class that users create."""
+"""Docstrings say what every setting means, and what each score and method costs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,11 @@ def undocumented(cls: type, names: list[str]) -> list[str]:
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_settings_documented(cls: type) -> None:
     assert undocumented(cls, [field.name for field in fields(cls) if field.init]) == []
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_cost_documented(cls: type) -> None:
+    assert re.search(r"\bCost:\s+\w", cls.__doc__ or "")
 
 
 def test_training_arguments_documented() -> None:

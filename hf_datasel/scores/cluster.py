@@ -67,6 +67,8 @@ class Cluster(Score):
     Reads the vectors in `column`, as `Embedding` writes them. Writes `cluster_id` (int32, 0 to k - 1),
     `cluster_distance` (float32, Euclidean) and `cluster_reason` ("" for a row with a cluster).
 
+    Cost: no model but that of the vectors; k-means of a sample of the rows.
+
     Reference: k-means of scikit-learn or faiss. 5 starts and 300 steps are those of the code of kMQ (Yu et al. 2024,
     arXiv:2409.11378). A fit holds the vectors of `max_fit_rows` rows in memory, twice. Centroids that scikit-learn
     fits with another number of threads differ by rounding errors; given the centroids, clusters do not depend on it.

@@ -82,6 +82,8 @@ class Judge(Score):
     or `budget_spent`. With a score store, later runs request only rows with the last two, and rows that were not
     requested before. In `Dataset.map` the budget is for each batch; use `hf_datasel.score`.
 
+    Cost: one request per distinct row.
+
     Reference: Zheng et al. 2023 (2306.05685), and Yu et al. 2024 (2409.11378) for data selection; the prompt is our
     own wording.
 

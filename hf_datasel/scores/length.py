@@ -36,6 +36,8 @@ class Length(Score):
     whose words only a dictionary can find. A text has about 1.3 times as many in Chinese and 2.6 times as many in
     Japanese as in English. In version 1 such a text was one word up to the next white space.
 
+    Cost: no model; with `unit="tokens"` a pass of the tokenizer.
+
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment".
 
     Args:

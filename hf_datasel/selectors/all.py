@@ -20,6 +20,8 @@ class All(Selector):
 
     Training with it equals training with `SFTTrainer`. Use it as the baseline without selection, or in `Chain` to
     keep all rows that pass the filters.
+
+    Cost: none.
     """
 
     keeps_all: ClassVar[bool] = True

@@ -32,6 +32,8 @@ class BM25(TargetSettings, TargetSelector):
     punctuation; there is no list of stop words, and words are not stemmed. Frequencies and lengths are those of all
     rows. No model is run: a cheap baseline for selections by a model.
 
+    Cost: no model; one pass over the words.
+
     Reference: Robertson and Zaragoza 2009; a baseline of Xia et al. 2024 (2402.04333, LESS), who do not say which
     formula. See `hf_datasel.strategies.bm25` for the one here.
 

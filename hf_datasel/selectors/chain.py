@@ -42,6 +42,8 @@ class Chain(Selector):
 
     Any `RowFilter` can be used. Recipes name your own filter by its module and class, like a selector.
 
+    Cost: that of the filters and of the method.
+
     >>> from hf_datasel.selectors import InRange, NoNearDuplicates, Random
     >>> Chain([InRange("num_tokens", 10, 2048), NoNearDuplicates(by="ifd")], Random()).filters[0].low
     10

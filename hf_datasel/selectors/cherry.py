@@ -35,6 +35,8 @@ class Cherry(WarmupSelector):
     others. Then the model scores the whole pool, and training starts again from the base model. Rows of the warm-up
     may be selected again.
 
+    Cost: a warm-up and about five forward passes over all rows before training.
+
     Reference: Li et al. 2024 (2308.12032), whose code warms up for one epoch on 10 rows from each of 100 clusters of
     instructions, `pick="perplexity"`; and Xia et al. 2024 (2410.09335), section 3.1, who take these 10 rows by the IFD
     of the base model, `pick="ifd"`, from 1,000 clusters of a million rows. The latter do not say whether these are the

@@ -31,6 +31,8 @@ class Closest(Selector):
 
     `Closest(by="pass_rate", target=0.5)` selects the prompts whose answers are right about half of the time.
 
+    Cost: that of the score.
+
     Args:
         by: Name of a numeric column, or a score.
         target: The value that rows should have.

@@ -21,6 +21,8 @@ class CrossEntropy(RankedSelector):
     `CrossEntropy()` scores with the model of the round, `CrossEntropy(by=Loss("name or path"))` with another model,
     and `CrossEntropy(by="loss")` reads a column.
 
+    Cost: one forward pass over all rows.
+
     Reference: a baseline of Xia et al. 2024 (2410.09335), section 3.1. The default averages over the tokens of the
     response, as their code intends. Their Eq. 7 sums over prompt and response, `Loss(over="pair", reduction="sum")`,
     in bits instead of nats, which does not change the order of rows.

@@ -22,6 +22,8 @@ class Decontaminate(RowFilter):
     are the rule of open-r1; 0.5 and 8 words that of Tulu 3; 0 and 13 words that of GPT-3. Excluded rows are counted by
     the evaluation set of the question that they repeat most of.
 
+    Cost: no model; one pass over the text.
+
     >>> from hf_datasel.scores import Contamination
     >>> Decontaminate(Contamination({"exam": "exam.txt"}), threshold=0.5).by.n
     8

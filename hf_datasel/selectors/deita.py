@@ -28,6 +28,8 @@ class Deita(Selector):
     From the best row down, a row is selected if no row selected before has a cosine similarity above `threshold` with
     it. Any other score can be used: `Deita(by="ifd")`, `Deita(by=Reward("name or path"))`.
 
+    Cost: two scorers of 13B in Deita's setting, and embeddings.
+
     Reference: Liu et al. 2024 (2312.15685), section 3; the threshold of 0.9 is that of paper and code. The selection
     is the one of their code with batches of one row; with larger batches their code selects other rows. A baseline of
     IterIT (2412.17365) and of Yu et al. 2024 (2409.11378).

@@ -32,6 +32,8 @@ class DiverseEvol(IncrementalSelector):
     process holds the vectors of the pool, and the main process two more copies of them while it selects, with 4 bytes
     for each number: a million rows with 4,096 dimensions are 16 GB each time.
 
+    Cost: ten more trainings from the base weights, and one forward pass over all rows after each.
+
     Reference: Wu et al. 2023 (2311.08182): 100 random rows and then 10 times 100 more, so 11 rounds, each trained from
     the base model; vectors are the mean of the last layer over all tokens, not scaled to length 1. These are the
     defaults, with a budget of 1,100 rows. Xia et al. 2024 (2410.09335), section 4.3, use 3 rounds and take the rows

@@ -28,6 +28,8 @@ class GraphFilter(IFDSelector):
     to 3-grams), then multiplies the weight of these n-grams by `decay`. TF-IDF is the count in the instruction times
     ln(N / document frequency) over the whole pool.
 
+    Cost: two forward passes over all rows.
+
     Reference: Wu et al. 2024 (2410.12458), "The Best of Both Worlds", as IterIT (2412.17365, section 3.3) runs it.
 
     Args:

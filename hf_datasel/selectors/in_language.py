@@ -28,6 +28,8 @@ class InLanguage(RowFilter):
     Excluded rows are counted by their language: the ten most frequent ones by name, the others together. Short texts,
     names, numbers and code get any language (see `Language`): with `part="response"` short answers are lost.
 
+    Cost: no model but that of fastText.
+
     >>> InLanguage(["en", "de"], by="language").languages
     ('en', 'de')
 

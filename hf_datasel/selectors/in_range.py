@@ -27,6 +27,8 @@ class InRange(RowFilter):
     value are kept; a score needs a bound. To filter a dataset by a column without a selection, use `Dataset.filter`
     with `hf_datasel.selection.Between`.
 
+    Cost: that of the score.
+
     >>> from hf_datasel.scores import URLs
     >>> InRange(URLs(), high=1, column="link_phrases").column
     'link_phrases'

@@ -45,6 +45,9 @@ class IterativeKMQ(IncrementalSelector, KMQ):
     others divide the remaining weight. If no row has a gap at all, the round raises an error; inside a group of
     `Within` it logs a warning.
 
+    Cost: embeddings and clusters, the quality of all rows, and each round generated responses to the rows
+    selected so far, and their rating.
+
     Reference: Yu et al. 2024 (2409.11378), section 2.2 and Algorithm 1. The paper finds a reward model to be the best
     scorer of the gap. Its settings and those of its code:
 

@@ -54,6 +54,8 @@ class IterIT(IFDSelector):
     in the paper; 0 for task-specific data). The n-gram weighting, and the end token that it counts as part of each
     response, are those of the authors' code.
 
+    Cost: two forward passes over all rows, then over the window before each further round.
+
     Reference: Jia et al. 2024 (2412.17365), Algorithm 1; Eq. 1 to 4 for the IFD, Eq. 5 to 7 for the n-grams,
     Eq. 8 for their product.
 

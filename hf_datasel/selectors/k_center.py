@@ -29,6 +29,8 @@ class KCenter(Selector):
     come first, and these are often broken. While rows are selected, the vectors are held in memory three times, with 4
     bytes for each number.
 
+    Cost: embeddings.
+
     Reference: a baseline of Yu et al. 2024 (2409.11378), section 3.3 and Eq. 1; the sampling of DiverseEvol, Wu et al.
     2023 (2311.08182), which starts with 100 random rows, `start=100`, and measures from the rows of all earlier
     rounds. Xia et al. 2024 (2410.09335), section 4.3, take the rows farthest from these all at once, `once=True`.

@@ -21,6 +21,8 @@ class KMClosest(ClusterSelector):
 
     Ties go to the lower row number.
 
+    Cost: embeddings and k-means.
+
     Reference: Yu et al. 2024 (2409.11378), section 3.3; `shares="proportional"`, the default, is that of the paper,
     `"equal"` that of its code.
 

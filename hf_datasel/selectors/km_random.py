@@ -18,6 +18,8 @@ __all__ = ["KMRandom"]
 class KMRandom(ClusterSelector):
     """Rows drawn uniformly at random from each cluster: kM-Random.
 
+    Cost: embeddings and k-means.
+
     Reference: Yu et al. 2024 (2409.11378), sections 2.1 and 3.3; `shares="proportional"`, the default, is that of the
     paper, `"equal"` that of its code.
 

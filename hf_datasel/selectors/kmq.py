@@ -26,6 +26,8 @@ class KMQ(ClusterSelector):
     Quality may be any number: `KMQ(quality="reward")` reads a column, `KMQ(quality=Reward("name or path"))` computes
     it. Rows without a quality are never drawn.
 
+    Cost: embeddings, k-means and the quality of all rows.
+
     Reference: Yu et al. 2024 (2409.11378), section 2.1. Paper and code differ:
 
     - The paper draws in proportion to the quality (Eq. 3), which is `weights="proportional"` and needs a quality of 0

@@ -23,6 +23,8 @@ class LengthKM(ClusterSelector):
     Ties go to the lower row number. Other measures of length: `by=Length()`, which counts the words of the response,
     or a column such as `by="response_tokens"`.
 
+    Cost: embeddings and k-means.
+
     Reference: Xia et al. 2024 (2410.09335), section 5.4, who find it the most stable selection, above all for weaker
     base models. Shares proportional to the size of a cluster are those of the paper, which gives no number of clusters
     for this experiment.

@@ -58,6 +58,9 @@ class LESS(TargetSettings, WarmupSelector):
     and must be the same there. If the influence or the checkpoints of another run exist already, use `LESSTop`, which
     also selects without training.
 
+    Cost: a warm-up, and one backward pass over all rows per checkpoint. Projecting gradients takes longer the more
+    parameters are trained, so use an adapter.
+
     Reference: Xia et al. 2024 (2402.04333), whose warm-up has 5 % of the pool and 4 epochs, and who select the top 5
     %. Xia et al. 2024 (2410.09335) warm up on 10,000 rows, `warmup_size=10_000`, and use 1,000 random rows of the pool
     as the target, with `aggregate="mean"`.

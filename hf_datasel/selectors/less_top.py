@@ -22,6 +22,8 @@ class LESSTop(RankedSelector):
     `LESSTop(by=Influence(checkpoints=(...), validation="bbh.jsonl"))`. `LESS` runs the warm-up, the selection and the
     training in one run.
 
+    Cost: one backward pass over all rows per checkpoint; none with a column.
+
     Reference: Xia et al. 2024 (2402.04333), who keep the top 5 %; a baseline of Xia et al. 2024 (2410.09335), who use
     1,000 random rows of the pool as the target. `Influence` documents which aggregate is that of the paper and which
     that of the code.

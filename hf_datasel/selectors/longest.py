@@ -17,6 +17,8 @@ class Longest(RankedSelector):
 
     Ties go to the lower row number. No model is needed; counting tokens needs the tokenizer of the model.
 
+    Cost: none.
+
     Reference: Zhao et al. 2024 (2402.04833), "Long is more for alignment"; a baseline of IterIT (2412.17365).
 
     Args:

@@ -24,6 +24,8 @@ class MostSimilar(SimilaritySelector):
     if these have the same settings. Or name the column, `by="similarity"`, and it is read as it is, together with
     `similarity_by_target`; the target rows are not known then, so that rows that repeat them are not found.
 
+    Cost: that of the encoder; none with columns.
+
     Reference: the baselines "Embed" of Ivison et al. 2025 (2503.01807), section 3, whose encoders are NV-Embed-v2 and
     GTR-base.
 

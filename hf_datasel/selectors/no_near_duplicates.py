@@ -28,6 +28,8 @@ class NoNearDuplicates(RowFilter):
     near-duplicate of a row that was kept before. Ties go to the lower row number. Rows without a vector, or without a
     value of `by`, are excluded.
 
+    Cost: embeddings.
+
     Reference: the Repr Filter of Deita, Liu et al. 2024 (2312.15685), without its budget.
 
     Args:

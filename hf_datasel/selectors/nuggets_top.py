@@ -22,6 +22,8 @@ class NuggetsTop(RankedSelector):
     The score is read from a column by default; to compute it, pass
     `NuggetsTop(by=Nuggets(anchor_file="anchors.jsonl"))`.
 
+    Cost: one forward pass per row and anchor task.
+
     Reference: Li et al. 2023 (2312.10302), who keep all rows above a score, most often 0.85: `threshold=0.85` excludes
     the others. There is no threshold by default, since the budget decides how many rows are selected. Xia et al. 2024
     (2410.09335), section 5.3, did not run it because of its cost.

@@ -18,6 +18,8 @@ class Random(Selector):
     """Rows drawn uniformly at random, without replacement, from those that can be trained on.
 
     The draw depends on the random seed of the run and on the number of the round.
+
+    Cost: none.
     """
 
     nested: ClassVar[bool] = True

@@ -25,6 +25,8 @@ class RDSPlus(TargetSettings, SimilaritySelector):
     wrote for the same target rows. `MostSimilar` has the settings of `Similarity`, such as the data type of the
     weights.
 
+    Cost: one forward pass over all rows.
+
     Reference: Ivison et al. 2025 (2503.01807), sections 3 and 3.1, Algorithm 1 and appendix G.2. Algorithm 1 adds a
     row again if another target row names it, and counts it; the text removes duplicates where there are several tasks,
     and the authors' code does so always before it counts, which is done here. Their code selects from several tasks

@@ -19,6 +19,8 @@ class SelectITTop(RankedSelector):
     `SelectITTop()` scores with the model of the round, `SelectITTop(by=SelectIT("name or path", level="token"))` with
     another model and at another level, and `SelectITTop(by="selectit")` reads a column.
 
+    Cost: five forward passes over all rows.
+
     Reference: Liu et al. 2024 (2402.16705), who keep the top 20 % of Alpaca; a baseline of Xia et al. 2024
     (2410.09335), section 4.3, who use level "model" for Qwen2 and "sentence", the default here, for Llama 3.
     `SelectIT` documents how the score relates to the paper.

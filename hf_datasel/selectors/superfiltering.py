@@ -18,6 +18,8 @@ class Superfiltering(IFDSelector, RankedSelector):
 
     Ties go to the lower row number. Rows with an IFD of 1 or more are never selected.
 
+    Cost: two forward passes of a small model over all rows.
+
     Reference: Li et al. 2024 (2402.00530), who score with a small model; IterIT (2412.17365) compares with it scored
     by the model to be trained. `convention="superfiltering"` scores with the prompt of the authors' code.
 

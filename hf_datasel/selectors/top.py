@@ -23,6 +23,8 @@ class Top(RankedSelector):
 
     `Top(by="ifd")` reads a column; `Top(by=Loss("Qwen/Qwen3-0.6B"))` computes the score.
 
+    Cost: that of the score.
+
     Args:
         by: Name of a numeric column, or a score.
     """

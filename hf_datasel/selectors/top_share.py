@@ -31,6 +31,8 @@ class TopShare(RowFilter):
     is kept: that a small model ranks rows much as a large one does is what Superfiltering (2402.00530) found. Give a
     score that the selector computes too a `column_prefix` here.
 
+    Cost: that of the score.
+
     Args:
         by: Name of a numeric column, or a score.
         share: Share of the rows to keep, above 0 and up to 1, of those that the filters before it kept; rounded down,

@@ -41,6 +41,8 @@ class Weighted(Selector):
     >>> Weighted(Random(), by="quality", scale="rank", low=0.2).low
     0.2
 
+    Cost: that of the method, and of the weights for the selected rows.
+
     Args:
         method: Selector that selects the rows.
         by: Column of numbers, or a score, that the weights are computed from; higher numbers are higher weights.

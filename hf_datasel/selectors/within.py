@@ -40,6 +40,8 @@ class Within(Selector):
     group: near-duplicates in two clusters are not excluded by `Deita` here. Groups stay those of the first round. If
     rows are added in rounds, a group keeps its rows, and shares refer to all rows so far.
 
+    Cost: that of the method, and of the groups.
+
     Reference: `<method>_km` of Xia et al. 2024 (2410.09335), which takes the best rows of each k-means cluster, in
     proportion to its size. Shares of sources are specific to this library.
 

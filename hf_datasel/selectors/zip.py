@@ -30,6 +30,8 @@ class ZIP(Selector):
     these with the lowest ratio. No model is needed. The selection depends on how rows are written as text, and on the
     build of zlib, which is recorded; see `hf_datasel.strategies.zip.zlib_build`.
 
+    Cost: no model; minutes of one core for tens of thousands of rows.
+
     Reference: Yin et al. 2024 (2407.06645), Algorithm 1; a baseline of Xia et al. 2024 (2410.09335), Eq. 9. `k1`, `k2`
     and `k3` are those of the paper, `text` and `level` those of its code. The code writes every column of a row,
     including its id; set `columns` for that.
