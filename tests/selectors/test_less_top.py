@@ -42,7 +42,9 @@ def test_computes_influence_with_settings(full, monkeypatch, tmp_path, caplog):
     influence = Influence(checkpoints=("out/checkpoint-9",), validation=str(path))
     selected = select(full.remove_columns("influence"), LESSTop(by=influence), size=5)
     assert selected.indices.tolist() == select(full, LESSTop(), size=5).indices.tolist()
-    assert selected.provenance["scores"] == [influence.spec()]
+    (spec,) = selected.provenance["scores"]
+    assert [file["path"] for file in spec.pop("resolved_files")] == [str(path)]
+    assert spec == influence.spec()
     assert "LESSTop: the prompt of 1 row repeats a target row (4). Since it can be selected, do not" in caplog.text
     assert selected.provenance["notes"]["target"]["copies"] == 1
 
