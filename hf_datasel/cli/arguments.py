@@ -10,8 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -36,7 +35,6 @@ __all__ = [
     "log_to_stderr",
     "names_and_settings",
     "parse",
-    "progress_bars_on_terminals",
     "record_columns",
     "selector_and_settings",
 ]
@@ -430,25 +428,3 @@ def log_to_stderr() -> None:
         handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
         logger.addHandler(handler)
         logger.propagate = False
-
-
-@contextmanager
-def progress_bars_on_terminals() -> Iterator[None]:
-    """Disable the progress bars of datasets and transformers unless stderr is a terminal."""
-    if sys.stderr.isatty():
-        yield
-        return
-    import datasets
-    from transformers.utils import logging as transformers_logging
-
-    datasets_enabled = not datasets.are_progress_bars_disabled()
-    transformers_enabled = transformers_logging.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if datasets_enabled:
-            datasets.enable_progress_bars()
-        if transformers_enabled:
-            transformers_logging.enable_progress_bar()

@@ -12,11 +12,11 @@ from hf_datasel.cli.arguments import (
     as_dict,
     log_to_stderr,
     parse,
-    progress_bars_on_terminals,
 )
 from hf_datasel.cli.eval import NO_SUITE
 from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.errors import ConfigError, EvaluationError
+from hf_datasel.scoring.progress import only_drawn_bars
 
 if TYPE_CHECKING:
     from hf_datasel.evaluation import Experiment, ExperimentResults
@@ -140,7 +140,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.gather:
         _write(experiment.gather())
         return
-    with progress_bars_on_terminals():
+    with only_drawn_bars():
         if arguments.plan:
             print(experiment.plan().to_text())
         elif arguments.list_runs:

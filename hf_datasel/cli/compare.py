@@ -15,7 +15,6 @@ from hf_datasel.cli.arguments import (
     load_selection,
     log_to_stderr,
     parse,
-    progress_bars_on_terminals,
     record_columns,
 )
 from hf_datasel.cli.methods import Method, parse_methods
@@ -23,6 +22,7 @@ from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.selection_cache import SelectionCache
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean
+from hf_datasel.scoring.progress import only_drawn_bars
 
 if TYPE_CHECKING:
     from hf_datasel.analysis.comparison import Comparison, Failure
@@ -110,7 +110,7 @@ def run(argv: Sequence[str]) -> None:
     record_columns(selections.values(), dataset_arguments.mapping)
     failures: list[Failure] = []
     folder = create_output_folder(arguments.output_dir)
-    with progress_bars_on_terminals():
+    with only_drawn_bars():
         recorded = next((selection.columns for selection in selections.values() if selection.columns), None)
         dataset = dataset_arguments.load(recorded) if dataset_arguments.dataset_name or methods else None
         if methods and dataset is not None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_datasel.cli.arguments import as_dict, log_to_stderr, parse, progress_bars_on_terminals
+from hf_datasel.cli.arguments import as_dict, log_to_stderr, parse
 from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.errors import ConfigError
+from hf_datasel.scoring.progress import only_drawn_bars
 
 __all__ = ["NO_SUITE", "EvalArguments", "run"]
 
@@ -57,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
     from hf_datasel.evaluation import evaluate_model
 
     folder = create_output_folder(arguments.output_dir)
-    with progress_bars_on_terminals():
+    with only_drawn_bars():
         results = evaluate_model(
             arguments.model_name_or_path,
             arguments.suite,

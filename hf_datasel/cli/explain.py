@@ -14,10 +14,10 @@ from hf_datasel.cli.arguments import (
     load_selection,
     log_to_stderr,
     parse,
-    progress_bars_on_terminals,
     record_columns,
 )
 from hf_datasel.errors import ConfigError
+from hf_datasel.scoring.progress import only_drawn_bars
 
 __all__ = ["ExplainArguments", "run"]
 
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
 
     selection = load_selection(arguments.selection)
     record_columns([selection], dataset_arguments.mapping)
-    with progress_bars_on_terminals():
+    with only_drawn_bars():
         dataset = dataset_arguments.load(selection.columns)
         for row in row_numbers:
             explanation = explain(

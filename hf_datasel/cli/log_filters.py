@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["filter_log_messages", "no_progress_bars"]
+__all__ = ["filter_log_messages"]
 
 # By logger, the beginning of the message that is dropped.
 _DROPPED = {
@@ -41,17 +41,3 @@ def filter_log_messages() -> Iterator[None]:
     finally:
         for logger, prefix_filter in filters:
             logger.removeFilter(prefix_filter)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """Disable the progress bars of datasets, for operations that take a moment."""
-    import datasets
-
-    enabled = not datasets.are_progress_bars_disabled()
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if enabled:
-            datasets.enable_progress_bars()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.metadata
+import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from hf_datasel.cli.examples import examples_text
 from hf_datasel.cli.log_filters import filter_log_messages
 from hf_datasel.cli.output_folder import no_empty_folders
 from hf_datasel.cli.terminal import printable, printable_stdout
-from hf_datasel.errors import DataselError, did_you_mean
+from hf_datasel.errors import ConfigError, DataselError, did_you_mean
+from hf_datasel.scoring.progress import quiet
 
 __all__ = ["main"]
 
@@ -32,6 +35,8 @@ COMMANDS = {
     "env": "print versions and devices, for a bug report",
 }
 _WITHOUT_FLAGS = ("env",)
+_VERBOSITY = {"--quiet": logging.ERROR, "--verbose": logging.INFO}
+"""Flags of every command, and the level from which on messages are printed."""
 _REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors of a full disk or a folder that cannot be written to, such as the one of a library's cache."""
 
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in _WITHOUT_FLAGS and flags in (["-h"], ["--help"]):
             print(f"usage: hf-datasel {name}\n\n{COMMANDS[name]}\n\n{examples_text(name)}")
             return 0
-        with filter_log_messages(), printable_stdout(), no_empty_folders():
+        with filter_log_messages(), printable_stdout(), no_empty_folders(), _verbosity(flags):
             importlib.import_module(f"hf_datasel.cli.{name}").run(flags)
         _destroy_process_group()
     except DataselError as error:
@@ -82,6 +87,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(printable(f"hf-datasel {name}: error: {reason}"), file=sys.stderr)
         return 2
     return 0
+
+
+@contextmanager
+def _verbosity(flags: list[str]) -> Iterator[None]:
+    """Remove `--quiet` and `--verbose` from the flags, and log and show progress as they say.
+
+    Raises:
+        ConfigError: Both are there.
+    """
+    wanted = [flag for flag in _VERBOSITY if flag in flags]
+    if len(wanted) > 1:
+        raise ConfigError("--quiet and --verbose exclude each other. Pass one of them.")
+    flags[:] = [flag for flag in flags if flag not in _VERBOSITY]
+    if not wanted:
+        yield
+        return
+    logger = logging.getLogger("hf_datasel")
+    level = logger.level
+    logger.setLevel(_VERBOSITY[wanted[0]])
+    try:
+        with quiet() if wanted == ["--quiet"] else nullcontext():
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _refusal(error: Exception) -> str:
@@ -104,6 +133,7 @@ def _usage() -> str:
             *lines,
             "",
             "hf-datasel COMMAND --help lists the keys of a command. They are the same in a file and as flags.",
+            "Every command takes --quiet (no progress and no warnings) and --verbose (also what scoring costs).",
         ]
     )
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_datasel.cli.arguments import DatasetArguments, log_to_stderr, parse, progress_bars_on_terminals, record_columns
-from hf_datasel.cli.log_filters import no_progress_bars
+from hf_datasel.cli.arguments import DatasetArguments, log_to_stderr, parse, record_columns
 from hf_datasel.cli.report import RunArguments, run_folder
 from hf_datasel.errors import ConfigError, PublishError
+from hf_datasel.scoring.progress import map_progress_disabled, only_drawn_bars
 from hf_datasel.selection.display import method_name
 
 if TYPE_CHECKING:
@@ -103,10 +103,10 @@ def run(argv: Sequence[str]) -> None:
     results = read_results(str(arguments.results)) if arguments.results else []
     if arguments.hub_model_id is not None:
         model_results(results, run=arguments.model_run)  # raises before anything is published
-    with hub_errors(), progress_bars_on_terminals():
+    with hub_errors(), only_drawn_bars():
         dataset = dataset_arguments.load(selections[-1].columns)
         selections[-1].check(dataset)
-    with hub_errors(), no_progress_bars():
+    with hub_errors(), map_progress_disabled():
         hub, before = _snapshot(arguments.repo_id, arguments.revision)
         if before is not None and (replaced := _replaced(hub, before, selections, arguments.config_name)):
             print(f"Replaces {replaced}, in {hub.repo_id}; pass another --config_name to keep both.")
@@ -129,7 +129,7 @@ def run(argv: Sequence[str]) -> None:
     else:
         print(f"Published: {info.repo_url} (commit {info.oid[:12]})")
     if arguments.hub_model_id is not None:
-        with hub_errors(), no_progress_bars():
+        with hub_errors(), map_progress_disabled():
             info = push_model_results(arguments.hub_model_id, results, run=arguments.model_run)
         print(f"Results of the model: {info.commit_url}")
 

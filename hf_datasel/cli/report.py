@@ -11,12 +11,12 @@ from hf_datasel.cli.arguments import (
     dataset_title,
     log_to_stderr,
     parse,
-    progress_bars_on_terminals,
     record_columns,
 )
 from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError
+from hf_datasel.scoring.progress import only_drawn_bars
 
 __all__ = ["ReportArguments", "RunArguments", "run", "run_folder"]
 
@@ -62,7 +62,7 @@ def run(argv: Sequence[str]) -> None:
     results = read_results(str(arguments.results)) if arguments.results else []
     record_columns(selections, dataset_arguments.mapping)
     folder = create_output_folder(arguments.output_dir)
-    with progress_bars_on_terminals():
+    with only_drawn_bars():
         dataset = dataset_arguments.load(selections[-1].columns) if dataset_arguments.dataset_name else None
         if dataset is not None:
             selections[-1].apply(dataset)  # raises if it is another dataset

@@ -19,13 +19,12 @@ from hf_datasel.cli.arguments import (
     log_to_stderr,
     names_and_settings,
     parse,
-    progress_bars_on_terminals,
 )
-from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.tables import column_table, numeric_columns, value_counts
 from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, ScoreError, did_you_mean
+from hf_datasel.scoring.progress import map_progress_disabled, only_drawn_bars
 from hf_datasel.spec import changed_settings, spec_name
 
 __all__ = ["ScoreArguments", "run"]
@@ -127,7 +126,7 @@ def run(argv: Sequence[str]) -> None:
     folder = create_output_folder(arguments.output_dir)
     scores = _scores(arguments)
     store = ScoreStore(arguments.store or folder / "store")
-    with progress_bars_on_terminals(), store.temporary_columns(Processes.current()):
+    with only_drawn_bars(), store.temporary_columns(Processes.current()):
         dataset = dataset_arguments.load()
         private = _check_hub(dataset, arguments)
         model = arguments.model_name_or_path
@@ -251,7 +250,7 @@ def _write_parquet(scored: Any, folder: Path) -> None:
     columns_before = pq.read_schema(target).names if target.is_file() else []
     if missing := [name for name in columns_before if name not in scored.column_names]:
         print(f"Replaces {target.name} of an earlier run, which also had {', '.join(missing)}.")
-    with no_progress_bars():
+    with map_progress_disabled():
         parents = parents_of(scored).with_state()
         write_file(target, lambda file: write_parquet(scored, file, parents), ScoreError)
     write_provenance(folder / "scored.origins.json", scored.data.table, parents.record())

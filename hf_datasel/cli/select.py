@@ -16,13 +16,12 @@ from hf_datasel.cli.arguments import (
     allow_local_imports,
     log_to_stderr,
     parse,
-    progress_bars_on_terminals,
     selector_and_settings,
 )
-from hf_datasel.cli.log_filters import no_progress_bars
 from hf_datasel.cli.output_folder import create_output_folder
 from hf_datasel.cli.terminal import print_next_steps
 from hf_datasel.errors import ConfigError, Interrupted, SelectionError
+from hf_datasel.scoring.progress import map_progress_disabled, only_drawn_bars
 
 if TYPE_CHECKING:
     from hf_datasel.rounds.selector import Selector
@@ -91,7 +90,7 @@ def run(argv: Sequence[str]) -> None:
     folder = create_output_folder(arguments.output_dir)
     _check_overwrite(arguments)
     try:
-        with progress_bars_on_terminals():
+        with only_drawn_bars():
             dataset = _score_tables(dataset_arguments, arguments) or dataset_arguments.load()
             selection = select(
                 dataset,
@@ -113,7 +112,7 @@ def run(argv: Sequence[str]) -> None:
     if not arguments.json:
         print(selection.summary())
     if arguments.save_subset:
-        with no_progress_bars():
+        with map_progress_disabled():
             subset = selection.apply(dataset)
             write_file(folder / _SUBSET, lambda file: write_parquet(subset, file), SelectionError)
     if arguments.json:

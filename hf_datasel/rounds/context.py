@@ -20,6 +20,7 @@ from hf_datasel.scoring.base import has_default_numbers
 from hf_datasel.scoring.column_provenance import provenance_of
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.numbers import at_least
+from hf_datasel.scoring.progress import progress_bar
 from hf_datasel.scoring.vector_sample import finite_rows
 from hf_datasel.spec import current_name, object_key, spec_name
 
@@ -544,13 +545,10 @@ class RoundContext:
         return selected
 
     def progress_bar(self, total: int, unit: str) -> Any:
-        """Return a `tqdm` progress bar that appears after two seconds, where stderr is a terminal.
+        """Return a `tqdm` progress bar that appears after two seconds; where none can be drawn, one line a minute.
 
         Args:
             total: Number of steps.
             unit: Name of a step, in the singular.
         """
-        from tqdm.auto import tqdm
-
-        hidden = None if self._show_progress else True  # None: tqdm decides by whether stderr is a terminal
-        return tqdm(total=total, desc=self.record.caller, unit=unit, delay=2, disable=hidden)
+        return progress_bar(total, self.record.caller, unit, shown=self._show_progress, delay=2)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hf_datasel.errors import ModelError
+from hf_datasel.scoring.progress import only_drawn_bars
 
 __all__ = [
     "MAP_MODELS",
@@ -326,7 +327,7 @@ def load_model(loading: Loading) -> Any:
     if is_adapter:
         kind = "causal" if kind == "encoder" else kind  # the kind that adapters are trained for
     # missing weights are initialized at random
-    with loading_errors(f"The model {name!r}"), preserve_rng_state():
+    with loading_errors(f"The model {name!r}"), preserve_rng_state(), only_drawn_bars():
         loaded, info = _auto_class(kind).from_pretrained(
             base[0], revision=base[1], dtype=loading.dtype, output_loading_info=True, **kwargs
         )

@@ -24,6 +24,7 @@ from hf_datasel.scoring.cost import log_cost, measure_cost
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import Models, check_model_exists
+from hf_datasel.scoring.progress import only_drawn_bars
 from hf_datasel.scoring.store.fit_cache import fit_with_cache
 from hf_datasel.scoring.store.store import ScoreStore
 from hf_datasel.scoring.vector_files import ColumnFiles
@@ -39,6 +40,7 @@ __all__ = ["check_own_columns", "checked_scores", "replace_columns", "score", "s
 logger = logging.getLogger(__name__)
 
 
+@only_drawn_bars()
 def score(
     dataset: Dataset,
     scores: Score | str | Mapping[str, Any] | Sequence[Score | str | Mapping[str, Any]],

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -56,10 +57,11 @@ def compute_group(engine: Engine, scores: Sequence[Score]) -> Iterator[Columns]:
         return
     parts: list[list[Columns]] = [[] for _ in scores]
     messages: list[dict[str, str]] = [{} for _ in scores]
+    num_rows, start = len(engine.pool), time.monotonic()
     with closing(_tokenized(engine, scores, windows)) as tokenized:
         for window in tokenized:
-            label = f"rows {window[0] + 1:,}-{window[-1] + 1:,} of {len(engine.pool):,}"
-            with progress_part(label):
+            label = f"rows {window[0] + 1:,}-{window[-1] + 1:,} of {num_rows:,}"
+            with progress_part(label, window[0] / num_rows, start):
                 for part, message, score in zip(parts, messages, scores, strict=True):
                     part.append(engine.compute(score, window))
                     message |= {**engine.messages, **message}  # of the first row

@@ -14,6 +14,7 @@ from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.numbers import at_least, is_identifier
+from hf_datasel.scoring.progress import only_drawn_bars
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selectors import Chain, Weighted, get_selector
 
@@ -90,6 +91,7 @@ class Explanation(TypedDict):
     checkpoint: str
 
 
+@only_drawn_bars()
 def explain(
     selection: Selection,
     dataset: Dataset,

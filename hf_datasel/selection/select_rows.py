@@ -23,6 +23,7 @@ from hf_datasel.scores import Length
 from hf_datasel.scoring.cost import measure_cost
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.models import model_identity
+from hf_datasel.scoring.progress import only_drawn_bars
 from hf_datasel.scoring.recorded_columns import RecordedColumns
 from hf_datasel.scoring.score_tables import ScoreTables, TablePool
 from hf_datasel.selection.budget import DEFAULT_RATIO, TokenBudget, resolve_size, select_within_tokens
@@ -46,6 +47,7 @@ _NO_TOKENS = {
 }
 
 
+@only_drawn_bars()
 def select(
     dataset: Dataset | ScoreTables,
     selector: Selector | str | Mapping[str, Any],
@@ -159,6 +161,7 @@ class SelectionSession:
             )
         self._eligible = self.pool.usable
 
+    @only_drawn_bars()
     def select(
         self,
         selector: Selector | str | Mapping[str, Any],

@@ -65,3 +65,20 @@ def test_no_progress_bars_in_a_log_file(rows_file, tmp_path, capfd):
     assert "Written to" in printed.out
     assert printed.err == ""
     assert not datasets.are_progress_bars_disabled()
+
+
+def test_quiet_and_verbose(rows_file, tmp_path, capsys):
+    select = ["select", "--dataset_name", str(rows_file), "--selector", "all", "--selection_size", "3", "--overwrite"]
+    score = ["score", "--dataset_name", str(rows_file), "--scores", "length"]
+    cost = "INFO: Scoring 24 rows took"
+    folder = ["--output_dir", str(tmp_path / "out")]
+    for flags, warns, tells in (([], True, False), (["--quiet"], False, False), (["--verbose"], True, True)):
+        assert main([*select, *flags, *folder]) == 0
+        assert ("WARNING: All always selects" in capsys.readouterr().err) is warns
+        assert main([*score, *flags, *folder]) == 0
+        printed = capsys.readouterr()
+        assert (cost in printed.err) is tells
+        assert "Written to" in printed.out
+    assert logging.getLogger("hf_datasel").level == logging.NOTSET
+    assert main([*select, "--quiet", "--verbose"]) == 2
+    assert "--quiet and --verbose exclude each other" in capsys.readouterr().err

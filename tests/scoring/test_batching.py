@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,12 +10,11 @@ import torch
 
 from hf_datasel import score
 from hf_datasel.errors import ModelError
-from hf_datasel.scores import IFD, Loss
+from hf_datasel.scores import IFD
 from hf_datasel.scoring import logprobs as forward
 from hf_datasel.scoring.batching import BatchRunner, plan_batches, remaining_batches
 from hf_datasel.scoring.distributed import Processes
 from hf_datasel.scoring.outputs import Output
-from hf_datasel.scoring.progress import Progress
 from hf_datasel.scoring.runner import ModelRunner
 
 LENGTHS = np.random.default_rng(0).integers(1, 200, 300)
@@ -151,36 +149,6 @@ def test_announced_reductions_share_a_pass(model, tokenizer, pool_rows):
     assert np.array_equal(again.reduce(sequences, PooledStates("both", "mean"), "embedding"), vectors)
     assert np.array_equal(again.reduce(sequences, SummedNLL(), "loss"), nll)
     assert sum(seen) == 2 * first + 24
-
-
-# -- progress -----------------------------------------------------------------------------------------------------
-def test_no_progress_bar_without_a_terminal(capfd, tiny_model_dir, pool_rows):
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        score(pool_rows, [Loss()], model=tiny_model_dir)
-    finally:
-        datasets.enable_progress_bars()
-    assert "loss" not in capfd.readouterr().err
-
-
-def test_progress_bar(monkeypatch, capsys):
-    import sys
-
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "250")
-    nulls = Counter({"empty_response": 2})
-    with Progress("ifd", 50, 4_000, nulls) as bar:
-        bar.advance(20, 3_000)
-        nulls["prompt_fills_window"] += 3
-        bar.advance(30, 1_000)
-    line = capsys.readouterr().err.rsplit("\r", 1)[-1]
-    assert line.startswith("ifd: 100%")
-    assert "50/50 rows" in line
-    assert "rows/s" in line
-    assert "tokens/s" in line
-    assert "null: 3 prompt_fills_window, 2 empty_response" in line
 
 
 @dataclass(frozen=True)
