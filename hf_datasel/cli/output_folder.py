@@ -24,8 +24,9 @@ def create_output_folder(path: str) -> Path:
     """
     try:
         folder = Path(path).absolute()
-        _created.extend([new for new in (folder, *folder.parents) if not new.exists()][-1:])
+        missing = [new for new in (folder, *folder.parents) if not new.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        _created.extend(missing[-1:])
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError, TypeError) as error:  # a name with a null byte, a value that is no text

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -113,7 +112,7 @@ def test_without_matplotlib(selection, rows_file, tmp_path, monkeypatch, capsys)
     command = ["report", "--selection", str(selection), "--dataset_name", str(rows_file)]
     assert main([*command, "--output_dir", str(tmp_path / "out")]) == 2
     assert "matplotlib" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_selection_is_unchanged(selection, tmp_path, monkeypatch):
