@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,9 @@ class CompareArguments:
             "selection. A selection that an earlier run made in the same way is reused."
         },
     )
+    json: bool = field(
+        default=False, metadata={"help": "Print the comparison as JSON, as in compare.json, instead of tables."}
+    )
     allow_imports: bool = field(
         default=False,
         metadata={"help": "Permit selectors outside hf_datasel, as module:Class, also from the current folder."},
@@ -101,6 +105,18 @@ def run(argv: Sequence[str]) -> None:
     """Compare saved selections, or what methods select from one dataset; print a table and write a page."""
     dataset_arguments, arguments = parse((DatasetArguments, CompareArguments), argv, "compare")
     log_to_stderr()
+    if not arguments.json:
+        _run(dataset_arguments, arguments)
+        return
+    from hf_datasel.cards.report import json_text
+
+    with redirect_stdout(sys.stderr):  # what is printed besides
+        comparison = _run(dataset_arguments, arguments)
+    print(json_text(comparison))
+
+
+def _run(dataset_arguments: DatasetArguments, arguments: CompareArguments) -> Comparison:
+    """Compare selections, write the page, print tables, and return the comparison."""
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.analysis.comparison import compare
     from hf_datasel.cards.comparison import write_comparison
@@ -138,6 +154,7 @@ def run(argv: Sequence[str]) -> None:
     if failures:
         names = ", ".join(failure["name"] for failure in failures)
         raise SelectionError(f"{len(failures)} of {len(methods)} methods failed: {names}. See above.")
+    return comparison
 
 
 def _methods(arguments: CompareArguments) -> list[Method]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,7 @@ class EvalArguments:
     model_init_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Further arguments of from_pretrained, such as {"device_map": "auto"}.'}
     )
+    json: bool = field(default=False, metadata={"help": "Print the results as JSON instead of a table."})
     allow_code_execution: bool = field(
         default=False, metadata={"help": "Run programs that the model writes, on this machine."}
     )
@@ -69,5 +71,9 @@ def run(argv: Sequence[str]) -> None:
             model_init_kwargs=as_dict(arguments.model_init_kwargs, "model_init_kwargs") or None,
             allow_code_execution=arguments.allow_code_execution,
         )
+    if arguments.json:
+        record = {"model": results.model, "output_dir": str(folder), "results": results.to_list()}
+        print(json.dumps(record, indent=2, ensure_ascii=False))
+        return
     print(results.to_markdown())
     print(f"\nThe value of each item is in {folder}.")

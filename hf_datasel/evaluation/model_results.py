@@ -47,15 +47,31 @@ class ModelResults:
         The last column has the reasons, such as `not_finite` for a loss that is no finite number.
         """
         rows = []
-        for task in self.tasks:
-            results = self.results[task.name]
-            with_value = int((results.reasons == "").sum())
-            direction = "higher" if task.higher_is_better else "lower"
-            for name, value in task.numbers(results).items():
-                without = reason_counts(results.without_value) or "0"
-                counts = (f"{with_value:,}", without) if name == task.name else ("", "")
-                rows.append((name, task.metric, f"{value:.4g}", direction, *counts))
+        for each in self.to_list():
+            direction = "higher" if each["higher_is_better"] else "lower"
+            counts = ("", "") if each["group"] else (f"{each['items']:,}", reason_counts(each["without_value"]) or "0")
+            rows.append((each["task"], each["metric"], f"{each['value']:.4g}", direction, *counts))
         return table(["task", "metric", "value", "better", "items", "without a value"], rows)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return plain JSON values: `task`, `metric`, `value`, `higher_is_better`, `items` and `without_value`.
+
+        `items` is the number of items of the task that have a value, and `without_value` that of the others by reason.
+        `group` is true for the number of a group of items of a task.
+        """
+        return [
+            {
+                "task": name,
+                "metric": task.metric,
+                "value": value,
+                "higher_is_better": task.higher_is_better,
+                "group": name != task.name,
+                "items": int((self.results[task.name].reasons == "").sum()),
+                "without_value": dict(self.results[task.name].without_value),
+            }
+            for task in self.tasks
+            for name, value in task.numbers(self.results[task.name]).items()
+        ]
 
 
 def evaluate_model(

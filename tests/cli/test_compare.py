@@ -65,6 +65,9 @@ def test_methods(compare, tmp_path, scored_file, capsys):
     methods = ["random", {"random": {"seed": 7}}, "longest", {"top": {"by": "ifd"}}, {"top": {"by": "loss"}}]
     assert compare(methods) == 0
     names = ["Random (seed=0)", "Random (seed=7)", "Longest", "Top by ifd", "Top by loss"]
+    printed = capsys.readouterr().out
+    assert compare(methods, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == facts(tmp_path)
     result = facts(tmp_path)
     assert [item["name"] for item in result["selections"]] == names
     assert [item["seed"] for item in result["selections"]] == [0, 7, 0, 0, 0]
@@ -75,7 +78,6 @@ def test_methods(compare, tmp_path, scored_file, capsys):
     assert top.indices.tolist() == [23, 22, 21, 20, 19]
     assert Selection.load(tmp_path / "out" / "random-seed=7") != select(data, Random(), size=5, seed=0)
     assert {"compare.html", "compare.md", "compare.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
-    printed = capsys.readouterr().out
     lines = [line for line in printed.splitlines() if line.startswith("Top by ifd ")]
     assert lines[0].split()[3] == "5"
     assert "4 Top by ifd" in printed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,18 @@ def test_a_table_and_the_values_of_all_items(tmp_path, rows, capsys):
         in printed
     )
     assert "| mine/drink |" in printed
+    assert main([*config(tmp_path), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert [each["task"] for each in record["results"]] == ["mine", "mine/drink", "mine/music"]
+    assert record["results"][0] == {
+        "task": "mine",
+        "metric": "bits_per_byte",
+        "value": expected.bits_per_byte("rows"),
+        "higher_is_better": False,
+        "group": False,
+        "items": 2,
+        "without_value": {"response_not_rendered": 1},
+    }
     (file,) = (tmp_path / "out").glob("mine-*.parquet")
     np.testing.assert_array_equal(HeldoutLoss.load(file).nats, expected.nats)
 
