@@ -20,7 +20,7 @@ from trl import TrlParser
 from hf_datasel.cli.config_file import TRUST_FLAGS, check_trusted, read_config, set_variables, suggested_key
 from hf_datasel.cli.examples import EXAMPLES_TITLE, examples_text
 from hf_datasel.cli.terminal import printable
-from hf_datasel.errors import ConfigError, SelectionError, check_option
+from hf_datasel.errors import ConfigError, check_option
 
 if TYPE_CHECKING:
     from hf_datasel.selection import Selection
@@ -31,7 +31,6 @@ __all__ = [
     "as_dict",
     "check_no_commas",
     "dataset_title",
-    "load_selection",
     "log_to_stderr",
     "names_and_settings",
     "parse",
@@ -367,25 +366,6 @@ def check_no_commas(name: str, key: str) -> None:
             f"{key}: {name!r} is one name with commas in it. On the command line names are separated by spaces, "
             f"--{key} {' '.join(names)}, and in a config file they are a list, [{', '.join(names)}]."
         )
-
-
-def load_selection(folder: str | Path) -> Selection:
-    """Load a saved selection.
-
-    Raises:
-        SelectionError: If the folder does not contain a selection. For the folder of a training run, the message
-            names one of its selections.
-    """
-    from hf_datasel.selection import Selection
-
-    path = Path(folder).expanduser()
-    parents = [parent for parent in (path, path / "selections") if not (path / "selection.json").is_file()]
-    rounds = [file.parent for parent in parents for file in parent.glob("round-*/selection.json")]
-    if rounds:
-        last = max(rounds, key=lambda round_folder: (len(round_folder.name), round_folder.name))
-        count = f"{len(rounds):,} round{'' if len(rounds) == 1 else 's'}"
-        raise SelectionError(f"{str(path)!r} is a run with {count}, each with its own selection: name one, as {last}.")
-    return Selection.load(path)
 
 
 def record_columns(selections: Iterable[Selection], mapping: Mapping[str, str] | None) -> None:

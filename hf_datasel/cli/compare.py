@@ -13,13 +13,13 @@ from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
     dataset_title,
-    load_selection,
     log_to_stderr,
     parse,
     record_columns,
 )
 from hf_datasel.cli.methods import Method, parse_methods
 from hf_datasel.cli.output_folder import create_output_folder
+from hf_datasel.cli.saved_selections import load_selections
 from hf_datasel.cli.selection_cache import SelectionCache
 from hf_datasel.cli.stale_plots import linked_plots, remove_stale_plots
 from hf_datasel.errors import ConfigError, DataselError, SelectionError, did_you_mean
@@ -122,7 +122,7 @@ def _run(dataset_arguments: DatasetArguments, arguments: CompareArguments) -> Co
     from hf_datasel.cards.comparison import write_comparison
 
     methods = _methods(arguments)
-    selections = _load_selections(arguments.selections) if arguments.selections else {}
+    selections = load_selections(arguments.selections, "selections") if arguments.selections else {}
     record_columns(selections.values(), dataset_arguments.mapping)
     failures: list[Failure] = []
     folder = create_output_folder(arguments.output_dir)
@@ -165,17 +165,6 @@ def _methods(arguments: CompareArguments) -> list[Method]:
     if not arguments.methods:
         return []
     return parse_methods(arguments.methods, arguments.seed, arguments.allow_imports)
-
-
-def _load_selections(folders: Any) -> dict[str, Selection]:
-    """Return saved selections by a name of their own."""
-    from hf_datasel.analysis.unique_names import selection_names
-
-    if not isinstance(folders, list):
-        raise ConfigError(f"selections has to be a list of folders, and is {folders!r}.")
-    selections = [load_selection(str(folder)) for folder in folders]
-    names = selection_names([selection.provenance for selection in selections])
-    return dict(zip(names, selections, strict=True))
 
 
 def _check_columns(columns: Sequence[str], arguments: CompareArguments) -> None:

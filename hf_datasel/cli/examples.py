@@ -33,6 +33,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "hf-datasel explain 17 42 --selection outputs/select --dataset_name tatsu-lab/alpaca",
         "hf-datasel explain 17 --selection outputs/select --dataset_name tatsu-lab/alpaca --json",
     ),
+    "browse": (
+        "hf-datasel browse --selection outputs/select --dataset_name tatsu-lab/alpaca --output_file rows.html",
+        "hf-datasel browse --selection outputs/select outputs/top-ifd --dataset_name tatsu-lab/alpaca",
+    ),
     "compare": (
         "hf-datasel compare --dataset_name tatsu-lab/alpaca --methods random longest --selection_ratio 0.1",
         "hf-datasel compare --dataset_name tatsu-lab/alpaca --selections outputs/select outputs/top-ifd",

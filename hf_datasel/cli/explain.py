@@ -11,11 +11,11 @@ from pathlib import Path
 from hf_datasel.cli.arguments import (
     DatasetArguments,
     allow_local_imports,
-    load_selection,
     log_to_stderr,
     parse,
     record_columns,
 )
+from hf_datasel.cli.saved_selections import load_selection
 from hf_datasel.errors import ConfigError
 from hf_datasel.scoring.progress import only_drawn_bars
 

@@ -27,6 +27,7 @@ COMMANDS = {
     "select": "select rows once, with a fixed model or by columns of the dataset",
     "train": "fine-tune on rows that are selected again every epoch",
     "explain": "explain why rows were selected, or were not",
+    "browse": "write a page with all rows, their scores and what became of them",
     "compare": "compare selections, or what several methods select",
     "eval": "evaluate a model on held-out rows and benchmarks",
     "bench": "train and evaluate several methods, and compare them with random rows",

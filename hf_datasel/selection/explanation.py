@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -15,6 +14,7 @@ from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.engine import Engine
 from hf_datasel.scoring.numbers import at_least, is_identifier
 from hf_datasel.scoring.progress import only_drawn_bars
+from hf_datasel.selection.outcomes import exclusion_bound
 from hf_datasel.selection.replay import Replay, ReplayedRound
 from hf_datasel.selectors import Chain, Weighted, get_selector
 
@@ -158,7 +158,7 @@ def _score_rank(selection: Selection, dataset: Dataset, name: str, row: int) -> 
     selected = values[selection.indices]
     selected = selected[np.isfinite(selected)]
     has_value, is_ranked = bool(np.isfinite(value)), not is_identifier(name)
-    if has_value and not at_least(value, bound := _exclusion_bound(selection, name)):
+    if has_value and not at_least(value, bound := exclusion_bound(selection, name)):
         finite = finite[~at_least(finite, bound)]
     return {
         "score": name,
@@ -198,12 +198,6 @@ def _reason(selection: Selection, name: str, row: int) -> str:
     own = [column for column in reasons if name.startswith(column.removesuffix("_reason"))]
     column = own[0] if own else reasons[0] if len(reasons) == 1 else None
     return "" if column is None else selection.table.column(column)[row].as_py() or ""
-
-
-def _exclusion_bound(selection: Selection, name: str) -> float:
-    """Return the value of a score from which on rows were excluded; infinity if none were."""
-    matches = (re.fullmatch(r"with (.+) >= (\S+)", reason) for reason in selection.provenance["exclusions"])
-    return min((float(match[2]) for match in matches if match and match[1] == name), default=np.inf)
 
 
 def _is_cluster(name: str) -> bool:

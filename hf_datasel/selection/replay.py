@@ -42,14 +42,15 @@ class Replay:
         selection: The selection.
         engine: Engine over the same pool, with the model that the user passed, if any.
         allow_imports: Whether scores may use endpoints and code that the selection names.
+        run_models: Whether scores of a model may be computed again; otherwise they have to be in the selection.
 
     Attributes:
         missing_checkpoint: Checkpoint of the training run that has to be passed as the model; empty if none is needed.
     """
 
-    def __init__(self, selection: Selection, engine: Engine, allow_imports: bool = False):
+    def __init__(self, selection: Selection, engine: Engine, allow_imports: bool = False, run_models: bool = True):
         self.selection, self.table, self.engine = selection, selection.table, engine
-        self.allow_imports = allow_imports
+        self.allow_imports, self.run_models = allow_imports, run_models
         self.missing_checkpoint = ""
         self._used_model = False
 
@@ -84,6 +85,8 @@ class Replay:
         return [f"What the selection does not contain was computed by {name}."]
 
     def _compute_again(self, score: Score, rows: np.ndarray | None) -> Columns:
+        if isinstance(score, ModelScore) and not self.run_models:
+            raise ScoreError(f"{type(score).__name__} is not in the selection, and would have to run a model.")
         if not self.allow_imports and (effects := side_effects(asdict(score))):
             raise ScoreError(
                 f"Computing {type(score).__name__} again {', and '.join(effects)}. Permit it with allow_imports if "

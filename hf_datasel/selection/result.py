@@ -20,6 +20,7 @@ from hf_datasel.rounds.record import WEIGHT_COLUMN
 from hf_datasel.rounds.selector import Selector
 from hf_datasel.scoring.setting_files import named_files
 from hf_datasel.selection.filters import Keep
+from hf_datasel.selection.html_page import HtmlPage
 from hf_datasel.selection.provenance import versions, without_measurements
 from hf_datasel.selection.saved_folder import load_folder, save_folder
 from hf_datasel.selection.saved_format import FORMAT_VERSION
@@ -237,6 +238,49 @@ class Selection:
         """Names of the scores that the selection is based on, without columns of text, such as reasons."""
         fields = list(self.table.schema)[1:]
         return [field.name for field in fields if not pa.types.is_string(field.type) and field.name not in _COLUMNS]
+
+    def browse(
+        self,
+        dataset: Dataset | None = None,
+        path: str | os.PathLike[str] = "browse.html",
+        *,
+        compare_with: Sequence[Selection] = (),
+        title: str = "",
+        max_characters: int = 2_000,
+        max_rows: int = 100_000,
+    ) -> HtmlPage:
+        """Write a page with all rows, their scores and what became of them: one HTML file without a network.
+
+        The page sorts, searches and filters rows, and writes filters as Python and YAML. A notebook shows it as the
+        last value of a cell, and then saves its rows with the notebook.
+
+        Args:
+            dataset: The dataset that the selection was made from; not needed if it was made in this process.
+            path: HTML file to write.
+            compare_with: Other selections from the dataset, which get a column each.
+            title: Title of the page; by default the names of the methods.
+            max_characters: Characters at which a prompt or a response is cut.
+            max_rows: Largest number of rows. Of a larger dataset, the selected rows are shown, and a random sample of
+                the others.
+
+        Returns:
+            The file, which `open` and `Path` accept.
+
+        Raises:
+            SelectionError: The selection does not contain its dataset, and none is passed.
+            DatasetMismatchError: A selection was not made from this dataset.
+            PublishError: The file cannot be written.
+        """
+        from hf_datasel.cards.browse import browse
+
+        return browse(
+            [self, *compare_with],
+            self._parent(dataset, "browse"),
+            path,
+            title=title,
+            max_characters=max_characters,
+            max_rows=max_rows,
+        )
 
     def push_to_hub(
         self,

@@ -105,7 +105,7 @@ class Chain(Selector):
             SelectionError: The filters leave fewer rows than the budget of a later round.
         """
         is_first = _EXCLUDED not in context.state
-        rows = self._run_filters(context) if is_first else _rows_of_first_round(context)
+        rows = self.run_filters(context) if is_first else _rows_of_first_round(context)
         if not len(rows):
             return rows
         if is_first:
@@ -131,8 +131,15 @@ class Chain(Selector):
         view = FilteredView(context, rows, {})
         return [sentence, *self.then.explain(view, positions[positions >= 0], int(np.searchsorted(rows, row)))]
 
-    def _run_filters(self, context: RoundContext) -> np.ndarray:
-        """Return the rows that all filters keep, and store the excluded ones in the state for later rounds."""
+    def run_filters(self, context: RoundContext) -> np.ndarray:
+        """Return the rows that all filters keep, and store the excluded ones in the state for later rounds.
+
+        Args:
+            context: Context of the round, which counts the excluded rows by reason.
+
+        Returns:
+            Row numbers, int64, ascending.
+        """
         rows, earlier_notes = np.flatnonzero(context.eligible), set(context.record.notes)
         for row_filter in self.filters:
             rows = _run_filter(row_filter, context, rows)
