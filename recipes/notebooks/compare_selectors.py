@@ -29,7 +29,7 @@
 # ## Set up
 
 # %% tags=["skip-execution"]
-# !pip install -Uq "hf-datasel[plot]"
+# !pip install -Uq "hf-datasel[plot]" || pip install -Uq "hf-datasel[plot] @ git+https://github.com/hf-datasel/hf_datasel"
 
 # %%
 import numpy as np

@@ -31,7 +31,7 @@
 # ## Set up
 
 # %% tags=["skip-execution"]
-# !pip install -Uq "hf-datasel[plot]"
+# !pip install -Uq "hf-datasel[plot]" || pip install -Uq "hf-datasel[plot] @ git+https://github.com/hf-datasel/hf_datasel"
 
 # %%
 import matplotlib.pyplot as plt

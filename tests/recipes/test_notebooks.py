@@ -79,8 +79,9 @@ def test_a_notebook_is_ready_for_colab(path):
     assert made.metadata.accelerator == "GPU"
     assert made.metadata.colab == {"gpuType": "T4"}
     install, login = tagged(made, "skip-execution")
-    assert install.source.startswith("!pip install -Uq ")
-    assert "\n" not in install.source
+    package = "hf-datasel[plot]"
+    development = f"{package} @ git+https://github.com/hf-datasel/hf_datasel"
+    assert install.source == f'!pip install -Uq "{package}" || pip install -Uq "{development}"'
     assert login.source == "notebook_login()"
     (parameters,) = tagged(made, "parameters")
     assert assigned(parameters.source)
