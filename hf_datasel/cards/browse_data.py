@@ -243,8 +243,11 @@ def _columns(selections: Mapping[str, Selection], pool: Pool) -> tuple[list[Numb
         for name in selection.table.column_names:
             if name in _ADDED or name.endswith("_reason"):
                 continue
-            is_column = name in read and name in pool.column_names
-            column = _dataset_column(pool, name) if is_column else selection.table.column(name)
+            column = selection.table.column(name)
+            if is_column := name in pool.column_names and (
+                name in read or _agree(column, _dataset_column(pool, name))
+            ):
+                column = _dataset_column(pool, name)
             if name not in scores and (found := _groups(name, column)) is not None:
                 groups.setdefault(name, found)
             elif _is_number(column.type) and not is_identifier(name):
@@ -269,6 +272,17 @@ def _columns(selections: Mapping[str, Selection], pool: Pool) -> tuple[list[Numb
     return numbers, list(groups.values())
 
 
+def _equal(first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether numbers are equal, up to the effect of batches, where both have a value."""
+    both = ~np.isnan(first) & ~np.isnan(second)
+    return np.allclose(first[both], second[both], rtol=1e-4)
+
+
+def _agree(first: pa.ChunkedArray, second: pa.ChunkedArray) -> bool:
+    are_numbers = _is_number(first.type) and _is_number(second.type)
+    return _equal(_numbers(first), _numbers(second)) if are_numbers else bool(first.equals(second))
+
+
 def _dataset_column(pool: Pool, name: str) -> pa.ChunkedArray:
     return pool.dataset.select_columns([name]).with_format("arrow")[:].column(name)
 
@@ -280,8 +294,7 @@ def _numbers(column: pa.ChunkedArray) -> np.ndarray:
 def _merge(columns: dict[str, np.ndarray], name: str, values: np.ndarray, label: str) -> str:
     """Add a score, or fill in an equal one of another selection; return the name that it has."""
     if name in columns:
-        both = ~np.isnan(columns[name]) & ~np.isnan(values)
-        if np.allclose(columns[name][both], values[both], rtol=1e-4):
+        if _equal(columns[name], values):
             columns[name] = np.where(np.isnan(columns[name]), values, columns[name])
             return name
         name = f"{name} of {label}"
@@ -303,7 +316,9 @@ def _groups(name: str, column: pa.ChunkedArray) -> Groups | None:
     encoded = column.combine_chunks().dictionary_encode()
     encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
     values, rows = encoded.dictionary.to_pylist(), len(column)
-    if not values or len(values) > _MAX_GROUPS or (len(values) > _FEW_GROUPS and 2 * len(values) > rows):
+    if len(values) > _MAX_GROUPS or (len(values) > _FEW_GROUPS and 2 * len(values) > rows):
+        return None
+    if len(values) + bool(encoded.null_count) < 2:  # it tells no row from another
         return None
     order = sorted(range(len(values)), key=lambda position: values[position])
     places = np.empty(len(values) + 1, dtype=np.int64)

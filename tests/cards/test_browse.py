@@ -138,6 +138,18 @@ def test_sources_of_scores_that_the_dataset_lacks(rows):
     assert set(again.indices) == set(np.flatnonzero(numbers.values < 2)) - {4}
 
 
+def test_a_score_that_the_dataset_has_too(rows):
+    selection = select(rows, Longest(), size=2)
+    values = selection.scores("response_words")
+    same = rows.add_column("response_words", values)
+    (_, words) = sorted(browse_data({"A": selection}, same).numbers, key=lambda column: column.name)
+    assert words.name == "response_words" and words.source.in_dataset and words.is_score
+    other = rows.add_column("response_words", values[::-1])
+    columns = {column.name: column for column in browse_data({"A": selection}, other).numbers}
+    assert columns.keys() == {"ifd", "response_words", "response_words of A"}
+    assert columns["response_words of A"].source.python == "Length()"
+
+
 def test_larger_pools_are_sampled(rows):
     data = browse_data({"A": select(rows, Longest(), size=2)}, rows, max_rows=4)
     selected = select(rows, Longest(), size=2).indices

@@ -1,8 +1,5 @@
 """The page with all rows in a real browser: what a user clicks, types and reads."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -12,9 +9,7 @@ from hf_datasel.cards.browse import write_browse
 from hf_datasel.cli import main
 from hf_datasel.selection import Selection
 from hf_datasel.selectors import Chain, InRange, Top
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from browser import PROGRAM, Browser
+from tests.browser import PROGRAM, Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(PROGRAM is None, reason="there is no Chromium")]
 

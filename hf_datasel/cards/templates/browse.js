@@ -387,23 +387,27 @@ function showCode() {
 }
 
 // -- The table --------------------------------------------------------------------------------------------------------
-const narrow = matchMedia("(max-width: 48rem)").matches;
-const scoreColumns = META.numbers.map((score, index) => ({
-  name: `number:${index}`, title: score.name, width: score.isScore ? 128 : 100, number: true,
+const scoreColumn = (score, index) => ({
+  name: `number:${index}`, title: score.name, number: true,
+  width: Math.min(220, Math.max(score.isScore ? 128 : 96, 30 + 8.5 * score.name.length)),
   about: score.isScore ? `${score.name} and its rank, 1 for the highest` : score.name,
   cell: (row) => [format(score.value[row]), ...(score.isScore ? [rankText(score.rank[row])] : [])],
-}));
-const textColumns = [["prompt", "Prompt", prompts], ["response", "Response", responses]].map(([name, title, texts]) => ({
-  name, title, width: 300, text: true, cell: (row) => [visible(texts[row].slice(0, CELL))],
-}));
+});
+const textColumn = (name, title, texts) => ({
+  name, title, width: 280, text: true, cell: (row) => [visible(texts[row].slice(0, CELL))],
+});
+const scores = META.numbers.map(scoreColumn);
 const COLUMNS = [
   { name: "row", title: "Row", width: 78, number: true, cell: (row) => [count(numbers[row])], style: "row" },
   ...META.selections.map((selection, index) => ({
-    name: `selection:${index}`, width: 140, about: selection.name,
+    name: `selection:${index}`, width: 136, about: selection.name,
     title: META.selections.length > 1 ? letter(index) : "Selection",
     cell: (row) => [outcomeText(selection, row, index)],
   })),
-  ...(narrow ? [...textColumns, ...scoreColumns] : [...scoreColumns, ...textColumns]),
+  textColumn("prompt", "Prompt", prompts),
+  ...scores.filter((score, index) => META.numbers[index].isScore),
+  textColumn("response", "Response", responses),
+  ...scores.filter((score, index) => !META.numbers[index].isScore),
   ...META.groups.map((group, index) => ({ name: `group:${index}`, title: group.name, width: 130,
     cell: (row) => group.code[row] < 0 ? [] : [visible(group.labels[group.code[row]])] })),
 ];
@@ -533,7 +537,7 @@ function close() {
 const cutLengths = new Map(META.cut.map(([row, prompt, response]) => [row, [prompt, response]]));
 
 async function start() {
-  if (narrow) find("filters").open = false;
+  if (matchMedia("(max-width: 48rem)").matches) find("filters").open = false;
   await load();
   makeHead();
   addSearch();
