@@ -142,6 +142,13 @@ class SelectiveSFTConfig(SFTConfig):
             high, and may reach 1, from which on `IterIT` excludes rows. The number of these rows is logged as
             `selection_rows_reused` and saved in the selections as `reused_training_loss`.
 
+        > Parameters that control logging
+
+        log_selected_rows (`int`, *optional*, defaults to 0):
+            Number of best and of lowest ranked selected rows of each round that are sent, with their text and scores,
+            as a table to the trackers of `report_to` that take tables: trackio and wandb. 0 sends none. These trackers
+            also get an alert if a round selects nearly the same rows as the one before.
+
         > Parameters that control pushing to the Hub
 
         push_selection (`bool`, *optional*, defaults to `False`):
@@ -254,6 +261,15 @@ class SelectiveSFTConfig(SFTConfig):
         },
     )
 
+    # Parameters that control logging
+    log_selected_rows: int = field(
+        default=0,
+        metadata={
+            "help": "Number of best and of lowest ranked selected rows of each round that are sent to trackio and "
+            "wandb as a table, with their text."
+        },
+    )
+
     # Parameters that control pushing to the Hub
     push_selection: bool = field(
         default=False,
@@ -286,6 +302,8 @@ class SelectiveSFTConfig(SFTConfig):
         tokens = self.scoring_tokens_per_batch
         if tokens is not None and (not isinstance(tokens, int) or tokens < 1):
             raise ConfigError(f"scoring_tokens_per_batch={tokens!r} has to be an int above 0.")
+        if type(self.log_selected_rows) is not int or self.log_selected_rows < 0:
+            raise ConfigError(f"log_selected_rows={self.log_selected_rows!r} has to be an int of at least 0.")
         for name in ("reuse_training_loss", "push_selection"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} has to be True or False.")

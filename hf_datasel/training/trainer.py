@@ -86,6 +86,7 @@ from hf_datasel.training.schedule import (
     updates_per_pass,
 )
 from hf_datasel.training.sharding import check_restarts
+from hf_datasel.training.tracking import alert_of_same_rows, log_selected_rows
 
 __all__ = ["SelectiveSFTTrainer"]
 
@@ -741,7 +742,11 @@ class SelectiveSFTTrainer(SFTTrainer):
             previous = self._schedule.records[-1].rows if self._schedule.records else None
             share = self._selection_seconds / (time.perf_counter() - self._train_start)
             # not SFTTrainer.log, which would flush the training metrics accumulated so far
-            Trainer.log(self, round_logs(context, selection, previous, seconds, share))
+            logs = round_logs(context, selection, previous, seconds, share)
+            Trainer.log(self, logs)
+            if self.is_world_process_zero():  # after the log, which starts the trackers
+                log_selected_rows(self.args.report_to, context, selection, self.args.log_selected_rows)
+                alert_of_same_rows(self.args.report_to, index, logs.get("selection_overlap"))
             self.selections.append(selection)
             if self.args.should_save:
                 save_selection(selection, self.args.output_dir, index)
