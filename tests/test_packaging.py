@@ -11,6 +11,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from huggingface_hub.cli import extensions
 from huggingface_hub.cli.hf import app
 
@@ -59,6 +60,7 @@ release_notes = runpy.run_path(str(PROJECT.parent / ".github" / "scripts" / "che
 def root(tmp_path):
     (tmp_path / "hf_datasel").mkdir()
     (tmp_path / "hf_datasel" / "__init__.py").write_text('__version__ = "1.2.0"\n')
+    (tmp_path / "CITATION.cff").write_text("version: 1.2.0\ndate-released: 2027-01-31\n")
     return tmp_path
 
 
@@ -79,7 +81,12 @@ def test_tag_that_is_not_the_version(root):
 
 @pytest.mark.parametrize(
     ("date", "links", "message"),
-    [("unreleased", "", "has no date"), ("2027-01-31", "", "has no link"), ("", "", "has no section")],
+    [
+        ("unreleased", "", "has no date"),
+        ("2027-01-31", "", "has no link"),
+        ("", "", "has no section"),
+        ("2027-02-28", "[1.2.0]: https://example.org\n", "CITATION.cff lacks"),
+    ],
 )
 def test_changelog_that_is_not_ready(root, date, links, message):
     changelog(root, date, links)
@@ -87,11 +94,13 @@ def test_changelog_that_is_not_ready(root, date, links, message):
         release_notes("v1.2.0", root)
 
 
-def test_changelog_has_this_version():
+def test_files_have_this_version():
     text = (PROJECT.parent / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = re.findall(r"^## \[(\d.*?)\] - (?:\d{4}-\d{2}-\d{2}|unreleased)$", text, re.MULTILINE)
     assert hf_datasel.__version__ in versions
     assert re.findall(r"^\[(.+?)\]: https://", text, re.MULTILINE) == versions
+    citation = yaml.safe_load((PROJECT.parent / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == hf_datasel.__version__
 
 
 def test_command_is_one_of_an_extension_of_hf():

@@ -17,7 +17,7 @@ def release_notes(tag: str, root: Path = ROOT) -> str:
         root: Folder of the repository.
 
     Raises:
-        SystemExit: The tag is not that of the version, or the changelog has no dated section or no link for it.
+        SystemExit: The tag is not that of the version, or the changelog or CITATION.cff is not ready for it.
     """
     code = (root / "hf_datasel" / "__init__.py").read_text(encoding="utf-8")
     version = re.search(r'^__version__ = "(.+)"$', code, re.MULTILINE)[1]
@@ -31,6 +31,9 @@ def release_notes(tag: str, root: Path = ROOT) -> str:
         sys.exit(f"The section of {version} in CHANGELOG.md has no date: {header[0]!r}. Write YYYY-MM-DD.")
     if f"\n[{version}]: https://" not in changelog:
         sys.exit(f"CHANGELOG.md has no link `[{version}]: https://...` in its last lines.")
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    if not {f"version: {version}", f"date-released: {header[1]}"} <= set(citation.splitlines()):
+        sys.exit(f"CITATION.cff lacks `version: {version}` or `date-released: {header[1]}`.")
     return re.split(r"^(?:## \[|\[.+\]: )", changelog[header.end() :], maxsplit=1, flags=re.MULTILINE)[0].strip()
 
 
