@@ -92,7 +92,8 @@ def gather(
     parent["changed"] = parent["changed"] if changed is None else changed
     names = config_names(selections, target.publication)
     rounds = [_round_facts(selection, name) for selection, name in zip(selections, names, strict=True)]
-    source = CardSource(selections, dataset, provenance, parent, rounds, checked_results)
+    is_published = target.repo_id is not None
+    source = CardSource(selections, dataset, provenance, parent, rounds, checked_results, is_published)
     if (counts := _text_duplicates(source)) is not None:
         rounds[-1]["text_duplicates"] = counts
     return {

@@ -11,13 +11,14 @@ from typing import Any
 from hf_datasel.cards.facts import Facts
 from hf_datasel.cards.figures import figures_by_section
 from hf_datasel.cards.metadata import card_metadata
+from hf_datasel.cards.row_examples import selected_only
 from hf_datasel.cards.section import FigureInfo
 from hf_datasel.cards.sections import SECTIONS
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import combined_metadata, merged_metadata, split_card, to_yaml
 from hf_datasel.hub.markdown import text
 
-__all__ = ["card", "image_folder", "page", "picture", "updated_card"]
+__all__ = ["card", "image_folder", "page", "picture", "updated_card", "without_other_rows"]
 
 _PART = re.compile(
     r"^<!-- hf_datasel: (?P<name>[\w.-]+): begin -->\r?$"
@@ -81,6 +82,16 @@ def updated_card(existing: str, facts: Facts, replaced: Collection[str]) -> str:
     return head + body
 
 
+def without_other_rows(facts: Facts) -> Facts:
+    """Return facts without the text of rows that were not selected: a card is published with the selected rows alone.
+
+    Args:
+        facts: Facts of the page.
+    """
+    rows = selected_only(facts["sections"].get("rows"))
+    return {**facts, "sections": {**facts["sections"], "rows": rows}} if rows is not None else facts
+
+
 def image_folder(publication: str) -> str:
     """Return the path of the images of a page, relative to the page."""
     return "plots" if publication == "default" else f"plots/{publication}"
@@ -113,7 +124,7 @@ def _marked_page(facts: Facts) -> str:
     return (
         f"<!-- hf_datasel: {name}: begin -->\n"
         "<!-- Generated: write above or below these markers; the text between them is replaced by the next push. -->\n"
-        f"<!-- metadata: {record} -->\n\n{page(facts)}\n<!-- hf_datasel: {name}: end -->"
+        f"<!-- metadata: {record} -->\n\n{page(without_other_rows(facts))}\n<!-- hf_datasel: {name}: end -->"
     )
 
 

@@ -26,6 +26,7 @@ from hf_datasel.cards.repository_files import (
 )
 from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import warm_up_rounds
+from hf_datasel.cards.row_examples import RowExamples
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import data_configs
 from hf_datasel.hub.parents import Parents, merged_parents, parents_of, recorded_parents
@@ -212,12 +213,18 @@ def _built(
             results=results,
             training=training,
         )
+        scan.check_texts({"the rows of the card": _text_of_rows(page)})
         if written := write_evaluation(folder, config, page["sections"]["evaluation"], files, scan):
             page["items"] = written
         write_page(folder, page)
         if is_new:
             hub.validate(card(page))
         yield _Push(hub, folder, page, private, is_new, scan)
+
+
+def _text_of_rows(facts: Facts) -> str:
+    rows: RowExamples | None = facts["sections"]["rows"]
+    return "\n".join(row[part] for row in (rows or {"rows": []})["rows"] for part in ("prompt", "response"))
 
 
 def check_push(repo_id: str, dataset: Dataset, *, private: bool | None = None, token: str | None = None) -> None:

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from hf_datasel.atomic import write_file
-from hf_datasel.cards.card import card, image_folder, page
+from hf_datasel.cards.card import card, image_folder, page, without_other_rows
 from hf_datasel.cards.facts import FORMAT, Facts, Result
 from hf_datasel.cards.figures import figures, png
 from hf_datasel.cards.results import check_results
@@ -75,6 +75,8 @@ def default_title(facts: Facts, name: str = "") -> str:
 def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
     """Write `README.md` (the dataset card), `plots/*.png` and `facts.json`, and return their paths.
 
+    Of rows that were not selected, which are not published with a card, it has no text.
+
     Args:
         facts: Facts of the page.
         folder: Folder to write into; it is created if it does not exist.
@@ -83,7 +85,7 @@ def write_card(facts: Facts, folder: str | os.PathLike[str]) -> list[Path]:
         DataselError: matplotlib is not installed.
         PublishError: The folder cannot be written.
     """
-    facts = _with_local_images(facts)
+    facts = without_other_rows(_with_local_images(facts))
     return write_files(Path(folder), {"README.md": card(facts), **_images(facts), "facts.json": _json(facts)})
 
 
@@ -223,5 +225,6 @@ def _checked_facts(content: Any, name: str) -> Facts:
     """Return facts with checked types: those of the page, and those that each section defines."""
     facts = cast(Facts, checked(content, Facts, name))
     types_by_section = {section.name: section.facts_type for section in SECTIONS if section.compute is not None}
-    facts["sections"] = checked_keys(facts["sections"], types_by_section, f"{name}['sections']")
+    # files of earlier versions have no rows
+    facts["sections"] = checked_keys(facts["sections"], types_by_section, f"{name}['sections']", optional=("rows",))
     return facts

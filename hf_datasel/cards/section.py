@@ -34,6 +34,7 @@ class CardSource:
         parent: Facts of the dataset.
         rounds: Facts of the selections.
         results: Evaluation results.
+        is_published: Whether the page is published, and may show text of selected rows alone.
     """
 
     selections: Sequence[Selection]
@@ -42,6 +43,7 @@ class CardSource:
     parent: Parent
     rounds: Sequence[RoundFacts]
     results: Sequence[Result]
+    is_published: bool = False
 
     @property
     def last(self) -> Selection:

@@ -36,12 +36,14 @@ def facts(pool_rows, tiny_model_dir):
 
 
 # -- facts -----------------------------------------------------------------------------------------------------------
-def test_facts_contain_no_rows(facts, pool_rows):
+def test_facts_are_json_with_text_of_selected_rows_alone(facts, pool_rows):
     import json
 
     text = json.dumps(facts, allow_nan=False)
     assert json.loads(text)["rounds"][0]["rows"] == 5
-    assert not [row for row in pool_rows["output"] if len(row) > 20 and row in text]
+    selected = {row["row"] for row in facts["sections"]["rows"]["rows"]}
+    shown = {row for row, output in enumerate(pool_rows["output"]) if len(output) > 20 and output in text}
+    assert shown and shown <= selected and len(selected) == 5
 
 
 def test_facts_of_the_selection(facts, pool_rows):

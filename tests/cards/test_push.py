@@ -89,8 +89,17 @@ def test_published_scores_contain_no_text(hub, parent, selection):
     assert select(
         parent.add_column("words", scores["response_words"][:]), Top(by="words"), size=6
     ).indices.tolist() == (selection.indices.tolist())
-    content = b"".join(item for path, item in hub.files(REPO).items() if not path.startswith("data/"))
-    assert b"tin roof all night" not in content
+    others = {path: item for path, item in hub.files(REPO).items() if not path.startswith("data/")}
+    assert b"tin roof all night" in others.pop("README.md")  # of a selected row
+    assert b"tin roof all night" not in b"".join(others.values())
+
+
+def test_card_has_text_of_selected_rows_alone(hub, parent, selection):
+    selection.push_to_hub(REPO)
+    shown = [row for row, output in enumerate(parent["output"]) if len(output) > 20 and output[:150] in card(hub)]
+    assert shown and set(shown) <= set(selection.indices.tolist())
+    rows = re.findall(r"row (\d+)<br>", card(hub))
+    assert [int(row) for row in rows] == [int(row) for row in [*selection.indices[:3], *selection.indices[-2:]]]
 
 
 def test_metadata(hub, selection):

@@ -18,6 +18,7 @@ from hf_datasel.cards.sections import (
     overview,
     reproduce,
     rounds,
+    rows,
     training,
     usage,
 )
@@ -27,6 +28,7 @@ __all__ = ["SECTIONS"]
 SECTIONS: tuple[Section, ...] = (
     overview.SECTION,
     usage.SECTION,
+    rows.SECTION,
     distributions.SECTION,
     rounds.SECTION,
     lengths.SECTION,
