@@ -35,13 +35,16 @@ _PAGE_WIDTH = 80  # characters in a row of a table
 _NAME_WIDTH = 18  # of them for a name, which continues in the next line
 
 
-def write_comparison(comparison: Comparison, folder: str | os.PathLike[str], title: str) -> list[Path]:
+def write_comparison(
+    comparison: Comparison, folder: str | os.PathLike[str], title: str, rows: Markdown | None = None
+) -> list[Path]:
     """Write `compare.html` (with everything in it), `compare.md`, `compare.json` and `plots/*.png`.
 
     Args:
         comparison: The comparison.
         folder: Folder to write into; it is created if it does not exist.
         title: Title of the page.
+        rows: Rows to show, as from `hf_datasel.cards.row_examples.rows_of_one`.
 
     Returns:
         The paths of the files.
@@ -50,7 +53,7 @@ def write_comparison(comparison: Comparison, folder: str | os.PathLike[str], tit
         DataselError: matplotlib is not installed.
         PublishError: The folder cannot be written.
     """
-    content = page(comparison, title)
+    content = page(comparison, title, rows)
     images = {
         f"plots/{figure.name}-{'dark' if dark else 'light'}.png": png_of(figure.draw(dark=dark), dark)
         for figure in _figures(comparison)
@@ -135,12 +138,13 @@ def chance_sentence(comparison: Comparison) -> str:
     return f"Two random selections of these sizes would have {format_chance(comparison)}."
 
 
-def page(comparison: Comparison, title: str) -> str:
+def page(comparison: Comparison, title: str, rows: Markdown | None = None) -> str:
     """Render the comparison as a Markdown page. Foreign text, such as names of columns, is escaped.
 
     Args:
         comparison: The comparison.
         title: Title of the page.
+        rows: Rows to show.
     """
     dataset, count = comparison["dataset"], len(comparison["selections"])
     source = f" of {text(dataset['name'])}" if dataset.get("name") else ""
@@ -154,6 +158,7 @@ def page(comparison: Comparison, title: str) -> str:
     if comparison["failures"]:
         failed = [(failure["name"], text(failure["error"], limit=1_000)) for failure in comparison["failures"]]
         parts += ["## Failed methods", table(["method", "error"], failed)]
+    parts += ["## Rows", rows] if rows else []
     for figure in _figures(comparison):
         image = picture(f"plots/{figure.name}", figure.heading)
         parts += [f"## {text(figure.heading)}", image, _details(figure.description)]

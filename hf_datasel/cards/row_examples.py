@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -24,7 +24,7 @@ __all__ = [
     "border_sentence",
     "examples_of",
     "examples_table",
-    "row_examples",
+    "rows_of_one",
     "selected_only",
     "shown_scores",
 ]
@@ -111,16 +111,25 @@ def shown_scores(selection: Selection, first: str | None = None) -> list[str]:
     return sorted(names, key=lambda name: name != first)[:_SCORES]
 
 
-def row_examples(selection: Selection, pool: Pool, rows: Iterable[int], scores: Sequence[str]) -> list[RowExample]:
-    """Return examples of some selected rows.
+def rows_of_one(selections: Mapping[str, Selection], pool: Pool) -> Markdown:
+    """Format rows that only one of several selections has, those that it ranks highest; empty without any or text.
 
     Args:
-        selection: The selection.
-        pool: Rows that it was made from.
-        rows: Row numbers.
-        scores: Names of its scores.
+        selections: Selections by name.
+        pool: Rows that they were made from.
     """
-    return _examples(selection, pool, list(rows), scores, None)
+    if not pool.has_text or len(selections) < 2:
+        return Markdown("")
+    parts = ["Rows that one selection alone has, those that it ranks highest. Texts are cut."]
+    for name, selection in selections.items():
+        others = np.concatenate([other.indices for label, other in selections.items() if label != name])
+        alone = selection.indices[~np.isin(selection.indices, others)]
+        if len(alone):
+            scores = shown_scores(selection)
+            examples = _examples(selection, pool, alone[:_FIRST].tolist(), scores, None)
+            parts.append(f"**Only {text(name)}** has {len(alone):,} of its {len(selection.indices):,} rows:")
+            parts.append(examples_table(examples, scores, len(selection.indices)))
+    return Markdown("\n\n".join(parts) if len(parts) > 1 else "")
 
 
 def selected_only(examples: RowExamples | None) -> RowExamples | None:

@@ -120,6 +120,7 @@ def _run(dataset_arguments: DatasetArguments, arguments: CompareArguments) -> Co
     allow_local_imports(arguments.allow_imports)
     from hf_datasel.analysis.comparison import compare
     from hf_datasel.cards.comparison import write_comparison
+    from hf_datasel.cards.row_examples import rows_of_one
 
     methods = _methods(arguments)
     selections = load_selections(arguments.selections, "selections") if arguments.selections else {}
@@ -146,7 +147,8 @@ def _run(dataset_arguments: DatasetArguments, arguments: CompareArguments) -> Co
     comparison["failures"] = failures
     title = arguments.title or _title(comparison, dataset_arguments.dataset_name)
     plots_before = linked_plots(folder / "compare.md")
-    remove_stale_plots(plots_before, write_comparison(comparison, folder, str(title)))
+    rows = None if dataset is None else rows_of_one(selections, next(iter(selections.values())).pool(dataset))
+    remove_stale_plots(plots_before, write_comparison(comparison, folder, str(title), rows))
     _print_comparison(comparison)
     if dataset is None:
         print("Without --dataset_name it has no response lengths and no near-duplicates.")

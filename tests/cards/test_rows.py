@@ -7,9 +7,12 @@ import pytest
 from datasets import Dataset
 
 from hf_datasel import select
+from hf_datasel.analysis import compare
 from hf_datasel.cards.build import PublishTarget, gather
 from hf_datasel.cards.card import card, page
+from hf_datasel.cards.comparison import write_comparison
 from hf_datasel.cards.report import read_facts, write_card, write_report
+from hf_datasel.cards.row_examples import rows_of_one
 from hf_datasel.selectors import Chain, InRange, Longest, Random, Top
 
 HOSTILE = "</table><script>alert(1)</script> | a | <!-- {{ 7 * 7 }} `x` \0 \u202e ![x](https://example.org/x.png)"
@@ -80,6 +83,24 @@ def test_rows_without_an_order_have_no_border(rows):
         "rank 2 of 2",
     ]
     assert "ranked highest" not in content and "would have selected next" not in content
+
+
+def test_comparison_shows_rows_of_one_selection_alone(rows, selection, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_datasel.cards.comparison.png_of", lambda *_: b"")
+    selections = {
+        "Top | <b>": selection,
+        "Longest": select(rows, Longest(), size=3),
+        "All but one": select(rows, Top("ifd"), size=11),
+    }
+    table = rows_of_one(selections, selection.pool(rows))
+    assert "Only Top" not in table and "**Only Longest** has 1 of its 3 rows:" in table  # row 0
+    assert "**Only All but one** has 4 of its 11 rows:" in table
+    assert shown_rows(table)[-3:] == [("rank 1 of 11", 11), ("rank 2 of 11", 10), ("rank 3 of 11", 9)]
+    two = rows_of_one(dict([*selections.items()][:2]), selection.pool(rows))
+    assert "**Only Top &#124; &#60;b&#62;** has" in two and "<b>" not in two
+    write_comparison(compare(selections, rows), tmp_path, "Three", table)
+    assert "## Rows" in (tmp_path / "compare.md").read_text()
+    assert rows_of_one({"Top": selection}, selection.pool(rows)) == ""
 
 
 def test_pages_without_text_have_no_rows(rows):
