@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
@@ -13,13 +13,14 @@ import pyarrow as pa
 from hf_datasel.analysis.columns import PoolColumns, SizeUnit
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
+from hf_datasel.formats.row_texts import row_texts
 from hf_datasel.scoring.base import Score
 from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection
 from hf_datasel.selection.outcomes import Outcomes, descending_ranks, exclusion_bound, row_outcomes
 from hf_datasel.spec import HasSpec, changed_settings, find_class, from_spec, to_spec
 
-__all__ = ["BrowseData", "FilterSource", "Groups", "Numbers", "browse_data", "row_texts"]
+__all__ = ["BrowseData", "FilterSource", "Groups", "Numbers", "browse_data"]
 
 _MAX_GROUPS = 5_000
 """Distinct values up to which a column is one of groups."""
@@ -198,29 +199,6 @@ def _of_rows(outcomes: Outcomes, rows: np.ndarray) -> Outcomes:
         outcomes.highest_first,
         np.searchsorted(rows, shown),
     )
-
-
-def row_texts(pool: Pool, rows: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Yield prompt and response of rows; of a row that cannot be read as such, its columns as JSON, and nothing.
-
-    Args:
-        pool: The pool.
-        rows: Row numbers, int64.
-    """
-    if not pool.has_text:
-        yield from ((_stored(row), "") for row in pool.dataset.select_columns(pool.columns).select(rows))
-        return
-    for number, row in zip(rows, pool.rows(rows), strict=True):
-        if row.reason:
-            yield _stored(pool.dataset.select_columns(pool.columns)[int(number)]), ""
-        elif pool.has_responses:
-            yield row.prompt, row.response
-        else:
-            yield row.text("both").strip("\n"), ""
-
-
-def _stored(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False, default=str)
 
 
 def _cut_texts(pool: Pool, rows: np.ndarray, limit: int) -> tuple[list[str], list[str], dict[int, tuple[int, int]]]:

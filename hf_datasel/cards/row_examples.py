@@ -10,9 +10,9 @@ import numpy as np
 import regex
 
 from hf_datasel.analysis.plots.theme import format_number
-from hf_datasel.cards.browse_data import row_texts
 from hf_datasel.cards.sections.exclusions import short_reason
 from hf_datasel.formats import Pool
+from hf_datasel.formats.row_texts import row_texts
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection

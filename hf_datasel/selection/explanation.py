@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_datasel.errors import ColumnError, ConfigError, FormatError, ModelError, ScoreError, SelectionError
+from hf_datasel.formats.row_texts import row_texts
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.incremental_selector import IncrementalSelector
 from hf_datasel.rounds.selector import Selector
@@ -59,6 +60,8 @@ class Explanation(TypedDict):
 
     Attributes:
         row: Row number in the dataset.
+        prompt: Its prompt; of a row that cannot be read as one, its columns as JSON.
+        response: Its response; empty for rows without text.
         selected: Whether the row was selected.
         rank: Rank among the selected rows, 0 for the best; None if the row was not selected.
         num_selected: Number of rows that were selected.
@@ -77,6 +80,8 @@ class Explanation(TypedDict):
     """
 
     row: int
+    prompt: str
+    response: str
     selected: bool
     rank: int | None
     num_selected: int
@@ -131,8 +136,11 @@ def explain(
     context = ReplayedRound(replay, pool)
     decided = _decided(selection, context, row, replay, allow_imports)
     same_content = (pool.row_ids[selected] == pool.row_ids[row]).all(axis=1)
+    ((prompt, response),) = row_texts(pool, np.array([row]))
     return {
         "row": row,
+        "prompt": prompt,
+        "response": response,
         "selected": bool(len(ranks)),
         "rank": int(ranks[0]) if len(ranks) else None,
         "num_selected": len(selected),

@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 __all__ = ["explanation_text"]
 
+_SHOWN = 200
+"""Characters of a prompt or a response."""
+
 
 def explanation_text(explanation: Explanation) -> str:
     """Return an explanation as lines for readers, the first with the outcome.
@@ -26,6 +29,8 @@ def explanation_text(explanation: Explanation) -> str:
         if explanation["weight"] is not None:
             outcome += f", with weight {explanation['weight']:.3g}"
     lines = [f"Row {explanation['row']:,} {outcome}."]
+    texts = [("Prompt", explanation["prompt"]), ("Response", explanation["response"])]
+    lines += [f"  {name}: {_one_line(text)}" for name, text in texts if text]
     if explanation["interrupted"]:
         lines.append(f"  The selection was interrupted after {num_selected:,} rows.")
     if explanation["duplicates"]:
@@ -37,6 +42,12 @@ def explanation_text(explanation: Explanation) -> str:
         scores.append(f"Cluster {number}: {num_selected_rows:,} of its {num_rows:,} rows were selected.")
     said = [*decided, *scores] if explanation["excluded"] else [*scores, *decided]
     return "\n".join([*lines, *(f"  {line}" for line in said)])
+
+
+def _one_line(text: str) -> str:
+    """Return the beginning of a text on one line, without characters that a terminal acts on."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in text[: 4 * _SHOWN]).split())
+    return line if len(line) <= _SHOWN else f"{line[: _SHOWN - 1]}…"
 
 
 def _score_text(score: ScoreRank) -> str:

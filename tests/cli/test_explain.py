@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+from datasets import Dataset
 
 from hf_datasel import select
 from hf_datasel.cli import main
@@ -42,7 +43,8 @@ def test_text(selected, capsys):
     assert "Row 11 was selected: rank " in out
     assert "ifd: 0.55, rank 1 of 12; selected rows have " in out
     assert "Its heaviest n-grams: " in out
-    assert "Row 0 was not selected; 3 other rows were.\n  ifd: 0, rank 12 of 12" in out
+    assert "Row 0 was not selected; 3 other rows were.\n  Prompt: " in out
+    assert "\n  ifd: 0, rank 12 of 12" in out
 
 
 def test_reason_of_exclusion_comes_first_and_ties_are_counted(tmp_path, pool_rows, capsys):
@@ -54,9 +56,25 @@ def test_reason_of_exclusion_comes_first_and_ties_are_counted(tmp_path, pool_row
     command = ["--dataset_name", str(tmp_path / "rows.parquet"), "--selection", str(tmp_path / "s")]
     assert main(["explain", "1", "7", *command]) == 0
     first, second = capsys.readouterr().out.split("Row 7 ")
-    assert [line.split(":")[0].strip() for line in first.splitlines()[1:4:2]] == [REFUSED, "refusal"]
+    assert [line.split(":")[0].strip() for line in first.splitlines()[3:6:2]] == [REFUSED, "refusal"]
     assert "refusal: 0, rank 1 of 7, tied with 6 other rows; selected rows have 0 to 0." in second
     assert "  my_id: 100007.\n" in second
+
+
+def test_text_of_the_row(tmp_path, capsys):
+    rows = Dataset.from_dict({"prompt": ["One\n\x1b[2Jline", "Two"], "completion": ["x" * 500, ""]})
+    rows.to_parquet(tmp_path / "rows.parquet")
+    select(rows, Random(), size=1).save(tmp_path / "s")
+    command = ["--dataset_name", str(tmp_path / "rows.parquet"), "--selection", str(tmp_path / "s")]
+    assert main(["explain", "0", "1", *command]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1:3] == ["  Prompt: One [2Jline", f"  Response: {'x' * 199}…"]
+    assert (
+        lines[lines.index("Row 1 could not be selected: empty_response.") + 1]
+        == '  Prompt: {"prompt": "Two", "completion": ""}'
+    )
+    assert main(["explain", "0", *command, "--json", "true"]) == 0
+    assert json.loads(capsys.readouterr().out)["response"] == "x" * 500
 
 
 def test_json(selected, capsys):

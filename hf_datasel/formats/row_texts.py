@@ -1,0 +1,37 @@
+"""Text of rows for people to read, also of rows that cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from hf_datasel.formats.pool import Pool
+
+__all__ = ["row_texts"]
+
+
+def row_texts(pool: Pool, rows: np.ndarray) -> Iterator[tuple[str, str]]:
+    """Yield prompt and response of rows; of a row that cannot be read as such, its columns as JSON, and nothing.
+
+    Args:
+        pool: The pool.
+        rows: Row numbers, int64.
+    """
+    stored = pool.dataset.select_columns(pool.columns)
+    if not pool.has_text:
+        yield from ((_as_json(row), "") for row in stored.select(rows))
+        return
+    for number, row in zip(rows, pool.rows(rows), strict=True):
+        if row.reason:
+            yield _as_json(stored[int(number)]), ""
+        elif pool.has_responses:
+            yield row.prompt, row.response
+        else:
+            yield row.text("both").strip("\n"), ""
+
+
+def _as_json(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False, default=str)
