@@ -15,19 +15,20 @@ INTRODUCTIONS = {
         "Selectors",
         "A selector decides which rows are selected, in which order, and how often. Pass it to `select`, to "
         "`SelectiveSFTTrainer` or, by its name, to `hf-datasel select`, `train`, `compare` and `bench`. "
-        "Selectors with **T** train the model between their rounds, so that only `SelectiveSFTTrainer` and "
-        "`hf-datasel train` run them.",
+        "[Choose a method](../guides/choose-a-method.md) says which one is for what. Those with **T** train the model "
+        "between their rounds, so that only `SelectiveSFTTrainer` and `hf-datasel train` run them.",
     ),
     "filter": (
         "Filters",
         "A filter decides which rows may be selected at all. Pass filters to the selector "
-        "[`Chain`](../selectors/chain.md), which applies them before a method.",
+        "[`Chain`](../selectors/chain.md), which applies them before a method: "
+        "[filter rows](../guides/filters.md).",
     ),
     "score": (
         "Scores",
         "A score computes numbers for rows, as columns of the dataset. Pass it to `score`, to `Dataset.map`, or to a "
-        "setting of a selector that takes a column or a score. A row without a value has a null there, and the "
-        "reason in the column whose name ends in `_reason`.",
+        "setting of a selector that takes a column or a score: [score rows](../guides/score.md). A row without a "
+        "value has a null there, and the reason in the column whose name ends in `_reason`.",
     ),
 }
 ARXIV = re.compile(r"(?<![\w./\[])(\d{4}\.\d{5})(?![\w\]])")
