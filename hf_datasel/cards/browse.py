@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["browse", "browse_page", "scale", "write_browse"]
 
 _BINS = 48
+"""Most bins of a histogram; all are as wide, and a whole number of steps of the slider."""
 _SLIDER_STEPS = 200
 _TAIL = 0.005
 """Share of the rows at each end of a histogram that may lie beyond its scale, in its first and last bin."""
@@ -227,17 +228,18 @@ def scale(values: np.ndarray, selected: list[np.ndarray]) -> dict[str, Any]:
     inner = [float(bound) for bound in np.quantile(values[finite], [_TAIL, 1 - _TAIL])]
     if high - low > _LONG_TAIL * (inner[1] - inner[0]) > 0:
         low, high = inner
-    width = (high - low) or abs(high) or 1.0
-    step = _round_step(width / _SLIDER_STEPS)
+    step = _round_step(((high - low) or abs(high) or 1.0) / _SLIDER_STEPS)
     if (values[finite] == np.floor(values[finite])).all():
         step = max(step, 1.0)
     low = math.floor(low / step) * step
-    high = (math.floor(high / step) + 1) * step  # values at the upper end are below it
-    edges = np.linspace(low, high, _BINS + 1)
+    steps = math.floor((high - low) / step) + 1  # values at the upper end are below it
+    steps_per_bin = -(-steps // _BINS)
+    width, bins = steps_per_bin * step, -(-steps // steps_per_bin)
+    high = low + bins * width
 
     def count(rows: np.ndarray) -> list[int]:
-        clipped = np.clip(values[rows & finite], low, np.nextafter(high, low))
-        return [int(number) for number in np.histogram(clipped, edges)[0]]
+        positions = np.floor((values[rows & finite] - low) / width + 1e-9).clip(0, bins - 1)
+        return [int(number) for number in np.bincount(positions.astype(np.int64), minlength=bins)]
 
     decimals = max(0, -math.floor(math.log10(step)))
     return {

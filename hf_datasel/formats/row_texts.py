@@ -14,7 +14,10 @@ __all__ = ["row_texts"]
 
 
 def row_texts(pool: Pool, rows: np.ndarray) -> Iterator[tuple[str, str]]:
-    """Yield prompt and response of rows; of a row that cannot be read as such, its columns as JSON, and nothing.
+    """Yield prompt and response of rows, for people to read.
+
+    Of a conversation with more than two turns, the prompt is all turns before the last response, each with its role.
+    Of a row that cannot be used or is tokenized, it is the columns as JSON, and the response is empty.
 
     Args:
         pool: The pool.
@@ -27,6 +30,9 @@ def row_texts(pool: Pool, rows: np.ndarray) -> Iterator[tuple[str, str]]:
     for number, row in zip(rows, pool.rows(rows), strict=True):
         if row.reason:
             yield _as_json(stored[int(number)]), ""
+        elif pool.has_responses and len(row.turns) > 2:
+            last = row.response_turns[-1]
+            yield "\n".join(f"{turn.role}: {turn.content}" for turn in row.turns[:last]), row.turns[last].content
         elif pool.has_responses:
             yield row.prompt, row.response
         else:

@@ -138,6 +138,15 @@ def test_sources_of_scores_that_the_dataset_lacks(rows):
     assert set(again.indices) == set(np.flatnonzero(numbers.values < 2)) - {4}
 
 
+def test_conversations_have_roles_and_order():
+    turns = [("system", "Be brief."), ("user", "Hi?"), ("assistant", "Hello."), ("user", "And?"), ("assistant", "No.")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    rows = Dataset.from_dict({"messages": [messages, messages[1:3]]})
+    data = browse_data({"A": select(rows, Random(), size=1)}, rows)
+    assert data.prompts == ["system: Be brief.\nuser: Hi?\nassistant: Hello.\nuser: And?", "Hi?"]
+    assert data.responses == ["No.", "Hello."]
+
+
 def test_a_score_that_the_dataset_has_too(rows):
     selection = select(rows, Longest(), size=2)
     values = selection.scores("response_words")
@@ -168,6 +177,10 @@ def test_scales_enclose_what_they_show():
     whole = scale(np.array([1.0, 7.0, 7.0]), [])
     assert (whole["low"], whole["high"], whole["step"], whole["decimals"]) == (1, 8, 1, 0)
     assert scale(np.full(3, 0.25), [])["bins"].count(3) == 1
+    even = scale(np.arange(120.0), [])  # no bin has more numbers than others only because of where it ends
+    assert set(even["bins"]) == {3} and even["high"] == 120
+    tenths = scale(np.arange(40) / 10, [])
+    assert max(tenths["bins"]) == 1
 
 
 def test_python_returns_a_path_that_notebooks_show(rows, tmp_path):

@@ -416,7 +416,7 @@ const rankText = (rank) => make("span", { class: "rank" }, rank ? `#${count(rank
 
 function outcomeText(selection, row, index) {
   const kind = outcome(selection, row);
-  if (kind === 0) return make("span", { class: index ? "second" : "selected" }, `● rank ${count(selection.rank[row] + 1)}`);
+  if (kind === 0) return make("span", { class: index === 1 && META.selections.length === 2 ? "second" : "selected" }, `● rank ${count(selection.rank[row] + 1)}`);
   const reason = kind === 1 ? "not selected" : selection.reasons[selection.code[row]];
   return make("span", { class: "muted", title: kind === 1 ? null : selection.meanings[selection.code[row]] || reason }, reason);
 }
