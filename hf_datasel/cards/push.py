@@ -28,7 +28,7 @@ from hf_datasel.cards.results import check_results
 from hf_datasel.cards.round_wording import warm_up_rounds
 from hf_datasel.cards.row_examples import RowExamples
 from hf_datasel.errors import PublishError
-from hf_datasel.hub.card_yaml import data_configs
+from hf_datasel.hub.card_yaml import data_configs, is_data_file
 from hf_datasel.hub.parents import Parents, merged_parents, parents_of, recorded_parents
 from hf_datasel.hub.permissions import is_unchanged, sign_in, visibility
 from hf_datasel.hub.repository import Hub, PushPlan, Snapshot
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 __all__ = ["check_access", "check_push", "plan_push", "push_selections"]
 
-_DATA = re.compile(r".+\.(parquet|jsonl?|csv|tsv|arrow|txt|zip|tar|gz|zst)")
 _CONFIG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _RESERVED = re.compile(r"scores|(.+-)?round-\d+|.+-scores")
 
@@ -311,7 +310,7 @@ def _check_conflicts(hub: Hub, current: Snapshot, publication: str) -> None:
                 f"{hub.repo_id!r} has a configuration {name!r} with other files. Pass a config_name, or use another "
                 "repo_id."
             )
-    other = [path for path in current.files if _DATA.fullmatch(path) and not path.startswith(folders)]
+    other = [path for path in current.files if is_data_file(path) and not path.startswith(folders)]
     if other and not configs:
         raise PublishError(
             f"{hub.repo_id!r} holds another dataset ({other[0]}) without configurations in its card, so it could no "

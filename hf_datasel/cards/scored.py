@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from hf_datasel.cards.push import check_access
 from hf_datasel.cards.sections.method import describe_score, score_settings
-from hf_datasel.hub.card_yaml import split_card, to_yaml
+from hf_datasel.hub.card_yaml import settled_defaults, split_card, to_yaml
 from hf_datasel.hub.markdown import Markdown, code, table, text
 from hf_datasel.hub.repository import Hub, Snapshot
 from hf_datasel.hub.retry import call_hub
@@ -82,10 +82,16 @@ def push_scored(
 
 
 def _with_metadata(card: str, inherited: Mapping[str, Any]) -> str:
-    """Return the card with licence, languages and tasks of the parents, where it does not say them itself."""
+    """Return the card with licence, languages and tasks of the parents, where it does not say them itself.
+
+    The dataset, and no longer a score store in the repository, is its default.
+    """
     metadata, body = split_card(card)
     added = {key: value for key, value in inherited.items() if key not in metadata and key in _INHERITED}
-    return to_yaml({**added, **metadata}) + body if added else card
+    if metadata.get("configs"):
+        added["configs"] = settled_defaults(metadata["configs"])
+    updated = {**metadata, **added}
+    return to_yaml(updated) + body if updated != metadata else card
 
 
 def _section(dataset: Dataset, columns: Sequence[str], pictures: Sequence[str]) -> str:

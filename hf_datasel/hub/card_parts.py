@@ -10,7 +10,7 @@ from typing import Any
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.card_yaml import combined_metadata, merged_metadata, split_card, to_yaml
 
-__all__ = ["new_card", "updated_card"]
+__all__ = ["has_part", "new_card", "updated_card"]
 
 _PART = re.compile(
     r"^<!-- hf_datasel: (?P<name>[\w.-]+): begin -->\r?$"
@@ -18,6 +18,11 @@ _PART = re.compile(
     r"^<!-- hf_datasel: (?P=name): end -->\r?$",
     re.DOTALL | re.MULTILINE,
 )
+
+
+def has_part(card: str, name: str) -> bool:
+    """Return whether a card has a generated part of this name."""
+    return any(match["name"] == name for match in _PART.finditer(card))
 
 
 def new_card(name: str, page: str, metadata: Mapping[str, Any]) -> str:

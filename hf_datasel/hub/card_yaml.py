@@ -11,12 +11,27 @@ import yaml
 from hf_datasel.errors import PublishError
 from hf_datasel.hub.markdown import text
 
-__all__ = ["combined_metadata", "data_configs", "inherited_metadata", "merged_metadata", "split_card", "to_yaml"]
+__all__ = [
+    "STORE_FILES",
+    "combined_metadata",
+    "data_configs",
+    "default_config",
+    "inherited_metadata",
+    "is_data_file",
+    "merged_metadata",
+    "settled_defaults",
+    "split_card",
+    "to_yaml",
+]
+
+STORE_FILES = re.compile(r"([a-z_]+-[0-9a-f]{16})/\*\.parquet")
+"""Files of a table of a score store, as a configuration."""
 
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,60}")
 _WORDS = re.compile(r"[A-Za-z0-9][A-Za-z0-9 .,()+_-]{0,80}")
 _LINK = re.compile(r"https?://[\w.~:/?#@%&=+-]{1,300}")
 _FILE = re.compile(r"\w[\w./-]{0,100}")
+_DATA_FILE = re.compile(r".+\.(parquet|jsonl?|csv|tsv|arrow|txt|zip|tar|gz|zst)")
 _METADATA = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:(?<=\n)|\r?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LISTS = ("language", "task_categories", "size_categories", "source_datasets", "tags")
 
@@ -116,6 +131,20 @@ def split_card(card: str) -> tuple[dict[str, Any], str]:
     return metadata or {}, card[match.end() :]
 
 
+def is_data_file(path: str) -> bool:
+    """Return whether `datasets` loads a file of a repository whose card has no configurations."""
+    return bool(_DATA_FILE.fullmatch(path))
+
+
+def settled_defaults(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return configurations of which one of a score store is not the default any more if another one is."""
+    is_settled = not any(_is_default(config) and not _is_of_store(config) for config in configs)
+    return [
+        {key: value for key, value in config.items() if is_settled or key != "default" or not _is_of_store(config)}
+        for config in configs
+    ]
+
+
 def to_yaml(metadata: Mapping[str, Any]) -> str:
     """Format metadata as the YAML block at the top of a card."""
     return f"---\n{yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True, width=10_000)}---\n"
@@ -138,6 +167,12 @@ def data_configs(card: str | None) -> dict[str, list[str]]:
             str(path) for entry in paths for path in (entry if isinstance(entry, list) else [entry])
         ]
     return patterns
+
+
+def default_config(card: str | None) -> str | None:
+    """Return the name of the configuration that is loaded by default, or None."""
+    configs = _configs(split_card(card)[0]) if card else []
+    return next((str(config.get("config_name", "default")) for config in configs if _is_default(config)), None)
 
 
 class _Loader(yaml.SafeLoader):
@@ -165,7 +200,7 @@ def _merged_configs(
     """Return the existing configurations, updated in place, followed by the new ones."""
     new = {config["config_name"]: dict(config) for config in new_configs}
     others = [config for config in existing if config.get("config_name") not in {*replaced, *new}]
-    defaults = [name for config in others if (name := config.get("config_name")) == "default" or config.get("default")]
+    defaults = [config.get("config_name") for config in others if _is_default(config) and not _is_of_store(config)]
     if defaults and any(config.get("default") for config in new_configs):
         raise PublishError(
             f"The configuration {defaults[0]!r} is the default of this repository already. Pass config_name=... to "
@@ -177,7 +212,15 @@ def _merged_configs(
             merged.append(new.pop(config["config_name"]))
         elif config in others:
             merged.append(dict(config))
-    return [*merged, *new.values()]
+    return settled_defaults([*merged, *new.values()])
+
+
+def _is_of_store(config: Mapping[str, Any]) -> bool:
+    return isinstance(config.get("data_files"), str) and bool(STORE_FILES.fullmatch(config["data_files"]))
+
+
+def _is_default(config: Mapping[str, Any]) -> bool:
+    return config.get("config_name") == "default" or bool(config.get("default"))
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -22,7 +22,7 @@ from hf_datasel.hub.parents import Parents
 from hf_datasel.hub.repository import PULL_REQUEST, Hub, read_card
 from hf_datasel.hub.retry import call_hub, error_line, status_code
 
-__all__ = ["is_unchanged", "sign_in", "visibility"]
+__all__ = ["is_unchanged", "parents_metadata", "sign_in", "visibility"]
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +150,19 @@ def visibility(hub: Hub, parents: Parents, private: bool | None) -> tuple[bool |
         logger.warning("%s: %s is created as a private repository.", reason, hub.repo_id)
         private = True
     return private, combined_metadata(metadata)
+
+
+def parents_metadata(hub: Hub, parents: Parents) -> dict[str, Any]:
+    """Return what the cards of parents say: licence, languages and tasks.
+
+    Args:
+        hub: Access to the Hub.
+        parents: The parents.
+
+    Raises:
+        PublishError: The Hub cannot be reached, or refuses access to a card.
+    """
+    return combined_metadata([_parent_info(hub, parent)["metadata"] for parent in parents.datasets])
 
 
 def _sentence(parts: Sequence[str]) -> str:

@@ -197,6 +197,10 @@ class ScoreStore:
         The store contains no text of any row, but answers that models generated, for `RewardGap` and `PassRate`.
         Results in the repository that are not in this store stay.
 
+        Each table is a configuration of the dataset, with a name such as `loss-Qwen3-0.6B`; the largest one is the
+        default where the repository has no rows. The card names the datasets that the rows come from, and has their
+        licences. Its other text is preserved.
+
         Args:
             repo_id: `"name"` or `"namespace/name"`, created if it does not exist.
             private: Whether a new repository is private; by default, if the origin of the rows is unknown. Results of
@@ -207,7 +211,8 @@ class ScoreStore:
             The `CommitInfo` of the one commit.
 
         Raises:
-            PublishError: The store is empty, or the Hub refuses the upload.
+            PublishError: The store is empty, the repository holds another dataset that could no longer be loaded, or
+                the Hub refuses the upload.
         """
         from hf_datasel.scoring.store.hub import push_store
 
