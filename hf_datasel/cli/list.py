@@ -53,7 +53,7 @@ def _named(names: Sequence[str]) -> tuple[list[Entry], bool]:
     entries = catalogue()
     if not names:
         return entries, False
-    found = []
+    named = []
     for name in names:
         matches = [entry for entry in entries if name in (entry.name, entry.cls.__name__, f"{entry.kind}s")]
         if not matches:
@@ -62,8 +62,8 @@ def _named(names: Sequence[str]) -> tuple[list[Entry], bool]:
                 f"There is no selector, filter or score {name!r}.{did_you_mean(name, known)} hf-datasel list prints "
                 "all names."
             )
-        found += [entry for entry in matches if entry not in found]
-    return found, any(name not in {f"{entry.kind}s" for entry in entries} for name in names)
+        named += [entry for entry in matches if entry not in named]
+    return named, any(name not in {f"{entry.kind}s" for entry in entries} for name in names)
 
 
 def _print_table(entries: Sequence[Entry]) -> None:

@@ -97,18 +97,18 @@ def _verbosity(flags: list[str]) -> Iterator[None]:
     Raises:
         ConfigError: Both are there.
     """
-    wanted = [flag for flag in _VERBOSITY if flag in flags]
-    if len(wanted) > 1:
+    levels = [flag for flag in _VERBOSITY if flag in flags]
+    if len(levels) > 1:
         raise ConfigError("--quiet and --verbose exclude each other. Pass one of them.")
     flags[:] = [flag for flag in flags if flag not in _VERBOSITY]
-    if not wanted:
+    if not levels:
         yield
         return
     logger = logging.getLogger("hf_datasel")
     level = logger.level
-    logger.setLevel(_VERBOSITY[wanted[0]])
+    logger.setLevel(_VERBOSITY[levels[0]])
     try:
-        with quiet() if wanted == ["--quiet"] else nullcontext():
+        with quiet() if levels == ["--quiet"] else nullcontext():
             yield
     finally:
         logger.setLevel(level)

@@ -47,10 +47,12 @@ class ModelResults:
         The last column has the reasons, such as `not_finite` for a loss that is no finite number.
         """
         rows = []
-        for each in self.to_list():
-            direction = "higher" if each["higher_is_better"] else "lower"
-            counts = ("", "") if each["group"] else (f"{each['items']:,}", reason_counts(each["without_value"]) or "0")
-            rows.append((each["task"], each["metric"], f"{each['value']:.4g}", direction, *counts))
+        for entry in self.to_list():
+            direction = "higher" if entry["higher_is_better"] else "lower"
+            counts = (
+                ("", "") if entry["group"] else (f"{entry['items']:,}", reason_counts(entry["without_value"]) or "0")
+            )
+            rows.append((entry["task"], entry["metric"], f"{entry['value']:.4g}", direction, *counts))
         return table(["task", "metric", "value", "better", "items", "without a value"], rows)
 
     def to_list(self) -> list[dict[str, Any]]:

@@ -53,10 +53,10 @@ _FILE = re.compile(r"shard-(\d{5,})-of-(\d{5,})\.parquet")
 
 def _check_batches(scores: Sequence[Score]) -> None:
     """Raise an error for scores that are computed for all rows at once."""
-    for each in scores:
-        if each.not_in_batches:
+    for item in scores:
+        if item.not_in_batches:
             raise ScoreError(
-                f"{type(each).__name__} is computed for all rows at once, and not in shards: {each.not_in_batches}.",
+                f"{type(item).__name__} is computed for all rows at once, and not in shards: {item.not_in_batches}.",
                 hint="Score what it reads in shards, gather the scores, and then compute it.",
                 cli_hint="Score what it reads in shards, and then run hf-datasel score for it without --shard, on the "
                 "scored.parquet that they were gathered in.",
@@ -283,9 +283,9 @@ class ShardedScores:
             self.score(shard)
         scored = replace_columns(self.dataset, [self._read([self.path(shard) for shard in shards])])
         if processes.is_main_process:
-            for each in self.scores:
-                columns = {name: scored.data.column(name) for name in _columns([each])}
-                line = summary(each, columns)
+            for item in self.scores:
+                columns = {name: scored.data.column(name) for name in _columns([item])}
+                line = summary(item, columns)
                 if self.on_summary is not None:
                     self.on_summary(line)
         return scored
@@ -328,9 +328,9 @@ class ShardedScores:
     def _check(self) -> None:
         """Raise an error for scores that depend on other rows of the dataset than those of a shard."""
         _check_batches(self.scores)
-        for each in self.scores:
-            name = type(each).__name__
-            if each.needs_fit:
+        for item in self.scores:
+            name = type(item).__name__
+            if item.needs_fit:
                 raise ScoreError(
                     f"{name} is not fitted, which needs the whole dataset, and not a shard.",
                     hint=f"Score what it reads in shards, gather the scores, and call {name}(...).fit(scored, path): "
@@ -338,7 +338,7 @@ class ShardedScores:
                     cli_hint="Score what it reads in shards, and then run hf-datasel score for it without --shard, on "
                     "the scored.parquet that they were gathered in.",
                 )
-            if isinstance(each, ModelScore) and self._pool.format == "tokenized":
+            if isinstance(item, ModelScore) and self._pool.format == "tokenized":
                 raise ScoreError(
                     "The rows are tokenized already, and whether their responses follow the generation prompt of the "
                     f"chat template is read from all of them. {name} can score shards of the rows as text, or the "
@@ -373,7 +373,7 @@ class ShardedScores:
         part = self.dataset.select(shard.rows(len(self.dataset)))
         digest = hashlib.blake2b(Pool(part, self.columns).row_ids.tobytes(), digest_size=16)
         written = set(_columns(self.scores))
-        for name in sorted({name for each in self.scores for name in each.reads} - written):
+        for name in sorted({name for item in self.scores for name in item.reads} - written):
             digest.update(column_digest(part, name).encode())
         self._digests[shard] = digest.hexdigest()
         return self._digests[shard]
@@ -385,7 +385,7 @@ class ShardedScores:
     @cached_property
     def _score_identities(self) -> list[dict[str, Any]]:
         engine = Engine(self._pool, self.model)
-        identities = [engine.identity(each) for each in self.scores]
+        identities = [engine.identity(item) for item in self.scores]
         plain: list[dict[str, Any]] = json.loads(json.dumps(identities, default=str))
         return plain
 
@@ -408,7 +408,7 @@ class ShardedScores:
 
 def _columns(scores: Sequence[Score]) -> list[str]:
     """Return the columns that scores write."""
-    names = list(dict.fromkeys(f"{each.column_prefix}{name}" for each in scores for name in each.columns()))
+    names = list(dict.fromkeys(f"{item.column_prefix}{name}" for item in scores for name in item.columns()))
     for name in names:
         if name in KEYS:
             raise ScoreError(f"A table of scores has a column {name!r} of its own. Give the score a column_prefix.")

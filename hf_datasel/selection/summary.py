@@ -71,7 +71,10 @@ def _notes(selection: Selection) -> list[str]:
 
 
 def _score_lines(selection: Selection) -> list[str]:
-    return [f"{name}: mean {kept:.5g}, of all rows {whole:.5g}." for name, (kept, whole) in _ranges(selection).items()]
+    return [
+        f"{name}: mean {selected:.5g}, of all rows {overall:.5g}."
+        for name, (selected, overall) in _ranges(selection).items()
+    ]
 
 
 def _ranges(selection: Selection) -> dict[str, tuple[float, float]]:
@@ -83,7 +86,7 @@ def _ranges(selection: Selection) -> dict[str, tuple[float, float]]:
             continue
         values = selection.scores(name)
         finite = np.isfinite(values)
-        kept = values[selection.indices]
-        if np.isfinite(kept).any():
-            ranges[name] = (float(kept[np.isfinite(kept)].mean()), float(values[finite].mean()))
+        selected = values[selection.indices]
+        if np.isfinite(selected).any():
+            ranges[name] = (float(selected[np.isfinite(selected)].mean()), float(values[finite].mean()))
     return ranges
