@@ -34,7 +34,7 @@ check: setup  ## Lint, check the formatting and the types
 	.venv/bin/mypy
 
 docs: setup  ## Build the documentation into build/site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build -q --strict
+	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
 # As many processes as there are cores, up to 8; JOBS=1 for one. Each takes whole files, or of the matrix single tests.
 # In their own order the last files are short; by default those with the fewest tests come last, which take long.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from docstrings import fenced
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
@@ -141,7 +142,7 @@ def _markdown(text: str, entry: Entry) -> str:
     blocks = [
         block if block.startswith((">>> ", "    ")) else _prose(block, entry) for block in re.split(r"\n\n+", text)
     ]
-    return re.sub(r"^>>> (?:.|\n(?!\n))*", lambda match: f"```pycon\n{match[0]}\n```", "\n\n".join(blocks), flags=re.M)
+    return fenced("\n\n".join(blocks))
 
 
 def _bibtex(citation: str) -> str:

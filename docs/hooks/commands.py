@@ -26,16 +26,15 @@ _FOLDED = "other options"  # the group of `train` with several hundred keys of T
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
     """Add the page."""
-    sections = "\n".join(f"{'## hf-datasel ' + name}\n\n{_section(name)}" for name in COMMANDS)
+    sections = "\n".join(f"## hf-datasel {name}\n\n{_section(name)}" for name in COMMANDS)
     files.append(File.generated(config, "cli.md", content=_INTRODUCTION + sections))
 
 
 def _section(name: str) -> str:
-    summary = f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}.\n\n"
     parser = _parser(name)
-    if parser is None:
-        return f"{summary}```text\nusage: hf-datasel {name}\n```\n"
-    return summary + "\n".join(_parts(parser))
+    about = (parser and parser.description) or f"{COMMANDS[name][0].upper()}{COMMANDS[name][1:]}."
+    parts = _parts(parser) if parser else [f"```text\nusage: hf-datasel {name}\n```\n"]
+    return "\n".join([f"{_escaped(about)}\n", *parts])
 
 
 def _parser(name: str) -> argparse.ArgumentParser | None:
@@ -57,8 +56,6 @@ def _parser(name: str) -> argparse.ArgumentParser | None:
 def _parts(parser: argparse.ArgumentParser) -> Iterator[str]:
     usage = " ".join(parser.format_usage().split())
     yield f"```text\n{usage}\n```\n"
-    if parser.description:
-        yield f"{_escaped(parser.description)}\n"
     if parser.epilog:
         yield f"```text\n{parser.epilog.strip()}\n```\n"
     for group in parser._action_groups:

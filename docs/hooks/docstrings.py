@@ -8,6 +8,13 @@ from typing import Any
 
 from griffe import Extension, Object
 
+_CROSS_REFERENCE = re.compile(r"\[`~?([^`\]]+)`\](?![(\[])")
+
+
+def plain(text: str) -> str:
+    """Return a docstring without the notation of Hugging Face for [`SFTConfig`] and for groups of arguments."""
+    return _CROSS_REFERENCE.sub(r"`\1`", re.sub(r"^ *> Parameters that .*\n\n?", "", text, flags=re.MULTILINE))
+
 
 def fenced(text: str) -> str:
     """Return a docstring whose examples, which begin with `>>>`, are blocks of code."""
@@ -20,7 +27,4 @@ class Docstrings(Extension):
     def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
         """Prepare the docstring of an object."""
         if obj.docstring is not None:
-            text = re.sub(
-                r"^ *> Parameters that .*\n\n?", "", inspect.cleandoc(obj.docstring.value), flags=re.MULTILINE
-            )
-            obj.docstring.value = fenced(text)
+            obj.docstring.value = fenced(plain(inspect.cleandoc(obj.docstring.value)))
