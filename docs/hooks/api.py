@@ -26,8 +26,8 @@ PACKAGES = (
 )
 """A name that several of them have is described on the page of the first one."""
 _CATALOGUE = (
-    "The [selectors](../selectors/index.md), [filters](../filters/index.md) and [scores](../scores/index.md) have pages "
-    "of their own."
+    "The [selectors](../selectors/index.md), [filters](../filters/index.md) and [scores](../scores/index.md) have "
+    "pages of their own."
 )
 
 

@@ -58,7 +58,11 @@ def hub(pool_rows, tiny_model_dir, reward_dir, tmp_path_factory):
     ]
     texts = pool_rows["instruction"][:]
     answers = [f"So it is. #### {row}" for row in range(len(pool_rows))]
+    sources = ["ai2-adapt-dev/no_robots_converted", "ai2-adapt-dev/oasst1_converted"] * (len(turns) // 2)
     datasets = {
+        "allenai/tulu-3-sft-mixture": {
+            "data/train-00000-of-00001.parquet": Dataset.from_dict({"messages": turns, "source": sources})
+        },
         "tatsu-lab/alpaca": {"data/train-00000-of-00001.parquet": pool_rows},
         "trl-lib/Capybara": {
             "data/train-00000-of-00001.parquet": Dataset.from_dict({"messages": turns[:20]}),
