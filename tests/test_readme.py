@@ -1,7 +1,9 @@
-"""The README: its links lead somewhere, and its numbers are right. Its snippets run in tests/docs."""
+"""The README and the documentation: links lead somewhere, and numbers are right. Snippets run in tests/docs."""
 
 import re
 from pathlib import Path
+
+import pytest
 
 from hf_datasel.scores import list_scores
 from hf_datasel.selectors import DiverseEvol, list_selectors
@@ -16,13 +18,18 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_links():
-    links = re.findall(r"\]\((?!http)([^)]+)\)|(?:src|srcset)=\"(?!http)([^\"]+)\"", TEXT)
-    assert len(links) > 10
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links(page):
+    text = page.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)]+)\)|(?:src|srcset)=\"(?!http)([^\"]+)\"", text)
     missing = []
     for link in (markdown or image for markdown, image in links):
         path, _, anchor = link.partition("#")
-        if not (ROOT / path).exists() or (anchor and anchor not in anchors(ROOT / path)):
+        target = page.parent / path if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
             missing.append(link)
     assert not missing
 

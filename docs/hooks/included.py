@@ -1,7 +1,7 @@
 """Pages that are files of the repository, and links between the site and the repository.
 
 Links are written as in the repository, so that they work there: `../recipes/README.md`. On the site they lead to the
-page of that file, or to the file in the repository if it has no page.
+page that shows that file or is made from it, or to the file in the repository if there is none.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from hf_datasel.cli.catalogue import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
@@ -50,10 +52,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _LINK.sub(lambda match: match[1] + _target(match[2], source, here, config), markdown)
 
 
+def _made_from(path: str) -> str | None:
+    """Return the page that the hooks make from a module of the package."""
+    match = re.fullmatch(r"hf_datasel/(\w+)/(\w+)\.py", path)
+    if match is None:
+        return None
+    package, module = match.groups()
+    if package in ("scores", "selectors"):
+        kinds = {entry.name: entry.kind for entry in catalogue()}
+        return f"{package}/index.md" if module == "__init__" else f"{kinds[module]}s/{module}.md"
+    return f"api/{package}.md"
+
+
 def _target(link: str, source: str, here: str, config: MkDocsConfig) -> str:
     path = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
-    if path in PAGES or path in IMAGES:
-        return os.path.relpath(PAGES.get(path) or IMAGES[path], posixpath.dirname(here) or ".").replace(os.sep, "/")
+    if target := PAGES.get(path) or IMAGES.get(path) or _made_from(path):
+        return os.path.relpath(target, posixpath.dirname(here) or ".").replace(os.sep, "/")
     if path.startswith("docs/") or not (ROOT / path).exists():
         return link  # of this folder; mkdocs says if there is no such page
     return f"{config.repo_url}/{'tree' if (ROOT / path).is_dir() else 'blob'}/main/{path}"
