@@ -13,8 +13,6 @@ import pyarrow as pa
 from hf_datasel.scoring.numbers import is_identifier
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from hf_datasel.rounds.context import RoundContext
     from hf_datasel.selection import Selection
 
@@ -62,15 +60,15 @@ def alert_of_same_rows(report_to: Sequence[str], index: int, overlap: float | No
         )
 
 
-def selected_rows_table(context: RoundContext, selection: Selection, count: int) -> pd.DataFrame:
-    """Return the best and the lowest ranked selected rows: rank (0 is the best), row number, text and scores.
+def selected_rows_table(context: RoundContext, selection: Selection, count: int) -> Any:
+    """Return a data frame of the best and the lowest ranked selected rows: rank (0 is the best), number, text, scores.
 
     Args:
         context: The context of the round.
         selection: Its selection.
         count: Number of rows at each end.
     """
-    import pandas as pd
+    from datasets import Dataset
 
     ranks = np.arange(len(selection))
     if len(selection) > 2 * count:
@@ -84,7 +82,7 @@ def selected_rows_table(context: RoundContext, selection: Selection, count: int)
         dtype = selection.table.schema.field(name).type
         if (pa.types.is_floating(dtype) or pa.types.is_integer(dtype)) and not is_identifier(name):
             table[name] = selection.scores(name)[rows]
-    return pd.DataFrame(table)
+    return Dataset.from_dict(table).to_pandas()
 
 
 def _active(report_to: Sequence[str]) -> list[Any]:
