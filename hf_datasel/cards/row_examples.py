@@ -33,6 +33,8 @@ _FIRST, _LAST, _FOLLOWING, _REASONS = 3, 2, 2, 3
 _SCORES = 2
 _STORED, _SHOWN = 400, 160
 """Characters of a text in the facts, and in a cell of a table."""
+_MAX_FILTERED = 200_000
+"""Rows up to which filters run again to tell which rows they excluded, as for near-duplicates on cards."""
 _MARKS = regex.compile(r"(\p{M}{4})\p{M}+")
 """Run of combining marks, which would be drawn over the rows below."""
 
@@ -87,14 +89,13 @@ def examples_of(selection: Selection, pool: Pool, *, only_selected: bool) -> Row
     if not pool.has_text or not len(indices):
         return None
     rows = [*indices[:_FIRST], *indices[_FIRST:][-_LAST:]]
-    outcomes = None if only_selected else row_outcomes(selection, pool)
-    ranked_by = outcomes.ranked_by if outcomes is not None else None
-    if outcomes is not None:
+    outcomes = row_outcomes(selection, pool, run_filters=not only_selected and len(pool) <= _MAX_FILTERED)
+    if not only_selected:
         rows += [*outcomes.following[:_FOLLOWING], *_excluded(outcomes)]
-    scores = shown_scores(selection, ranked_by)
+    scores = shown_scores(selection, outcomes.ranked_by)
     return {
         "scores": scores,
-        "ranked_by": ranked_by or "",
+        "ranked_by": outcomes.ranked_by or "",
         "selected": len(indices),
         "rows": _examples(selection, pool, [int(row) for row in rows], scores, outcomes),
     }
@@ -194,7 +195,7 @@ def _cells(row: RowExample, scores: Sequence[str], selected: int) -> list[Markdo
 
 def border_sentence(examples: RowExamples) -> str:
     """Return what the rows of a table are."""
-    parts = ["The rows that rank highest and lowest among the selected ones"]
+    parts = ["The selected rows with the first and the last ranks"]
     others = [row for row in examples["rows"] if row["rank"] is None]
     if any(not row["reason"] for row in others):
         parts.append(f"those that {code(examples['ranked_by'])} would have selected next")

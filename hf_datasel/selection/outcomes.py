@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ class Outcomes:
     following: np.ndarray
 
 
-def row_outcomes(selection: Selection, pool: Pool) -> Outcomes:
+def row_outcomes(selection: Selection, pool: Pool, *, run_filters: bool = True) -> Outcomes:
     """Return the outcome of every row, as far as the selection, the text of the rows and columns tell.
 
     A reason is assigned to rows only if it fits as many as the selection has counted. No model is run.
@@ -54,31 +54,45 @@ def row_outcomes(selection: Selection, pool: Pool) -> Outcomes:
     Args:
         selection: The selection.
         pool: Rows that it was made from.
+        run_filters: Whether the filters of a `Chain` may run again if the scores do not tell which rows they excluded,
+            as those that compare texts.
     """
     ranks = np.full(len(pool), -1, dtype=np.int64)
     ranks[selection.indices] = np.arange(len(selection.indices))
-    provenance = selection.provenance
-    reasons, codes, unresolved = list[str](), np.full(len(pool), -1, dtype=np.int64), dict[str, int]()
-
-    def assign(counts: dict[str, int], rules: list[dict[str, np.ndarray]]) -> None:
-        for reason, count in counts.items():
-            for rule in rules:
-                rows = rule.get(reason, np.empty(0, dtype=np.int64))
-                rows = rows[(codes[rows] < 0) & (ranks[rows] < 0)]
-                if len(rows) == count:
-                    codes[rows] = len(reasons)
-                    reasons.append(reason)
-                    break
-            else:
-                unresolved[reason] = count
-
-    texts = {reason: np.flatnonzero(pool.reasons == reason) for reason in provenance["not_eligible"]}
-    recorded = dict(_recorded(selection, [*provenance["not_eligible"], *provenance["exclusions"]]))
-    assign(provenance["not_eligible"], [texts, recorded])
-    if provenance["exclusions"]:
-        assign(provenance["exclusions"], [_replayed(selection, pool), recorded])
+    not_eligible, exclusions = selection.provenance["not_eligible"], selection.provenance["exclusions"]
+    texts = {reason: np.flatnonzero(pool.reasons == reason) for reason in not_eligible}
+    recorded = dict(_recorded(selection, [*not_eligible, *exclusions]))
+    rules = [texts, recorded]
+    reasons, codes, unresolved = _assigned({**not_eligible, **exclusions}, rules, ranks < 0)
+    if run_filters and any(reason in unresolved for reason in exclusions):
+        rules = [texts, _replayed(selection, pool), recorded]
+        reasons, codes, unresolved = _assigned({**not_eligible, **exclusions}, rules, ranks < 0)
     ranked_by, highest_first, following = _ranking(selection, ranks, codes)
     return Outcomes(ranks, reasons, codes, unresolved, ranked_by, highest_first, following)
+
+
+def _assigned(
+    counts: Mapping[str, int], rules: Sequence[Mapping[str, np.ndarray]], is_other: np.ndarray
+) -> tuple[list[str], np.ndarray, dict[str, int]]:
+    """Return the reasons that were assigned to rows, the position of each row's reason, and the other reasons.
+
+    Args:
+        counts: Number of rows that each reason has excluded, in the order in which the reasons were looked at.
+        rules: Rows that each reason fits; the first rule that fits as many rows as were counted is used.
+        is_other: Rows that were not selected.
+    """
+    reasons, codes, unresolved = list[str](), np.full(len(is_other), -1, dtype=np.int64), dict[str, int]()
+    for reason, count in counts.items():
+        for rule in rules:
+            rows = rule.get(reason, np.empty(0, dtype=np.int64))
+            rows = rows[(codes[rows] < 0) & is_other[rows]]
+            if len(rows) == count:
+                codes[rows] = len(reasons)
+                reasons.append(reason)
+                break
+        else:
+            unresolved[reason] = count
+    return reasons, codes, unresolved
 
 
 def descending_ranks(values: np.ndarray, bound: float = np.inf) -> np.ndarray:

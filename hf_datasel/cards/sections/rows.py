@@ -23,7 +23,8 @@ def _compute(source: CardSource) -> RowExamples | None:
 def _text(facts: Facts, own: RowExamples | None) -> str:
     if own is None:
         return ""
-    return f"{border_sentence(own)}\n\n{examples_table(own['rows'], own['scores'], own['selected'])}"
+    part = "In the last round: " if len(facts["rounds"]) > 1 else ""
+    return f"{part}{border_sentence(own)}\n\n{examples_table(own['rows'], own['scores'], own['selected'])}"
 
 
 SECTION = Section("rows", "Rows", _text, compute=_compute, facts_type=RowExamples | None)
