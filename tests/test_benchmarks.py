@@ -24,6 +24,7 @@ def test_gpu_script_measures_everything_in_miniature():
         assert tokens_per_second > 0
 
 
+@pytest.mark.slow
 def test_rounds_script_compares_the_ways_to_select_in_miniature(tmp_path):
     flags = ["--rows", "40", "--epochs", "2", "--store", str(tmp_path / "store"), "--markdown"]
     done = subprocess.run([sys.executable, str(BENCHMARKS / "rounds.py"), *flags], capture_output=True, text=True)

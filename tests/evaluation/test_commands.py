@@ -54,6 +54,7 @@ def test_a_signal_is_a_negative_exit_code(server, tmp_path):
     assert server.run(["list"], tmp_path / "log", [str(script)]) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_the_end_of_the_process_that_asked_ends_the_command(tmp_path):
     script, file = tmp_path / "launch", tmp_path / "pid"
     script.write_text(FOREVER.format(file=file))

@@ -84,6 +84,7 @@ def test_local(run_script, check_tables, tmp_path):
     check_tables(tmp_path / "outputs" / "alpaca-scores")
 
 
+@pytest.mark.slow
 def test_slurm(run_script, check_tables, tmp_path, monkeypatch):
     for name, line in (("sbatch", 'echo "$@" >> sbatch.txt; echo Submitted batch job 7'), ("scontrol", "echo node1")):
         (tmp_path / "bin").mkdir(exist_ok=True)

@@ -153,7 +153,7 @@ def plain_influence(folders, weights, rows, valid, tasks, aggregate):
     return total.max(axis=1)
 
 
-@pytest.mark.parametrize("kind", ["adapters", "models"])
+@pytest.mark.parametrize("kind", ["adapters", pytest.param("models", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("aggregate", "subtask"), [("code", "task"), ("paper", "task"), ("mean", None), ("code", None)]
 )

@@ -187,6 +187,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_map_cache_across_processes(tiny_model_dir, pool_rows, tmp_path):
     model, rows, cache = tmp_path / "model", str(tmp_path / "rows.json"), str(tmp_path / "cache")
     shutil.copytree(tiny_model_dir, model)

@@ -320,6 +320,7 @@ PartialState().destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes(server, tmp_path):
     server.reply = refusing("too long")
     (tmp_path / "script.py").write_text(_SCRIPT)

@@ -112,6 +112,7 @@ def test_equal_with_a_store(rows, in_windows, passes, tmp_path, tiny_model_dir):
     assert passes == []
 
 
+@pytest.mark.slow
 def test_equal_for_any_number_of_processes(rows, in_windows, monkeypatch, tiny_model_dir):
     monkeypatch.setattr(windows, "WINDOW_ROWS", 12)
     expected = values(score(rows, IFD(), model=tiny_model_dir), ["ifd", "ifd_reason"])

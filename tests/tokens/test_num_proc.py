@@ -51,6 +51,7 @@ def values(dataset):
     return {name: dataset[name][:] for name in NAMES}
 
 
+@pytest.mark.slow
 def test_equal_for_any_number_of_processes(rows, maps, tiny_model_dir):
     datasets.disable_caching()
     try:
