@@ -14,6 +14,7 @@ from hf_datasel.analysis.columns import PoolColumns, SizeUnit
 from hf_datasel.errors import ConfigError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.formats.row_texts import row_texts
+from hf_datasel.hub.secrets import without_credentials
 from hf_datasel.scoring.base import Score
 from hf_datasel.scoring.numbers import is_identifier
 from hf_datasel.selection import Selection
@@ -329,10 +330,19 @@ def _of_score(name: str, selection: Selection) -> FilterSource | None:
 
 
 def _score(spec: Mapping[str, Any]) -> Score:
-    """Return the score of a record, which has more keys than settings."""
+    """Return the score of a record, which has more keys than settings, without passwords in addresses."""
     names = [setting.name for setting in fields(cast(Any, find_class("score", str(spec["score"]))))]
-    score: Score = from_spec({key: spec[key] for key in spec if key == "score" or key in names}, "score")
+    settings = {key: _without_credentials(spec[key]) for key in spec if key == "score" or key in names}
+    score: Score = from_spec(settings, "score")
     return score
+
+
+def _without_credentials(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_credentials(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_credentials(item) for item in value]
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _python(value: Any, imports: list[str]) -> str:

@@ -16,7 +16,7 @@ from hf_datasel import select
 from hf_datasel.cards.browse import browse_page, scale, write_browse
 from hf_datasel.cards.browse_data import browse_data
 from hf_datasel.errors import ConfigError, DatasetMismatchError, SelectionError
-from hf_datasel.scores import URLs
+from hf_datasel.scores import Mix, URLs
 from hf_datasel.selectors import All, Chain, InRange, Longest, Random, Top
 
 EVIL = "</script><script>alert(1)</script><!-- \u2028 ]]> <img src=x onerror=alert(2)> \0"
@@ -145,6 +145,19 @@ def test_conversations_have_roles_and_order():
     data = browse_data({"A": select(rows, Random(), size=1)}, rows)
     assert data.prompts == ["system: Be brief.\nuser: Hi?\nassistant: Hello.\nuser: And?", "Hi?"]
     assert data.responses == ["No.", "Hello."]
+
+
+def test_page_has_no_password_of_an_address(rows):
+    selection = select(rows, Top(by=Mix({"ifd": 1.0})), size=1)
+    secret = {
+        "score": "mix",
+        "by": [{"score": "embedding", "model": "m", "base_url": "https://me:hidden@host.org/v1"}],
+    }
+    selection.provenance["scores"] = [secret]
+    (numbers,) = [column for column in browse_data({"A": selection}, rows).numbers if column.name == "mix"]
+    assert "https://host.org/v1" in numbers.source.python and "https://host.org/v1" in numbers.source.yaml
+    assert "hidden" not in numbers.source.python + numbers.source.yaml
+    assert numbers.source.imports == ["Embedding", "Mix"]
 
 
 def test_a_score_that_the_dataset_has_too(rows):

@@ -127,18 +127,6 @@ function setTest(name, control, test) {
 
 const outcome = (selection, row) => selection.rank[row] >= 0 ? 0 : selection.code[row] < 0 ? 1 : 2;
 
-/** Keys that columns are sorted by: a function of a row that returns a number or a text, NaN or "" for none. */
-function sortKey(name) {
-  const [kind, index] = name.split(":");
-  if (kind === "number") return (row) => META.numbers[index].value[row];
-  if (kind === "group") return (row) => { const code = META.groups[index].code[row]; return code < 0 ? NaN : code; };
-  if (kind === "prompt") return (row) => prompts[row];
-  if (kind === "response") return (row) => responses[row];
-  if (kind === "row") return (row) => row;
-  const selection = META.selections[index];
-  return (row) => selection.rank[row] >= 0 ? selection.rank[row] : rows + selection.code[row] + 1;
-}
-
 function update() {
   stale = false;
   const all = [...tests.values()];
@@ -149,19 +137,14 @@ function update() {
   }
   view = kept.subarray(0, length);
   if (sort.name !== "row" || sort.descending) {
-    const key = sortKey(sort.name), sign = sort.descending ? -1 : 1;
-    const keys = Array.from(view, key);
-    const order = Array.from(keys.keys());
-    const none = (value) => value === "" || value !== value;
-    order.sort((a, b) => {
+    const keys = Array.from(view, COLUMNS.find(({ name }) => name === sort.name).key);
+    const none = (value) => value === "" || value !== value; // rows without a value come last
+    const sign = sort.descending ? -1 : 1;
+    const order = Array.from(keys.keys()).sort((a, b) => {
       const [x, y] = [keys[a], keys[b]];
-      if (x < y) return -sign;
-      if (x > y) return sign;
-      return none(x) - none(y) || a - b;
+      return none(x) - none(y) || (x < y ? -sign : x > y ? sign : a - b);
     });
-    const present = order.filter((position) => !none(keys[position])); // rows without a value come last
-    const absent = order.filter((position) => none(keys[position]));
-    view = Int32Array.from([...present, ...absent], (position) => view[position]);
+    view = Int32Array.from(order, (position) => view[position]);
   }
   active = 0;
   find("scroll").scrollTop = 0;
@@ -387,21 +370,24 @@ function showCode() {
 }
 
 // -- The table --------------------------------------------------------------------------------------------------------
+// Each has a function of a row that returns the content of its cell, and one that returns what to sort by: a number or
+// a text, NaN or "" for none.
 const scoreColumn = (score, index) => ({
-  name: `number:${index}`, title: score.name, number: true,
+  name: `number:${index}`, title: score.name, number: true, key: (row) => score.value[row],
   width: Math.min(220, Math.max(score.isScore ? 128 : 96, 30 + 8.5 * score.name.length)),
   about: score.isScore ? `${score.name} and its rank, 1 for the highest` : score.name,
   cell: (row) => [format(score.value[row]), ...(score.isScore ? [rankText(score.rank[row])] : [])],
 });
 const textColumn = (name, title, texts) => ({
-  name, title, width: 280, text: true, cell: (row) => [visible(texts[row].slice(0, CELL))],
+  name, title, width: 280, text: true, key: (row) => texts[row], cell: (row) => [visible(texts[row].slice(0, CELL))],
 });
 const scores = META.numbers.map(scoreColumn);
 const COLUMNS = [
-  { name: "row", title: "Row", width: 78, number: true, cell: (row) => [count(numbers[row])], style: "row" },
+  { name: "row", title: "Row", width: 78, number: true, style: "row", key: (row) => row, cell: (row) => [count(numbers[row])] },
   ...META.selections.map((selection, index) => ({
     name: `selection:${index}`, width: 136, about: selection.name,
     title: META.selections.length > 1 ? letter(index) : "Selection",
+    key: (row) => selection.rank[row] >= 0 ? selection.rank[row] : rows + selection.code[row] + 1,
     cell: (row) => [outcomeText(selection, row, index)],
   })),
   textColumn("prompt", "Prompt", prompts),
@@ -409,6 +395,7 @@ const COLUMNS = [
   textColumn("response", "Response", responses),
   ...scores.filter((score, index) => !META.numbers[index].isScore),
   ...META.groups.map((group, index) => ({ name: `group:${index}`, title: group.name, width: 130,
+    key: (row) => group.code[row] < 0 ? NaN : group.code[row],
     cell: (row) => group.code[row] < 0 ? [] : [visible(group.labels[group.code[row]])] })),
 ];
 
