@@ -61,8 +61,10 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def tab(browser, page):
+    """Give the page in the order of the dataset."""
     browser.events.clear()
     browser.open(page)
+    browser.run("document.querySelector('#head [data-name=row] button').click()")
     return browser
 
 
@@ -122,6 +124,13 @@ def test_rows_are_text_and_nothing_is_loaded(tab):
     assert [url for url in urls if not url.startswith(("file:", "data:"))] == []
     assert len([url for url in urls if url.startswith("file:")]) == 1
     assert not [event for event in tab.events if event["method"] == "Runtime.exceptionThrown"]
+
+
+def test_selected_rows_come_first(browser, page):
+    browser.open(page)
+    cells = browser.run("[...document.querySelectorAll('#body td:nth-child(2)')].map((cell) => cell.textContent)")
+    assert cells[:3] == ["● rank 1", "● rank 2", "● rank 3"]
+    assert browser.run("document.querySelector('#head [aria-sort]').textContent") == "A"
 
 
 def test_only_rows_on_the_screen_exist(tab):

@@ -86,7 +86,7 @@ async function loadTexts() {
 // -- Filters and order ------------------------------------------------------------------------------------------------
 const tests = new Map(); // name of a control -> function of a row that says whether it is shown
 const ranges = new Map(); // position of a column of numbers -> {low, high}, null for no bound
-let sort = { name: "row", descending: false };
+let sort = { name: META.selections.length ? "selection:0" : "row", descending: false }; // selected rows first
 let view = new Int32Array(0); // rows that are shown, in order
 let active = 0; // position in `view` that the keyboard is at
 let opened = -1; // row whose panel is open
@@ -419,16 +419,21 @@ function makeHead() {
   find("head").replaceChildren(...COLUMNS.map(({ name, title, number, about }) => make("th",
     { scope: "col", class: number ? "number" : null, "data-name": name },
     make("button", { type: "button", title: about || title, onclick: () => sortBy(name, number && name !== "row") }, title))));
+  markSort();
 }
 
 /** Sort by a column: numbers from the highest at first, everything else from the lowest, and then the other way. */
 function sortBy(name, descending) {
   sort = { name, descending: sort.name === name ? !sort.descending : Boolean(descending) };
+  markSort();
+  update();
+}
+
+function markSort() {
   for (const head of find("head").children) {
-    if (head.dataset.name === name) head.setAttribute("aria-sort", sort.descending ? "descending" : "ascending");
+    if (head.dataset.name === sort.name) head.setAttribute("aria-sort", sort.descending ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
-  update();
 }
 
 const space = (height) => {
