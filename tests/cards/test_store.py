@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def test_card_of_a_store(local_hub, filled):
 def test_card_has_licences_of_all_parents(local_hub, tmp_path, tiny_model_dir, pool_rows):
     for name, licence in (("tester/one", "cc-by-nc-4.0"), ("tester/two", "odc-by")):
         pool_rows.push_to_hub(name)
-        DatasetCard(f"---\nlicense: {licence}\nlanguage: en\n---\n").push_to_hub(name)
+        card = f"---\nlicense: {licence}\nlanguage: en\n---\n".encode()
+        HfApi().upload_file(path_or_fileobj=card, path_in_repo="README.md", repo_id=name, repo_type="dataset")
         store = ScoreStore(tmp_path / licence)
         score(load_dataset(name, split="train"), [Loss()], model=tiny_model_dir, store=store)
         store.push_to_hub(REPO)
@@ -149,11 +151,13 @@ def test_store_beside_a_scored_dataset(local_hub, filled, tiny_model_dir, pool_r
     assert "# Score store" in read_card()
 
 
-def test_dataset_without_configurations_is_not_hidden(local_hub, filled):
-    local_hub.commit(REPO, {"train.csv": b"text\nA.\n"})
-    with pytest.raises(PublishError, match=r"holds another dataset \(train\.csv\)"):
+def test_dataset_without_configurations_is_not_hidden(local_hub, filled, pool_rows):
+    content = io.BytesIO()
+    pool_rows.to_parquet(content)
+    local_hub.commit(REPO, {"train.parquet": content.getvalue()})
+    with pytest.raises(PublishError, match=r"holds another dataset \(train\.parquet\)"):
         filled.push_to_hub(REPO, private=False)
-    assert load_dataset(REPO, split="train").num_rows == 1
+    assert load_dataset(REPO, split="train").column_names == pool_rows.column_names
 
 
 def test_other_files_are_not_pulled(local_hub, tmp_path, filled):
