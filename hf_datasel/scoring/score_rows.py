@@ -312,7 +312,8 @@ def summary(score: Score, columns: Columns, messages: Mapping[str, str] | None =
         messages: What the first row with a reason shows about it, by reason. The line contains it, with the numbers of
             the first rows that have the reason.
     """
-    name = next(iter(columns))
+    is_text = {name: pa.types.is_string(column.type) for name, column in columns.items()}
+    name = min(columns, key=is_text.__getitem__)  # the first one that is null without a value; texts are ""
     nulls, rows = columns[name].null_count, len(columns[name])
     line = f"{name}: {rows - nulls:,} of {rows:,} rows scored"
     reasons = next((columns[column] for column in columns if column.endswith("_reason")), None)

