@@ -179,7 +179,9 @@ def _write_results(
     has_plots = _write_histograms(scored, names, folder)
     plots = ", with histograms next to it" if has_plots else ""
     print(f"Written to {folder / 'scored.parquet'}{plots}.")
-    if ranked := [name for name, values in numeric_columns(scored, names).items() if not value_counts(values)]:
+    ranked = [name for name, values in numeric_columns(scored, names).items() if not value_counts(values)]
+    ranked.sort(key=lambda name: name not in map(spec_name, scores))  # loss before cluster_distance
+    if ranked:
         by = json.dumps({"by": ranked[0]})
         file = str(folder / "scored.parquet")
         print_next_steps(["select", "--dataset_name", file, "--selector", "top", "--selector_kwargs", by])

@@ -42,6 +42,7 @@ def test_list_of_cards():
         "alpaca-iterative-kmq",
         "alpaca-iterit",
         "alpaca-kmq",
+        "alpaca-rds-plus",
         "gsm8k-superfiltering",
         "quickstart",
         "smollm2-iterit",
