@@ -181,12 +181,27 @@ def _write_results(
     print(f"Written to {folder / 'scored.parquet'}{plots}.")
     ranked = [name for name, values in numeric_columns(scored, names).items() if not value_counts(values)]
     ranked.sort(key=lambda name: name not in map(spec_name, scores))  # loss before cluster_distance
-    if ranked:
-        by = json.dumps({"by": ranked[0]})
-        file = str(folder / "scored.parquet")
-        print_next_steps(["select", "--dataset_name", file, "--selector", "top", "--selector_kwargs", by])
+    if settings := _next_selection(scores, ranked):
+        print_next_steps(["select", "--dataset_name", str(folder / "scored.parquet"), *settings])
     if arguments.repo_id is not None:
         _push(scored, names, folder, arguments.repo_id, private, arguments.allow_secrets)
+
+
+def _next_selection(scores: Sequence[Any], ranked: Sequence[str]) -> list[str]:
+    """Return flags of a selection by one of the columns that rows can be ranked by; empty if there is none.
+
+    Args:
+        scores: The scores.
+        ranked: Columns with enough different values, the first one preferred.
+    """
+    flaws = [score for score in scores if score.is_flaw]
+    of_flaws = {f"{score.column_prefix}{name}" for score in flaws for name in score.columns()}
+    if by := next((name for name in ranked if name not in of_flaws), None):
+        return ["--selector", "top", "--selector_kwargs", json.dumps({"by": by})]
+    if by := next((score.value_column for score in flaws if score.value_column in ranked), None):
+        keeps = {"filters": [{"filter": "in_range", "by": by, "high": 0.5}], "then": {"selector": "all"}}
+        return ["--selector", "chain", "--selector_kwargs", json.dumps(keeps)]
+    return []
 
 
 def _scores(arguments: ScoreArguments) -> list[Any]:

@@ -70,6 +70,8 @@ class Contamination(Score):
         "others}, journal={arXiv preprint arXiv:2411.15124}, year={2024}}"
     )
 
+    is_flaw = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "questions", checked_sources(self.questions, "Contamination"))
         if type(self.n) is not int or self.n < 1:

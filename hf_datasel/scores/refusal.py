@@ -102,6 +102,8 @@ class Refusal(Score):
     builtin_phrases: bool = field(default=True, kw_only=True)
     first_characters: int = field(default=200, kw_only=True)
 
+    is_flaw = True
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "phrases", checked_phrases("Refusal", self.phrases))
         if not self.builtin_phrases and not self.phrases:

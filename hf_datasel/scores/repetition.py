@@ -74,6 +74,8 @@ class Repetition(Score):
         "others}, journal={arXiv preprint arXiv:2112.11446}, year={2021}}"
     )
 
+    is_flaw = True
+
     def __post_init__(self) -> None:
         check_option(f"Repetition(part={self.part!r})", self.part, get_args(Part))
         if type(self.ngram) is not int or self.ngram < 1:

@@ -71,6 +71,8 @@ class URLs(Score):
     part: Part = "response"
     phrases: Sequence[str] = ()
 
+    is_flaw = True
+
     def __post_init__(self) -> None:
         check_option(f"URLs(part={self.part!r})", self.part, get_args(Part))
         object.__setattr__(self, "phrases", checked_phrases("URLs", self.phrases))

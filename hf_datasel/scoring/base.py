@@ -75,6 +75,7 @@ class Score(HasSpec, ABC):
         version: Version of the computation. It is increased when equal settings produce different numbers, so that
             values cached under an earlier version are not used.
         citation: BibTeX of the paper that the score comes from, for the dataset card.
+        is_flaw: Whether rows with high values are to be excluded, rather than selected.
     """
 
     column_prefix: str = field(default="", kw_only=True)
@@ -82,6 +83,7 @@ class Score(HasSpec, ABC):
     spec_kind: ClassVar[Kind] = "score"
     version: ClassVar[int] = 1
     citation: ClassVar[str] = ""
+    is_flaw: ClassVar[bool] = False
 
     @abstractmethod
     def columns(self) -> dict[str, pa.DataType]:

@@ -8,6 +8,7 @@ import shlex
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from hf_datasel import Selection
 from hf_datasel.cli import main
@@ -111,3 +112,18 @@ def test_printed_next_steps_run(command, rows_file, tmp_path, capsys):
     (select,) = capsys.readouterr().out.split("Next, for example:\n")[1].splitlines()
     assert '\'{"by": "prompt_words"}\'' in select or '\'{"by": "response_words"}\'' in select
     assert main([*shlex.split(select)[1:], "--output_dir", str(tmp_path / "selected")]) == 0
+
+
+def test_next_step_after_a_score_of_flaws_excludes_rows(tmp_path, capsys):
+    loops = ["Sing it once more, and then again. " * (1 + number % 3) + "Yes. " * number for number in range(24)]
+    rows = Dataset.from_dict({"prompt": [f"Sing {number}" for number in range(24)], "completion": loops})
+    rows.to_json(tmp_path / "rows.jsonl")
+    flags = ["--dataset_name", str(tmp_path / "rows.jsonl"), "--output_dir", str(tmp_path / "scored")]
+    assert main(["score", *flags, "--scores", "repetition"]) == 0
+    (select,) = capsys.readouterr().out.split("Next, for example:\n")[1].splitlines()
+    assert main([*shlex.split(select)[1:], "--output_dir", str(tmp_path / "selected")]) == 0
+    selection = Selection.load(tmp_path / "selected")
+    assert 0 < len(selection) < 24
+    assert selection.scores("repetition")[selection.indices].max() < 0.5
+    assert main(["score", *flags, "--scores", "repetition", "length"]) == 0
+    assert '\'{"by": "response_words"}\'' in capsys.readouterr().out
