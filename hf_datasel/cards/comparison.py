@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["chance_sentence", "notes", "overlap_table", "overview_table", "page", "write_comparison"]
 
 _MAX_MEDIANS = 3  # scores whose medians are in the table
+_MAX_NAME = 24  # letters of the name of a score in a head, unless another score begins in the same way
 _NAME = 120  # characters
 _MEAN_WORDS, _MEDIAN_WORDS = "mean words", "median words"
 _PAGE_WIDTH = 80  # characters in a row of a table
@@ -79,9 +80,12 @@ def overview_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         "clusters": [f"{row['coverage']['covered']:,}" if row["coverage"] else "" for row in rows],
         "effective": [format_number(row["coverage"]["effective"]) if row["coverage"] else "" for row in rows],
     }
-    for scores in comparison["scores"][:_MAX_MEDIANS]:
+    listed = comparison["scores"][:_MAX_MEDIANS]
+    short = [shortened(scores["column"], _MAX_NAME) for scores in listed]
+    for scores, name in zip(listed, short, strict=True):
         medians = {group["name"]: format_number(group["quantiles"][2]) for group in scores["groups"]}
-        columns[f"median {shortened(scores['column'], 24)}"] = [medians.get(name, "") for name in names]
+        head = name if short.count(name) == 1 else shortened(scores["column"], len(scores["column"]))
+        columns[f"median {head}"] = [medians.get(selection, "") for selection in names]
     columns["mean weight"] = ["", *(_number(selection["weight_mean"]) for selection in selections)]
     columns["rows scored"] = ["", *(f"{selection['rows_scored']:,}" for selection in selections)]
     columns["seconds"] = ["", *(_number(selection["seconds"]) for selection in selections)]

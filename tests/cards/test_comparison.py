@@ -81,6 +81,13 @@ def test_median_close_to_1_is_not_rounded_to_1(pool_rows):
     assert cells[0][head.index("median ifd")] == "1.003"
 
 
+def test_scores_whose_names_begin_in_the_same_way_have_columns_of_their_own(pool_rows):
+    by = [f"quality_of_the_responses_by_model_{name}" for name in "ab"]
+    data = pool_rows.add_column(by[0], np.arange(24.0)).add_column(by[1], np.arange(24.0) * 10)
+    head, cells = overview_table(compare({"Top": select(data, Top(by=by[0]), size=3)}, data, scores=by))
+    assert [cells[0][head.index(f"median {name}")] for name in by] == ["11.5", "115"]
+
+
 def test_wide_table_is_split(result):
     head, rows = overview_table(result)
     tables = [part for part in page(result, "Three").split("\n\n") if part.startswith("|")][:2]
