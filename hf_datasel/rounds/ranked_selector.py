@@ -10,6 +10,7 @@ import numpy as np
 
 from hf_datasel.rounds.context import RoundContext
 from hf_datasel.rounds.selector import Selector, column_name, distinct_scores
+from hf_datasel.rounds.views import GroupView
 from hf_datasel.scores.mix import Mix
 from hf_datasel.scoring.numbers import at_least
 from hf_datasel.strategies.top import top
@@ -76,7 +77,21 @@ class RankedSelector(Selector):
         context.exclude(reason, np.flatnonzero(excluded))
         rows = np.flatnonzero(~excluded)
         keys = context.sort_keys(self.ranks_by, column=self.value_column)[rows]
+        self._warn_of_equal_values(context, values[rows], keys, context.eligible[rows] & ~np.isnan(values[rows]))
         return top_rows(context, values[rows], rows, self.value_column, keys)
+
+    def _warn_of_equal_values(
+        self, context: RoundContext, values: np.ndarray, keys: np.ndarray, candidates: np.ndarray
+    ) -> None:
+        """Warn if the values do not separate the candidates; in groups that happens, and means nothing."""
+        count = int(candidates.sum())
+        if count <= max(context.budget, 2) or isinstance(context, GroupView):
+            return
+        if (keys[candidates] == keys[candidates][0]).all():
+            context.warn_once(
+                f"{self.value_column} is {values[candidates][0]:g} for all {count:,} rows that {type(self).__name__} "
+                "selects from: the selection is the first of them."
+            )
 
     def explain(self, context: RoundContext, selected: np.ndarray, row: int) -> list[str]:
         """Return how many rows have a higher value, and the lowest selected value."""

@@ -193,7 +193,9 @@ class Duplicates(Score):
             if self.by not in dataset.column_names:
                 raise ColumnError(
                     f"Duplicates(by={self.by!r}) needs this column, but the dataset has {dataset.column_names}."
-                    f"{did_you_mean(self.by, dataset.column_names)}"
+                    f"{did_you_mean(self.by, dataset.column_names)}",
+                    hint="Pass the score that writes it in the same call of hf_datasel.score.",
+                    cli_hint="Name the score that writes it in --scores, too.",
                 )
             values = read_numbers(dataset, self.by, "Duplicates")[usable]
             has_value = np.isfinite(values)

@@ -64,7 +64,8 @@ def _describe(name: str) -> dict[str, Any]:
     if path.is_dir():
         return {"sha256": file_digest(path), "files": len(_files_in(path))}
     matches = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(name) else []
-    files = {match.as_posix(): match for match in matches if match.is_file()}
+    fixed = next((parent for parent in path.parents if not glob.has_magic(str(parent))), Path())
+    files = {match.relative_to(fixed).as_posix(): match for match in matches if match.is_file()}
     return {"sha256": _digest_of_lines(files), "files": len(files)} if files else {}
 
 

@@ -136,3 +136,14 @@ def test_verifier_of_a_score(pool_rows):
     selection.provenance["scores"] = [spec]
     text = page(gather([selection], pool_rows, title="x"))
     assert f"The source code of my_checks:right has the sha256 {'ab' * 32}." in text.replace("\\", "")
+
+
+def test_digest_of_a_pattern_does_not_depend_on_where_the_files_are(tmp_path):
+    for place in ("here", "elsewhere"):
+        (tmp_path / place / "data").mkdir(parents=True)
+        for name in ("a", "b"):
+            (tmp_path / place / "data" / f"{name}.csv").write_text(name)
+    one, other = (named_files(Mine(table=f"{tmp_path}/{place}/*/*.csv")) for place in ("here", "elsewhere"))
+    assert one[0]["sha256"] == other[0]["sha256"]
+    (tmp_path / "elsewhere" / "data" / "b.csv").write_text("changed")
+    assert named_files(Mine(table=f"{tmp_path}/elsewhere/*/*.csv"))[0]["sha256"] != one[0]["sha256"]

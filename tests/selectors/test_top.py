@@ -26,6 +26,17 @@ def test_all_equal_is_dataset_order(rows):
     assert select(same, Top(by="same"), size=3).indices.tolist() == [0, 1, 2]
 
 
+def test_a_column_that_separates_no_rows_is_a_warning(rows, caplog):
+    equal = rows.add_column("equal", [7.0] * len(rows)).add_column("group", ["a", "b"] * (len(rows) // 2))
+    select(equal, Top(by="equal"), size=4)
+    (message,) = caplog.messages
+    assert message.startswith(f"equal is 7 for all {len(rows)} rows that Top selects from: ")
+    caplog.clear()
+    select(equal, per_source(Top(by="equal"), "group"), size=4)
+    select(equal, Top(by="equal"), size=len(rows))
+    assert not [each for each in caplog.messages if "selects from" in each]
+
+
 def test_negative_and_integer_values(rows):
     data = rows.add_column("depth", [-at for at in range(12)])
     assert select(data, Top(by="depth"), size=2).indices.tolist() == [0, 1]
