@@ -338,6 +338,9 @@ class SelectiveSFTTrainer(SFTTrainer):
             raise
         finally:
             self._run_cost = None
+            if self._loader is not None and self._loader.num_workers:
+                release_dataloader(self, self._loader)
+                self._loader = None  # its workers end now, and not when garbage is collected, which would take seconds
         return output
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
