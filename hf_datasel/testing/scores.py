@@ -67,7 +67,7 @@ def _batch_size(subject: Score, rows: Dataset, model: str | None) -> None:
     """Check that batches of one, of three and of all rows give the same numbers up to 1e-5."""
     if subject.not_in_batches:
         return
-    data = with_unusable_row(rows.select(range(min(len(rows), 8))))
+    data = with_unusable_row(rows.select(range(min(len(rows), 4))))
     expected = _scored(subject, data, model)
     for size in (1, 3):
         _require_same(subject, expected, _mapped(subject, data, model, size), f"in batches of {size}")

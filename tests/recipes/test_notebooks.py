@@ -281,6 +281,7 @@ def test_iterit_qlora_t4(run, hub):
     assert printed(notebook.cells[-2]).endswith("\n"), "an answer"
 
 
+@pytest.mark.slow
 def test_compare_selectors(run, hub):
     commits = {key: len(repo.branches["main"]) for key, repo in hub.repos.items()}
     notebook, (sizes, chance, rows, above) = run(

@@ -131,6 +131,7 @@ def test_pairs_without_a_chat_template(tiny_text_model_dir, drawn):
     require_invariants(of_pairs, *drawn, str(tiny_text_model_dir))
 
 
+@pytest.mark.slow
 @examples(MODELS)
 @given(drawn=with_order(CHATS))
 def test_chats(tiny_model_dir, drawn):

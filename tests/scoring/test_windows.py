@@ -77,6 +77,7 @@ def test_fewer_rows_are_one_window(pool_rows, events, tiny_model_dir):
     assert [event for event in events if event != "pass"] == [24]
 
 
+@pytest.mark.slow
 def test_results_are_those_of_one_window(rows, monkeypatch, tiny_model_dir):
     lines, more_lines = [], []
     expected = score(rows, SCORES, model=tiny_model_dir, on_summary=lines.append)

@@ -99,7 +99,7 @@ def check_end(trainer: Any, updates: list[int]) -> None:
     assert [record.updates for record in trainer._schedule.records] == updates
     assert trainer.state.global_step == trainer.state.max_steps == sum(updates)
     assert set(trainer.lr_scheduler.get_last_lr()) == {0.0}
-    assert len(trainer.accelerator._dataloaders) == 1
+    assert len(trainer.accelerator._dataloaders) == (0 if trainer.args.dataloader_num_workers else 1)
 
 
 def check_rows(trainer: Watched, passes: int = 1) -> None:
@@ -154,7 +154,7 @@ def test_rounds_of_rows(train, resumed, workers, sampler, accumulation, rounds):
     for trainer in (whole, again):
         asked = WORKERS[workers].get("dataloader_num_workers", 0)
         assert trainer.workers == asked if "persistent" in workers else trainer.workers <= asked
-        assert len(trainer.accelerator._dataloaders) == 1
+        assert len(trainer.accelerator._dataloaders) == (0 if trainer.args.dataloader_num_workers else 1)
 
 
 # ---- packing -------------------------------------------------------------------------------------------------------
