@@ -205,13 +205,14 @@ def test_influence_warmup_length():
 
 
 @pytest.mark.slow
-def test_the_command_for_several_processes_in_the_readme(tmp_path, toy_files, tiny_model_dir):
-    readme = (FOLDER.parent / "README.md").read_text()
-    found = re.search(r"^torchrun --nproc_per_node 4 (--no-python) hf-datasel (.*)$", readme, re.MULTILINE)
+def test_the_command_for_several_processes_of_the_guide(tmp_path, toy_files, tiny_model_dir):
+    guide = (FOLDER.parent / "docs" / "guides" / "large-pools.md").read_text(encoding="utf-8")
+    found = re.search(r"^torchrun --nproc_per_node 4 (--no-python) hf-datasel (.*) scores.yaml$", guide, re.MULTILINE)
     flags = {"dataset_name": toy_files["alpaca"], "model_name_or_path": tiny_model_dir, "output_dir": tmp_path / "two"}
     settings = {"embedding": {"as_trained": True}, "cluster": {"k": [2, 3]}, "selectit": {"level": "token"}}
     flags["scores_kwargs"] = json.dumps(settings)
-    words = [*found[2].split(), *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
+    recipe = [*found[2].split(), "recipes/alpaca-all-scores.yaml"]
+    words = [*recipe, *(str(word) for key, value in flags.items() for word in (f"--{key}", value))]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", found[1]]
     command = [*launcher, str(Path(sys.executable).parent / "hf-datasel"), *words]
     done = subprocess.run(command, cwd=FOLDER.parent, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True)
