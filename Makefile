@@ -36,11 +36,9 @@ check: setup  ## Lint, check the formatting and the types
 docs: setup  ## Build the documentation into build/site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --strict
 
-# One process more than there are cores, since some tests wait for others, up to 8; JOBS=1 for one. Each takes whole
-# files, or of the matrix single tests. In their own order the last files are short; by default those with the fewest
-# tests come last, which take long.
-PROCESSES := $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
-PARALLEL := -n $(or $(JOBS),$(PROCESSES)) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# As many processes as there are cores, up to 8; JOBS=1 for one. Each takes whole files, or of the matrix single tests.
+# In their own order the last files are short; by default those with the fewest tests come last, which take long.
+PARALLEL := -n $(or $(JOBS),auto) --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## Run the tests
 	.venv/bin/python -m pytest $(PARALLEL)
